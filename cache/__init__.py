@@ -1,0 +1,1 @@
+"""What outlives an engine: the room for KV blocks and the stores that keep them."""

@@ -1,0 +1,24 @@
+"""The engine room: child processes that compute tokens, and the handles by which the gateway keeps them."""
+
+from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError
+from engine.llama import Model, Vocabulary
+from engine.messages import Finished, Generate, Sampling, Started, Tokens
+from engine.process import EngineProcess, State
+from engine.worker import WorkerConfig
+
+__all__ = [
+    "DecodeError",
+    "EngineDiedError",
+    "EngineError",
+    "EngineProcess",
+    "Finished",
+    "Generate",
+    "Model",
+    "ModelLoadError",
+    "Sampling",
+    "Started",
+    "State",
+    "Tokens",
+    "Vocabulary",
+    "WorkerConfig",
+]

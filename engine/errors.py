@@ -1,0 +1,24 @@
+"""Everything that can go wrong in this room, one class each."""
+
+
+class EngineError(Exception):
+    """Base of this room's errors; `code` is the name of contract.md that the gateway passes on."""
+
+    code = "engine_unavailable"
+
+
+class ModelLoadError(EngineError):
+    """llama.cpp could not open the model file, or could not make a context for it."""
+
+
+class DecodeError(EngineError):
+    """llama.cpp refused a step: no cells were left (status 1) or the batch was invalid (negative status)."""
+
+    def __init__(self, status: int) -> None:
+        """Keep llama_decode's own `status`."""
+        super().__init__(f"llama_decode returned {status}")
+        self.status = status
+
+
+class EngineDiedError(EngineError):
+    """The engine's process ended while it still owed an answer."""

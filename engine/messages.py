@@ -1,0 +1,133 @@
+"""Everything that the pool and an engine process say to each other.
+
+One struct for each thing that can be said; token ids are the only content. On the wire a message is MessagePack behind
+its length as four big-endian bytes. Idea: mini-sglang's `message/`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+LENGTH: Final = struct.Struct(">I")
+MAX_FRAME: Final = 64 * 1024 * 1024
+"""Bytes in one message at most; a context of 32 768 ids is under 200 KB, so more is a broken peer."""
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is drawn; the fields and meanings of contract.md, with no default left open."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int
+    logit_bias: dict[int, float] = {}
+
+
+class Generate(msgspec.Struct, frozen=True, tag="generate"):
+    """Continue `tokens` by at most `max_tokens` (0: only encode them).
+
+    Cells computed for one `scope` are never used for another: a shared prefix would tell by its speed what was said.
+    """
+
+    request: int
+    tokens: list[int]
+    max_tokens: int
+    sampling: Sampling
+    scope: str
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Stop a request between two steps; answered by `Finished`."""
+
+    request: int
+
+
+class SetThreads(msgspec.Struct, frozen=True, tag="set_threads"):
+    """Compute with so many threads from the next step on; 0 is a pause. Answered by `ThreadsSet`."""
+
+    threads: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded. `cells` is the KV budget, `load_seconds` from the process's start to now."""
+
+    cells: int
+    load_seconds: float
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The model can't be loaded; the process ends after this."""
+
+    reason: str
+
+
+class ThreadsSet(msgspec.Struct, frozen=True, tag="threads_set"):
+    """No step runs with more than `threads` from here on, so what was taken away may be given to another engine."""
+
+    threads: int
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """A request got its place; `cached` of its prompt's tokens are not computed again."""
+
+    request: int
+    cached: int
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """New tokens of one request, in order, never an end-of-generation token."""
+
+    request: int
+    ids: list[int]
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The last word on a request. `reason`: stop, length, aborted, or failed (then `detail` says why)."""
+
+    request: int
+    reason: str
+    detail: str = ""
+
+
+ToEngine = Generate | Abort | SetThreads
+FromEngine = Ready | LoadFailed | ThreadsSet | Started | Tokens | Finished
+
+_encoder = msgspec.msgpack.Encoder()
+to_engine_decoder: Final = msgspec.msgpack.Decoder(ToEngine)
+from_engine_decoder: Final = msgspec.msgpack.Decoder(FromEngine)
+
+
+def frame(message: ToEngine | FromEngine) -> bytes:
+    """One message as it goes over the socket pair."""
+    body = _encoder.encode(message)
+    return LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts a byte stream back into message bodies."""
+
+    def __init__(self) -> None:
+        """Start with nothing received."""
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the bodies that `data` completes. Raises ValueError on a length over MAX_FRAME."""
+        self._buffer += data
+        while len(self._buffer) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME:
+                raise ValueError(f"a message of {length} bytes is over {MAX_FRAME}")
+            end = LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[LENGTH.size : end])
+            del self._buffer[:end]
+            yield body

@@ -1,0 +1,121 @@
+"""Who owns which KV cells: the sequences that live in one engine's context, running or remembered.
+
+A sequence that ended stays as a resident until its cells or its number are needed. A new request takes the longest
+prefix that a resident of its own scope holds: an idle resident that it wholly continues is taken over, of any other the
+prefix's cells are shared. Idea: nano-vllm's block manager, with llama.cpp's cells in place of blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Cells(Protocol):
+    """What residency needs of a context."""
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Let `target` own the first `length` cells of `source` too."""
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Keep the first `length` tokens of `sequence`."""
+
+
+@dataclass
+class Resident:
+    """One sequence number of the context and the tokens whose KV it holds."""
+
+    sequence: int
+    scope: str = ""
+    tokens: list[int] = field(default_factory=list)
+    reserved: int = 0
+    """Cells that the running request may come to need; 0 when idle."""
+    used: int = 0
+    """When it was last let go, as a count of releases: the smallest goes first."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request runs on it."""
+        return self.reserved == 0
+
+    @property
+    def cells(self) -> int:
+        """Cells it may hold at most; shared ones are counted for each owner, so the sum errs on the safe side."""
+        return max(self.reserved, len(self.tokens))
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """Length of the longest common prefix."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    return next(i for i in range(n) if a[i] != b[i])
+
+
+class Residents:
+    """All sequences of one context within `cells` cells and `sequences` numbers."""
+
+    def __init__(self, context: Cells, *, cells: int, sequences: int) -> None:
+        """Start empty."""
+        self._context = context
+        self._cells = cells
+        self._all = [Resident(sequence) for sequence in range(sequences)]
+        self._releases = 0
+
+    def acquire(self, tokens: list[int], scope: str, reserve: int) -> Resident | None:
+        """A place for a request of `reserve` cells in all, or None until others end.
+
+        Its `tokens` are then the prefix that need not be computed: less than all of the prompt, as the last token is
+        always computed for its logits.
+        """
+        running = [r for r in self._all if not r.idle]
+        if len(running) == len(self._all) or sum(r.cells for r in running) + reserve > self._cells:
+            return None
+        source, length = self._longest(tokens, scope)
+        if source is not None and source.idle and length >= len(source.tokens) - 1:
+            resident = source
+        else:
+            resident = self._free_number(source)
+            if source is not None and source is not resident:
+                self._context.share(source.sequence, resident.sequence, length)
+        self._context.cut(resident.sequence, length)
+        resident.tokens = tokens[:length]
+        resident.scope, resident.reserved = scope, reserve
+        self._make_room()
+        return resident
+
+    def release(self, resident: Resident) -> None:
+        """The request ended; its cells stay as long as there is room."""
+        self._releases += 1
+        resident.reserved, resident.used = 0, self._releases
+
+    def _longest(self, tokens: list[int], scope: str) -> tuple[Resident | None, int]:
+        best, length = None, 0
+        for resident in self._all:
+            if resident.scope == scope and resident.tokens:
+                n = min(common_prefix(resident.tokens, tokens), len(tokens) - 1)
+                if n > length:
+                    best, length = resident, n
+        return best, length
+
+    def _free_number(self, source: Resident | None) -> Resident:
+        idle = [r for r in self._all if r.idle]
+        # The source goes last, so that a branch does not cost the trunk it grew from.
+        resident = min(idle, key=lambda r: (bool(r.tokens), r is source, r.used))
+        if resident is not source:
+            self._forget(resident)
+        return resident
+
+    def _make_room(self) -> None:
+        """Give up idle residents, oldest first, until all that run can grow to what they reserved."""
+        idle = sorted((r for r in self._all if r.idle and r.tokens), key=lambda r: r.used)
+        over = sum(r.cells for r in self._all) - self._cells
+        for resident in idle:
+            if over <= 0:
+                return
+            over -= resident.cells
+            self._forget(resident)
+
+    def _forget(self, resident: Resident) -> None:
+        self._context.cut(resident.sequence, 0)
+        resident.tokens = []

@@ -1,0 +1,188 @@
+"""The engine process: receive, step, send, until the gateway's end of the socket pair closes.
+
+Started as `python -m engine.worker FD CONFIG` by the pool. It has no other way out than that socket, so a gateway that
+dies, even by SIGKILL, takes its engines along: the next read returns end of file.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from engine.errors import DecodeError, EngineError
+from engine.llama import BATCH, Context, Model, Sampler
+from engine.messages import (
+    Abort,
+    Finished,
+    Frames,
+    FromEngine,
+    Generate,
+    LoadFailed,
+    Ready,
+    SetThreads,
+    Started,
+    ThreadsSet,
+    ToEngine,
+    Tokens,
+    frame,
+    to_engine_decoder,
+)
+from engine.residents import Residents
+from engine.scheduler import Scheduler, Sequence
+
+
+class WorkerConfig(msgspec.Struct, frozen=True):
+    """What an engine process is started with."""
+
+    model: str
+    cells: int
+    sequences: int
+
+
+class Channel:
+    """The blocking end of the socket pair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Own `sock`."""
+        self._sock = sock
+        self._frames = Frames()
+
+    def receive(self, *, wait: bool) -> list[ToEngine]:
+        """Messages that have come; with `wait`, at least a read's worth. Raises EOFError when the gateway is gone."""
+        if not wait and not select.select([self._sock], [], [], 0)[0]:
+            return []
+        data = self._sock.recv(1 << 20)
+        if not data:
+            raise EOFError
+        return [to_engine_decoder.decode(body) for body in self._frames.feed(data)]
+
+    def send(self, message: FromEngine) -> None:
+        """Send one message."""
+        self._sock.sendall(frame(message))
+
+
+class Worker:
+    """The step loop over one context."""
+
+    def __init__(self, channel: Channel, model: Model, config: WorkerConfig) -> None:
+        """Make the context. Raises ModelLoadError."""
+        self._channel = channel
+        self._vocabulary = model.vocabulary
+        self._context = Context(model, cells=config.cells, sequences=config.sequences, threads=1)
+        self.cells = self._context.cells
+        self._residents = Residents(self._context, cells=self.cells, sequences=config.sequences)
+        self._scheduler = Scheduler()
+        self._running: dict[int, tuple[Sequence, Sampler]] = {}
+        self._threads = 0
+
+    def run(self) -> None:
+        """Serve until the gateway leaves."""
+        while True:
+            able = self._threads > 0 and len(self._scheduler) > 0
+            for message in self._channel.receive(wait=not able):
+                self._hear(message)
+            if self._threads > 0:
+                self._step()
+
+    def _hear(self, message: ToEngine) -> None:
+        match message:
+            case Generate():
+                self._admit(message)
+            case Abort(request=request):
+                if request in self._running:
+                    self._finish(request, "aborted")
+            case SetThreads(threads=threads):
+                self._threads = threads
+                if threads > 0:
+                    self._context.set_threads(threads)
+                self._channel.send(ThreadsSet(threads))
+
+    def _admit(self, message: Generate) -> None:
+        limit = len(message.tokens) + message.max_tokens
+        resident = self._residents.acquire(message.tokens, message.scope, limit)
+        if resident is None:  # the dispatcher reserves cells before it sends, so this is a fault of ours
+            self._channel.send(Finished(message.request, "failed", "no KV cells are free"))
+            return
+        cached = len(resident.tokens)
+        sequence = Sequence(message.request, resident, list(message.tokens), cached, limit)
+        self._running[message.request] = (sequence, Sampler(self._vocabulary.size, message.sampling))
+        self._scheduler.add(sequence)
+        self._channel.send(Started(message.request, cached))
+
+    def _step(self) -> None:
+        step = self._scheduler.schedule()
+        if not step:
+            return
+        entries = [
+            (sequence.tokens[p], p, sequence.resident.sequence, p == len(sequence.tokens) - 1)
+            for sequence, n in step
+            for p in range(sequence.computed, sequence.computed + n)
+        ]
+        try:
+            self._context.decode(entries[:BATCH])
+        except DecodeError as error:
+            for sequence, _ in step:
+                self._finish(sequence.request, "failed", str(error))
+            return
+        index = -1
+        for sequence, n in step:
+            index += n
+            start = sequence.computed
+            sequence.computed += n
+            sequence.resident.tokens.extend(sequence.tokens[start : sequence.computed])
+            if sequence.pending == 0:
+                self._advance(sequence, index)
+
+    def _advance(self, sequence: Sequence, index: int) -> None:
+        """Draw the next token of a sequence whose logits lie at `index` of the step."""
+        if sequence.computed == sequence.prompt:
+            self._scheduler.prefilled(sequence)
+        if len(sequence.tokens) >= sequence.limit:  # a limit of 0 new tokens: only the prompt was wanted
+            self._finish(sequence.request, "length")
+            return
+        token = self._context.sample(self._running[sequence.request][1], index)
+        if self._vocabulary.ends_generation(token):
+            self._finish(sequence.request, "stop")
+            return
+        sequence.tokens.append(token)
+        self._channel.send(Tokens(sequence.request, [token]))
+        if len(sequence.tokens) >= sequence.limit:
+            self._finish(sequence.request, "length")
+
+    def _finish(self, request: int, reason: str, detail: str = "") -> None:
+        sequence, sampler = self._running.pop(request)
+        self._scheduler.remove(sequence)
+        # A failed step may have left part of a chunk behind: the cells must hold just what the resident says.
+        self._context.cut(sequence.resident.sequence, len(sequence.resident.tokens))
+        self._residents.release(sequence.resident)
+        sampler.close()
+        self._channel.send(Finished(request, reason, detail))
+
+
+def main(argv: list[str]) -> int:
+    """Load the model, say so, and serve."""
+    started = time.monotonic()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to answer: it drains first
+    channel = Channel(socket.socket(fileno=int(argv[1])))
+    config = msgspec.json.decode(argv[2], type=WorkerConfig)
+    try:
+        worker = Worker(channel, Model(Path(config.model)), config)
+    except EngineError as error:
+        channel.send(LoadFailed(str(error)))
+        return 1
+    try:
+        channel.send(Ready(worker.cells, time.monotonic() - started))
+        worker.run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,1 @@
+"""The asyncio front: everything between a socket and the engine pool."""
