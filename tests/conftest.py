@@ -1,0 +1,38 @@
+"""Fixtures that many tests share, and the order: fast tests first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from engine import EngineProcess, Model, WorkerConfig
+from tests.tiny_model import write_tiny_model
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests last, so that a mistake shows in seconds."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight model that real llama.cpp runs in milliseconds."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model: Path) -> Model:
+    """The tiny model, loaded in this process."""
+    return Model(tiny_model)
+
+
+@pytest.fixture
+async def engine(tiny_model: Path) -> AsyncIterator[EngineProcess]:
+    """A running engine process with the tiny model and one thread."""
+    process = EngineProcess("0", WorkerConfig(str(tiny_model), 2048, 8), on_change=lambda _: None)
+    await process.start()
+    process.set_threads(1)
+    yield process
+    await process.stop()

@@ -1,0 +1,71 @@
+"""A real qwen2 GGUF with random weights: loads and decodes in milliseconds, so that fast tests run real llama.cpp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+LAYERS, WIDTH, FEED_FORWARD, HEADS, KV_HEADS, CONTEXT = 2, 64, 128, 4, 2, 512
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_alphabet() -> list[str]:
+    """GPT-2's printable stand-in for each of the 256 bytes, in byte order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+def write_tiny_model(path: Path, *, seed: int = 0) -> Path:
+    """Write the model to `path`: a byte-level vocabulary of 256 tokens and the ChatML specials."""
+    random = np.random.default_rng(seed)
+    tokens = byte_alphabet() + SPECIAL
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_rope_freq_base(1e6)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * len(SPECIAL))
+    writer.add_token_merges(["Ġ t"])
+    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+    def tensor(name: str, *shape: int) -> None:
+        writer.add_tensor(name, (random.standard_normal(shape) * 0.2).astype(np.float32))
+
+    def norm(name: str) -> None:
+        writer.add_tensor(name, np.ones(WIDTH, dtype=np.float32))
+
+    kv_width = WIDTH // HEADS * KV_HEADS
+    tensor("token_embd.weight", len(tokens), WIDTH)
+    tensor("output.weight", len(tokens), WIDTH)
+    norm("output_norm.weight")
+    for layer in (f"blk.{i}." for i in range(LAYERS)):
+        norm(layer + "attn_norm.weight")
+        norm(layer + "ffn_norm.weight")
+        for part, width in (("q", WIDTH), ("k", kv_width), ("v", kv_width)):
+            tensor(layer + f"attn_{part}.weight", width, WIDTH)
+            tensor(layer + f"attn_{part}.bias", width)
+        tensor(layer + "attn_output.weight", WIDTH, WIDTH)
+        tensor(layer + "ffn_gate.weight", FEED_FORWARD, WIDTH)
+        tensor(layer + "ffn_up.weight", FEED_FORWARD, WIDTH)
+        tensor(layer + "ffn_down.weight", WIDTH, FEED_FORWARD)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
