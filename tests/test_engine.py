@@ -28,6 +28,7 @@ from engine import (
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 ENDLESS = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
+END = 259  # <|im_end|>
 PROMPT = list(range(40, 90))
 
 
@@ -107,7 +108,7 @@ async def test_the_same_seed_draws_the_same_and_another_seed_something_else(engi
 async def test_a_logit_bias_and_an_end_of_generation_token_are_obeyed(engine: EngineProcess) -> None:
     forced = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
     assert (await answer(engine, 1, PROMPT, 3, sampling=forced))[1] == [65, 65, 65]
-    ending = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={258: 1000.0})
+    ending = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={END: 1000.0})
     assert (await answer(engine, 2, PROMPT, 3, sampling=ending))[1:] == ([], "stop")
 
 

@@ -23,9 +23,9 @@ def byte_alphabet() -> list[str]:
 
 
 def write_tiny_model(path: Path, *, seed: int = 0) -> Path:
-    """Write the model to `path`: a byte-level vocabulary of 256 tokens and the ChatML specials."""
+    """Write the model to `path`: the 256 bytes, one merge (llama.cpp wants some) and the ChatML specials."""
     random = np.random.default_rng(seed)
-    tokens = byte_alphabet() + SPECIAL
+    tokens = [*byte_alphabet(), "Ġt", *SPECIAL]
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
@@ -38,7 +38,7 @@ def write_tiny_model(path: Path, *, seed: int = 0) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * len(SPECIAL))
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * len(SPECIAL))
     writer.add_token_merges(["Ġ t"])
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
     writer.add_add_bos_token(False)
