@@ -1,0 +1,97 @@
+"""Every refusal that a user can meet, with the codes of the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """A refusal with its code and HTTP status; `param` names the field that is to blame."""
+
+    code = "invalid_request"
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """Keep `message`, which tells the user what to do."""
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        """The `error` object, alike over WebSocket and HTTP."""
+        return {"type": self.type, "code": self.code, "message": self.message, "param": self.param}
+
+
+class InvalidRequestError(ApiError):
+    """A field is missing, of the wrong type or out of range."""
+
+
+class InvalidJsonError(ApiError):
+    """A message is not JSON."""
+
+    code = "invalid_json"
+
+
+class UnsupportedParameterError(ApiError):
+    """A field that this server does not know or cannot honour: never ignored in silence."""
+
+    code = "unsupported_parameter"
+
+
+class MessageTooLargeError(ApiError):
+    """A message is over 1 MiB."""
+
+    code = "message_too_large"
+    status = 413
+
+
+class ModelNotFoundError(ApiError):
+    """A model other than the one served."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class PreviousResponseNotFoundError(ApiError):
+    """No such response, or not this user's: the two are not told apart."""
+
+    code = "previous_response_not_found"
+
+
+class ContextLengthExceededError(ApiError):
+    """The prompt leaves no room for an answer."""
+
+    code = "context_length_exceeded"
+
+
+class QueueFullError(ApiError):
+    """As many requests wait as may wait."""
+
+    code = "queue_full"
+    status = 503
+    type = "server_error"
+
+
+class QueueTimeoutError(ApiError):
+    """A request waited for as long as it may wait."""
+
+    code = "queue_timeout"
+    status = 503
+    type = "server_error"
+
+
+class EngineUnavailableError(ApiError):
+    """The engine died, or can't be started."""
+
+    code = "engine_unavailable"
+    status = 503
+    type = "server_error"
+
+
+class StoreUnavailableError(ApiError):
+    """The disk did not take the conversation, so the turn is not acknowledged."""
+
+    code = "store_unavailable"
+    status = 503
+    type = "server_error"

@@ -1,0 +1,142 @@
+"""What a client may say over the WebSocket, checked field by field."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
+
+MAX_MESSAGE: Final = 1 << 20
+"""Bytes of one message; the connection lives on when a client sends more."""
+
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Text512 = Annotated[str, Meta(max_length=512)]
+Key64 = Annotated[str, Meta(max_length=64)]
+
+
+class InputText(msgspec.Struct, frozen=True, tag="input_text", forbid_unknown_fields=True):
+    """Text that a user or the system says."""
+
+    text: str
+
+
+class OutputText(msgspec.Struct, frozen=True, tag="output_text"):
+    """Text that the model said, sent back by a client that keeps the history itself."""
+
+    text: str
+
+
+class InputMessage(msgspec.Struct, frozen=True):
+    """One message of the input; `developer` is another name for `system`."""
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[InputText | OutputText]
+    type: Literal["message"] = "message"
+
+    @property
+    def text(self) -> str:
+        """All of its text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
+    """A request for an answer."""
+
+    input: str | Annotated[list[InputMessage], Meta(max_length=1024)] = ""
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    min_p: Probability | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
+    store: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
+    @property
+    def messages(self) -> list[InputMessage]:
+        """The input as messages: a bare string is a user's."""
+        return [InputMessage("user", self.input)] if isinstance(self.input, str) else list(self.input)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class ResponseCancel(msgspec.Struct, frozen=True, tag="response.cancel", forbid_unknown_fields=True):
+    """End a running answer."""
+
+    response_id: str
+
+
+ClientMessage = ResponseCreate | ResponseCancel
+
+# What clients send without meaning it: the value that asks for nothing, by field.
+_NEUTRAL: Final[dict[str, list[Any]]] = {
+    "stream": [True, False],  # the Python client sends it over a socket too
+    "background": [False],
+    "tools": [[]],
+    "tool_choice": ["auto", "none"],
+    "parallel_tool_calls": [True, False],
+    "text": [{"format": {"type": "text"}}],
+    "include": [[]],
+    "service_tier": ["auto", "default"],
+}
+_BY_TYPE: Final[dict[str, type[ClientMessage]]] = {
+    "response.create": ResponseCreate,
+    "response.cancel": ResponseCancel,
+}
+
+
+def parse(data: str | bytes) -> ClientMessage:
+    """One frame as a message. Raises ApiError, after which the next frame is as welcome as ever."""
+    size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass"))
+    if size > MAX_MESSAGE:
+        raise MessageTooLargeError(f"a message of {size} bytes is over the limit of {MAX_MESSAGE}")
+    try:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise InvalidJsonError(f"the message is not valid JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise InvalidRequestError("a message is a JSON object")
+    kind = raw.get("type")
+    target = _BY_TYPE.get(kind) if isinstance(kind, str) else None
+    if target is None:
+        raise InvalidRequestError(f"`type` must be one of {', '.join(_BY_TYPE)}", param="type")
+    known = {field.encode_name for field in msgspec.structs.fields(target)} | {"type"}
+    body = {}
+    for name, value in raw.items():
+        if name in known:
+            body[name] = value
+        elif value is not None and value not in _NEUTRAL.get(name, []):
+            raise UnsupportedParameterError(f"`{name}` is not supported here", param=name)
+    return _convert(body, target)
+
+
+def _convert(body: dict[str, Any], target: type[ClientMessage]) -> ClientMessage:
+    try:
+        message = msgspec.convert(body, target, str_keys=True)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `")
+        field = re.search(r"field `(\w+)`", text)
+        param = path.removeprefix("$.").rstrip("`") or (field.group(1) if field else None)
+        raise InvalidRequestError(f"{param}: {text}" if param else text, param=param) from error
+    except RecursionError as error:
+        raise InvalidRequestError("the message is nested too deeply") from error
+    if isinstance(message, ResponseCreate) and not all(message.stops):
+        raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
+    return message

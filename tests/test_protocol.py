@@ -1,0 +1,160 @@
+"""The Responses protocol without a socket: what is taken, what is refused, and the shape of every event."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from gateway.errors import ApiError, EngineUnavailableError
+from gateway.protocol.events import Event, ResponseEvents, Usage, refusal
+from gateway.protocol.requests import MAX_MESSAGE, ResponseCancel, ResponseCreate, parse
+
+OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+def create(**fields: Any) -> ResponseCreate:
+    message = parse(json.dumps({"type": "response.create", **fields}))
+    assert isinstance(message, ResponseCreate)
+    return message
+
+
+def refused(data: str) -> tuple[str, str | None]:
+    with pytest.raises(ApiError) as caught:
+        parse(data)
+    return caught.value.code, caught.value.param
+
+
+def events() -> ResponseEvents:
+    return ResponseEvents(
+        create(input="hi", metadata={"k": "v"}), response_id="resp_1", message_id="msg_1", model="m", created_at=1,
+        temperature=0.7, top_p=0.8, max_output_tokens=9,
+    )  # fmt: skip
+
+
+def test_a_string_is_a_users_message() -> None:
+    assert [(m.role, m.text) for m in create(input="你好").messages] == [("user", "你好")]
+
+
+def test_items_of_every_role_are_taken() -> None:
+    content = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]
+    roles = ["user", "assistant", "system", "developer"]
+    request = create(input=[{"role": role, "content": content} for role in roles])
+    assert [(m.role, m.text) for m in request.messages] == [(role, "ab") for role in roles]
+
+
+def test_what_a_client_sends_without_meaning_it_is_taken() -> None:
+    create(input="x", stream=True, tools=[], tool_choice="auto", user=None, background=False)
+
+
+def test_a_cancel_names_its_response() -> None:
+    assert parse('{"type":"response.cancel","response_id":"resp_1"}') == ResponseCancel("resp_1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"input": 5}, "invalid_request", "input"),
+        ({"temperature": "hot"}, "invalid_request", "temperature"),
+        ({"temperature": 3}, "invalid_request", "temperature"),
+        ({"top_p": -0.1}, "invalid_request", "top_p"),
+        ({"max_output_tokens": 0}, "invalid_request", "max_output_tokens"),
+        ({"input": [{"role": "robot", "content": "x"}]}, "invalid_request", "input[0].role"),
+        ({"input": [{"role": "user"}]}, "invalid_request", "input[0]"),
+        ({"stop": ["a", ""]}, "invalid_request", "stop"),
+        ({"metadata": {"k": 1}}, "invalid_request", "metadata[...]"),
+        ({"truncation": "some"}, "invalid_request", "truncation"),
+        ({"conversation": "c"}, "unsupported_parameter", "conversation"),
+        ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools"),
+        ({"background": True}, "unsupported_parameter", "background"),
+        ({"colour": "red"}, "unsupported_parameter", "colour"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_its_name(fields: dict[str, Any], code: str, param: str) -> None:
+    assert refused(json.dumps({"type": "response.create", **fields})) == (code, param)
+
+
+@pytest.mark.parametrize("data", ["", "{", "[1,", "nul", '{"a":"\ud800"}', "[" * 100_000])
+def test_what_is_no_json_is_refused_as_such(data: str) -> None:
+    assert refused(data)[0] == "invalid_json"
+
+
+@pytest.mark.parametrize("data", ["[]", "null", "5", "{}", '{"type":5}', '{"type":"response.dance"}'])
+def test_json_that_is_no_message_is_refused_as_such(data: str) -> None:
+    assert refused(data)[0] == "invalid_request"
+
+
+def test_a_message_may_be_one_mebibyte_and_not_more() -> None:
+    frame = '{"type":"response.create","input":"%s"}'
+    room = MAX_MESSAGE - len(frame % "")
+    parse(frame % ("x" * room))
+    assert refused(frame % ("x" * (room + 1)))[0] == "message_too_large"
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+    )
+)
+def test_no_json_breaks_the_parser(value: Any) -> None:
+    for data in (json.dumps(value), json.dumps({"type": "response.create", "input": value})):
+        try:
+            parse(data)
+        except ApiError as error:
+            assert error.message
+
+
+def valid(sent: list[Event]) -> list[str]:
+    """Types of the events, after OpenAI's own models took every one of them, numbered without a gap."""
+    for event in sent:
+        OPENAI.validate_python(event)
+    assert [event["sequence_number"] for event in sent] == list(range(len(sent)))
+    return [event["type"] for event in sent]
+
+
+def test_an_answer_is_told_in_the_contracts_order() -> None:
+    e = events()
+    sent = [
+        e.created(),
+        e.queued(2, 1.25),
+        *e.in_progress(),
+        e.delta("He"),
+        e.delta("llo"),
+        *e.completed(Usage(3, 1, 2)),
+    ]
+    assert valid(sent) == [
+        "response.created", "response.queued", "response.in_progress", "response.output_item.added",
+        "response.content_part.added", "response.output_text.delta", "response.output_text.delta",
+        "response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed",
+    ]  # fmt: skip
+    final = sent[-1]["response"]
+    assert final["output"][0]["content"][0]["text"] == "Hello"
+    assert final["usage"]["input_tokens_details"]["cached_tokens"] == 1
+    assert final["status"] == "completed"
+    assert sent[0]["response"]["output"] == []
+
+
+def test_a_cancelled_answer_keeps_what_was_said() -> None:
+    e = events()
+    sent = [e.created(), *e.in_progress(), e.delta("He"), *e.incomplete(Usage(3, 0, 1), "cancelled")]
+    assert valid(sent[:-1])
+    assert sent[-1]["type"] == "response.incomplete"
+    assert sent[-1]["response"]["status"] == "cancelled"
+    assert sent[-1]["response"]["output"][0]["content"][0]["text"] == "He"
+
+
+def test_a_failure_carries_its_code() -> None:
+    e = events()
+    sent = [e.created(), *e.failed(EngineUnavailableError("the engine died"))]
+    assert [event["type"] for event in sent] == ["response.created", "response.failed"]
+    assert sent[-1]["response"]["error"]["code"] == "engine_unavailable"
+
+
+def test_a_refusal_names_the_response_that_it_is_about() -> None:
+    event = refusal(EngineUnavailableError("x"), response_id="resp_1")
+    assert (event["type"], event["status"], event["response_id"]) == ("error", 503, "resp_1")
