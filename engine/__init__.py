@@ -3,6 +3,7 @@
 from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError
 from engine.llama import Model, Vocabulary
 from engine.messages import Finished, Generate, Sampling, Started, Tokens
+from engine.pool import EnginePool
 from engine.process import EngineProcess, State
 from engine.worker import WorkerConfig
 
@@ -10,6 +11,7 @@ __all__ = [
     "DecodeError",
     "EngineDiedError",
     "EngineError",
+    "EnginePool",
     "EngineProcess",
     "Finished",
     "Generate",

@@ -7,7 +7,7 @@ import enum
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -49,8 +49,15 @@ class State(enum.Enum):
 class EngineProcess:
     """Spawns the child, speaks with it, and sees it die."""
 
-    def __init__(self, name: str, config: WorkerConfig, *, on_change: Callable[[EngineProcess], None]) -> None:
-        """`on_change` is called after every change of state or confirmed threads."""
+    def __init__(
+        self,
+        name: str,
+        config: WorkerConfig,
+        *,
+        on_change: Callable[[EngineProcess], None],
+        on_threads: Callable[[EngineProcess], None] = lambda _: None,
+    ) -> None:
+        """`on_change` is called after every change of state, `on_threads` when it confirms a number of threads."""
         self.name = name
         self.state = State.STOPPED
         self.threads = 0
@@ -61,6 +68,7 @@ class EngineProcess:
         """Why it failed, for the log and readyz."""
         self._config = config
         self._on_change = on_change
+        self._on_threads = on_threads
         self._answers: dict[int, asyncio.Queue[Started | Tokens | Finished | EngineDiedError]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -114,7 +122,7 @@ class EngineProcess:
                 self.reason = reason
             case ThreadsSet(threads=threads):
                 self.threads = threads
-                self._on_change(self)
+                self._on_threads(self)
             case Started() | Tokens() | Finished():
                 queue = self._answers.get(message.request)
                 if queue is not None:
@@ -152,7 +160,7 @@ class EngineProcess:
         self._send(SetThreads(threads))
         self.threads = max(self.threads, threads)
 
-    async def generate(self, request: Generate) -> AsyncIterator[Started | Tokens | Finished]:
+    async def generate(self, request: Generate) -> AsyncGenerator[Started | Tokens | Finished, None]:
         """Send a request and give what comes back, `Finished` last. Raises EngineDiedError.
 
         Left early, it aborts the request.

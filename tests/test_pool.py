@@ -1,0 +1,103 @@
+"""The pool: threads never pass the budget, engines start when needed and come back when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import EngineDiedError, EnginePool, EngineProcess, Finished, Generate, Sampling, State, Tokens, WorkerConfig
+from engine.shares import CoreShares
+
+ENDLESS = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
+PROMPT = list(range(40, 90))
+
+
+@pytest.fixture
+async def pool(tiny_model: Path) -> AsyncIterator[EnginePool]:
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8), count=2, cores=2)
+    yield pool
+    await pool.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Look again until it holds; the test's own time-out bounds it."""
+    while not condition():  # noqa: ASYNC110 - what is waited for is the state itself, as users see it
+        await asyncio.sleep(0.001)
+
+
+async def run(pool: EnginePool, engine: EngineProcess, request: int, limit: int) -> tuple[int, str]:
+    """(new tokens, reason), with the thread budget looked at on every message."""
+    count, reason = 0, ""
+    async for message in pool.generate(engine, Generate(request, PROMPT, limit, ENDLESS, "a")):
+        assert pool.threads <= 2
+        match message:
+            case Tokens():
+                count += len(message.ids)
+            case Finished():
+                reason = message.reason
+    return count, reason
+
+
+async def test_an_engine_starts_when_it_is_first_needed(pool: EnginePool) -> None:
+    assert [e.state for e in pool.engines] == [State.STOPPED, State.STOPPED]
+    assert await run(pool, pool.engines[0], 1, 5) == (5, "length")
+    assert [e.state for e in pool.engines] == [State.IDLE, State.STOPPED]
+
+
+async def test_one_busy_engine_has_all_cores_and_two_share_them(pool: EnginePool) -> None:
+    first = asyncio.create_task(run(pool, pool.engines[0], 1, 1500))
+    await until(lambda: pool.engines[0].threads > 0)
+    assert pool.engines[0].threads == 2
+    assert await run(pool, pool.engines[1], 2, 200) == (200, "length")
+    assert await first == (1500, "length")
+
+
+async def test_a_killed_engine_comes_back_by_itself(pool: EnginePool) -> None:
+    engine = pool.engines[0]
+    await run(pool, engine, 1, 2)
+    running = asyncio.create_task(run(pool, engine, 2, 1900))
+    await until(lambda: engine.state is State.BUSY)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+    with pytest.raises(EngineDiedError):
+        await running
+    await until(lambda: engine.state is State.IDLE)
+    assert pool.restarts == {"0": 1, "1": 0}
+    assert await run(pool, engine, 3, 5) == (5, "length")
+
+
+def test_more_engines_than_cores_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 engines need"):
+        EnginePool(WorkerConfig("m", 1, 1), count=3, cores=2)
+
+
+@given(
+    cores=st.integers(1, 8),
+    events=st.lists(st.one_of(st.sets(st.sampled_from("abcd")), st.sampled_from(["confirm", "lose"])), max_size=40),
+)
+def test_the_sum_of_threads_never_passes_the_cores(cores: int, events: list[set[str] | str]) -> None:
+    using: dict[str, int] = {}
+    told: list[tuple[str, int]] = []
+    shares = CoreShares(cores, lambda name, threads: told.append((name, threads)))
+    for event in [*events, {"a", "b"}, *["confirm"] * 40]:
+        if isinstance(event, set):
+            shares.work(sorted(event))
+        elif event == "confirm" and told:
+            name, using[name] = told.pop(0)
+            shares.confirm(name, using[name])
+        elif event == "lose" and using:
+            name = min(using)
+            told = [(other, n) for other, n in told if other != name]
+            del using[name]
+            shares.lost(name)
+        worst = {name: max([using.get(name, 0), *(n for other, n in told if other == name)]) for name in "abcd"}
+        assert sum(worst.values()) <= cores
+    share = {name: n for name, n in using.items() if n}
+    assert share == ({"a": cores - cores // 2, "b": cores // 2} if cores > 1 else {"a": 1})
