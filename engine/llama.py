@@ -82,6 +82,8 @@ class Model:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only
+        # Repacked Q4_1 weights crash llama_decode (SIGSEGV) on an AMX processor: off until it is known which are safe.
+        params.use_extra_bufts = False
         pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not pointer:
             raise ModelLoadError(f"{path.name} is not a model that llama.cpp can load")
