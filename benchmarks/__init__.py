@@ -1,0 +1,1 @@
+"""Measurements that print what they found and assert nothing."""
