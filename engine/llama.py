@@ -7,6 +7,8 @@ ids go in and out as lists of int; no pointer leaves this file.
 from __future__ import annotations
 
 import ctypes
+import functools
+import hashlib
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,18 @@ _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kep
 def silence() -> None:
     """Drop llama.cpp's own log, which prints prompts' details and a page of tensors at every load."""
     llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+
+
+def _has_amx() -> bool:
+    """Whether llama.cpp would repack weights for AMX tiles, which is not safe.
+
+    Its first `ldtilecfg` in a worker thread was seen to fault (SIGSEGV in ggml_backend_amx_mul_mat, Xeon under KVM). The
+    AVX-512 kernels on weights as they lie are what is left there; elsewhere repacking is on.
+    """
+    try:
+        return " amx_tile " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 class Vocabulary:
@@ -64,6 +78,15 @@ class Vocabulary:
         """The token as the vocabulary writes it, `<|im_end|>` for instance."""
         return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode(errors="replace")
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all tokens' texts and kinds: token ids mean the same under the same digest."""
+        digest = hashlib.sha256()
+        for token in range(self.size):
+            kind = llama_cpp.llama_vocab_get_attr(self._vocab, token)
+            digest.update(llama_cpp.llama_vocab_get_text(self._vocab, token) + b"\0%d\n" % kind)
+        return digest.hexdigest()
+
     def is_control(self, token: int) -> bool:
         """Whether `token` steers the model instead of standing for text."""
         return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
@@ -82,29 +105,35 @@ class Model:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only
-        # Repacked Q4_1 weights crash llama_decode (SIGSEGV) on an AMX processor: off until it is known which are safe.
-        params.use_extra_bufts = False
+        params.use_extra_bufts = not _has_amx()
         pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not pointer:
             raise ModelLoadError(f"{path.name} is not a model that llama.cpp can load")
         self.pointer = pointer
         self.vocabulary = Vocabulary(self)
 
-    @property
-    def trained_context(self) -> int:
-        """Tokens of context that the model was trained for."""
-        return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return int(llama_cpp.llama_model_size(self.pointer))
-
     def metadata(self, key: str) -> str | None:
         """A scalar of the file's metadata as text, or None."""
         buffer = ctypes.create_string_buffer(4096)
         n = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return None if n < 0 else buffer.value.decode(errors="replace")
+
+    def _number(self, key: str, default: int) -> int:
+        value = self.metadata(f"{self.metadata('general.architecture')}.{key}") or ""
+        return int(value) if value.isdecimal() else default
+
+    @property
+    def trained_context(self) -> int:
+        """Tokens of context that the model was trained for."""
+        return self._number("context_length", 2048)
+
+    @property
+    def bytes_a_token(self) -> int:
+        """Bytes that one token's KV takes in f16, over all layers; known without the weights."""
+        heads = self._number("attention.head_count", 1)
+        width = self._number("embedding_length", 0) // heads
+        key, value = (self._number(f"attention.{part}_length", width) for part in ("key", "value"))
+        return self._number("block_count", 1) * self._number("attention.head_count_kv", heads) * (key + value) * 2
 
     @property
     def chat_template(self) -> str | None:
