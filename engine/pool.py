@@ -7,7 +7,7 @@ stand behind the same face.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -47,7 +47,9 @@ class EnginePool:
         """Threads that may compute at this moment, in all."""
         return self._shares.held
 
-    async def generate(self, engine: EngineProcess, request: Generate) -> AsyncIterator[Started | Tokens | Finished]:
+    async def generate(
+        self, engine: EngineProcess, request: Generate
+    ) -> AsyncGenerator[Started | Tokens | Finished, None]:
         """Run a request on `engine`, started first where needed. Raises EngineError."""
         await engine.start()
         async with aclosing(engine.generate(request)) as messages:

@@ -24,6 +24,8 @@ class Turn(msgspec.Struct, frozen=True):
     id: str
     previous: str | None
     created_at: int
+    began: int
+    """When its conversation began, in seconds of the epoch like `created_at`."""
     instructions: str | None
     history: list[dict[str, str]]
     """All messages of the conversation, the answer last."""

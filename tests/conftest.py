@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from engine import EngineProcess, Model, WorkerConfig
+from tests.running import Gateway
 from tests.tiny_model import write_tiny_model
 
 
@@ -36,3 +37,17 @@ async def engine(tiny_model: Path) -> AsyncIterator[EngineProcess]:
     process.set_threads(1)
     yield process
     await process.stop()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with the embedded model, as a user starts it."""
+    with Gateway(tmp_path_factory.mktemp("embedded")) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def tiny_server(tmp_path: Path, tiny_model: Path) -> Iterator[Gateway]:
+    """A gateway of this test's own with the tiny model: fast, and talking nonsense."""
+    with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
+        yield gateway

@@ -76,7 +76,7 @@ def test_a_cancel_names_its_response() -> None:
     ],
 )
 def test_a_wrong_field_is_refused_by_its_name(fields: dict[str, Any], code: str, param: str) -> None:
-    assert refused(json.dumps({"type": "response.create", **fields})) == (code, param)
+    assert refused(json.dumps({"type": "response.create", "input": "x", **fields})) == (code, param)
 
 
 @pytest.mark.parametrize("data", ["", "{", "[1,", "nul", '{"a":"\ud800"}', "[" * 100_000])

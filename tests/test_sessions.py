@@ -10,7 +10,7 @@ import pytest
 from cache import StoreError
 from gateway.sessions import Sessions, Turn
 
-TURN = Turn("resp_1", None, 1, None, [{"role": "user", "content": "茶炊"}], {"id": "resp_1"})
+TURN = Turn("resp_1", None, 1, 1, None, [{"role": "user", "content": "茶炊"}], {"id": "resp_1"})
 IDS = [1, 151_935, 7]
 
 

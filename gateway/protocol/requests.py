@@ -47,7 +47,7 @@ class InputMessage(msgspec.Struct, frozen=True):
 class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
     """A request for an answer."""
 
-    input: str | Annotated[list[InputMessage], Meta(max_length=1024)] = ""
+    input: str | Annotated[list[InputMessage], Meta(min_length=1, max_length=1024)]
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None

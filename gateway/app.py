@@ -1,0 +1,136 @@
+"""The gateway put together from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import Lifespan
+from starlette.websockets import WebSocket
+
+from engine import EnginePool, EngineProcess, State
+from gateway import served
+from gateway.admission import Admission
+from gateway.conversation import Conversations
+from gateway.dispatcher import Demand, Dispatcher, Placement
+from gateway.metrics import Metrics
+from gateway.sessions import Sessions
+from gateway.settings import LOOPBACK, Settings
+from gateway.transport.doors import Doors
+from gateway.transport.websocket import Connection
+from gateway.turn import House
+
+ANONYMOUS: Final = "anonymous"
+"""The one tenant, as long as there are no keys."""
+WEB: Final = Path(__file__).parent / "web"
+PAGE_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def build(settings: Settings) -> tuple[Starlette, House]:
+    """The app and what it works with; engines start when first needed.
+
+    Raises ModelNotAvailableError, ModelLoadError, TemplateError or StoreError.
+    """
+    model = served.load(settings)
+    metrics = Metrics()
+
+    def changed(engine: EngineProcess) -> None:
+        if engine.state in (State.IDLE, State.STOPPED):
+            admission.pump()  # a mended engine has room for those who wait
+
+    pool = EnginePool(model.worker, count=settings.engine_count, cores=settings.cores, on_change=changed)
+    dispatcher = Dispatcher(pool.engines)
+    admission: Admission[Demand, Placement] = Admission(
+        dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
+    )
+    house = House(
+        settings=settings,
+        model=model,
+        sessions=Sessions(settings.state_dir / "conversations.db", model.vocabulary.digest),
+        pool=pool,
+        dispatcher=dispatcher,
+        admission=admission,
+        conversations=Conversations(model.prompt, limit=model.context, instructions=settings.instructions),
+        metrics=metrics,
+    )
+    metrics.watch(pool)
+    for name, value in (("queue_limit", settings.queue_limit), ("cores", settings.cores), ("kv_cells", model.cells)):
+        metrics.limit.labels(name).set(value)
+    return Starlette(routes=_routes(house), middleware=_middleware(settings), lifespan=_lifespan(house)), house
+
+
+def _lifespan(house: House) -> Lifespan[Starlette]:
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await house.pool.close()
+        house.sessions.close()
+
+    return lifespan
+
+
+def _middleware(settings: Settings) -> Sequence[Middleware]:
+    hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
+    doors = Middleware(Doors, hosts=hosts, origins=settings.allowed_origins)
+    if not settings.allowed_origins:
+        return [doors]
+    return [doors, Middleware(CORSMiddleware, allow_origins=settings.allowed_origins)]
+
+
+def _routes(house: House) -> list[BaseRoute]:
+    async def responses(socket: WebSocket) -> None:
+        await socket.accept()
+        with house.metrics.connections.track_inprogress():
+            await Connection(house, socket, tenant=ANONYMOUS).serve()
+
+    return [
+        WebSocketRoute("/v1/responses", responses),
+        *(Route(path, handler) for path, handler in _handlers(house).items()),
+        Mount("/static", StaticFiles(directory=WEB)),
+    ]
+
+
+def _handlers(house: House) -> dict[str, Callable[[Request], Awaitable[Response]]]:
+    async def page(_: Request) -> Response:
+        return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
+
+    async def alive(_: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(_: Request) -> Response:
+        engines = house.pool.engines
+        if all(engine.state is State.FAILED for engine in engines):
+            return JSONResponse({"status": "failed", "reason": engines[0].reason}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    async def models(_: Request) -> Response:
+        entry = house.model.entry
+        model = {
+            "id": entry.name,
+            "object": "model",
+            "created": int(entry.path.stat().st_mtime),
+            "owned_by": "samovar",
+            "loaded": any(engine.state in (State.IDLE, State.BUSY) for engine in house.pool.engines),
+            "context_length": house.model.context,
+            "languages": list(entry.languages),
+        }
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def metrics(_: Request) -> Response:
+        return Response(house.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return {"/": page, "/healthz": alive, "/readyz": ready, "/v1/models": models, "/metrics": metrics}

@@ -1,0 +1,89 @@
+"""What Prometheus is told. Labels never carry a user, key, session or response id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from engine import EnginePool, State
+
+BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
+
+
+class Metrics:
+    """The metrics of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and no board reads them
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.requests = Counter(
+            "samovar_requests", "Requests by how they ended", ["route", "status", "code"], registry=r
+        )
+        self.waiting = Gauge("samovar_requests_waiting", "Requests in the queue", registry=r)
+        self.running = Gauge("samovar_requests_running", "Requests that have an engine", registry=r)
+        self.queue = Histogram("samovar_queue_seconds", "Wait for an engine", buckets=BUCKETS, registry=r)
+        self.ttft = Histogram(
+            "samovar_time_to_first_token_seconds",
+            "From a request's arrival to its first delta sent, queue included",
+            ["cache"],
+            buckets=BUCKETS,
+            registry=r,
+        )
+        self.gap = Histogram(
+            "samovar_inter_token_seconds", "Between two tokens of an answer", buckets=BUCKETS, registry=r
+        )
+        self.seconds = Histogram(
+            "samovar_request_seconds", "From arrival to the last event", buckets=BUCKETS, registry=r
+        )
+        self.prompt_tokens = Counter(
+            "samovar_prompt_tokens", "Prompt tokens by where they came from", ["source"], registry=r
+        )
+        self.generated = Counter("samovar_generation_tokens", "Tokens of answers", registry=r)
+        self.connections = Gauge("samovar_websocket_connections", "Open WebSocket connections", registry=r)
+        self.limit = Gauge("samovar_limit", "Configured limits, for thresholds on boards", ["name"], registry=r)
+
+    def watch(self, pool: EnginePool) -> None:
+        """Tell the pool's state whenever Prometheus asks."""
+        self.registry.register(_Engines(pool))
+
+    def text(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class _Engines(Collector):
+    """Engine metrics, read off the pool at each scrape."""
+
+    def __init__(self, pool: EnginePool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterable[Metric]:
+        engines = self._pool.engines
+        state = GaugeMetricFamily("samovar_engine_state", "1 for the state an engine is in", labels=["engine", "state"])
+        for engine in engines:
+            for value in State:
+                state.add_metric([engine.name, value.value], float(engine.state is value))
+        yield state
+        yield from _by_engine(
+            "samovar_engine_threads", "Threads it may use now", [(e.name, e.threads) for e in engines]
+        )
+        yield from _by_engine("samovar_kv_cells_total", "KV cells", [(e.name, e.cells) for e in engines])
+        yield from _by_engine("samovar_engine_load_seconds", "Last load", [(e.name, e.load_seconds) for e in engines])
+        restarts = Metric("samovar_engine_restarts", "Restarts after a crash", "counter")
+        for name, count in self._pool.restarts.items():
+            restarts.add_sample("samovar_engine_restarts_total", {"engine": name}, count)
+        yield restarts
+
+
+def _by_engine(name: str, text: str, values: Sequence[tuple[str, float]]) -> Iterator[Metric]:
+    family = GaugeMetricFamily(name, text, labels=["engine"])
+    for engine, value in values:
+        family.add_metric([engine], value)
+    yield family

@@ -1,0 +1,83 @@
+"""The model that this gateway serves, as far as the gateway needs it: vocabulary, template, sizes; no weights."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from engine import Model, Sampling, Vocabulary, WorkerConfig
+from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
+from gateway.machine import total_memory
+from gateway.prompt import Prompt
+from gateway.protocol.requests import ResponseCreate
+from gateway.settings import Settings
+
+SEQUENCES = 32
+"""Sequence numbers of one engine, running and remembered."""
+OVERHEAD = 150 << 20
+"""Bytes of an engine beside weights and cells: interpreter, libraries, compute buffers (measured, facts.md)."""
+MOST_CONTEXTS = 8
+"""Cells are paid for when an engine starts, and idle ones slow its steps: no more than so many full conversations."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model with everything derived from it."""
+
+    entry: Entry
+    vocabulary: Vocabulary
+    prompt: Prompt
+    defaults: SamplingDefaults
+    context: int
+    """Tokens that a conversation may hold."""
+    cells: int
+    """KV cells of one engine."""
+
+    @property
+    def worker(self) -> WorkerConfig:
+        """What its engines are started with."""
+        return WorkerConfig(str(self.entry.path), self.cells, SEQUENCES)
+
+    def sampling(self, request: ResponseCreate) -> Sampling:
+        """How the request wants its tokens drawn, with the model's defaults for what it leaves open."""
+        defaults = self.defaults
+        return Sampling(
+            temperature=_given(request.temperature, defaults.temperature),
+            top_p=_given(request.top_p, defaults.top_p),
+            top_k=int(_given(request.top_k, defaults.top_k)),
+            min_p=_given(request.min_p, defaults.min_p),
+            presence_penalty=_given(request.presence_penalty, 0.0),
+            frequency_penalty=_given(request.frequency_penalty, 0.0),
+            repeat_penalty=_given(request.repeat_penalty, defaults.repeat_penalty),
+            seed=secrets.randbits(32) if request.seed is None else request.seed,
+            logit_bias=request.logit_bias or {},
+        )
+
+
+def load(settings: Settings) -> ServedModel:
+    """Open the model of the settings. Raises ModelNotAvailableError, ModelLoadError or TemplateError."""
+    entry = find(settings.model)
+    model = Model(entry.path, vocab_only=True)
+    template = model.chat_template
+    if template is None:
+        raise ModelNotAvailableError(f"model: {entry.name} has no chat template, so it is no chat model")
+    context = min(settings.context, model.trained_context)
+    return ServedModel(
+        entry=entry,
+        vocabulary=model.vocabulary,
+        prompt=Prompt(template, model.vocabulary, mark=lambda: secrets.token_hex(16)),
+        defaults=sampling_defaults(entry, model),
+        context=context,
+        cells=_cells(settings, context, entry.path.stat().st_size, model.bytes_a_token),
+    )
+
+
+def _cells(settings: Settings, context: int, weights: int, bytes_a_token: int) -> int:
+    automatic = min(total_memory() // 4 // settings.engine_count, 1 << 30)
+    memory = automatic if settings.engine_memory == "auto" else settings.engine_memory
+    cells = (memory - weights - OVERHEAD) // bytes_a_token
+    return max(context, min(cells, MOST_CONTEXTS * context))
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value

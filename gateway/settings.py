@@ -1,0 +1,161 @@
+"""Every setting: command line over SAMOVAR_* environment over samovar.toml over default, refused by name when wrong."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from gateway.machine import available_cores, schedulable_cpus
+
+PREFIX: Final = "SAMOVAR_"
+CONFIG: Final = Path("samovar.toml")
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+_SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
+
+
+class SettingsError(Exception):
+    """A setting is unknown or impossible; the text names it and says what would do."""
+
+
+def _size(value: object) -> object:
+    """Bytes of `512 MiB`, `1G` or a bare number; units are powers of 1 024."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.match(value)
+    if match is None:
+        raise ValueError("must be a size such as 768 MiB, or auto")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+
+
+def _words(value: object) -> object:
+    """A list of `a, b`."""
+    return [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+
+
+def _default_state() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "samovar"
+
+
+Bytes = Annotated[int, BeforeValidator(_size)]
+Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: the environment's is no JSON either
+UserPath = Annotated[Path, BeforeValidator(lambda value: Path(value).expanduser() if isinstance(value, str) else value)]
+
+
+class Settings(BaseSettings):
+    """The settings of one gateway; a field's description is its help on the command line."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", protected_namespaces=(), frozen=True
+    )
+
+    model: str = Field("smollm2-135m-instruct", description="catalogue name, or path of a GGUF file")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    cores: int = Field(default_factory=available_cores, ge=1, description="processor budget of all engines together")
+    engines: int | Literal["auto"] = Field("auto", description="engine processes at most")
+    engine_memory: Bytes | Literal["auto"] = Field("auto", description="resident memory of one engine, `768 MiB`")
+    context: int = Field(4096, ge=64, le=1 << 20, description="tokens that a conversation may hold")
+    max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
+    instructions: str = Field("", description="the operator's own instructions, put before everybody's")
+    queue_limit: int = Field(64, ge=0, le=100_000, description="requests that may wait")
+    queue_timeout: float = Field(60, gt=0, le=86_400, description="seconds that a request may wait")
+    allow_anonymous: bool = Field(False, description="serve beyond loopback without API keys")
+    allowed_origins: Words = Field([], description="origins of pages that may call, beside the gateway's own")
+    allowed_hosts: Words = Field([], description="names in `Host` that are answered, beside loopback and `host`")
+    tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) to serve TLS with")
+    tls_key: UserPath | None = Field(None, description="its private key (PEM)")
+    state_dir: UserPath = Field(default_factory=_default_state, description="folder of conversations")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.cores > schedulable_cpus():
+            raise ValueError(f"cores: this process may use {schedulable_cpus()} processors, not {self.cores}")
+        if self.engines != "auto" and not 1 <= self.engines <= self.cores:
+            raise ValueError(f"engines: between 1 and cores, which is {self.cores}: each needs a core of its own")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert: goes with tls_key, and tls_key with tls_cert")
+        for name in ("tls_cert", "tls_key"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"{name}: there is no file {path}")
+        if self.host not in LOOPBACK and not self.host.startswith("127.") and not self.allow_anonymous:
+            raise ValueError(
+                f"host: {self.host} is beyond loopback, where everybody who reaches it could chat; "
+                "say so with --allow-anonymous true"
+            )
+        return self
+
+    @property
+    def engine_count(self) -> int:
+        """Engine processes at most; `auto` is one a core, and no more than four are ever worth their memory."""
+        return min(self.cores, 4) if self.engines == "auto" else self.engines
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds the page."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound
+        return f"{'https' if self.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, environment, file; `_toml` is set by `load` for this one call's class."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(flags: Mapping[str, Any], config: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings in force. Raises SettingsError naming the setting and where it came from."""
+    for name in environ:
+        if name.startswith(PREFIX):
+            _known(name.removeprefix(PREFIX).lower(), f"environment {name}")
+    file = config or CONFIG
+    if config is not None and not config.is_file():
+        raise SettingsError(f"--config: there is no file {config}")
+    for name in _read_toml(file):
+        _known(name, str(file))
+    configured = type("Settings", (Settings,), {"model_config": {**Settings.model_config, "toml_file": file}})
+    try:
+        return configured(**flags)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text()) if file.is_file() else {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{file}: {error}") from error
+
+
+def _known(name: str, where: str) -> None:
+    if name not in Settings.model_fields:
+        near = difflib.get_close_matches(name, Settings.model_fields, 1)
+        raise SettingsError(f"{name}: no such setting ({where}){f'; {near[0]} is one' if near else ''}")
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    name = str(first["loc"][0]) if first["loc"] else ""
+    return f"{name}: {message}, not {first['input']!r}" if name else message

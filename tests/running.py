@@ -1,0 +1,124 @@
+"""A gateway as a user runs it: a process of its own on a free port, stopped by its own handle."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+from openai import AsyncOpenAI
+from openai.resources.responses.responses import AsyncResponsesConnection
+
+SAMOVAR = [sys.executable, "-m", "gateway.cli"]
+CHILD_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
+
+
+class Gateway:
+    """`samovar serve` with settings given as keywords."""
+
+    def __init__(self, state: Path, **settings: object) -> None:
+        """Keep its conversations in `state`; nothing runs yet."""
+        self.state = state
+        self._flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ""
+        self.greeting = ""
+
+    def start(self) -> Self:
+        """Start it and wait for the line that says that it listens."""
+        command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={self.state}", *self._flags]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=CHILD_ENVIRONMENT)
+        assert self._process.stdout is not None
+        self.greeting = self._process.stdout.readline()
+        found = re.search(r"http://\S+", self.greeting)
+        assert found, f"serve said {self.greeting!r}"
+        self.url = found[0]
+        return self
+
+    @property
+    def process(self) -> psutil.Process:
+        """The gateway's process."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    def engines(self) -> list[psutil.Process]:
+        """Its engine processes."""
+        return [child for child in self.process.children() if "engine.worker" in child.cmdline()]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal, wait, and give the exit code."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(number)
+        code = self._process.wait(timeout=20)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+        return code
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        """GET a route."""
+        return httpx.get(self.url + path, headers=headers, timeout=10)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Conversation]:
+        """The official client's WebSocket mode."""
+        socket_url = self.url.replace("http", "ws", 1) + "/v1"
+        client = AsyncOpenAI(api_key="none", base_url=self.url + "/v1", websocket_base_url=socket_url)
+        async with client, client.responses.connect() as connection:
+            yield Conversation(connection)
+
+
+class Conversation:
+    """Turns over one connection."""
+
+    def __init__(self, connection: AsyncResponsesConnection) -> None:
+        """Speak over `connection`."""
+        self.connection = connection
+
+    async def send(self, message: dict[str, Any] | str) -> None:
+        """Send any message, or any text."""
+        if isinstance(message, str):
+            await self.connection._connection.send(message)
+        else:
+            await self.connection.send(message)  # type: ignore[arg-type]
+
+    async def stream(self) -> AsyncIterator[Any]:
+        """Events as they come; Any, because the client's union of 60 classes would have to be told apart each time."""
+        async for event in self.connection:
+            yield event
+
+    async def events(self) -> list[Any]:
+        """Events up to a terminal one or an error."""
+        events = []
+        async for event in self.stream():
+            events.append(event)
+            if event.type in ("response.completed", "response.incomplete", "response.failed", "error"):
+                return events
+        raise AssertionError("the connection ended")
+
+    async def ask(self, text: str, **fields: Any) -> list[Any]:
+        """Events of one request."""
+        await self.send({"type": "response.create", "input": text, **fields})
+        return await self.events()
+
+
+def said(events: list[Any]) -> str:
+    """The answer's text, from its deltas."""
+    return "".join(event.delta for event in events if event.type == "response.output_text.delta")

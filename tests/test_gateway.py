@@ -1,0 +1,213 @@
+"""The gateway through its doors, with the tiny model: refusals, queue, cancel, restart, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.running import Gateway, said
+
+# Byte 65 is the letter A; without a bias a random model may end its answer at any token.
+ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0}
+
+
+def usage(events: list[Any]) -> tuple[int, int]:
+    """(prompt tokens, of which cached)."""
+    report = events[-1].response.usage
+    return report.input_tokens, report.input_tokens_details.cached_tokens
+
+
+async def test_a_second_turn_computes_only_its_new_tokens(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        first = await conversation.ask("茶炊是什么?", max_output_tokens=20, **ENDLESS)
+        prompt, cached = usage(first)
+        assert said(first) == "A" * 20
+        assert cached == 0
+        second = await conversation.ask("?", previous_response_id=first[-1].response.id, max_output_tokens=5, **ENDLESS)
+        assert usage(second)[1] == prompt + 20 - 1
+
+
+async def test_a_conversation_goes_on_after_a_restart(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        first = await conversation.ask("你好", max_output_tokens=7, **ENDLESS)
+    assert tiny_server.stop() == 0
+    tiny_server.start()
+    async with tiny_server.connect() as conversation:
+        second = await conversation.ask(
+            "再见", previous_response_id=first[-1].response.id, max_output_tokens=3, **ENDLESS
+        )
+    assert usage(second)[0] > usage(first)[0] + 7
+    assert second[-1].type == "response.incomplete"
+
+
+async def test_an_acknowledged_turn_outlives_a_killed_gateway_and_no_engine_is_left(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        first = await conversation.ask("hello", max_output_tokens=3, **ENDLESS)
+        engines = tiny_server.engines()
+        assert engines
+        tiny_server.stop(signal.SIGKILL)
+    _, alive = psutil.wait_procs(engines, timeout=10)
+    assert alive == []
+    tiny_server.start()
+    async with tiny_server.connect() as conversation:
+        second = await conversation.ask(
+            "more", previous_response_id=first[-1].response.id, max_output_tokens=3, **ENDLESS
+        )
+    assert second[-1].type == "response.incomplete"
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("{", "invalid_json"),
+        ('{"type":"response.create","input":7}', "invalid_request"),
+        ('{"type":"response.create","input":"x","colour":"red"}', "unsupported_parameter"),
+        ('{"type":"response.create","input":"x","model":"gpt-5"}', "model_not_found"),
+        ('{"type":"response.create","input":"x","previous_response_id":"resp_0"}', "previous_response_not_found"),
+        ('{"type":"response.create","input":"' + "x" * 600 + '"}', "context_length_exceeded"),
+        ('{"type":"response.create","input":"' + "x" * (1 << 20) + '"}', "message_too_large"),
+        ('{"type":"response.cancel","response_id":"resp_0"}', "invalid_request"),
+    ],
+)
+async def test_a_refusal_names_its_code_and_the_connection_lives_on(
+    tiny_server: Gateway, message: str, code: str
+) -> None:
+    async with tiny_server.connect() as conversation:
+        await conversation.send(message)
+        [error] = await conversation.events()
+        assert (error.type, error.error.code) == ("error", code)
+        assert said(await conversation.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"
+
+
+async def test_a_cancel_ends_an_answer_and_keeps_what_was_said(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 400, **ENDLESS})
+        text, created = "", ""
+        async for event in conversation.stream():
+            if event.type == "response.output_text.delta":
+                text += event.delta
+                if len(text) == len(event.delta):
+                    await conversation.send({"type": "response.cancel", "response_id": created})
+            elif event.type == "response.created":
+                created = event.response.id
+            elif event.type == "response.incomplete":
+                break
+        assert event.response.status == "cancelled"
+        assert event.response.incomplete_details is not None
+        assert event.response.output_text == text
+        assert 0 < len(text) < 400
+        assert (
+            said(await conversation.ask("go on", previous_response_id=created, max_output_tokens=2, **ENDLESS)) == "AA"
+        )
+
+
+async def test_a_stop_string_ends_an_answer_before_it(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        events = await conversation.ask("x", stop=["AAAA"], max_output_tokens=50, **ENDLESS)
+        assert (events[-1].type, said(events)) == ("response.completed", "")
+
+
+async def test_what_is_not_stored_is_known_to_its_connection_only(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        first = await conversation.ask("x", store=False, max_output_tokens=2, **ENDLESS)
+        previous = first[-1].response.id
+        second = await conversation.ask("y", store=False, previous_response_id=previous, max_output_tokens=2, **ENDLESS)
+        assert said(second) == "AA"
+    async with tiny_server.connect() as conversation:
+        [error] = await conversation.ask("y", previous_response_id=previous)
+        assert error.error.code == "previous_response_not_found"
+
+
+async def test_truncation_drops_the_oldest_turns_where_disabled_refuses(tiny_server: Gateway) -> None:
+    history = [{"role": role, "content": f"{n} " + "x" * 60} for n in range(8) for role in ("user", "assistant")]
+    items = [*history, {"role": "user", "content": "now"}]
+    async with tiny_server.connect() as conversation:
+        await conversation.send({"type": "response.create", "input": items, "truncation": "disabled"})
+        [error] = await conversation.events()
+        assert error.error.code == "context_length_exceeded"
+        await conversation.send(
+            {"type": "response.create", "input": items, "truncation": "auto", "max_output_tokens": 2, **ENDLESS}
+        )
+        events = await conversation.events()
+        assert 0 < usage(events)[0] <= 256
+
+
+async def test_a_killed_engine_fails_its_answer_and_the_next_is_answered(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        await conversation.ask("x", max_output_tokens=1, **ENDLESS)
+        [engine] = tiny_server.engines()
+        engine.suspend()
+        await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 400, **ENDLESS})
+        async for event in conversation.stream():
+            if event.type == "response.content_part.added":
+                engine.kill()
+            elif event.type == "response.failed":
+                break
+        assert event.response.error is not None
+        assert event.response.error.code == "engine_unavailable"
+        assert said(await conversation.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"
+
+
+async def test_those_who_wait_are_told_their_position_and_a_full_queue_refuses(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    server = Gateway(tmp_path, model=tiny_model, context=512, engines=1, queue_limit=1)
+    with server:
+        async with server.connect() as conversation:
+            await conversation.ask("x", max_output_tokens=1, **ENDLESS)
+            [engine] = server.engines()
+            engine.suspend()
+            connections = [server.connect() for _ in range(18)]
+            clients = [await connection.__aenter__() for connection in connections]
+            kinds = await asyncio.gather(*(told(client) for client in clients))
+            assert sorted(kinds) == ["error", *["response.content_part.added"] * 16, "response.queued"]
+            engine.resume()
+            waiting = clients[kinds.index("response.queued")]
+            assert (await waiting.events())[-1].type == "response.incomplete"
+            for connection in connections:
+                await connection.__aexit__(None, None, None)
+
+
+async def told(client: Any) -> str:
+    """How a request fares while no engine steps: it has a place, waits, or is refused."""
+    await client.send({"type": "response.create", "input": "x", "max_output_tokens": 8, **ENDLESS})
+    async for event in client.stream():
+        if event.type == "response.queued":
+            assert event.to_dict()["queue_position"] == 1
+            return "response.queued"
+        if event.type == "error":
+            assert event.error.code == "queue_full"
+            return "error"
+        if event.type == "response.content_part.added":
+            return "response.content_part.added"
+    raise AssertionError
+
+
+def test_health_models_and_metrics_are_told(tiny_server: Gateway) -> None:
+    assert tiny_server.get("/healthz").json() == {"status": "alive"}
+    assert tiny_server.get("/readyz").json() == {"status": "ready"}
+    [model] = tiny_server.get("/v1/models").json()["data"]
+    assert (model["id"], model["loaded"], model["context_length"]) == ("tiny", False, 512)
+    metrics = tiny_server.get("/metrics").text
+    assert 'samovar_engine_state{engine="0",state="stopped"} 1.0' in metrics
+    assert 'samovar_limit{name="queue_limit"} 64.0' in metrics
+
+
+def test_foreign_hosts_and_origins_are_refused(tiny_server: Gateway) -> None:
+    assert tiny_server.get("/v1/models", host="evil.example").status_code == 403
+    assert tiny_server.get("/v1/models", origin="http://evil.example").status_code == 403
+    assert tiny_server.get("/v1/models", origin=tiny_server.url).status_code == 200
+
+
+def test_a_signal_ends_the_gateway_and_its_engines_with_exit_code_0(tiny_server: Gateway) -> None:
+    assert tiny_server.stop(signal.SIGINT) == 0
+    tiny_server.start()
+    pid = tiny_server.process.pid
+    assert tiny_server.stop(signal.SIGTERM) == 0
+    assert not psutil.pid_exists(pid) or os.getpid() == pid
