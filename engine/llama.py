@@ -32,7 +32,7 @@ def silence() -> None:
 def _has_amx() -> bool:
     """Whether llama.cpp would repack weights for AMX tiles, which is not safe.
 
-    Its first `ldtilecfg` in a worker thread was seen to fault (SIGSEGV in ggml_backend_amx_mul_mat, Xeon under KVM). The
+    Its first `ldtilecfg` in a worker thread was seen to fault (SIGSEGV in ggml_backend_amx_mul_mat, Xeon on KVM). The
     AVX-512 kernels on weights as they lie are what is left there; elsewhere repacking is on.
     """
     try:

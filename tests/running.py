@@ -31,6 +31,7 @@ class Gateway:
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
         self.greeting = ""
+        self.notice = ""
 
     def start(self) -> Self:
         """Start it and wait for the line that says that it listens."""
@@ -41,6 +42,8 @@ class Gateway:
         found = re.search(r"http://\S+", self.greeting)
         assert found, f"serve said {self.greeting!r}"
         self.url = found[0]
+        if not self._flags:  # the embedded model: two lines say how to get another
+            self.notice = "".join(self._process.stdout.readline() for _ in range(2))
         return self
 
     @property
