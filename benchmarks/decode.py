@@ -48,6 +48,13 @@ async def served(pool: EnginePool, prompt: list[int], number: int) -> float:
     return (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
 
+def machine() -> str:
+    """The processor and how much of it there is."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return f"{len(os.sched_getaffinity(0))} x {name}"
+
+
 async def main(path: Path) -> None:
     """Measure and print."""
     threads = len(os.sched_getaffinity(0))
@@ -57,7 +64,7 @@ async def main(path: Path) -> None:
     await served(pool, prompt, 0)  # loads, and warms the page cache
     figures = [(bare(model, prompt, threads), await served(pool, prompt, n)) for n in range(1, ROUNDS + 1)]
     await pool.close()
-    print(f"{path.name}, {threads} threads, {platform.processor() or platform.machine()}, {ROUNDS} interleaved rounds")
+    print(f"{path.name}, {machine()}, {ROUNDS} interleaved rounds of {NEW_TOKENS} tokens")
     for name, column in zip(("bare loop", "engine process"), zip(*figures, strict=True), strict=True):
         print(f"{name:15} {statistics.median(column):6.1f} tok/s  ({min(column):.1f} to {max(column):.1f})")
     ratios = [engine / loop for loop, engine in figures]

@@ -1,7 +1,7 @@
 """The engine room: child processes that compute tokens, and the handles by which the gateway keeps them."""
 
 from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError
-from engine.llama import Model, Vocabulary
+from engine.llama import Model, Vocabulary, build_features, repacks_weights
 from engine.messages import Finished, Generate, Sampling, Started, Tokens
 from engine.pool import EnginePool
 from engine.process import EngineProcess, State
@@ -23,4 +23,6 @@ __all__ = [
     "Tokens",
     "Vocabulary",
     "WorkerConfig",
+    "build_features",
+    "repacks_weights",
 ]

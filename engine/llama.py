@@ -41,6 +41,18 @@ def _has_amx() -> bool:
         return False
 
 
+def repacks_weights() -> bool:
+    """Whether weights are laid out anew for this processor's kernels when they are loaded."""
+    return not _has_amx()
+
+
+def build_features() -> frozenset[str]:
+    """What llama.cpp was compiled with, in its own names: `AVX2`, `AVX512_VNNI`, `OPENMP`, …"""
+    info: str = llama_cpp.llama_print_system_info().decode()
+    pairs = (entry.rpartition(":")[2].partition("=") for entry in info.split("|"))
+    return frozenset(name.strip() for name, _, value in pairs if value.strip() not in ("", "0"))
+
+
 class Vocabulary:
     """Text to token ids and back, and what the model's file says of itself."""
 

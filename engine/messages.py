@@ -50,6 +50,12 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
     request: int
 
 
+class Forget(msgspec.Struct, frozen=True, tag="forget"):
+    """Give up the cells that ended requests left behind: nobody may come back to them."""
+
+    requests: list[int]
+
+
 class SetThreads(msgspec.Struct, frozen=True, tag="set_threads"):
     """Compute with so many threads from the next step on; 0 is a pause. Answered by `ThreadsSet`."""
 
@@ -97,7 +103,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     detail: str = ""
 
 
-ToEngine = Generate | Abort | SetThreads
+ToEngine = Generate | Abort | Forget | SetThreads
 FromEngine = Ready | LoadFailed | ThreadsSet | Started | Tokens | Finished
 
 _encoder = msgspec.msgpack.Encoder()

@@ -17,6 +17,7 @@ from engine.errors import EngineDiedError, ModelLoadError
 from engine.messages import (
     Abort,
     Finished,
+    Forget,
     Frames,
     FromEngine,
     Generate,
@@ -188,6 +189,11 @@ class EngineProcess:
     def abort(self, request: int) -> None:
         """Ask for the end of a request; its `Finished` still comes."""
         self._send(Abort(request))
+
+    def forget(self, requests: list[int]) -> None:
+        """Let it give up the cells of ended requests; a dead one has none."""
+        with suppress(EngineDiedError):
+            self._send(Forget(requests))
 
     async def stop(self) -> None:
         """Close the socket and see the process leave, by SIGKILL if it takes longer than STOP_SECONDS."""

@@ -7,6 +7,7 @@ prefix's cells are shared. Idea: nano-vllm's block manager, with llama.cpp's cel
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +31,8 @@ class Resident:
     tokens: list[int] = field(default_factory=list)
     reserved: int = 0
     """Cells that the running request may come to need; 0 when idle."""
+    request: int = -1
+    """The request that runs on it, or was the last to."""
     used: int = 0
     """When it was last let go, as a count of releases: the smallest goes first."""
 
@@ -62,7 +65,7 @@ class Residents:
         self._all = [Resident(sequence) for sequence in range(sequences)]
         self._releases = 0
 
-    def acquire(self, tokens: list[int], scope: str, reserve: int) -> Resident | None:
+    def acquire(self, request: int, tokens: list[int], scope: str, reserve: int) -> Resident | None:
         """A place for a request of `reserve` cells in all, or None until others end.
 
         Its `tokens` are then the prefix that need not be computed: less than all of the prompt, as the last token is
@@ -80,7 +83,7 @@ class Residents:
                 self._context.share(source.sequence, resident.sequence, length)
         self._context.cut(resident.sequence, length)
         resident.tokens = tokens[:length]
-        resident.scope, resident.reserved = scope, reserve
+        resident.request, resident.scope, resident.reserved = request, scope, reserve
         self._make_room()
         return resident
 
@@ -88,6 +91,12 @@ class Residents:
         """The request ended; its cells stay as long as there is room."""
         self._releases += 1
         resident.reserved, resident.used = 0, self._releases
+
+    def forget(self, requests: Collection[int]) -> None:
+        """Give up what these ended requests left behind; what another has continued since is that one's."""
+        for resident in self._all:
+            if resident.idle and resident.request in requests:
+                self._forget(resident)
 
     def _longest(self, tokens: list[int], scope: str) -> tuple[Resident | None, int]:
         best, length = None, 0

@@ -20,6 +20,7 @@ from engine.llama import BATCH, Context, Model, Sampler
 from engine.messages import (
     Abort,
     Finished,
+    Forget,
     Frames,
     FromEngine,
     Generate,
@@ -97,6 +98,8 @@ class Worker:
             case Abort(request=request):
                 if request in self._running:
                     self._finish(request, "aborted")
+            case Forget(requests=requests):
+                self._residents.forget(requests)
             case SetThreads(threads=threads):
                 self._threads = threads
                 if threads > 0:
@@ -105,7 +108,7 @@ class Worker:
 
     def _admit(self, message: Generate) -> None:
         limit = len(message.tokens) + message.max_tokens
-        resident = self._residents.acquire(message.tokens, message.scope, limit)
+        resident = self._residents.acquire(message.request, message.tokens, message.scope, limit)
         if resident is None:  # the dispatcher reserves cells before it sends, so this is a fault of ours
             self._channel.send(Finished(message.request, "failed", "no KV cells are free"))
             return

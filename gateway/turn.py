@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cache import StoreError
-from engine import EngineError, EnginePool, Finished, Generate, Started, Tokens
+from engine import EngineError, EnginePool, EngineProcess, Finished, Generate, Started, Tokens
 from gateway.admission import Admission
 from gateway.conversation import Context, Conversations
 from gateway.detokenizer import Detokenizer
@@ -91,6 +91,8 @@ class TurnRunner:
         self._cancelled = False
         self._waiting: asyncio.Task[Placement] | None = None
         self._engine_request: tuple[Placement, int] | None = None
+        self.left: tuple[EngineProcess, int] | None = None
+        """Where its cells lie, and under which number, once it has run."""
         self._position = 0
 
     def cancel(self) -> None:
@@ -218,6 +220,7 @@ class TurnRunner:
         number = house.number()
         request = Generate(number, context.ids, limit, house.model.sampling(self._request), self._tenant)
         self._engine_request = (placement, number)
+        self.left = (placement.engine, number)
         for event in events.in_progress():
             await self._emit(event)
         try:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from engine import EngineProcess
 from gateway.errors import ApiError, InvalidRequestError, QueueFullError
 from gateway.protocol.events import Event, refusal
 from gateway.protocol.requests import ResponseCancel, ResponseCreate, parse
@@ -44,6 +45,8 @@ class Connection:
         self._tenant = tenant
         self._pending: asyncio.Queue[ResponseCreate] = asyncio.Queue(PENDING)
         self._unstored: MutableMapping[str, Stored] = Bounded()
+        self._traces: dict[EngineProcess, list[int]] = {}
+        """Cells that requests with `store: false` left in engines: they go with the connection."""
         self._running: TurnRunner | None = None
         self._sending = asyncio.Lock()
 
@@ -60,6 +63,8 @@ class Connection:
             for task in (worker, reader):
                 task.cancel()
             await asyncio.gather(worker, reader, return_exceptions=True)
+            for engine, requests in self._traces.items():
+                engine.forget(requests)
 
     async def _read(self) -> None:
         while True:
@@ -97,6 +102,9 @@ class Connection:
                 await self._send(refusal(error))
             finally:
                 self._running = None
+                if request.store is False and turn.left is not None:
+                    engine, number = turn.left
+                    self._traces.setdefault(engine, []).append(number)
 
     async def _send(self, event: Event) -> None:
         async with self._sending, asyncio.timeout(SEND_SECONDS):
