@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from engine.errors import DecodeError, EngineError
-from engine.llama import BATCH, Context, Model, Sampler
+from engine.llama import Context, Model, Sampler
 from engine.messages import (
     Abort,
     Finished,
@@ -128,7 +128,7 @@ class Worker:
             for p in range(sequence.computed, sequence.computed + n)
         ]
         try:
-            self._context.decode(entries[:BATCH])
+            self._context.decode(entries)
         except DecodeError as error:
             for sequence, _ in step:
                 self._finish(sequence.request, "failed", str(error))

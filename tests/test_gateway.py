@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
 from tests.running import Gateway, said
 
@@ -211,3 +213,12 @@ def test_a_signal_ends_the_gateway_and_its_engines_with_exit_code_0(tiny_server:
     pid = tiny_server.process.pid
     assert tiny_server.stop(signal.SIGTERM) == 0
     assert not psutil.pid_exists(pid) or os.getpid() == pid
+
+
+async def test_over_16_mib_the_socket_closes_with_the_rfcs_code(tiny_server: Gateway) -> None:
+    async with connect(tiny_server.url.replace("http", "ws") + "/v1/responses", max_size=None) as socket:
+        with pytest.raises(ConnectionClosedError) as closed:
+            await socket.send("x" * (17 << 20))
+            await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1009
