@@ -73,6 +73,7 @@ class EngineProcess:
         self._answers: dict[int, asyncio.Queue[Started | Tokens | Finished | EngineDiedError]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._spawning: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
 
@@ -86,10 +87,20 @@ class EngineProcess:
         if self._ready is None:
             self._ready = asyncio.get_running_loop().create_future()
             self._set_state(State.LOADING)
-            await self._spawn()
+            # A task of its own: whoever asked first may leave while others wait for the same engine.
+            self._spawning = asyncio.create_task(self._spawn())
         await asyncio.shield(self._ready)
 
     async def _spawn(self) -> None:
+        try:
+            reader = await self._open()
+        except OSError as error:
+            self.reason = f"no process could be started: {error.strerror}"
+            self._died()
+        else:
+            self._watcher = asyncio.create_task(self._watch(reader))
+
+    async def _open(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
         config = msgspec.json.encode(self._config).decode()
         with theirs:
@@ -100,7 +111,7 @@ class EngineProcess:
                 env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # its backtrace starts a debugger that outlives us
             )  # fmt: skip
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._watcher = asyncio.create_task(self._watch(reader))
+        return reader
 
     async def _watch(self, reader: asyncio.StreamReader) -> None:
         frames = Frames()
@@ -197,6 +208,8 @@ class EngineProcess:
 
     async def stop(self) -> None:
         """Close the socket and see the process leave, by SIGKILL if it takes longer than STOP_SECONDS."""
+        if self._spawning is not None:
+            await self._spawning
         if self._process is None or self._writer is None or self._watcher is None:
             return
         process = self._process

@@ -51,6 +51,14 @@ async def test_an_engine_starts_when_it_is_first_needed(pool: EnginePool) -> Non
     assert [e.state for e in pool.engines] == [State.IDLE, State.STOPPED]
 
 
+async def test_one_who_leaves_while_the_engine_loads_does_not_take_it_along(pool: EnginePool) -> None:
+    engine = pool.engines[0]
+    impatient = asyncio.create_task(run(pool, engine, 1, 5))
+    await until(lambda: engine.state is State.LOADING)
+    impatient.cancel()
+    assert await run(pool, engine, 2, 5) == (5, "length")
+
+
 async def test_one_busy_engine_has_all_cores_and_two_share_them(pool: EnginePool) -> None:
     first = asyncio.create_task(run(pool, pool.engines[0], 1, 1500))
     await until(lambda: pool.engines[0].threads > 0)

@@ -71,24 +71,26 @@ class Connection:
             frame = await self._socket.receive()
             if frame["type"] == "websocket.disconnect":
                 return
+            named = None
             try:
-                self._hear(frame.get("text") or frame.get("bytes") or "")
+                message = parse(frame.get("text") or frame.get("bytes") or "")
+                if isinstance(message, ResponseCancel):
+                    named = message.response_id
+                    self._cancel(named)
+                else:
+                    self._line_up(message)
             except ApiError as error:
-                await self._send(refusal(error))
+                await self._send(refusal(error, response_id=named))
 
-    def _hear(self, data: str | bytes) -> None:
-        message = parse(data)
-        if isinstance(message, ResponseCancel):
-            self._cancel(message)
-            return
+    def _line_up(self, request: ResponseCreate) -> None:
         try:
-            self._pending.put_nowait(message)
+            self._pending.put_nowait(request)
         except asyncio.QueueFull as error:
             raise QueueFullError(f"{PENDING} requests of this connection wait already") from error
 
-    def _cancel(self, message: ResponseCancel) -> None:
-        if self._running is None or self._running.id != message.response_id:
-            raise InvalidRequestError(f"{message.response_id} is not running", param="response_id")
+    def _cancel(self, response: str) -> None:
+        if self._running is None or self._running.id != response:
+            raise InvalidRequestError(f"{response} is not running", param="response_id")
         self._running.cancel()
 
     async def _answer(self) -> None:
