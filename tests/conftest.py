@@ -41,8 +41,8 @@ async def engine(tiny_model: Path) -> AsyncIterator[EngineProcess]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with the embedded model, as a user starts it."""
-    with Gateway(tmp_path_factory.mktemp("embedded")) as gateway:
+    """A gateway with the embedded model, as a user starts it but for the length of its stories."""
+    with Gateway(tmp_path_factory.mktemp("embedded"), max_output_tokens=256) as gateway:
         yield gateway
 
 

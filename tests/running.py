@@ -28,6 +28,7 @@ class Gateway:
         """Keep its conversations in `state`; nothing runs yet."""
         self.state = state
         self._flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        self._embedded = "model" not in settings
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
         self.greeting = ""
@@ -42,7 +43,7 @@ class Gateway:
         found = re.search(r"http://\S+", self.greeting)
         assert found, f"serve said {self.greeting!r}"
         self.url = found[0]
-        if not self._flags:  # the embedded model: two lines say how to get another
+        if self._embedded:  # two lines say how to get another
             self.notice = "".join(self._process.stdout.readline() for _ in range(2))
         return self
 
