@@ -46,6 +46,21 @@ def _words(value: object) -> object:
     return [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
 
 
+def _path(value: object) -> object:
+    """A path, `~` and `~user` at its head expanded."""
+    try:
+        return Path(value).expanduser() if isinstance(value, str) else value
+    except RuntimeError as error:
+        raise ValueError("must be a path; this user has no home folder") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long, or in a folder that may not be looked into
+        return False
+
+
 def _default_state() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "samovar"
@@ -53,7 +68,7 @@ def _default_state() -> Path:
 
 Bytes = Annotated[int, BeforeValidator(_size)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: the environment's is no JSON either
-UserPath = Annotated[Path, BeforeValidator(lambda value: Path(value).expanduser() if isinstance(value, str) else value)]
+UserPath = Annotated[Path, BeforeValidator(_path)]
 
 
 class Settings(BaseSettings):
@@ -91,7 +106,7 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert: goes with tls_key, and tls_key with tls_cert")
         for name in ("tls_cert", "tls_key"):
             path = getattr(self, name)
-            if path is not None and not path.is_file():
+            if path is not None and not _is_file(path):
                 raise ValueError(f"{name}: there is no file {path}")
         if self.host not in LOOPBACK and not self.host.startswith("127.") and not self.allow_anonymous:
             raise ValueError(
@@ -130,7 +145,7 @@ def load(flags: Mapping[str, Any], config: Path | None = None, environ: Mapping[
         if name.startswith(PREFIX):
             _known(name.removeprefix(PREFIX).lower(), f"environment {name}")
     file = config or CONFIG
-    if config is not None and not config.is_file():
+    if config is not None and not _is_file(config):
         raise SettingsError(f"--config: there is no file {config}")
     for name in _read_toml(file):
         _known(name, str(file))
@@ -143,7 +158,7 @@ def load(flags: Mapping[str, Any], config: Path | None = None, environ: Mapping[
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text()) if file.is_file() else {}
+        return tomllib.loads(file.read_text("utf-8")) if _is_file(file) else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(f"{file}: {error}") from error
 

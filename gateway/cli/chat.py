@@ -1,0 +1,289 @@
+"""`samovar chat`: a conversation in the terminal, or over a pipe, with a gateway that runs."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import sys
+import time
+from contextlib import suppress
+from queue import Empty
+from typing import Any, Final
+
+from gateway.cli import CommandError
+from gateway.cli.answer import Answer, Tally
+from gateway.cli.language import Phrases, is_chinese
+from gateway.cli.line import Line, RefusedError, UnreachableError, get
+from gateway.cli.screen import Screen, interrupts, plain
+from gateway.settings import Settings
+
+ATTEMPTS: Final = 3
+"""How often a question is asked when the connection drops before any of its answer came."""
+PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before each try to connect again: a restarting gateway is back within them."""
+COMMAND: Final = re.compile(r"[/／]([A-Za-z]+)")
+"""The second slash is what Chinese input methods type."""
+
+TEXTS: Final = {
+    "nobody": (
+        "no gateway answers at {url} ({reason}); start one with `make serve` or `samovar serve`",
+        "{url} 没有网关应答（{reason}）；请先运行 `make serve` 或 `samovar serve`",
+    ),
+    "refused": ("{url} does not let a chat in: {reason}", "{url} 拒绝了连接：{reason}"),
+    "no_port": (
+        "port: 0 is no port to connect to; name the gateway's with --port",
+        "port：无法连接端口 0；请用 --port 指定网关的端口",
+    ),
+    "tls": ("tls_cert: {reason}", "tls_cert：{reason}"),
+    "hello": (
+        "Samovar at {url}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.",
+        "Samovar：{url}。/help 查看命令，Ctrl-C 停止回答，Ctrl-D 退出。",
+    ),
+    "model": ("Model: {model}", "模型：{model}"),
+    "english": (
+        "This model knows English only. 此模型只懂英文。",
+        "此模型只懂英文。This model knows English only.",
+    ),
+    "help": (
+        (
+            "/new    begin a new conversation\n"
+            "/stats  tokens, cached tokens, speed and time to first token\n"
+            "/help   this list\n"
+            "/quit   leave (so does Ctrl-D)\n"
+            "Ctrl-C  stop the answer"
+        ),
+        (
+            "/new    开始新对话\n"
+            "/stats  token 数、缓存命中、速度与首字时间\n"
+            "/help   显示此列表\n"
+            "/quit   退出（也可按 Ctrl-D）\n"
+            "Ctrl-C  停止回答"
+        ),
+    ),
+    "unknown": ("no such command: /{name}; /help lists them", "没有命令 /{name}；/help 查看全部命令"),
+    "new": ("A new conversation begins.", "新对话开始。"),
+    "leave": ("Press Ctrl-C again, or Ctrl-D, to leave.", "再按一次 Ctrl-C，或按 Ctrl-D 退出。"),
+    "reconnecting": ("The connection was lost; connecting again…", "连接已断开，正在重连…"),
+    "lost": (
+        "the connection ended before the answer did; ask again to go on",
+        "回答完成之前连接已断开；再次提问即可继续",
+    ),
+    "abandoned": ("Left without waiting for the gateway.", "不再等待网关。"),
+    "stopping": ("Stopping…", "正在停止…"),
+    "thinking": ("…", "…"),
+    "queued": ("Number {position} in the queue", "排在第 {position} 位"),
+    "about": (", about {seconds} s", "，约 {seconds} 秒"),
+    "cancelled": ("(stopped)", "（已停止）"),
+    "max_output_tokens": ("(cut at the limit for one answer)", "（已达到单次回答的长度上限）"),
+    "incomplete": ("(incomplete: {reason})", "（回答不完整：{reason}）"),
+    "empty": ("(the answer is empty)", "（回答为空）"),
+    "start_anew": (" → /new begins a new conversation", " → /new 开始新对话"),
+    "no_stats": ("There is no answer yet.", "还没有回答。"),
+    "last": (
+        "Last answer: {output} tokens, {rate} tokens/s, first after {first} s; prompt {prompt}, {cached} cached",
+        "上次回答：{output} 个 token，{rate} token/秒，首字 {first} 秒；提示 {prompt} 个，缓存命中 {cached} 个",
+    ),
+    "total": (
+        "All {answers}: {output} tokens, {rate} tokens/s, first after {first} s; prompt {prompt}, {cached} cached",
+        "共 {answers} 次：{output} 个 token，{rate} token/秒，首字 {first} 秒；提示 {prompt} 个，缓存命中 {cached} 个",
+    ),
+}
+
+
+def run(settings: Settings) -> int:
+    """Chat until the input ends. Raises CommandError when there is nobody to chat with."""
+    say = Phrases(TEXTS, chinese=is_chinese())
+    if settings.port == 0:
+        raise CommandError(say("no_port"))
+    try:
+        line = Line(settings)
+    except (OSError, ValueError) as error:
+        raise CommandError(say("tls", reason=error)) from error
+    try:
+        line.open()
+        return Chat(line, Screen(), say, settings).run()
+    except (UnreachableError, RefusedError) as error:
+        raise CommandError(_why(say, settings, error)) from error
+    except BrokenPipeError:
+        # Who read the answers left; without this Python would complain at its end that they can't be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        line.close()
+
+
+class Chat:
+    """A person, a screen and a line to the gateway."""
+
+    def __init__(self, line: Line, screen: Screen, say: Phrases, settings: Settings) -> None:
+        """Begin a conversation; nothing is asked yet."""
+        self._line = line
+        self._screen = screen
+        self._say = say
+        self._settings = settings
+        self._previous: str | None = None
+        self._failed = False
+        self._last: Tally | None = None
+        self._total = Tally()
+
+    def run(self) -> int:
+        """Until the end of input or /quit; in a pipe, 1 says that a line of it failed."""
+        with self._screen.in_use():
+            if self._screen.interactive:
+                self._greet()
+            self._converse()
+        return int(self._failed and not self._screen.interactive)
+
+    def _converse(self) -> None:
+        while (text := self._next()) is not None:
+            command = COMMAND.fullmatch(text)
+            if command is None:
+                self._ask(text)
+            elif command[1].lower() == "quit":
+                break
+            else:
+                self._command(command[1].lower())
+
+    def _greet(self) -> None:
+        self._screen.note(self._say("hello", url=self._settings.url))
+        with suppress(OSError, http.client.HTTPException, KeyError, TypeError, IndexError):
+            model = get(self._settings, "/v1/models")[1]["data"][0]
+            self._screen.note(self._say("model", model=plain(str(model["id"]))))
+            if model["languages"] == ["en"]:
+                self._screen.note(self._say("english"))
+
+    def _next(self) -> str | None:
+        """What is typed next; None when that was all."""
+        warned = False
+        while True:
+            try:
+                if text := self._screen.read().strip():
+                    return text
+                warned = False
+            except EOFError:
+                self._end_line()
+                return None
+            except KeyboardInterrupt:
+                empty = self._screen.is_line_empty()
+                self._end_line()
+                if not self._screen.interactive or (empty and warned):
+                    return None
+                warned = empty
+                if empty:
+                    self._screen.note(self._say("leave"))
+
+    def _end_line(self) -> None:
+        if self._screen.interactive:
+            self._screen.text("\n")
+
+    def _command(self, name: str) -> None:
+        match name:
+            case "new":
+                self._previous = None
+                self._screen.note(self._say("new"))
+            case "stats":
+                self._stats()
+            case "help":
+                self._screen.line(self._say("help"))
+            case _:
+                self._error(self._say("unknown", name=name))
+
+    def _stats(self) -> None:
+        if self._last is None:
+            self._screen.line(self._say("no_stats"))
+            return
+        self._screen.line(self._say("last", **self._last.figures()))
+        self._screen.line(self._say("total", **self._total.figures()))
+
+    def _error(self, text: str) -> None:
+        self._failed = True
+        self._screen.error(text)
+
+    def _ask(self, text: str) -> None:
+        """Ask, show the answer, and let the conversation go on from it where the gateway kept it."""
+        answer = Answer(self._screen, self._say)
+        with self._screen.busy(), interrupts(lambda: self._line.events.put("interrupt")):
+            self._line.forget()
+            for attempt in range(1, ATTEMPTS + 1):
+                if not self._connect():
+                    self._screen.clear_status()
+                    return
+                self._line.send(self._question(text))
+                self._follow(answer, last=attempt == ATTEMPTS)
+                if answer.end:
+                    break
+        if answer.end == "kept":
+            self._previous = answer.id
+            self._last = answer.tally
+            self._total.add(answer.tally)
+        else:
+            self._failed = True
+
+    def _question(self, text: str) -> dict[str, Any]:
+        question = {"type": "response.create", "input": text}
+        return question if self._previous is None else {**question, "previous_response_id": self._previous}
+
+    def _follow(self, answer: Answer, *, last: bool) -> None:
+        """Up to its end; without one when the connection dropped so early that the question can be asked again."""
+        cancelling = False
+        while not answer.end:
+            arrival = self._line.events.get()
+            if arrival == "lost":
+                if answer.begun or cancelling or last:
+                    answer.fail("lost", {"code": "connection_lost", "message": self._say("lost")})
+                return
+            if arrival == "interrupt":
+                self._interrupt(answer, again=cancelling)
+                cancelling = True
+                continue
+            known = bool(answer.id)
+            answer.take(arrival)
+            if cancelling and not known and answer.id:
+                self._cancel(answer)
+
+    def _interrupt(self, answer: Answer, *, again: bool) -> None:
+        """Stop the answer; who asks for it twice need not wait for a gateway that does not listen."""
+        if again:
+            self._line.hang_up()
+            answer.fail("lost", {"code": "cancelled", "message": self._say("abandoned")})
+        elif answer.id:
+            self._cancel(answer)
+        if not answer.begun:
+            self._screen.status(self._say("stopping"))
+
+    def _cancel(self, answer: Answer) -> None:
+        self._line.send({"type": "response.cancel", "response_id": answer.id})
+
+    def _connect(self) -> bool:
+        """Be connected, trying again for some seconds; False, and said so, when that is not to be."""
+        for pause in PAUSES:
+            if pause:
+                self._screen.status(self._say("reconnecting"))
+                if self._interrupted(pause):
+                    return False
+            try:
+                self._line.open()
+            except RefusedError as error:
+                self._error(_why(self._say, self._settings, error))
+                return False
+            except UnreachableError as error:
+                reason = error
+            else:
+                return True
+        self._error(_why(self._say, self._settings, reason))
+        return False
+
+    def _interrupted(self, seconds: float) -> bool:
+        """Whether Ctrl-C is pressed within `seconds`."""
+        until = time.monotonic() + seconds
+        with suppress(Empty):
+            while self._line.events.get(timeout=max(0.0, until - time.monotonic())) != "interrupt":
+                pass
+            return True
+        return False
+
+
+def _why(say: Phrases, settings: Settings, error: UnreachableError | RefusedError) -> str:
+    key = "nobody" if isinstance(error, UnreachableError) else "refused"
+    return say(key, url=settings.url, reason=plain(str(error)))

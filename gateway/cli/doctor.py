@@ -1,0 +1,286 @@
+"""`samovar doctor`: what serving needs, looked at piece by piece; each finding with its mend."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import re
+import shutil
+import socket
+import sqlite3
+import ssl
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+import psutil
+from rich.console import Console
+from rich.text import Text
+
+from engine import EngineError, Model, build_features, repacks_weights
+from gateway.catalogue import EMBEDDED, ModelNotAvailableError
+from gateway.cli.language import Phrases, is_chinese
+from gateway.cli.line import get
+from gateway.cli.prescriptions import TEXTS
+from gateway.cli.screen import forgive_encodings, plain
+from gateway.machine import available_cores, schedulable_cpus, total_memory
+from gateway.prompt import TemplateError
+from gateway.served import OVERHEAD, ServedModel, load
+from gateway.settings import Settings
+
+GATEWAY_BYTES: Final = 150 << 20
+"""The gateway itself, with the libraries and a vocabulary (measured, facts.md)."""
+Values = Mapping[str, object]
+LEAST_DISK: Final = 1 << 30
+MESSAGE: Final = [{"role": "user", "content": "x"}]
+FLAGS: Final = {
+    "avx2": "AVX2",
+    "f16c": "F16C",
+    "fma": "FMA",
+    "avx512f": "AVX512",
+    "avx512_vnni": "AVX512_VNNI",
+    "avx512_bf16": "AVX512_BF16",
+    "avx_vnni": "AVX_VNNI",
+}
+"""Linux's name of what makes decoding fast, and llama.cpp's."""
+
+
+class Mark(Enum):
+    """How bad a finding is: with a FAIL, serving would fail."""
+
+    OK = "green"
+    WARN = "yellow"
+    FAIL = "red"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and what mends it."""
+
+    mark: Mark
+    subject: str
+    text: str
+    mend: str = ""
+
+
+def run(settings: Settings) -> int:
+    """Print all findings; 1 when serving would fail."""
+    forgive_encodings()
+    console = Console(highlight=False, markup=False, emoji=False)
+    failed = False
+    for finding in Doctor(settings, Phrases(TEXTS, chinese=is_chinese())).findings():
+        failed |= finding.mark is Mark.FAIL
+        line = Text(f"{finding.mark.name.lower():4}", finding.mark.value)
+        line.append(f"  {finding.subject}: ", "bold").append(plain(finding.text), "default")
+        if finding.mend:
+            line.append(f" → {finding.mend}", "default")
+        console.print(line, soft_wrap=True)
+    return int(failed)
+
+
+class Doctor:
+    """Looks, and changes nothing."""
+
+    def __init__(self, settings: Settings, say: Phrases) -> None:
+        """Look at `settings` on this machine; speak by `say`."""
+        self._settings = settings
+        self._say = say
+        self._served: ServedModel | None = None
+        self._serving = False
+
+    def findings(self) -> Iterator[Finding]:
+        """All of them, in the order in which a start would come upon them."""
+        # The port first, though it is told later: a gateway that runs has taken its memory already.
+        port = self._port()
+        for part in (self._model, self._cpu, self._cores, self._memory, self._disk):
+            yield from part()
+        yield port
+        yield from self._tls()
+
+    def _good(self, subject: str, text: str, **values: object) -> Finding:
+        return Finding(Mark.OK, self._say(subject), self._say(text, **values))
+
+    def _bad(self, mark: Mark, subject: str, text: str, mend: str, **values: object) -> Finding:
+        return Finding(mark, self._say(subject), self._say(text, **values), self._say(mend, **values))
+
+    def _model(self) -> Iterator[Finding]:
+        name = self._settings.model
+        try:
+            served = load(self._settings)
+            served.prompt.whole(MESSAGE, date=lambda _: "")
+            served.prompt.follow_up(MESSAGE, date=lambda _: "")
+        except ModelNotAvailableError as error:
+            yield self._bad(Mark.FAIL, "model", "reason", "another_model", reason=str(error).removeprefix("model: "))
+            return
+        except (EngineError, OSError, RuntimeError) as error:  # RuntimeError: `~nobody`
+            yield self._bad(Mark.FAIL, "model", "unreadable", "another_file", reason=error)
+            return
+        except (TemplateError, StopIteration) as error:
+            yield self._bad(Mark.FAIL, "model", "template", "another_model", name=name, reason=error)
+            return
+        self._served = served
+        size = _size(served.entry.path.stat().st_size)
+        yield self._good("model", "opened", name=served.entry.name, size=size, vocabulary=served.vocabulary.size)
+        yield self._languages(served)
+        if served.context < self._settings.context:
+            yield self._bad(
+                Mark.WARN, "context", "short", "shorter", asked=self._settings.context, trained=served.context
+            )
+
+    def _languages(self, served: ServedModel) -> Finding:
+        if not served.entry.languages:
+            return self._good("languages", "unknown")
+        names = ", ".join(served.entry.languages)
+        if served.entry.name == EMBEDDED and self._say.chinese:
+            return self._bad(Mark.WARN, "languages", "known", "qwen", names=names)
+        return self._good("languages", "known", names=names)
+
+    def _cpu(self) -> Iterator[Finding]:
+        features = build_features()
+        names = " ".join(sorted(features)) or "–"
+        unused = {name for flag, name in FLAGS.items() if flag in _cpu_flags()} - features
+        if unused:
+            yield self._bad(Mark.WARN, "cpu", "slow_build", "rebuild", names=", ".join(sorted(unused)))
+        else:
+            yield self._good("cpu", "build", names=names)
+        if not repacks_weights():
+            yield self._good("cpu", "amx_off")
+
+    def _cores(self) -> Iterator[Finding]:
+        cores, physical, logical = self._settings.cores, available_cores(), schedulable_cpus()
+        values: Values = {
+            "cores": cores,
+            "physical": physical,
+            "logical": logical,
+            "engines": self._settings.engine_count,
+        }
+        if cores > physical:
+            yield self._bad(Mark.WARN, "cores", "too_many", "fewer_cores", **values)
+        else:
+            yield self._good("cores", "cores_are", **values)
+
+    def _memory(self) -> Iterator[Finding]:
+        """Cells are paid for when an engine starts; weights are shared unless they are repacked."""
+        if self._served is None:
+            return
+        path = self._served.entry.path
+        weights, engines = path.stat().st_size, self._settings.engine_count
+        engine = self._served.cells * Model(path, vocab_only=True).bytes_a_token + OVERHEAD
+        shared, engine = (0, engine + weights) if repacks_weights() else (weights, engine)
+        available = _available_memory()
+        one, all_ = (GATEWAY_BYTES + shared + count * engine for count in (1, engines))
+        values: Values = {
+            "one": _size(one),
+            "all": _size(all_),
+            "available": _size(available),
+            "engines": engines,
+            "cells": self._served.cells,
+        }
+        if self._serving:
+            yield self._good("memory", "memory_taken", **values)
+        elif available < one:
+            yield self._bad(Mark.FAIL, "memory", "memory_small", "less_memory", **values)
+        elif available < all_:
+            yield self._bad(Mark.WARN, "memory", "memory_short", "fewer_engines", **values)
+        else:
+            yield self._good("memory", "memory_fits", **values)
+
+    def _disk(self) -> Iterator[Finding]:
+        folder = self._settings.state_dir
+        existing = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            yield self._bad(Mark.FAIL, "state", "unwritable", "other_folder", path=folder, reason=error.strerror)
+            return
+        try:
+            _open_database(folder / "conversations.db")
+        except sqlite3.Error as error:
+            path = folder / "conversations.db"
+            yield self._bad(Mark.FAIL, "state", "no_database", "other_folder", path=path, reason=error)
+            return
+        free = shutil.disk_usage(existing).free
+        if free < LEAST_DISK:
+            yield self._bad(Mark.WARN, "state", "disk_short", "free_disk", path=folder, free=_size(free))
+        else:
+            yield self._good("state", "disk_fits", path=folder, free=_size(free))
+
+    def _port(self) -> Finding:
+        values: Values = {"host": self._settings.host, "port": self._settings.port}
+        error = _cannot_bind(self._settings)
+        if error is None:
+            return self._good("port", "port_free", **values)
+        if error.errno == errno.EADDRINUSE:
+            self._serving = _is_samovar(self._settings)
+            if self._serving:
+                return self._good("port", "port_ours", url=self._settings.url)
+            return self._bad(Mark.FAIL, "port", "port_taken", "other_port", **values)
+        mend = "other_port" if error.errno == errno.EACCES else "other_host"
+        return self._bad(Mark.FAIL, "port", "port_refused", mend, reason=error.strerror or error, **values)
+
+    def _tls(self) -> Iterator[Finding]:
+        certificate, key = self._settings.tls_cert, self._settings.tls_key
+        if certificate is None or key is None:
+            return
+        try:
+            # A password would be asked for in the middle of a start, where nobody may be to give it.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+        except (OSError, ValueError) as error:  # SSLError is an OSError
+            yield self._bad(Mark.FAIL, "tls", "tls_bad", "mend_tls", cert=certificate, key=key, reason=error)
+        else:
+            yield self._good("tls", "tls_good", cert=certificate)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a folder that may not be looked into
+        return False
+
+
+def _cannot_bind(settings: Settings) -> OSError | None:
+    """Why the gateway could not listen, tried as it would."""
+    with closing(socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            return error
+    return None
+
+
+def _is_samovar(settings: Settings) -> bool:
+    try:
+        return get(settings, "/healthz", timeout=2.0) == (200, {"status": "alive"})
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+def _open_database(path: Path) -> None:
+    """Raises sqlite3.Error when `path` is there and is no database."""
+    if path.exists():
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+
+def _cpu_flags() -> frozenset[str]:
+    """What the processor can do, in Linux's names; empty elsewhere."""
+    try:
+        found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return frozenset()
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def _available_memory() -> int:
+    """Bytes that can be had without swapping; a container's limit is one, too."""
+    return min(psutil.virtual_memory().available, total_memory())
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"

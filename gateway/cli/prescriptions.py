@@ -1,0 +1,113 @@
+"""What the doctor says, in English and Chinese: subjects, findings, mends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TEXTS: Final = {
+    "model": ("model", "模型"),
+    "languages": ("languages", "语言"),
+    "context": ("context", "上下文"),
+    "cpu": ("processor", "处理器"),
+    "cores": ("cores", "核心"),
+    "memory": ("memory", "内存"),
+    "state": ("state_dir", "状态目录"),
+    "port": ("port", "端口"),
+    "tls": ("TLS", "TLS"),
+    "reason": ("{reason}", "{reason}"),
+    "opened": (
+        "{name}, {size}, {vocabulary} tokens in the vocabulary, chat template works",
+        "{name}，{size}，词表 {vocabulary} 个 token，对话模板可用",
+    ),
+    "unreadable": ("{reason}", "{reason}"),
+    "template": ("{name}: its chat template fails: {reason}", "{name}：对话模板出错：{reason}"),
+    "another_model": (
+        "name a chat model's GGUF file with --model, or leave the setting out for the embedded one",
+        "用 --model 指定对话模型的 GGUF 文件，或去掉该设置以使用内置模型",
+    ),
+    "another_file": (
+        "download the file again, or name another with --model",
+        "重新下载该文件，或用 --model 指定另一个文件",
+    ),
+    "known": ("the model knows {names}", "模型懂：{names}"),
+    "unknown": ("the model's file does not say which it knows", "模型文件没有说明支持哪些语言"),
+    "qwen": (
+        "for Chinese, get qwen2.5-0.5b-instruct-q4_k_m.gguf (Qwen/Qwen2.5-0.5B-Instruct-GGUF) and name it with --model",
+        "需要中文时，请下载 qwen2.5-0.5b-instruct-q4_k_m.gguf（Qwen/Qwen2.5-0.5B-Instruct-GGUF）并用 --model 指定",
+    ),
+    "short": (
+        "{asked} tokens are asked for, the model was trained for {trained}: conversations end there",
+        "设置为 {asked} 个 token，而模型只训练到 {trained} 个：对话以此为限",
+    ),
+    "shorter": ("set --context {trained}", "设置 --context {trained}"),
+    "build": ("llama.cpp was built for it: {names}", "llama.cpp 按此处理器编译：{names}"),
+    "slow_build": (
+        "llama.cpp was built without {names}, which this processor has: answers are slower than need be",
+        "llama.cpp 编译时未启用此处理器支持的 {names}：回答会偏慢",
+    ),
+    "rebuild": (
+        "build it on this machine: make distclean, then make serve",
+        "请在本机重新编译：make distclean，然后 make serve",
+    ),
+    "amx_off": (
+        "AMX is left unused, as llama.cpp's kernels for it were seen to crash; AVX-512 computes",
+        "不使用 AMX（llama.cpp 的 AMX 内核曾出现崩溃），改由 AVX-512 计算",
+    ),
+    "cores_are": (
+        "{cores} of {physical} physical cores ({logical} logical), {engines} engines at most",
+        "使用 {cores} 个，共 {physical} 个物理核心（{logical} 个逻辑核心），最多 {engines} 个引擎",
+    ),
+    "too_many": (
+        "{cores} are set, {physical} physical cores are available: engines will slow each other down",
+        "设置了 {cores} 个，可用物理核心只有 {physical} 个：引擎会互相拖慢",
+    ),
+    "fewer_cores": ("set --cores {physical}", "设置 --cores {physical}"),
+    "memory_fits": (
+        "about {all} for {engines} engines with {cells} cells each, of {available} available",
+        "{engines} 个引擎（各 {cells} 个单元）约需 {all}，可用 {available}",
+    ),
+    "memory_taken": (
+        "about {all} for {engines} engines with {cells} cells each; the gateway that runs holds its part already",
+        "{engines} 个引擎（各 {cells} 个单元）约需 {all}；正在运行的网关已占用其中一部分",
+    ),
+    "memory_short": (
+        "about {all} for {engines} engines, but {available} are available: enough for one, not for all",
+        "{engines} 个引擎约需 {all}，可用仅 {available}：够一个引擎，不够全部",
+    ),
+    "memory_small": (
+        "about {one} for a single engine, but {available} are available",
+        "单个引擎约需 {one}，可用仅 {available}",
+    ),
+    "fewer_engines": (
+        "close other programs, or set --engines 1 or a smaller --engine-memory",
+        "关闭其他程序，或设置 --engines 1，或减小 --engine-memory",
+    ),
+    "less_memory": (
+        "close other programs, or set a smaller --context, --engine-memory or model",
+        "关闭其他程序，或减小 --context、--engine-memory，或换更小的模型",
+    ),
+    "disk_fits": ("{path} can be written, {free} free", "{path} 可写，剩余 {free}"),
+    "disk_short": ("{path}: only {free} free", "{path}：仅剩 {free}"),
+    "free_disk": (
+        "make room (1 GiB), or name another folder with --state-dir",
+        "请清理磁盘（留出 1 GiB），或用 --state-dir 指定其他目录",
+    ),
+    "unwritable": ("{path} can't be written: {reason}", "{path} 不可写：{reason}"),
+    "no_database": ("{path} can't be opened: {reason}", "{path} 无法打开：{reason}"),
+    "other_folder": (
+        "mend it, or name another folder with --state-dir",
+        "请修复，或用 --state-dir 指定其他目录",
+    ),
+    "port_free": ("{host}:{port} is free", "{host}:{port} 空闲"),
+    "port_ours": ("a Samovar answers at {url}", "{url} 已有 Samovar 在运行"),
+    "port_taken": ("{host}:{port} is taken by another program", "{host}:{port} 已被其他程序占用"),
+    "port_refused": ("{host}:{port} can't be used: {reason}", "{host}:{port} 无法使用：{reason}"),
+    "other_port": ("choose another with --port", "用 --port 换一个端口"),
+    "other_host": ("choose an address of this machine with --host", "用 --host 指定本机的地址"),
+    "tls_good": ("{cert} and its key belong together", "{cert} 与私钥匹配"),
+    "tls_bad": ("{cert} with {key} can't be used: {reason}", "{cert} 与 {key} 无法使用：{reason}"),
+    "mend_tls": (
+        "name a PEM certificate chain and its key without password with --tls-cert and --tls-key",
+        "用 --tls-cert 和 --tls-key 指定 PEM 证书链及其无密码私钥",
+    ),
+}

@@ -1,0 +1,162 @@
+"""Settings from flags, environment and file, and how the command line says what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import COMMANDS, main
+from gateway.machine import schedulable_cpus
+from gateway.settings import Settings, SettingsError, load
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR
+
+
+@pytest.fixture(autouse=True)
+def empty_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder without samovar.toml and an environment without SAMOVAR_*."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("SAMOVAR_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def refusal(**flags: Any) -> str:
+    """What is said of impossible flags."""
+    with pytest.raises(SettingsError) as caught:
+        load(flags)
+    return str(caught.value)
+
+
+def test_flags_go_over_environment_over_file_over_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load({}).port == 8000
+    (tmp_path / "samovar.toml").write_text("port = 1001\nqueue_limit = 11\ncontext = 111\n")
+    assert (load({}).port, load({}).queue_limit) == (1001, 11)
+    monkeypatch.setenv("SAMOVAR_PORT", "1002")
+    monkeypatch.setenv("SAMOVAR_QUEUE_LIMIT", "12")
+    settings = load({"port": "1003"})
+    assert (settings.port, settings.queue_limit, settings.context) == (1003, 12, 111)
+    assert settings.max_output_tokens == 1024
+
+
+def test_another_file_can_be_named_and_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "samovar.toml").write_text("port = 1001\n")
+    (tmp_path / "other.toml").write_text('instructions = "说中文"\n', encoding="utf-8")
+    settings = load({}, tmp_path / "other.toml")
+    assert (settings.port, settings.instructions) == (8000, "说中文")
+    for missing in ("none.toml", "x" * 300):
+        with pytest.raises(SettingsError, match="--config: there is no file"):
+            load({}, Path(missing))
+
+
+@pytest.mark.parametrize(
+    ("where", "near"), [("environment SAMOVAR_QUEUE_LIMITS", "queue_limit"), ("samovar.toml", "queue_limit")]
+)
+def test_an_unknown_name_is_refused_with_a_near_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, near: str
+) -> None:
+    if where == "samovar.toml":
+        (tmp_path / "samovar.toml").write_text("queue_limits = 5\n")
+    else:
+        monkeypatch.setenv("SAMOVAR_QUEUE_LIMITS", "5")
+    assert refusal() == f"queue_limits: no such setting ({where}); {near} is one"
+
+
+def test_a_name_like_no_other_is_refused_without_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMOVAR_ZZZ", "1")
+    assert refusal() == "zzz: no such setting (environment SAMOVAR_ZZZ)"
+
+
+def test_an_unknown_flag_is_refused_with_a_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--queue-limits=5"]) == 2
+    said = capsys.readouterr().err
+    assert said == "samovar: --queue-limits: no such setting (command line); --queue-limit is one\n"
+
+
+def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "samovar.toml").write_text("port: 5\n")
+    assert refusal().startswith("samovar.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512 MiB", 512 << 20), ("512mb", 512 << 20), ("1.5G", 3 << 29), ("4096", 4096), ("2 KiB", 2048), ("1T", 1 << 40)],
+)
+def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
+    assert load({"engine_memory": text}).engine_memory == size
+
+
+def test_a_word_for_a_choice_of_the_programs_own_is_kept() -> None:
+    settings = load({"engine_memory": "auto", "engines": "auto"})
+    assert (settings.engine_memory, settings.engines) == ("auto", "auto")
+    assert 1 <= settings.engine_count <= settings.cores
+
+
+def test_lists_and_truths_are_read_from_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMOVAR_ALLOWED_HOSTS", "a.example, b.example")
+    monkeypatch.setenv("SAMOVAR_ALLOW_ANONYMOUS", "true")
+    settings = load({"host": "::"})
+    assert settings.allowed_hosts == ["a.example", "b.example"]
+    assert settings.url == "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"port": "70000"}, "port: Input should be less than or equal to 65535, not '70000'"),
+        ({"port": "http"}, "port: "),
+        ({"cores": "0"}, "cores: "),
+        ({"cores": str(schedulable_cpus() + 1)}, "cores: this process may use"),
+        ({"cores": "1", "engines": "2"}, "engines: between 1 and cores, which is 1"),
+        ({"engine_memory": "much"}, "engine_memory: must be a size such as 768 MiB, or auto, not 'much'"),
+        ({"engine_memory": "-5"}, "engine_memory: "),
+        ({"context": "5"}, "context: "),
+        ({"queue_limit": "-1"}, "queue_limit: "),
+        ({"queue_timeout": "nan"}, "queue_timeout: "),
+        ({"allow_anonymous": "perhaps"}, "allow_anonymous: "),
+        ({"host": "192.0.2.7"}, "host: 192.0.2.7 is beyond loopback"),
+        ({"tls_cert": "cert.pem"}, "tls_cert: goes with tls_key"),
+        ({"tls_cert": "cert.pem", "tls_key": "key.pem"}, "tls_cert: there is no file cert.pem"),
+        ({"tls_cert": "x" * 300, "tls_key": "key.pem"}, "tls_cert: there is no file xxx"),
+        ({"state_dir": "~no-such-user/x"}, "state_dir: must be a path"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_the_settings_name(flags: dict[str, str], reason: str) -> None:
+    said = refusal(**flags)
+    assert said.startswith(reason)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, ""),
+        (["serve", "--help"], 0, ""),
+        ([], 2, "samovar: the following arguments are required: COMMAND"),
+        (["sreve"], 2, "samovar: argument COMMAND: invalid choice: 'sreve'"),
+        (["serve", "--port"], 2, "samovar: argument --port: expected one argument"),
+        (["serve", "somewhere"], 2, "samovar: somewhere: no such setting"),
+        (["chat", "--queue-timeout", "soon"], 2, "samovar: queue_timeout: "),
+        (["serve", "--model", "no-such-model"], 1, "samovar: model: no-such-model is neither a file"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_its_own_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    command = [*SAMOVAR, *arguments, *(["--port=0"] if code == 1 else [])]
+    run = subprocess.run(command, cwd=tmp_path, env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert run.returncode == code, run.stderr
+    assert run.stderr.startswith(said)
+    assert run.stderr.count("\n") == bool(code)
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_setting_is_a_flag_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    help_text = capsys.readouterr().out
+    assert [name for name in Settings.model_fields if f"--{name.replace('_', '-')}" not in help_text] == []
