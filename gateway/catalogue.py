@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,10 @@ def find(model: str) -> Entry:
     """The entry for a catalogue name or a path. Raises ModelNotAvailableError."""
     if model == EMBEDDED:
         return Entry(EMBEDDED, _embedded_file(), ("en",), SamplingDefaults(temperature=0.2, top_p=0.9, top_k=40))
-    path = Path(model).expanduser()
-    if path.is_file():
-        return Entry(path.name.removesuffix(".gguf"), path.resolve())
+    with contextlib.suppress(OSError, RuntimeError):  # a name too long for a file, or a home that nobody has
+        path = Path(model).expanduser()
+        if path.is_file():
+            return Entry(path.name.removesuffix(".gguf"), path.resolve())
     raise ModelNotAvailableError(f"model: {model} is neither a file here nor a known name ({EMBEDDED})")
 
 

@@ -108,12 +108,15 @@ class Settings(BaseSettings):
             path = getattr(self, name)
             if path is not None and not _is_file(path):
                 raise ValueError(f"{name}: there is no file {path}")
-        if self.host not in LOOPBACK and not self.host.startswith("127.") and not self.allow_anonymous:
-            raise ValueError(
-                f"host: {self.host} is beyond loopback, where everybody who reaches it could chat; "
-                "say so with --allow-anonymous true"
-            )
         return self
+
+    def check_door(self) -> None:
+        """Refuse to serve everybody by accident. Raises SettingsError."""
+        if self.host not in LOOPBACK and not self.host.startswith("127.") and not self.allow_anonymous:
+            raise SettingsError(
+                f"host: {self.host} is beyond loopback, where everybody who reaches it could chat; "
+                "say that you want this with --allow-anonymous"
+            )
 
     @property
     def engine_count(self) -> int:
@@ -139,9 +142,9 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def load(flags: Mapping[str, Any], config: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     """The settings in force. Raises SettingsError naming the setting and where it came from."""
-    for name in environ:
+    for name in os.environ:
         if name.startswith(PREFIX):
             _known(name.removeprefix(PREFIX).lower(), f"environment {name}")
     file = config or CONFIG

@@ -117,7 +117,6 @@ def test_lists_and_truths_are_read_from_text(monkeypatch: pytest.MonkeyPatch) ->
         ({"queue_limit": "-1"}, "queue_limit: "),
         ({"queue_timeout": "nan"}, "queue_timeout: "),
         ({"allow_anonymous": "perhaps"}, "allow_anonymous: "),
-        ({"host": "192.0.2.7"}, "host: 192.0.2.7 is beyond loopback"),
         ({"tls_cert": "cert.pem"}, "tls_cert: goes with tls_key"),
         ({"tls_cert": "cert.pem", "tls_key": "key.pem"}, "tls_cert: there is no file cert.pem"),
         ({"tls_cert": "x" * 300, "tls_key": "key.pem"}, "tls_cert: there is no file xxx"),
@@ -160,3 +159,16 @@ def test_every_setting_is_a_flag_of_every_command(command: str, capsys: pytest.C
         main([command, "--help"])
     help_text = capsys.readouterr().out
     assert [name for name in Settings.model_fields if f"--{name.replace('_', '-')}" not in help_text] == []
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_serving_beyond_loopback_must_be_said(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--host", "192.0.2.7"]) == 2
+    assert "host: 192.0.2.7 is beyond loopback" in capsys.readouterr().err
+
+
+def test_who_may_be_served_is_no_business_of_a_chat(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--host", "127.0.0.2", "--port", "9"]) == 1
+    load({"host": "192.0.2.7", "allow_anonymous": True}).check_door()
+    load({"host": "192.0.2.7"})
+    assert "no gateway answers" in capsys.readouterr().err

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _nothing_unknown(rest)
         settings = load({name: value for name, value in parsed.items() if value is not None}, config)
+        if command != "chat":  # which opens no door of its own
+            settings.check_door()
     except SettingsError as error:
         print(f"samovar: {error}", file=sys.stderr)
         return 2
