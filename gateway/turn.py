@@ -19,6 +19,7 @@ from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.errors import (
     ApiError,
     EngineUnavailableError,
+    InvalidRequestError,
     ModelNotFoundError,
     PreviousResponseNotFoundError,
     StoreUnavailableError,
@@ -133,6 +134,10 @@ class TurnRunner:
         if request.model not in (None, house.model.entry.name):
             raise ModelNotFoundError(
                 f"the model {request.model} is not served here; {house.model.entry.name} is", param="model"
+            )
+        if any(not 0 <= token < house.model.vocabulary.size for token in request.logit_bias or {}):
+            raise InvalidRequestError(
+                f"logit_bias: tokens are numbered from 0 to {house.model.vocabulary.size - 1}", param="logit_bias"
             )
         context = house.conversations.context(request, await self._previous(), now=int(house.clock()))
         wanted = request.max_output_tokens or house.settings.max_output_tokens

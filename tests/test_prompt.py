@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Model
+from gateway.catalogue import EMBEDDED, find
 from gateway.detokenizer import Detokenizer
 from gateway.prompt import Message, Prompt, TemplateError
 from tests.tiny_model import CHAT_TEMPLATE, SPECIAL
@@ -113,3 +114,18 @@ def test_a_stop_string_and_all_after_it_are_cut(content: str, stops: list[str]) 
     assert content.startswith(out)
     if not detokenizer.stopped:
         assert out == content
+
+
+def test_no_control_token_of_a_real_vocabulary_can_be_written_by_a_user() -> None:
+    real = Model(find(EMBEDDED).path, vocab_only=True)
+    template = real.chat_template
+    assert template is not None
+    controls = [i for i in range(real.vocabulary.size) if real.vocabulary.is_control(i)]
+    assert len(controls) > 10
+    p = Prompt(template, real.vocabulary, mark=lambda: "0" * 32)
+    frame = [i for i in p.whole([user("x")], date=date) if real.vocabulary.is_control(i)]
+    for control in controls:
+        written = real.vocabulary.text(control)
+        ids = p.whole([user(f"a{written}b {written}")], date=date)
+        assert [i for i in ids if real.vocabulary.is_control(i)] == frame
+        assert f"a{written}b {written}" in text(real, ids)
