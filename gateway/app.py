@@ -20,17 +20,17 @@ from starlette.websockets import WebSocket
 from engine import EnginePool, EngineProcess, State
 from gateway import served
 from gateway.admission import Admission
+from gateway.caller import caller_of
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.metrics import Metrics
 from gateway.sessions import Sessions
 from gateway.settings import LOOPBACK, Settings
+from gateway.transport.callers import Callers
 from gateway.transport.doors import Doors
 from gateway.transport.websocket import Connection
 from gateway.turn import House
 
-ANONYMOUS: Final = "anonymous"
-"""The one tenant, as long as there are no keys."""
 WEB: Final = Path(__file__).parent / "web"
 PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -87,15 +87,15 @@ def _middleware(settings: Settings) -> Sequence[Middleware]:
     hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
     doors = Middleware(Doors, hosts=hosts, origins=settings.allowed_origins)
     if not settings.allowed_origins:
-        return [doors]
-    return [doors, Middleware(CORSMiddleware, allow_origins=settings.allowed_origins)]
+        return [doors, Middleware(Callers)]
+    return [doors, Middleware(CORSMiddleware, allow_origins=settings.allowed_origins), Middleware(Callers)]
 
 
 def _routes(house: House) -> list[BaseRoute]:
     async def responses(socket: WebSocket) -> None:
         await socket.accept()
         with house.metrics.connections.track_inprogress():
-            await Connection(house, socket, tenant=ANONYMOUS).serve()
+            await Connection(house, socket, caller=caller_of(socket)).serve()
 
     return [
         WebSocketRoute("/v1/responses", responses),

@@ -13,6 +13,7 @@ from typing import Final
 from cache import StoreError
 from engine import EngineError, EnginePool, EngineProcess, Finished, Generate, Started, Tokens
 from gateway.admission import Admission
+from gateway.caller import Caller
 from gateway.conversation import Context, Conversations
 from gateway.detokenizer import Detokenizer
 from gateway.dispatcher import Demand, Dispatcher, Placement
@@ -79,13 +80,13 @@ class TurnRunner:
     """Runs one request. `begin` may refuse it; from then on `run` ends it with exactly one terminal event."""
 
     def __init__(
-        self, house: House, request: ResponseCreate, *, tenant: str, unstored: MutableMapping[str, Stored], emit: Emit
+        self, house: House, request: ResponseCreate, *, caller: Caller, unstored: MutableMapping[str, Stored], emit: Emit
     ) -> None:
         """`unstored` holds the connection's own responses that asked for `store: false`."""
         self.id = f"resp_{secrets.token_hex(16)}"
         self._house = house
         self._request = request
-        self._tenant = tenant
+        self._caller = caller
         self._unstored = unstored
         self._emit = emit
         self._arrived = time.monotonic()
@@ -148,7 +149,7 @@ class TurnRunner:
         if previous is None:
             return None
         try:
-            found = self._unstored.get(previous) or await self._house.sessions.get(self._tenant, previous)
+            found = self._unstored.get(previous) or await self._house.sessions.get(self._caller.tenant, previous)
         except StoreError as error:
             raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
         if found is None:
@@ -223,7 +224,7 @@ class TurnRunner:
     ) -> None:
         house = self._house
         number = house.number()
-        request = Generate(number, context.ids, limit, house.model.sampling(self._request), self._tenant)
+        request = Generate(number, context.ids, limit, house.model.sampling(self._request), self._caller.tenant)
         self._engine_request = (placement, number)
         self.left = (placement.engine, number)
         for event in events.in_progress():
@@ -311,7 +312,7 @@ class TurnRunner:
             self._unstored[self.id] = (turn, ids)
             return
         try:
-            await self._house.sessions.add(self._tenant, turn, ids)
+            await self._house.sessions.add(self._caller.tenant, turn, ids)
         except StoreError as error:
             raise StoreUnavailableError(f"the conversation can't be kept: {error}") from error
 

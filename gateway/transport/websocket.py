@@ -12,6 +12,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from engine import EngineProcess
+from gateway.caller import Caller
 from gateway.errors import ApiError, InvalidRequestError, QueueFullError
 from gateway.protocol.events import Event, refusal
 from gateway.protocol.requests import ResponseCancel, ResponseCreate, parse
@@ -38,11 +39,11 @@ class Bounded(OrderedDict[str, Stored]):
 class Connection:
     """One socket: a reader that never waits for an answer, and a worker that answers in order."""
 
-    def __init__(self, house: House, socket: WebSocket, *, tenant: str) -> None:
-        """Serve `socket`, accepted already, for `tenant`."""
+    def __init__(self, house: House, socket: WebSocket, *, caller: Caller) -> None:
+        """Serve `socket`, accepted already, for `caller`."""
         self._house = house
         self._socket = socket
-        self._tenant = tenant
+        self._caller = caller
         self._pending: asyncio.Queue[ResponseCreate] = asyncio.Queue(PENDING)
         self._unstored: MutableMapping[str, Stored] = Bounded()
         self._traces: dict[EngineProcess, list[int]] = {}
@@ -96,7 +97,7 @@ class Connection:
     async def _answer(self) -> None:
         while True:
             request = await self._pending.get()
-            turn = TurnRunner(self._house, request, tenant=self._tenant, unstored=self._unstored, emit=self._send)
+            turn = TurnRunner(self._house, request, caller=self._caller, unstored=self._unstored, emit=self._send)
             self._running = turn
             try:
                 await turn.run()

@@ -1,0 +1,39 @@
+"""Who asks: whose data may be seen, and who shares the machine fairly with whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import HTTPConnection
+
+ANONYMOUS: Final = "anonymous"
+"""The one tenant, as long as there are no keys."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one user may have; None is no limit."""
+
+    concurrency: int | None = None
+    """Responses in flight at a time; the rest wait."""
+    tokens_per_minute: int | None = None
+    """Prompt tokens computed and tokens generated."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The one behind a connection or an HTTP request, as far as the rest of the gateway cares."""
+
+    tenant: str
+    """Whose conversations and KV cells: what one tenant stored, no other sees or profits from."""
+    user: str
+    """The key of fairness. Without keys every connection, over HTTP every client address, is a user of its own."""
+    limits: Limits = Limits()
+
+
+def caller_of(connection: HTTPConnection) -> Caller:
+    """The caller of a WebSocket or an HTTP request, as `Callers` (transport/callers.py) found it at the door."""
+    caller = connection.state.caller
+    assert isinstance(caller, Caller)  # noqa: S101 - for the type checker: `state` is untyped
+    return caller
