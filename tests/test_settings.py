@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from argparse import Namespace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from gateway.cli import COMMANDS, main
+from gateway.cli import Command, commands, main
+from gateway.cli.arguments import Parser
 from gateway.machine import schedulable_cpus
 from gateway.settings import Settings, SettingsError, load
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR
@@ -153,12 +157,76 @@ def test_a_mistake_is_one_line_on_stderr_and_its_own_exit_code(
     assert "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_setting_is_a_flag_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", commands())
+def test_the_settings_that_a_command_reads_are_flags_of_it(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
     help_text = capsys.readouterr().out
-    assert [name for name in Settings.model_fields if f"--{name.replace('_', '-')}" not in help_text] == []
+    expected = set(commands()[command].settings)
+    shown = {name for name in Settings.model_fields if f"--{name.replace('_', '-')} " in help_text}
+    assert shown == expected >= {"state_dir"}
+    assert "--config" in help_text
+    if command in ("serve", "doctor"):
+        assert shown == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in commands())], ids=" ".join)
+def test_help_does_not_wait_for_the_engine(arguments: list[str]) -> None:
+    script = "import sys; sys.modules['llama_cpp'] = None; from gateway.cli import main; main(sys.argv[1:])"
+    run = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.fixture
+def kettle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A command with arguments of its own, which gives the number of cups as exit code."""
+
+    def arguments(parser: Parser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        boil = actions.add_parser("boil", help="boil water")
+        boil.add_argument("model")  # named like a setting
+        boil.add_argument("--cups", type=int, default=1)
+
+    def run(settings: Settings, options: Namespace) -> int:
+        assert (options.model, settings.model, settings.state_dir) == ("enamel", "tea", Path("/s"))
+        return int(options.cups)
+
+    module = ModuleType("gateway.cli.kettle")
+    vars(module).update(arguments=arguments, run=run, SETTINGS=("model",))
+    monkeypatch.setitem(sys.modules, "gateway.cli.kettle", module)
+    known = {**commands(), "kettle": Command("kettle", "boils", has_arguments=True)}
+    monkeypatch.setattr("gateway.cli.commands", lambda: known)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["boil", "--model=tea", "enamel", "--cups", "3", "--state-dir=/s"], 3, ""),
+        (["--state-dir=/s", "--model=tea", "boil", "enamel"], 1, ""),
+        (["boil", "enamel", "--cusp=3"], 2, "samovar: --cusp: no such setting (command line); --cups is one\n"),
+        (["boil", "enamel", "--port=1"], 2, "samovar: --port: no such setting (command line)\n"),
+        (["boil", "enamel", "tin"], 2, "samovar: tin: no such setting (command line)\n"),
+        (["boil", "enamel", "--config=none.toml"], 2, "samovar: --config: there is no file none.toml\n"),
+    ],
+)
+@pytest.mark.usefixtures("kettle")
+def test_a_command_has_arguments_beside_the_settings_that_it_reads(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["kettle", *arguments]) == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("arguments", [[], ["boil"], ["boil", "enamel", "--cups", "many"], ["spoil"]], ids=" ".join)
+@pytest.mark.usefixtures("kettle")
+def test_wrong_arguments_of_a_command_are_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["kettle", *arguments])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("samovar: ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["serve", "doctor"])

@@ -1,44 +1,79 @@
-"""The command `samovar`: one function per subcommand, errors in one line on stderr."""
+"""The command line `samovar`: finds the command, reads its arguments, and tells a mistake in one line on stderr.
+
+A command is a module in this folder whose docstring begins with its usage and its help in one line:
+
+    `samovar NAME [ARGUMENTS]`: what it does
+
+It has `run(settings)`, which gives the exit code. Where ARGUMENTS stand, it also has `arguments(parser)`, which adds
+them; `run(settings, options)` then gets what was parsed; and `SETTINGS` names the settings that it reads, if not all.
+Such a module is imported for its help, so that it imports late what takes long.
+"""
 
 from __future__ import annotations
 
-import argparse
-import difflib
+import re
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import dataclass
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from types import ModuleType
+from typing import Final
 
+from gateway.cli.arguments import Parser, split
 from gateway.settings import Settings, SettingsError, load
 
-COMMANDS: Final = {
-    "serve": "the gateway: chat page, WebSocket, metrics",
-    "chat": "a chat in the terminal, over the WebSocket",
-    "doctor": "checks this machine and the settings, and says how to mend what is wrong",
-}
+SHARED: Final = ("state_dir", "cache")
+"""Settings that every command takes."""
+_USAGE: Final = re.compile(r'"""`samovar (?P<name>\w+)(?P<arguments>[^`]*)`: (?P<help>.*?)\.?(?:""")?$')
 
 
 class CommandError(Exception):
     """A command cannot go on; the text says what to do."""
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command as the first line of its module tells it, before that is imported."""
+
+    name: str
+    help: str
+    has_arguments: bool
+
+    @property
+    def module(self) -> ModuleType:
+        """Its module, imported now: for most of them this loads llama.cpp."""
+        return import_module(f"gateway.cli.{self.name}")
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings that are flags of it."""
+        read = getattr(self.module, "SETTINGS", Settings.model_fields) if self.has_arguments else Settings.model_fields
+        return [name for name in Settings.model_fields if name in read or name in SHARED]
+
+
+def commands() -> dict[str, Command]:
+    """All commands by name."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        with path.open(encoding="utf-8") as source:
+            usage = _USAGE.match(source.readline().strip())
+        if usage is not None:
+            found[usage["name"]] = Command(usage["name"], usage["help"], bool(usage["arguments"]))
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command: 0 well, 1 failed, 2 wrong usage."""
-    known, rest = _parser().parse_known_args(arguments)
-    parsed = vars(known)
-    command, config = parsed.pop("command"), parsed.pop("config")
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _nothing_unknown(rest)
-        settings = load({name: value for name, value in parsed.items() if value is not None}, config)
-        if command != "chat":  # which opens no door of its own
-            settings.check_door()
+        command, settings, options = _parse(arguments)
+        # Imported late: `samovar --help` need not wait for llama.cpp.
+        run = command.module.run
+        return int(run(settings, options) if command.has_arguments else run(settings))
     except SettingsError as error:
         print(f"samovar: {error}", file=sys.stderr)
         return 2
-    try:
-        # Imported late: `samovar --help` need not wait for llama.cpp.
-        return int(import_module(f"gateway.cli.{command}").run(settings))
     except CommandError as error:
         print(f"samovar: {error}", file=sys.stderr)
         return 1
@@ -46,32 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"samovar: {message}; see {self.prog} --help\n")
-
-
-def _nothing_unknown(rest: Sequence[str]) -> None:
-    """Refuse what no flag took, by name."""
-    if rest:
-        name = rest[0].partition("=")[0]
-        near = difflib.get_close_matches(name, [_flag(setting) for setting in Settings.model_fields], 1)
-        raise SettingsError(f"{name}: no such setting (command line){f'; {near[0]} is one' if near else ''}")
-
-
-def _flag(setting: str) -> str:
-    return f"--{setting.replace('_', '-')}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("samovar", description="Many people chat with a small model on one machine.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        command.add_argument("--config", type=Path, metavar="FILE", help="settings file, instead of ./samovar.toml")
-        for setting, field in Settings.model_fields.items():
-            options: dict[str, Any] = {"help": field.description, "metavar": "VALUE"}
-            if field.annotation is bool:
-                options |= {"nargs": "?", "const": "true"}
-            command.add_argument(_flag(setting), **options)
-    return parser
+def _parse(arguments: Sequence[str]) -> tuple[Command, Settings, object]:
+    known = commands()
+    parser = Parser("samovar", description="Many people chat with a small model on one machine.")
+    parser.add_argument("--version", action="version", version=f"samovar {metadata.version('samovar')}")
+    choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in known.items():
+        named = name in arguments[:1]  # only then are its arguments needed, and its module perhaps
+        settings = command.settings if named else []
+        own = choices.add_parser(name, help=command.help, description=command.help, settings=settings)
+        if named and command.has_arguments:
+            command.module.arguments(own)
+    flags, options = split(parser.parse_args(arguments))
+    return known[options.command], load(flags, options.config), options

@@ -1,4 +1,4 @@
-"""`samovar doctor`: what serving needs, looked at piece by piece; each finding with its mend."""
+"""`samovar doctor`: checks this machine and the settings, and says how to mend what is wrong."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ class Finding:
 
 
 def run(settings: Settings) -> int:
-    """Print all findings; 1 when serving would fail."""
+    """Print all findings; 1 when serving would fail. Raises SettingsError where everybody could come in by accident."""
+    settings.check_door()
     forgive_encodings()
     console = Console(highlight=False, markup=False, emoji=False)
     failed = False

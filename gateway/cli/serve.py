@@ -45,7 +45,8 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings) -> int:
-    """Serve. Raises CommandError when that cannot begin."""
+    """Serve. Raises CommandError when that cannot begin, SettingsError where everybody could come in by accident."""
+    settings.check_door()
     listener = _listen(settings)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
