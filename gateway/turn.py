@@ -80,7 +80,13 @@ class TurnRunner:
     """Runs one request. `begin` may refuse it; from then on `run` ends it with exactly one terminal event."""
 
     def __init__(
-        self, house: House, request: ResponseCreate, *, caller: Caller, unstored: MutableMapping[str, Stored], emit: Emit
+        self,
+        house: House,
+        request: ResponseCreate,
+        *,
+        caller: Caller,
+        unstored: MutableMapping[str, Stored],
+        emit: Emit,
     ) -> None:
         """`unstored` holds the connection's own responses that asked for `store: false`."""
         self.id = f"resp_{secrets.token_hex(16)}"
