@@ -2,4 +2,12 @@
 
 
 class StoreError(Exception):
-    """The disk did not take or give what was asked for: full, broken, or not a database."""
+    """The store did not take or give what was asked for: away, slow, broken, or not what it should be."""
+
+
+class StoreFullError(StoreError):
+    """The store can be read but takes nothing more for now: disk or memory full, or read-only."""
+
+
+class KeyMismatchError(StoreError):
+    """What lies there was sealed under a key that this house does not have."""
