@@ -68,6 +68,8 @@ def build(settings: Settings) -> tuple[Starlette, House]:
         metrics=metrics,
     )
     metrics.watch(pool)
+    metrics.waiting.set_function(lambda: len(admission))
+    metrics.running.set_function(lambda: admission.running)
     for name, value in (("queue_limit", settings.queue_limit), ("cores", settings.cores), ("kv_cells", model.cells)):
         metrics.limit.labels(name).set(value)
     return Starlette(routes=_routes(house), middleware=_middleware(settings), lifespan=_lifespan(house)), house

@@ -19,6 +19,8 @@ class Limits:
     """Responses in flight at a time; the rest wait."""
     tokens_per_minute: int | None = None
     """Prompt tokens computed and tokens generated."""
+    weight: float = 1.0
+    """Share of the engines beside those of others who wait."""
 
 
 @dataclass(frozen=True)

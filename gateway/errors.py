@@ -81,6 +81,23 @@ class QueueTimeoutError(ApiError):
     type = "server_error"
 
 
+class RateLimitExceededError(ApiError):
+    """A key's tokens for now are used up, or its messages come too fast."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        """`retry_after` is in seconds."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """With the seconds after which it is worth trying again."""
+        return {**super().body(), "retry_after": self.retry_after}
+
+
 class EngineUnavailableError(ApiError):
     """The engine died, or can't be started."""
 

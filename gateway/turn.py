@@ -12,7 +12,7 @@ from typing import Final
 
 from cache import StoreError
 from engine import EngineError, EnginePool, EngineProcess, Finished, Generate, Started, Tokens
-from gateway.admission import Admission
+from gateway.admission import Admission, Ticket
 from gateway.caller import Caller
 from gateway.conversation import Context, Conversations
 from gateway.detokenizer import Detokenizer
@@ -25,6 +25,7 @@ from gateway.errors import (
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
+from gateway.fairness import Work
 from gateway.metrics import Metrics
 from gateway.protocol.events import Event, ResponseEvents, Usage
 from gateway.protocol.requests import ResponseCreate
@@ -52,8 +53,6 @@ class House:
     conversations: Conversations
     metrics: Metrics
     clock: Callable[[], float] = time.time
-    turn_seconds: float = 5.0
-    """Running mean of how long a turn holds its place, for the estimates that those who wait are told."""
     numbers: int = 0
 
     def number(self) -> int:
@@ -97,17 +96,16 @@ class TurnRunner:
         self._emit = emit
         self._arrived = time.monotonic()
         self._cancelled = False
-        self._waiting: asyncio.Task[Placement] | None = None
+        self._ticket: Ticket[Demand, Placement] | None = None
         self._engine_request: tuple[Placement, int] | None = None
         self.left: tuple[EngineProcess, int] | None = None
         """Where its cells lie, and under which number, once it has run."""
-        self._position = 0
 
     def cancel(self) -> None:
         """End it within one step, wherever it is: it still sends its terminal event."""
         self._cancelled = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._ticket is not None and self._ticket.place is None:
+            self._house.admission.leave(self._ticket)
         self._abort()
 
     async def run(self) -> None:
@@ -115,7 +113,9 @@ class TurnRunner:
         house = self._house
         try:
             context, limit = await self._begin()
-            waiting = await self._enter(Demand(len(context.ids) + limit, self._request.previous_response_id))
+            demand = Demand(len(context.ids) + limit, self._request.previous_response_id)
+            work = Work(len(context.ids) - context.known, limit)
+            ticket = self._ticket = house.admission.enter(demand, self._caller, work)
         except ApiError as error:
             self._count("rejected", error.code)
             raise
@@ -123,7 +123,7 @@ class TurnRunner:
         answer = Answer(Detokenizer(house.model.vocabulary.piece, self._request.stops))
         placement: Placement | None = None
         try:
-            placement = await self._place(waiting, events)
+            placement = await self._place(ticket, events)
             if placement is not None and not self._cancelled:
                 await self._generate(placement, context, limit, answer, events)
             await self._end(context, answer, events, placement)
@@ -132,8 +132,7 @@ class TurnRunner:
         except EngineError as error:
             await self._fail(events, EngineUnavailableError(f"the engine failed: {error}; try again"))
         finally:
-            if placement is not None:
-                self._leave(placement)
+            house.admission.leave(ticket, Work(len(context.ids) - answer.cached, len(answer.ids)))
 
     async def _begin(self) -> tuple[Context, int]:
         """The prompt, and the tokens that the answer may have."""
@@ -178,52 +177,21 @@ class TurnRunner:
             max_output_tokens=limit,
         )
 
-    async def _enter(self, demand: Demand) -> asyncio.Task[Placement]:
-        """Go into the queue. Raises QueueFullError."""
-        waiting = asyncio.create_task(self._house.admission.enter(demand, self._moved))
-        try:
-            await asyncio.wait({waiting}, timeout=0)
-        except asyncio.CancelledError:
-            self._renounce(waiting)
-            raise
-        if waiting.done():
-            waiting.result()
-        return waiting
-
-    async def _place(self, waiting: asyncio.Task[Placement], events: ResponseEvents) -> Placement | None:
+    async def _place(self, ticket: Ticket[Demand, Placement], events: ResponseEvents) -> Placement | None:
         """Wait for a place, telling the position as it changes; None when cancelled there."""
-        house, told = self._house, 0
-        self._waiting = waiting
-        try:
-            await self._emit(events.created())
-            while not waiting.done():
-                house.metrics.waiting.set(len(house.admission))
-                if told != self._position:
-                    told = self._position
-                    estimate = told * house.turn_seconds / max(1, house.dispatcher.running)
-                    await self._emit(events.queued(told, estimate))
-                await asyncio.wait({waiting}, timeout=QUEUED_EVERY)
-            if waiting.cancelled():
-                return None
-            placement = waiting.result()
-        except BaseException:
-            self._renounce(waiting)
-            raise
-        finally:
-            house.metrics.waiting.set(len(house.admission))
-            self._waiting = None
-        house.metrics.queue.observe(time.monotonic() - self._arrived)
-        house.metrics.running.set(house.dispatcher.running)
+        admission, told = self._house.admission, 0
+        await self._emit(events.created())
+        while not ticket.placed.done():
+            position = admission.position(ticket)
+            if told != position:
+                told = position
+                await self._emit(events.queued(position, admission.estimate(ticket)))
+            await asyncio.wait({ticket.placed}, timeout=QUEUED_EVERY)
+        if ticket.placed.cancelled():
+            return None
+        placement = ticket.placed.result()
+        self._house.metrics.queue.observe(time.monotonic() - self._arrived)
         return placement
-
-    def _renounce(self, waiting: asyncio.Task[Placement]) -> None:
-        """The client left: so does its request, or the place that it just got."""
-        if not waiting.cancel() and not waiting.cancelled() and waiting.exception() is None:
-            self._house.dispatcher.release(waiting.result())
-            self._house.admission.pump()
-
-    def _moved(self, position: int) -> None:
-        self._position = position
 
     async def _generate(
         self, placement: Placement, context: Context, limit: int, answer: Answer, events: ResponseEvents
@@ -339,13 +307,6 @@ class TurnRunner:
         self._count("failed", error.code)
         for event in events.failed(error):
             await self._emit(event)
-
-    def _leave(self, placement: Placement) -> None:
-        house = self._house
-        house.turn_seconds += 0.1 * (time.monotonic() - self._arrived - house.turn_seconds)
-        house.dispatcher.release(placement)
-        house.metrics.running.set(house.dispatcher.running)
-        house.admission.pump()
 
     def _count(self, status: str, code: str = "") -> None:
         metrics = self._house.metrics

@@ -1,109 +1,357 @@
-"""The queue: bounded, in order, never losing a place."""
+"""The queue: fair between users, bounded, never losing a place."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gateway.admission import Admission
-from gateway.errors import QueueFullError, QueueTimeoutError
+from gateway.admission import OVERTAKEN, Admission, Ticket
+from gateway.caller import Caller, Limits
+from gateway.errors import ApiError, QueueFullError, QueueTimeoutError, RateLimitExceededError
+from gateway.fairness import Work
+
+TURN = Work(20, 50)
+BATCH = Work(2000, 800)
+
+Waiting = Ticket[int, int]
 
 
-class Places:
-    """A dispatcher with so many places, each the number of the request that took it."""
+@dataclass
+class Rooms:
+    """A dispatcher with so much room, of which each request takes its number; and a clock that stands still."""
 
-    def __init__(self, free: int) -> None:
-        self.free = free
+    free: int
+    now: float = 0.0
+    limit: int = 64
+    timeout: float = 60
+    started: list[int] = field(default_factory=list)
+    admission: Admission[int, int] = field(init=False)
 
-    def give_back(self, _: int) -> None:
-        self.free += 1
+    def __post_init__(self) -> None:
+        self.admission = Admission(
+            self.place, self.give_back, limit=self.limit, timeout=self.timeout, clock=lambda: self.now
+        )
 
-    def __call__(self, request: int) -> int | None:
-        if self.free == 0:
+    def place(self, size: int) -> int | None:
+        if size > self.free:
             return None
-        self.free -= 1
-        return request
+        self.free -= size
+        self.started.append(size)
+        return size
 
+    def give_back(self, size: int) -> None:
+        self.free += size
 
-def queue(free: int, *, limit: int = 3, timeout: float = 5) -> tuple[Places, Admission[int, int]]:
-    places = Places(free)
-    return places, Admission(places, places.give_back, limit=limit, timeout=timeout)
+    def enter(self, user: str, work: Work = TURN, *, size: int = 1, ahead: bool = False, **limits: float) -> Waiting:
+        caller = Caller("tenant", user, Limits(**limits))  # type: ignore[arg-type]  # floats and ints by name
+        return self.admission.enter(size, caller, work, ahead=ahead)
 
+    def finish(self, ticket: Waiting, work: Work = TURN) -> None:
+        assert ticket.place is not None
+        self.admission.leave(ticket, work)
 
-async def enter(admission: Admission[int, int], request: int, heard: list[int] | None = None) -> asyncio.Task[int]:
-    """A request that has reached the queue."""
-    told = [] if heard is None else heard
-    task = asyncio.create_task(admission.enter(request, told.append))
-    await asyncio.sleep(0)
-    return task
+    def positions(self, *tickets: Waiting) -> list[int]:
+        return [self.admission.position(ticket) for ticket in tickets]
 
 
 async def test_a_free_place_is_given_at_once_without_a_position() -> None:
-    _, admission = queue(1)
-    heard: list[int] = []
-    assert await admission.enter(1, heard.append) == 1
-    assert heard == []
+    rooms = Rooms(1)
+    ticket = rooms.enter("anna")
+    assert ticket.place == 1
+    assert rooms.positions(ticket) == [0]
 
 
-async def test_places_are_given_in_order_and_positions_move() -> None:
-    places, admission = queue(0)
-    heard: list[int] = []
-    first, second = await enter(admission, 1), await enter(admission, 2, heard)
-    places.free = 1
-    admission.pump()
-    assert await first == 1
-    assert heard == [2, 1]
-    assert not second.done()
-    places.free = 1
-    admission.pump()
-    assert await second == 2
+async def test_a_users_requests_are_served_in_order_and_positions_move() -> None:
+    rooms = Rooms(1)
+    first, second, third = (rooms.enter("anna") for _ in range(3))
+    assert rooms.positions(second, third) == [1, 2]
+    rooms.finish(first)
+    assert second.place
+    assert rooms.positions(second, third) == [0, 1]
 
 
-async def test_nobody_overtakes_those_who_wait() -> None:
-    places, admission = queue(0)
-    first = await enter(admission, 1)
-    places.free = 1  # free, but not given yet
-    late = await enter(admission, 2)
-    admission.pump()
-    assert await first == 1
-    assert not late.done()
-    late.cancel()
+async def test_a_user_with_forty_requests_delays_another_by_one_turn_only() -> None:
+    rooms = Rooms(1, limit=100)
+    flood = [rooms.enter("flood") for _ in range(41)]
+    first, second = rooms.enter("anna"), rooms.enter("bert")
+    assert sorted(rooms.positions(first, second)) == [1, 2]
+    rooms.finish(flood[0])
+    assert first.place
+    rooms.finish(first)
+    assert second.place
 
 
-async def test_a_full_queue_refuses_and_keeps_those_who_wait() -> None:
-    _, admission = queue(0, limit=2)
-    waiting = [await enter(admission, i) for i in range(2)]
+async def test_answers_that_end_early_give_their_user_no_credit_over_one_who_just_came() -> None:
+    rooms = Rooms(4, limit=100)
+    flood = [rooms.enter("flood", Work(20, 1000)) for _ in range(40)]
+    for ticket in flood[:10]:
+        rooms.finish(ticket, Work(0, 1))
+    late = rooms.enter("anna", Work(20, 1000))
+    assert rooms.positions(late) == [1]
+
+
+async def test_users_share_by_tokens_and_not_by_requests() -> None:
+    rooms, served = Rooms(1), Counter[str]()
+    sizes = {"long": Work(0, 300), "short": Work(0, 100)}
+    running = {rooms.enter(user, work): user for user, work in sizes.items() for _ in range(2)}
+    for _ in range(400):
+        ticket, user = next((ticket, user) for ticket, user in running.items() if ticket.place)
+        rooms.finish(ticket, sizes[user])
+        served[user] += sizes[user].answer
+        del running[ticket]
+        running[rooms.enter(user, sizes[user])] = user
+    assert served["long"] / served["short"] == pytest.approx(1, rel=0.05)
+
+
+async def test_a_user_of_twice_the_weight_gets_twice_the_tokens() -> None:
+    rooms, served = Rooms(1), Counter[float]()
+    running = {rooms.enter(f"{weight}", weight=weight): weight for weight in (1, 2) for _ in range(2)}
+    for _ in range(300):
+        ticket, weight = next((ticket, weight) for ticket, weight in running.items() if ticket.place)
+        rooms.finish(ticket)
+        served[weight] += 1
+        del running[ticket]
+        running[rooms.enter(f"{weight}", weight=weight)] = weight
+    assert served[2] / served[1] == pytest.approx(2, rel=0.1)
+
+
+async def test_ten_equal_users_get_equal_shares_whatever_the_lengths_of_their_answers() -> None:
+    """Jain's index of tokens is at least 0.98."""
+    rooms, draw, served = Rooms(4), random.Random(7), Counter[int]()
+    running = {rooms.enter(f"{user}"): user for user in range(10) for _ in range(3)}
+    for _ in range(2000):
+        ticket, user = draw.choice([(ticket, user) for ticket, user in running.items() if ticket.place])
+        answer = round(draw.lognormvariate(4, 1))
+        rooms.finish(ticket, Work(20, answer))
+        served[user] += 20 + answer
+        del running[ticket]
+        running[rooms.enter(f"{user}", Work(20, 1000))] = user
+    assert sum(served.values()) ** 2 / (10 * sum(value**2 for value in served.values())) >= 0.98
+
+
+async def test_a_short_turn_goes_before_a_long_one_that_came_earlier() -> None:
+    rooms = Rooms(1)
+    rooms.enter("flood")
+    batch, turn = rooms.enter("bert", BATCH), rooms.enter("anna")
+    assert rooms.positions(batch, turn) == [2, 1]
+
+
+async def test_an_endless_row_of_newcomers_does_not_starve_a_long_request() -> None:
+    rooms = Rooms(1)
+    running, batch = rooms.enter("0"), rooms.enter("bert", BATCH)
+    for number in range(1, 100):
+        late = rooms.enter(f"{number}")
+        rooms.finish(running)
+        if batch.place:
+            break
+        running = late
+    assert number < 40
+
+
+async def test_encoding_ahead_waits_for_all_who_want_an_answer() -> None:
+    rooms = Rooms(1)
+    running = rooms.enter("flood")
+    ahead, turn, batch = rooms.enter("anna", ahead=True), rooms.enter("anna"), rooms.enter("bert", BATCH)
+    assert rooms.positions(ahead, turn, batch) == [3, 1, 2]
+    for ticket in (running, turn, batch, ahead):
+        rooms.finish(ticket)
+
+
+async def test_small_requests_pass_a_big_one_that_finds_no_room_but_not_for_ever() -> None:
+    rooms = Rooms(4, limit=100)
+    small = [rooms.enter("flood") for _ in range(50)]
+    big = rooms.enter("anna", size=4)
+    passed = 0
+    for ticket in small:
+        if big.place:
+            break
+        if ticket.place:
+            rooms.finish(ticket)
+            passed += 1
+    assert big.place == 4
+    assert passed == OVERTAKEN + 4  # four ran already
+
+
+async def test_a_users_requests_beyond_its_concurrency_wait_and_are_passed() -> None:
+    rooms = Rooms(3)
+    anna = [rooms.enter("anna", concurrency=2) for _ in range(3)]
+    bert = rooms.enter("bert", concurrency=2)
+    assert [bool(ticket.place) for ticket in [*anna, bert]] == [True, True, False, True]
+    rooms.finish(anna[0])
+    assert anna[2].place
+
+
+async def test_one_user_holds_at_most_half_of_the_queue() -> None:
+    rooms = Rooms(0, limit=4)
+    waiting = [rooms.enter("anna") for _ in range(2)]
     with pytest.raises(QueueFullError):
-        await admission.enter(9, lambda _: None)
-    assert len(admission) == 2
-    for task in waiting:
-        task.cancel()
+        rooms.enter("anna")
+    bert = rooms.enter("bert")
+    assert sorted(rooms.positions(*waiting, bert)) == [1, 2, 3]
+
+
+async def test_a_full_queue_refuses_the_newest_of_who_has_the_most_and_not_a_newcomer_with_less() -> None:
+    rooms = Rooms(0, limit=4)
+    anna, bert = [rooms.enter("anna") for _ in range(2)], [rooms.enter("bert") for _ in range(2)]
+    rooms.enter("carl")
+    with pytest.raises(QueueFullError):
+        await bert[1].placed
+    assert [ticket.placed.done() for ticket in [*anna, bert[0]]] == [False] * 3
+    rooms.enter("dora")
+    with pytest.raises(QueueFullError):
+        await anna[1].placed
+    with pytest.raises(QueueFullError):
+        rooms.enter("anna")
+    assert len(rooms.admission) == 4
+
+
+async def test_a_full_queue_refuses_what_is_encoded_ahead_first() -> None:
+    rooms = Rooms(0, limit=2)
+    ahead = rooms.enter("anna", ahead=True)
+    rooms.enter("bert")
+    rooms.enter("carl")
+    with pytest.raises(QueueFullError):
+        await ahead.placed
+    with pytest.raises(QueueFullError):
+        rooms.enter("dora", ahead=True)
+
+
+async def test_where_nobody_may_wait_a_request_has_a_place_or_is_refused() -> None:
+    rooms = Rooms(1, limit=0)
+    assert rooms.enter("anna").place
+    with pytest.raises(QueueFullError):
+        rooms.enter("bert")
 
 
 async def test_waiting_ends_after_the_time_out_and_frees_the_queue() -> None:
-    _, admission = queue(0, timeout=0.01)
+    rooms = Rooms(0, timeout=0.01)
+    ticket = rooms.enter("anna")
     with pytest.raises(QueueTimeoutError):
-        await admission.enter(1, lambda _: None)
-    assert len(admission) == 0
+        await ticket.placed
+    assert len(rooms.admission) == 0
 
 
-async def test_one_who_leaves_moves_the_others_up() -> None:
-    _, admission = queue(0)
-    heard: list[int] = []
-    first, second = await enter(admission, 1), await enter(admission, 2, heard)
-    first.cancel()
-    await asyncio.sleep(0.001)
-    assert heard[-1] == 1
-    second.cancel()
+async def test_one_who_leaves_moves_the_others_up_at_once() -> None:
+    rooms = Rooms(0)
+    first, second = rooms.enter("anna"), rooms.enter("bert")
+    rooms.admission.leave(first)
+    assert rooms.positions(first, second) == [0, 1]
+    assert first.placed.cancelled()
 
 
-async def test_a_place_given_to_one_who_just_left_goes_to_the_next() -> None:
-    places, admission = queue(0)
-    first, second = await enter(admission, 1), await enter(admission, 2)
-    places.free = 1
-    admission.pump()
-    first.cancel()  # after it got its place, before it woke
-    assert await second == 2
-    assert first.cancelled()
-    assert places.free == 0
+async def test_one_who_leaves_twice_gives_its_place_back_once() -> None:
+    rooms = Rooms(1)
+    ticket = rooms.enter("anna")
+    rooms.admission.leave(ticket)
+    rooms.admission.leave(ticket)
+    assert rooms.free == 1
+
+
+async def test_the_estimate_follows_how_fast_places_come() -> None:
+    rooms = Rooms(1)
+    running, *waiting = (rooms.enter(f"{user}") for user in range(6))
+    for ticket in waiting[:3]:
+        rooms.now += 2
+        rooms.finish(running)
+        running = ticket
+    assert rooms.admission.estimate(waiting[4]) == pytest.approx(4)
+    rooms.now += 1
+    assert rooms.admission.estimate(waiting[4]) == pytest.approx(3)
+    rooms.now += 60
+    assert rooms.admission.estimate(waiting[4]) == 0
+
+
+async def test_a_key_that_used_up_its_tokens_is_told_when_to_come_back() -> None:
+    rooms = Rooms(3)
+    rooms.finish(rooms.enter("anna", Work(10, 20), tokens_per_minute=60), Work(10, 80))
+    with pytest.raises(RateLimitExceededError) as refused:
+        rooms.enter("anna", tokens_per_minute=60)
+    assert refused.value.body()["retry_after"] == refused.value.retry_after == 31
+    assert rooms.enter("bert", tokens_per_minute=60).place
+    rooms.now += 31
+    assert rooms.enter("anna", tokens_per_minute=60).place
+
+
+async def test_tokens_that_were_reserved_and_not_used_come_back() -> None:
+    rooms = Rooms(1)
+    for _ in range(10):
+        rooms.finish(rooms.enter("anna", Work(0, 1000), tokens_per_minute=100), Work(0, 9))
+    with pytest.raises(RateLimitExceededError):
+        for _ in range(2):
+            rooms.finish(rooms.enter("anna", Work(0, 1000), tokens_per_minute=100), Work(0, 10))
+
+
+Step = tuple[str, int, int, bool]
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["enter", "enter", "finish", "leave"]), st.integers(0, 5), st.integers(1, 4), st.booleans()
+    ),
+    max_size=60,
+)
+
+
+def in_a_loop(body: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """Run one example of a property: futures need a loop."""
+
+    async def main() -> None:
+        await body(*arguments)
+
+    asyncio.run(main())
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps, st.integers(0, 8), st.integers(0, 2))
+def test_bounds_hold_positions_are_a_permutation_and_no_place_is_lost(
+    story: list[Step], limit: int, concurrency: int
+) -> None:
+    in_a_loop(tell, story, limit, concurrency or None)
+
+
+async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
+    """Do what the story says, looking at the house after each step; then let everybody finish."""
+    rooms = Rooms(4, limit=limit)
+    tickets: list[Waiting] = []
+    for kind, number, size, flag in story:
+        rooms.now += 0.5
+        if kind == "enter":
+            try:
+                work = BATCH if flag else TURN
+                limits = {} if concurrency is None else {"concurrency": concurrency}
+                tickets.append(rooms.enter(f"{number}", work, size=size, ahead=number == 5, **limits))
+            except ApiError as error:
+                assert isinstance(error, QueueFullError)
+        elif tickets:
+            ticket = tickets[number % len(tickets)]
+            if (kind == "finish") == (ticket.place is not None):
+                rooms.admission.leave(ticket, Work(size, size * 10) if flag else None)
+                tickets.remove(ticket)
+        tickets = [t for t in tickets if t.place is not None or not t.placed.done()]
+        check(rooms, tickets, limit, concurrency)
+    while tickets:  # nobody starves: as others end, each gets its place
+        running = [ticket for ticket in tickets if ticket.place is not None]
+        assert running
+        rooms.finish(running[0])
+        tickets.remove(running[0])
+    assert rooms.free == 4
+    assert len(rooms.admission) == rooms.admission.running == 0
+
+
+def check(rooms: Rooms, tickets: list[Waiting], limit: int, concurrency: int | None) -> None:
+    """What holds at any moment."""
+    waiting = [ticket for ticket in tickets if ticket.place is None]
+    running = [ticket for ticket in tickets if ticket.place is not None]
+    assert len(rooms.admission) == len(waiting) <= limit
+    assert rooms.admission.running == len(running)
+    assert sorted(rooms.positions(*waiting)) == list(range(1, len(waiting) + 1))
+    assert max(Counter(t.caller.user for t in waiting).values(), default=0) <= max(1, limit // 2)
+    assert rooms.free + sum(ticket.request for ticket in running) == 4
+    if concurrency is not None:
+        assert max(Counter(t.caller.user for t in running).values(), default=0) <= concurrency
+    assert all(rooms.admission.estimate(ticket) >= 0 for ticket in waiting)
