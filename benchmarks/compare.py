@@ -1,0 +1,121 @@
+"""Samovar beside llama-server: the same llama.cpp, model, cores and conversations, in turns.
+
+python -m benchmarks.compare [--load chat] [--model standin] [--streams 2 4] [--pairs 5]: measures, prints, and keeps
+the pairs in the cache folder. Without arguments it measures the whole table; how long that takes it says first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Final
+
+import uvloop
+
+from benchmarks.clients import ChatCompletions, Samovar, Side, TurnFailedError
+from benchmarks.loads import LOADS, MODELS, Load, Subject, subject
+from benchmarks.machine import engine_version, machine, revision
+from benchmarks.results import Medians, Pair, Summary, keep, pair
+from benchmarks.rival import RivalError
+from benchmarks.runs import run, warm_up
+from benchmarks.servers import ServerError, leave_on_sigterm, llama_server, samovar
+
+STREAMS: Final = (1, 2, 4, 8, 16)
+ROWS: Final = (("standin", "chat"), ("standin", "document"), ("embedded", "chat"))
+PAIRS: Final = 5
+RETRIES: Final = 3
+"""Pairs that may be measured anew because others disturbed them; after that they count, and say so."""
+SECONDS: Final = {
+    ("standin", "chat"): (8, 15, 28, 38, 45),
+    ("standin", "document"): (6, 12, 20, 30, 55),
+    ("embedded", "chat"): (4, 6, 9, 14, 22),
+}
+"""About how long one side takes for one run, by streams, on the two cores where this was written."""
+
+
+async def compare(ours: Side, theirs: Side, load: Load, subject: Subject, *, streams: int, pairs: int) -> Summary:
+    """Pairs in the order ours, theirs, theirs, ours, …, each with texts of its own. Raises TurnFailedError."""
+    seed = time.time_ns()
+    for side in (ours, theirs):
+        await warm_up(side, load, subject, streams=streams)
+    found: list[Pair] = []
+    for number in range(pairs + RETRIES):
+        sides = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+        runs = {side: await run(side, load, subject, streams=streams, seed=seed + number) for side in sides}
+        if any(each.disturbed for each in runs.values()) and number - len(found) < RETRIES:
+            busy = " and ".join(f"{each.others:.2f}" for each in runs.values())
+            print(f"    left out: other processes kept {busy} cores busy", flush=True)
+            continue
+        found.append(pair(subject.path, load.name, streams, runs[ours], runs[theirs]))
+        keep(found[-1])
+        if len(found) == pairs:
+            break
+    return Summary(found)
+
+
+def measure(subject: Subject, load: Load, streams: int, pairs: int) -> Summary:
+    """Start both, compare, stop both. Raises ServerError, RivalError, TurnFailedError."""
+    with ExitStack() as stack:
+        theirs = stack.enter_context(llama_server(subject.path, streams=streams))
+        ours = stack.enter_context(samovar(subject.path))
+        sides = Samovar(ours), ChatCompletions(theirs, cache_prompt=True)
+        return uvloop.run(compare(*sides, load, subject, streams=streams, pairs=pairs))
+
+
+def lines(summary: Summary) -> Iterator[str]:
+    """A row for people."""
+    first = summary.pairs[0]
+    least, most = summary.spread
+    yield (
+        f"{first.load} x {first.streams}, {first.model}: {summary.ratio:.2f} ({least:.2f} to {most:.2f}), "
+        f"median of {len(summary.pairs)} pairs"
+    )
+    for name, side in (("Samovar", "ours"), ("llama-server", "theirs")):
+        yield f"    {name:13}{_figures(summary.medians(side))}"
+        if any(getattr(pair, side).disturbed for pair in summary.pairs):
+            yield f"    {name:13}other processes were at work during some runs: measure again when they are not"
+        if not all(getattr(pair, side).exact for pair in summary.pairs):
+            yield f"    {name:13}some answers were shorter than asked for"
+
+
+def _figures(medians: Medians) -> str:
+    first = " / ".join(f"{seconds:.2f}" for seconds in medians.first)
+    return (
+        f"{medians.speed:6.1f} tok/s, first token {first} s, between tokens {medians.gap * 1000:.0f} ms "
+        f"(p99 {medians.gap_p99 * 1000:.0f}), {medians.cached:.0%} of prompts cached, "
+        f"client {medians.client:.1%} of a core"
+    )
+
+
+def estimate(rows: list[tuple[str, str]], streams: list[int], pairs: int) -> float:
+    """Seconds that these rows take, about; more than 16 streams are counted as 16."""
+    each = [SECONDS[row][min(4, (n - 1).bit_length())] for row in rows for n in streams]
+    return sum(2 * (pairs + 0.2) * seconds + 6 for seconds in each)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, help="one model (default: both)")
+    parser.add_argument("--load", choices=LOADS, help="one load (default: all)")
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="concurrent conversations")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="interleaved pairs a row")
+    options = parser.parse_args()
+    leave_on_sigterm()
+    rows = [row for row in ROWS if options.model in (None, row[0]) and options.load in (None, row[1])]
+    print(f"{machine()}, llama-cpp-python {engine_version()}, Samovar {revision()}", flush=True)
+    minutes = estimate(rows, options.streams, options.pairs) / 60
+    print(f"{len(rows) * len(options.streams)} rows, about {minutes:.0f} minutes on two cores", flush=True)
+    try:
+        for model, load in rows:
+            for streams in options.streams:
+                summary = measure(subject(model), LOADS[load], streams, options.pairs)
+                print(*lines(summary), sep="\n", flush=True)
+    except (ServerError, RivalError, TurnFailedError, ExceptionGroup) as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What was measured, kept in the cache folder so that a long table can be measured in pieces."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.machine import cache_folder, engine_version, machine, revision
+from benchmarks.runs import Run
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """The same conversations with both sides, one after the other."""
+
+    model: str
+    load: str
+    streams: int
+    ours: Run
+    theirs: Run
+    date: str
+    machine: str
+    engine: str
+    """Version of llama-cpp-python, whose llama.cpp both run."""
+    revision: str
+    """Our commit."""
+
+    @property
+    def ratio(self) -> float:
+        """Our output tokens a second over theirs."""
+        return self.ours.speed / self.theirs.speed
+
+
+def pair(model: Path, load: str, streams: int, ours: Run, theirs: Run) -> Pair:
+    """A pair measured just now, here."""
+    return Pair(
+        model=model.stem,
+        load=load,
+        streams=streams,
+        ours=ours,
+        theirs=theirs,
+        date=datetime.date.today().isoformat(),
+        machine=machine(),
+        engine=engine_version(),
+        revision=revision(),
+    )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All pairs of one row."""
+
+    pairs: Sequence[Pair]
+
+    @property
+    def ratio(self) -> float:
+        """Median over pairs: both of a pair met the same state of the machine."""
+        return statistics.median(pair.ratio for pair in self.pairs)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Least and greatest ratio."""
+        return min(pair.ratio for pair in self.pairs), max(pair.ratio for pair in self.pairs)
+
+    def medians(self, side: str) -> Medians:
+        """Medians of `ours` or `theirs`."""
+        runs: list[Run] = [getattr(pair, side) for pair in self.pairs]
+        return Medians(
+            speed=statistics.median(run.speed for run in runs),
+            first=[statistics.median(values) for values in zip(*(run.first for run in runs), strict=True)],
+            gap=statistics.median(run.gap for run in runs),
+            gap_p99=statistics.median(run.gap_p99 for run in runs),
+            cached=sum(run.cached for run in runs) / sum(run.prompt for run in runs),
+            client=statistics.median(run.client for run in runs),
+        )
+
+
+@dataclass(frozen=True)
+class Medians:
+    """One side's figures over all pairs of a row."""
+
+    speed: float
+    first: list[float]
+    gap: float
+    gap_p99: float
+    cached: float
+    """Share of prompt tokens that were not computed, over all pairs."""
+    client: float
+
+
+def _file() -> Path:
+    return cache_folder() / "pairs.jsonl"
+
+
+def keep(pair: Pair) -> None:
+    """Append a pair."""
+    with _file().open("ab") as file:
+        file.write(msgspec.json.encode(pair) + b"\n")
+
+
+def kept() -> list[Pair]:
+    """All pairs so far that this version understands, oldest first."""
+    lines = _file().read_bytes().splitlines() if _file().exists() else []
+    return [msgspec.json.decode(line, type=Pair) for line in lines]
+
+
+def rows(pairs: Iterable[Pair]) -> dict[tuple[str, str, int], Summary]:
+    """By model, load and streams: the pairs of the newest commit that was measured there."""
+    found: dict[tuple[str, str, int], list[Pair]] = {}
+    for pair in pairs:
+        row = found.setdefault((pair.model, pair.load, pair.streams), [])
+        if row and row[0].revision != pair.revision:
+            row.clear()
+        row.append(pair)
+    return {key: Summary(row) for key, row in found.items()}

@@ -1,0 +1,127 @@
+"""Both sides of a comparison as users run them: processes on free ports of 127.0.0.1, stopped by their own handle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psutil
+
+from benchmarks.machine import cores
+from benchmarks.rival import program
+
+Found = TypeVar("Found")
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 20.0
+CONTEXT_A_STREAM: Final = 2048
+"""Cells that llama-server gets for each stream: the longest load takes about 1 300."""
+
+
+class ServerError(Exception):
+    """A server did not come up; the text holds the end of what it said."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready to be asked."""
+
+    port: int
+    process: psutil.Process
+    ready_seconds: float
+    """From its start until it was ready."""
+
+    def engines(self) -> list[psutil.Process]:
+        """Samovar's engine processes."""
+        return [child for child in self.process.children() if "engine.worker" in child.cmdline()]
+
+
+@contextlib.contextmanager
+def samovar(model: Path, **settings: object) -> Iterator[Server]:
+    """`samovar serve` with the defaults that a user has, but for `settings`. Raises ServerError."""
+    with tempfile.TemporaryDirectory(prefix="samovar-bench-") as state:
+        flags = {"port": 0, "model": model, "state_dir": state, **settings}
+        command = [sys.executable, "-m", "gateway.cli", "serve"]
+        command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+        began = time.perf_counter()
+        with _running(command) as (process, log):
+            port = _wait(process, log, lambda: _greeted(log))
+            _wait(process, log, lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
+            yield Server(port, psutil.Process(process.pid), time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def llama_server(
+    model: Path, *, streams: int, context: int = CONTEXT_A_STREAM, flags: Sequence[str] = ()
+) -> Iterator[Server]:
+    """llama-server at its best for so many streams: a slot for each, all cores. Raises ServerError, RivalError."""
+    port = free_port()
+    command = [str(program("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["-t", str(cores()), "-np", str(streams), "-c", str(streams * context), *flags]
+    began = time.perf_counter()
+    with _running(command) as (process, log):
+        _wait(process, log, lambda: _answers(f"http://127.0.0.1:{port}/health"))
+        yield Server(port, psutil.Process(process.pid), time.perf_counter() - began)
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def leave_on_sigterm() -> None:
+    """Let SIGTERM end this program as Ctrl-C does: what it started is stopped on the way out."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process that writes into a log, asked to leave at the end and made to if it does not."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
+    with tempfile.NamedTemporaryFile(prefix="samovar-bench-", suffix=".log") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            yield process, Path(log.name)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, look: Callable[[], Found | None]) -> Found:
+    """What `look` finds, as soon as it finds something. Raises ServerError."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < START_SECONDS and process.poll() is None:
+        if found := look():
+            return found
+        time.sleep(0.01)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise ServerError(f"the server did not get ready (exit code {process.poll()}):\n{tail}")
+
+
+def _greeted(log: Path) -> int | None:
+    """The port in the line by which `samovar serve` says that it listens."""
+    found = re.search(r"http://\S+:(\d+)", log.read_text(errors="replace"))
+    return int(found[1]) if found else None
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - http
+        return bool(answer.status == 200)
+    return False

@@ -1,0 +1,97 @@
+"""The benchmarks' own ideas: texts of a known length, a stand-in that is no worse a text model, honest sums."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import standin
+from benchmarks.clients import Samovar
+from benchmarks.loads import LOADS, Load, Subject, conversations, subject
+from benchmarks.results import Pair, Summary, rows
+from benchmarks.runs import Run, run
+from benchmarks.servers import samovar
+from engine import Model
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Subject:
+    """The embedded model's vocabulary."""
+    return subject("embedded")
+
+
+def a_run(**changes: Any) -> Run:
+    """A run of a hundred tokens in ten seconds, but for the changes."""
+    fields = {"seconds": 10.0, "output": 100, "prompt": 50, "cached": 25, "first": [0.5], "gap": 0.1, "gap_p99": 0.2}
+    return Run(**{**fields, "client": 0.01, "others": 0.0, "exact": True, **changes})
+
+
+def a_pair(ours: Run, theirs: Run, *, revision: str = "abc") -> Pair:
+    """Two runs beside each other."""
+    facts = {"date": "2026-11-25", "machine": "2 x CPU", "engine": "0", "revision": revision}
+    return Pair(model="m", load="chat", streams=2, ours=ours, theirs=theirs, **facts)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 30, 300])
+def test_texts_have_as_many_tokens_as_were_asked_for(embedded: Subject, tokens: int) -> None:
+    text = embedded.text(tokens, random.Random(tokens))
+    assert len(embedded.vocabulary.tokenize(text, special=False)) == tokens
+
+
+def test_conversations_differ_between_sessions_turns_and_runs_but_for_the_system_prompt(embedded: Subject) -> None:
+    talks = [talk for seed in (1, 2) for talk in conversations(LOADS["chat"], embedded, 4, seed)]
+    texts = [text for talk in talks for text in talk.turns]
+    assert len(set(texts)) == len(texts) == 24
+    assert len({talk.system for talk in talks}) == 1
+    assert conversations(LOADS["chat"], embedded, 4, 1) == talks[:4]
+
+
+def test_a_row_is_the_median_over_its_pairs_with_their_spread() -> None:
+    speeds = [(120, 100), (90, 100), (300, 200)]
+    pairs = [a_pair(a_run(output=ours), a_run(output=theirs)) for ours, theirs in speeds]
+    summary = Summary(pairs)
+    assert (summary.ratio, summary.spread) == (1.2, (0.9, 1.5))
+    assert (summary.medians("ours").speed, summary.medians("theirs").speed) == (12.0, 10.0)
+
+
+def test_a_table_never_mixes_two_commits_in_one_row() -> None:
+    old = [a_pair(a_run(), a_run(), revision="old") for _ in range(5)]
+    new = a_pair(a_run(), a_run(), revision="new")
+    assert [summary.pairs for summary in rows([*old, new]).values()] == [[new]]
+
+
+def test_a_run_beside_busy_neighbours_is_told_apart() -> None:
+    assert a_run(others=0.5).disturbed
+    assert not a_run(others=0.02).disturbed
+
+
+@pytest.mark.slow
+def test_text_from_the_stand_in_is_tokenized_to_what_it_emitted(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    standin.write(path, standin.Shape(layers=1, width=64, feed_forward=128, heads=4, kv_heads=2))
+    vocabulary = Model(path, vocab_only=True).vocabulary
+    assert vocabulary.size == standin.VOCABULARY
+    words = [token for token, text in enumerate(standin.vocabulary()[0]) if text.startswith("Ġ") and token >= 256]
+    emitted = random.Random(5).choices(words, k=5000)
+    text = b"".join(map(vocabulary.piece, emitted)).decode()
+    assert vocabulary.tokenize(text, special=False) == emitted
+    start, end = vocabulary.tokenize("<|im_start|><|im_end|>", special=True)
+    assert vocabulary.ends_generation(end)
+    assert not vocabulary.ends_generation(start)
+    assert len(vocabulary.tokenize("<|im_start|>assistant\n", special=True)) == 3
+
+
+@pytest.mark.slow
+async def test_a_run_counts_what_the_gateway_counts(embedded: Subject) -> None:
+    load = Load("short", system=40, turn=(28, 32), answer=8)
+    with samovar(embedded.path) as server:
+        found = await run(Samovar(server), load, embedded, streams=2, seed=1)
+    assert found.exact
+    assert found.output == 2 * 3 * 8
+    # All that was said before is cached from the second turn on.
+    assert found.cached >= 2 * (2 * 40 + 3 * 8)
+    assert len(found.first) == 3
+    assert 0 < found.gap <= found.gap_p99
