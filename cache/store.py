@@ -1,0 +1,117 @@
+"""A store: sealed values under ids of 32 bytes, forgotten when they are old or too many.
+
+It neither knows what it holds nor how the ids hang together, but for one thing: ids that are given together as a chain
+go leaf first. Each renewal makes an id newer than the ones before it in the list, so the oldest is always a leaf, and a
+block never outlives its parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import unquote, urlsplit
+
+from cache.errors import StoreError
+from cache.memory import MemoryStore
+from cache.redis import RedisStore
+from cache.sqlite import SqliteStore
+
+SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "unix")
+
+
+class Store(Protocol):
+    """What every backend does. All raise StoreError; methods may be called from several threads."""
+
+    backend: str
+    """Its name in metrics."""
+
+    @property
+    def url(self) -> str:
+        """What another process opens to share it."""
+        ...
+
+    def get_many(self, ids: Sequence[bytes]) -> list[bytes | None]:
+        """The values, None where there is none. Renews nothing: it is on a request's way."""
+        ...
+
+    def has_many(self, ids: Sequence[bytes]) -> list[bool]:
+        """Which ids have a value."""
+        ...
+
+    def put_many(self, pairs: Sequence[tuple[bytes, bytes]], renew: Sequence[bytes] = ()) -> None:
+        """Store values and renew a chain, leaf first, in one breath. Raises StoreFullError when there is no room."""
+        ...
+
+    def touch(self, ids: Sequence[bytes]) -> None:
+        """Renew a chain, leaf first: none of it goes before anything that was used earlier."""
+        ...
+
+    def delete(self, ids: Sequence[bytes]) -> None:
+        """Drop values; those that are not there are no error."""
+        ...
+
+    def sweep(self) -> None:
+        """Drop what is past its time and give its space back."""
+        ...
+
+    def size(self) -> int:
+        """Bytes that all values take."""
+        ...
+
+    def read_mark(self) -> str | None:
+        """The fingerprint of the key that the values were sealed under; None when nobody has said."""
+        ...
+
+    def write_mark(self, fingerprint: str) -> None:
+        """Say it."""
+        ...
+
+    def ping(self) -> None:
+        """Raise StoreError unless it answers."""
+        ...
+
+    def interrupt(self) -> None:
+        """End what other threads wait for in it, by an error, as far as possible."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+def check_url(url: str) -> str:
+    """`url`, if it names a store. Raises ValueError, which shows no password."""
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or "://" not in url:
+        raise ValueError("must be sqlite:///PATH, redis://…, rediss://…, unix://PATH or memory://")
+    if parts.scheme == "sqlite" and (parts.netloc or not unquote(parts.path).strip("/")):
+        raise ValueError("must have three slashes and a path: sqlite:///var/lib/samovar/blocks.db")
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        raise ValueError("must have a path: unix:///run/redis/redis.sock")
+    if parts.scheme in ("redis", "rediss") and not parts.hostname:
+        raise ValueError(f"must have a host: {parts.scheme}://HOST:6379/0")
+    return url
+
+
+def shown(url: str) -> str:
+    """`url` as it may be shown: without user, password and options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
+
+
+def open_store(url: str, *, ttl: float, max_bytes: int) -> Store:
+    """The store that `url` names. Raises StoreError when it can't be had, ValueError when `url` names none.
+
+    Values unused for `ttl` seconds go; `max_bytes` bounds files and memory; a Redis has its own `maxmemory`. Files
+    are not opened and servers not asked yet: they may come later.
+    """
+    parts = urlsplit(check_url(url))
+    if parts.scheme == "memory":
+        try:
+            return MemoryStore(ttl=ttl, max_bytes=max_bytes)
+        except OSError as error:
+            raise StoreError(f"cache: no memory file system can be used: {error}") from error
+    if parts.scheme == "sqlite":
+        return SqliteStore(Path(unquote(parts.path)), ttl=ttl, max_bytes=max_bytes)
+    return RedisStore(url, ttl=ttl)

@@ -1,0 +1,175 @@
+"""A real redis-server for one test, and a wire to it that can be made bad."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+class RedisServer:
+    """Debian's redis-server on a unix socket and a free port of loopback, with nothing written to disk."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        """Keep its socket in `folder`; `options` as on its command line."""
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = _free_port()
+        self.socket = folder / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        """Over TCP."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def unix(self) -> str:
+        """Over the unix socket."""
+        return f"unix://{self.socket}?db=0"
+
+    def start(self) -> Self:
+        """Start it and wait until it listens."""
+        found = shutil.which("redis-server")
+        assert found, "redis-server is missing: make test installs it"
+        command = [found, "--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
+        command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder), *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 10
+        while not _listens(self.socket):
+            assert time.monotonic() < until, "redis-server did not start"
+            assert self._process.poll() is None, "redis-server ended"
+            time.sleep(0.01)
+        return self
+
+    def freeze(self) -> None:
+        """Let it answer nothing more."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it, and all that it held."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            self.socket.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+
+@contextmanager
+def wire(target: Path, delay: float) -> Iterator[int]:
+    """A port that leads to the unix socket `target`, with `delay` seconds before every piece that comes back."""
+    ended = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        server = socket.socket(socket.AF_UNIX)
+        with client, server, suppress(OSError):
+            server.connect(str(target))
+            threading.Thread(target=_copy, args=(client, server, 0.0, ended), daemon=True).start()
+            _copy(server, client, delay, ended)
+
+    with listening(serve) as port:
+        yield port
+        ended.set()
+
+
+@contextmanager
+def babbler(answer: bytes, *, drip: float = 0.0) -> Iterator[int]:
+    """A port where whatever is sent is answered with `answer`; with `drip`, a byte at a time, so many seconds apart."""
+    ended = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            while client.recv(1 << 16) and not ended.is_set():
+                for piece in [answer] if not drip else [answer[i : i + 1] for i in range(len(answer))]:
+                    client.sendall(piece)
+                    if ended.wait(drip):
+                        return
+
+    with listening(serve) as port:
+        yield port
+        ended.set()
+
+
+@contextmanager
+def listening(serve: object) -> Iterator[int]:
+    """A free port whose connections are handed to `serve`, each in a thread."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    threading.Thread(target=serve, args=(client,), daemon=True).start()  # type: ignore[arg-type]
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(timeout=5)
+
+
+def make_certificates(folder: Path) -> list[str]:
+    """A certificate for 127.0.0.1 that signs itself, and the options by which redis-server uses it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return ["--tls-cert-file", str(folder / "cert.pem"), "--tls-key-file", str(folder / "key.pem")]
+
+
+def _copy(source: socket.socket, target: socket.socket, delay: float, ended: threading.Event) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            if ended.wait(delay):
+                return
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0

@@ -1,0 +1,191 @@
+"""What every store does, each on the real thing: a file, a redis-server, shared memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache.memory import PREFIX, MemoryStore
+from cache.redis import RedisStore
+from cache.sqlite import SqliteStore
+from cache.store import Store, check_url, open_store, shown
+from tests.redis_server import RedisServer, make_certificates
+
+IDS = [bytes([n]) * 32 for n in range(12)]
+DAY = 86_400.0
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for the tests of this file that do not break it."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "memory", "redis", "unix"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Each backend, empty."""
+    url = {"sqlite": f"sqlite://{tmp_path}/a/blocks.db", "memory": "memory://"}.get(request.param)
+    if url is None:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        url = server.url if request.param == "redis" else server.unix
+    opened = open_store(url, ttl=DAY, max_bytes=64 << 20)
+    if isinstance(opened, RedisStore):
+        opened._client.flushall()
+    yield opened
+    opened.close()
+
+
+def test_what_was_put_is_there_and_what_was_not_is_none(store: Store) -> None:
+    store.put_many([(IDS[0], b"one"), (IDS[1], b"")])
+    assert store.get_many(IDS[:3]) == [b"one", b"", None]
+    assert store.has_many(IDS[:3]) == [True, True, False]
+    assert store.get_many([IDS[2], IDS[0]]) == [None, b"one"]
+
+
+def test_an_id_holds_what_was_put_last(store: Store) -> None:
+    store.put_many([(IDS[0], b"one")])
+    store.put_many([(IDS[0], b"two")])
+    assert store.get_many([IDS[0]]) == [b"two"]
+
+
+def test_what_was_deleted_is_gone_and_the_rest_is_not(store: Store) -> None:
+    store.put_many([(id_, id_) for id_ in IDS[:3]])
+    store.delete([IDS[1], IDS[7]])
+    assert store.has_many(IDS[:3]) == [True, False, True]
+
+
+def test_nothing_can_be_asked_put_renewed_and_deleted(store: Store) -> None:
+    assert (store.get_many([]), store.has_many([])) == ([], [])
+    store.put_many([])
+    store.touch([])
+    store.delete([])
+    store.touch([IDS[0]])
+    store.sweep()
+    store.ping()
+
+
+def test_a_second_process_sees_what_the_first_has_put(store: Store) -> None:
+    store.put_many([(IDS[0], b"one")])
+    code = (
+        "import sys; from cache.store import open_store\n"
+        "store = open_store(sys.argv[1], ttl=86400, max_bytes=1 << 26)\n"
+        "print(store.get_many([bytes(32)]))\n"
+        "store.put_many([(b'x' * 32, b'two')]); store.close()"
+    )
+    subprocess.run([sys.executable, "-c", code, store.url], check=True, capture_output=True, cwd=Path(__file__).parent)
+    assert store.get_many([IDS[0], b"x" * 32]) == [b"one", b"two"]
+
+
+def test_blocks_of_megabytes_come_back_as_they_were(store: Store) -> None:
+    pairs = [(id_, os.urandom(1_570_000)) for id_ in IDS[:8]]
+    store.put_many(pairs)
+    assert store.get_many(IDS[:8]) == [value for _, value in pairs]
+    assert store.size() >= 8 * 1_570_000
+
+
+def test_the_mark_is_what_was_written_last(store: Store) -> None:
+    assert store.read_mark() is None
+    store.write_mark("one")
+    store.write_mark("two")
+    assert store.read_mark() == "two"
+
+
+def test_many_threads_use_one_store_at_once(store: Store) -> None:
+    wrong: list[bytes | None] = []
+
+    def work(n: int) -> None:
+        for _ in range(20):
+            store.put_many([(IDS[n], IDS[n])], [IDS[n]])
+            wrong.extend(value for value in store.get_many([IDS[n]]) if value != IDS[n])
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_memory_is_gone_with_its_owner_and_a_killed_owners_is_swept(tmp_path: Path) -> None:
+    code = (
+        "import sys, os, signal; from pathlib import Path; from cache.memory import MemoryStore\n"
+        "MemoryStore(ttl=1e5, max_bytes=1 << 26, parent=Path(sys.argv[1])).put_many([(bytes(32), b'x')])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, cwd=Path(__file__).parent)
+    assert [path.name.startswith(PREFIX) for path in tmp_path.iterdir()] == [True]
+    one = MemoryStore(ttl=DAY, max_bytes=1 << 26, parent=tmp_path)
+    one.put_many([(IDS[0], b"x")])
+    [folder] = tmp_path.iterdir()
+    assert (folder.stat().st_mode & 0o777, (folder / "blocks.db").exists()) == (0o700, True)
+    two = MemoryStore(ttl=DAY, max_bytes=1 << 26, parent=tmp_path)
+    assert one.get_many([IDS[0]]) == [b"x"]
+    one.close()
+    two.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_redis_speaks_tls_and_takes_a_password_and_neither_is_optional(tmp_path: Path) -> None:
+    options = [*make_certificates(tmp_path), "--tls-auth-clients", "no", "--requirepass", "s3cret"]
+    server = RedisServer(tmp_path)
+    server._options = (*options, "--port", "0", "--tls-port", str(server.port))
+    with server:
+        url = f"rediss://:s3cret@127.0.0.1:{server.port}/0?ssl_ca_certs={tmp_path}/cert.pem"
+        store = RedisStore(url, ttl=DAY)
+        store.put_many([(IDS[0], b"one")])
+        assert store.get_many([IDS[0]]) == [b"one"]
+        store.close()
+        for wrong in (url.partition("?")[0], url.replace("s3cret", "other"), url.replace("rediss", "redis")):
+            other = RedisStore(wrong, ttl=DAY)
+            with pytest.raises(Exception, match="Redis") as caught:
+                other.get_many([IDS[0]])
+            assert "s3cret" not in str(caught.value)
+            other.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "must be sqlite"),
+        ("blocks.db", "must be sqlite"),
+        ("http://x", "must be sqlite"),
+        ("memory:", "must be sqlite"),
+        ("sqlite://blocks.db", "must have three slashes"),
+        ("sqlite:///", "must have three slashes"),
+        ("unix://", "must have a path"),
+        ("redis:///0", "must have a host"),
+        ("rediss://:secret@/0", "must have a host"),
+    ],
+)
+def test_a_url_that_names_no_store_is_refused_without_showing_it(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        check_url(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("redis://user:pass@host:6379/1?ssl_password=x", "redis://host:6379/1"),
+        ("unix:///run/redis.sock?password=x", "unix:///run/redis.sock"),
+        ("sqlite:///var/blocks.db", "sqlite:///var/blocks.db"),
+        ("memory://", "memory://"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, seen: str) -> None:
+    assert shown(check_url(url)) == seen
+
+
+def test_a_path_may_hold_any_letter(tmp_path: Path) -> None:
+    store = open_store(f"sqlite://{tmp_path}/茶%20x/blocks.db", ttl=DAY, max_bytes=1 << 26)
+    store.ping()
+    store.close()
+    assert (tmp_path / "茶 x" / "blocks.db").exists()
+    assert isinstance(store, SqliteStore)
