@@ -50,27 +50,26 @@ class Chain:
         self._root = root
         self._scope = hashlib.sha256(scope.encode()).digest()
         self._public = public
-        self._rest: list[int] = []
+        self.tokens: list[int] = []
         self.full: list[Block] = []
 
     def __len__(self) -> int:
         """Tokens so far."""
-        return self._start(len(self.full)) + len(self._rest)
+        return len(self.tokens)
 
     def extend(self, tokens: Sequence[int]) -> list[Block]:
         """Append token ids; gives the blocks that are full now and were not before."""
-        self._rest += tokens
-        known, used = len(self.full), 0
-        while len(self._rest) - used >= (room := self._room(len(self.full))):
-            self.full += self._prefixes(len(self.full), self._rest[used : used + room], shortest=room)
-            used += room
-        del self._rest[:used]
+        self.tokens += tokens
+        known = len(self.full)
+        while len(self.tokens) - self._start(len(self.full)) >= (room := self._room(len(self.full))):
+            self.full += self._prefixes(len(self.full), room, room)
         return self.full[known:]
 
     @property
     def tail(self) -> Block | None:
         """The unfilled block at the end, if there is one."""
-        return self._prefixes(len(self.full), self._rest, shortest=len(self._rest))[0] if self._rest else None
+        rest = len(self.tokens) - self._start(len(self.full))
+        return self._prefixes(len(self.full), rest, rest)[0] if rest else None
 
     @property
     def blocks(self) -> list[Block]:
@@ -78,12 +77,12 @@ class Chain:
         tail = self.tail
         return [*self.full, tail] if tail else list(self.full)
 
-    def tails(self, depth: int, tokens: Sequence[int]) -> list[Block]:
-        """The unfilled blocks with which a stored chain of `depth` full ones may end, longest first.
+    def tails(self, depth: int) -> list[Block]:
+        """The unfilled blocks with which a stored prefix of `depth` full ones may end, longest first.
 
-        `tokens` are the sequence's own from there on: 127 candidates at most, as it is not known where a turn ended.
+        127 at most: where a turn ended is not known.
         """
-        return self._prefixes(depth, tokens[: self._room(depth) - 1], shortest=1)
+        return self._prefixes(depth, 1, min(self._room(depth) - 1, len(self.tokens) - self._start(depth)))
 
     def _start(self, depth: int) -> int:
         return self.full[depth - 1].end if depth else 0
@@ -93,16 +92,16 @@ class Chain:
         start = self._start(depth)
         return min(BLOCK, self._public - start) if start < self._public else BLOCK
 
-    def _prefixes(self, depth: int, tokens: Sequence[int], *, shortest: int) -> list[Block]:
-        """Blocks of the first `shortest`, … all `tokens` after `depth` full blocks, longest first.
+    def _prefixes(self, depth: int, shortest: int, longest: int) -> list[Block]:
+        """Blocks of `shortest` to `longest` tokens after `depth` full ones, longest first.
 
         Hashed token by token, so that all 127 tails cost 0.2 ms.
         """
         start, parent = self._start(depth), self.full[depth - 1].id if depth else self._root
         shared = start < self._public
         digest = hmac.new(self._key, parent + (PUBLIC if shared else self._scope), "sha256")
-        data, hashed, found = _pack(tokens), 0, []
-        for n in range(shortest, len(tokens) + 1):
+        data, hashed, found = _pack(self.tokens[start : start + longest]), 0, []
+        for n in range(shortest, longest + 1):
             digest.update(data[hashed : n * _TOKEN_BYTES])
             hashed = n * _TOKEN_BYTES
             found.append(Block(digest.digest(), start, start + n, shared))

@@ -1,0 +1,144 @@
+"""The prefix cache: how much of a prompt's KV lies in the store, and what a turn adds to it.
+
+A store that fails is an empty store: nothing here raises, and a request that finds nothing is computed.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cache.blocks import Block, Chain, root
+from cache.errors import StoreError
+from cache.guarded import Guarded
+from cache.keys import KeyRing
+from cache.sealing import Sealer
+
+
+class Stored(NamedTuple):
+    """A block and the engine's own bytes of its KV."""
+
+    block: Block
+    state: bytes
+
+
+class PrefixCache:
+    """Blocks of one model's KV, for a helper thread of its engine: every call may take as long as the store's deadline.
+
+    After a rotation only the newest key counts: blocks are computed again sooner than a secret that leaked is trusted.
+    """
+
+    def __init__(self, store: Guarded, keys: KeyRing, what: Mapping[str, str | int | bool]) -> None:
+        """`what` is all that the state depends on: model digest, package version, KV types, flash attention, rope, …"""
+        self._store = store
+        self._id_key = keys.derive("block ids")[0]
+        self._sealer = Sealer(keys.derive("blocks")[:1])
+        self._root = root(what)
+
+    @property
+    def up(self) -> bool:
+        """Whether the store gives and takes."""
+        return self._store.up
+
+    @property
+    def writable(self) -> bool:
+        """Whether it is worth the while to serialize blocks now."""
+        return self._store.writable
+
+    def chain(self, tokens: Sequence[int], scope: str, *, public: int = 0) -> Chain:
+        """The blocks of `tokens`, whose first `public` are the operator's and shared by all scopes."""
+        chain = Chain(self._id_key, self._root, scope, public=public)
+        chain.extend(tokens)
+        return chain
+
+    def fetch(self, chain: Chain, *, start: int = 0) -> list[Stored]:
+        """The stored blocks that lead on from the first `start` tokens, in order and without a gap.
+
+        The first one is that in which token `start` lies, so it may begin before it; together they reach further than
+        `start`, or there are none.
+        """
+        depth = bisect.bisect_right(chain.full, start, key=lambda block: block.end)
+        try:
+            blocks = self._find(chain, depth, start)
+            if not blocks:
+                return []
+            values = self._store.get_many([block.id for block in blocks])
+        except StoreError:
+            return []
+        found = []
+        for block, value in zip(blocks, values, strict=True):
+            state = None if value is None else self._open(block, value)
+            if state is None:
+                break
+            found.append(Stored(block, state))
+        return found if found and found[-1].block.end > start else []
+
+    def absent(self, blocks: Sequence[Block]) -> list[Block]:
+        """Those of `blocks` that are not stored and would be taken: what else shares them has stored them once."""
+        if not blocks or not self.writable:
+            return []
+        try:
+            present = self._store.has_many([block.id for block in blocks])
+        except StoreError:
+            return []
+        return [block for block, has in zip(blocks, present, strict=True) if not has]
+
+    def keep(self, chain: Chain, states: Sequence[Stored]) -> bool:
+        """Store blocks of `chain` and renew all of it; False when the store does not take them."""
+        pairs = [(block.id, self._sealer.seal(state, block.id)) for block, state in states]
+        try:
+            self._store.put_many(pairs, [block.id for block in reversed(chain.blocks)])
+        except StoreError:
+            return False
+        return True
+
+    def renew(self, chain: Chain) -> bool:
+        """Note that `chain` was used."""
+        return self.keep(chain, [])
+
+    def forget(self, chain: Chain, *, start: int = 0) -> bool:
+        """Delete the tenant's own blocks that reach beyond the first `start` tokens; what is public is nobody's."""
+        own = [block.id for block in chain.blocks if not block.shared and block.end > start]
+        return self._delete(own)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def _find(self, chain: Chain, depth: int, start: int) -> list[Block]:
+        """The longest stored run of blocks after `depth` full ones that ends beyond `start`. Raises StoreError.
+
+        Where a turn ended is not known. Mostly it did in the last block, so that one's tails are asked for at once.
+        """
+        full, tails = chain.full[depth:], _beyond(start, chain.tails(len(chain.full)))
+        present = self._store.has_many([block.id for block in (*full, *tails)])
+        run = present.index(False) if False in present[: len(full)] else len(full)
+        if run < len(full):
+            tails = _beyond(start, chain.tails(depth + run))
+            present = self._store.has_many([block.id for block in tails])
+        else:
+            present = present[len(full) :]
+        return [*full[:run], *[tail for tail, has in zip(tails, present, strict=True) if has][:1]]
+
+    def _open(self, block: Block, value: bytes) -> bytes | None:
+        started = time.monotonic()
+        state = self._sealer.open(value, block.id)
+        if state is None:
+            self._store.count("open", "corrupt", time.monotonic() - started, len(value))
+            self._delete([block.id])
+        return state
+
+    def _delete(self, ids: Sequence[bytes]) -> bool:
+        if not ids:
+            return True
+        try:
+            self._store.delete(ids)
+        except StoreError:
+            return False
+        return True
+
+
+def _beyond(start: int, blocks: Sequence[Block]) -> list[Block]:
+    return [block for block in blocks if block.end > start]
