@@ -26,7 +26,8 @@ PROMPT: Final = "> "
 LONGEST_SEQUENCE: Final = 256
 """Characters of an unfinished escape sequence that are held back; one without an end can't swallow an answer."""
 _SEQUENCE: Final = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)")
-_UNFINISHED: Final = re.compile(r"(?:\x1b|(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*\x1b?)\Z")
+_UNFINISHED: Final = r"(?:\x1b|(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*\x1b?)\Z"
+_EITHER: Final = re.compile(f"{_SEQUENCE.pattern}|(?P<begun>{_UNFINISHED})")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -39,10 +40,11 @@ class PlainText:
 
     def feed(self, piece: str) -> str:
         """What of the text so far may be shown."""
-        text = _SEQUENCE.sub("", self._held + piece)
-        unfinished = _UNFINISHED.search(text)
-        self._held = unfinished[0] if unfinished and len(unfinished[0]) <= LONGEST_SEQUENCE else ""
-        return _CONTROL.sub("", text[: len(text) - len(self._held)])
+        text = self._held + piece
+        # From left to right: what follows an unfinished sequence belongs to it, what precedes a whole one is over.
+        begun = next((match["begun"] for match in _EITHER.finditer(text) if match["begun"]), "")
+        self._held = begun if len(begun) <= LONGEST_SEQUENCE else ""
+        return _CONTROL.sub("", _SEQUENCE.sub("", text[: len(text) - len(self._held)]))
 
     def finish(self) -> str:
         """The rest, when nothing more comes."""
