@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import msgspec
@@ -198,6 +198,8 @@ class Guarded:
             raise self._skipped(operation) from error
         try:
             result = future.result(seconds)
+        except CancelledError as error:  # likewise
+            raise self._skipped(operation) from error
         except TimeoutError:
             future.cancel()
             self._fail(StoreError(f"no answer within {seconds:.2f} s"))
@@ -243,7 +245,7 @@ class Guarded:
                 self._store.interrupt()
             except StoreError as error:
                 self.reason = str(error)
-            except RuntimeError:  # closed meanwhile
+            except (RuntimeError, CancelledError):  # closed meanwhile
                 return
             else:
                 with self._state:

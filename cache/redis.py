@@ -164,6 +164,6 @@ def _told() -> Iterator[None]:
         raise StoreError("cache: Redis does not answer in time") from error
     except RedisConnectionError as error:
         raise StoreError(f"cache: Redis can't be reached: {error}") from error
-    except (RedisError, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        # Garbage can fail anywhere in the parser and in what reads its output.
+    except (RedisError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        # Garbage, or a connection that `interrupt` cut, can fail anywhere in the parser and in what reads its output.
         raise StoreError(f"cache: what answers is no Redis: {type(error).__name__}") from error
