@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,19 +18,21 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
+from cache import StoreError
 from engine import EnginePool, EngineProcess, State
 from gateway import served
 from gateway.admission import Admission
 from gateway.caller import caller_of
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
+from gateway.house import House, new_id
 from gateway.metrics import Metrics
+from gateway.responses import Responses
 from gateway.sessions import Sessions
 from gateway.settings import LOOPBACK, Settings
 from gateway.transport.callers import Callers
 from gateway.transport.doors import Doors
 from gateway.transport.websocket import Connection
-from gateway.turn import House
 
 WEB: Final = Path(__file__).parent / "web"
 PAGE_HEADERS: Final = {
@@ -40,8 +43,8 @@ PAGE_HEADERS: Final = {
 }
 
 
-def build(settings: Settings) -> tuple[Starlette, House]:
-    """The app and what it works with; engines start when first needed.
+def build(settings: Settings) -> tuple[Starlette, Responses]:
+    """The app and the responses that it gives; engines start when first needed.
 
     Raises ModelNotAvailableError, ModelLoadError, TemplateError or StoreError.
     """
@@ -64,7 +67,12 @@ def build(settings: Settings) -> tuple[Starlette, House]:
         pool=pool,
         dispatcher=dispatcher,
         admission=admission,
-        conversations=Conversations(model.prompt, limit=model.context, instructions=settings.instructions),
+        conversations=Conversations(
+            model.prompt,
+            limit=model.context,
+            instructions=settings.instructions,
+            item_id=partial(new_id, "msg"),
+        ),
         metrics=metrics,
     )
     metrics.watch(pool)
@@ -72,13 +80,18 @@ def build(settings: Settings) -> tuple[Starlette, House]:
     metrics.running.set_function(lambda: admission.running)
     for name, value in (("queue_limit", settings.queue_limit), ("cores", settings.cores), ("kv_cells", model.cells)):
         metrics.limit.labels(name).set(value)
-    return Starlette(routes=_routes(house), middleware=_middleware(settings), lifespan=_lifespan(house)), house
+    responses = Responses(house, grace=settings.resume_grace)
+    routes, middleware = _routes(house, responses), _middleware(settings)
+    return Starlette(routes=routes, middleware=middleware, lifespan=_lifespan(house, responses)), responses
 
 
-def _lifespan(house: House) -> Lifespan[Starlette]:
+def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        with suppress(StoreError):  # every request will tell
+            await house.sessions.interrupted()
         yield
+        await responses.close(within=0)
         await house.pool.close()
         house.sessions.close()
 
@@ -93,14 +106,14 @@ def _middleware(settings: Settings) -> Sequence[Middleware]:
     return [doors, Middleware(CORSMiddleware, allow_origins=settings.allowed_origins), Middleware(Callers)]
 
 
-def _routes(house: House) -> list[BaseRoute]:
-    async def responses(socket: WebSocket) -> None:
+def _routes(house: House, responses: Responses) -> list[BaseRoute]:
+    async def connection(socket: WebSocket) -> None:
         await socket.accept()
         with house.metrics.connections.track_inprogress():
-            await Connection(house, socket, caller=caller_of(socket)).serve()
+            await Connection(responses, socket, caller=caller_of(socket)).serve()
 
     return [
-        WebSocketRoute("/v1/responses", responses),
+        WebSocketRoute("/v1/responses", connection),
         *(Route(path, handler) for path, handler in _handlers(house).items()),
         Mount("/static", StaticFiles(directory=WEB)),
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.prompt import Message, Prompt, TemplateError
+from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.sessions import Turn
 
@@ -18,75 +19,81 @@ class Context:
     """A prompt ready to be computed."""
 
     ids: list[int]
-    messages: list[Message]
+    items: list[Item]
     """The conversation without instructions, as far as it was kept."""
     known: int
     """Tokens of it that the model saw before."""
     began: int
     """When the conversation began, seconds of the epoch."""
+    ended_by: str = "assistant"
+    """Role of the message with which its ids end, once it is answered or encoded."""
 
 
 class Conversations:
     """Builds contexts of at most `limit` tokens, an answer of at least one token included."""
 
-    def __init__(self, prompt: Prompt, *, limit: int, instructions: str) -> None:
-        """`instructions` are the operator's own, put before everybody's."""
+    def __init__(self, prompt: Prompt, *, limit: int, instructions: str, item_id: Callable[[], str]) -> None:
+        """`instructions` are the operator's own, put before everybody's; `item_id` gives ids for what users say."""
         self._prompt = prompt
         self._limit = limit
         self._instructions = instructions
+        self._item_id = item_id
 
     def context(self, request: ResponseCreate, previous: tuple[Turn, list[int] | None] | None, *, now: int) -> Context:
-        """The context of `request` after `previous`. Raises InvalidRequestError, ContextLengthExceededError."""
-        new = [Message(role=_role(m.role), content=m.text) for m in request.messages]
+        """The context of `request` after `previous`. Raises InvalidRequestError or ContextLengthExceededError."""
+        new = [input_item(message, item_id=self._item_id()) for message in request.messages]
         turn, known = previous or (None, None)
         began = turn.began if turn else now
-        messages = [*(turn.history if turn else []), *new]
+        items = [*(turn.items if turn else []), *new]
+        answer = not request.prepares
         try:
             if turn is not None and known is not None and turn.instructions == request.instructions:
-                ids = known + self._prompt.follow_up(new, date=_date(began))
+                ids = known + self._prompt.follow_up(
+                    messages(new), date=_date(began), after=turn.ended_by, answer=answer
+                )
             else:
-                known, ids = None, self._whole(request, messages, began)
+                known, ids = None, self._whole(request, items, began)
             if len(ids) >= self._limit and request.truncation == "auto":
                 known = None
-                messages, ids = self._truncated(request, messages, began)
+                items, ids = self._truncated(request, items, began)
         except TemplateError as error:
             raise InvalidRequestError(
                 f"the model's chat template refuses these messages: {error}", param="input"
             ) from error
+        if not ids:
+            raise InvalidRequestError("input: there is nothing to encode", param="input")
         if len(ids) >= self._limit:
             raise ContextLengthExceededError(
                 f"the prompt has {len(ids)} tokens, and with at least one of the answer {self._limit} is the limit; "
                 'shorten it, or let `truncation: "auto"` drop the oldest turns',
                 param="input",
             )
-        return Context(ids, messages, len(known or ()), began)
+        ended_by = _ended_by(new, turn) if request.prepares else "assistant"
+        return Context(ids, items, len(known or ()), began, ended_by)
 
-    def _whole(self, request: ResponseCreate, messages: Sequence[Message], began: int) -> list[int]:
+    def _whole(self, request: ResponseCreate, items: Sequence[Item], began: int) -> list[int]:
         system = "\n\n".join(text for text in (self._instructions, request.instructions) if text)
         first = [Message(role="system", content=system)] if system else []
-        return self._prompt.whole([*first, *messages], date=_date(began))
+        return self._prompt.whole([*first, *messages(items)], date=_date(began), answer=not request.prepares)
 
-    def _truncated(
-        self, request: ResponseCreate, messages: list[Message], began: int
-    ) -> tuple[list[Message], list[int]]:
+    def _truncated(self, request: ResponseCreate, items: list[Item], began: int) -> tuple[list[Item], list[int]]:
         """Drop the oldest turns down to half of the limit at once, so that the next turns can be appended again."""
-        kept = [m for m in messages[: _first_user(messages)] if m["role"] == "system"]
-        starts = [i for i, m in enumerate(messages) if m["role"] == "user"] or [0]
+        starts = [i for i, item in enumerate(items) if item.get("role") == "user"] or [0]
+        kept = [item for item in items[: starts[0]] if item.get("role") in ("system", "developer")]
 
         def fits(start: int) -> bool:
-            return len(self._whole(request, [*kept, *messages[start:]], began)) <= self._limit // 2
+            return len(self._whole(request, [*kept, *items[start:]], began)) <= self._limit // 2
 
         cut = starts[min(bisect.bisect_left(starts, True, key=fits), len(starts) - 1)]
-        rest = [*kept, *messages[cut:]]
+        rest = [*kept, *items[cut:]]
         return rest, self._whole(request, rest, began)
 
 
-def _first_user(messages: Sequence[Message]) -> int:
-    return next((i for i, m in enumerate(messages) if m["role"] == "user"), 0)
-
-
-def _role(role: str) -> str:
-    return "system" if role == "developer" else role
+def _ended_by(new: Sequence[Item], previous: Turn | None) -> str:
+    """Whose message is the last one where nothing is answered."""
+    if new:
+        return messages(new)[-1]["role"]
+    return previous.ended_by if previous is not None else "system"
 
 
 def _date(began: int) -> Callable[[str], str]:

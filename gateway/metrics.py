@@ -53,6 +53,11 @@ class Metrics:
         """Tell the pool's state whenever Prometheus asks."""
         self.registry.register(_Engines(pool))
 
+    def ended(self, route: str, status: str, code: str, *, seconds: float) -> None:
+        """Count a request that ended, with the `code` of its error, if any, `seconds` after it came."""
+        self.requests.labels(route, status, code).inc()
+        self.seconds.observe(seconds)
+
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -61,21 +61,26 @@ class Prompt:
         self._tokenizer = tokenizer
         self._mark = mark
 
-    def whole(self, messages: Sequence[Message], *, date: Callable[[str], str]) -> list[int]:
-        """Ids of a conversation from its beginning, ready for an answer. Raises TemplateError."""
-        return self._tokenize(self._render(messages, date))
+    def whole(self, messages: Sequence[Message], *, date: Callable[[str], str], answer: bool = True) -> list[int]:
+        """Ids of a conversation from its beginning, ready for an answer. Raises TemplateError.
 
-    def follow_up(self, messages: Sequence[Message], *, date: Callable[[str], str]) -> list[int]:
-        """Ids to append after an answer's last content token: end of turn, new messages, start of the next answer.
-
-        They are what a fixed two-turn example grows by. Raises TemplateError.
+        Without `answer` they end with the last message's content, so that any follow-up begins with them.
         """
-        example = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-        spans = self._render([*example, *messages], date)
-        answer = next(i for i, span in enumerate(spans) if span.outside and span.text == "y")
-        return self._tokenize(spans[answer + 1 :])
+        return self._tokenize(self._render(messages, date, answer=answer))
 
-    def _render(self, messages: Sequence[Message], date: Callable[[str], str]) -> list[Span]:
+    def follow_up(
+        self, messages: Sequence[Message], *, date: Callable[[str], str], after: str = "assistant", answer: bool = True
+    ) -> list[int]:
+        """Ids to append after the last content token of a message by `after`: its end, then `messages`.
+
+        They are what a fixed example grows by; `answer` as for `whole`. Raises TemplateError.
+        """
+        example = [{"role": "user", "content": "x"}] if after == "assistant" else []
+        spans = self._render([*example, {"role": after, "content": "y"}, *messages], date, answer=answer)
+        last = next(i for i, span in enumerate(spans) if span.outside and span.text == "y")
+        return self._tokenize(spans[last + 1 :])
+
+    def _render(self, messages: Sequence[Message], date: Callable[[str], str], *, answer: bool) -> list[Span]:
         secret = self._mark()
         texts: list[str] = []
 
@@ -91,13 +96,17 @@ class Prompt:
         hidden: list[dict[str, Any]] = [{**message, "content": hide(message["content"])} for message in messages]
         try:
             rendered = self._template.render(
-                messages=hidden, add_generation_prompt=True, enable_thinking=False, strftime_now=date
+                messages=hidden, add_generation_prompt=answer, enable_thinking=False, strftime_now=date
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise TemplateError(str(error)) from error
         parts = re.split(rf"{secret}\.(\d+);", rendered)
         spans = [Span(texts[int(part)], True) if i % 2 else Span(part, False) for i, part in enumerate(parts)]
-        return [span for span in spans if span.text]
+        spans = [span for span in spans if span.text]
+        if not answer:
+            while spans and not spans[-1].outside:
+                spans.pop()
+        return spans
 
     def _tokenize(self, spans: Sequence[Span]) -> list[int]:
         return [i for span in spans for i in self._tokenizer.tokenize(span.text, special=not span.outside)]

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
     queue_limit: int = Field(64, ge=0, le=100_000, description="requests that may wait")
     queue_timeout: float = Field(60, gt=0, le=86_400, description="seconds that a request may wait")
+    resume_grace: float = Field(30, ge=0, le=86_400, description="seconds for which a lost connection cancels nothing")
     allow_anonymous: bool = Field(False, description="serve beyond loopback without API keys")
     allowed_origins: Words = Field([], description="origins of pages that may call, beside the gateway's own")
     allowed_hosts: Words = Field([], description="names in `Host` that are answered, beside loopback and `host`")

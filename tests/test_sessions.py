@@ -6,11 +6,22 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cache import StoreError
+from gateway.protocol.items import text_item
 from gateway.sessions import Sessions, Turn
 
-TURN = Turn("resp_1", None, 1, 1, None, [{"role": "user", "content": "茶炊"}], {"id": "resp_1"})
+TURN = Turn(
+    id="resp_1",
+    previous=None,
+    created_at=1,
+    began=1,
+    instructions=None,
+    items=[text_item("茶炊", item_id="msg_1")],
+    input=0,
+    response={"id": "resp_1", "status": "completed"},
+)
 IDS = [1, 151_935, 7]
 
 
@@ -46,6 +57,42 @@ async def test_a_second_turn_of_the_same_id_is_refused_and_the_first_kept(tmp_pa
     with pytest.raises(StoreError):
         await sessions.add("one", TURN, [9])
     assert await sessions.get("one", "resp_1") == (TURN, IDS)
+    sessions.close()
+
+
+async def test_a_turn_left_unended_is_marked_at_the_next_start(tmp_path: Path) -> None:
+    running = replace(TURN, response={"id": "resp_1", "status": "in_progress"})
+    sessions = Sessions(tmp_path / "c.db", "v1")
+    await sessions.begin("one", running)
+    sessions.close()
+    again = Sessions(tmp_path / "c.db", "v1")
+    assert await again.interrupted() == 1
+    assert await again.interrupted() == 0
+    found = await again.get("one", "resp_1")
+    assert found is not None
+    assert found[0].response["status"] == "incomplete"
+    assert found[0].response["incomplete_details"] == {"reason": "interrupted"}
+    assert found[1] is None
+    again.close()
+
+
+async def test_a_gateway_taken_for_dead_may_still_end_its_turn(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path / "c.db", "v1")
+    await sessions.begin("one", replace(TURN, response={"id": "resp_1", "status": "in_progress"}))
+    await sessions.interrupted()
+    await sessions.add("one", TURN, IDS)
+    assert await sessions.get("one", "resp_1") == (TURN, IDS)
+    assert await sessions.interrupted() == 0
+    sessions.close()
+
+
+async def test_a_deleted_turn_is_gone_and_only_its_owner_can_delete_it(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path / "c.db", "v1")
+    await sessions.add("one", TURN, IDS)
+    assert not await sessions.delete("two", "resp_1")
+    assert await sessions.delete("one", "resp_1")
+    assert not await sessions.delete("one", "resp_1")
+    assert await sessions.get("one", "resp_1") is None
     sessions.close()
 
 

@@ -18,16 +18,23 @@ from gateway.app import build
 from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
 from gateway.prompt import TemplateError
+from gateway.responses import Responses
 from gateway.settings import Settings
 
-GRACE_SECONDS: Final = 10
-"""How long running answers may take to end after SIGTERM."""
+GRACE_SECONDS: Final = 30
+"""How long running answers may take to end after SIGTERM; a service manager's patience is 90 s."""
+FAREWELL_SECONDS: Final = 0.2
+"""For the last events and the close frames that send clients away."""
+LAST_SECONDS: Final = 5
+"""How long connections that do not close may hold up the end."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn that says when it listens, and ends well on a signal instead of raising it again."""
+    """uvicorn that says when it listens, drains on a signal, and ends well instead of raising it again."""
 
     greeting = ""
+    responses: Responses
+    _draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
@@ -37,11 +44,26 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask for the end; a second one insists."""
+        """SIGINT and SIGTERM let running answers end; a second one ends them, a third leaves at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            loop.add_signal_handler(number, self._signalled)
         yield
+
+    def _signalled(self) -> None:
+        if self._draining is None:
+            # uvicorn closes every socket when it begins to shut down, so those that still answer come first.
+            self._draining = asyncio.create_task(self._drain())
+        else:
+            self.force_exit = self.should_exit
+            self._draining.cancel()
+
+    async def _drain(self) -> None:
+        try:
+            await self.responses.close(within=GRACE_SECONDS)
+            await asyncio.sleep(FAREWELL_SECONDS)
+        finally:
+            self.should_exit = True
 
 
 def run(settings: Settings) -> int:
@@ -51,7 +73,7 @@ def run(settings: Settings) -> int:
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
     try:
-        app, _ = build(settings)
+        app, responses = build(settings)
     except (ModelNotAvailableError, TemplateError, EngineError, StoreError) as error:
         raise CommandError(str(error)) from error
     config = uvicorn.Config(
@@ -65,9 +87,10 @@ def run(settings: Settings) -> int:
         ws_ping_timeout=20.0,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
     )
     server = Server(config)
+    server.responses = responses
     server.greeting = f"Samovar: {settings.url} — open it in a browser, or run: samovar chat"
     if settings.model == EMBEDDED:
         server.greeting += f"\n{GET_QWEN}"

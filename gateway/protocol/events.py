@@ -1,11 +1,16 @@
-"""One response as the events of the contract, in the only order they may come."""
+"""One response as the events of the contract, in the only order they may come.
+
+An answer is a row of output items. Another kind of item is another class beside `MessageItem`: `ResponseEvents.open`
+takes any.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.errors import ApiError
+from gateway.protocol.items import Item, text_item
 from gateway.protocol.requests import ResponseCreate
 
 Event = dict[str, Any]
@@ -30,11 +35,74 @@ class Usage:
         }
 
 
-class ResponseEvents:
-    """Numbers and shapes the events of one text answer.
+class OutputItem(Protocol):
+    """One item of an answer as it grows: each method gives the fields of the events that tell it."""
 
-    `response_id` and `message_id` are `resp_` and `msg_` ids; `created_at` is in seconds of the epoch; `temperature`
-    and `top_p` are the values in force.
+    def opened(self) -> list[Event]:
+        """It begins."""
+
+    def delta(self, text: str) -> Event:
+        """More of it."""
+
+    def closed(self, status: str) -> list[Event]:
+        """It is whole, or `incomplete`."""
+
+    def body(self, status: str) -> Item:
+        """All of it so far."""
+
+
+class MessageItem:
+    """Text for the user; `item_id` is a `msg_` id."""
+
+    def __init__(self, item_id: str) -> None:
+        """Begin empty."""
+        self._id = item_id
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """All of it so far."""
+        return "".join(self._texts)
+
+    def opened(self) -> list[Event]:
+        """The item, then its only part."""
+        item = {**self.body("in_progress"), "content": []}
+        return [
+            {"type": "response.output_item.added", "item": item},
+            self._part("response.content_part.added", part=self._content("")),
+        ]
+
+    def delta(self, text: str) -> Event:
+        """More text."""
+        self._texts.append(text)
+        return self._part("response.output_text.delta", delta=text, logprobs=[])
+
+    def closed(self, status: str) -> list[Event]:
+        """The text, the part and the item, whole."""
+        item = self.body(status)
+        return [
+            self._part("response.output_text.done", text=self.text, logprobs=[]),
+            self._part("response.content_part.done", part=self._content(self.text)),
+            {"type": "response.output_item.done", "item": item},
+        ]
+
+    def body(self, status: str) -> Item:
+        """As it is listed and stored."""
+        return text_item(self.text, item_id=self._id, status=status)
+
+    def _part(self, kind: str, **fields: Any) -> Event:
+        return {"type": kind, "item_id": self._id, "content_index": 0, **fields}
+
+    @staticmethod
+    def _content(text: str) -> dict[str, Any]:
+        return {"type": "output_text", "text": text, "annotations": []}
+
+
+class ResponseEvents:
+    """Shapes the events of one answer: any number of output items, one after the other. The log numbers them.
+
+    `response_id` is a `resp_` id; `created_at` is in seconds of the epoch; `temperature` and `top_p` are the values in
+    force.
     """
 
     def __init__(
@@ -42,18 +110,14 @@ class ResponseEvents:
         request: ResponseCreate,
         *,
         response_id: str,
-        message_id: str,
         model: str,
         created_at: int,
         temperature: float,
         top_p: float,
         max_output_tokens: int,
     ) -> None:
-        """Begin with nothing sent."""
-        self._sequence = -1
-        self._text: list[str] = []
-        self._message_id = message_id
-        self._open = False
+        """Begin with nothing told."""
+        self._open: OutputItem | None = None
         self._response: dict[str, Any] = {
             "id": response_id,
             "object": "response",
@@ -79,9 +143,10 @@ class ResponseEvents:
         }
 
     @property
-    def text(self) -> str:
-        """All of the answer so far."""
-        return "".join(self._text)
+    def response(self) -> dict[str, Any]:
+        """The response as it stands, the item that grows included."""
+        growing = [self._open.body("in_progress")] if self._open is not None else []
+        return {**self._response, "output": [*self._response["output"], *growing]}
 
     def created(self) -> Event:
         """The request is taken; its id is known from here on."""
@@ -92,69 +157,57 @@ class ResponseEvents:
         extra = {"queue_position": position, "estimated_wait_seconds": round(seconds, 1)}
         return {**self._about("response.queued", "queued"), **extra}
 
-    def in_progress(self) -> list[Event]:
-        """An engine has it: the answer's item and its text part begin."""
-        self._open = True
-        item = self._item("in_progress", [])
-        return [
-            self._about("response.in_progress", "in_progress"),
-            self._event("response.output_item.added", output_index=0, item=item),
-            self._part("response.content_part.added", part=_text_part("")),
-        ]
+    def in_progress(self) -> Event:
+        """An engine has it."""
+        return self._about("response.in_progress", "in_progress")
+
+    def open(self, item: OutputItem) -> list[Event]:
+        """Another item of the answer begins; the one before it is closed."""
+        self._open = item
+        return [self._of_item(event) for event in item.opened()]
 
     def delta(self, text: str) -> Event:
-        """More of the answer."""
-        self._text.append(text)
-        return self._part("response.output_text.delta", delta=text, logprobs=[])
+        """More of the item that is open."""
+        assert self._open is not None, "an item was opened"  # noqa: S101
+        return self._of_item(self._open.delta(text))
+
+    def close(self, status: str = "completed") -> list[Event]:
+        """The item that is open, if any, is `completed` or `incomplete`."""
+        if self._open is None:
+            return []
+        item, events = self._open, [self._of_item(event) for event in self._open.closed(status)]
+        self._open = None
+        self._response["output"] = [*self._response["output"], item.body(status)]
+        return events
 
     def completed(self, usage: Usage) -> list[Event]:
-        """The model ended its answer."""
+        """The model ended its answer, or there was only a context to encode."""
         return self._ended("response.completed", "completed", usage)
 
-    def incomplete(self, usage: Usage, reason: str) -> list[Event]:
-        """The answer was ended for `reason`: max_output_tokens or cancelled."""
-        self._response["incomplete_details"] = {"reason": reason}
+    def incomplete(self, usage: Usage, reason: str, explanation: str | None = None) -> list[Event]:
+        """The answer was ended for `reason`: max_output_tokens, steered or cancelled; `explanation` says more."""
+        details = {"reason": reason} if explanation is None else {"reason": reason, "message": explanation}
+        self._response["incomplete_details"] = details
         return self._ended("response.incomplete", "cancelled" if reason == "cancelled" else "incomplete", usage)
 
     def failed(self, error: ApiError) -> list[Event]:
         """It was taken, and cannot be answered."""
         self._response["error"] = {"code": error.code, "message": error.message}
-        return [self._about("response.failed", "failed")]
+        self._response["incomplete_details"] = None
+        return [*self.close("incomplete"), self._about("response.failed", "failed")]
 
     def _ended(self, kind: str, status: str, usage: Usage) -> list[Event]:
         self._response["usage"] = usage.body()
-        events = []
-        if self._open:
-            part = _text_part(self.text)
-            item = self._item("completed" if status == "completed" else "incomplete", [part])
-            self._response["output"] = [item]
-            events = [
-                self._part("response.output_text.done", text=self.text, logprobs=[]),
-                self._part("response.content_part.done", part=part),
-                self._event("response.output_item.done", output_index=0, item=item),
-            ]
-        return [*events, self._about(kind, status)]
-
-    def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self._message_id, "type": "message", "role": "assistant", "status": status, "content": content}
+        return [*self.close("completed" if status == "completed" else "incomplete"), self._about(kind, status)]
 
     def _about(self, kind: str, status: str) -> Event:
         self._response["status"] = status
-        return self._event(kind, response=dict(self._response))
+        return {"type": kind, "response": dict(self._response)}
 
-    def _part(self, kind: str, **fields: Any) -> Event:
-        return self._event(kind, item_id=self._message_id, output_index=0, content_index=0, **fields)
-
-    def _event(self, kind: str, **fields: Any) -> Event:
-        self._sequence += 1
-        return {"type": kind, "sequence_number": self._sequence, **fields}
+    def _of_item(self, event: Event) -> Event:
+        return {**event, "output_index": len(self._response["output"])}
 
 
-def refusal(error: ApiError, *, response_id: str | None = None) -> Event:
-    """The `error` event of a request that was not taken."""
-    event = {"type": "error", "status": error.status, "error": error.body()}
-    return event if response_id is None else {**event, "response_id": response_id}
-
-
-def _text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": []}
+def refusal(error: ApiError, **address: str) -> Event:
+    """The `error` event of a message that was not taken; `address` is the lane and response that it named."""
+    return {"type": "error", "status": error.status, "error": error.body(), **address}

@@ -1,4 +1,4 @@
-"""What a client may say over the WebSocket, checked field by field."""
+"""What a client may say, over the WebSocket or as the body of an HTTP request, checked field by field."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Text512 = Annotated[str, Meta(max_length=512)]
 Key64 = Annotated[str, Meta(max_length=64)]
+StreamId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,256}\Z")]
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text", forbid_unknown_fields=True):
@@ -44,10 +45,16 @@ class InputMessage(msgspec.Struct, frozen=True):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
-    """A request for an answer."""
+class PromptCacheOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the prompt is cached; only that it be encoded ahead can be asked for."""
 
-    input: str | Annotated[list[InputMessage], Meta(min_length=1, max_length=1024)]
+    prewarm: bool | None = None
+
+
+class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
+    """A request for an answer, or with `generate: false` for one to be prepared."""
+
+    input: str | Annotated[list[InputMessage], Meta(max_length=1024)] | None = None
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -65,11 +72,21 @@ class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.cr
     metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    generate: bool | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
+    stream_id: StreamId | None = None
 
     @property
     def messages(self) -> list[InputMessage]:
         """The input as messages: a bare string is a user's."""
-        return [InputMessage("user", self.input)] if isinstance(self.input, str) else list(self.input)
+        return [InputMessage("user", self.input)] if isinstance(self.input, str) else list(self.input or ())
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the context is only to be encoded ahead, and nothing answered."""
+        return self.generate is False or (
+            self.prompt_cache_options is not None and bool(self.prompt_cache_options.prewarm)
+        )
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -78,7 +95,7 @@ class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.cr
 
 
 class ResponseCancel(msgspec.Struct, frozen=True, tag="response.cancel", forbid_unknown_fields=True):
-    """End a running answer."""
+    """End a running answer, whatever its lane."""
 
     response_id: str
 
@@ -104,6 +121,11 @@ _BY_TYPE: Final[dict[str, type[ClientMessage]]] = {
 
 def parse(data: str | bytes) -> ClientMessage:
     """One frame as a message. Raises ApiError, after which the next frame is as welcome as ever."""
+    return read(decode(data))
+
+
+def decode(data: str | bytes) -> dict[str, Any]:
+    """A JSON object. Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError."""
     size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass"))
     if size > MAX_MESSAGE:
         raise MessageTooLargeError(f"a message of {size} bytes is over the limit of {MAX_MESSAGE}")
@@ -113,6 +135,17 @@ def parse(data: str | bytes) -> ClientMessage:
         raise InvalidJsonError(f"the message is not valid JSON: {error}") from error
     if not isinstance(raw, dict):
         raise InvalidRequestError("a message is a JSON object")
+    return raw
+
+
+def address(raw: dict[str, Any]) -> dict[str, str]:
+    """The lane and the response that a message names, valid or not: an error about it has to name them too."""
+    named = {name: raw.get(name) for name in ("stream_id", "response_id")}
+    return {name: value for name, value in named.items() if isinstance(value, str) and len(value) <= 256}
+
+
+def read(raw: dict[str, Any]) -> ClientMessage:
+    """A decoded frame as a message. Raises InvalidRequestError or UnsupportedParameterError."""
     kind = raw.get("type")
     target = _BY_TYPE.get(kind) if isinstance(kind, str) else None
     if target is None:
@@ -137,6 +170,14 @@ def _convert(body: dict[str, Any], target: type[ClientMessage]) -> ClientMessage
         raise InvalidRequestError(f"{param}: {text}" if param else text, param=param) from error
     except RecursionError as error:
         raise InvalidRequestError("the message is nested too deeply") from error
-    if isinstance(message, ResponseCreate) and not all(message.stops):
-        raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
+    if isinstance(message, ResponseCreate):
+        _check(message)
     return message
+
+
+def _check(request: ResponseCreate) -> None:
+    """What the types of its fields do not say."""
+    if not all(request.stops):
+        raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
+    if not request.messages and not request.prepares and request.previous_response_id is None:
+        raise InvalidRequestError("input: there is nothing to answer", param="input")

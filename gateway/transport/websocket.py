@@ -3,112 +3,145 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import MutableMapping
-from contextlib import suppress
 from typing import Final
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from engine import EngineProcess
 from gateway.caller import Caller
-from gateway.errors import ApiError, InvalidRequestError, QueueFullError
-from gateway.protocol.events import Event, refusal
-from gateway.protocol.requests import ResponseCancel, ResponseCreate, parse
-from gateway.turn import House, Stored, TurnRunner
+from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
+from gateway.protocol.events import refusal
+from gateway.protocol.lanes import Lanes
+from gateway.protocol.log import Reader
+from gateway.protocol.outbox import Outbox
+from gateway.protocol.requests import ResponseCancel, ResponseCreate, address, decode, read
+from gateway.responses import Responses, Running
+from gateway.unstored import Unstored
 
-PENDING: Final = 16
-"""Requests of one connection that may wait behind the one being answered."""
-UNSTORED: Final = 64
-"""Responses with `store: false` that a connection can still continue; the oldest go."""
 SEND_SECONDS: Final = 30.0
 """A client that takes nothing for so long is gone."""
-
-
-class Bounded(OrderedDict[str, Stored]):
-    """The connection's own responses, the newest UNSTORED of them."""
-
-    def __setitem__(self, key: str, value: Stored) -> None:
-        """Keep one more and let the oldest go."""
-        super().__setitem__(key, value)
-        if len(self) > UNSTORED:
-            self.popitem(last=False)
+RESTARTING: Final = 1012
+"""The close code on which clients connect again: service restart."""
 
 
 class Connection:
-    """One socket: a reader that never waits for an answer, and a worker that answers in order."""
+    """One socket. It reads and never waits for an answer; a writer is at work while there is something to send."""
 
-    def __init__(self, house: House, socket: WebSocket, *, caller: Caller) -> None:
+    def __init__(self, responses: Responses, socket: WebSocket, *, caller: Caller) -> None:
         """Serve `socket`, accepted already, for `caller`."""
-        self._house = house
+        self._responses = responses
         self._socket = socket
         self._caller = caller
-        self._pending: asyncio.Queue[ResponseCreate] = asyncio.Queue(PENDING)
-        self._unstored: MutableMapping[str, Stored] = Bounded()
-        self._traces: dict[EngineProcess, list[int]] = {}
-        """Cells that requests with `store: false` left in engines: they go with the connection."""
-        self._running: TurnRunner | None = None
-        self._sending = asyncio.Lock()
+        self._lanes: Lanes[ResponseCreate] = Lanes()
+        self._outbox = Outbox(self._wake, self._fell_behind, self._delivered)
+        self._held: dict[Reader, Running] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        self._unstored = Unstored()
+        self._reader: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._lost = True
+        """Whether the socket ended without a close frame."""
 
     async def serve(self) -> None:
-        """Until the client leaves; what then runs is ended."""
-        worker = asyncio.create_task(self._answer())
-        reader = asyncio.create_task(self._read())
+        """Until the client leaves: on purpose, which ends what it asked for, or lost, and then it may come back."""
+        self._reader = asyncio.create_task(self._read())
+        self._responses.on_closing.add(self._closing)
+        if self._responses.closing:
+            self._closing()
         try:
-            done, _ = await asyncio.wait({worker, reader}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                with suppress(WebSocketDisconnect, TimeoutError):
-                    task.result()
+            await asyncio.wait({self._reader})
         finally:
-            for task in (worker, reader):
+            self._responses.on_closing.discard(self._closing)
+            tasks = {self._reader, *self._starting} | ({self._writer} if self._writer is not None else set())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(worker, reader, return_exceptions=True)
-            for engine, requests in self._traces.items():
-                engine.forget(requests)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._outbox.close()
+            for running in self._held.values():
+                running.let_go(lost=self._lost)
+            self._unstored.close()
 
     async def _read(self) -> None:
         while True:
             frame = await self._socket.receive()
             if frame["type"] == "websocket.disconnect":
+                # uvicorn gives a lost connection the code of a close frame without one, but no reason.
+                self._lost = "reason" not in frame
                 return
-            named = None
-            try:
-                message = parse(frame.get("text") or frame.get("bytes") or "")
-                if isinstance(message, ResponseCancel):
-                    named = message.response_id
-                    self._cancel(named)
-                else:
-                    self._line_up(message)
-            except ApiError as error:
-                await self._send(refusal(error, response_id=named))
+            self._hear(frame.get("text") or frame.get("bytes") or "")
+            if self._outbox.full and self._writer is not None:
+                await asyncio.wait({self._writer})
 
-    def _line_up(self, request: ResponseCreate) -> None:
+    def _hear(self, data: str | bytes) -> None:
+        named: dict[str, str] = {}
         try:
-            self._pending.put_nowait(request)
-        except asyncio.QueueFull as error:
-            raise QueueFullError(f"{PENDING} requests of this connection wait already") from error
+            raw = decode(data)
+            named = address(raw)
+            message = read(raw)
+            if isinstance(message, ResponseCancel):
+                self._cancel(message.response_id)
+            elif self._responses.closing:
+                raise EngineUnavailableError("the gateway is about to stop; connect again in a moment")
+            else:
+                self._lanes.add(message.stream_id, message)
+                self._begin()
+        except ApiError as error:
+            self._outbox.note(refusal(error, **named))
 
     def _cancel(self, response: str) -> None:
-        if self._running is None or self._running.id != response:
+        running = self._responses.find(self._caller, response)
+        if running is None or running.ended:
             raise InvalidRequestError(f"{response} is not running", param="response_id")
-        self._running.cancel()
+        running.turn.end()
 
-    async def _answer(self) -> None:
-        while True:
-            request = await self._pending.get()
-            turn = TurnRunner(self._house, request, caller=self._caller, unstored=self._unstored, emit=self._send)
-            self._running = turn
-            try:
-                await turn.run()
-            except ApiError as error:
-                await self._send(refusal(error))
-            finally:
-                self._running = None
-                if request.store is False and turn.left is not None:
-                    engine, number = turn.left
-                    self._traces.setdefault(engine, []).append(number)
+    def _begin(self) -> None:
+        """Start all that need not wait for their lane."""
+        while (next_one := self._lanes.begin()) is not None:
+            task = asyncio.create_task(self._start(*next_one))
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
 
-    async def _send(self, event: Event) -> None:
-        async with self._sending, asyncio.timeout(SEND_SECONDS):
-            await self._socket.send_text(msgspec.json.encode(event).decode())
+    async def _start(self, lane: str | None, request: ResponseCreate) -> None:
+        try:
+            running = await self._responses.start(request, caller=self._caller, unstored=self._unstored)
+        except ApiError as error:
+            self._outbox.note(refusal(error, **({} if lane is None else {"stream_id": lane})))
+            self._lanes.end(lane)
+            self._begin()
+        else:
+            reader = Reader(running.log, stream_id=lane)
+            self._held[reader] = running
+            self._outbox.attach(reader)
+
+    def _delivered(self, reader: Reader) -> None:
+        """A response's last event is given out. Its lane was taken until now, so that what is unread stays bounded."""
+        self._held.pop(reader).let_go(lost=False)
+        self._lanes.end(reader.stream_id)
+        self._begin()
+
+    def _fell_behind(self, reader: Reader) -> None:
+        self._held[reader].fell_behind()
+
+    def _closing(self) -> None:
+        """The gateway stops: what runs may end, what waits is refused, and then the client is sent away."""
+        error = EngineUnavailableError("the gateway is about to stop; connect again in a moment")
+        for lane, _ in self._lanes.clear():
+            self._outbox.note(refusal(error, **({} if lane is None else {"stream_id": lane})))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        """Send until there is nothing left to send."""
+        try:
+            while (event := self._outbox.next()) is not None:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await self._socket.send_text(msgspec.json.encode(event).decode())
+            if self._responses.closing and self._lanes.idle and self._outbox.empty:
+                await self._socket.close(RESTARTING, "the gateway restarts; connect again")
+        except (TimeoutError, WebSocketDisconnect, RuntimeError):
+            # RuntimeError is what starlette and uvicorn say about a socket that is closed already.
+            if self._reader is not None:
+                self._reader.cancel()

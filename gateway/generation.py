@@ -1,0 +1,120 @@
+"""One answer as an engine makes it: tokens in, text out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+
+from engine import EngineError, Finished, Generate, Started, Tokens
+from gateway.caller import Caller
+from gateway.detokenizer import Detokenizer
+from gateway.dispatcher import Placement
+from gateway.errors import EngineUnavailableError
+from gateway.house import House
+from gateway.prepared import Prepared
+from gateway.protocol.events import Usage
+from gateway.protocol.requests import ResponseCreate
+
+
+class Generation:
+    """The tokens of one answer. `on_text` hears its text as it becomes certain."""
+
+    def __init__(
+        self, house: House, request: ResponseCreate, prepared: Prepared, caller: Caller, on_text: Callable[[str], None]
+    ) -> None:
+        """Nothing runs before `run`."""
+        self.reason = ""
+        """Why the engine ended it: stop, length or aborted; empty when none has."""
+        self.number = house.number()
+        """Its number in the engine."""
+        self._house = house
+        self._vocabulary = house.model.vocabulary
+        self._prepared = prepared
+        self._request = Generate(
+            self.number, prepared.context.ids, prepared.limit, house.model.sampling(request), caller.tenant
+        )
+        self._on_text = on_text
+        self._detokenizer = Detokenizer(self._vocabulary.piece, request.stops)
+        self._ids: list[int] = []
+        self._cached = 0
+        self._latest = 0.0
+        self._placement: Placement | None = None
+        self._aborted = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended it."""
+        return self._detokenizer.stopped
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        return Usage(len(self._prepared.context.ids), self._cached, len(self._ids))
+
+    @property
+    def cache(self) -> str:
+        """Whether what the model had seen before was computed again: hit, partial or miss."""
+        known = self._prepared.context.known
+        if known and self._cached >= known - 1:
+            return "hit"
+        return "partial" if self._cached else "miss"
+
+    async def run(self, placement: Placement) -> None:
+        """Generate to the end. Raises EngineError or EngineUnavailableError."""
+        self._placement = placement
+        try:
+            async with aclosing(self._house.pool.generate(placement.engine, self._request)) as messages:
+                async for message in messages:
+                    match message:
+                        case Started(cached=cached):
+                            self._cached = cached
+                            if self._aborted:  # while the engine was loading
+                                self.abort()
+                        case Tokens(ids=ids):
+                            self._more(ids)
+                        case Finished():
+                            self.reason = message.reason
+                            if message.reason == "failed":
+                                raise EngineUnavailableError(f"the engine failed: {message.detail}; try again")
+        finally:
+            self._placement = None
+        self._text(self._detokenizer.finish())
+
+    def abort(self) -> None:
+        """End it within a step; `run` then returns."""
+        self._aborted = True
+        if self._placement is not None:
+            with suppress(EngineError):  # its end is told by the request itself
+                self._placement.engine.abort(self.number)
+
+    def said(self, text: str) -> list[int]:
+        """The ids that stand for `text`, all that the user saw.
+
+        They are the ids that the model emitted, up to a stop string when one cut it in the middle of a token.
+        """
+        if not self.stopped:
+            return self._ids
+        visible, kept = text.encode(), 0
+        for i, token in enumerate(self._ids):
+            size = len(self._vocabulary.piece(token))
+            if kept + size > len(visible):
+                rest = visible[kept:].decode(errors="ignore")
+                return self._ids[:i] + self._vocabulary.tokenize(rest, special=False)
+            kept += size
+        return self._ids
+
+    def _more(self, ids: list[int]) -> None:
+        now = time.monotonic()
+        if self._ids:
+            for _ in ids:
+                self._house.metrics.gap.observe((now - self._latest) / len(ids))
+        self._latest = now
+        self._ids += ids
+        self._text(self._detokenizer.feed(ids))
+        if self._detokenizer.stopped:
+            self.abort()
+
+    def _text(self, text: str) -> None:
+        if text:
+            self._on_text(text)

@@ -1,0 +1,43 @@
+"""All that the gateway's turns work with, in one place."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine import EnginePool
+from gateway.admission import Admission
+from gateway.conversation import Conversations
+from gateway.dispatcher import Demand, Dispatcher, Placement
+from gateway.metrics import Metrics
+from gateway.served import ServedModel
+from gateway.sessions import Sessions
+from gateway.settings import Settings
+
+
+@dataclass
+class House:
+    """One for the whole gateway."""
+
+    settings: Settings
+    model: ServedModel
+    sessions: Sessions
+    pool: EnginePool
+    dispatcher: Dispatcher
+    admission: Admission[Demand, Placement]
+    conversations: Conversations
+    metrics: Metrics
+    clock: Callable[[], float] = time.time
+    numbers: int = 0
+
+    def number(self) -> int:
+        """A number for a request, as engines know it."""
+        self.numbers += 1
+        return self.numbers
+
+
+def new_id(prefix: str) -> str:
+    """An id nobody can guess, as the contract spells ids."""
+    return f"{prefix}_{secrets.token_hex(16)}"

@@ -1,0 +1,77 @@
+"""A request made ready: what its prompt is, and what may come of it. Everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache import StoreError
+from gateway.caller import Caller
+from gateway.conversation import Context
+from gateway.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    PreviousResponseNotFoundError,
+    StoreUnavailableError,
+)
+from gateway.fairness import Work
+from gateway.house import House
+from gateway.protocol.requests import ResponseCreate
+from gateway.sessions import Turn
+from gateway.unstored import Unstored
+
+Stored = tuple[Turn, list[int] | None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can be answered."""
+
+    context: Context
+    limit: int
+    """Tokens that its answer may have; 0 when only the context is to be encoded."""
+
+    @property
+    def cells(self) -> int:
+        """KV cells that it may come to need."""
+        return len(self.context.ids) + self.limit
+
+    @property
+    def work(self) -> Work:
+        """Tokens that it may take, for the fairness between users."""
+        return Work(len(self.context.ids) - self.context.known, self.limit)
+
+
+async def prepare(house: House, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Prepared:
+    """Make a request ready. Raises ApiError."""
+    _check(house, request)
+    previous = await _previous(house, request, caller, unstored)
+    context = house.conversations.context(request, previous, now=int(house.clock()))
+    wanted = request.max_output_tokens or house.settings.max_output_tokens
+    return Prepared(context, 0 if request.prepares else min(wanted, house.model.context - len(context.ids)))
+
+
+def _check(house: House, request: ResponseCreate) -> None:
+    """What only this gateway can say about a request."""
+    if request.model not in (None, house.model.entry.name):
+        raise ModelNotFoundError(
+            f"the model {request.model} is not served here; {house.model.entry.name} is", param="model"
+        )
+    if any(not 0 <= token < house.model.vocabulary.size for token in request.logit_bias or {}):
+        raise InvalidRequestError(
+            f"logit_bias: tokens are numbered from 0 to {house.model.vocabulary.size - 1}", param="logit_bias"
+        )
+
+
+async def _previous(house: House, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Stored | None:
+    previous = request.previous_response_id
+    if previous is None:
+        return None
+    try:
+        found = unstored.get(previous) or await house.sessions.get(caller.tenant, previous)
+    except StoreError as error:
+        raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
+    if found is None:
+        raise PreviousResponseNotFoundError(
+            f"there is no response {previous}; send the whole conversation instead", param="previous_response_id"
+        )
+    return found

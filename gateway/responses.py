@@ -1,0 +1,149 @@
+"""The responses that run, and those that ended a moment ago: they belong to the gateway, not to a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from gateway.caller import Caller
+from gateway.errors import EngineUnavailableError, InvalidRequestError
+from gateway.house import House
+from gateway.protocol.log import EventLog
+from gateway.protocol.requests import ResponseCreate
+from gateway.turn import TurnRunner
+from gateway.unstored import Unstored
+
+KEPT_BYTES: Final = 64 << 20
+"""Bytes of ended responses' events that are kept for those who come back; the oldest go."""
+LAST_SECONDS: Final = 2.0
+"""How long responses may take to end once they are told to."""
+TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events waited for it"
+
+
+class Running:
+    """One response and its events. It runs on as long as somebody holds it, and a grace time longer."""
+
+    def __init__(self, turn: TurnRunner, log: EventLog, caller: Caller, *, grace: float) -> None:
+        """`grace` is in seconds, counted from the loss of its last holder."""
+        self.turn = turn
+        self.log = log
+        self.caller = caller
+        self._grace = grace
+        self._holders = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.task = asyncio.create_task(self._run())
+        """Is done when it has ended."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its terminal event was told."""
+        return self.log.terminal is not None
+
+    def hold(self) -> None:
+        """Somebody wants its events."""
+        self._holders += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def let_go(self, *, lost: bool) -> None:
+        """Somebody left: on purpose, or `lost`, and then may come back. When it was the last one, it ends."""
+        self._holders -= 1
+        if self._holders > 0 or self.ended:
+            return
+        if lost and self._grace > 0 and self.turn.request.store is not False:
+            reason = f"its connection was lost, and nobody came back within {self._grace:g} s"
+            self._timer = asyncio.get_running_loop().call_later(self._grace, self.turn.end, "cancelled", reason)
+        else:
+            self.turn.end()
+
+    def fell_behind(self) -> None:
+        """A holder did not read for so long that events were dropped: when it is the only one, why go on?"""
+        if self._holders == 1:
+            self.turn.end("cancelled", TOO_SLOW)
+
+    async def _run(self) -> None:
+        try:
+            await self.turn.run()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self.ended:
+                self.turn.break_off()
+
+
+class Responses:
+    """All of one gateway's."""
+
+    def __init__(self, house: House, *, grace: float) -> None:
+        """Ended responses are kept for `grace` seconds, as long as a lost client may take to come back."""
+        self.closing = False
+        """Whether no new request is taken."""
+        self.on_closing: set[Callable[[], None]] = set()
+        """Called once when it begins to close."""
+        self._house = house
+        self._grace = grace
+        self._running: dict[str, Running] = {}
+        self._ended: OrderedDict[str, Running] = OrderedDict()
+        self._ended_bytes = 0
+
+    async def start(self, request: ResponseCreate, *, caller: Caller, unstored: Unstored) -> Running:
+        """Take a request; who gets the response holds it. Raises ApiError."""
+        if self.closing:
+            raise EngineUnavailableError("the gateway is about to stop; connect again in a moment")
+        previous = self._running.get(request.previous_response_id or "")
+        if previous is not None and previous.caller.tenant == caller.tenant:
+            raise InvalidRequestError(
+                f"{previous.turn.id} is still being answered; continue it on its own lane, or when it has ended",
+                param="previous_response_id",
+            )
+        log = EventLog()
+        turn = await TurnRunner.begin(self._house, request, caller=caller, unstored=unstored, publish=log.append)
+        running = Running(turn, log, caller, grace=self._grace)
+        running.hold()
+        self._running[turn.id] = running
+        log.watchers.add(lambda: self._watch(running))
+        return running
+
+    def find(self, caller: Caller, response: str) -> Running | None:
+        """A response of the caller's that runs or ended lately."""
+        running = self._running.get(response) or self._ended.get(response)
+        return running if running is not None and running.caller.tenant == caller.tenant else None
+
+    def drop(self, running: Running) -> None:
+        """Forget an ended response: it was deleted, or its time is over."""
+        if self._ended.pop(running.turn.id, None) is not None:
+            self._ended_bytes -= running.log.size
+
+    async def close(self, *, within: float) -> None:
+        """Take nothing new, let what runs end `within` seconds, then end it."""
+        self.closing = True
+        watchers, self.on_closing = self.on_closing, set()
+        for watcher in watchers:
+            watcher()
+        await self._wait(within)
+        for running in self._running.values():
+            running.turn.end("cancelled", "the gateway stops")
+        await self._wait(LAST_SECONDS)
+        for running in self._running.values():
+            running.task.cancel()
+        await self._wait(LAST_SECONDS)
+
+    async def _wait(self, seconds: float) -> None:
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    def _watch(self, running: Running) -> None:
+        """See it end."""
+        if not running.ended:
+            return
+        del self._running[running.turn.id]
+        if self._grace > 0 and running.turn.request.store is not False:
+            self._ended[running.turn.id] = running
+            self._ended_bytes += running.log.size
+            while self._ended_bytes > KEPT_BYTES:
+                self.drop(next(iter(self._ended.values())))
+            asyncio.get_running_loop().call_later(self._grace, self.drop, running)

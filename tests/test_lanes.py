@@ -1,0 +1,212 @@
+"""Lanes, logs and outboxes without a socket: who may begin, and what a slow client is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ApiError, InvalidRequestError, QueueFullError
+from gateway.protocol.events import Event
+from gateway.protocol.lanes import Lanes
+from gateway.protocol.log import EventLog, Reader
+from gateway.protocol.outbox import NOTES, Outbox
+
+LANE = st.sampled_from([None, "a", "b", "c"])
+WORDS = st.text(max_size=20)
+
+
+def delta(text: str, item: str = "msg_1") -> Event:
+    return {
+        "type": "response.output_text.delta", "item_id": item, "output_index": 0, "content_index": 0, "delta": text,
+        "logprobs": [],
+    }  # fmt: skip
+
+
+def created() -> Event:
+    return {"type": "response.created"}
+
+
+def completed() -> Event:
+    return {"type": "response.completed"}
+
+
+@given(st.lists(st.tuples(LANE, st.booleans()), max_size=60))
+def test_a_lane_is_first_in_first_out_and_holds_one_at_a_time(moves: list[tuple[str | None, bool]]) -> None:
+    lanes: Lanes[int] = Lanes(active=2, pending=100)
+    active: dict[str | None, int] = {}
+    begun: dict[str | None, list[int]] = {}
+    for number, (lane, ends) in enumerate(moves):
+        lanes.add(lane, number)
+        if ends and active:
+            ended = next(iter(active))
+            del active[ended]
+            lanes.end(ended)
+        while (next_one := lanes.begin()) is not None:
+            assert next_one[0] not in active
+            active[next_one[0]] = next_one[1]
+            begun.setdefault(next_one[0], []).append(next_one[1])
+        assert len(active) <= 2
+    while active:
+        ended = next(iter(active))
+        del active[ended]
+        lanes.end(ended)
+        while (next_one := lanes.begin()) is not None:
+            active[next_one[0]] = next_one[1]
+            begun.setdefault(next_one[0], []).append(next_one[1])
+    assert lanes.idle
+    assert begun == {
+        lane: numbers
+        for lane in {lane for lane, _ in moves}
+        if (numbers := [number for number, (other, _) in enumerate(moves) if other == lane])
+    }
+
+
+def test_a_busy_lane_does_not_hold_up_another() -> None:
+    lanes: Lanes[str] = Lanes()
+    for lane, request in (("a", "first"), ("a", "second"), ("b", "third")):
+        lanes.add(lane, request)
+    assert [lanes.begin(), lanes.begin(), lanes.begin()] == [("a", "first"), ("b", "third"), None]
+
+
+def test_lanes_and_waiting_requests_are_bounded() -> None:
+    lanes: Lanes[int] = Lanes(named=2, pending=4)
+    for lane in ("a", "b", None, "a"):
+        lanes.add(lane, 0)
+    refusals: list[ApiError] = []
+    for lane in ("c", "a"):
+        try:
+            lanes.add(lane, 0)
+        except ApiError as error:
+            refusals.append(error)
+    assert [type(error) for error in refusals] == [InvalidRequestError, QueueFullError]
+    assert refusals[0].param == "stream_id"
+
+
+def read_all(reader: Reader) -> list[Event]:
+    events = []
+    while (event := reader.next()) is not None:
+        events.append(event)
+    return events
+
+
+@given(st.lists(st.tuples(WORDS, st.booleans(), st.booleans()), max_size=50))
+def test_a_reader_at_any_pace_gets_the_whole_text_in_rising_order(pieces: list[tuple[str, bool, bool]]) -> None:
+    log = EventLog()
+    reader = Reader(log, stream_id="a")
+    got: list[Event] = []
+    log.append(created())
+    for text, other_item, reads in pieces:
+        log.append(delta(text, "msg_2" if other_item else "msg_1"))
+        if reads and (event := reader.next()) is not None:
+            got.append(event)
+    log.append(completed())
+    got += read_all(reader)
+    said = [(event["item_id"], event["delta"]) for event in got if "delta" in event]
+    for item in ("msg_1", "msg_2"):
+        whole = "".join(text for text, other, _ in pieces if other == (item == "msg_2"))
+        assert "".join(text for name, text in said if name == item) == whole
+    assert said == merged_like(said, pieces)
+    numbers = [event["sequence_number"] for event in got]
+    assert numbers == sorted(set(numbers))
+    assert [got[0]["type"], got[-1]["type"]] == ["response.created", "response.completed"]
+    assert all(event["stream_id"] == "a" for event in got)
+    assert reader.done
+
+
+def merged_like(said: list[tuple[str, str]], pieces: list[tuple[str, bool, bool]]) -> list[tuple[str, str]]:
+    """The pieces, glued together where `said` glued them: deltas of two items never change places."""
+    rest = [("msg_2" if other else "msg_1", text) for text, other, _ in pieces]
+    glued = []
+    for item, text in said:
+        whole = ""
+        while rest and rest[0][0] == item and len(whole) < len(text):
+            whole += rest.pop(0)[1]
+        while rest and not rest[0][1] and rest[0][0] == item and whole == text:
+            rest.pop(0)
+        glued.append((item, whole))
+    return glued
+
+
+def test_a_slow_reader_gets_runs_of_deltas_as_one_and_only_the_latest_position() -> None:
+    log = EventLog()
+    for position in (3, 2):
+        log.append({"type": "response.queued", "queue_position": position})
+    for text in ("a", "b", "c"):
+        log.append(delta(text))
+    first, second = read_all(Reader(log))
+    assert (first["queue_position"], first["sequence_number"]) == (2, 1)
+    assert (second["delta"], second["sequence_number"]) == ("abc", 4)
+
+
+@given(st.integers(0, 9))
+def test_a_reader_can_begin_behind_any_event(after: int) -> None:
+    log = EventLog()
+    for text in "abcdefghij":
+        log.append(delta(text))
+    assert "".join(event["delta"] for event in read_all(Reader(log, after=after))) == "abcdefghij"[after + 1 :]
+
+
+def test_a_log_is_bounded_in_events_and_bytes_and_a_reader_left_behind_gets_the_end_alone() -> None:
+    for log, text in ((EventLog(events=4), "x"), (EventLog(size=4000), "x" * 500)):
+        reader, lagged = Reader(log), []
+        for _ in range(100):
+            log.append(delta(text))
+            lagged.append(reader.lagging)
+        assert lagged[0] is False
+        assert lagged[-1] is True
+        assert log.size <= 4000
+        assert reader.next() is None
+        log.append(completed())
+        assert [event["type"] for event in read_all(reader)] == ["response.completed"]
+        assert reader.done
+
+
+def outbox() -> tuple[Outbox, list[Reader], list[Reader]]:
+    lagging: list[Reader] = []
+    done: list[Reader] = []
+    return Outbox(lambda: None, lagging.append, done.append), lagging, done
+
+
+def test_an_outbox_takes_turns_between_responses_and_says_when_each_is_done() -> None:
+    box, _, done = outbox()
+    logs = {lane: EventLog() for lane in "ab"}
+    for lane, log in logs.items():
+        box.attach(Reader(log, stream_id=lane))
+        for event in (created(), delta("x"), completed()):
+            log.append(event)
+    sent = list(iter(box.next, None))
+    assert [event["stream_id"] for event in sent] == list("ababab")
+    assert [reader.stream_id for reader in done] == ["a", "b"]
+    assert box.empty
+
+
+def test_an_outbox_tells_who_falls_behind_before_anybody_reads() -> None:
+    box, lagging, _ = outbox()
+    log = EventLog(events=3)
+    box.attach(Reader(log))
+    for _ in range(3):
+        log.append(delta("x"))
+    assert lagging == []
+    log.append(delta("x"))
+    assert len(lagging) == 1
+
+
+def test_an_outbox_is_full_when_too_many_notes_wait() -> None:
+    box, _, _ = outbox()
+    for _ in range(NOTES):
+        assert not box.full
+        box.note({"type": "error"})
+    assert box.full
+    box.next()
+    assert not box.full
+
+
+@pytest.mark.parametrize("event", [created(), delta("x")])
+def test_nothing_comes_after_the_end(event: dict[str, Any]) -> None:
+    log = EventLog()
+    log.append(completed())
+    with pytest.raises(AssertionError):
+        log.append(event)
