@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.machine import cores, embedded, machine
 from engine import EnginePool, Generate, Sampling, Tokens, WorkerConfig
-from engine.llama import Context, Model, Sampler
+from engine.llama import Context, Model
+from engine.sampler import Sampler
 
 ROUNDS, NEW_TOKENS = 5, 128
 # A bias against the end of generation would cost a sampler; a fixed prompt that talks on long enough does not.
@@ -24,12 +25,12 @@ GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 def bare(model: Model, prompt: list[int], threads: int) -> float:
     """Tokens a second of decode and sample alone."""
     context = Context(model, cells=4096, sequences=1, threads=threads)
-    sampler = Sampler(model.vocabulary.size, GREEDY)
+    sampler = Sampler(GREEDY)
     context.decode([(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)])
-    token, started = context.sample(sampler, len(prompt) - 1), time.perf_counter()
+    token, started = sampler.draw(context.logits(len(prompt) - 1)), time.perf_counter()
     for position in range(len(prompt), len(prompt) + NEW_TOKENS - 1):
         context.decode([(token, position, 0, True)])
-        token = context.sample(sampler, 0)
+        token = sampler.draw(context.logits(0))
     seconds = time.perf_counter() - started
     sampler.close()
     context.close()

@@ -2,7 +2,7 @@
 
 from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError
 from engine.llama import Model, Vocabulary, build_features, repacks_weights
-from engine.messages import Finished, Generate, Sampling, Started, Tokens
+from engine.messages import Finished, Generate, Grammar, Logprob, Sampling, Started, Tokens
 from engine.pool import EnginePool
 from engine.process import EngineProcess, State
 from engine.worker import WorkerConfig
@@ -15,6 +15,8 @@ __all__ = [
     "EngineProcess",
     "Finished",
     "Generate",
+    "Grammar",
+    "Logprob",
     "Model",
     "ModelLoadError",
     "Sampling",

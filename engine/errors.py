@@ -22,3 +22,13 @@ class DecodeError(EngineError):
 
 class EngineDiedError(EngineError):
     """The engine's process ended while it still owed an answer."""
+
+
+class SamplingError(EngineError):
+    """No next token can be drawn: the logits are no numbers, or no token fits the grammar."""
+
+
+class GrammarError(EngineError):
+    """A grammar that llama.cpp does not take, or that costs more time than a request may take from the others."""
+
+    code = "invalid_request"

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
 
-from engine.errors import DecodeError, ModelLoadError
-from engine.messages import Sampling
+from engine.errors import DecodeError, GrammarError, ModelLoadError
 
 BATCH = 512
 """Tokens in one step at most: llama.cpp's own physical batch, so that a step is one pass over the weights."""
@@ -62,6 +63,7 @@ class Vocabulary:
         self._vocab = llama_cpp.llama_model_get_vocab(model.pointer)
         self.size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self._buffer = ctypes.create_string_buffer(256)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of `text`; only with `special` may it become control tokens."""
@@ -78,13 +80,16 @@ class Vocabulary:
         """The bytes that `token` stands for; a control token stands for none. May be part of a character."""
         piece = self._pieces.get(token)
         if piece is None:
-            buffer = ctypes.create_string_buffer(256)
-            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-            if n < 0:
-                buffer = ctypes.create_string_buffer(-n)
-                n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-            piece = self._pieces[token] = buffer.raw[:n]
+            piece = self._pieces[token] = self.bare_piece(token)
         return piece
+
+    def bare_piece(self, token: int) -> bytes:
+        """`piece` without keeping it, for one look at the whole vocabulary."""
+        while True:
+            n = llama_cpp.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
+            if n >= 0:
+                return self._buffer.raw[:n]
+            self._buffer = ctypes.create_string_buffer(-n)
 
     def text(self, token: int) -> str:
         """The token as the vocabulary writes it, `<|im_end|>` for instance."""
@@ -98,6 +103,10 @@ class Vocabulary:
             kind = llama_cpp.llama_vocab_get_attr(self._vocab, token)
             digest.update(llama_cpp.llama_vocab_get_text(self._vocab, token) + b"\0%d\n" % kind)
         return digest.hexdigest()
+
+    def grammar(self, text: str) -> Any:
+        """llama.cpp's own grammar sampler for GBNF `text`, or None where it does not take it."""
+        return llama_cpp.llama_sampler_init_grammar(self._vocab, text.encode(), b"root")
 
     def is_control(self, token: int) -> bool:
         """Whether `token` steers the model instead of standing for text."""
@@ -179,6 +188,7 @@ class Context:
         self._pointer = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+        self._logits = ctypes.c_float * model.vocabulary.size
         self.cells: int = llama_cpp.llama_n_ctx(pointer)
 
     def decode(self, entries: Seq[tuple[int, int, int, bool]]) -> None:
@@ -195,9 +205,10 @@ class Context:
         if status != 0:
             raise DecodeError(status)
 
-    def sample(self, sampler: Sampler, index: int) -> int:
-        """Draw the token after the last step's entry `index`, which must have wanted logits."""
-        return int(llama_cpp.llama_sampler_sample(sampler.pointer, self._pointer, index))
+    def logits(self, index: int) -> NDArray[np.float32]:
+        """Logits after the last step's entry `index`, which must have wanted them; good until the next step."""
+        address = ctypes.addressof(llama_cpp.llama_get_logits_ith(self._pointer, index).contents)
+        return np.frombuffer(memoryview(self._logits.from_address(address)), np.float32)
 
     def set_threads(self, threads: int) -> None:
         """Use `threads` from the next step on; costs nothing."""
@@ -221,38 +232,31 @@ class Context:
         llama_cpp.llama_free(self._pointer)
 
 
-class Sampler:
-    """llama.cpp's own sampler chain for one request, in llama.cpp's own order."""
+class GrammarState:
+    """A compiled GBNF grammar, and how far an answer has come in it."""
 
-    def __init__(self, vocabulary_size: int, sampling: Sampling) -> None:
-        """Build the chain; a temperature of 0 is greedy."""
-        s = sampling
-        self.pointer = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        if s.logit_bias:
-            entries = (llama_cpp.llama_logit_bias * len(s.logit_bias))()
-            for entry, (token, bias) in zip(entries, s.logit_bias.items(), strict=True):
-                entry.token, entry.bias = token, bias
-            self._add(llama_cpp.llama_sampler_init_logit_bias(vocabulary_size, len(entries), entries))
-        if s.repeat_penalty != 1.0 or s.frequency_penalty or s.presence_penalty:
-            penalties = (s.repeat_penalty, s.frequency_penalty, s.presence_penalty)
-            self._add(llama_cpp.llama_sampler_init_penalties(vocabulary_size, PENALTY_WINDOW, *penalties))
-        if s.temperature <= 0:
-            self._add(llama_cpp.llama_sampler_init_greedy())
-            return
-        # top_k first: it leaves top_p a handful to sort instead of 152 000 (0.1 ms against 8.4 ms a token).
-        self._add(llama_cpp.llama_sampler_init_top_k(s.top_k))
-        self._add(llama_cpp.llama_sampler_init_top_p(s.top_p, 1))
-        self._add(llama_cpp.llama_sampler_init_min_p(s.min_p, 1))
-        self._add(llama_cpp.llama_sampler_init_temp(s.temperature))
-        self._add(llama_cpp.llama_sampler_init_dist(s.seed))
+    def __init__(self, vocabulary: Vocabulary, text: str) -> None:
+        """Compile `text`, whose first rule is `root`. Raises GrammarError."""
+        # For an empty text llama.cpp makes a sampler that constrains nothing.
+        pointer = vocabulary.grammar(text) if text.strip() else None
+        if not pointer:
+            raise GrammarError("the grammar of this schema is not one that llama.cpp takes; make it simpler")
+        self._pointer = pointer
 
-    def _add(self, sampler: Any) -> None:
-        llama_cpp.llama_sampler_chain_add(self.pointer, sampler)
+    def fits(self, tokens: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which of `tokens` may come next."""
+        data = np.zeros(len(tokens), [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        data["id"] = tokens
+        pointer = data.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+        array = llama_cpp.llama_token_data_array(pointer, len(tokens), -1, False)
+        llama_cpp.llama_sampler_apply(self._pointer, ctypes.byref(array))
+        fits: NDArray[np.bool_] = data["logit"] == 0
+        return fits
+
+    def accept(self, token: int) -> None:
+        """Go on by `token`, which must be one that fits: llama.cpp ends the process for any other."""
+        llama_cpp.llama_sampler_accept(self._pointer, token)
 
     def close(self) -> None:
-        """Free the chain."""
-        llama_cpp.llama_sampler_free(self.pointer)
-
-
-PENALTY_WINDOW = 4096
-"""Tokens of the answer that penalties look back on: a whole default context."""
+        """Free it."""
+        llama_cpp.llama_sampler_free(self._pointer)

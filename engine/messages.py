@@ -31,6 +31,20 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
 
 
+class Grammar(msgspec.Struct, frozen=True):
+    """What an answer must look like: GBNF with the rule `root`, for all that follows `trigger` (empty: for all)."""
+
+    text: str
+    trigger: str = ""
+
+
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """The natural logarithm of a token's probability in the model's own distribution, and the likeliest ones'."""
+
+    value: float
+    top: list[tuple[int, float]]
+
+
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """Continue `tokens` by at most `max_tokens` (0: only encode them).
 
@@ -42,6 +56,9 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     max_tokens: int
     sampling: Sampling
     scope: str
+    grammar: Grammar | None = None
+    top_logprobs: int | None = None
+    """Tell each token's log probability, and those of so many of the likeliest."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -89,18 +106,23 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
-    """New tokens of one request, in order, never an end-of-generation token."""
+    """New tokens of one request, in order, never an end-of-generation token; `logprobs` of each where asked for."""
 
     request: int
     ids: list[int]
+    logprobs: list[Logprob] = []
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """The last word on a request. `reason`: stop, length, aborted, or failed (then `detail` says why)."""
+    """The last word on a request. `reason`: stop, length, aborted, or failed.
+
+    When it failed, `detail` says why, and `code` is the contract's name for it where the engine knows one.
+    """
 
     request: int
     reason: str
     detail: str = ""
+    code: str = ""
 
 
 ToEngine = Generate | Abort | Forget | SetThreads

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from engine.constraint import Grammars
 from engine.errors import DecodeError, EngineError
-from engine.llama import Context, Model, Sampler
+from engine.llama import Context, Model
 from engine.messages import (
     Abort,
     Finished,
@@ -35,6 +36,7 @@ from engine.messages import (
     to_engine_decoder,
 )
 from engine.residents import Residents
+from engine.sampler import Sampler
 from engine.scheduler import Scheduler, Sequence
 
 
@@ -75,6 +77,7 @@ class Worker:
         """Make the context. Raises ModelLoadError."""
         self._channel = channel
         self._vocabulary = model.vocabulary
+        self._grammars = Grammars(model.vocabulary)
         self._context = Context(model, cells=config.cells, sequences=config.sequences, threads=1)
         self.cells = self._context.cells
         self._residents = Residents(self._context, cells=self.cells, sequences=config.sequences)
@@ -107,16 +110,26 @@ class Worker:
                 self._channel.send(ThreadsSet(threads))
 
     def _admit(self, message: Generate) -> None:
+        try:
+            sampler = self._sampler(message)
+        except EngineError as error:
+            self._channel.send(Finished(message.request, "failed", str(error), error.code))
+            return
         limit = len(message.tokens) + message.max_tokens
         resident = self._residents.acquire(message.request, message.tokens, message.scope, limit)
         if resident is None:  # the dispatcher reserves cells before it sends, so this is a fault of ours
+            sampler.close()
             self._channel.send(Finished(message.request, "failed", "no KV cells are free"))
             return
         cached = len(resident.tokens)
         sequence = Sequence(message.request, resident, list(message.tokens), cached, limit)
-        self._running[message.request] = (sequence, Sampler(self._vocabulary.size, message.sampling))
+        self._running[message.request] = (sequence, sampler)
         self._scheduler.add(sequence)
         self._channel.send(Started(message.request, cached))
+
+    def _sampler(self, message: Generate) -> Sampler:
+        constraint = self._grammars.constraint(message.grammar)
+        return Sampler(message.sampling, top_logprobs=message.top_logprobs, constraint=constraint)
 
     def _step(self) -> None:
         step = self._scheduler.schedule()
@@ -149,23 +162,28 @@ class Worker:
         if len(sequence.tokens) >= sequence.limit:  # a limit of 0 new tokens: only the prompt was wanted
             self._finish(sequence.request, "length")
             return
-        token = self._context.sample(self._running[sequence.request][1], index)
+        sampler = self._running[sequence.request][1]
+        try:
+            token = sampler.draw(self._context.logits(index))
+        except EngineError as error:
+            self._finish(sequence.request, "failed", str(error), error.code)
+            return
         if self._vocabulary.ends_generation(token):
             self._finish(sequence.request, "stop")
             return
         sequence.tokens.append(token)
-        self._channel.send(Tokens(sequence.request, [token]))
+        self._channel.send(Tokens(sequence.request, [token], sampler.logprobs))
         if len(sequence.tokens) >= sequence.limit:
             self._finish(sequence.request, "length")
 
-    def _finish(self, request: int, reason: str, detail: str = "") -> None:
+    def _finish(self, request: int, reason: str, detail: str = "", code: str = "") -> None:
         sequence, sampler = self._running.pop(request)
         self._scheduler.remove(sequence)
         # A failed step may have left part of a chunk behind: the cells must hold just what the resident says.
         self._context.cut(sequence.resident.sequence, len(sequence.resident.tokens))
         self._residents.release(sequence.resident)
         sampler.close()
-        self._channel.send(Finished(request, reason, detail))
+        self._channel.send(Finished(request, reason, detail, code))
 
 
 def main(argv: list[str]) -> int:

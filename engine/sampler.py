@@ -1,0 +1,98 @@
+"""One request's next token: bias, penalties, filters, a draw, and the grammar that it must fit."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from engine.candidates import Logits, among_all, candidates, largest, pick
+from engine.constraint import Constraint
+from engine.errors import SamplingError
+from engine.messages import Logprob, Sampling
+
+
+class Sampler:
+    """Draws one request's tokens. Two random numbers a token, so that its state follows from seed and position."""
+
+    def __init__(
+        self, sampling: Sampling, *, top_logprobs: int | None = None, constraint: Constraint | None = None
+    ) -> None:
+        """A temperature of 0 is greedy; with `top_logprobs`, `logprobs` tells of each token and so many others."""
+        self.logprobs: list[Logprob] = []
+        """Of the token drawn last, when it was asked for."""
+        self._sampling = sampling
+        self._top_logprobs = top_logprobs
+        self._constraint = constraint
+        self._random = np.random.Generator(np.random.PCG64(sampling.seed))
+        self._counts: Counter[int] = Counter()
+        self._penalizes = sampling.repeat_penalty != 1 or bool(sampling.presence_penalty or sampling.frequency_penalty)
+        self._biased = np.fromiter(sampling.logit_bias, np.intp)
+        self._biases = np.fromiter(sampling.logit_bias.values(), np.float32)
+
+    def draw(self, logits: Logits) -> int:
+        """The next token. Spoils `logits`, one for each token of the vocabulary. Raises SamplingError."""
+        reference = None if self._top_logprobs is None else _Reference(logits, self._top_logprobs)
+        self._adjust(logits)
+        first, second = self._random.random(2)
+        token = self._choose(logits, first)
+        if self._constraint is not None and not self._constraint.allows(token):
+            ids = self._constraint.candidates(logits, self._enough)
+            token = int(ids[self._choose(logits[ids], second)])
+        if reference is not None:
+            self.logprobs = [reference.of(token)]
+        if self._penalizes:
+            self._counts[token] += 1
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        return token
+
+    def close(self) -> None:
+        """Free what llama.cpp holds for it."""
+        if self._constraint is not None:
+            self._constraint.close()
+
+    @property
+    def _enough(self) -> int:
+        """So many of the largest logits decide; 0: all of them do."""
+        return 1 if self._sampling.temperature <= 0 else self._sampling.top_k
+
+    def _adjust(self, logits: Logits) -> None:
+        if self._biased.size:
+            logits[self._biased] += self._biases
+        if not self._penalizes or not self._counts:
+            return
+        s = self._sampling
+        ids = np.fromiter(self._counts, np.intp, len(self._counts))
+        counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+        seen = logits[ids]
+        seen = np.where(seen <= 0, seen * np.float32(s.repeat_penalty), seen / np.float32(s.repeat_penalty))
+        logits[ids] = seen - counts * np.float32(s.frequency_penalty) - np.float32(s.presence_penalty)
+
+    def _choose(self, logits: Logits, number: float) -> int:
+        """Index of one of `logits`, drawn by a number below 1. Raises SamplingError."""
+        s = self._sampling
+        if not math.isfinite(logits.max()):
+            raise SamplingError("the model's logits are no numbers; its file may be broken")
+        if s.temperature <= 0:
+            return int(logits.argmax())
+        if not s.top_k and s.top_p >= 1 and not s.min_p:
+            return among_all(logits, s.temperature, number)
+        ids, probabilities = candidates(logits, s)
+        return int(ids[pick(probabilities, number)])
+
+
+class _Reference:
+    """The model's own log probabilities, before bias, penalties and constraint change them."""
+
+    def __init__(self, logits: Logits, others: int) -> None:
+        top = logits.max()
+        self._normalizer = float(top) + math.log(float(np.exp(logits - top).sum()))
+        self._logits = logits.copy()
+        self._top = largest(logits, others) if others else np.empty(0, np.intp)
+
+    def of(self, token: int) -> Logprob:
+        """Of `token`, and of the likeliest ones."""
+        value = float(self._logits[token]) - self._normalizer
+        return Logprob(value, [(int(i), float(self._logits[i]) - self._normalizer) for i in self._top])
