@@ -169,3 +169,10 @@ def test_nothing_heavy_came_along() -> None:
 
 def test_the_licence_is_the_text_as_published() -> None:
     assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2_SHA256
+
+
+def test_what_others_wrote_for_the_page_is_unchanged_and_has_its_licence() -> None:
+    vendor = ROOT / "gateway" / "web" / "vendor"
+    told = dict(re.findall(r"^\| `([\w.]+)` .*`(\w{64})` \|$", (vendor / "README.md").read_text(), re.MULTILINE))
+    assert told == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")}
+    assert all((vendor / name).with_suffix(".LICENSE").stat().st_size for name in told)

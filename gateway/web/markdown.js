@@ -1,0 +1,123 @@
+/** Markdown as elements of the page. A model wrote it, so it is untrusted: raw HTML stays text, and all is sanitized. */
+
+import createPurifier from "./vendor/dompurify.js";
+import { Marked } from "./vendor/marked.js";
+
+const ALLOWED = {
+  ALLOWED_TAGS: [
+    ...["a", "blockquote", "br", "code", "del", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "strong"],
+    ...["table", "tbody", "td", "th", "thead", "tr", "ul"],
+  ],
+  ALLOWED_ATTR: ["align", "class", "href", "start", "title"],
+  ADD_URI_SAFE_ATTR: ["align", "start"],
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ALLOW_ARIA_ATTR: false,
+  ALLOW_DATA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true,
+};
+const LANGUAGE = /^language-([\w+#.-]{1,24})$/;
+// The page's own headings are of the first two levels.
+const DEEPER = 2;
+
+const purifier = createPurifier(window);
+purifier.addHook("afterSanitizeAttributes", (element) => {
+  if (element.localName === "a") {
+    element.target = "_blank";
+    element.rel = "noopener noreferrer nofollow";
+  }
+  if (element.localName !== "code" || !LANGUAGE.test(element.className)) element.removeAttribute("class");
+});
+
+const marked = new Marked({
+  gfm: true,
+  breaks: true, // a model that breaks a line means it: verses, addresses, steps
+  renderer: {
+    heading({ tokens, depth }) {
+      const level = Math.min(depth + DEEPER, 6);
+      return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>\n`;
+    },
+    html({ text, block }) {
+      return block ? `<p>${escape(text.trim())}</p>` : escape(text);
+    },
+    // A picture from elsewhere would tell its server what is talked about here: it becomes a link that can be left alone.
+    image({ href, text }) {
+      return `<a href="${escape(href)}">${escape(text || href)}</a>`;
+    },
+    checkbox({ checked }) {
+      return checked ? "☑ " : "☐ ";
+    },
+  },
+});
+
+function escape(text) {
+  return text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
+}
+
+/** Shows a text that grows: blocks that did not change keep their elements, and with them the reader's selection. */
+export class MarkdownView {
+  #element;
+  #decorate;
+  #blocks = []; // {raw, nodes}, in order
+
+  /**
+   * @param {HTMLElement} element to fill
+   * @param {(pre: HTMLPreElement, language: string) => Element} frame what a code block is put into
+   */
+  constructor(element, frame) {
+    this.#element = element;
+    this.#decorate = (root) => decorate(root, frame);
+  }
+
+  /** Shows all of a text, whatever was shown before. */
+  show(text) {
+    const tokens = lex(text);
+    let same = 0;
+    while (same < this.#blocks.length && this.#blocks[same].raw === tokens[same]?.raw) same += 1;
+    for (const { nodes } of this.#blocks.splice(same)) nodes.forEach((node) => node.remove());
+    for (const token of tokens.slice(same)) {
+      const root = document.createElement("div");
+      root.append(render(token));
+      this.#decorate(root);
+      const nodes = [...root.childNodes];
+      this.#element.append(...nodes);
+      this.#blocks.push({ raw: token.raw, nodes });
+    }
+  }
+}
+
+/** Top-level blocks. Text that is nested beyond what the reader's stack bears comes back as one plain paragraph. */
+function lex(text) {
+  try {
+    return marked.lexer(text);
+  } catch {
+    return [{ type: "plain", raw: text }];
+  }
+}
+
+function render(token) {
+  if (token.type !== "plain") {
+    try {
+      return purifier.sanitize(marked.parser([token]), ALLOWED);
+    } catch {
+      // as above: nested too deeply
+    }
+  }
+  const paragraph = document.createElement("p");
+  paragraph.textContent = token.raw;
+  return paragraph;
+}
+
+function decorate(root, frame) {
+  for (const pre of root.querySelectorAll("pre")) {
+    const place = document.createComment("");
+    pre.replaceWith(place);
+    place.replaceWith(frame(pre, LANGUAGE.exec(pre.querySelector("code")?.className ?? "")?.[1] ?? ""));
+  }
+  for (const table of root.querySelectorAll("table")) {
+    const wide = document.createElement("div");
+    wide.className = "wide"; // scrolls by itself: a phone is narrower than most tables
+    wide.tabIndex = 0;
+    table.replaceWith(wide);
+    wide.append(table);
+  }
+}
