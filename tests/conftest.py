@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from engine import EngineProcess, Model, WorkerConfig
+from tests.browsing import CHROMIUM_ARGUMENTS, SOCKET, OpenPage, Play
 from tests.running import Gateway
 from tests.tiny_model import write_tiny_model
 
@@ -51,3 +56,37 @@ def tiny_server(tmp_path: Path, tiny_model: Path) -> Iterator[Gateway]:
     """A gateway of this test's own with the tiny model: fast, and talking nonsense."""
     with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
         yield gateway
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One Chromium for all tests of a file."""
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_ARGUMENTS)
+        yield chromium
+        await chromium.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def open_page(browser: Browser, server: Gateway) -> AsyncIterator[OpenPage]:
+    """Opens the page in a fresh browser context; whatever a test does there, the console must stay free of errors."""
+    complaints: list[str] = []
+    contexts: list[BrowserContext] = []
+
+    async def opened(play: Play | None = None, locale: str = "en-US", url: str = server.url, **context: Any) -> Page:
+        contexts.append(await browser.new_context(locale=locale, **context))
+        page = await contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        if play is not None:
+            await page.route_web_socket(SOCKET, play)
+        response = await page.goto(url)
+        assert response is not None
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+        await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+        return page
+
+    yield opened
+    for context in contexts:
+        await context.close()
+    assert complaints == []

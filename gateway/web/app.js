@@ -1,9 +1,22 @@
-/** The page's wiring: socket ↔ conversation ↔ what is shown. */
+/** The page's wiring: socket ↔ answers ↔ the open conversation ↔ what the browser keeps. */
 
-import { Conversation } from "./conversation.js";
-import { catalogueFor, translate } from "./i18n.js";
+import { Conversation, newId } from "./conversation.js";
+import { catalogueFor, text, translate } from "./i18n.js";
+import { Library, storageOf } from "./library.js";
+import { Responses } from "./responses.js";
+import { Shelf } from "./shelf.js";
 import { Connection, socketAddress } from "./socket.js";
-import { AnswerView, Follower, fitHeight, isComposing, questionElement, showNotice, showStatus } from "./ui.js";
+import { Talk } from "./talk.js";
+import { Follower, Toast, fitHeight, focusByKeyboard, isComposing, showNotice, showStatus } from "./ui.js";
+
+// While words arrive they are kept this often: a browser that crashes loses no more.
+const SAVE_MS = 1_000;
+// An answer that a reload interrupted is asked for again, unless the reader has been away for longer than this.
+const STALE_MS = 600_000;
+// So many answers are on their way at once; the gateway has 16 places for one connection.
+const LANES = Array.from({ length: 8 }, (_, number) => `answer-${number}`);
+const OPEN = "samovar.open"; // key of the conversation that this window shows
+const WINDOW = "samovar.window"; // key of this window's own name
 
 const catalogue = catalogueFor(navigator.language);
 document.documentElement.lang = catalogue.tag;
@@ -11,23 +24,31 @@ translate(document, catalogue);
 
 const find = (id) => document.getElementById(id);
 const [composer, send, stop, log, hello] = ["composer", "send", "stop", "log", "hello"].map(find);
-const follower = new Follower(find("scroll"));
 
-const conversation = new Conversation((request) => connection.send(request), showBusy, () => performance.now());
+const own = storageOf("sessionStorage");
+if (own.getItem(WINDOW) === null) own.setItem(WINDOW, newId());
+const windowName = own.getItem(WINDOW);
+const library = new Library(storageOf("localStorage"));
+const toast = new Toast(find("toast"));
+const responses = new Responses((request) => connection.send(request), told, () => performance.now(), LANES);
+const talk = new Talk(catalogue, log, new Follower(find("scroll")), responses, windowName, changed);
+const shelf = new Shelf(catalogue, find("conversations"), { open, rename, remove });
 const connection = new Connection(socketAddress("v1/responses", document.baseURI), {
   state: connectionChanged,
-  event: (event) => conversation.receive(event),
+  event: (event) => responses.receive(event),
 });
 let wasOpen = false;
-let latest = null; // the view of the newest answer
+const unsaved = new Map(); // conversation id → conversation whose words are not all kept yet
+const removed = new Set(); // ids whose answers may still be ending
+let saving = 0;
 
 function connectionChanged(state) {
   if (state === "open") {
     wasOpen = true;
-    conversation.connected();
+    responses.connected();
     showModel();
   } else if (state === "waiting") {
-    conversation.lost();
+    responses.lost();
   }
   showStatus(catalogue, find("status"), state, wasOpen);
 }
@@ -47,41 +68,113 @@ async function showModel() {
   }
 }
 
-function showBusy() {
-  stop.hidden = !conversation.busy;
-  stop.disabled = conversation.stopping;
-  send.hidden = conversation.busy;
-  send.disabled = composer.value.trim() === "";
+/** What became of a turn, be its conversation open or not. */
+function told(turn, phase, conversation) {
+  if (conversation.id === talk.conversation.id) talk.told(turn, phase);
+  if (phase.kind === "ended") conversation.touch();
+  saveSoon(conversation, phase.kind === "more" ? SAVE_MS : 0);
+  showBusy();
 }
 
-function ask(words) {
-  const view = new AnswerView(catalogue, () => follower.grown(), () => {
-    view.element.remove();
-    ask(words);
-    focusComposer();
+function changed() {
+  own.setItem(OPEN, talk.conversation.id);
+  if (!talk.isEmpty) saveSoon(talk.conversation, 0);
+  hello.hidden = !talk.isEmpty;
+  showBusy();
+  showShelf();
+}
+
+function showBusy() {
+  const running = talk.running;
+  stop.hidden = running.length === 0;
+  stop.disabled = running.length > 0 && running.every((turn) => responses.phaseOf(turn)?.kind === "stopping");
+  send.hidden = running.length > 0;
+  send.disabled = composer.value.trim() === "";
+  log.classList.toggle("busy", running.length > 0);
+}
+
+function showShelf() {
+  const conversations = library.list();
+  const answering = conversations.filter((conversation) => responses.running(conversation).length > 0);
+  shelf.show(conversations, talk.conversation.id, new Set(answering.map(({ id }) => id)));
+}
+
+function saveSoon(conversation, wait) {
+  if (removed.has(conversation.id)) return;
+  unsaved.set(conversation.id, conversation);
+  if (wait === 0) return saveAll();
+  saving ||= setTimeout(saveAll, wait);
+}
+
+function saveAll() {
+  clearTimeout(saving);
+  saving = 0;
+  for (const conversation of unsaved.values()) library.save(conversation);
+  unsaved.clear();
+  showShelf();
+}
+
+/** The conversation of this id, the very object that an answer on its way writes into. */
+function load(id) {
+  if (id === talk.conversation.id) return talk.conversation;
+  return responses.conversation(id) ?? library.open(id);
+}
+
+function open(id) {
+  const conversation = load(id);
+  if (conversation === null) return startAnew();
+  continueInterrupted(conversation);
+  talk.open(conversation);
+  shelf.chosen();
+  focusByKeyboard(composer);
+}
+
+/** Goes on with an answer that this very window was waiting for when it was reloaded. */
+function continueInterrupted(conversation) {
+  for (const turn of conversation.turns) {
+    if (turn.state !== "open" || responses.phaseOf(turn) !== null || turn.window !== windowName) continue;
+    if (Date.now() - turn.at < STALE_MS) responses.ask(turn, conversation);
+    else turn.state = "cancelled";
+  }
+}
+
+function startAnew() {
+  talk.open(new Conversation());
+  shelf.chosen();
+  focusByKeyboard(composer);
+}
+
+function rename(id, title) {
+  const conversation = load(id);
+  if (conversation === null) return;
+  conversation.rename(title);
+  library.save(conversation);
+  showShelf();
+}
+
+function remove(id) {
+  const conversation = load(id);
+  if (conversation === null) return;
+  const isOpen = id === talk.conversation.id;
+  removed.add(id);
+  responses.running(conversation).forEach((turn) => responses.stop(turn));
+  unsaved.delete(id);
+  library.remove(id);
+  if (isOpen) startAnew();
+  else showShelf();
+  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), () => {
+    removed.delete(id);
+    library.save(conversation);
+    if (isOpen) open(id);
+    else showShelf();
   });
-  latest?.settle();
-  latest = view;
-  log.append(view.element);
-  follower.catchUp();
-  conversation.ask(words, view);
 }
 
 function submit() {
   const words = composer.value.trim();
-  if (words === "" || conversation.busy) return;
-  hello.hidden = true;
-  log.append(questionElement(catalogue, words));
+  if (words === "" || talk.running.length > 0) return;
   write("");
-  ask(words);
-}
-
-function startAnew() {
-  conversation.reset();
-  latest = null;
-  log.replaceChildren();
-  hello.hidden = false;
-  focusComposer();
+  talk.ask(words);
 }
 
 function write(words) {
@@ -90,33 +183,45 @@ function write(words) {
   showBusy();
 }
 
-/** A button that hides takes the focus with it. Not by touch: there the focus would bring up the keyboard. */
-function focusComposer() {
-  if (matchMedia("(pointer: fine)").matches) composer.focus();
-}
-
 find("form").addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
-  focusComposer();
+  focusByKeyboard(composer);
 });
 stop.addEventListener("click", () => {
-  conversation.stop();
-  focusComposer();
+  talk.stop();
+  focusByKeyboard(composer);
 });
 find("new").addEventListener("click", startAnew);
 composer.addEventListener("input", () => write(composer.value));
 composer.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
-  event.preventDefault();
-  submit();
+  if (isComposing(event)) return;
+  if (event.key === "Enter" && !event.shiftKey) {
+    event.preventDefault();
+    submit();
+  } else if (event.key === "ArrowUp" && composer.value === "" && talk.running.length === 0) {
+    event.preventDefault();
+    talk.editLast();
+  }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !isComposing(event)) conversation.stop();
+  if (event.key === "Escape" && !isComposing(event)) talk.stop();
 });
 // No waiting for the next try when the network or the reader is back: timers hardly run in a hidden tab.
 addEventListener("online", () => connection.connect());
 document.addEventListener("visibilitychange", () => document.hidden || connection.connect());
+addEventListener("pagehide", saveAll);
+// Another window has changed something.
+addEventListener("storage", ({ key }) => {
+  const { conversation } = talk;
+  if (library.isAbout(conversation.id, key) && talk.running.length === 0) {
+    const kept = library.open(conversation.id);
+    if (kept !== null) talk.open(kept);
+  } else {
+    showShelf();
+  }
+});
 
 write(composer.value); // a browser may have kept what was written before a reload
+open(own.getItem(OPEN));
 connection.connect();

@@ -1,210 +1,147 @@
 /**
- * A conversation over the Responses protocol, without socket and without DOM: events in, requests and view calls out.
+ * A conversation as a tree of turns: an edited question and an answer asked for again are siblings of what they
+ * replace, and what is shown is one path from a root to a leaf. Its `data` is plain, and is what the browser keeps.
  *
- * A view is what shows one answer: `unsent()`, `asked()`, `queued(position, seconds)`, `stopping()`, `append(delta)`
- * and finally `finish(outcome)`, where an outcome is `{state: "done"|"cancelled"|"failed", usage, rate, reason, error}`.
+ * A turn is `{id, parent, question, answer, state, at, …}`: `state` is `open` until it has ended as `done`, `cancelled`
+ * or `failed`; `responseId` is the server's name for it; `usage`, `rate`, `reason` and `error` say how it went.
  */
 
-const silentView = { unsent() {}, asked() {}, queued() {}, stopping() {}, append() {}, finish() {} };
+const ROOT = "";
+const TITLE_LENGTH = 60;
+// Bounds of one request: 1 MiB and 1 024 messages. A history beyond them has long left the model's context.
+const WHOLE_CHARACTERS = 200_000;
+const WHOLE_MESSAGES = 1_000;
 
-/** One question and the answer on its way. */
-class Turn {
-  id = null; // of the response, once the server has made one
-  stopping = false;
-  #firstAt = null;
-  #lastAt = null;
+/** An id that nobody else has; `crypto.randomUUID` is missing over plain http. */
+export function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
-  constructor(input, view, now) {
-    this.input = input;
-    this.view = view;
-    this.now = now;
-  }
+/** Whether a turn has an answer that a follow-up can build on, be it a part of one. */
+function isAnswered(turn) {
+  return turn.state === "done" || turn.answer !== "";
+}
 
-  /** Whether any of the answer has arrived. */
-  get begun() {
-    return this.#firstAt !== null;
-  }
-
-  append(delta) {
-    this.#lastAt = this.now();
-    this.#firstAt ??= this.#lastAt;
-    this.view.append(delta);
-  }
-
-  /** Tokens per second between the first and the last delta; null when there is nothing to measure. */
-  rate(tokens) {
-    const seconds = (this.#lastAt - this.#firstAt) / 1000;
-    return tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null;
-  }
+/** Whether the server keeps this turn: it does not keep what failed. */
+function isKept(turn) {
+  return Boolean(turn.responseId) && (turn.state === "done" || turn.state === "cancelled");
 }
 
 export class Conversation {
-  #send;
-  #changed;
-  #now;
-  #previousId = null; // of the response that the next question continues
-  #active = null; // the turn on the page; the ones below may belong to a conversation that was left
-  #asked = []; // sent, in order, and not yet `response.created`: one lane answers first in, first out
-  #known = new Map(); // response id → turn
-  #running = null; // a delta names no response: it belongs to the one last in progress
+  /** @param {object} data of an earlier time; without it a new conversation begins */
+  constructor(data = { id: newId(), title: "", changed: Date.now(), turns: {}, chosen: {} }) {
+    this.data = data;
+  }
+
+  get id() {
+    return this.data.id;
+  }
+
+  get title() {
+    return this.data.title;
+  }
+
+  /** All turns, oldest first. */
+  get turns() {
+    return Object.values(this.data.turns);
+  }
+
+  /** The turns that are shown, from the first to the last. */
+  get path() {
+    const path = [];
+    for (let turn = this.#chosenBelow(ROOT); turn !== undefined; turn = this.#chosenBelow(turn.id)) path.push(turn);
+    return path;
+  }
+
+  /** Gives the conversation a name; an empty one brings back that of its first question. */
+  rename(title) {
+    const first = this.path[0];
+    this.data.title = title.trim() || (first ? titleOf(first.question) : "");
+    this.data.named = title.trim() !== "";
+  }
+
+  /** Adds a turn below `parent` (an id, or null for the beginning), and shows it. */
+  add(question, parent) {
+    const turn = { id: newId(), parent, question, answer: "", state: "open", at: Date.now() };
+    this.data.turns[turn.id] = turn;
+    this.choose(turn);
+    if (!this.data.named && parent === null) this.data.title = titleOf(question);
+    this.touch();
+    return turn;
+  }
+
+  /** The turns that stand where this one stands, oldest first; itself among them. */
+  versions(turn) {
+    return this.turns.filter((other) => other.parent === turn.parent);
+  }
+
+  /** Shows this turn among its versions, and below it what was shown there last. */
+  choose(turn) {
+    this.data.chosen[turn.parent ?? ROOT] = turn.id;
+  }
+
+  /** Notes that something happened: the list shows the newest first. */
+  touch() {
+    this.data.changed = Date.now();
+  }
+
+  /** Takes over what another window has added to the same conversation, or brought to an end. */
+  merge(data) {
+    for (const [id, turn] of Object.entries(data.turns)) {
+      const own = this.data.turns[id];
+      if (own === undefined) this.data.turns[id] = turn;
+      else if (own.state === "open" && turn.state !== "open") Object.assign(own, turn);
+    }
+  }
 
   /**
-   * @param {(request: object) => boolean} send whether it could be sent
-   * @param {() => void} changed called when `busy` or `stopping` changed
-   * @param {() => number} now milliseconds, rising
+   * What the server is asked for a turn: only the question where it keeps what came before, else all of it.
+   *
+   * @param {boolean} whole whether to send all of it in any case
    */
-  constructor(send, changed, now) {
-    this.#send = send;
-    this.#changed = changed;
-    this.#now = now;
+  request(turn, whole = false) {
+    const before = this.#before(turn);
+    const last = before.at(-1);
+    if (last === undefined) return { input: turn.question };
+    if (isKept(last) && !whole) return { input: turn.question, previous_response_id: last.responseId };
+    return { input: [...history(before), { role: "user", content: turn.question }] };
   }
 
-  /** Whether an answer is on its way. */
-  get busy() {
-    return this.#active !== null;
-  }
-
-  get stopping() {
-    return this.#active?.stopping ?? false;
-  }
-
-  /** Asks the next question; without a connection it is held back until there is one. */
-  ask(input, view) {
-    this.#active = new Turn(input, view, this.#now);
-    this.connected();
-    this.#changed();
-  }
-
-  /** Stops the answer on its way; what has arrived of it stays part of the conversation. */
-  stop() {
-    if (this.#active === null || this.stopping) return;
-    const turn = this.#active;
-    this.#cancel(turn);
-    if (this.#isHeld(turn)) this.#finish(turn, { state: "cancelled" });
-    else turn.view.stopping();
-    this.#changed();
-  }
-
-  /** Leaves this conversation for a new one; an answer on its way is cancelled and no longer shown. */
-  reset() {
-    if (this.#active !== null) {
-      this.#active.view = silentView;
-      this.#cancel(this.#active);
+  /** The turns that the model is to know of before this one, oldest first. */
+  #before(turn) {
+    const before = [];
+    for (let parent = this.#find(turn.parent); parent !== undefined; parent = this.#find(parent.parent)) {
+      if (isAnswered(parent)) before.unshift(parent);
     }
-    this.#active = null;
-    this.#previousId = null;
-    this.#changed();
+    return before;
   }
 
-  /** To be called when a connection is there. */
-  connected() {
-    const turn = this.#active;
-    if (turn === null || !this.#isHeld(turn)) return;
-    const request = { type: "response.create", input: turn.input, truncation: "auto" };
-    if (this.#previousId !== null) request.previous_response_id = this.#previousId;
-    if (this.#send(request)) {
-      this.#asked.push(turn);
-      turn.view.asked();
-    } else {
-      turn.view.unsent();
-    }
+  #find(id) {
+    return id === null ? undefined : this.data.turns[id];
   }
 
-  /** To be called when the connection is gone: what was asked on it will not be answered. */
-  lost() {
-    const turn = this.#active;
-    const held = turn === null || this.#isHeld(turn);
-    this.#asked = [];
-    this.#known.clear();
-    this.#running = null;
-    if (held) return;
-    this.#finish(turn, turn.stopping ? { state: "cancelled" } : { state: "failed", error: { code: "connection_lost" } });
-    this.#changed();
-  }
-
-  /** Takes one event of the server. Kinds that this page does not know are let pass. */
-  receive(event) {
-    switch (event.type) {
-      case "response.created":
-        return this.#created(event.response);
-      case "response.queued":
-        return this.#queued(event);
-      case "response.in_progress":
-        return this.#started(event.response);
-      case "response.output_text.delta":
-        return this.#running?.append(event.delta);
-      case "response.completed":
-      case "response.incomplete":
-      case "response.failed":
-        return this.#ended(event.response);
-      case "error":
-        return this.#refused(event);
-    }
-  }
-
-  #isHeld(turn) {
-    return turn.id === null && !this.#asked.includes(turn);
-  }
-
-  #cancel(turn) {
-    turn.stopping = true; // without an id there is nothing to name yet: `response.created` sends it then
-    if (turn.id !== null) this.#send({ type: "response.cancel", response_id: turn.id });
-  }
-
-  #created(response) {
-    const turn = this.#asked.shift();
-    if (turn === undefined) return;
-    turn.id = response.id;
-    this.#known.set(turn.id, turn);
-    if (turn.stopping) this.#cancel(turn);
-  }
-
-  #queued({ response, queue_position: position = null, estimated_wait_seconds: seconds = null }) {
-    const turn = this.#known.get(response.id);
-    if (turn && !turn.stopping) turn.view.queued(position, seconds);
-  }
-
-  #started(response) {
-    this.#running = this.#known.get(response.id) ?? null;
-    if (this.#running && !this.#running.stopping) this.#running.view.asked();
-  }
-
-  #ended(response) {
-    const turn = this.#known.get(response.id);
-    if (turn === undefined) return;
-    this.#known.delete(response.id);
-    if (this.#running === turn) this.#running = null;
-    const usage = response.usage ?? null;
-    const outcome = { ...outcomeOf(response), usage, rate: usage && turn.rate(usage.output_tokens) };
-    // An answer stopped before its first word counts as never asked: there is nothing to continue.
-    if (turn === this.#active && outcome.state !== "failed" && (turn.begun || outcome.state === "done")) {
-      this.#previousId = response.id;
-    }
-    this.#finish(turn, outcome);
-  }
-
-  #refused(event) {
-    const named = event.response_id ? this.#known.get(event.response_id) : undefined;
-    // A cancel that came too late is refused as well; the answer that it names has ended or is about to.
-    if (event.response_id && (named === undefined || named.stopping)) return;
-    const turn = named ?? this.#asked.shift() ?? this.#running;
-    if (!turn) return;
-    this.#known.delete(turn.id);
-    if (this.#running === turn) this.#running = null;
-    this.#finish(turn, { state: "failed", error: event.error ?? {} });
-  }
-
-  #finish(turn, outcome) {
-    turn.view.finish(outcome);
-    if (turn !== this.#active) return;
-    this.#active = null;
-    this.#changed();
+  #chosenBelow(id) {
+    const chosen = this.data.turns[this.data.chosen[id]];
+    if (chosen !== undefined) return chosen;
+    return this.turns.filter((turn) => (turn.parent ?? ROOT) === id).at(-1);
   }
 }
 
-function outcomeOf(response) {
-  const reason = response.incomplete_details?.reason ?? null;
-  if (response.status === "cancelled" || reason === "cancelled") return { state: "cancelled" };
-  if (response.status === "failed") return { state: "failed", error: response.error ?? {} };
-  return { state: "done", reason };
+/** Messages of these turns, the oldest left out when there are too many. */
+function history(turns) {
+  const messages = [];
+  let characters = 0;
+  for (const turn of [...turns].reverse()) {
+    characters += turn.question.length + turn.answer.length;
+    if (characters > WHOLE_CHARACTERS || messages.length + 2 > WHOLE_MESSAGES) break;
+    messages.unshift({ role: "user", content: turn.question }, { role: "assistant", content: turn.answer });
+  }
+  return messages;
+}
+
+/** The beginning of a question, in one line and in whole characters. */
+function titleOf(question) {
+  const line = question.replace(/\s+/g, " ").trim();
+  const letters = Array.from(line);
+  return letters.length > TITLE_LENGTH ? `${letters.slice(0, TITLE_LENGTH).join("").trimEnd()}…` : line;
 }

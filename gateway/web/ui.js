@@ -1,19 +1,11 @@
-/** What is on the page: messages, notice, status, and the composer's manners. Text goes in as text, never as markup. */
+/** Small things that all parts of the page use. Text goes in as text, never as markup. */
 
-import { catalogues, errorText, text, translate } from "./i18n.js";
-
-// Asking again helps against these; a message that is too long stays too long.
-const PASSING = new Set([
-  "connection_lost",
-  "engine_unavailable",
-  "queue_full",
-  "queue_timeout",
-  "rate_limit_exceeded",
-  "server_error",
-  "store_unavailable",
-]);
+import { copyText } from "./clipboard.js";
+import { catalogues, text, translate } from "./i18n.js";
 
 const NEAR_BOTTOM_PX = 64;
+const COPIED_MS = 1_600;
+const TOAST_MS = 8_000;
 
 /** Keeps the newest text in sight, unless the reader has scrolled up to read. */
 export class Follower {
@@ -39,137 +31,61 @@ export class Follower {
   }
 }
 
+/** A word at the edge of the page, with a way back for as long as it stands there. */
+export class Toast {
+  #element;
+  #timer = 0;
+  #undo = null;
+
+  constructor(element) {
+    this.#element = element;
+    element.querySelector("button").addEventListener("click", () => {
+      const undo = this.#undo;
+      this.hide();
+      undo?.();
+    });
+  }
+
+  show(words, label = "", undo = null) {
+    this.#undo = undo;
+    this.#element.querySelector("span").textContent = words;
+    const button = this.#element.querySelector("button");
+    button.textContent = label;
+    button.hidden = undo === null;
+    this.#element.hidden = false;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.hide(), TOAST_MS);
+  }
+
+  hide() {
+    clearTimeout(this.#timer);
+    this.#undo = null;
+    this.#element.hidden = true;
+  }
+}
+
 /** A new element from the page's template of that name. */
-function stamp(catalogue, name) {
+export function stamp(catalogue, name) {
   const content = document.getElementById(name).content.cloneNode(true);
   translate(content, catalogue);
   return content.firstElementChild;
 }
 
-function makeMessage(catalogue, role, state) {
-  const message = stamp(catalogue, "message");
-  message.dataset.role = role;
-  message.dataset.state = state;
-  message.querySelector(".message-who").textContent = text(catalogue, role === "user" ? "you" : "assistant");
-  return message;
-}
-
-/** The reader's own message, complete from the start. */
-export function questionElement(catalogue, words) {
-  const message = makeMessage(catalogue, "user", "done");
-  message.querySelector(".message-text").textContent = words;
-  return message;
-}
-
-/** One answer as it waits, arrives and ends: the view that conversation.js speaks to. */
-export class AnswerView {
-  #catalogue;
-  #grown;
-  #again;
-  #words = document.createTextNode("");
-  #wait;
-
-  /**
-   * @param {object} catalogue of texts
-   * @param {() => void} grown called when the element may have become taller
-   * @param {() => void} again called when the reader wants to ask once more
-   */
-  constructor(catalogue, grown, again) {
-    this.#catalogue = catalogue;
-    this.#grown = grown;
-    this.#again = again;
-    this.#wait = stamp(catalogue, "wait");
-    this.element = makeMessage(catalogue, "assistant", "streaming");
-    // A screen reader hears the answer once it is whole, not syllable by syllable.
-    this.element.setAttribute("aria-busy", "true");
-    this.element.querySelector(".message-text").append(this.#words);
-    this.element.append(this.#wait);
-    this.asked();
-  }
-
-  asked() {
-    this.#waitFor("thinking");
-  }
-
-  unsent() {
-    this.#waitFor("unsent");
-  }
-
-  stopping() {
-    this.#waitFor("stopping");
-  }
-
-  queued(position, wait) {
-    if (position === null) return;
-    this.#waitFor("queued", { position, seconds: wait === null ? null : Math.max(1, Math.ceil(wait)) });
-  }
-
-  append(delta) {
-    this.#wait.remove();
-    this.#words.appendData(delta);
-    this.#grown();
-  }
-
-  finish({ state, usage = null, rate = null, reason = null, error = {} }) {
-    this.element.dataset.state = state;
-    this.element.removeAttribute("aria-busy");
-    this.#wait.remove();
-    if (this.#words.length === 0) this.element.querySelector(".message-text").remove();
-    if (state === "failed") this.#showError(error);
-    this.#showStats(state, usage, rate, reason);
-    this.#grown();
-  }
-
-  /** No asking again once the conversation has gone on. */
-  settle() {
-    this.element.querySelector(".message-again")?.remove();
-  }
-
-  #waitFor(key, values) {
-    this.#wait.querySelector(".message-wait-text").textContent = text(this.#catalogue, key, values);
-    this.#grown();
-  }
-
-  #showError({ code = null, message = "", retry_after: seconds = null }) {
-    const what = errorText(this.#catalogue, code);
-    const whole = seconds === null ? what : text(this.#catalogue, "withWait", { what, seconds: Math.ceil(seconds) });
-    const box = stamp(this.#catalogue, "error");
-    box.dataset.code = code ?? "";
-    box.querySelector(".message-error-what").textContent = whole;
-    const said = [message, code && message ? `(${code})` : ""].filter(Boolean).join(" ");
-    if (said === "") box.querySelector(".message-error-said").remove();
-    else box.querySelector(".message-error-said").textContent = said;
-    if (PASSING.has(code)) box.append(this.#againButton());
-    this.element.append(box);
-  }
-
-  #againButton() {
-    const button = stamp(this.#catalogue, "again");
-    button.addEventListener("click", () => this.#again());
-    return button;
-  }
-
-  #showStats(state, usage, rate, reason) {
-    const number = new Intl.NumberFormat(this.#catalogue.tag, { maximumFractionDigits: 1 });
-    const say = (key, values) => text(this.#catalogue, key, values);
-    const stats = stamp(this.#catalogue, "stats");
-    const facts = [];
-    if (state === "cancelled") facts.push(say("cancelled"));
-    if (reason !== null) facts.push(reason === "max_output_tokens" ? say("cutAtLimit") : say("incomplete", { reason }));
-    if (usage !== null) {
-      const cached = usage.input_tokens_details?.cached_tokens ?? 0;
-      facts.push(say("tokens", { count: usage.output_tokens, number: number.format(usage.output_tokens) }));
-      if (rate !== null) facts.push(say("rate", { number: number.format(rate) }));
-      facts.push(say("cached", { cached: number.format(cached), prompt: number.format(usage.input_tokens) }));
-      Object.assign(stats.dataset, { output: usage.output_tokens, prompt: usage.input_tokens, cached });
-    }
-    for (const fact of facts) {
-      const span = document.createElement("span");
-      span.textContent = fact;
-      stats.append(span, " ");
-    }
-    if (facts.length > 0) this.element.append(stats);
-  }
+/** Makes a button copy, and say whether it did. */
+export function copyOnClick(catalogue, button, words) {
+  const icon = button.querySelector("use");
+  const label = button.querySelector("span");
+  const say = (key, name) => {
+    icon.setAttribute("href", `#icon-${name}`);
+    if (label) label.textContent = text(catalogue, key);
+    else button.setAttribute("aria-label", text(catalogue, key));
+    button.title = text(catalogue, key);
+  };
+  button.addEventListener("click", async () => {
+    const copied = await copyText(words());
+    say(copied ? "copied" : "notCopied", copied ? "done" : "copy");
+    setTimeout(() => say("copy", "copy"), COPIED_MS);
+  });
 }
 
 /** Shows the connection's state. */
@@ -210,6 +126,11 @@ function noticeParagraph(catalogue) {
  */
 export function isComposing(event) {
   return event.isComposing || event.keyCode === 229;
+}
+
+/** A button that hides takes the focus with it. Not by touch: there the focus would bring up the keyboard. */
+export function focusByKeyboard(element) {
+  if (matchMedia("(pointer: fine)").matches) element.focus();
 }
 
 /** Makes a textarea as high as its text, up to the limit that its style sets. */

@@ -1,0 +1,239 @@
+/** One turn as it is shown: the reader's question, and the answer as it waits, arrives and ends. */
+
+import { errorText, text } from "./i18n.js";
+import { MarkdownView } from "./markdown.js";
+import { copyOnClick, fitHeight, isComposing, stamp } from "./ui.js";
+
+// Asking again helps against these; a message that is too long stays too long.
+const PASSING = new Set([
+  "connection_lost",
+  "engine_unavailable",
+  "queue_full",
+  "queue_timeout",
+  "rate_limit_exceeded",
+  "server_error",
+  "store_unavailable",
+]);
+
+/**
+ * @typedef {object} Acts what a reader can do with a turn
+ * @property {(question: string) => void} edit ask something else in its place
+ * @property {() => void} again ask the same in its place
+ * @property {(step: number) => void} step show the version before (-1) or after (1) it
+ * @property {() => void} grown called when it may have become taller
+ */
+
+export class TurnView {
+  #catalogue;
+  #turn;
+  #acts;
+  #versions;
+  #question;
+  #answer;
+  #words;
+  #text;
+  #wait;
+  #frame = 0; // of the browser, in which the newest words will be drawn
+
+  /**
+   * @param {object} catalogue of texts
+   * @param {object} turn of a conversation; read again whenever it is told to have changed
+   * @param {{number: number, count: number}} versions of it
+   * @param {Acts} acts
+   */
+  constructor(catalogue, turn, versions, acts) {
+    this.#catalogue = catalogue;
+    this.#turn = turn;
+    this.#versions = versions;
+    this.#acts = acts;
+    this.#question = this.#makeQuestion();
+    this.#answer = stamp(catalogue, "answer");
+    this.#text = this.#answer.querySelector(".message-text");
+    this.#wait = this.#answer.querySelector(".message-wait");
+    this.#words = new MarkdownView(this.#text, (pre, language) => this.#frameCode(pre, language));
+    this.elements = [this.#question, this.#answer];
+  }
+
+  /** Whether the reader is changing the question. */
+  get editing() {
+    return this.#question.dataset.editing !== undefined;
+  }
+
+  /** Shows an answer that is on its way, at this phase; see responses.js. */
+  show(phase) {
+    if (phase.kind === "ended") return this.end();
+    this.#answer.dataset.state = "streaming";
+    // A screen reader hears the answer once it is whole, not syllable by syllable.
+    this.#answer.setAttribute("aria-busy", "true");
+    if (phase.kind === "more") this.#wait.hidden = true;
+    else this.#showWait(phase);
+    this.#drawSoon();
+  }
+
+  /** Shows an answer that has ended. */
+  end() {
+    const turn = this.#turn;
+    cancelAnimationFrame(this.#frame);
+    this.#answer.dataset.state = turn.state === "open" ? "cancelled" : turn.state;
+    this.#answer.removeAttribute("aria-busy");
+    this.#wait.hidden = true;
+    this.#draw();
+    this.#text.hidden = turn.answer === "";
+    if (turn.state === "failed") this.#answer.append(this.#makeError(turn.error ?? {}));
+    this.#answer.append(this.#makeTools());
+    this.#acts.grown();
+  }
+
+  /** Keeps the keyboard where the reader steps through versions. */
+  focusVersions(step) {
+    const [wanted, other] = step < 0 ? ["back", "forth"] : ["forth", "back"];
+    const tool = (name) => this.#answer.querySelector(`[data-tool="${name}"]`);
+    (tool(wanted)?.disabled ? tool(other) : tool(wanted))?.focus();
+  }
+
+  /** Lets the reader change the question. */
+  edit() {
+    if (this.editing) return;
+    const editor = stamp(this.#catalogue, "editor");
+    const area = editor.querySelector("textarea");
+    const close = () => {
+      editor.remove();
+      delete this.#question.dataset.editing;
+      this.#question.querySelector('[data-tool="edit"]').focus();
+    };
+    const send = () => {
+      const words = area.value.trim();
+      if (words === "") return;
+      this.#acts.edit(words);
+    };
+    area.value = this.#turn.question;
+    area.addEventListener("input", () => fitHeight(area));
+    area.addEventListener("keydown", (event) => {
+      if (isComposing(event)) return;
+      if (event.key === "Escape") close();
+      else if (event.key === "Enter" && !event.shiftKey) send();
+      else return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+    editor.addEventListener("submit", (event) => {
+      event.preventDefault();
+      send();
+    });
+    editor.querySelector('[data-tool="cancel"]').addEventListener("click", close);
+    this.#question.dataset.editing = "";
+    this.#question.append(editor);
+    fitHeight(area);
+    area.focus();
+    area.setSelectionRange(area.value.length, area.value.length);
+  }
+
+  #makeQuestion() {
+    const question = stamp(this.#catalogue, "question");
+    question.querySelector(".message-text").textContent = this.#turn.question;
+    copyOnClick(this.#catalogue, question.querySelector('[data-tool="copy"]'), () => this.#turn.question);
+    question.querySelector('[data-tool="edit"]').addEventListener("click", () => this.edit());
+    return question;
+  }
+
+  #showWait({ kind, position, seconds }) {
+    const wait = seconds === null || seconds === undefined ? null : Math.max(1, Math.ceil(seconds));
+    const begun = this.#turn.answer !== "";
+    const key = { asked: "thinking", anew: "thinking", unsent: begun ? "reconnecting" : "unsent" }[kind] ?? kind;
+    this.#wait.hidden = begun && key === "thinking";
+    this.#wait.querySelector(".message-wait-text").textContent = text(this.#catalogue, key, { position, seconds: wait });
+  }
+
+  /** Once a frame is often enough: a fast engine sends more words than a screen shows frames. */
+  #drawSoon() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = requestAnimationFrame(() => {
+      this.#draw();
+      this.#acts.grown();
+    });
+  }
+
+  #draw() {
+    this.#words.show(this.#turn.answer);
+  }
+
+  #frameCode(pre, language) {
+    const frame = stamp(this.#catalogue, "code");
+    frame.querySelector(".code-language").textContent = language;
+    copyOnClick(this.#catalogue, frame.querySelector('[data-tool="copy"]'), () => pre.textContent);
+    pre.tabIndex = 0; // its lines are not wrapped, so it may have to be scrolled by keys
+    frame.append(pre);
+    return frame;
+  }
+
+  #makeTools() {
+    const tools = stamp(this.#catalogue, "answer-tools");
+    const tool = (name) => tools.querySelector(`[data-tool="${name}"]`);
+    const { number, count } = this.#versions;
+    tools.querySelector(".versions").hidden = count < 2;
+    tools.querySelector(".versions-text").textContent = text(this.#catalogue, "version", { number, count });
+    tool("back").disabled = number === 1;
+    tool("forth").disabled = number === count;
+    tool("back").addEventListener("click", () => this.#acts.step(-1));
+    tool("forth").addEventListener("click", () => this.#acts.step(1));
+    tool("again").addEventListener("click", () => this.#acts.again());
+    copyOnClick(this.#catalogue, tool("copy"), () => this.#turn.answer);
+    tool("copy").hidden = this.#turn.answer === "";
+    this.#describe(tools, tool("details"));
+    return tools;
+  }
+
+  /** What went otherwise than usual is said at once; numbers when the reader asks for them. */
+  #describe(tools, button) {
+    tools.querySelector(".remark").textContent = this.#remark();
+    const stats = tools.querySelector(".stats");
+    const { usage = null } = this.#turn;
+    button.hidden = usage === null;
+    if (usage === null) return;
+    for (const fact of this.#facts(usage)) {
+      const span = document.createElement("span");
+      span.textContent = fact;
+      stats.append(span, " ");
+    }
+    const cached = usage.input_tokens_details?.cached_tokens ?? 0;
+    Object.assign(stats.dataset, { output: usage.output_tokens, prompt: usage.input_tokens, cached });
+    button.addEventListener("click", () => {
+      stats.hidden = !stats.hidden;
+      button.setAttribute("aria-expanded", String(!stats.hidden));
+      this.#acts.grown();
+    });
+  }
+
+  #remark() {
+    const { state, reason = null } = this.#turn;
+    if (state === "open") return text(this.#catalogue, "elsewhere");
+    if (state === "cancelled") return text(this.#catalogue, "cancelled");
+    if (reason === null) return "";
+    return text(this.#catalogue, reason === "max_output_tokens" ? "cutAtLimit" : "incomplete", { reason });
+  }
+
+  #facts(usage) {
+    const number = new Intl.NumberFormat(this.#catalogue.tag, { maximumFractionDigits: 1 });
+    const { rate = null } = this.#turn;
+    const count = usage.output_tokens;
+    const cached = number.format(usage.input_tokens_details?.cached_tokens ?? 0);
+    const facts = [text(this.#catalogue, "tokens", { count, number: number.format(count) })];
+    if (rate !== null) facts.push(text(this.#catalogue, "rate", { number: number.format(rate) }));
+    facts.push(text(this.#catalogue, "cached", { cached, prompt: number.format(usage.input_tokens) }));
+    return facts;
+  }
+
+  #makeError({ code = null, message = "", retry_after: seconds = null }) {
+    const what = errorText(this.#catalogue, code);
+    const whole = seconds === null ? what : text(this.#catalogue, "withWait", { what, seconds: Math.ceil(seconds) });
+    const box = stamp(this.#catalogue, "error");
+    box.dataset.code = code ?? "";
+    box.querySelector(".message-error-what").textContent = whole;
+    const said = [message, code && message ? `(${code})` : ""].filter(Boolean).join(" ");
+    box.querySelector(".message-error-said").textContent = said;
+    box.querySelector(".message-error-said").hidden = said === "";
+    box.querySelector("button").hidden = !PASSING.has(code);
+    box.querySelector("button").addEventListener("click", () => this.#acts.again());
+    return box;
+  }
+}

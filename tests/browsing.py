@@ -1,0 +1,121 @@
+"""What tests do with the chat page in a browser, and a gateway that is played where the real one behaves too well."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from playwright.async_api import Locator, Page, WebSocketRoute, expect
+
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+ANSWER_MS = 120_000  # an answer of the embedded model beside others' work: threads that share a core crawl
+SOCKET = re.compile(r"/v1/responses$")
+LONG = "Write a very long story about a samovar, with many chapters and every detail."
+
+OpenPage = Callable[..., Awaitable[Page]]
+Play = Callable[[WebSocketRoute], None]
+
+
+def messages(page: Page, role: str) -> Locator:
+    """All messages of `user` or `assistant`, oldest first."""
+    return page.locator(f'[data-testid="message"][data-role="{role}"]')
+
+
+def conversations(page: Page) -> Locator:
+    """The entries of the list, newest first."""
+    return page.get_by_test_id("conversation")
+
+
+async def ask(page: Page, words: str) -> Locator:
+    """Sends a message as a reader does; gives its answer, which is still on its way."""
+    before = await messages(page, "assistant").count()
+    await page.get_by_test_id("composer").fill(words)
+    await page.get_by_test_id("composer").press("Enter")
+    await expect(messages(page, "assistant")).to_have_count(before + 1)
+    return messages(page, "assistant").nth(before)
+
+
+async def begun(page: Page) -> None:
+    """Waits for the first words of an answer that is still on its way."""
+    arriving = page.locator('[data-state="streaming"] .message-text').filter(has_text=re.compile(r"\S"))
+    await arriving.wait_for(timeout=ANSWER_MS)
+
+
+async def ended(answer: Locator, state: str = "done") -> None:
+    """Waits until the answer is whole, and expects it to be so in this way."""
+    await expect(answer).not_to_have_attribute("data-state", "streaming", timeout=ANSWER_MS)
+    await expect(answer).to_have_attribute("data-state", state)
+
+
+async def count_of(answer: Locator, name: str) -> int:
+    """One of the answer's token counts: `prompt`, `cached` or `output`."""
+    return int(await answer.get_by_test_id("stats").get_attribute(f"data-{name}") or 0)
+
+
+class PlayedGateway:
+    """Says what a test wants over the page's socket, and remembers what the page asked."""
+
+    def __init__(self, answer: Callable[[PlayedGateway, dict[str, Any]], None]) -> None:
+        """`answer` is called with every request of the page."""
+        self.answer = answer
+        self.asked: list[dict[str, Any]] = []
+        self.sockets: list[WebSocketRoute] = []
+        self._sequence = -1
+        self._lane = ""  # of the newest request, as every event of its answer names it
+
+    def __call__(self, socket: WebSocketRoute) -> None:
+        """Takes a connection of the page."""
+        self.sockets.append(socket)
+        socket.on_message(self.receive)
+
+    def receive(self, frame: str | bytes) -> None:
+        """Takes a request of the page."""
+        self.asked.append(json.loads(frame))
+        self._lane = self.asked[-1].pop("stream_id", self._lane)
+        self.answer(self, self.asked[-1])
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """Sends an event on the newest connection, numbered as the contract wants it."""
+        self._sequence = 0 if kind == "response.created" else self._sequence + 1
+        event = {"type": kind, "sequence_number": self._sequence, "stream_id": self._lane, **fields}
+        self.sockets[-1].send(json.dumps(event))
+
+    def say_of(self, number: int, kind: str, status: str, **fields: Any) -> None:
+        """Sends an event that carries response `number`, which is in `status`."""
+        self.say(kind, response={"id": f"resp_{number}", "object": "response", "status": status}, **fields)
+
+    def delta(self, words: str) -> None:
+        """Sends more of the answer."""
+        self.say("response.output_text.delta", item_id="msg", output_index=0, content_index=0, delta=words)
+
+    def begin(self, words: str) -> None:
+        """Sends an answer to the newest request as far as its first words."""
+        number = len(self.asked)
+        self.say_of(number, "response.created", "in_progress")
+        self.say_of(number, "response.in_progress", "in_progress")
+        self.delta(words)
+
+    def complete(self, words: str) -> None:
+        """Sends a whole answer to the newest request."""
+        self.begin(words)
+        self.say_of(len(self.asked), "response.completed", "completed")
+
+    def refuse(self, code: str, message: str = "", **fields: Any) -> None:
+        """Refuses the newest request."""
+        error = {"type": "invalid_request_error", "code": code, "message": message, "param": None}
+        self.say("error", status=400, error=error, **fields)
+
+
+def saying(words: str) -> PlayedGateway:
+    """A gateway that answers everything with these words."""
+    return PlayedGateway(lambda gateway, _: gateway.complete(words))
