@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -28,19 +27,16 @@ from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.house import House, new_id
 from gateway.metrics import Metrics
 from gateway.responses import Responses
+from gateway.roster import Roster
 from gateway.sessions import Sessions
-from gateway.settings import LOOPBACK, Settings
-from gateway.transport.callers import Callers
-from gateway.transport.doors import Doors
+from gateway.settings import Settings
+from gateway.transport.callers import SUBPROTOCOL
+from gateway.transport.entrance import entrance
 from gateway.transport.websocket import Connection
+from gateway.users import Users
 
 WEB: Final = Path(__file__).parent / "web"
-PAGE_HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
+PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
 
 def build(settings: Settings) -> tuple[Starlette, Responses]:
@@ -67,6 +63,9 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
         pool=pool,
         dispatcher=dispatcher,
         admission=admission,
+        roster=Roster(
+            Users(settings.state_dir), concurrency=settings.user_concurrency, messages=settings.messages_per_minute
+        ),
         conversations=Conversations(
             model.prompt,
             limit=model.context,
@@ -81,8 +80,8 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
     for name, value in (("queue_limit", settings.queue_limit), ("cores", settings.cores), ("kv_cells", model.cells)):
         metrics.limit.labels(name).set(value)
     responses = Responses(house, grace=settings.resume_grace)
-    routes, middleware = _routes(house, responses), _middleware(settings)
-    return Starlette(routes=routes, middleware=middleware, lifespan=_lifespan(house, responses)), responses
+    routes, way_in = _routes(house, responses), entrance(settings, house.roster)
+    return Starlette(routes=routes, middleware=way_in, lifespan=_lifespan(house, responses)), responses
 
 
 def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
@@ -90,27 +89,24 @@ def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         with suppress(StoreError):  # every request will tell
             await house.sessions.interrupted()
+        await house.roster.refresh()
+        watch = asyncio.create_task(house.roster.watch())
         yield
         await responses.close(within=0)
+        watch.cancel()
+        await house.roster.close()
         await house.pool.close()
         house.sessions.close()
 
     return lifespan
 
 
-def _middleware(settings: Settings) -> Sequence[Middleware]:
-    hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
-    doors = Middleware(Doors, hosts=hosts, origins=settings.allowed_origins)
-    if not settings.allowed_origins:
-        return [doors, Middleware(Callers)]
-    return [doors, Middleware(CORSMiddleware, allow_origins=settings.allowed_origins), Middleware(Callers)]
-
-
 def _routes(house: House, responses: Responses) -> list[BaseRoute]:
     async def connection(socket: WebSocket) -> None:
-        await socket.accept()
+        await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         with house.metrics.connections.track_inprogress():
-            await Connection(responses, socket, caller=caller_of(socket)).serve()
+            caller = caller_of(socket)
+            await Connection(responses, socket, caller=caller, heard=partial(house.roster.heard, caller)).serve()
 
     return [
         WebSocketRoute("/v1/responses", connection),

@@ -32,6 +32,8 @@ class Caller:
     user: str
     """The key of fairness. Without keys every connection, over HTTP every client address, is a user of its own."""
     limits: Limits = Limits()
+    admin: bool = False
+    """May see what the operator sees."""
 
 
 def caller_of(connection: HTTPConnection) -> Caller:

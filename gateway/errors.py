@@ -65,6 +65,22 @@ class ContextLengthExceededError(ApiError):
     code = "context_length_exceeded"
 
 
+class InvalidApiKeyError(ApiError):
+    """There are keys, and the request has none, or not a valid one."""
+
+    code = "invalid_api_key"
+    status = 401
+    type = "authentication_error"
+
+
+class ConnectionLimitError(ApiError):
+    """The user or the address has as many connections as it may have."""
+
+    code = "websocket_connection_limit_reached"
+    status = 429
+    type = "rate_limit_error"
+
+
 class QueueFullError(ApiError):
     """As many requests wait as may wait."""
 

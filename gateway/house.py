@@ -12,6 +12,7 @@ from gateway.admission import Admission
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.metrics import Metrics
+from gateway.roster import Roster
 from gateway.served import ServedModel
 from gateway.sessions import Sessions
 from gateway.settings import Settings
@@ -29,6 +30,7 @@ class House:
     admission: Admission[Demand, Placement]
     conversations: Conversations
     metrics: Metrics
+    roster: Roster
     clock: Callable[[], float] = time.time
     numbers: int = 0
 

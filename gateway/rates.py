@@ -1,43 +1,79 @@
-"""Tokens a minute and user: a bucket that fills steadily and may hold a minute's worth."""
+"""Tokens and messages a minute and user: buckets that fill steadily and hold a minute's worth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.caller import Caller
 from gateway.errors import RateLimitExceededError
 from gateway.fairness import Work
 
+SWEEP: Final = 1024
+"""Buckets kept before those that are full again are forgotten."""
+
 
 @dataclass
 class Bucket:
-    """Tokens left, as of a moment; below zero while debts last."""
+    """What is left, as of a moment; below zero while debts last."""
 
     level: float
     at: float
+    limit: int
+    """A minute's worth."""
+
+    def fill(self, now: float) -> None:
+        """Let time pass."""
+        self.level = min(self.limit, self.level + (now - self.at) * self.limit / 60)
+        self.at = now
 
 
-class TokenRates:
-    """The users' buckets. A request takes its estimate when it comes, and the difference when it ends."""
+class Buckets:
+    """One bucket a user; those who come and go for ever leave nothing behind."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` gives seconds."""
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
+        self._sweep_at = SWEEP
+
+    def of(self, user: str, limit: int) -> Bucket:
+        """The user's, filled up to now; `limit` is a minute's worth."""
+        now = self._clock()
+        bucket = self._buckets.get(user)
+        if bucket is None:
+            self._sweep(now)
+            bucket = self._buckets[user] = Bucket(limit, now, limit)
+        bucket.limit = limit  # the operator may have given the user another
+        bucket.fill(now)
+        return bucket
+
+    def _sweep(self, now: float) -> None:
+        if len(self._buckets) < self._sweep_at:
+            return
+        for bucket in self._buckets.values():
+            bucket.fill(now)
+        self._buckets = {user: bucket for user, bucket in self._buckets.items() if bucket.level < bucket.limit}
+        self._sweep_at = max(SWEEP, 2 * len(self._buckets))
+
+
+class TokenRates:
+    """Tokens of the keys that have a limit. A request takes its estimate when it comes, the difference when it ends."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds."""
+        self._buckets = Buckets(clock)
 
     def reserve(self, caller: Caller, work: Work) -> int:
         """Take the tokens that the request may need, and say how many. Raises RateLimitExceededError."""
         limit = caller.limits.tokens_per_minute
         if limit is None:
             return 0
-        bucket = self._filled(caller.user, limit)
+        bucket = self._buckets.of(caller.user, limit)
         if bucket.level <= 0:
-            seconds = math.ceil((1 - bucket.level) * 60 / limit)
-            raise RateLimitExceededError(
-                f"this key may use {limit} tokens a minute, which are used up; try again in {seconds} s", seconds
-            )
+            raise _exceeded(bucket, f"this key may use {limit} tokens a minute, which are used up")
         reserved = min(work.tokens, limit)
         bucket.level -= reserved
         return reserved
@@ -45,12 +81,26 @@ class TokenRates:
     def settle(self, caller: Caller, reserved: int, done: Work | None) -> None:
         """Give back what was not needed, or take what was needed more."""
         if caller.limits.tokens_per_minute is not None:
-            bucket = self._filled(caller.user, caller.limits.tokens_per_minute)
+            bucket = self._buckets.of(caller.user, caller.limits.tokens_per_minute)
             bucket.level += reserved - (done.tokens if done else 0)
 
-    def _filled(self, user: str, limit: int) -> Bucket:
-        now = self._clock()
-        bucket = self._buckets.setdefault(user, Bucket(limit, now))
-        bucket.level = min(limit, bucket.level + (now - bucket.at) * limit / 60)
-        bucket.at = now
-        return bucket
+
+class MessageRates:
+    """Messages of everybody."""
+
+    def __init__(self, clock: Callable[[], float], *, limit: int) -> None:
+        """`limit` messages a minute and user; `clock` gives seconds."""
+        self._buckets = Buckets(clock)
+        self._limit = limit
+
+    def take(self, caller: Caller) -> None:
+        """The caller sent one. Raises RateLimitExceededError."""
+        bucket = self._buckets.of(caller.user, self._limit)
+        if bucket.level < 1:
+            raise _exceeded(bucket, f"you may send {self._limit} messages a minute")
+        bucket.level -= 1
+
+
+def _exceeded(bucket: Bucket, text: str) -> RateLimitExceededError:
+    seconds = max(1, math.ceil((1 - bucket.level) * 60 / bucket.limit))
+    return RateLimitExceededError(f"{text}; try again in {seconds} s", seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -93,6 +94,11 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(False, description="serve beyond loopback without API keys")
     allowed_origins: Words = Field([], description="origins of pages that may call, beside the gateway's own")
     allowed_hosts: Words = Field([], description="names in `Host` that are answered, beside loopback and `host`")
+    trusted_proxies: Words = Field([], description="addresses or networks that may set `X-Forwarded-*`")
+    user_concurrency: int = Field(2, ge=1, description="responses in flight of one user; the rest wait their turn")
+    connections_per_user: int = Field(32, ge=1, description="connections and requests of one key at a time")
+    connections_per_address: int = Field(256, ge=1, description="connections and requests of one address at a time")
+    messages_per_minute: int = Field(1200, ge=1, description="messages that one user may send")
     tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) to serve TLS with")
     tls_key: UserPath | None = Field(None, description="its private key (PEM)")
     state_dir: UserPath = Field(default_factory=_default_state, description="folder of conversations")
@@ -109,14 +115,20 @@ class Settings(BaseSettings):
             path = getattr(self, name)
             if path is not None and not _is_file(path):
                 raise ValueError(f"{name}: there is no file {path}")
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError as error:
+                raise ValueError(f"trusted_proxies: {proxy} is neither an address nor a network") from error
         return self
 
-    def check_door(self) -> None:
+    def check_door(self, *, has_keys: bool) -> None:
         """Refuse to serve everybody by accident. Raises SettingsError."""
-        if self.host not in LOOPBACK and not self.host.startswith("127.") and not self.allow_anonymous:
+        beyond = self.host not in LOOPBACK and not self.host.startswith("127.")
+        if beyond and not has_keys and not self.allow_anonymous:
             raise SettingsError(
-                f"host: {self.host} is beyond loopback, where everybody who reaches it could chat; "
-                "say that you want this with --allow-anonymous"
+                f"host: {self.host} is beyond loopback, where everybody who reaches it could chat; make keys with "
+                "`samovar keys add NAME`, or say that you want this with --allow-anonymous"
             )
 
     @property

@@ -108,6 +108,7 @@ class TurnRunner:
             noted.cancel()
             usage = self._generation.usage
             self._house.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
+            self._house.roster.record(self._caller, usage.input + usage.output)
 
     def break_off(self) -> None:
         """Tell that it failed, when `run` could not."""

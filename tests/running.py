@@ -37,7 +37,10 @@ class Gateway:
     def start(self) -> Self:
         """Start it and wait for the line that says that it listens."""
         command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={self.state}", *self._flags]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=CHILD_ENVIRONMENT)
+        with (self.state.parent / f"{self.state.name}.log").open("a") as log:
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, env=CHILD_ENVIRONMENT
+            )
         assert self._process.stdout is not None
         self.greeting = self._process.stdout.readline()
         found = re.search(r"http://\S+", self.greeting)
@@ -56,6 +59,10 @@ class Gateway:
     def engines(self) -> list[psutil.Process]:
         """Its engine processes."""
         return [child for child in self.process.children() if "engine.worker" in child.cmdline()]
+
+    def log(self) -> str:
+        """What it wrote to stderr."""
+        return (self.state.parent / f"{self.state.name}.log").read_text()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait, and give the exit code."""
@@ -81,10 +88,10 @@ class Gateway:
         return httpx.get(self.url + path, headers=headers, timeout=10)
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Conversation]:
+    async def connect(self, key: str = "none") -> AsyncIterator[Conversation]:
         """The official client's WebSocket mode."""
         socket_url = self.url.replace("http", "ws", 1) + "/v1"
-        client = AsyncOpenAI(api_key="none", base_url=self.url + "/v1", websocket_base_url=socket_url)
+        client = AsyncOpenAI(api_key=key, base_url=self.url + "/v1", websocket_base_url=socket_url)
         async with client, client.responses.connect() as connection:
             yield Conversation(connection)
 

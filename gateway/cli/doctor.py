@@ -23,6 +23,7 @@ from rich.text import Text
 
 from engine import EngineError, Model, build_features, repacks_weights
 from gateway.catalogue import EMBEDDED, ModelNotAvailableError
+from gateway.cli.keys import has_keys
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.line import get
 from gateway.cli.prescriptions import TEXTS
@@ -69,7 +70,7 @@ class Finding:
 
 def run(settings: Settings) -> int:
     """Print all findings; 1 when serving would fail. Raises SettingsError where everybody could come in by accident."""
-    settings.check_door()
+    settings.check_door(has_keys=has_keys(settings))
     forgive_encodings()
     console = Console(highlight=False, markup=False, emoji=False)
     failed = False

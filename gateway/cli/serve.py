@@ -14,9 +14,11 @@ import uvloop
 
 from cache import StoreError
 from engine import EngineError
+from gateway import logs
 from gateway.app import build
 from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
+from gateway.cli.keys import has_keys
 from gateway.prompt import TemplateError
 from gateway.responses import Responses
 from gateway.settings import Settings
@@ -27,6 +29,11 @@ FAREWELL_SECONDS: Final = 0.2
 """For the last events and the close frames that send clients away."""
 LAST_SECONDS: Final = 5
 """How long connections that do not close may hold up the end."""
+
+NO_KEYS: Final = (
+    "No API keys: all who reach this address may chat, and share one tenant. To change that: samovar keys add NAME\n"
+    "未设置 API 密钥：能访问此地址的人都可使用，并共用一个租户。添加密钥：samovar keys add 名称"
+)
 
 
 class Server(uvicorn.Server):
@@ -68,7 +75,9 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings) -> int:
     """Serve. Raises CommandError when that cannot begin, SettingsError where everybody could come in by accident."""
-    settings.check_door()
+    logs.configure()
+    keys = has_keys(settings)
+    settings.check_door(has_keys=keys)
     listener = _listen(settings)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
@@ -80,6 +89,8 @@ def run(settings: Settings) -> int:
         app,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # uvicorn would believe every client on loopback; see transport/proxies.py
+        server_header=False,
         ws="websockets-sansio",
         ws_max_size=16 << 20,
         ws_per_message_deflate=False,  # it doubles a connection's memory for text that is sent once
@@ -94,6 +105,8 @@ def run(settings: Settings) -> int:
     server.greeting = f"Samovar: {settings.url} — open it in a browser, or run: samovar chat"
     if settings.model == EMBEDDED:
         server.greeting += f"\n{GET_QWEN}"
+    if not keys:
+        server.greeting += f"\n{NO_KEYS}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
 

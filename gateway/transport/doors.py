@@ -1,51 +1,67 @@
-"""Who may come in at all: `Host` and `Origin` are checked on every route, before anything else is looked at."""
+"""Who may come in at all: `Host`, `Origin` and content type are checked on every route, before anything else."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import InvalidRequestError
+from gateway.transport.refusals import refuse
+
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 class Doors:
-    """ASGI middleware against DNS rebinding and pages of foreign origin."""
+    """ASGI middleware against DNS rebinding, pages of foreign origin, and forms that pretend to be programs."""
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str]) -> None:
-        """`hosts` are names without port; `origins` may call beside the page that this server gives."""
+        """`hosts` are names without port; `origins` may call beside the page that this server gives.
+
+        With a wildcard among the hosts every address is one: rebinding needs a name.
+        """
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
+        self._any_address = bool(self._hosts & {*WILDCARDS})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may come in; refuse the rest with 403."""
+        """Pass on what may come in; refuse the rest with 403, and a body that is not said to be JSON with 415."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
+        host, origin, status = headers.get("host", ""), headers.get("origin"), 403
         if not self._is_known(host):
             reason = f"the host {host} is not served here; see the setting allowed_hosts"
         elif origin is not None and not self._is_friend(origin, host):
             reason = f"pages of {origin} may not call; see the setting allowed_origins"
+        elif scope["type"] == "http" and not _is_json(headers):
+            reason, status = "a request's body is JSON: send `Content-Type: application/json` with it", 415
         else:
             await self._app(scope, receive, send)
             return
-        response = JSONResponse({"error": InvalidRequestError(reason).body()}, status_code=403)
-        if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            await response(scope, receive, send)
+        await refuse(InvalidRequestError(reason), scope, receive, send, status=status)
 
     def _is_known(self, host: str) -> bool:
         try:
-            return (urlsplit(f"//{host}").hostname or "") in self._hosts
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self._hosts or (self._any_address and ipaddress.ip_address(name) is not None)
         except ValueError:
             return False
 
     def _is_friend(self, origin: str, host: str) -> bool:
-        return origin in self._origins or urlsplit(origin).netloc.lower() == host.lower()
+        try:
+            return origin in self._origins or urlsplit(origin).netloc.lower() == host.lower()
+        except ValueError:
+            return False
+
+
+def _is_json(headers: Headers) -> bool:
+    """Whether there is no body, or one that a page of foreign origin could not have sent without asking first."""
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return True
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -27,11 +28,12 @@ RESTARTING: Final = 1012
 class Connection:
     """One socket. It reads and never waits for an answer; a writer is at work while there is something to send."""
 
-    def __init__(self, responses: Responses, socket: WebSocket, *, caller: Caller) -> None:
-        """Serve `socket`, accepted already, for `caller`."""
+    def __init__(self, responses: Responses, socket: WebSocket, *, caller: Caller, heard: Callable[[], None]) -> None:
+        """Serve `socket`, accepted already, for `caller`; `heard` counts messages, and may refuse one."""
         self._responses = responses
         self._socket = socket
         self._caller = caller
+        self._heard = heard
         self._lanes: Lanes[ResponseCreate] = Lanes()
         self._outbox = Outbox(self._wake, self._fell_behind, self._delivered)
         self._held: dict[Reader, Running] = {}
@@ -75,8 +77,11 @@ class Connection:
     def _hear(self, data: str | bytes) -> None:
         named: dict[str, str] = {}
         try:
-            raw = decode(data)
-            named = address(raw)
+            try:
+                raw = decode(data)
+                named = address(raw)
+            finally:
+                self._heard()  # only now, so that its refusal names the lane, too
             message = read(raw)
             if isinstance(message, ResponseCancel):
                 self._cancel(message.response_id)

@@ -1,0 +1,174 @@
+"""`samovar keys add|list|revoke …`: users and their API keys; a key is shown once and stored hashed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import re
+import sys
+import time
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from cache import StoreError
+from gateway.caller import Limits
+from gateway.cli import CommandError
+from gateway.settings import Settings
+from gateway.users import User, UserError, Users, day, exist
+
+SETTINGS: Final = ()
+_SECONDS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """`add NAME`, `list`, `revoke NAME`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|revoke")
+    text = "make a key for a new user, and print it: nobody can show it again"
+    add = actions.add_parser("add", help=text, description=text)
+    add.add_argument("name", metavar="NAME", help="letters, digits and . @ + - _")
+    add.add_argument("--admin", action="store_true", help="may see /monitor")
+    add.add_argument("--expires", type=_moment, metavar="WHEN", help="90d, 12h, 2027-01-31: when the key ends")
+    add.add_argument(
+        "--tokens-per-minute", type=_count, metavar="N", help="prompt tokens computed and tokens generated"
+    )
+    add.add_argument("--concurrency", type=_count, metavar="N", help="responses in flight, instead of user_concurrency")
+    add.add_argument("--weight", type=_weight, metavar="W", default=1.0, help="share of the engines; 1 is usual")
+    text = "show users, their limits, and what they used"
+    listed = actions.add_parser("list", help=text, description=text)
+    listed.add_argument("--json", action="store_true", help="for programs")
+    text = "end a key, and the connections that it opened, within a second or two"
+    revoke = actions.add_parser("revoke", help=text, description=text)
+    revoke.add_argument("name", metavar="NAME")
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do it. Raises CommandError."""
+    try:
+        users = Users(settings.state_dir)
+        try:
+            asyncio.run(_run(users, options))
+        finally:
+            users.close()
+    except (StoreError, UserError) as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def has_keys(settings: Settings) -> bool:
+    """Whether the gateway asks for keys. Raises CommandError."""
+    try:
+        return exist(settings.state_dir)
+    except StoreError as error:
+        raise CommandError(str(error)) from error
+
+
+async def _run(users: Users, options: argparse.Namespace) -> None:
+    if options.action == "add":
+        limits = Limits(options.concurrency, options.tokens_per_minute, options.weight)
+        first = not await users.all()
+        key = await users.add(options.name, admin=options.admin, expires_at=options.expires, limits=limits)
+        if first:
+            print("From now on every request under /v1 needs a key, on this machine too.", file=sys.stderr)
+        print("Keep this key: it is shown only now, and stored as a hash.", file=sys.stderr)
+        print(key)
+    elif options.action == "revoke":
+        await users.revoke(options.name)
+    else:
+        everybody = await users.all()
+        if options.json:
+            print(json.dumps([_plain(user) for user in everybody], ensure_ascii=False, indent=2))
+        elif everybody:
+            console = Console(width=None if sys.stdout.isatty() else 200)
+            console.print(_table(everybody))
+        else:
+            print("There are no users: everybody who reaches the gateway may chat. See: samovar keys add --help")
+
+
+def _plain(user: User) -> dict[str, object]:
+    """All that may be told of a user."""
+    today = user.day == day(time.time())
+    return {
+        "name": user.name,
+        "state": _state(user),
+        "admin": user.admin,
+        "tokens_per_minute": user.tokens_per_minute,
+        "concurrency": user.concurrency,
+        "weight": user.weight,
+        "created_at": user.created_at,
+        "expires_at": user.expires_at,
+        "last_used": user.last_used,
+        "requests_today": user.requests_today if today else 0,
+        "requests": user.requests,
+        "tokens_today": user.tokens_today if today else 0,
+        "tokens": user.tokens,
+    }
+
+
+def _table(users: list[User]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("name", "key", "expires", "tokens/min", "in flight", "weight", "last use"):
+        table.add_column(name)
+    for name in ("requests today", "in all", "tokens today", "in all"):
+        table.add_column(name, justify="right")
+    for user in users:
+        plain = _plain(user)
+        figures = (plain[name] for name in ("requests_today", "requests", "tokens_today", "tokens"))
+        table.add_row(
+            user.name,
+            f"{_state(user)}{', admin' if user.admin else ''}",
+            _date(user.expires_at),
+            "" if user.tokens_per_minute is None else f"{user.tokens_per_minute:,}",
+            "" if user.concurrency is None else f"{user.concurrency}",
+            f"{user.weight:g}",
+            _date(user.last_used),
+            *(f"{figure:,}" for figure in figures),
+        )
+    return table
+
+
+def _state(user: User) -> str:
+    if user.revoked_at is not None:
+        return "revoked"
+    return "valid" if user.is_valid(time.time()) else "expired"
+
+
+def _date(moment: int | None) -> str:
+    return "" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def _moment(text: str) -> int:
+    """A time to come, in seconds of the epoch: a span from now, or a local date or time."""
+    span = re.fullmatch(r"(\d{1,5})([mhdw])", text)
+    try:
+        moment = (
+            time.time() + int(span[1]) * _SECONDS[span[2]]
+            if span
+            else datetime.datetime.fromisoformat(text).astimezone().timestamp()
+        )
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} is neither a span such as 90d nor a date such as 2027-01-31"
+        ) from error
+    if moment <= time.time():
+        raise argparse.ArgumentTypeError(f"{text} is past already")
+    return int(moment)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not 0.01 <= weight <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.01 and 100")
+    return weight

@@ -1,0 +1,147 @@
+"""Who may come in, as a running gateway knows it: users read again within a second of a change, guests that are in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from cache import StoreError
+from gateway.caller import ANONYMOUS, Caller
+from gateway.errors import InvalidApiKeyError
+from gateway.rates import MessageRates
+from gateway.users import Usage, User, Users, find
+
+EVERY: Final = 1.0
+"""Seconds between two looks for changes, and between two writings of what was used."""
+
+
+@dataclass(eq=False)
+class Guest:
+    """A connection or request that is in, and how to show it out."""
+
+    caller: Caller
+    name: str | None
+    """The user's, for logs; None is anonymous."""
+    address: str
+    leave: Callable[[], Awaitable[None]]
+
+
+class Roster:
+    """The users' file held in memory, and everybody who is in."""
+
+    def __init__(
+        self, users: Users, *, concurrency: int, messages: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`concurrency` is what users may have in flight who have no limit of their own; `messages` are a minute's."""
+        self._file = users
+        self._concurrency = concurrency
+        self._clock = clock
+        self._messages = MessageRates(time.monotonic, limit=messages)
+        self._users: list[User] = []
+        self._usage: defaultdict[str, Usage] = defaultdict(Usage)
+        self._guests: set[Guest] = set()
+        self._leaving: set[asyncio.Future[None]] = set()
+        self.by_user: Counter[str] = Counter()
+        """Guests by user."""
+        self.by_address: Counter[str] = Counter()
+        """Guests by address."""
+
+    @property
+    def needs_keys(self) -> bool:
+        """Somebody has, or had, a key, and so everybody needs one."""
+        return bool(self._users)
+
+    def identify(self, key: str | None, stranger: str) -> tuple[Caller, str | None]:
+        """The caller behind a key, and the user's name; without keys, `stranger` is the user.
+
+        Raises InvalidApiKeyError.
+        """
+        if not self.needs_keys:
+            return Caller(ANONYMOUS, stranger), None
+        user = find(self._users, key) if key else None
+        if user is None or not user.is_valid(self._clock()):
+            raise InvalidApiKeyError(_reason(key, user))
+        self._usage[user.tenant]  # seen, even if it asks for nothing
+        limits = user.limits
+        if limits.concurrency is None:
+            limits = replace(limits, concurrency=self._concurrency)
+        return Caller(user.tenant, user.tenant, limits, admin=user.admin), user.name
+
+    def enter(self, guest: Guest) -> None:
+        """Somebody came in."""
+        self._guests.add(guest)
+        self.by_user[guest.caller.user] += 1
+        self.by_address[guest.address] += 1
+
+    def leave(self, guest: Guest) -> None:
+        """Somebody left."""
+        self._guests.remove(guest)
+        for counter, name in ((self.by_user, guest.caller.user), (self.by_address, guest.address)):
+            counter[name] -= 1
+            if not counter[name]:
+                del counter[name]
+
+    def heard(self, caller: Caller) -> None:
+        """A message of the caller's came. Raises RateLimitExceededError."""
+        self._messages.take(caller)
+
+    def record(self, caller: Caller, tokens: int) -> None:
+        """A request of the caller's ended, for which so many tokens were read or written."""
+        if caller.tenant != ANONYMOUS:
+            usage = self._usage[caller.tenant]
+            usage.requests += 1
+            usage.tokens += tokens
+
+    async def watch(self) -> None:
+        """Look for changes for ever. A file that can't be read changes nothing: who was in stays in, and is logged."""
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                await self.flush()
+                await self.refresh()
+            except StoreError as error:
+                structlog.get_logger().error("users.db can't be used", reason=str(error))
+
+    async def refresh(self) -> None:
+        """Read what changed, and show those out who may be in no longer. Raises StoreError."""
+        if await self._file.changed():
+            self._users = await self._file.all()
+        if self.needs_keys:
+            now = self._clock()
+            valid = {user.tenant for user in self._users if user.is_valid(now)}
+            for guest in [guest for guest in self._guests if guest.caller.tenant not in valid]:
+                task = asyncio.ensure_future(guest.leave())
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+
+    async def flush(self) -> None:
+        """Write down what was used. Raises StoreError; what was not written is kept."""
+        usage, self._usage = self._usage, defaultdict(Usage)
+        try:
+            await self._file.used(usage)
+        except StoreError:
+            for tenant, had in usage.items():
+                self._usage[tenant].requests += had.requests
+                self._usage[tenant].tokens += had.tokens
+            raise
+
+    async def close(self) -> None:
+        """Write the rest and close the file."""
+        with suppress(StoreError):
+            await self.flush()
+        self._file.close()
+
+
+def _reason(key: str | None, user: User | None) -> str:
+    if not key:
+        return "an API key is needed: `Authorization: Bearer KEY`; the operator makes one with `samovar keys add NAME`"
+    if user is None:
+        return "this API key is not known here"
+    return "this API key was revoked" if user.revoked_at is not None else "this API key has expired"

@@ -1,0 +1,42 @@
+"""The way in: everything that a request passes before it reaches a route, from the outside to the inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from gateway.roster import Roster
+from gateway.settings import LOOPBACK, Settings
+from gateway.transport.callers import Callers
+from gateway.transport.doors import Doors
+from gateway.transport.proxies import Proxies
+from gateway.transport.stamps import Stamps
+
+
+def entrance(settings: Settings, roster: Roster) -> list[Middleware]:
+    """The middleware of the gateway."""
+    hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
+    origins = settings.allowed_origins
+    return [
+        Middleware(Stamps),
+        *([Middleware(Proxies, trusted=settings.trusted_proxies)] if settings.trusted_proxies else []),
+        Middleware(Doors, hosts=hosts, origins=origins),
+        *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),
+        Middleware(
+            Callers,
+            roster=roster,
+            per_user=settings.connections_per_user,
+            per_address=settings.connections_per_address,
+        ),
+    ]
+
+
+def _cors(origins: list[str]) -> dict[str, Any]:
+    return {
+        "allow_origins": origins,
+        "allow_methods": ["GET", "POST", "DELETE"],
+        "allow_headers": ["*"],
+        "expose_headers": ["x-request-id", "retry-after"],
+    }

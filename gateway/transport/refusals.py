@@ -1,0 +1,30 @@
+"""How a request is refused at the door: the contract's error as JSON, over HTTP and at a WebSocket's upgrade alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import ApiError, RateLimitExceededError
+
+
+async def refuse(
+    error: ApiError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Answer with `error` instead of what was asked for; `status` stands for the error's own."""
+    more = dict(headers or {})
+    if isinstance(error, RateLimitExceededError):
+        more["Retry-After"] = str(error.retry_after)
+    response = JSONResponse({"error": error.body()}, status_code=status or error.status, headers=more)
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+    else:
+        await response(scope, receive, send)

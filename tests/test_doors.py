@@ -1,0 +1,315 @@
+"""The doors, as strangers, users, proxies and pages of foreign origin find them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from gateway.transport.doors import Doors
+from gateway.transport.proxies import Proxies
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+
+ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0}
+
+
+def keys(state: Path, *arguments: str) -> str:
+    """`samovar keys` in a process of its own, as an operator types it."""
+    command = [*SAMOVAR, "keys", *arguments, f"--state-dir={state}"]
+    return subprocess.check_output(command, text=True, env=CHILD_ENVIRONMENT, stderr=subprocess.DEVNULL).strip()
+
+
+def socket_url(gateway: Gateway) -> str:
+    return gateway.url.replace("http", "ws", 1) + "/v1/responses"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+def closed(tmp_path: Path, tiny_model: Path) -> Iterator[tuple[Gateway, str]]:
+    """A gateway that needs keys, and anna's."""
+    key = keys(tmp_path, "add", "anna")
+    with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
+        yield gateway, key
+
+
+async def test_as_soon_as_there_is_a_key_everybody_needs_one_on_loopback_too(closed: tuple[Gateway, str]) -> None:
+    gateway, key = closed
+    refused = gateway.get("/v1/models")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert gateway.get("/v1/models", **bearer(key)).status_code == 200
+    assert gateway.get("/v1/models", **bearer(key[:-1])).status_code == 401
+    for path in ("/healthz", "/readyz", "/metrics", "/", "/static/app.js"):
+        assert gateway.get(path).status_code == 200
+    with pytest.raises(InvalidStatus) as stranger:
+        await connect(socket_url(gateway))
+    assert stranger.value.response.status_code == 401
+    assert b"invalid_api_key" in stranger.value.response.body
+    async with gateway.connect(key) as conversation:
+        assert (await conversation.ask("x", max_output_tokens=2, **ENDLESS))[-1].type == "response.incomplete"
+
+
+async def test_a_browser_offers_its_key_as_a_subprotocol_and_is_given_the_other_one(
+    closed: tuple[Gateway, str],
+) -> None:
+    gateway, key = closed
+    offered: list[Any] = ["samovar", f"openai-insecure-api-key.{key}"]
+    async with connect(socket_url(gateway), subprotocols=offered) as socket:
+        assert socket.subprotocol == "samovar"
+    async with connect(socket_url(gateway), additional_headers=bearer(key)) as socket:
+        assert socket.subprotocol is None
+
+
+async def test_revoking_ends_connections_and_answers_within_two_seconds(closed: tuple[Gateway, str]) -> None:
+    gateway, key = closed
+    other = keys(gateway.state, "add", "bert")
+    await asyncio.sleep(1.5)
+    async with gateway.connect(key) as conversation, gateway.connect(other) as bystander:
+        await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 400, **ENDLESS})
+        keys(gateway.state, "revoke", "anna")
+        with pytest.raises(ConnectionClosed) as ended:
+            async with asyncio.timeout(10):
+                while True:
+                    await conversation.connection._connection.recv()
+        assert ended.value.rcvd is not None
+        assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (1008, "invalid_api_key")
+        assert (await bystander.ask("x", max_output_tokens=2, **ENDLESS))[-1].type == "response.incomplete"
+    assert gateway.get("/v1/models", **bearer(key)).status_code == 401
+
+
+async def test_the_first_key_ends_the_connections_of_those_without(tiny_server: Gateway) -> None:
+    async with connect(socket_url(tiny_server)) as socket:
+        keys(tiny_server.state, "add", "anna")
+        with pytest.raises(ConnectionClosed):
+            async with asyncio.timeout(10):
+                await socket.recv()
+
+
+async def test_another_users_response_is_as_unknown_as_none(closed: tuple[Gateway, str]) -> None:
+    gateway, key = closed
+    other = keys(gateway.state, "add", "bert")
+    async with gateway.connect(key) as conversation:
+        first = await conversation.ask("x", max_output_tokens=2, **ENDLESS)
+    await asyncio.sleep(1.5)
+    async with gateway.connect(other) as conversation:
+        [error] = await conversation.ask("y", previous_response_id=first[-1].response.id)
+    assert error.error.code == "previous_response_not_found"
+
+
+async def test_use_is_counted_for_the_operator(closed: tuple[Gateway, str]) -> None:
+    gateway, key = closed
+    async with gateway.connect(key) as conversation:
+        events = await conversation.ask("x", max_output_tokens=2, **ENDLESS)
+    assert gateway.stop() == 0
+    listed = keys(gateway.state, "list", "--json")
+    assert f'"tokens_today": {events[-1].response.usage.total_tokens}' in listed
+    assert '"requests": 1' in listed
+
+
+async def test_a_key_that_used_up_its_tokens_is_refused_and_the_connection_lives_on(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    key = keys(tmp_path, "add", "anna", "--tokens-per-minute", "60")
+    with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
+        async with gateway.connect(key) as conversation:
+            await conversation.ask("x" * 100, max_output_tokens=2, **ENDLESS)
+            for _ in range(2):
+                [error] = await conversation.ask("x")
+                assert error.error.code == "rate_limit_exceeded"
+                assert 0 < error.to_dict()["error"]["retry_after"] < 180
+
+
+async def test_too_many_messages_are_refused_and_the_connection_lives_on(tmp_path: Path, tiny_model: Path) -> None:
+    with Gateway(tmp_path, model=tiny_model, context=512, messages_per_minute=3) as gateway:
+        async with gateway.connect() as conversation:
+            codes = []
+            for message in ("{", "{", '{"type": "response.cancel", "response_id": "x"}', "{", "{"):
+                await conversation.send(message)
+                codes += [error.error.code for error in await conversation.events()]
+            assert codes == ["invalid_json"] * 2 + ["invalid_request"] + ["rate_limit_exceeded"] * 2
+        answers = [gateway.get("/v1/models") for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert int(answers[-1].headers["retry-after"]) > 0
+
+
+async def test_too_many_connections_of_one_address_or_key_are_refused_with_429(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    key = keys(tmp_path, "add", "anna")
+    limits = {"connections_per_user": 2, "connections_per_address": 3}
+    other = keys(tmp_path, "add", "bert")
+    with Gateway(tmp_path, model=tiny_model, context=512, **limits) as gateway:
+        sockets = [await connect(socket_url(gateway), additional_headers=bearer(key)) for _ in range(2)]
+        for wrong, right in ((key, other), (other, None)):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(socket_url(gateway), additional_headers=bearer(wrong))
+            response = refused.value.response
+            assert response.status_code == 429
+            assert b"websocket_connection_limit_reached" in response.body
+            assert int(response.headers["retry-after"]) > 0
+            if right:
+                sockets.append(await connect(socket_url(gateway), additional_headers=bearer(right)))
+        assert gateway.get("/v1/models", **bearer(other)).status_code == 429
+        for socket in sockets:
+            await socket.close()
+        assert gateway.get("/v1/models", **bearer(other)).status_code == 200
+
+
+def test_beyond_loopback_a_key_is_enough_to_serve(tmp_path: Path, tiny_model: Path) -> None:
+    command = [*SAMOVAR, "serve", "--host=0.0.0.0", "--port=0", f"--state-dir={tmp_path}", f"--model={tiny_model}"]
+    refused = subprocess.run(command, capture_output=True, text=True, env=CHILD_ENVIRONMENT, check=False, timeout=30)
+    assert refused.returncode == 2
+    assert "samovar keys add" in refused.stderr
+    key = keys(tmp_path, "add", "anna")
+    with Gateway(tmp_path, model=tiny_model, context=512, host="0.0.0.0") as gateway:  # noqa: S104
+        assert gateway.get("/v1/models", **bearer(key)).status_code == 200
+        assert gateway.get("/v1/models", host="192.0.2.1:8000", **bearer(key)).status_code == 200
+        assert gateway.get("/v1/models", host="evil.example", **bearer(key)).status_code == 403
+
+
+def test_foreign_hosts_and_origins_are_refused_on_every_route(tiny_server: Gateway) -> None:
+    for path in ("/", "/healthz", "/metrics", "/v1/models", "/static/app.js", "/nowhere"):
+        assert tiny_server.get(path, host="evil.example").status_code == 403
+        assert tiny_server.get(path, origin="http://evil.example").status_code == 403
+        assert tiny_server.get(path, origin="http://[").status_code == 403
+        assert tiny_server.get(path, origin=tiny_server.url).status_code != 403
+
+
+async def test_a_foreign_page_opens_no_socket(tiny_server: Gateway) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(socket_url(tiny_server), additional_headers={"Origin": "https://evil.example"})
+    assert refused.value.response.status_code == 403
+
+
+def test_an_allowed_origin_is_let_in_and_may_read_the_answer(tmp_path: Path, tiny_model: Path) -> None:
+    origin = "https://chat.example"
+    with Gateway(tmp_path, model=tiny_model, context=512, allowed_origins=origin) as gateway:
+        answer = gateway.get("/v1/models", origin=origin)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == origin
+        headers = {"origin": origin, "access-control-request-method": "POST"}
+        headers["access-control-request-headers"] = "authorization,content-type"
+        assert httpx.options(gateway.url + "/v1/responses", headers=headers).status_code == 200
+
+
+def test_a_body_that_is_not_said_to_be_json_is_refused(tiny_server: Gateway) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+        headers = {"content-type": kind} if kind else {}
+        answer = httpx.post(tiny_server.url + "/v1/responses", content=b"{}", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (415, "invalid_request")
+
+
+def test_every_answer_has_a_request_id_and_tells_browsers_to_be_careful(tiny_server: Gateway) -> None:
+    answers = [tiny_server.get(path) for path in ("/", "/static/app.js", "/v1/models", "/nowhere")]
+    answers.append(tiny_server.get("/", host="evil.example"))
+    for answer in answers:
+        assert re.fullmatch("req_[0-9a-f]{32}", answer.headers["x-request-id"])
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "server" not in answer.headers
+    assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+
+
+async def test_a_sockets_upgrade_has_a_request_id(tiny_server: Gateway) -> None:
+    async with connect(socket_url(tiny_server)) as socket:
+        assert socket.response is not None
+        assert socket.response.headers["x-request-id"].startswith("req_")
+
+
+def test_the_operators_page_needs_an_admins_key(tmp_path: Path, tiny_model: Path) -> None:
+    user, admin = keys(tmp_path, "add", "anna"), keys(tmp_path, "add", "root", "--admin")
+    with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
+        refused = gateway.get("/monitor")
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic ")
+        assert gateway.get("/monitor", **bearer(user)).status_code == 401
+        assert gateway.get("/monitor", **bearer(admin)).status_code != 401
+        basic = base64.b64encode(f"me:{admin}".encode()).decode()
+        assert gateway.get("/monitor", authorization=f"Basic {basic}").status_code != 401
+        assert gateway.get("/monitor", authorization="Basic !").status_code == 401
+        assert gateway.get("/v1/models", authorization=f"Basic {basic}").status_code == 401
+
+
+def told(client: str, headers: dict[str, str], trusted: list[str]) -> list[str]:
+    """Address, scheme and host that the app sees of a client behind the given peer."""
+
+    async def app(request: Request) -> PlainTextResponse:
+        assert request.client is not None
+        return PlainTextResponse(f"{request.client.host} {request.url.scheme} {request.headers['host']}")
+
+    async def ask() -> str:
+        inner = Starlette(routes=[Route("/", app)])
+        transport = httpx.ASGITransport(app=Proxies(inner, trusted=trusted), client=(client, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+            return (await http.get("/", headers=headers)).text
+
+    return asyncio.run(ask()).split()
+
+
+FORWARDED = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https", "x-forwarded-host": "chat.example"}
+
+
+def test_a_trusted_proxy_says_who_the_client_is() -> None:
+    assert told("10.1.2.3", FORWARDED, ["10.0.0.0/8"]) == ["203.0.113.9", "https", "chat.example"]
+
+
+def test_nobody_else_does() -> None:
+    assert told("10.1.2.3", FORWARDED, ["192.0.2.1"]) == ["10.1.2.3", "http", "gateway"]
+    assert told("", FORWARDED, ["10.0.0.0/8"])[-2:] == ["http", "gateway"]
+
+
+def test_what_a_client_puts_before_a_proxys_own_word_counts_for_nothing() -> None:
+    headers = {**FORWARDED, "x-forwarded-for": "127.0.0.1, 203.0.113.9"}
+    assert told("10.1.2.3", headers, ["10.0.0.0/8"])[0] == "203.0.113.9"
+
+
+@pytest.mark.parametrize("host", ["", "a b", "[", "[::1", "evil.example", "127.0.0.1.evil.example", "localhost:x"])
+def test_a_strange_host_is_refused_without_a_fault(host: str) -> None:
+    async def ask() -> int:
+        doors = Doors(Starlette(), hosts=["localhost", "127.0.0.1"], origins=[])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=doors), base_url="http://x") as http:
+            return (await http.get("/", headers={"host": host})).status_code
+
+    assert asyncio.run(ask()) == (404 if host == "localhost:x" else 403)
+
+
+async def test_the_official_client_says_that_a_key_is_wrong(closed: tuple[Gateway, str]) -> None:
+    gateway, _ = closed
+    async with AsyncOpenAI(api_key="smv_wrong", base_url=gateway.url + "/v1", max_retries=0) as client:
+        with pytest.raises(Exception, match="this API key is not known here") as wrong:
+            await client.models.list()
+    assert type(wrong.value).__name__ == "AuthenticationError"
+
+
+async def test_contents_and_keys_are_never_logged(closed: tuple[Gateway, str]) -> None:
+    gateway, key = closed
+    async with gateway.connect(key) as conversation:
+        await conversation.ask("a secret question", max_output_tokens=2, **ENDLESS)
+        await conversation.send('{"type": "a secret type"')
+        await conversation.events()
+    gateway.get("/v1/models?key=secret", **bearer(key))
+    gateway.stop()
+    log = gateway.log()
+    assert '"path": "/v1/models"' in log
+    assert '"user": "anna"' in log
+    assert '"request_id": "req_' in log
+    assert "secret" not in log
+    assert key not in log

@@ -1,0 +1,212 @@
+"""Users and keys: stored as digests, shared by processes, read again by a running gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.caller import ANONYMOUS, Caller, Limits
+from gateway.cli import main
+from gateway.errors import InvalidApiKeyError
+from gateway.roster import Guest, Roster
+from gateway.users import Usage, UserError, Users, exist, find
+
+KEY = re.compile(r"smv_[A-Za-z0-9_-]{43}")
+
+
+@pytest.fixture
+async def users(tmp_path: Path) -> AsyncIterator[Users]:
+    file = Users(tmp_path)
+    yield file
+    file.close()
+
+
+@pytest.fixture
+async def roster(users: Users) -> Roster:
+    return Roster(users, concurrency=2, messages=1200)
+
+
+def contents(folder: Path) -> list[bytes]:
+    """Every file of a folder."""
+    return [path.read_bytes() for path in folder.iterdir()]
+
+
+async def nobody() -> None:
+    """A guest who does not have to leave."""
+
+
+async def test_a_key_is_told_once_and_only_its_digest_lies_on_disk(users: Users, tmp_path: Path) -> None:
+    key = await users.add("anna")
+    assert KEY.fullmatch(key)
+    [user] = await users.all()
+    assert find([user], key) == user
+    assert find([user], key[:-1]) is None
+    assert not any(key.encode() in content for content in contents(tmp_path))
+
+
+async def test_a_new_key_for_an_old_name_is_a_new_tenant(users: Users) -> None:
+    await users.add("anna")
+    [before] = await users.all()
+    with pytest.raises(UserError, match="revoke it first"):
+        await users.add("anna")
+    await users.revoke("anna")
+    await users.add("anna")
+    [after] = await users.all()
+    assert before.tenant != after.tenant
+    assert after.is_valid(time.time())
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 65, "a\n", "../a"])
+async def test_a_name_that_is_none_is_refused(users: Users, name: str) -> None:
+    with pytest.raises(UserError):
+        await users.add(name)
+
+
+async def test_a_chinese_name_is_one(users: Users) -> None:
+    await users.add("王小明")
+    assert [user.name for user in await users.all()] == ["王小明"]
+
+
+async def test_without_keys_all_may_come_in_and_share_one_tenant(roster: Roster) -> None:
+    await roster.refresh()
+    assert roster.identify("anything", "connection 1") == (Caller(ANONYMOUS, "connection 1"), None)
+
+
+async def test_with_the_first_key_everybody_needs_one(users: Users, roster: Roster) -> None:
+    key = await users.add("anna", admin=True, limits=Limits(tokens_per_minute=600))
+    await roster.refresh()
+    caller, name = roster.identify(key, "connection 1")
+    assert (name, caller.limits, caller.admin) == ("anna", Limits(2, 600), True)
+    assert caller.tenant == caller.user != ANONYMOUS
+    for wrong in (None, "", "smv_", key + "x", key.swapcase()):
+        with pytest.raises(InvalidApiKeyError):
+            roster.identify(wrong, "connection 1")
+
+
+async def test_a_key_ends_when_it_expires(users: Users) -> None:
+    now = 1000.0
+    key = await users.add("anna", expires_at=1010)
+    roster = Roster(users, concurrency=2, messages=1200, clock=lambda: now)
+    await roster.refresh()
+    roster.identify(key, "")
+    now = 1010.0
+    with pytest.raises(InvalidApiKeyError, match="expired"):
+        roster.identify(key, "")
+
+
+async def test_another_process_revokes_and_who_is_in_is_shown_out(users: Users, roster: Roster, tmp_path: Path) -> None:
+    left: list[str] = []
+
+    async def leave() -> None:
+        left.append("anna")
+
+    keys = [await users.add(name) for name in ("anna", "bert")]
+    await roster.refresh()
+    guests = [Guest(roster.identify(key, "")[0], None, "", leave if key == keys[0] else nobody) for key in keys]
+    for guest in guests:
+        roster.enter(guest)
+    other = Users(tmp_path)
+    await other.revoke("anna")
+    other.close()
+    await roster.refresh()
+    await asyncio.sleep(0)
+    assert left == ["anna"]
+    with pytest.raises(InvalidApiKeyError, match="revoked"):
+        roster.identify(keys[0], "")
+    roster.identify(keys[1], "")
+
+
+async def test_with_the_last_key_revoked_the_gateway_stays_closed(users: Users, roster: Roster) -> None:
+    await users.add("anna")
+    await users.revoke("anna")
+    await roster.refresh()
+    with pytest.raises(InvalidApiKeyError):
+        roster.identify(None, "")
+
+
+async def test_what_a_user_had_is_written_down(users: Users, roster: Roster) -> None:
+    key = await users.add("anna")
+    await roster.refresh()
+    caller, _ = roster.identify(key, "")
+    for tokens in (10, 20):
+        roster.record(caller, tokens)
+        await roster.flush()
+    roster.record(Caller(ANONYMOUS, "x"), 5)
+    await roster.flush()
+    [user] = await users.all()
+    assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (2, 30, 2, 30)
+    assert user.last_used is not None
+
+
+async def test_a_new_day_begins_at_nothing(tmp_path: Path) -> None:
+    now = time.time()
+    users = Users(tmp_path, clock=lambda: now)
+    await users.add("anna")
+    [user] = await users.all()
+    await users.used({user.tenant: Usage(1, 10)})
+    now += 86_400
+    await users.used({user.tenant: Usage(2, 30)})
+    [user] = await users.all()
+    assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (3, 40, 2, 30)
+    users.close()
+
+
+def keys(capsys: pytest.CaptureFixture[str], state: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `samovar keys`."""
+    try:
+        code = main(["keys", *arguments, f"--state-dir={state}"])
+    except SystemExit as left:
+        code = int(left.code or 0)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not exist(tmp_path)
+    code, key, _ = keys(capsys, tmp_path, "add", "anna", "--admin", "--expires", "90d", "--tokens-per-minute", "6000")
+    assert code == 0
+    assert KEY.fullmatch(key.removesuffix("\n"))
+    assert exist(tmp_path)
+    table = keys(capsys, tmp_path, "list")[1]
+    assert "anna" in table
+    assert "valid, admin" in table
+    assert "6,000" in table
+    assert key.strip() not in table
+    assert keys(capsys, tmp_path, "revoke", "anna")[0] == 0
+    assert '"state": "revoked"' in keys(capsys, tmp_path, "list", "--json")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["revoke", "anna"], 1, "there is no user anna"),
+        (["add", "a b"], 1, "a name is"),
+        (["add"], 2, "NAME"),
+        (["add", "a", "--expires", "yesterday"], 2, "yesterday"),
+        (["add", "a", "--expires", "2001-01-01"], 2, "past"),
+        (["add", "a", "--tokens-per-minute", "0"], 2, "number from 1"),
+        (["add", "a", "--weight", "nan"], 2, "between"),
+        (["mint"], 2, "mint"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, text: str
+) -> None:
+    found, said, error = keys(capsys, tmp_path, *arguments)
+    assert (found, said) == (code, "")
+    assert error.startswith("samovar: ")
+    assert error.count("\n") == 1
+    assert text in error
+
+
+def test_a_users_file_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[Any]) -> None:
+    (tmp_path / "users.db").write_bytes(b"not a database" * 100)
+    code, _, error = keys(capsys, tmp_path, "list")
+    assert code == 1
+    assert "users.db can't be opened" in error
