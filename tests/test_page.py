@@ -13,7 +13,7 @@ from tests.browsing import LONG, OpenPage, PlayedGateway, ask, begun, count_of, 
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
-QWEN = ["qwen2.5-0.5b-instruct-q4_k_m.gguf", "Qwen/Qwen2.5-0.5B-Instruct-GGUF", "make serve MODEL=path/to/the.gguf"]
+QWEN = ["samovar models pull qwen2.5-0.5b-instruct-q4_k_m", "make serve MODEL=qwen2.5-0.5b-instruct-q4_k_m"]
 PHONE = {"width": 390, "height": 844}
 
 

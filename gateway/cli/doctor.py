@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from engine import EngineError, Model, build_features, repacks_weights
-from gateway.catalogue import EMBEDDED, ModelNotAvailableError
+from gateway.catalogue import EMBEDDED, RECOMMENDED, ModelNotAvailableError
 from gateway.cli.keys import has_keys
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.line import get
@@ -138,7 +138,7 @@ class Doctor:
             return self._good("languages", "unknown")
         names = ", ".join(served.entry.languages)
         if served.entry.name == EMBEDDED and self._say.chinese:
-            return self._bad(Mark.WARN, "languages", "known", "qwen", names=names)
+            return self._bad(Mark.WARN, "languages", "known", "qwen", names=names, qwen=RECOMMENDED)
         return self._good("languages", "known", names=names)
 
     def _cpu(self) -> Iterator[Finding]:

@@ -22,8 +22,8 @@ TEXTS: Final = {
     "unreadable": ("{reason}", "{reason}"),
     "template": ("{name}: its chat template fails: {reason}", "{name}：对话模板出错：{reason}"),
     "another_model": (
-        "name a chat model's GGUF file with --model, or leave the setting out for the embedded one",
-        "用 --model 指定对话模型的 GGUF 文件，或去掉该设置以使用内置模型",
+        "name one of `samovar models list`, or a chat model's GGUF file, with --model, or leave the setting out",
+        "用 --model 指定 samovar models list 中的名称或对话模型的 GGUF 文件，或去掉该设置",
     ),
     "another_file": (
         "download the file again, or name another with --model",
@@ -32,8 +32,8 @@ TEXTS: Final = {
     "known": ("the model knows {names}", "模型懂：{names}"),
     "unknown": ("the model's file does not say which it knows", "模型文件没有说明支持哪些语言"),
     "qwen": (
-        "for Chinese, get qwen2.5-0.5b-instruct-q4_k_m.gguf (Qwen/Qwen2.5-0.5B-Instruct-GGUF) and name it with --model",
-        "需要中文时，请下载 qwen2.5-0.5b-instruct-q4_k_m.gguf（Qwen/Qwen2.5-0.5B-Instruct-GGUF）并用 --model 指定",
+        "for Chinese: samovar models pull {qwen}, then --model {qwen}",
+        "需要中文时：samovar models pull {qwen}，然后用 --model {qwen}",
     ),
     "short": (
         "{asked} tokens are asked for, the model was trained for {trained}: conversations end there",

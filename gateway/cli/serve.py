@@ -84,6 +84,7 @@ def run(settings: Settings) -> int:
     try:
         app, responses = build(settings)
     except (ModelNotAvailableError, TemplateError, EngineError, StoreError) as error:
+        listener.close()
         raise CommandError(str(error)) from error
     config = uvicorn.Config(
         app,

@@ -49,8 +49,8 @@ export const chinese = {
   cached: ({ cached, prompt }) => `提示共 ${prompt} 个 token，其中 ${cached} 个来自缓存`,
   withWait: ({ what, seconds }) => `${what}请等待 ${seconds} 秒。`,
   notice:
-    "内置模型只懂英文。想用中文聊天，请换用 Qwen：到 Hugging Face 的 `Qwen/Qwen2.5-0.5B-Instruct-GGUF` 仓库下载 " +
-    "`qwen2.5-0.5b-instruct-q4_k_m.gguf`，然后用 `make serve MODEL=path/to/the.gguf` 启动。",
+    "内置模型只懂英文。想用中文聊天，请换用 Qwen：`samovar models pull qwen2.5-0.5b-instruct-q4_k_m`，" +
+    "然后 `make serve MODEL=qwen2.5-0.5b-instruct-q4_k_m`。",
   errors: {
     invalid_json: "服务器无法读取该请求。",
     invalid_request: "服务器未接受该请求。",

@@ -50,9 +50,9 @@ export const english = {
   cached: ({ cached, prompt }) => `${cached} of ${prompt} prompt tokens from cache`,
   withWait: ({ what, seconds }) => `${what} Please wait ${seconds} s.`,
   notice:
-    "The embedded model knows English only. For Chinese, get Qwen: download " +
-    "`qwen2.5-0.5b-instruct-q4_k_m.gguf` from Hugging Face, repository " +
-    "`Qwen/Qwen2.5-0.5B-Instruct-GGUF`, and start `make serve MODEL=path/to/the.gguf`.",
+    "The embedded model knows English only. For Chinese, get Qwen: " +
+    "`samovar models pull qwen2.5-0.5b-instruct-q4_k_m`, then " +
+    "`make serve MODEL=qwen2.5-0.5b-instruct-q4_k_m`.",
   errors: {
     invalid_json: "The server could not read the request.",
     invalid_request: "The server did not accept the request.",

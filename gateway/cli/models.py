@@ -1,0 +1,195 @@
+"""`samovar models list|pull|path`: models by name, here and on the hub; downloads are verified and resumed."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from gateway.catalogue import CATALOGUE, EMBEDDED, ModelNotAvailableError, Published, find
+from gateway.cli import CommandError
+from gateway.cli.arguments import Parser
+from gateway.cli.language import Phrases, is_chinese
+from gateway.cli.screen import forgive_encodings
+from gateway.library import Library
+from gateway.settings import Settings
+
+SETTINGS: Final = ()
+TEXTS: Final = {
+    "name": ("name", "名称"),
+    "file": ("file", "文件"),
+    "size": ("size", "大小"),
+    "licence": ("licence", "许可证"),
+    "languages": ("languages", "语言"),
+    "here": ("here", "本机"),
+    "yes": ("yes", "有"),
+    "embedded": ("embedded", "内置"),
+    "sha256": ("sha256", "sha256"),
+    "more": ("{first} + {count}", "{first} + {count}"),
+    "get": ("Get one: samovar models pull NAME", "下载：samovar models pull 名称"),
+    "pulling": ("downloading", "下载"),
+    "verifying": ("verifying", "校验"),
+    "pulled": (
+        "{name} is here and verified: {path}\nServe it: samovar serve --model {name}, or make serve MODEL={name}",
+        "{name} 已下载并校验：{path}\n启动：samovar serve --model {name}，或 make serve MODEL={name}",
+    ),
+    "comes_along": ("{name} comes with Samovar: there is nothing to pull", "{name} 随 Samovar 安装，无需下载"),
+    "stopped": ("stopped; the same command goes on from here", "已停止；再次运行同一命令即可继续"),
+    "unknown": (
+        "no model is called {name}{near}; see: samovar models list",
+        "没有名为 {name} 的模型{near}；请看：samovar models list",
+    ),
+    "near": (" ({name} is one)", "（有 {name}）"),
+}
+FULL_WIDTH: Final = 240
+"""Columns of a table that goes into a file or a pipe, where nothing is cut short."""
+FILE_WIDTH: Final = 120
+"""Columns of a terminal from which on the files' names, which are much like the models' own, have room."""
+
+
+def arguments(parser: Parser) -> None:
+    """Declare the actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the catalogue, and which of it is here")
+    listing.add_argument("--json", action="store_true", help="as JSON, nothing left out")
+    pull = actions.add_parser("pull", help="download a model, verified; a download that was cut goes on")
+    pull.add_argument("name", metavar="NAME", help="a name of the catalogue")
+    pull.add_argument("--endpoint", metavar="URL", help="a mirror of huggingface.co; HF_ENDPOINT says it, too")
+    path = actions.add_parser("path", help="print where a model's file lies")
+    path.add_argument("name", metavar="NAME", help="a name that --model takes")
+
+
+def run(_: Settings, options: Namespace) -> int:
+    """Do what was asked. Raises CommandError."""
+    forgive_encodings()
+    say = Phrases(TEXTS, chinese=is_chinese())
+    match options.action:
+        case "list":
+            _list(say, as_json=options.json)
+        case "pull":
+            _pull(say, options.name, options.endpoint)
+        case "path":
+            try:
+                print(find(options.name).path)
+            except ModelNotAvailableError as error:
+                raise CommandError(str(error).removeprefix("model: ")) from error
+    return 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model that is published or here."""
+
+    name: str
+    repository: str
+    file: str
+    size: int | None
+    sha256: str | None
+    licence: str
+    languages: tuple[str, ...]
+    here: bool
+
+
+def rows(library: Library) -> list[Row]:
+    """The catalogue, then the user's own files of the library."""
+    published = [_row(entry, library) for entry in CATALOGUE.values()]
+    known = {entry.file for entry in CATALOGUE.values()}
+    return published + [
+        Row(path.stem, "", path.name, path.stat().st_size, None, "", (), here=True)
+        for path in library.files()
+        if path.name not in known
+    ]
+
+
+def _row(published: Published, library: Library) -> Row:
+    record = library.record(published.file)
+    size, sha256 = (published.size, published.sha256) if record is None else (record.size, record.sha256)
+    try:
+        size, here = find(published.name, library).path.stat().st_size, True
+    except (ModelNotAvailableError, OSError):
+        here = False
+    return Row(
+        name=published.name,
+        repository=published.repository,
+        file=published.file,
+        size=size,
+        sha256=sha256,
+        licence=published.licence,
+        languages=published.languages,
+        here=here,
+    )
+
+
+def _list(say: Phrases, *, as_json: bool) -> None:
+    found = rows(Library())
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        return
+    whole = not sys.stdout.isatty()
+    console = Console(highlight=False, width=FULL_WIDTH if whole else None)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    columns = ["name", "file", "size", "licence", "languages", "here", "sha256"]
+    if console.width < FILE_WIDTH:
+        columns.remove("file")
+    for column in columns:
+        table.add_column(say(column), no_wrap=True, justify="right" if column == "size" else "left")
+    for row in found:
+        cells = _cells(say, row, whole=whole)
+        table.add_row(*(cells[column] for column in columns))
+    console.print(table)
+    if not whole and not all(row.here for row in found):
+        console.print(say("get"), style="dim")
+
+
+def _cells(say: Phrases, row: Row, *, whole: bool) -> dict[str, str]:
+    languages, sha256 = " ".join(row.languages), row.sha256 or "–"
+    if not whole:
+        sha256 = f"{sha256[:8]}…" if row.sha256 else sha256
+        if len(row.languages) > 3:
+            languages = say("more", first=" ".join(row.languages[:2]), count=len(row.languages) - 2)
+    return {
+        "name": row.name,
+        "file": row.file,
+        "size": f"{row.size / 1e6:.0f} MB" if row.size else "–",
+        "licence": row.licence,
+        "languages": languages,
+        "here": say("embedded" if row.name == EMBEDDED else "yes") if row.here else "",
+        "sha256": sha256,
+    }
+
+
+def _pull(say: Phrases, name: str, endpoint: str | None) -> None:
+    published = CATALOGUE.get(name)
+    if published is None:
+        near = difflib.get_close_matches(name, CATALOGUE, 1)
+        raise CommandError(say("unknown", name=name, near=say("near", name=near[0]) if near else ""))
+    if not published.repository:
+        print(say("comes_along", name=name))
+        return
+    from gateway.hub import PullError, pull
+
+    library = Library()
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(
+        TextColumn("{task.description}"), *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bars = [progress.add_task(say(text), visible=False) for text in ("pulling", "verifying")]
+
+        def tell(done: int, total: int, *, verifying: bool) -> None:
+            progress.update(bars[verifying], completed=done, total=total, visible=True)
+
+        try:
+            pull(published, library, endpoint=endpoint, progress=tell)
+        except PullError as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise CommandError(say("stopped")) from error
+    print(say("pulled", name=name, path=library.path(published.file)))

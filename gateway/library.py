@@ -1,0 +1,71 @@
+"""The folder of models on this machine, with a record beside each file that was pulled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What was verified when a file came here."""
+
+    name: str
+    repository: str
+    revision: str
+    """The commit that the hub served."""
+    file: str
+    size: int
+    sha256: str
+    licence: str
+
+
+def default_folder() -> Path:
+    """`samovar/models` where this user's data lies."""
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    try:
+        return Path(base).expanduser() / "samovar" / "models"
+    except RuntimeError:  # a service's user without a home
+        return Path("/var/lib/samovar/models")
+
+
+class Library:
+    """Model files by name. A folder carried to another machine is a library there."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Use `folder`, else this user's; it need not exist."""
+        self.folder = folder or default_folder()
+
+    def path(self, file: str) -> Path:
+        """Where `file` lies or would lie."""
+        return self.folder / file
+
+    def record(self, file: str) -> Record | None:
+        """What was recorded of `file`; None when nothing readable was."""
+        try:
+            return msgspec.json.decode(self._record_path(file).read_bytes(), type=Record)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def write(self, record: Record) -> None:
+        """Record that a file is here, whole or not at all."""
+        path = self._record_path(record.file)
+        draft = path.with_name(f"{path.name}.new")
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        draft.replace(path)
+
+    def own(self, name: str) -> Path | None:
+        """The file `name.gguf` of the library, the user's own by another name than the catalogue's; None if none."""
+        path = self.folder / f"{name}.gguf"
+        try:
+            return path if "/" not in name and path.is_file() else None
+        except (OSError, ValueError):  # too long, or with a zero byte
+            return None
+
+    def files(self) -> list[Path]:
+        """All model files of the library."""
+        return sorted(self.folder.glob("*.gguf"))
+
+    def _record_path(self, file: str) -> Path:
+        return self.folder / f"{file}.json"
