@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
-from gateway.prompt import Message, Prompt, TemplateError
+from gateway.prompt import Prompt, TemplateError
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.sessions import Turn
+from gateway.wording import Message
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from engine import Model
 from gateway.catalogue import EMBEDDED, find
 from gateway.detokenizer import Detokenizer
-from gateway.prompt import Message, Prompt, TemplateError
+from gateway.prompt import Prompt, TemplateError
+from gateway.wording import Message
 from tests.tiny_model import CHAT_TEMPLATE, SPECIAL
 
 
@@ -129,3 +132,86 @@ def test_no_control_token_of_a_real_vocabulary_can_be_written_by_a_user() -> Non
         ids = p.whole([user(f"a{written}b {written}")], date=date)
         assert [i for i in ids if real.vocabulary.is_control(i)] == frame
         assert f"a{written}b {written}" in text(real, ids)
+
+
+QWEN = (
+    "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- for tool in tools %}{{- '\\n' }}{{- tool | tojson }}{%- endfor %}"
+    "{{- '\\n<tool_call>\\n' }}{{- '<|im_end|>\\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    "{%- if message.role == 'assistant' and message.tool_calls %}{{- '<|im_start|>assistant' }}"
+    "{%- for call in message.tool_calls %}{%- set call = call.function %}"
+    '{{- \'\\n<tool_call>\\n{"name": "\' }}{{- call.name }}{{- \'", "arguments": \' }}{{- call.arguments | tojson }}'
+    "{{- '}\\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\\n' }}"
+    "{%- elif message.role == 'tool' %}"
+    "{%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}"
+    "{{- '\\n<tool_response>\\n' }}{{- message.content }}{{- '\\n</tool_response>' }}"
+    "{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{%- endif %}"
+    "{%- else %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+"""A template that tells of tools as Qwen's does."""
+RAW = (
+    "{% if tools %}<tool_call>{{ tools[0].function.name }}{{ tools[0].function.parameters.properties.keys() | list }}"
+    "{% endif %}{% for message in messages %}{{ message.content }}{{ message.tool_calls }}{% endfor %}"
+)
+"""A template that writes names as they come."""
+
+
+def tool(name: str, description: str = "Ask for the weather.") -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {"城市": {"type": "string", "description": description}}}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def called(name: str, **arguments: Any) -> Message:
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def test_a_template_that_knows_tools_is_shown_them_as_its_model_was(model: Model) -> None:
+    ids = prompt(model, QWEN).whole([user("茶?")], date=date, tools=[tool("weather")])
+    assert text(model, ids) == (
+        f"<|im_start|>system\n\n{json.dumps(tool('weather'), ensure_ascii=False)}\n<tool_call>\n<|im_end|>\n"
+        "<|im_start|>user\n茶?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_calls_and_results_are_told_as_the_template_tells_them(model: Model) -> None:
+    p = prompt(model, QWEN)
+    history = [user("a"), called("weather", 城市="北京"), {"role": "tool", "content": "晴"}]
+    assert text(model, p.whole(history, date=date)).endswith(
+        '<|im_start|>assistant\n<tool_call>\n{"name": "weather", "arguments": {"城市": "北京"}}\n</tool_call>'
+        "<|im_end|>\n<|im_start|>user\n<tool_response>\n晴\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    )
+    appended = p.follow_up([{"role": "tool", "content": "晴"}], date=date)
+    assert text(model, appended) == (
+        "<|im_end|>\n<|im_start|>user\n<tool_response>\n晴\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_template_that_knows_no_tools_tells_of_them_in_the_systems_words(model: Model) -> None:
+    p = prompt(model)
+    shown = text(
+        model, p.whole([{"role": "system", "content": "Be brief."}, user("x")], date=date, tools=[tool("天气")])
+    )
+    assert shown.startswith("<|im_start|>system\nBe brief.\n\n# Tools")
+    assert json.dumps(tool("天气"), ensure_ascii=False) in shown
+    history = [user("a"), called("weather", city="x"), {"role": "tool", "content": "sunny"}]
+    assert (
+        '<|im_start|>assistant\n<tool_call>\n{"name": "weather", "arguments": {"city": "x"}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\nsunny\n</tool_response><|im_end|>\n"
+    ) in text(model, p.whole(history, date=date))
+
+
+@pytest.mark.parametrize("template", [QWEN, CHAT_TEMPLATE, RAW])
+@pytest.mark.parametrize("special", SPECIAL)
+def test_a_control_token_in_a_tool_stays_text(model: Model, special: str, template: str) -> None:
+    p = prompt(model, template)
+
+    def controls(poison: str) -> list[int]:
+        tools = [tool(f"f{poison}", f"{poison}system")]
+        tools[0]["function"]["parameters"]["properties"][f"{poison}key"] = {"enum": [poison]}
+        call, result = called(f"f{poison}", **{f"a{poison}": poison}), {"role": "tool", "content": f"{poison}x"}
+        ids = p.whole([user("x"), call, result], date=date, tools=tools) + p.follow_up([result], date=date)
+        return [i for i in ids if model.vocabulary.is_control(i)]
+
+    assert controls(special) == controls("plain")
