@@ -54,14 +54,20 @@ class Session(Protocol):
     async def ask(self, text: str, answer: int) -> Turn:
         """Say `text` and read an answer of at most so many tokens. Raises TurnFailedError."""
 
+    @property
+    def place(self) -> Any:
+        """Where the conversation is: what `open` takes to go on from there, with another server too."""
+
 
 class Side(Protocol):
     """How to open conversations with one of the two servers."""
 
     server: Server
 
-    def open(self, system: str, bias: dict[str, float]) -> AbstractAsyncContextManager[Session]:
-        """A new conversation."""
+    def open(
+        self, system: str, bias: dict[str, float], *, place: Any = None, **fields: Any
+    ) -> AbstractAsyncContextManager[Session]:
+        """A conversation, new or from `place` on; `fields` go into each of its requests."""
 
 
 class Samovar:
@@ -73,10 +79,13 @@ class Samovar:
         self._address = f"ws://127.0.0.1:{server.port}/v1/responses"
 
     @asynccontextmanager
-    async def open(self, system: str, bias: dict[str, float]) -> AsyncIterator[Session]:
+    async def open(
+        self, system: str, bias: dict[str, float], *, place: str | None = None, **fields: Any
+    ) -> AsyncIterator[Session]:
         """A connection of its own, as a browser has."""
         async with connect(self._address, compression=None, max_size=None) as socket:
-            yield SamovarSession(socket, {"instructions": system, "temperature": 0, "logit_bias": bias})
+            fields = {"instructions": system, "temperature": 0, "logit_bias": bias, **fields}
+            yield SamovarSession(socket, fields, place)
 
 
 @dataclass
@@ -85,12 +94,13 @@ class SamovarSession:
 
     socket: ClientConnection
     fields: dict[str, Any]
-    previous: str | None = None
+    place: str | None
+    """The last response's id."""
 
     async def ask(self, text: str, answer: int) -> Turn:
         """Say `text` and read the answer. Raises TurnFailedError."""
         request = {"type": "response.create", "input": text, "max_output_tokens": answer, **self.fields}
-        frame = msgspec.json.encode({**request, "previous_response_id": self.previous}).decode()
+        frame = msgspec.json.encode({**request, "previous_response_id": self.place}).decode()
         turn = Turn(time.perf_counter())
         async with asyncio.timeout(TURN_SECONDS):
             await self.socket.send(frame)
@@ -110,7 +120,7 @@ class SamovarSession:
             return False
         response = event["response"]
         usage = response["usage"]
-        turn.ended, self.previous = time.perf_counter(), response["id"]
+        turn.ended, self.place = time.perf_counter(), response["id"]
         turn.prompt, turn.output = usage["input_tokens"], usage["output_tokens"]
         turn.cached = usage["input_tokens_details"]["cached_tokens"]
         return True
@@ -125,10 +135,14 @@ class ChatCompletions:
         self._fields = fields
 
     @asynccontextmanager
-    async def open(self, system: str, bias: dict[str, float]) -> AsyncIterator[Session]:
+    async def open(
+        self, system: str, bias: dict[str, float], *, place: list[dict[str, str]] | None = None, **fields: Any
+    ) -> AsyncIterator[Session]:
         """No connection yet: each turn has its own, since an idle one may be closed at any time."""
-        fields = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}, **self._fields}
-        yield ChatSession(self.server.port, {**fields, "logit_bias": bias}, [{"role": "system", "content": system}])
+        fields = {"temperature": 0, "logit_bias": bias, **self._fields, **fields}
+        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        first = [{"role": "system", "content": system}] if system else []
+        yield ChatSession(self.server.port, fields, place or first)
 
 
 @dataclass
@@ -137,12 +151,13 @@ class ChatSession:
 
     port: int
     fields: dict[str, Any]
-    messages: list[dict[str, str]]
+    place: list[dict[str, str]]
+    """All messages so far."""
 
     async def ask(self, text: str, answer: int) -> Turn:
         """Say `text` and read the answer. Raises TurnFailedError."""
-        self.messages.append({"role": "user", "content": text})
-        body = msgspec.json.encode({**self.fields, "messages": self.messages, "max_tokens": answer})
+        self.place.append({"role": "user", "content": text})
+        body = msgspec.json.encode({**self.fields, "messages": self.place, "max_tokens": answer})
         turn, parts = Turn(time.perf_counter()), []
         async with asyncio.timeout(TURN_SECONDS):
             async for chunk in self._post(body):
@@ -155,7 +170,7 @@ class ChatSession:
                     turn.prompt, turn.output = usage["prompt_tokens"], usage["completion_tokens"]
                     turn.cached = usage["prompt_tokens_details"]["cached_tokens"]
         turn.ended = time.perf_counter()
-        self.messages.append({"role": "assistant", "content": "".join(parts)})
+        self.place.append({"role": "assistant", "content": "".join(parts)})
         return turn
 
     async def _post(self, body: bytes) -> AsyncIterator[Any]:

@@ -1,32 +1,36 @@
 """Samovar beside llama-server: the same llama.cpp, model, cores and conversations, in turns.
 
 python -m benchmarks.compare [--load chat] [--model standin] [--streams 2 4] [--pairs 5]: measures, prints, and keeps
-the pairs in the cache folder. Without arguments it measures the whole table; how long that takes it says first.
+the pairs in the cache folder. Without arguments it measures the whole table; how long that takes it says first. A
+table can be measured in pieces: --report writes docs/benchmarks.md and its plot from all pairs so far.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final
 
+import psutil
 import uvloop
 
+from benchmarks import report
 from benchmarks.clients import ChatCompletions, Samovar, Side, TurnFailedError
 from benchmarks.loads import LOADS, MODELS, Load, Subject, subject
-from benchmarks.machine import engine_version, machine, revision
+from benchmarks.machine import cores, engine_version, machine, revision
 from benchmarks.results import Medians, Pair, Summary, keep, pair
 from benchmarks.rival import RivalError
-from benchmarks.runs import run, warm_up
+from benchmarks.runs import QUIET, run, warm_up
 from benchmarks.servers import ServerError, leave_on_sigterm, llama_server, samovar
 
 STREAMS: Final = (1, 2, 4, 8, 16)
 ROWS: Final = (("standin", "chat"), ("standin", "document"), ("embedded", "chat"))
 PAIRS: Final = 5
 RETRIES: Final = 3
-"""Pairs that may be measured anew because others disturbed them; after that they count, and say so."""
+"""Pairs that may be measured anew because others disturbed them; they do not count."""
 SECONDS: Final = {
     ("standin", "chat"): (8, 15, 28, 38, 45),
     ("standin", "document"): (6, 12, 20, 30, 55),
@@ -35,7 +39,7 @@ SECONDS: Final = {
 """About how long one side takes for one run, by streams, on the two cores where this was written."""
 
 
-async def compare(ours: Side, theirs: Side, load: Load, subject: Subject, *, streams: int, pairs: int) -> Summary:
+async def compare(ours: Side, theirs: Side, load: Load, subject: Subject, *, streams: int, pairs: int) -> list[Pair]:
     """Pairs in the order ours, theirs, theirs, ours, …, each with texts of its own. Raises TurnFailedError."""
     seed = time.time_ns()
     for side in (ours, theirs):
@@ -43,19 +47,31 @@ async def compare(ours: Side, theirs: Side, load: Load, subject: Subject, *, str
     found: list[Pair] = []
     for number in range(pairs + RETRIES):
         sides = (ours, theirs) if number % 2 == 0 else (theirs, ours)
-        runs = {side: await run(side, load, subject, streams=streams, seed=seed + number) for side in sides}
-        if any(each.disturbed for each in runs.values()) and number - len(found) < RETRIES:
+        runs = {}
+        for side in sides:
+            await wait_for_quiet()
+            runs[side] = await run(side, load, subject, streams=streams, seed=seed + number)
+        if any(each.disturbed for each in runs.values()):
             busy = " and ".join(f"{each.others:.2f}" for each in runs.values())
             print(f"    left out: other processes kept {busy} cores busy", flush=True)
             continue
-        found.append(pair(subject.path, load.name, streams, runs[ours], runs[theirs]))
+        found.append(pair(subject.name, load.name, streams, runs[ours], runs[theirs]))
         keep(found[-1])
         if len(found) == pairs:
             break
-    return Summary(found)
+    return found
 
 
-def measure(subject: Subject, load: Load, streams: int, pairs: int) -> Summary:
+async def wait_for_quiet() -> None:
+    """Until nobody computes here, for a minute at most."""
+    psutil.cpu_percent(None)
+    for _ in range(60):
+        await asyncio.sleep(1)
+        if psutil.cpu_percent(None) / 100 * cores() <= QUIET:
+            return
+
+
+def measure(subject: Subject, load: Load, streams: int, pairs: int) -> list[Pair]:
     """Start both, compare, stop both. Raises ServerError, RivalError, TurnFailedError."""
     with ExitStack() as stack:
         theirs = stack.enter_context(llama_server(subject.path, streams=streams))
@@ -74,8 +90,6 @@ def lines(summary: Summary) -> Iterator[str]:
     )
     for name, side in (("Samovar", "ours"), ("llama-server", "theirs")):
         yield f"    {name:13}{_figures(summary.medians(side))}"
-        if any(getattr(pair, side).disturbed for pair in summary.pairs):
-            yield f"    {name:13}other processes were at work during some runs: measure again when they are not"
         if not all(getattr(pair, side).exact for pair in summary.pairs):
             yield f"    {name:13}some answers were shorter than asked for"
 
@@ -102,6 +116,7 @@ def main() -> None:
     parser.add_argument("--load", choices=LOADS, help="one load (default: all)")
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="concurrent conversations")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="interleaved pairs a row")
+    parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md and its plot at the end")
     options = parser.parse_args()
     leave_on_sigterm()
     rows = [row for row in ROWS if options.model in (None, row[0]) and options.load in (None, row[1])]
@@ -111,10 +126,12 @@ def main() -> None:
     try:
         for model, load in rows:
             for streams in options.streams:
-                summary = measure(subject(model), LOADS[load], streams, options.pairs)
-                print(*lines(summary), sep="\n", flush=True)
+                pairs = measure(subject(model), LOADS[load], streams, options.pairs)
+                print(*(lines(Summary(pairs)) if pairs else ["    nothing was left"]), sep="\n", flush=True)
     except (ServerError, RivalError, TurnFailedError, ExceptionGroup) as error:
         raise SystemExit(str(error)) from error
+    if options.report:
+        report.write()
 
 
 if __name__ == "__main__":

@@ -42,10 +42,10 @@ MODELS: Final = {"standin": standin, "embedded": embedded}
 class Subject:
     """The model that both sides serve, as far as the asking side has to know it."""
 
+    name: str
+    """One of MODELS."""
     path: Path
     vocabulary: Vocabulary
-    endless: bool
-    """Whether it never ends an answer by itself."""
     words: list[str] = field(init=False)
     bias: dict[str, float] = field(init=False)
     """Keeps answers from ending early where they would, so that both sides write as many tokens."""
@@ -54,7 +54,8 @@ class Subject:
         """Find words that are one token each, and the tokens that end an answer."""
         tokens = range(self.vocabulary.size)
         self.words = [word for _, word in zip(range(WORDS), self._single_token_words(), strict=False)]
-        ends = [] if self.endless else [token for token in tokens if self.vocabulary.ends_generation(token)]
+        # The stand-in never ends an answer by itself.
+        ends = [] if self.name == "standin" else [token for token in tokens if self.vocabulary.ends_generation(token)]
         self.bias = {str(token): -100.0 for token in ends}
 
     def _single_token_words(self) -> Iterator[str]:
@@ -75,7 +76,7 @@ class Subject:
 def subject(name: str) -> Subject:
     """One of MODELS, written first if need be. Raises ModelLoadError."""
     path = MODELS[name]()
-    return Subject(path, Model(path, vocab_only=True).vocabulary, endless=name == "standin")
+    return Subject(name, path, Model(path, vocab_only=True).vocabulary)
 
 
 @dataclass(frozen=True)

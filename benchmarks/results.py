@@ -35,10 +35,10 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
         return self.ours.speed / self.theirs.speed
 
 
-def pair(model: Path, load: str, streams: int, ours: Run, theirs: Run) -> Pair:
+def pair(model: str, load: str, streams: int, ours: Run, theirs: Run) -> Pair:
     """A pair measured just now, here."""
     return Pair(
-        model=model.stem,
+        model=model,
         load=load,
         streams=streams,
         ours=ours,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,23 +43,32 @@ class Server:
     ready_seconds: float
     """From its start until it was ready."""
 
+    def kill(self) -> None:
+        """SIGKILL for all of it, as a power cut does it."""
+        for process in [*self.process.children(recursive=True), self.process]:
+            process.kill()
+
     def engines(self) -> list[psutil.Process]:
         """Samovar's engine processes."""
         return [child for child in self.process.children() if "engine.worker" in child.cmdline()]
 
 
 @contextlib.contextmanager
-def samovar(model: Path, **settings: object) -> Iterator[Server]:
-    """`samovar serve` with the defaults that a user has, but for `settings`. Raises ServerError."""
-    with tempfile.TemporaryDirectory(prefix="samovar-bench-") as state:
-        flags = {"port": 0, "model": model, "state_dir": state, **settings}
+def samovar(model: Path, *, state: Path | None = None, **settings: object) -> Iterator[Server]:
+    """`samovar serve` with the defaults that a user has, but for `settings`. Raises ServerError.
+
+    Without `state`, what it keeps goes with it.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = state or stack.enter_context(tempfile.TemporaryDirectory(prefix="samovar-bench-"))
+        flags = {"port": 0, "model": model, "state_dir": folder, **settings}
         command = [sys.executable, "-m", "gateway.cli", "serve"]
         command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
         began = time.perf_counter()
-        with _running(command) as (process, log):
-            port = _wait(process, log, lambda: _greeted(log))
-            _wait(process, log, lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
-            yield Server(port, psutil.Process(process.pid), time.perf_counter() - began)
+        process, log = stack.enter_context(_running(command))
+        port = _wait(process, log, lambda: _greeted(log))
+        _wait(process, log, lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
+        yield Server(port, psutil.Process(process.pid), time.perf_counter() - began)
 
 
 @contextlib.contextmanager
@@ -73,6 +83,17 @@ def llama_server(
     with _running(command) as (process, log):
         _wait(process, log, lambda: _answers(f"http://127.0.0.1:{port}/health"))
         yield Server(port, psutil.Process(process.pid), time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[str]:
+    """A Redis that keeps nothing on disk; gives its address. Raises ServerError."""
+    port = free_port()
+    if shutil.which("redis-server") is None:
+        raise ServerError("redis-server is missing: apt-get install redis-server")
+    with _running(["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", ""]) as (process, log):
+        _wait(process, log, lambda: "Ready to accept connections" in log.read_text(errors="replace"))
+        yield f"redis://127.0.0.1:{port}/0"
 
 
 def free_port() -> int:

@@ -1,76 +1,120 @@
-"""One stream from the WebSocket beside a bare llama.cpp loop: how much of the machine's speed reaches a user?
+"""Streams from the WebSocket beside bare llama.cpp loops: how much of the machine's speed reaches users?
 
-python -m benchmarks.stream: starts a gateway with the embedded model; prints start-up, time to the first token and
-tokens a second, interleaved with the bare loop on the same threads, with the spread and the machine.
+python -m benchmarks.stream [--model standin] [--streams 2]: start-up, first token, and tokens a second of so many
+answers at once, in turns with as many bare loops in processes of their own, which share the cores evenly.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import json
-import statistics
-import time
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Final
 
-from websockets.asyncio.client import connect
+import uvloop
 
-from benchmarks.decode import NEW_TOKENS, PROMPT, ROUNDS, bare
-from benchmarks.machine import cores, embedded, machine
+from benchmarks.bare import NEW_TOKENS, PROMPT_TOKENS
+from benchmarks.clients import Samovar, Side, Turn
+from benchmarks.figures import Figure, tell
+from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
+from benchmarks.machine import cores, machine
 from benchmarks.servers import leave_on_sigterm, samovar
-from engine import Model
-from gateway import served, settings
+
+ROUNDS: Final = 5
 
 
-async def stream(port: int) -> tuple[float, float]:
-    """(seconds to the first delta, tokens a second from there on) of one answer."""
-    # Not stored, so that its cells go with the connection: every round begins with an empty cache, like the bare loop.
-    request = {"type": "response.create", "input": PROMPT, "max_output_tokens": NEW_TOKENS, "temperature": 0}
-    request["store"] = False
-    async with connect(f"ws://127.0.0.1:{port}/v1/responses") as socket:
-        began, first = time.perf_counter(), 0.0
-        await socket.send(json.dumps(request))
-        async for frame in socket:
-            event = json.loads(frame)
-            if event["type"] == "response.output_text.delta":
-                latest = time.perf_counter()
-                first = first or latest
-            elif event["type"] in ("response.completed", "response.incomplete"):
-                tokens = event["response"]["usage"]["output_tokens"]
-                return first - began, (tokens - 1) / (latest - first)
-            elif event["type"] in ("response.failed", "error"):
-                raise SystemExit(str(event))
-    raise SystemExit("the connection ended")
+@contextmanager
+def loops(subject: Subject, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that wait for a line to run the bare loop once."""
+    command = [sys.executable, "-m", "benchmarks.bare", str(subject.path), str(max(1, cores() // count))]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
+    try:
+        for process in processes:
+            _read(process.stdout)
+        yield processes
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
 
 
-def line(name: str, values: list[float], unit: str) -> str:
-    """Median and spread."""
-    return f"{name:34}{statistics.median(values):8.3f} {unit:6} ({min(values):.3f} to {max(values):.3f})"
+def loop(processes: list[subprocess.Popen[str]]) -> float:
+    """Tokens a second of all of them at once."""
+    for process in processes:
+        assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return sum(float(_read(process.stdout)) for process in processes)
+
+
+def _read(output: IO[str] | None) -> str:
+    assert output is not None  # noqa: S101 - a pipe was asked for
+    line = output.readline()
+    if not line:
+        raise SystemExit("a bare loop ended")
+    return line
+
+
+async def stream(side: Side, subject: Subject, streams: int, seed: int) -> list[Turn]:
+    """So many answers at once to prompts as long as the bare loop's."""
+
+    async def one(number: int) -> Turn:
+        text = subject.text(PROMPT_TOKENS - TEMPLATE, random.Random(f"{seed} {number}"))
+        # Not stored, so that its cells go with the connection: every round begins with empty cells, like the bare loop.
+        async with side.open("", subject.bias, store=False) as session:
+            return await session.ask(text, NEW_TOKENS)
+
+    return await asyncio.gather(*map(one, range(streams)))
+
+
+def speed(turns: list[Turn]) -> float:
+    """Tokens a second from the first token on, over all streams."""
+    return sum((turn.output - 1) / (turn.deltas[-1] - turn.deltas[0]) for turn in turns)
+
+
+def measure(subject: Subject, streams: int) -> list[Figure]:
+    """All figures of one number of streams. Raises ServerError, TurnFailedError."""
+    starts, colds, bares, rounds = [], [], [], []
+    for seed in range(3):
+        with samovar(subject.path) as server:
+            starts.append(server.ready_seconds)
+            colds.append(uvloop.run(stream(Samovar(server), subject, 1, -seed))[0].first)
+    with samovar(subject.path) as server, loops(subject, streams) as processes:
+        uvloop.run(stream(Samovar(server), subject, streams, 0))
+        for seed in range(1, ROUNDS + 1):
+            bares.append(loop(processes))
+            rounds.append(uvloop.run(stream(Samovar(server), subject, streams, seed)))
+    speeds = [speed(turns) for turns in rounds]
+    ratios = [ours / theirs for ours, theirs in zip(speeds, bares, strict=True)]
+
+    def figure(name: str, values: list[float], unit: str, goal: float | None = None) -> Figure:
+        where = f"{subject.name}, {streams} streams: {name}"
+        return Figure(benchmark="stream", name=where, values=values, unit=unit, goal=goal, high=True)
+
+    return [
+        figure("start of the gateway to readyz", starts, "s"),
+        figure("first token, engine load included", colds, "s"),
+        figure("first token, engine loaded", [turn.first for turns in rounds for turn in turns], "s"),
+        figure("bare loops", bares, "tok/s"),
+        figure("over the WebSocket", speeds, "tok/s"),
+        figure("share of the bare loops' speed", ratios, "", 0.9),
+    ]
 
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="embedded")
+    parser.add_argument("--streams", type=int, default=1)
+    options = parser.parse_args()
     leave_on_sigterm()
-    threads = cores()
-    model = Model(embedded())
-    prompt = served.load(settings.load({})).prompt.whole([{"role": "user", "content": PROMPT}], date=str)
-    starts, colds, warms, bares, streams = [], [], [], [], []
-    for _ in range(3):
-        with samovar(embedded()) as server:
-            starts.append(server.ready_seconds)
-            colds.append(asyncio.run(stream(server.port))[0])
-    with samovar(embedded()) as server:
-        asyncio.run(stream(server.port))
-        for _ in range(ROUNDS):
-            bares.append(bare(model, prompt, threads))
-            ttft, speed = asyncio.run(stream(server.port))
-            warms.append(ttft)
-            streams.append(speed)
-    print(f"{embedded().name}, {machine()}, {ROUNDS} interleaved rounds of {NEW_TOKENS} tokens")
-    print(line("start to readyz", starts, "s"))
-    print(line("first token, engine load included", colds, "s"))
-    print(line("first token, engine loaded", warms, "s"))
-    print(line("bare loop", bares, "tok/s"))
-    print(line("WebSocket", streams, "tok/s"))
-    print(line("ratio", [ours / theirs for ours, theirs in zip(streams, bares, strict=True)], ""))
+    print(machine())
+    tell(measure(subject(options.model), options.streams))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import standin
-from benchmarks.clients import Samovar
+from benchmarks import prompts, report, standin
+from benchmarks.clients import Samovar, Turn
+from benchmarks.figures import Figure
 from benchmarks.loads import LOADS, Load, Subject, conversations, subject
 from benchmarks.results import Pair, Summary, rows
 from benchmarks.runs import Run, run
@@ -82,6 +83,25 @@ def test_text_from_the_stand_in_is_tokenized_to_what_it_emitted(tmp_path: Path) 
     assert vocabulary.ends_generation(end)
     assert not vocabulary.ends_generation(start)
     assert len(vocabulary.tokenize("<|im_start|>assistant\n", special=True)) == 3
+
+
+def test_a_page_says_of_each_row_whether_its_goal_was_reached(tmp_path: Path) -> None:
+    fast, slow = a_pair(a_run(output=150), a_run()), a_pair(a_run(output=99), a_run())
+    pairs = {("standin", "chat", 2): Summary([fast]), ("standin", "document", 2): Summary([slow])}
+    figure = Figure(benchmark="memory", name="an engine", values=[690.0, 710.0, 720.0], unit="MB", goal=700.0)
+    text = report.page(pairs, [figure])
+    assert "| **1.50** (1.50 to 1.50, 1) | ≥ 1.40 ✓ |" in text
+    assert "| **0.99** (0.99 to 0.99, 1) | ≥ 1.25 ✗ |" in text
+    assert "| an engine | 710 MB | 690 to 720, 3 times | ≤ 700 ✗ |" in text
+    report.plot(pairs, tmp_path / "plot.svg")
+    assert "llama-server" in text
+    assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
+
+
+def test_gaps_beside_a_long_prompt_are_told_from_calm_ones() -> None:
+    turns = [Turn(0.0, deltas=[1.0, 2.0, 4.0, 5.0]), Turn(0.0, deltas=[3.0, 3.5])]
+    assert list(prompts.gaps(turns, [(2.5, 3.2)], inside=True)) == [2.0, 0.5]
+    assert list(prompts.gaps(turns, [(2.5, 3.2)], inside=False)) == [1.0, 1.0]
 
 
 @pytest.mark.slow

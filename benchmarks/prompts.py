@@ -1,0 +1,137 @@
+"""Long prompts that arrive while others stream: what does it cost those, and how long does the prompt wait?
+
+python -m benchmarks.prompts [--model standin] [--streams 1 2 4] [--rival]: gaps between the tokens of so many streams,
+calm and while prompts of 1 000 tokens arrive one after the other, and those prompts' time to the first token beside
+that of one alone. With --rival llama-server is measured as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvloop
+
+from benchmarks.clients import ChatCompletions, Samovar, Side, Turn
+from benchmarks.figures import Figure, tell
+from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
+from benchmarks.machine import machine
+from benchmarks.runs import percentile
+from benchmarks.servers import leave_on_sigterm, llama_server, samovar
+
+PROMPT: Final = 1000
+ARRIVALS: Final = 5
+ANSWER: Final = 8
+"""Tokens that a long prompt is answered by."""
+STREAM: Final = (48, 256)
+"""Tokens of a stream's prompt and answer; when one ends, another begins."""
+CALM_SECONDS: Final = 5.0
+PAUSE_SECONDS: Final = 1.5
+RIVAL_CONTEXT: Final = 2048
+
+
+@dataclass
+class Asking:
+    """One side, asked for answers of which nothing is to be kept."""
+
+    side: Side
+    subject: Subject
+    fields: dict[str, Any]
+    number: int = 0
+
+    async def ask(self, tokens: int, answer: int) -> Turn:
+        """An answer to a prompt that was never asked before."""
+        self.number += 1
+        text = self.subject.text(tokens - TEMPLATE, random.Random(self.number))
+        async with self.side.open("", self.subject.bias, **self.fields) as session:
+            return await session.ask(text, answer)
+
+    async def stream(self, done: asyncio.Event) -> list[Turn]:
+        """One answer after the other."""
+        turns = []
+        while not done.is_set():
+            turns.append(await self.ask(*STREAM))
+        return turns
+
+
+async def crowd(asking: Asking, streams: int) -> tuple[list[Turn], list[Turn]]:
+    """(turns of the streams, those of the long prompts that arrived meanwhile)."""
+    done = asyncio.Event()
+    others = [asyncio.create_task(asking.stream(done)) for _ in range(streams)]
+    await asyncio.sleep(CALM_SECONDS)
+    arrivals = []
+    for _ in range(ARRIVALS):
+        arrivals.append(await asking.ask(PROMPT, ANSWER))
+        await asyncio.sleep(PAUSE_SECONDS)
+    done.set()
+    return [turn for turns in await asyncio.gather(*others) for turn in turns], arrivals
+
+
+def gaps(turns: Sequence[Turn], windows: Sequence[tuple[float, float]], *, inside: bool) -> Iterator[float]:
+    """Seconds between tokens, of those gaps that meet one of the windows or of those that meet none."""
+    for turn in turns:
+        for earlier, later in itertools.pairwise(turn.deltas):
+            if inside == any(earlier < end and later > begin for begin, end in windows):
+                yield later - earlier
+
+
+async def measure(name: str, asking: Asking, streams: Sequence[int]) -> list[Figure]:
+    """All figures of one side. Raises TurnFailedError."""
+
+    def figure(what: str, values: list[float], unit: str = "ms", goal: float | None = None) -> Figure:
+        return Figure(
+            benchmark="prompts", name=f"{asking.subject.name}, {name}: {what}", values=values, unit=unit, goal=goal
+        )
+
+    await asyncio.gather(*(asking.ask(*STREAM) for _ in range(max(streams))))  # every engine is loaded
+    alone = [(await asking.ask(PROMPT, ANSWER)).first for _ in range(ARRIVALS)]
+    figures = [figure("first token of 1 000, alone", alone, "s")]
+    for count in streams:
+        turns, arrivals = await crowd(asking, count)
+        prefills = [(turn.asked, turn.deltas[0]) for turn in arrivals]
+        calm = statistics.median(gaps(turns, [(turn.asked, turn.ended) for turn in arrivals], inside=False))
+        worst = percentile(list(gaps(turns, prefills, inside=True)), 0.99)
+        firsts = [turn.first for turn in arrivals]
+        goals = (4.0, 2.0) if name == "Samovar" else (None, None)
+        figures += [
+            figure(f"gap of {count} streams, calm", [calm * 1000]),
+            figure(f"p99 gap of {count} streams while 1 000 arrive", [worst * 1000]),
+            figure(f"that over the calm gap, {count} streams", [worst / calm], "x", goals[0]),
+            figure(f"first token of 1 000 beside {count} streams", firsts, "s"),
+            figure(
+                f"that over alone, {count} streams",
+                [first / statistics.median(alone) for first in firsts],
+                "x",
+                goals[1],
+            ),
+        ]
+    return figures
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rival", action="store_true", help="measure llama-server, too")
+    options = parser.parse_args()
+    leave_on_sigterm()
+    print(machine())
+    model = subject(options.model)
+    with samovar(model.path) as ours:
+        asking = Asking(Samovar(ours), model, {"store": False})
+        tell(uvloop.run(measure("Samovar", asking, options.streams)))
+    if options.rival:
+        with llama_server(model.path, streams=max(options.streams) + 1, context=RIVAL_CONTEXT) as theirs:
+            asking = Asking(ChatCompletions(theirs, cache_prompt=True), model, {})
+            tell(uvloop.run(measure("llama-server", asking, options.streams)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""docs/benchmarks.md and its plot, from what has been measured so far.
+
+python -m benchmarks.report: needs pairs of benchmarks.compare in the cache folder, and adds other benchmarks' figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.figures import Figure, number, told
+from benchmarks.machine import ROOT
+from benchmarks.results import Medians, Summary, kept, rows
+
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
+PLOT: Final = ROOT / "docs" / "benchmarks.svg"
+Rows = Mapping[tuple[str, str, int], Summary]
+TITLES: Final = {
+    ("standin", "chat"): "Chat, users' model (stand-in)",
+    ("standin", "document"): "Documents, users' model (stand-in)",
+    ("embedded", "chat"): "Chat, embedded model",
+}
+GOALS: Final = {
+    ("standin", "chat"): {1: 1.00, 2: 1.40, 4: 1.15, 8: 1.00, 16: 1.00},
+    ("standin", "document"): {1: 1.00, 2: 1.25, 4: 1.00, 8: 1.00, 16: 1.00},
+    ("embedded", "chat"): {1: 1.00, 2: 1.10, 4: 1.00, 8: 1.00, 16: 1.00},
+}
+"""What Samovar's output tokens a second are to be over llama-server's, by concurrent conversations."""
+INTRODUCTION: Final = """\
+# Measured
+
+![Output tokens a second of Samovar and of llama-server, by concurrent conversations](benchmarks.svg)
+
+`make bench` measures Samovar beside llama-server, which it builds from the llama.cpp that llama-cpp-python carries: the
+same commit, the same kernels, the same model file, the same cores. Both hold the same conversations one after the
+other, in pairs (ours, theirs, theirs, ours, …); a row is the median over its pairs, without those during which other
+processes used more than a tenth of a core. llama-server gets `-np` = conversations and `-t` = cores; Samovar runs as
+`samovar serve` does, without any flag but the model. Texts are seeded and differ between conversations, turns and
+pairs, so that nothing is cached but what was said before in the same conversation and the system prompt of 160 tokens,
+which all share. Temperature is 0, and every answer is as long as it was asked to be, by the servers' own counts.
+
+- *Chat*: three turns of about 30 new tokens, answered by 128.
+- *Documents*: three turns of 150 to 300 new tokens, answered by 64.
+- The *stand-in* has the shapes, tensor types and vocabulary size of Qwen2.5-0.5B-Instruct Q4_K_M, and random weights:
+  speed does not depend on what weights say. The *embedded* model is SmolLM2-135M-Instruct Q4_1.
+"""
+
+
+def page(pairs: Rows, figures: Sequence[Figure]) -> str:
+    """The whole page."""
+    return "\n".join([INTRODUCTION, *_facts(pairs, figures), *_tables(pairs), *_figures(figures)]) + "\n"
+
+
+def _facts(pairs: Rows, figures: Sequence[Figure]) -> Iterator[str]:
+    """Where and when."""
+    last = [(p.machine, p.engine) for summary in pairs.values() for p in summary.pairs]
+    last += [(figure.machine, figure.engine) for figure in figures]
+    dates = [p.date for summary in pairs.values() for p in summary.pairs] + [figure.date for figure in figures]
+    machines = ", ".join(sorted({f"{machine} (llama-cpp-python {engine})" for machine, engine in last}))
+    yield f"Machine: {machines}. Measured from {min(dates)} to {max(dates)}."
+    yield ""
+
+
+def _tables(pairs: Rows) -> Iterator[str]:
+    for kind, title in TITLES.items():
+        found = {streams: summary for (model, load, streams), summary in sorted(pairs.items()) if (model, load) == kind}
+        if not found:
+            continue
+        yield f"## {title}\n"
+        yield (
+            "| conversations | ratio (least to most, pairs) | goal | tokens/s | llama-server "
+            "| first token, turn 1 / 2 / 3 | llama-server | between tokens, median and p99 | llama-server | commit |"
+        )
+        yield "|---|---|---|---|---|---|---|---|---|---|"
+        for streams, summary in found.items():
+            yield _row(streams, summary, GOALS[kind].get(streams))
+        yield ""
+
+
+def _row(streams: int, summary: Summary, goal: float | None) -> str:
+    ours, theirs = summary.medians("ours"), summary.medians("theirs")
+    least, most = summary.spread
+    met = "" if goal is None else f"≥ {goal:.2f} {'✓' if round(summary.ratio, 2) >= goal else '✗'}"
+    ratio = f"**{summary.ratio:.2f}** ({least:.2f} to {most:.2f}, {len(summary.pairs)})"
+    both = [cell for pair in zip(_cells(ours), _cells(theirs), strict=True) for cell in pair]
+    return "| " + " | ".join([str(streams), ratio, met, *both, summary.pairs[0].revision]) + " |"
+
+
+def _cells(medians: Medians) -> list[str]:
+    first = " / ".join(f"{seconds:.2f}" for seconds in medians.first)
+    return [f"{medians.speed:.1f}", f"{first} s", f"{medians.gap * 1000:.0f}, {medians.gap_p99 * 1000:.0f} ms"]
+
+
+def _figures(figures: Sequence[Figure]) -> Iterator[str]:
+    if not figures:
+        return
+    yield "## Other figures\n"
+    yield "| what | median | least to most | goal | commit |"
+    yield "|---|---|---|---|---|"
+    for figure in figures:
+        met = "" if figure.met is None else f"{figure.promise} {'✓' if figure.met else '✗'}"
+        yield f"| {figure.name} | {number(figure.median)} {figure.unit} | {figure.spread} | {met} | {figure.revision} |"
+    yield ""
+
+
+def plot(pairs: Rows, path: Path) -> None:
+    """Output tokens a second by conversations: a panel for each model and load that was measured."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Drawing
+
+    kinds = [kind for kind in TITLES if any(key[:2] == kind for key in pairs)]
+    drawing = Drawing(figsize=(4.2 * len(kinds), 3.6), layout="constrained")
+    FigureCanvasSVG(drawing)
+    for place, kind in enumerate(kinds, 1):
+        axes = drawing.add_subplot(1, len(kinds), place)
+        streams = sorted(key[2] for key in pairs if key[:2] == kind)
+        for side, name, colour in (("ours", "Samovar", "#b5442c"), ("theirs", "llama-server", "#5b6b7a")):
+            speeds = [pairs[*kind, n].medians(side).speed for n in streams]
+            axes.plot(range(len(streams)), speeds, "o-", color=colour, label=name)
+        axes.set_xticks(range(len(streams)), [str(n) for n in streams])
+        axes.set_ylim(bottom=0)
+        axes.set_title(TITLES[kind], fontsize=10)
+        axes.set_xlabel("conversations at once")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if place == 1:
+            axes.set_ylabel("output tokens a second")
+            axes.legend(frameon=False)
+    drawing.savefig(path, metadata={"Date": None})
+
+
+def write() -> None:
+    """Write the page and the plot, and say where they are."""
+    pairs = rows(kept())
+    if not pairs:
+        raise SystemExit("nothing has been measured yet: make bench")
+    PAGE.write_text(page(pairs, list(told().values())))
+    plot(pairs, PLOT)
+    print(PAGE, PLOT, sep="\n")
+
+
+def main() -> None:
+    """Write them."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    write()
+
+
+if __name__ == "__main__":
+    main()
