@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
@@ -30,8 +31,10 @@ from gateway.responses import Responses
 from gateway.roster import Roster
 from gateway.sessions import Sessions
 from gateway.settings import Settings
+from gateway.transport.bodies import unrouted
 from gateway.transport.callers import SUBPROTOCOL
 from gateway.transport.entrance import entrance
+from gateway.transport.http import HttpResponses
 from gateway.transport.websocket import Connection
 from gateway.users import Users
 
@@ -80,8 +83,13 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
     for name, value in (("queue_limit", settings.queue_limit), ("cores", settings.cores), ("kv_cells", model.cells)):
         metrics.limit.labels(name).set(value)
     responses = Responses(house, grace=settings.resume_grace)
-    routes, way_in = _routes(house, responses), entrance(settings, house.roster)
-    return Starlette(routes=routes, middleware=way_in, lifespan=_lifespan(house, responses)), responses
+    app = Starlette(
+        routes=_routes(house, responses),
+        middleware=entrance(settings, house.roster),
+        exception_handlers={HTTPException: unrouted},
+        lifespan=_lifespan(house, responses),
+    )
+    return app, responses
 
 
 def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
@@ -110,12 +118,13 @@ def _routes(house: House, responses: Responses) -> list[BaseRoute]:
 
     return [
         WebSocketRoute("/v1/responses", connection),
-        *(Route(path, handler) for path, handler in _handlers(house).items()),
+        *HttpResponses(responses).routes,
+        *(Route(path, handler) for path, handler in _handlers(house, responses).items()),
         Mount("/static", StaticFiles(directory=WEB)),
     ]
 
 
-def _handlers(house: House) -> dict[str, Callable[[Request], Awaitable[Response]]]:
+def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
     async def page(_: Request) -> Response:
         return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
 
@@ -123,6 +132,8 @@ def _handlers(house: House) -> dict[str, Callable[[Request], Awaitable[Response]
         return JSONResponse({"status": "alive"})
 
     async def ready(_: Request) -> Response:
+        if responses.closing:
+            return JSONResponse({"status": "stopping"}, status_code=503)
         engines = house.pool.engines
         if all(engine.state is State.FAILED for engine in engines):
             return JSONResponse({"status": "failed", "reason": engines[0].reason}, status_code=503)

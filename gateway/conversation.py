@@ -42,6 +42,17 @@ class Conversations:
 
     def context(self, request: ResponseCreate, previous: tuple[Turn, list[int] | None] | None, *, now: int) -> Context:
         """The context of `request` after `previous`. Raises InvalidRequestError or ContextLengthExceededError."""
+        context = self.build(request, previous, now=now)
+        if len(context.ids) >= self._limit:
+            raise ContextLengthExceededError(
+                f"the prompt has {len(context.ids)} tokens, and with at least one of the answer {self._limit} is the "
+                'limit; shorten it, or let `truncation: "auto"` drop the oldest turns',
+                param="input",
+            )
+        return context
+
+    def build(self, request: ResponseCreate, previous: tuple[Turn, list[int] | None] | None, *, now: int) -> Context:
+        """The same, however long it is. Raises InvalidRequestError."""
         new = [input_item(message, item_id=self._item_id()) for message in request.messages]
         turn, known = previous or (None, None)
         began = turn.began if turn else now
@@ -63,12 +74,6 @@ class Conversations:
             ) from error
         if not ids:
             raise InvalidRequestError("input: there is nothing to encode", param="input")
-        if len(ids) >= self._limit:
-            raise ContextLengthExceededError(
-                f"the prompt has {len(ids)} tokens, and with at least one of the answer {self._limit} is the limit; "
-                'shorten it, or let `truncation: "auto"` drop the oldest turns',
-                param="input",
-            )
         ended_by = _ended_by(new, turn) if request.prepares else "assistant"
         return Context(ids, items, len(known or ()), began, ended_by)
 

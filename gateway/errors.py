@@ -59,6 +59,16 @@ class PreviousResponseNotFoundError(ApiError):
     code = "previous_response_not_found"
 
 
+class ResponseNotFoundError(ApiError):
+    """No such response to retrieve, resume, cancel or delete, or not this user's."""
+
+    status = 404
+
+    def __init__(self, response: str) -> None:
+        """`response` is the id that was asked for."""
+        super().__init__(f"there is no response {response}", param="response_id")
+
+
 class ContextLengthExceededError(ApiError):
     """The prompt leaves no room for an answer."""
 

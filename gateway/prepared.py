@@ -50,6 +50,13 @@ async def prepare(house: House, request: ResponseCreate, caller: Caller, unstore
     return Prepared(context, 0 if request.prepares else min(wanted, house.model.context - len(context.ids)))
 
 
+async def count(house: House, request: ResponseCreate, caller: Caller) -> int:
+    """Tokens that the request's prompt has, be it too long or not. Raises ApiError."""
+    _check(house, request)
+    previous = await _previous(house, request, caller, Unstored())
+    return len(house.conversations.build(request, previous, now=int(house.clock())).ids)
+
+
 def _check(house: House, request: ResponseCreate) -> None:
     """What only this gateway can say about a request."""
     if request.model not in (None, house.model.entry.name):

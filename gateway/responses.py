@@ -7,11 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from cache import StoreError
 from gateway.caller import Caller
-from gateway.errors import EngineUnavailableError, InvalidRequestError
+from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, StoreUnavailableError
 from gateway.house import House
-from gateway.protocol.log import EventLog
+from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
+from gateway.sessions import Turn
 from gateway.turn import TurnRunner
 from gateway.unstored import Unstored
 
@@ -19,6 +21,7 @@ KEPT_BYTES: Final = 64 << 20
 """Bytes of ended responses' events that are kept for those who come back; the oldest go."""
 LAST_SECONDS: Final = 2.0
 """How long responses may take to end once they are told to."""
+STOPPING: Final = "the gateway is about to stop; connect again in a moment"
 TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events waited for it"
 
 
@@ -40,6 +43,20 @@ class Running:
     def ended(self) -> bool:
         """Whether its terminal event was told."""
         return self.log.terminal is not None
+
+    def resume(self, after: int, *, stream_id: str | None = None) -> Reader:
+        """Hold it, and read on behind event `after`. Raises InvalidRequestError."""
+        if after + 1 < self.log.first:
+            raise InvalidRequestError(
+                f"starting_after: the events before {self.log.first} are gone; retrieve the response instead",
+                param="starting_after",
+            )
+        if after >= self.log.end or (self.ended and after == self.log.end - 1):
+            raise InvalidRequestError(
+                f"starting_after: the last event so far is {self.log.end - 1}", param="starting_after"
+            )
+        self.hold()
+        return Reader(self.log, after=after, stream_id=stream_id)
 
     def hold(self) -> None:
         """Somebody wants its events."""
@@ -83,7 +100,7 @@ class Responses:
         """Whether no new request is taken."""
         self.on_closing: set[Callable[[], None]] = set()
         """Called once when it begins to close."""
-        self._house = house
+        self.house = house
         self._grace = grace
         self._running: dict[str, Running] = {}
         self._ended: OrderedDict[str, Running] = OrderedDict()
@@ -92,7 +109,7 @@ class Responses:
     async def start(self, request: ResponseCreate, *, caller: Caller, unstored: Unstored) -> Running:
         """Take a request; who gets the response holds it. Raises ApiError."""
         if self.closing:
-            raise EngineUnavailableError("the gateway is about to stop; connect again in a moment")
+            raise EngineUnavailableError(STOPPING)
         previous = self._running.get(request.previous_response_id or "")
         if previous is not None and previous.caller.tenant == caller.tenant:
             raise InvalidRequestError(
@@ -100,7 +117,7 @@ class Responses:
                 param="previous_response_id",
             )
         log = EventLog()
-        turn = await TurnRunner.begin(self._house, request, caller=caller, unstored=unstored, publish=log.append)
+        turn = await TurnRunner.begin(self.house, request, caller=caller, unstored=unstored, publish=log.append)
         running = Running(turn, log, caller, grace=self._grace)
         running.hold()
         self._running[turn.id] = running
@@ -111,6 +128,22 @@ class Responses:
         """A response of the caller's that runs or ended lately."""
         running = self._running.get(response) or self._ended.get(response)
         return running if running is not None and running.caller.tenant == caller.tenant else None
+
+    async def record(self, caller: Caller, response: str) -> Turn:
+        """A response of the caller's with its items, as it stands.
+
+        Raises ResponseNotFoundError or StoreUnavailableError.
+        """
+        running = self.find(caller, response)
+        if running is not None:
+            return running.turn.record
+        try:
+            found = await self.house.sessions.get(caller.tenant, response)
+        except StoreError as error:
+            raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
+        if found is None:
+            raise ResponseNotFoundError(response)
+        return found[0]
 
     def drop(self, running: Running) -> None:
         """Forget an ended response: it was deleted, or its time is over."""

@@ -138,7 +138,7 @@ class TurnRunner:
         """Leave word on disk that it runs, for the case that this gateway does not live to end it."""
         if self.request.store is not False:
             with suppress(StoreError):  # its end will tell
-                await self._house.sessions.begin(self._caller.tenant, self._turn())
+                await self._house.sessions.begin(self._caller.tenant, self.record)
 
     async def _place(self) -> Placement | None:
         """Wait for a place, telling the position as it changes; None when it was ended there."""
@@ -197,7 +197,9 @@ class TurnRunner:
         status = "cancelled" if reason == "cancelled" else "incomplete"
         return events.incomplete(generation.usage, reason, explanation), status
 
-    def _turn(self) -> Turn:
+    @property
+    def record(self) -> Turn:
+        """All of it that is stored, as it stands."""
         context, response = self._prepared.context, self._events.response
         return Turn(
             id=self.id,
@@ -213,10 +215,10 @@ class TurnRunner:
 
     async def _keep(self, ids: list[int] | None) -> None:
         if self.request.store is False:
-            self._unstored.keep(self._turn(), ids)
+            self._unstored.keep(self.record, ids)
             return
         try:
-            await self._house.sessions.add(self._caller.tenant, self._turn(), ids)
+            await self._house.sessions.add(self._caller.tenant, self.record, ids)
         except StoreError as error:
             raise StoreUnavailableError(f"the conversation can't be kept: {error}") from error
 

@@ -208,6 +208,13 @@ class ResponseEvents:
         return {**event, "output_index": len(self._response["output"])}
 
 
+def retold(response: dict[str, Any], *, number: int) -> Event:
+    """The terminal event of a response that ended long ago: of all its events only this one is still known."""
+    kinds = {"completed": "response.completed", "failed": "response.failed"}
+    kind = kinds.get(response["status"], "response.incomplete")
+    return {"type": kind, "sequence_number": number, "response": response}
+
+
 def refusal(error: ApiError, **address: str) -> Event:
     """The `error` event of a message that was not taken; `address` is the lane and response that it named."""
     return {"type": "error", "status": error.status, "error": error.body(), **address}

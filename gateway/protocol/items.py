@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gateway.errors import InvalidRequestError
 from gateway.protocol.requests import InputMessage
 
 Item = dict[str, Any]
@@ -28,6 +29,19 @@ def text_item(text: str, *, item_id: str, status: str = "completed") -> Item:
         "status": status,
         "content": [{"type": "output_text", "text": text, "annotations": []}],
     }
+
+
+def page(items: Sequence[Item], *, limit: int, order: str, after: str | None) -> dict[str, Any]:
+    """A page of a list, behind the item `after`; `order` is asc or desc. Raises InvalidRequestError."""
+    ordered = list(items) if order == "asc" else list(reversed(items))
+    if after is not None:
+        start = next((i for i, item in enumerate(ordered, 1) if item["id"] == after), None)
+        if start is None:
+            raise InvalidRequestError(f"after: there is no item {after}", param="after")
+        ordered = ordered[start:]
+    data = ordered[:limit]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": len(ordered) > limit}
 
 
 def messages(items: Sequence[Item]) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,8 @@ from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLarg
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of one message; the connection lives on when a client sends more."""
+
+S = TypeVar("S")
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -100,7 +102,15 @@ class ResponseCancel(msgspec.Struct, frozen=True, tag="response.cancel", forbid_
     response_id: str
 
 
-ClientMessage = ResponseCreate | ResponseCancel
+class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.resume", forbid_unknown_fields=True):
+    """Send the events of a response again, from behind `starting_after`, and go on with it."""
+
+    response_id: str
+    starting_after: Annotated[int, Meta(ge=0)] | None = None
+    stream_id: StreamId | None = None
+
+
+ClientMessage = ResponseCreate | ResponseCancel | ResponseResume
 
 # What clients send without meaning it: the value that asks for nothing, by field.
 _NEUTRAL: Final[dict[str, list[Any]]] = {
@@ -112,10 +122,12 @@ _NEUTRAL: Final[dict[str, list[Any]]] = {
     "text": [{"format": {"type": "text"}}],
     "include": [[]],
     "service_tier": ["auto", "default"],
+    "stream_options": [{}, {"include_obfuscation": False}],
 }
 _BY_TYPE: Final[dict[str, type[ClientMessage]]] = {
     "response.create": ResponseCreate,
     "response.cancel": ResponseCancel,
+    "response.resume": ResponseResume,
 }
 
 
@@ -157,12 +169,29 @@ def read(raw: dict[str, Any]) -> ClientMessage:
             body[name] = value
         elif value is not None and value not in _NEUTRAL.get(name, []):
             raise UnsupportedParameterError(f"`{name}` is not supported here", param=name)
-    return _convert(body, target)
+    message = convert(body, target)
+    if isinstance(message, ResponseCreate):
+        _check(message)
+    return message
 
 
-def _convert(body: dict[str, Any], target: type[ClientMessage]) -> ClientMessage:
+def read_body(raw: dict[str, Any]) -> tuple[ResponseCreate, bool]:
+    """A decoded HTTP body as a request, and whether its answer is to be streamed. Raises as `read` does."""
+    for name in ("type", "stream_id"):
+        if raw.get(name) is not None:
+            raise UnsupportedParameterError(f"`{name}` belongs to the WebSocket", param=name)
+    stream = raw.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise InvalidRequestError("stream: must be true or false", param="stream")
+    message = read({**raw, "type": "response.create"})
+    assert isinstance(message, ResponseCreate)  # noqa: S101 - for the type checker: its type says so
+    return message, stream is True
+
+
+def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
+    """A checked object of decoded fields. Raises InvalidRequestError that names the field."""
     try:
-        message = msgspec.convert(body, target, str_keys=True)
+        return msgspec.convert(body, target, str_keys=True, strict=strict)
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `")
         field = re.search(r"field `(\w+)`", text)
@@ -170,9 +199,6 @@ def _convert(body: dict[str, Any], target: type[ClientMessage]) -> ClientMessage
         raise InvalidRequestError(f"{param}: {text}" if param else text, param=param) from error
     except RecursionError as error:
         raise InvalidRequestError("the message is nested too deeply") from error
-    if isinstance(message, ResponseCreate):
-        _check(message)
-    return message
 
 
 def _check(request: ResponseCreate) -> None:

@@ -11,12 +11,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.caller import Caller
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
-from gateway.protocol.events import refusal
+from gateway.protocol.events import refusal, retold
 from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
-from gateway.protocol.requests import ResponseCancel, ResponseCreate, address, decode, read
-from gateway.responses import Responses, Running
+from gateway.protocol.requests import ResponseCancel, ResponseCreate, ResponseResume, address, decode, read
+from gateway.responses import STOPPING, Responses, Running
 from gateway.unstored import Unstored
 
 SEND_SECONDS: Final = 30.0
@@ -34,7 +34,7 @@ class Connection:
         self._socket = socket
         self._caller = caller
         self._heard = heard
-        self._lanes: Lanes[ResponseCreate] = Lanes()
+        self._lanes: Lanes[ResponseCreate | ResponseResume] = Lanes()
         self._outbox = Outbox(self._wake, self._fell_behind, self._delivered)
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
@@ -85,11 +85,11 @@ class Connection:
             message = read(raw)
             if isinstance(message, ResponseCancel):
                 self._cancel(message.response_id)
-            elif self._responses.closing:
-                raise EngineUnavailableError("the gateway is about to stop; connect again in a moment")
-            else:
-                self._lanes.add(message.stream_id, message)
-                self._begin()
+                return
+            if self._responses.closing and isinstance(message, ResponseCreate):
+                raise EngineUnavailableError(STOPPING)
+            self._lanes.add(message.stream_id, message)
+            self._begin()
         except ApiError as error:
             self._outbox.note(refusal(error, **named))
 
@@ -106,17 +106,33 @@ class Connection:
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
-    async def _start(self, lane: str | None, request: ResponseCreate) -> None:
+    async def _start(self, lane: str | None, message: ResponseCreate | ResponseResume) -> None:
         try:
-            running = await self._responses.start(request, caller=self._caller, unstored=self._unstored)
+            if isinstance(message, ResponseResume):
+                found = await self._find(message)
+            else:
+                running = await self._responses.start(message, caller=self._caller, unstored=self._unstored)
+                found = (running, Reader(running.log, stream_id=lane))
         except ApiError as error:
-            self._outbox.note(refusal(error, **({} if lane is None else {"stream_id": lane})))
+            self._outbox.note(refusal(error, **_address(message)))
+            found = None
+        if found is None:
             self._lanes.end(lane)
             self._begin()
         else:
-            reader = Reader(running.log, stream_id=lane)
+            running, reader = found
             self._held[reader] = running
             self._outbox.attach(reader)
+
+    async def _find(self, message: ResponseResume) -> tuple[Running, Reader] | None:
+        """The response to go on with; None when it ended so long ago that there is only its end to tell."""
+        response, after = message.response_id, -1 if message.starting_after is None else message.starting_after
+        running = self._responses.find(self._caller, response)
+        if running is not None:
+            return running, running.resume(after, stream_id=message.stream_id)
+        event = retold((await self._responses.record(self._caller, response)).response, number=after + 1)
+        self._outbox.note(event if message.stream_id is None else {**event, "stream_id": message.stream_id})
+        return None
 
     def _delivered(self, reader: Reader) -> None:
         """A response's last event is given out. Its lane was taken until now, so that what is unread stays bounded."""
@@ -129,9 +145,8 @@ class Connection:
 
     def _closing(self) -> None:
         """The gateway stops: what runs may end, what waits is refused, and then the client is sent away."""
-        error = EngineUnavailableError("the gateway is about to stop; connect again in a moment")
-        for lane, _ in self._lanes.clear():
-            self._outbox.note(refusal(error, **({} if lane is None else {"stream_id": lane})))
+        for _, message in self._lanes.clear():
+            self._outbox.note(refusal(EngineUnavailableError(STOPPING), **_address(message)))
         self._wake()
 
     def _wake(self) -> None:
@@ -150,3 +165,11 @@ class Connection:
             # RuntimeError is what starlette and uvicorn say about a socket that is closed already.
             if self._reader is not None:
                 self._reader.cancel()
+
+
+def _address(message: ResponseCreate | ResponseResume) -> dict[str, str]:
+    """The lane and the response that it names."""
+    named = {"stream_id": message.stream_id}
+    if isinstance(message, ResponseResume):
+        named["response_id"] = message.response_id
+    return {name: value for name, value in named.items() if value is not None}
