@@ -128,6 +128,12 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
     async def page(_: Request) -> Response:
         return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
 
+    async def page_facts(_: Request) -> Response:
+        return JSONResponse({"encode_ahead": house.settings.encode_ahead}, headers={"Cache-Control": "no-cache"})
+
+    async def monitor(_: Request) -> Response:
+        return FileResponse(WEB / "monitor.html", headers=PAGE_HEADERS)
+
     async def alive(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
@@ -155,4 +161,12 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
     async def metrics(_: Request) -> Response:
         return Response(house.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return {"/": page, "/healthz": alive, "/readyz": ready, "/v1/models": models, "/metrics": metrics}
+    return {
+        "/": page,
+        "/page.json": page_facts,
+        "/monitor": monitor,
+        "/healthz": alive,
+        "/readyz": ready,
+        "/v1/models": models,
+        "/metrics": metrics,
+    }

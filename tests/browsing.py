@@ -69,6 +69,7 @@ class PlayedGateway:
         """`answer` is called with every request of the page."""
         self.answer = answer
         self.asked: list[dict[str, Any]] = []
+        self.ahead: list[dict[str, Any]] = []
         self.sockets: list[WebSocketRoute] = []
         self._sequence = -1
         self._lane = ""  # of the newest request, as every event of its answer names it
@@ -80,8 +81,12 @@ class PlayedGateway:
 
     def receive(self, frame: str | bytes) -> None:
         """Takes a request of the page."""
-        self.asked.append(json.loads(frame))
-        self._lane = self.asked[-1].pop("stream_id", self._lane)
+        request = json.loads(frame)
+        if request.get("generate") is False:
+            self.ahead.append(request)  # and never comes to an end
+            return
+        self._lane = request.pop("stream_id", self._lane)
+        self.asked.append(request)
         self.answer(self, self.asked[-1])
 
     def say(self, kind: str, **fields: Any) -> None:

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 from playwright.async_api import WebSocketRoute, expect
 
+import gateway.errors
 from tests.browsing import LONG, OpenPage, PlayedGateway, ask, begun, count_of, ended, messages
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 QWEN = ["samovar models pull qwen2.5-0.5b-instruct-q4_k_m", "make serve MODEL=qwen2.5-0.5b-instruct-q4_k_m"]
+CODES = {  # of the contract; some are said by parts of the gateway that have no class for them
+    *("invalid_json", "invalid_request", "model_not_found", "previous_response_not_found", "context_length_exceeded"),
+    *("message_too_large", "rate_limit_exceeded", "queue_full", "queue_timeout", "unsupported_parameter"),
+    *("websocket_connection_limit_reached", "engine_unavailable", "store_unavailable", "invalid_api_key"),
+}
 PHONE = {"width": 390, "height": 844}
 
 
@@ -195,13 +201,15 @@ async def test_the_page_speaks_the_browsers_language(
     await expect(page.locator("#hello h2")).to_contain_text(greeting)
 
 
-async def test_every_text_exists_in_both_languages(open_page: OpenPage) -> None:
+async def test_every_text_exists_in_both_languages_and_every_error_has_one(open_page: OpenPage) -> None:
     page = await open_page()
     keys = await page.evaluate(
         "async () => { const { catalogues } = await import('/static/i18n.js');"
         " return Object.values(catalogues).map((all) => [Object.keys(all), Object.keys(all.errors)]) }"
     )
     assert keys[0] == keys[1]
+    errors = {kind.code for kind in vars(gateway.errors).values() if hasattr(kind, "code")}
+    assert errors | CODES <= set(keys[0][1])
 
 
 async def test_the_notice_tells_in_both_languages_how_to_get_qwen(open_page: OpenPage) -> None:

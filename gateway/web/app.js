@@ -1,10 +1,14 @@
 /** The page's wiring: socket ↔ answers ↔ the open conversation ↔ what the browser keeps. */
 
+import { Ahead } from "./ahead.js";
 import { Conversation, newId } from "./conversation.js";
+import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
+import { Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
 import { Responses } from "./responses.js";
 import { Shelf } from "./shelf.js";
+import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
 import { Talk } from "./talk.js";
 import { Follower, Toast, fitHeight, focusByKeyboard, isComposing, showNotice, showStatus } from "./ui.js";
@@ -28,16 +32,24 @@ const [composer, send, stop, log, hello] = ["composer", "send", "stop", "log", "
 const own = storageOf("sessionStorage");
 if (own.getItem(WINDOW) === null) own.setItem(WINDOW, newId());
 const windowName = own.getItem(WINDOW);
-const library = new Library(storageOf("localStorage"));
+const lasting = storageOf("localStorage");
+const keyring = new Keyring(lasting, own);
+const gateway = new Gateway(() => keyring.key);
+let library = new Library(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), told, () => performance.now(), LANES);
 const talk = new Talk(catalogue, log, new Follower(find("scroll")), responses, windowName, changed);
 const shelf = new Shelf(catalogue, find("conversations"), { open, rename, remove });
+const ahead = new Ahead((request) => connection.send(request));
+const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);
 const connection = new Connection(socketAddress("v1/responses", document.baseURI), {
   state: connectionChanged,
-  event: (event) => responses.receive(event),
+  event: (event) => ahead.receive(event) || responses.receive(event),
+  protocols: () => keyring.protocols,
+  allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
 let wasOpen = false;
+let knowsNoChinese = false; // as far as the model says
 const unsaved = new Map(); // conversation id → conversation whose words are not all kept yet
 const removed = new Set(); // ids whose answers may still be ending
 let saving = 0;
@@ -45,27 +57,51 @@ let saving = 0;
 function connectionChanged(state) {
   if (state === "open") {
     wasOpen = true;
+    signIn.close();
     responses.connected();
-    showModel();
+    learn();
   } else if (state === "waiting") {
     responses.lost();
+    ahead.lost();
+  } else if (state === "refused") {
+    signIn.open(keyring.key === null ? "" : "keyRefused");
   }
   showStatus(catalogue, find("status"), state, wasOpen);
 }
 
-/** Asked on every connection: the gateway may have come back with another model. */
-async function showModel() {
-  try {
-    const answer = await fetch(new URL("v1/models", document.baseURI));
-    if (!answer.ok) return;
-    const [model] = (await answer.json()).data;
-    find("model").textContent = model.id;
-    find("model").hidden = false;
-    // No language at all means a model that nobody described: no claim about it.
-    showNotice(catalogue, find("notice"), model.languages?.length > 0 && !model.languages.includes("zh"));
-  } catch {
-    // The socket tells the reader whether the gateway is there; the name is asked again with the next connection.
-  }
+/** Asked on every connection: the gateway may have come back with another model, or other settings. */
+async function learn() {
+  const [page, model] = await Promise.all([gateway.page(), gateway.model()]);
+  ahead.allowed = page.encode_ahead === true;
+  if (talk.running.length === 0) ahead.opened(talk.conversation);
+  find("model").hidden = model === null;
+  if (model === null) return;
+  find("model").textContent = model.id;
+  // No language at all means a model that nobody described: no claim about it.
+  knowsNoChinese = model.languages?.length > 0 && !model.languages.includes("zh");
+  showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
+}
+
+function signedIn(key, options) {
+  keyring.keep(key, options);
+  become();
+  library.adopt();
+  showShelf();
+}
+
+function signOut() {
+  keyring.forget();
+  become();
+}
+
+/** Shows what belongs to whoever is signed in now, and connects as them. */
+function become() {
+  saveAll();
+  responses.abandon();
+  library = new Library(lasting, keyring.scope);
+  find("sign-out").hidden = keyring.key === null;
+  startAnew();
+  connection.restart();
 }
 
 /** What became of a turn, be its conversation open or not. */
@@ -76,10 +112,11 @@ function told(turn, phase, conversation) {
   showBusy();
 }
 
-function changed() {
+function changed(edited) {
   own.setItem(OPEN, talk.conversation.id);
-  if (!talk.isEmpty) saveSoon(talk.conversation, 0);
+  if (edited) saveSoon(talk.conversation, 0);
   hello.hidden = !talk.isEmpty;
+  showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
   showBusy();
   showShelf();
 }
@@ -125,6 +162,7 @@ function open(id) {
   if (conversation === null) return startAnew();
   continueInterrupted(conversation);
   talk.open(conversation);
+  if (talk.running.length === 0) ahead.opened(conversation);
   shelf.chosen();
   focusByKeyboard(composer);
 }
@@ -173,6 +211,7 @@ function remove(id) {
 function submit() {
   const words = composer.value.trim();
   if (words === "" || talk.running.length > 0) return;
+  ahead.stop();
   write("");
   talk.ask(words);
 }
@@ -193,7 +232,11 @@ stop.addEventListener("click", () => {
   focusByKeyboard(composer);
 });
 find("new").addEventListener("click", startAnew);
-composer.addEventListener("input", () => write(composer.value));
+find("sign-out").addEventListener("click", signOut);
+composer.addEventListener("input", () => {
+  write(composer.value);
+  ahead.drafted(talk.conversation, composer.value);
+});
 composer.addEventListener("keydown", (event) => {
   if (isComposing(event)) return;
   if (event.key === "Enter" && !event.shiftKey) {
@@ -208,20 +251,18 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !isComposing(event)) talk.stop();
 });
 // No waiting for the next try when the network or the reader is back: timers hardly run in a hidden tab.
-addEventListener("online", () => connection.connect());
-document.addEventListener("visibilitychange", () => document.hidden || connection.connect());
+addEventListener("online", () => connection.hurry());
+document.addEventListener("visibilitychange", () => document.hidden || connection.hurry());
 addEventListener("pagehide", saveAll);
 // Another window has changed something.
 addEventListener("storage", ({ key }) => {
   const { conversation } = talk;
-  if (library.isAbout(conversation.id, key) && talk.running.length === 0) {
-    const kept = library.open(conversation.id);
-    if (kept !== null) talk.open(kept);
-  } else {
-    showShelf();
-  }
+  const kept = library.isAbout(conversation.id, key) ? library.open(conversation.id) : null;
+  if (kept !== null) talk.merge(kept.data);
+  showShelf();
 });
 
+find("sign-out").hidden = keyring.key === null;
 write(composer.value); // a browser may have kept what was written before a reload
 open(own.getItem(OPEN));
 connection.connect();

@@ -46,6 +46,11 @@ export class Conversation {
     return Object.values(this.data.turns);
   }
 
+  /** The server's ids of all that it keeps of this conversation. */
+  get responses() {
+    return this.turns.filter(isKept).map((turn) => turn.responseId);
+  }
+
   /** The turns that are shown, from the first to the last. */
   get path() {
     const path = [];
@@ -85,13 +90,23 @@ export class Conversation {
     this.data.changed = Date.now();
   }
 
-  /** Takes over what another window has added to the same conversation, or brought to an end. */
-  merge(data) {
-    for (const [id, turn] of Object.entries(data.turns)) {
-      const own = this.data.turns[id];
-      if (own === undefined) this.data.turns[id] = turn;
-      else if (own.state === "open" && turn.state !== "open") Object.assign(own, turn);
+  /**
+   * Takes over what another window has added to the same conversation, or brought to an end; whether there was any.
+   *
+   * @param {boolean} follow whether to show it, too, and what is still arriving there
+   */
+  merge(data, follow = false) {
+    const isNews = (own, turn) => {
+      if (own === undefined) return true;
+      return own.state === "open" && (turn.state !== "open" || (follow && turn.answer.length > own.answer.length));
+    };
+    const news = Object.values(data.turns).filter((turn) => isNews(this.data.turns[turn.id], turn));
+    for (const turn of news) {
+      const isNew = this.data.turns[turn.id] === undefined;
+      this.data.turns[turn.id] = { ...this.data.turns[turn.id], ...turn };
+      if (follow && isNew) this.choose(turn);
     }
+    return news.length > 0;
   }
 
   /**
@@ -105,6 +120,16 @@ export class Conversation {
     if (last === undefined) return { input: turn.question };
     if (isKept(last) && !whole) return { input: turn.question, previous_response_id: last.responseId };
     return { input: [...history(before), { role: "user", content: turn.question }] };
+  }
+
+  /** What the server can encode before it is asked: all that is shown, and what is being written; null for nothing. */
+  ahead(words = "") {
+    const before = this.#before({ parent: this.path.at(-1)?.id ?? null });
+    const last = before.at(-1);
+    const input = words === "" ? [] : [{ role: "user", content: words }];
+    if (last === undefined) return words === "" ? null : { input };
+    if (isKept(last)) return { previous_response_id: last.responseId, ...(words !== "" && { input }) };
+    return { input: [...history(before), ...input] };
   }
 
   /** The turns that the model is to know of before this one, oldest first. */

@@ -41,6 +41,16 @@ export class Library {
     this.#prefix = MARK + (scope && `${scope}.`);
   }
 
+  /** Takes over what this browser kept of a time when nobody had to sign in. */
+  adopt() {
+    const before = new Library(this.#storage);
+    if (before.#prefix === this.#prefix) return;
+    for (const conversation of before.list()) {
+      before.remove(conversation.id);
+      this.save(conversation);
+    }
+  }
+
   /** All conversations, the one that changed last first. */
   list() {
     return this.#keys()

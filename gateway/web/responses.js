@@ -110,6 +110,11 @@ export class Responses {
     this.#tell(asking, { kind: "stopping" });
   }
 
+  /** Forgets all answers on their way: somebody else is signed in. */
+  abandon() {
+    this.#askings.splice(0).forEach((asking) => this.#cancel(asking));
+  }
+
   /** To be called when a connection is there. */
   connected() {
     this.#pump();

@@ -13,6 +13,9 @@ export function socketAddress(path, base) {
   return address.href;
 }
 
+// The gateway's word for it: the key was revoked, or has run out.
+const REVOKED = "invalid_api_key";
+
 export class Connection {
   #address;
   #handlers;
@@ -20,11 +23,16 @@ export class Connection {
   #delay = FIRST_DELAY_MS;
   #timer = 0;
   #openedAt = 0;
+  #refused = false;
 
   /**
    * @param {string} address of the WebSocket
-   * @param {{state: (state: "connecting"|"open"|"waiting") => void, event: (event: object) => void}} handlers
-   *   `waiting` is the pause between a loss and the next try
+   * @param {object} handlers
+   * @param {(state: "connecting"|"open"|"waiting"|"refused") => void} handlers.state `waiting` is the pause between a
+   *   loss and the next try; after `refused` there is none until `connect` is called
+   * @param {(event: object) => void} handlers.event
+   * @param {() => string[]} handlers.protocols to offer: a browser can send a key in no other way
+   * @param {() => Promise<boolean>} handlers.allowed asked when a socket did not open: a browser does not tell why
    */
   constructor(address, handlers) {
     this.#address = address;
@@ -35,12 +43,27 @@ export class Connection {
   connect() {
     if (this.#socket !== null) return;
     clearTimeout(this.#timer);
+    this.#refused = false;
     this.#handlers.state("connecting");
-    const socket = new WebSocket(this.#address);
+    const socket = new WebSocket(this.#address, this.#handlers.protocols());
     this.#socket = socket;
-    socket.addEventListener("open", () => this.#opened());
-    socket.addEventListener("message", ({ data }) => this.#received(data));
-    socket.addEventListener("close", () => this.#closed());
+    socket.addEventListener("open", () => this.#opened(socket));
+    socket.addEventListener("message", ({ data }) => this.#received(socket, data));
+    socket.addEventListener("close", (event) => this.#closed(socket, event));
+  }
+
+  /** Tries at once instead of at the end of a pause; not after a refusal, which only the reader can mend. */
+  hurry() {
+    if (!this.#refused) this.connect();
+  }
+
+  /** Connects anew, as somebody else. */
+  restart() {
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close();
+    this.#delay = FIRST_DELAY_MS;
+    this.connect();
   }
 
   /** Sends one object; false when there is no connection to send it on. */
@@ -50,12 +73,14 @@ export class Connection {
     return true;
   }
 
-  #opened() {
+  #opened(socket) {
+    if (socket !== this.#socket) return;
     this.#openedAt = performance.now();
     this.#handlers.state("open");
   }
 
-  #received(data) {
+  #received(socket, data) {
+    if (socket !== this.#socket) return;
     let event;
     try {
       event = JSON.parse(data);
@@ -65,14 +90,22 @@ export class Connection {
     if (typeof event?.type === "string") this.#handlers.event(event);
   }
 
-  #closed() {
+  async #closed(socket, { reason }) {
+    if (socket !== this.#socket) return;
     this.#socket = null;
-    if (this.#openedAt > 0 && performance.now() - this.#openedAt > STEADY_MS) this.#delay = FIRST_DELAY_MS;
+    const lived = this.#openedAt > 0 ? performance.now() - this.#openedAt : 0;
+    const wasOpen = this.#openedAt > 0;
     this.#openedAt = 0;
+    this.#handlers.state("waiting");
+    if (reason === REVOKED || (!wasOpen && !(await this.#handlers.allowed()))) {
+      if (this.#socket !== null) return; // while it was asked, somebody connected
+      this.#refused = true;
+      return this.#handlers.state("refused");
+    }
+    if (lived > STEADY_MS) this.#delay = FIRST_DELAY_MS;
     // Up to a quarter at random, so that the readers of a restarted gateway do not all come back at once.
     const pause = this.#delay * (1 + Math.random() / 4);
     this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY_MS);
     this.#timer = setTimeout(() => this.connect(), pause);
-    this.#handlers.state("waiting");
   }
 }

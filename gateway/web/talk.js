@@ -19,7 +19,7 @@ export class Talk {
    * @param {import("./ui.js").Follower} follower
    * @param {import("./responses.js").Responses} responses
    * @param {string} window name of this window, which alone goes on with what it has asked
-   * @param {() => void} changed called when a turn was added or another one is shown
+   * @param {(edited: boolean) => void} changed called when other turns are shown; `edited` if there is something to keep
    */
   constructor(catalogue, log, follower, responses, window, changed) {
     this.#catalogue = catalogue;
@@ -50,7 +50,13 @@ export class Talk {
     this.#log.replaceChildren();
     for (const turn of conversation.path) this.#show(turn);
     this.#follower.catchUp();
-    this.#changed();
+    this.#changed(false);
+  }
+
+  /** Takes over what another window has done in this conversation. */
+  merge(data) {
+    if (this.running.length > 0 || !this.#conversation.merge(data, true)) return;
+    this.open(this.#conversation);
   }
 
   /** Asks a question after all that is shown. */
@@ -80,7 +86,7 @@ export class Talk {
     this.#responses.ask(turn, this.#conversation); // first: what is not on its way is shown as ended
     this.#show(turn);
     this.#follower.catchUp();
-    this.#changed();
+    this.#changed(true);
   }
 
   #step(turn, step) {
@@ -92,7 +98,7 @@ export class Talk {
     const path = this.#conversation.path;
     for (const shown of path.slice(path.indexOf(other))) this.#show(shown);
     this.#views.get(other.id).focusVersions(step);
-    this.#changed();
+    this.#changed(true);
   }
 
   /** Takes from the page what is not on the path to this turn: what stood in its place, and below. */
