@@ -5,7 +5,7 @@ RUN := @exec sh deploy/setup.sh run --
 DEV := @exec sh deploy/setup.sh dev --
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench setup lock clean distclean
+.PHONY: help serve test lint format bench pictures setup lock clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ format: ## mend style and format
 
 bench: ## Samovar beside llama-server, or what BENCH=name measures; ARGS="--load chat --streams 2" picks a part
 	$(DEV) .venv/bin/python -m benchmarks.$(or $(BENCH),compare) $(ARGS)
+
+pictures: ## take the pictures in docs/ anew, of the real page in Chromium
+	@exec sh deploy/setup.sh test -- .venv/bin/python -m tests.pictures
 
 setup: ## install everything for development, start nothing
 	@exec sh deploy/setup.sh dev

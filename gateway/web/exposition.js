@@ -1,0 +1,80 @@
+/** Prometheus's text format, as far as `/metrics` speaks it, and what can be told from two readings of it. */
+
+const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/;
+const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
+const ESCAPES = { n: "\n" };
+
+/** One reading: samples by name. */
+export class Reading {
+  #samples = new Map(); // name → [{labels, value}]
+
+  /**
+   * @param {string} exposition as the gateway gives it
+   * @param {number} at seconds, rising
+   */
+  constructor(exposition, at) {
+    this.at = at;
+    for (const line of exposition.split("\n")) {
+      const [, name, inside = "", number] = SAMPLE.exec(line) ?? [];
+      if (name === undefined) continue;
+      const labels = {};
+      for (const [, key, raw] of inside.matchAll(LABEL)) {
+        labels[key] = raw.replace(/\\(.)/g, (_, letter) => ESCAPES[letter] ?? letter);
+      }
+      if (!this.#samples.has(name)) this.#samples.set(name, []);
+      this.#samples.get(name).push({ labels, value: numberOf(number) });
+    }
+  }
+
+  /** All samples of a name whose labels hold these, as `{labels, value}`. */
+  all(name, wanted = {}) {
+    const matches = ({ labels }) => Object.entries(wanted).every(([key, value]) => labels[key] === value);
+    return (this.#samples.get(name) ?? []).filter(matches);
+  }
+
+  /** The sum of these samples; null when there are none: not told is not zero. */
+  sum(name, wanted = {}) {
+    const samples = this.all(name, wanted);
+    return samples.length === 0 ? null : samples.reduce((sum, { value }) => sum + value, 0);
+  }
+
+  /** The values that a label has, in their order. */
+  values(name, label) {
+    return [...new Set(this.all(name).map(({ labels }) => labels[label]))];
+  }
+}
+
+/** By how much a counter rose between two readings; one that fell began anew with a gateway that was restarted. */
+export function increase(before, after, name, wanted = {}) {
+  const [old, now] = [before.sum(name, wanted), after.sum(name, wanted)];
+  if (old === null || now === null) return null;
+  return now >= old ? now - old : now;
+}
+
+/** A counter's rise a second. */
+export function rate(before, after, name, wanted = {}) {
+  const rise = increase(before, after, name, wanted);
+  return rise === null || after.at <= before.at ? null : rise / (after.at - before.at);
+}
+
+/**
+ * The value below which a share of a histogram's observations between two readings lies, straight between the bounds
+ * of a bucket as Prometheus's `histogram_quantile` has it; null when there were none.
+ */
+export function quantile(before, after, name, share) {
+  const bounds = [...new Set(after.all(`${name}_bucket`).map(({ labels }) => labels.le))];
+  const buckets = bounds
+    .map((le) => ({ bound: numberOf(le), count: increase(before, after, `${name}_bucket`, { le }) ?? 0 }))
+    .sort((one, other) => one.bound - other.bound);
+  const total = buckets.at(-1)?.count ?? 0;
+  if (total === 0) return null;
+  const index = buckets.findIndex(({ count }) => count >= share * total);
+  const { bound, count } = buckets[index];
+  const lower = index === 0 ? { bound: 0, count: 0 } : buckets[index - 1];
+  if (bound === Infinity) return lower.bound;
+  return lower.bound + ((bound - lower.bound) * (share * total - lower.count)) / (count - lower.count);
+}
+
+function numberOf(text) {
+  return { "+Inf": Infinity, "-Inf": -Infinity }[text] ?? Number(text);
+}
