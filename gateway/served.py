@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from engine import Model, Sampling, Vocabulary, WorkerConfig
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
+from gateway.inspection import require_good
 from gateway.machine import total_memory
 from gateway.prompt import Prompt
 from gateway.protocol.requests import ResponseCreate
@@ -54,9 +55,15 @@ class ServedModel:
         )
 
 
-def load(settings: Settings) -> ServedModel:
-    """Open the model of the settings. Raises ModelNotAvailableError, ModelLoadError or TemplateError."""
+def load(settings: Settings, *, remember: bool = True) -> ServedModel:
+    """Open the model of the settings. Raises ModelNotAvailableError, ModelLoadError or TemplateError.
+
+    A file that was never seen before is looked at in a child process first; `remember` in the state folder that it is
+    good.
+    """
     entry = find(settings.model)
+    if not entry.trusted:
+        require_good(entry.path, settings.state_dir, remember=remember)
     model = Model(entry.path, vocab_only=True)
     template = model.chat_template
     if template is None:

@@ -112,7 +112,7 @@ class Doctor:
     def _model(self) -> Iterator[Finding]:
         name = self._settings.model
         try:
-            served = load(self._settings)
+            served = load(self._settings, remember=False)
             served.prompt.whole(MESSAGE, date=lambda _: "")
             served.prompt.follow_up(MESSAGE, date=lambda _: "")
         except ModelNotAvailableError as error:

@@ -1,0 +1,175 @@
+"""Files that are no model, a damaged one or a hostile one: each ends in one line, and never in a crash or a hang."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from engine import ModelLoadError
+from gateway import inspection
+from gateway.catalogue import ModelNotAvailableError
+from gateway.inspection import Verdict, inspect, require_good
+from gateway.prompt import TemplateError
+from tests import tiny_model as tiny
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR
+
+# In the manner of Qwen3's: a namespace, messages from behind, and an empty thought where thinking is off.
+THINKING_TEMPLATE = """\
+{%- set state = namespace(last=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- if message.role == "user" and message.content is string and not message.content.startswith("<tool>") %}
+        {%- set state.last = messages|length - 1 - loop.index0 %}
+        {%- break %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content.split("</think>")[-1].lstrip("\\n") %}
+    {{- "<|im_start|>" + message.role + "\\n" }}
+    {%- if message.role == "assistant" and loop.index0 > state.last %}
+        {{- "<think>\\n" + message.reasoning_content|default("")|trim + "\\n</think>\\n\\n" }}
+    {%- endif %}
+    {{- content + "<|im_end|>\\n" }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "<|im_start|>assistant\\n" }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- "<think>\\n\\n</think>\\n\\n" }}
+    {%- endif %}
+{%- endif %}
+"""
+
+
+def with_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str) -> Path:
+    """A real model with another template."""
+    monkeypatch.setattr(tiny, "CHAT_TEMPLATE", template)
+    return tiny.write_tiny_model(tmp_path / "model.gguf")
+
+
+def test_a_good_file_is_looked_at_once(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+
+    def look(path: Path) -> Verdict:
+        looked.append(path)
+        return Verdict()
+
+    monkeypatch.setattr(inspection, "inspect", look)
+    model = tmp_path / "model.gguf"
+    model.write_bytes(tiny_model.read_bytes())
+    for _ in range(3):
+        require_good(model, tmp_path / "state", remember=True)
+    assert looked == [model]
+    os.utime(model, (1, 1))
+    require_good(model, tmp_path / "state", remember=True)
+    assert looked == [model, model]
+
+
+def test_who_must_change_nothing_remembers_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    require_good(tiny_model, tmp_path / "state", remember=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_file_is_not_remembered_and_no_more_than_a_few_are(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "inspect", lambda _: Verdict("unreadable", "no"))
+    with pytest.raises(ModelLoadError):
+        require_good(tiny_model, tmp_path, remember=True)
+    monkeypatch.setattr(inspection, "inspect", lambda _: Verdict())
+    for number in range(inspection.REMEMBERED + 5):
+        file = tmp_path / f"{number}.gguf"
+        file.write_bytes(b"")
+        require_good(file, tmp_path, remember=True)
+    assert (tmp_path / inspection.FILE).read_bytes().count(b".gguf") == inspection.REMEMBERED
+
+
+def test_a_memory_that_is_no_json_is_begun_anew(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / inspection.FILE).write_text("nonsense")
+    require_good(tiny_model, tmp_path, remember=True)
+    assert str(tiny_model) in (tmp_path / inspection.FILE).read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("unreadable", ModelLoadError), ("template", TemplateError), ("no chat model", ModelNotAvailableError)],
+)
+def test_each_fault_is_the_error_that_serving_would_meet(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, fault: str, error: type[Exception]
+) -> None:
+    verdict = Verdict(fault, "why")  # type: ignore[arg-type]
+    monkeypatch.setattr(inspection, "inspect", lambda _: verdict)
+    with pytest.raises(error, match="why"):
+        require_good(tiny_model, tmp_path, remember=True)
+
+
+def test_a_template_with_thoughts_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inspect(with_template(tmp_path, monkeypatch, THINKING_TEMPLATE)) == Verdict()
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% if %}", "does not compile"),
+        ("{{ raise_exception('not\\nfor you') }}", "not for you"),
+        ("{{ 'x' * 2 ** 31 }}", "asks for too much (MemoryError)"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "asks for too much (RecursionError)"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{{ messages[0].content }}", "leaves the answer out"),
+        ("no word of it", "leaves the answer out"),
+    ],
+)
+def test_a_hostile_template_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, said: str
+) -> None:
+    verdict = inspect(with_template(tmp_path, monkeypatch, template))
+    assert verdict.fault == "template"
+    assert said in verdict.reason
+    assert "\n" not in verdict.reason
+
+
+@pytest.mark.slow
+def test_a_template_that_never_ends_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr(inspection, "SECONDS", 3.0)
+    verdict = inspect(with_template(tmp_path, monkeypatch, loops))
+    assert (verdict.fault, verdict.reason) == ("unreadable", "model.gguf took longer than 3 s to open")
+
+
+@pytest.mark.slow
+def test_a_truncated_file_is_unreadable_wherever_it_ends(tmp_path: Path, tiny_model: Path) -> None:
+    content, broken = tiny_model.read_bytes(), tmp_path / "broken.gguf"
+    for length in (0, 3, 4, 12, 24, 100, 1000, 5000, len(content) // 2, len(content) - 1):
+        broken.write_bytes(content[:length])
+        verdict = inspect(broken)
+        assert (verdict.fault, verdict.reason.count("\n"), length) == ("unreadable", 0, length)
+        assert "broken.gguf" in verdict.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_or_random_file_is_one_line_or_still_a_model(tmp_path: Path, tiny_model: Path, seed: int) -> None:
+    chance, content = random.Random(seed), bytearray(tiny_model.read_bytes())
+    damaged = tmp_path / "damaged.gguf"
+    for _ in range(4):
+        for _ in range(chance.choice([1, 5, 50])):
+            content[chance.randrange(8 if seed % 2 else 0, 6000)] ^= 1 << chance.randrange(8)
+        damaged.write_bytes(content)
+        assert "\n" not in inspect(damaged).reason
+    damaged.write_bytes(b"GGUF\3\0\0\0" + chance.randbytes(5000))
+    assert inspect(damaged).fault == "unreadable"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_the_commands_say_one_line_of_a_file_that_is_no_model(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "fake.gguf"
+    file.write_bytes(b"GGUF\3\0\0\0" + os.urandom(2000))
+    arguments = [command, f"--model={file}", "--port=0", f"--state-dir={tmp_path / 'state'}"]
+    run = subprocess.run([*SAMOVAR, *arguments], env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    lines = [line for line in (run.stdout + run.stderr).splitlines() if "fake.gguf" in line]
+    assert len(lines) == 1
+    assert "Traceback" not in run.stderr
