@@ -1,13 +1,16 @@
 """The engine room: child processes that compute tokens, and the handles by which the gateway keeps them."""
 
-from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError
+from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from engine.llama import Model, Vocabulary, build_features, repacks_weights
 from engine.messages import Finished, Generate, Grammar, Logprob, Sampling, Started, Tokens
 from engine.pool import EnginePool
 from engine.process import EngineProcess, State
+from engine.quantization import KINDS as QUANTIZATIONS
+from engine.quantization import quantize
 from engine.worker import WorkerConfig
 
 __all__ = [
+    "QUANTIZATIONS",
     "DecodeError",
     "EngineDiedError",
     "EngineError",
@@ -19,6 +22,7 @@ __all__ = [
     "Logprob",
     "Model",
     "ModelLoadError",
+    "QuantizeError",
     "Sampling",
     "Started",
     "State",
@@ -26,5 +30,6 @@ __all__ = [
     "Vocabulary",
     "WorkerConfig",
     "build_features",
+    "quantize",
     "repacks_weights",
 ]

@@ -11,6 +11,10 @@ class ModelLoadError(EngineError):
     """llama.cpp could not open the model file, or could not make a context for it."""
 
 
+class QuantizeError(EngineError):
+    """llama.cpp could not write a model's weights in another precision."""
+
+
 class DecodeError(EngineError):
     """llama.cpp refused a step: no cells were left (status 1) or the batch was invalid (negative status)."""
 

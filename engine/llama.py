@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import DecodeError, GrammarError, ModelLoadError
+from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeError
 
 BATCH = 512
 """Tokens in one step at most: llama.cpp's own physical batch, so that a step is one pass over the weights."""
@@ -260,3 +262,26 @@ class GrammarState:
     def close(self) -> None:
         """Free it."""
         llama_cpp.llama_sampler_free(self._pointer)
+
+
+def quantize(source: Path, target: Path, ftype: int, *, threads: int, log: Callable[[str], None]) -> None:
+    """Write the weights of `source` as `ftype` to `target`; `log` hears llama.cpp. Raises QuantizeError."""
+    failure = ""
+
+    def hear(_level: int, text: bytes, _data: int) -> None:
+        nonlocal failure
+        line = text.decode(errors="replace")
+        failure = line.partition("failed to quantize:")[2].strip() or failure
+        log(line)
+
+    callback = llama_cpp.llama_log_callback(hear)  # kept alive: llama.cpp holds the pointer
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread, params.allow_requantize = ftype, threads, True
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    try:
+        status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
+    finally:
+        silence()
+    if status != 0:
+        raise QuantizeError(failure or f"llama_model_quantize returned {status}")

@@ -1,4 +1,4 @@
-"""`samovar models list|pull|path`: models by name, here and on the hub; downloads are verified and resumed."""
+"""`samovar models list|pull|path|quantize`: models by name, here or on a hub, and made faster for this processor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -21,7 +22,7 @@ from gateway.cli.screen import forgive_encodings
 from gateway.library import Library
 from gateway.settings import Settings
 
-SETTINGS: Final = ()
+SETTINGS: Final = ("cores",)
 TEXTS: Final = {
     "name": ("name", "名称"),
     "file": ("file", "文件"),
@@ -62,11 +63,17 @@ def arguments(parser: Parser) -> None:
     pull = actions.add_parser("pull", help="download a model, verified; a download that was cut goes on")
     pull.add_argument("name", metavar="NAME", help="a name of the catalogue")
     pull.add_argument("--endpoint", metavar="URL", help="a mirror of huggingface.co; HF_ENDPOINT says it, too")
+    quantize = actions.add_parser("quantize", help="make a model smaller and faster, and measure what that gains here")
+    quantize.add_argument("source", metavar="SRC", help="a name that --model takes, or the path of a GGUF file")
+    kinds = "q4_0 and iq4_nl read prompts fastest; q4_k_m, q5_k_m, q8_0, … are finer"
+    quantize.add_argument("--type", required=True, metavar="TYPE", type=str.lower, help=kinds)
+    quantize.add_argument("--output", type=Path, metavar="FILE", help="where to; beside SRC when not said")
+    quantize.add_argument("--force", action="store_true", help="replace a file that is there")
     path = actions.add_parser("path", help="print where a model's file lies")
     path.add_argument("name", metavar="NAME", help="a name that --model takes")
 
 
-def run(_: Settings, options: Namespace) -> int:
+def run(settings: Settings, options: Namespace) -> int:
     """Do what was asked. Raises CommandError."""
     forgive_encodings()
     say = Phrases(TEXTS, chinese=is_chinese())
@@ -75,6 +82,10 @@ def run(_: Settings, options: Namespace) -> int:
             _list(say, as_json=options.json)
         case "pull":
             _pull(say, options.name, options.endpoint)
+        case "quantize":
+            from gateway.cli import quantizing
+
+            quantizing.make(Phrases(quantizing.TEXTS, chinese=say.chinese), settings, options)
         case "path":
             try:
                 print(find(options.name).path)

@@ -1,0 +1,144 @@
+"""Weights in another precision, made by llama.cpp in a child process that can't take this one along.
+
+Run as a module this is the child: `python -m engine.quantization SOURCE TARGET KIND THREADS`, with a message a line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from engine.errors import EngineError, QuantizeError
+from engine.llama import quantize as run_llama
+
+_TENSOR: Final = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
+_FALLBACK: Final = re.compile(r"falling back to\s+(\w+)")
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A precision: llama.cpp's number of it, and about how many bits a weight takes."""
+
+    ftype: int
+    bits: float
+
+
+# Those that need an importance matrix, or are made for other processors than these, are left out.
+KINDS: Final = {
+    "f16": Kind(1, 16),
+    "bf16": Kind(32, 16),
+    "q8_0": Kind(7, 8.5),
+    "q6_k": Kind(18, 6.6),
+    "q5_k_m": Kind(17, 5.7),
+    "q5_k_s": Kind(16, 5.5),
+    "q5_1": Kind(9, 6),
+    "q5_0": Kind(8, 5.5),
+    "q4_k_m": Kind(15, 4.9),
+    "q4_k_s": Kind(14, 4.6),
+    "q4_1": Kind(3, 5),
+    "q4_0": Kind(2, 4.5),
+    "iq4_nl": Kind(25, 4.5),
+    "iq4_xs": Kind(30, 4.3),
+    "q3_k_l": Kind(13, 3.9),
+    "q3_k_m": Kind(12, 3.7),
+    "q3_k_s": Kind(11, 3.4),
+    "q2_k": Kind(10, 2.9),
+}
+
+
+class Tensor(msgspec.Struct, tag="tensor"):
+    """Tensor `number` of `total` comes next."""
+
+    number: int
+    total: int
+
+
+class Fallback(msgspec.Struct, tag="fallback"):
+    """A tensor's rows do not fit the kind, so that it becomes another."""
+
+    kind: str
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """It could not be done."""
+
+    reason: str
+
+
+_Message = Tensor | Fallback | Failed
+
+
+def quantize(
+    source: Path, target: Path, kind: str, *, threads: int, progress: Callable[[int, int], None]
+) -> Counter[str]:
+    """Write the weights of `source` as `kind` to `target`; `progress` hears the tensor's number and how many there are.
+
+    Gives how many tensors became another kind, since their rows don't fit. Raises QuantizeError, and then leaves no
+    `target`.
+    """
+    command = [sys.executable, "-m", "engine.quantization", str(source), str(target), kind, str(threads)]
+    fallbacks: Counter[str] = Counter()
+    failure = ""
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+    )  # fmt: skip
+    whole = False
+    try:
+        for line in child.stdout or ():
+            match msgspec.json.decode(line, type=_Message):
+                case Tensor(number=number, total=total):
+                    progress(number, total)
+                case Fallback(kind=other):
+                    fallbacks[other] += 1
+                case Failed(reason=reason):
+                    failure = reason
+        whole = child.wait() == 0
+    finally:
+        child.kill()
+        child.communicate()
+        if not whole:
+            target.unlink(missing_ok=True)
+    if not whole:
+        ended = f"it ended in {signal.Signals(-child.returncode).name}" if child.returncode < 0 else "it failed"
+        raise QuantizeError(f"{source.name} can't be quantized: {failure or ended}")
+    return fallbacks
+
+
+def _say(message: _Message) -> None:
+    try:
+        sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # who asked is gone; an exception would end in llama.cpp's callback and be ignored
+        os._exit(1)
+
+
+def _hear(text: str) -> None:
+    """Turn llama.cpp's log into messages."""
+    if tensor := _TENSOR.search(text):
+        _say(Tensor(int(tensor[1]), int(tensor[2])))
+    if fallback := _FALLBACK.search(text):
+        _say(Fallback(fallback[1].lower()))
+
+
+def main(argv: list[str]) -> int:
+    """Quantize as the command line says."""
+    source, target, kind, threads = argv[1:]
+    try:
+        run_llama(Path(source), Path(target), KINDS[kind].ftype, threads=int(threads), log=_hear)
+    except EngineError as error:
+        _say(Failed(str(error)))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

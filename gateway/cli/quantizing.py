@@ -1,0 +1,137 @@
+"""`samovar models quantize`'s work: a GGUF in another precision, and what that gains on this processor, measured."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engine import QUANTIZATIONS, EngineError, Model, QuantizeError, quantize
+from gateway.catalogue import Entry, ModelNotAvailableError, find
+from gateway.cli import CommandError
+from gateway.cli.language import Phrases
+from gateway.inspection import require_good
+from gateway.library import Library
+from gateway.prompt import TemplateError
+from gateway.settings import Settings, SettingsError
+
+TEXTS: Final = {
+    "quantizing": ("quantizing", "量化"),
+    "exists": (
+        "{path} is there already; name another with --output, or replace it with --force",
+        "{path} 已存在；用 --output 换一个文件名，或用 --force 覆盖",
+    ),
+    "same": (
+        "{path} is the source itself; name another with --output",
+        "{path} 就是源文件；请用 --output 换一个文件名",
+    ),
+    "again": (
+        "warning: {name} is quantized already ({bits} bits a weight); again loses more: begin with F16 where you can",
+        "注意：{name} 已经量化过（每个权重 {bits} 位），再次量化会进一步降低质量；如有 F16 文件，请从它开始",
+    ),
+    "up": (
+        "warning: {kind} has more bits a weight than {name}: the file grows, and nothing gets better",
+        "注意：{kind} 的位数高于 {name}：文件变大，质量不会提高",
+    ),
+    "coarse": (
+        "warning: below 4 bits a weight, small models answer noticeably worse",
+        "注意：低于 4 位时，小模型的回答质量会明显下降",
+    ),
+    "fallback": (
+        "rows that are no multiple of 256 do not fit every kind; of such tensors became: {others}",
+        "行长不是 256 的整数倍时，并非每种类型都适用；这些张量改为：{others}",
+    ),
+    "full": (
+        "{path}: the disk is full; make room, or name another folder with --output",
+        "{path}：磁盘已满；请清理磁盘，或用 --output 换一个目录",
+    ),
+    "made": ("{path}: {after} (before: {before})", "{path}：{after}（原为 {before}）"),
+    "serve": ("Serve it: samovar serve --model {model}", "启动：samovar serve --model {model}"),
+}
+ROOM: Final = 16 << 20
+"""Bytes free on a disk below which a write that failed is taken for a full disk."""
+_BITS: Final = {str(kind.ftype): kind.bits for kind in QUANTIZATIONS.values()} | {"0": 32.0}
+
+
+def make(say: Phrases, settings: Settings, options: Namespace) -> None:
+    """Quantize as asked. Raises CommandError."""
+    kind: str = options.type
+    if kind not in QUANTIZATIONS:
+        raise SettingsError(f"--type: {kind} is none of {', '.join(QUANTIZATIONS)}")
+    entry = _source(options.source, settings)
+    target = _target(say, entry, kind, options.output, force=options.force)
+    console = Console(stderr=True, highlight=False)
+    for warning in _warnings(say, entry, kind):
+        console.print(warning, style="yellow", markup=False, soft_wrap=True)
+    fallbacks = _quantize(say, console, entry, target, kind, settings.cores)
+    print(say("made", path=target, before=_size(entry.path), after=_size(target)))
+    if fallbacks:
+        print(say("fallback", others=", ".join(f"{other} × {count}" for other, count in fallbacks.most_common())))
+    print(say("serve", model=target.stem if Library().own(target.stem) == target else target))
+
+
+def _source(source: str, settings: Settings) -> Entry:
+    try:
+        entry = find(source)
+        if not entry.trusted:
+            require_good(entry.path, settings.state_dir, remember=True)
+    except (ModelNotAvailableError, TemplateError, EngineError, OSError) as error:
+        raise CommandError(str(error)) from error
+    return entry
+
+
+def _target(say: Phrases, entry: Entry, kind: str, output: Path | None, *, force: bool) -> Path:
+    folder = Library().folder if entry.trusted else entry.path.parent
+    target = (output or folder / f"{entry.name}.{kind}.gguf").absolute()
+    if target.exists():
+        if target.samefile(entry.path):
+            raise CommandError(say("same", path=target))
+        if not force:
+            raise CommandError(say("exists", path=target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"{target.parent}: {error.strerror}") from error
+    return target
+
+
+def _warnings(say: Phrases, entry: Entry, kind: str) -> list[str]:
+    model = Model(entry.path, vocab_only=True)
+    before = _BITS.get(model.metadata("general.file_type") or "", 16.0)
+    model.close()
+    after = QUANTIZATIONS[kind].bits
+    warnings = []
+    if after > before:
+        warnings.append(say("up", kind=kind, name=entry.name))
+    elif before < 16:
+        warnings.append(say("again", name=entry.name, bits=before))
+    if after < 4:
+        warnings.append(say("coarse"))
+    return warnings
+
+
+def _quantize(say: Phrases, console: Console, entry: Entry, target: Path, kind: str, threads: int) -> Counter[str]:
+    part = target.with_name(f".{target.name}.part")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(say("quantizing"), total=None)
+        try:
+            fallbacks = quantize(
+                entry.path, part, kind, threads=threads,
+                progress=lambda number, total: progress.update(bar, completed=number, total=total),
+            )  # fmt: skip
+        except QuantizeError as error:
+            if shutil.disk_usage(target.parent).free < ROOM:
+                raise CommandError(say("full", path=target.parent)) from error
+            raise CommandError(str(error)) from error
+    part.replace(target)
+    return fallbacks
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.0f} MB"

@@ -1,0 +1,131 @@
+"""`samovar models quantize`: real llama.cpp on the tiny model, whose rows of 64 fit some kinds only."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engine import QUANTIZATIONS, Model, QuantizeError, quantize
+from gateway.cli import main
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+
+
+@pytest.fixture(autouse=True)
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library and a state folder of the test's own."""
+    for name in ("XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "house"))
+    return tmp_path / "house"
+
+
+def run(*arguments: object) -> int:
+    """The command's exit code."""
+    return main(["models", "quantize", *map(str, arguments)])
+
+
+def test_the_result_is_a_model_and_the_way_there_is_told(tmp_path: Path, tiny_model: Path) -> None:
+    told: list[tuple[int, int]] = []
+    target = tmp_path / "small.gguf"
+    fallbacks = quantize(
+        tiny_model, target, "q8_0", threads=1, progress=lambda number, total: told.append((number, total))
+    )
+    assert fallbacks.total() == 0
+    assert target.stat().st_size < tiny_model.stat().st_size
+    assert [number for number, _ in told] == [*range(1, told[-1][1] + 1)]
+    model = Model(target)
+    assert model.metadata("general.file_type") == str(QUANTIZATIONS["q8_0"].ftype)
+    model.close()
+
+
+def test_rows_that_fit_no_block_fall_back_and_are_counted(tmp_path: Path, tiny_model: Path) -> None:
+    fallbacks = quantize(tiny_model, tmp_path / "small.gguf", "q4_k_m", threads=1, progress=lambda *_: None)
+    assert set(fallbacks) <= {"q5_0", "q8_0", "f16"}
+    assert fallbacks.total() > 0
+
+
+@pytest.mark.parametrize("what", ["source", "folder"])
+def test_what_fails_leaves_nothing_behind(tmp_path: Path, tiny_model: Path, what: str) -> None:
+    source, target = tmp_path / "source.gguf", tmp_path / "small.gguf"
+    source.write_bytes(tiny_model.read_bytes()[: -100 if what == "source" else None])
+    if what == "folder":
+        target = tmp_path / "none" / "small.gguf"
+    with pytest.raises(QuantizeError, match=r"source.gguf can't be quantized: \S"):
+        quantize(source, target, "q8_0", threads=1, progress=lambda *_: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
+
+
+def test_the_command_writes_beside_the_source_and_replaces_nothing_unasked(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "tiny.gguf"
+    source.write_bytes(tiny_model.read_bytes())
+    target = tmp_path / "tiny.q8_0.gguf"
+    assert run(source, "--type", "Q8_0") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Serve it: samovar serve --model {target}"
+    target.write_bytes(b"precious")
+    assert run(source, "--type", "q8_0") == 1
+    assert capsys.readouterr().err.startswith(f"samovar: {target} is there already; name another with --output")
+    assert target.read_bytes() == b"precious"
+    assert run(source, "--type", "q8_0", "--force") == 0
+    assert target.read_bytes() != b"precious"
+    assert run(source, "--type", "q8_0", "--output", source, "--force") == 1
+    assert "is the source itself" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.glob("*gguf*")) == ["tiny.gguf", "tiny.q8_0.gguf"]
+
+
+def test_what_loses_quality_is_warned_of(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, smaller, larger = (tmp_path / f"{name}.gguf" for name in ("small", "smaller", "larger"))
+    assert run(tiny_model, "--type", "q4_0", "--output", small) == 0
+    assert capsys.readouterr().err == ""
+    assert run(small, "--type", "q2_k", "--output", smaller) == 0
+    said = capsys.readouterr()
+    assert "small is quantized already (4.5 bits a weight); again loses more" in said.err
+    assert "below 4 bits a weight" in said.err
+    assert "of such tensors became: q4_0 × " in said.out
+    assert run(small, "--type", "q8_0", "--output", larger) == 0
+    assert "q8_0 has more bits a weight than small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "code", "said"),
+    [
+        ("tiny", "q9", 2, "--type: q9 is none of f16, "),
+        ("no-such-model", "q4_0", 1, "no-such-model is neither a file here"),
+        ("broken", "q4_0", 1, "broken.gguf is not a model"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], source: str, kind: str, code: int, said: str
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny_model.read_bytes()[:5000])
+    path = {"tiny": tiny_model, "broken": broken}.get(source, source)
+    assert run(path, "--type", kind, "--output", tmp_path / "out.gguf") == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_disk_without_room_is_named(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert run(tiny_model, "--type", "q8_0", "--output", "/proc/none.gguf") == 1
+    assert "/proc: the disk is full; make room" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_of_the_catalogue_becomes_one_of_the_library_and_is_served_by_name(
+    tmp_path: Path, house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHILD_ENVIRONMENT, "XDG_DATA_HOME", str(house))
+    command = [*SAMOVAR, "models", "quantize", "smollm2-135m-instruct", "--type=q4_0"]
+    made = subprocess.run(command, env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=True)
+    name = "smollm2-135m-instruct.q4_0"
+    assert made.stdout.splitlines()[-1] == f"Serve it: samovar serve --model {name}"
+    with Gateway(tmp_path / "state", model=name, context=256) as gateway:
+        assert gateway.get("/v1/models").json()["data"][0]["id"] == name
