@@ -82,10 +82,13 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
     metrics.running.set_function(lambda: admission.running)
     for name, value in (("queue_limit", settings.queue_limit), ("cores", settings.cores), ("kv_cells", model.cells)):
         metrics.limit.labels(name).set(value)
+    for name in ("user_concurrency", "connections_per_user", "connections_per_address", "messages_per_minute"):
+        metrics.limit.labels(name).set(getattr(settings, name))
+    metrics.sessions.set_function(lambda: len(house.activity))
     responses = Responses(house, grace=settings.resume_grace)
     app = Starlette(
         routes=_routes(house, responses),
-        middleware=entrance(settings, house.roster),
+        middleware=entrance(settings, house.roster, metrics),
         exception_handlers={HTTPException: unrouted},
         lifespan=_lifespan(house, responses),
     )

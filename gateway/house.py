@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine import EnginePool
+from gateway.activity import Activity
 from gateway.admission import Admission
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
@@ -31,6 +32,7 @@ class House:
     conversations: Conversations
     metrics: Metrics
     roster: Roster
+    activity: Activity = field(default_factory=Activity)
     clock: Callable[[], float] = time.time
     numbers: int = 0
 

@@ -14,6 +14,9 @@ from engine import EnginePool, State
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
+ROUTES: Final = {"responses": "responses", "chat": "chat_completions", "models": "models"}
+"""What comes after `/v1/`, and the label that it has; all else is `other`, so that strangers invent no labels."""
+
 
 class Metrics:
     """The metrics of one gateway, in a registry of their own."""
@@ -47,6 +50,9 @@ class Metrics:
         )
         self.generated = Counter("samovar_generation_tokens", "Tokens of answers", registry=r)
         self.connections = Gauge("samovar_websocket_connections", "Open WebSocket connections", registry=r)
+        self.sessions = Gauge(
+            "samovar_sessions_active", "Conversations with a turn in the last five minutes", registry=r
+        )
         self.limit = Gauge("samovar_limit", "Configured limits, for thresholds on boards", ["name"], registry=r)
 
     def watch(self, pool: EnginePool) -> None:
@@ -57,6 +63,10 @@ class Metrics:
         """Count a request that ended, with the `code` of its error, if any, `seconds` after it came."""
         self.requests.labels(route, status, code).inc()
         self.seconds.observe(seconds)
+
+    def refused(self, path: str, code: str) -> None:
+        """Count a request that did not get past the door."""
+        self.requests.labels(ROUTES.get(path.removeprefix("/v1/").partition("/")[0], "other"), "rejected", code).inc()
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""

@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     connections_per_address: int = Field(256, ge=1, description="connections and requests of one address at a time")
     messages_per_minute: int = Field(1200, ge=1, description="messages that one user may send")
     encode_ahead: bool = Field(True, description="let the chat page encode what its readers are about to need")
+    api_key: str = Field("", description="key that `samovar chat` speaks with, where keys are needed")
     tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) to serve TLS with")
     tls_key: UserPath | None = Field(None, description="its private key (PEM)")
     state_dir: UserPath = Field(default_factory=_default_state, description="folder of conversations")

@@ -60,6 +60,7 @@ class TurnRunner:
         self._answered = False
         self._ending: tuple[str, str | None] | None = None
         """Why it is ended early, and in more words."""
+        house.activity.turn(request.previous_response_id, self.id)
         publish(self._events.created())
 
     @classmethod

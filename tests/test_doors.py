@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gateway.transport.doors import Doors
 from gateway.transport.proxies import Proxies
+from tests.chatting import ENGLISH, Terminal
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
 ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0}
@@ -313,3 +314,52 @@ async def test_contents_and_keys_are_never_logged(closed: tuple[Gateway, str]) -
     assert '"request_id": "req_' in log
     assert "secret" not in log
     assert key not in log
+
+
+async def test_the_metrics_count_what_was_refused_and_what_goes_on(closed: tuple[Gateway, str]) -> None:
+    gateway, key = closed
+    gateway.get("/v1/models")
+    gateway.get("/v1/responses/../secret")
+    gateway.get("/v1/models", host="evil.example")
+    async with gateway.connect(key) as conversation:
+        first = await conversation.ask("x", max_output_tokens=2, **ENDLESS)
+        await conversation.ask("y", previous_response_id=first[-1].response.id, max_output_tokens=2, **ENDLESS)
+        await conversation.ask("z", max_output_tokens=2, **ENDLESS)
+        metrics = gateway.get("/metrics").text
+    for line in (
+        'samovar_requests_total{code="invalid_api_key",route="models",status="rejected"} 1.0',
+        'samovar_requests_total{code="invalid_request",route="models",status="rejected"} 1.0',
+        "samovar_sessions_active 2.0",
+        'samovar_limit{name="user_concurrency"} 2.0',
+    ):
+        assert line in metrics
+    assert "secret" not in metrics
+    assert "anna" not in metrics
+
+
+def test_the_terminals_chat_asks_for_the_key_that_is_needed(closed: tuple[Gateway, str]) -> None:
+    gateway, key = closed
+    chat = [*SAMOVAR, "chat", f"--port={gateway.url.rpartition(':')[2]}"]
+    with Terminal(chat) as terminal:
+        terminal.see("an API key is needed")
+        terminal.see("API key: ")
+        terminal.type("wrong\n")
+        terminal.see("not known here")
+        terminal.see("API key: ")
+        terminal.type(f"{key}\n")
+        seen = terminal.see("tiny")
+        assert key not in seen
+        assert terminal.leave() == 0
+    piped = subprocess.run(
+        chat,
+        input="/stats\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**ENGLISH, "SAMOVAR_API_KEY": key},
+    )
+    assert (piped.returncode, piped.stderr) == (0, "")
+    wrong = subprocess.run(chat, input="x\n", capture_output=True, text=True, timeout=30, check=False, env=ENGLISH)
+    assert wrong.returncode == 1
+    assert wrong.stderr.count("\n") == 1

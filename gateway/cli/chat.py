@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import http.client
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any, Final
 from gateway.cli import CommandError
 from gateway.cli.answer import Answer, Tally
 from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.line import Line, RefusedError, UnreachableError, get
+from gateway.cli.line import KeyNeededError, Line, RefusedError, UnreachableError, get
 from gateway.cli.screen import Screen, interrupts, plain
 from gateway.settings import Settings
 
@@ -22,6 +23,7 @@ ATTEMPTS: Final = 3
 """How often a question is asked when the connection drops before any of its answer came."""
 PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each try to connect again: a restarting gateway is back within them."""
+KEY_TRIES: Final = 3
 COMMAND: Final = re.compile(r"[/／]([A-Za-z]+)")
 """The second slash is what Chinese input methods type."""
 
@@ -64,6 +66,7 @@ TEXTS: Final = {
     "unknown": ("no such command: /{name}; /help lists them", "没有命令 /{name}；/help 查看全部命令"),
     "new": ("A new conversation begins.", "新对话开始。"),
     "leave": ("Press Ctrl-C again, or Ctrl-D, to leave.", "再按一次 Ctrl-C，或按 Ctrl-D 退出。"),
+    "key": ("API key: ", "API 密钥："),
     "reconnecting": ("The connection was lost; connecting again…", "连接已断开，正在重连…"),
     "lost": (
         "the connection ended before the answer did; ask again to go on",
@@ -101,7 +104,7 @@ def run(settings: Settings) -> int:
     except (OSError, ValueError) as error:
         raise CommandError(say("tls", reason=error)) from error
     try:
-        line.open()
+        _open(line, say)
         return Chat(line, Screen(), say, settings).run()
     except (UnreachableError, RefusedError) as error:
         raise CommandError(_why(say, settings, error)) from error
@@ -111,6 +114,21 @@ def run(settings: Settings) -> int:
         return 1
     finally:
         line.close()
+
+
+def _open(line: Line, say: Phrases) -> None:
+    """Connect; a person at a terminal is asked for the key that the gateway wants, three times at most."""
+    for _ in range(KEY_TRIES if sys.stdin.isatty() else 0):
+        try:
+            line.open()
+        except KeyNeededError as error:
+            print(plain(str(error)), file=sys.stderr)
+            line.key = getpass.getpass(say("key"))
+            if not line.key:
+                break
+        else:
+            return
+    line.open()
 
 
 class Chat:
@@ -148,7 +166,7 @@ class Chat:
     def _greet(self) -> None:
         self._screen.note(self._say("hello", url=self._settings.url))
         with suppress(OSError, http.client.HTTPException, KeyError, TypeError, IndexError):
-            model = get(self._settings, "/v1/models")[1]["data"][0]
+            model = get(self._settings, "/v1/models", key=self._line.key)[1]["data"][0]
             self._screen.note(self._say("model", model=plain(str(model["id"]))))
             if model["languages"] == ["en"]:
                 self._screen.note(self._say("english"))

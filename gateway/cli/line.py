@@ -45,6 +45,10 @@ class RefusedError(Exception):
     """Somebody answers, who does not let this client in, or speaks something else."""
 
 
+class KeyNeededError(RefusedError):
+    """The gateway wants an API key, or another one."""
+
+
 class Line:
     """Connects, sends, and puts what arrives into `events`."""
 
@@ -52,6 +56,8 @@ class Line:
         """Prepare for the gateway of `settings`; nothing is connected yet. Raises OSError for a TLS file."""
         self.events: SimpleQueue[Arrival] = SimpleQueue()
         self._url = settings.url.replace("http", "ws", 1) + "/v1/responses"
+        self.key = settings.api_key
+        """Said when it connects, unless empty."""
         self._tls = pinned(settings.tls_cert)
         self._connection: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -104,6 +110,7 @@ class Line:
             # No proxy: the gateway is on this machine or near it. No deflate: text in small frames does not shrink.
             self._connection = await connect(
                 self._url,
+                additional_headers=credentials(self.key),
                 ssl=self._tls,
                 proxy=None,
                 compression=None,
@@ -112,7 +119,8 @@ class Line:
                 close_timeout=CLOSE_SECONDS,
             )
         except InvalidStatus as error:
-            raise RefusedError(_reason(error.response.status_code, error.response.body)) from error
+            kind = KeyNeededError if error.response.status_code == 401 else RefusedError
+            raise kind(_reason(error.response.status_code, error.response.body)) from error
         except (InvalidHandshake, ssl.SSLError, EOFError) as error:
             raise RefusedError(str(error) or type(error).__name__) from error
         except TimeoutError as error:
@@ -161,7 +169,13 @@ def pinned(certificate: Path | None) -> ssl.SSLContext | None:
     return context
 
 
-def get(settings: Settings, path: str, *, timeout: float = OPEN_SECONDS) -> tuple[int, Any]:
+def credentials(key: str) -> dict[str, str]:
+    """The header that says `key`, without what a paste may have brought along; none for an empty one."""
+    key = re.sub("[^!-~]", "", key)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def get(settings: Settings, path: str, *, key: str = "", timeout: float = OPEN_SECONDS) -> tuple[int, Any]:
     """Status and JSON of a route of the gateway, None for what is no JSON. Raises OSError or HTTPException."""
     where = urlsplit(settings.url)
     host, port, tls = where.hostname or "", where.port or 0, pinned(settings.tls_cert)
@@ -170,7 +184,7 @@ def get(settings: Settings, path: str, *, timeout: float = OPEN_SECONDS) -> tupl
     else:
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=tls)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=credentials(key))
         response = connection.getresponse()
         return response.status, _json(response.read(1 << 20))
     finally:

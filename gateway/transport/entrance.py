@@ -7,6 +7,7 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from gateway.metrics import Metrics
 from gateway.roster import Roster
 from gateway.settings import LOOPBACK, Settings
 from gateway.transport.callers import Callers
@@ -15,12 +16,12 @@ from gateway.transport.proxies import Proxies
 from gateway.transport.stamps import Stamps
 
 
-def entrance(settings: Settings, roster: Roster) -> list[Middleware]:
+def entrance(settings: Settings, roster: Roster, metrics: Metrics) -> list[Middleware]:
     """The middleware of the gateway."""
     hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
     origins = settings.allowed_origins
     return [
-        Middleware(Stamps),
+        Middleware(Stamps, refused=metrics.refused),
         *([Middleware(Proxies, trusted=settings.trusted_proxies)] if settings.trusted_proxies else []),
         Middleware(Doors, hosts=hosts, origins=origins),
         *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),

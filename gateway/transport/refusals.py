@@ -19,7 +19,11 @@ async def refuse(
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Answer with `error` instead of what was asked for; `status` stands for the error's own."""
+    """Answer with `error` instead of what was asked for; `status` stands for the error's own.
+
+    The code is left in the request's state, for log and metrics.
+    """
+    scope.setdefault("state", {})["refusal"] = error.code
     more = dict(headers or {})
     if isinstance(error, RateLimitExceededError):
         more["Retry-After"] = str(error.retry_after)

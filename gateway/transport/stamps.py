@@ -28,9 +28,12 @@ class Stamps:
     Neither paths' query strings nor any content is logged.
     """
 
-    def __init__(self, app: ASGIApp, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds."""
+    def __init__(
+        self, app: ASGIApp, *, refused: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`refused` hears path and code of what did not get past the doors; `clock` gives seconds."""
         self._app = app
+        self._refused = refused
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +60,9 @@ class Stamps:
             try:
                 await self._app(scope, receive, stamped)
             finally:
+                refusal = scope["state"].get("refusal")
+                if refusal is not None:
+                    self._refused(scope["path"], refusal)
                 if scope["path"].startswith("/v1/") or status >= 500:
                     self._log(scope, status, began)
 
@@ -67,6 +73,7 @@ class Stamps:
             method=scope.get("method", "GET"),
             path=scope["path"],
             status=status,
+            code=scope["state"].get("refusal"),
             seconds=round(self._clock() - began, 3),
             user=scope["state"].get("user"),
         )
