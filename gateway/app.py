@@ -73,7 +73,7 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
             model.prompt,
             limit=model.context,
             instructions=settings.instructions,
-            item_id=partial(new_id, "msg"),
+            new_id=new_id,
         ),
         metrics=metrics,
     )

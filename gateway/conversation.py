@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.prompt import Prompt, TemplateError
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.tools import Format, JsonObject, JsonSchema
 from gateway.sessions import Turn
-from gateway.wording import Message
+from gateway.wording import Message, dump
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,12 @@ class Context:
 class Conversations:
     """Builds contexts of at most `limit` tokens, an answer of at least one token included."""
 
-    def __init__(self, prompt: Prompt, *, limit: int, instructions: str, item_id: Callable[[], str]) -> None:
-        """`instructions` are the operator's own, put before everybody's; `item_id` gives ids for what users say."""
+    def __init__(self, prompt: Prompt, *, limit: int, instructions: str, new_id: Callable[[str], str]) -> None:
+        """`instructions` are the operator's own, put before everybody's; `new_id` gives ids by their prefix."""
         self._prompt = prompt
         self._limit = limit
         self._instructions = instructions
-        self._item_id = item_id
+        self._new_id = new_id
 
     def context(self, request: ResponseCreate, previous: tuple[Turn, list[int] | None] | None, *, now: int) -> Context:
         """The context of `request` after `previous`. Raises InvalidRequestError or ContextLengthExceededError."""
@@ -53,13 +56,13 @@ class Conversations:
 
     def build(self, request: ResponseCreate, previous: tuple[Turn, list[int] | None] | None, *, now: int) -> Context:
         """The same, however long it is. Raises InvalidRequestError."""
-        new = [input_item(message, item_id=self._item_id()) for message in request.messages]
+        new = [input_item(item, self._new_id) for item in request.items]
         turn, known = previous or (None, None)
         began = turn.began if turn else now
         items = [*(turn.items if turn else []), *new]
         answer = not request.prepares
         try:
-            if turn is not None and known is not None and turn.instructions == request.instructions:
+            if turn is not None and known is not None and _begins_alike(turn, request):
                 ids = known + self._prompt.follow_up(
                     messages(new), date=_date(began), after=turn.ended_by, answer=answer
                 )
@@ -78,9 +81,16 @@ class Conversations:
         return Context(ids, items, len(known or ()), began, ended_by)
 
     def _whole(self, request: ResponseCreate, items: Sequence[Item], began: int) -> list[int]:
-        system = "\n\n".join(text for text in (self._instructions, request.instructions) if text)
+        system = "\n\n".join(
+            text for text in (self._instructions, request.instructions, _asked(request.format)) if text
+        )
         first = [Message(role="system", content=system)] if system else []
-        return self._prompt.whole([*first, *messages(items)], date=_date(began), answer=not request.prepares)
+        return self._prompt.whole(
+            [*first, *messages(items)],
+            date=_date(began),
+            answer=not request.prepares,
+            tools=[tool.shown for tool in request.functions],
+        )
 
     def _truncated(self, request: ResponseCreate, items: list[Item], began: int) -> tuple[list[Item], list[int]]:
         """Drop the oldest turns down to half of the limit at once, so that the next turns can be appended again."""
@@ -95,10 +105,27 @@ class Conversations:
         return rest, self._whole(request, rest, began)
 
 
+def _begins_alike(turn: Turn, request: ResponseCreate) -> bool:
+    """Whether the request's prompt begins as the turn's did: what is told there was told in the same words."""
+    before = turn.response
+    return (
+        turn.instructions == request.instructions
+        and before.get("tools", []) == msgspec.to_builtins(request.functions)
+        and before.get("text", {}).get("format", {"type": "text"}) == msgspec.to_builtins(request.format)
+    )
+
+
+def _asked(wanted: Format) -> str:
+    """What the model is told of the form that its grammar holds it to, so that it knows what to fill in."""
+    if isinstance(wanted, JsonSchema):
+        return f"Answer with JSON that fits this schema, and nothing else:\n{dump(wanted.schema)}"
+    return "Answer with a JSON object, and nothing else." if isinstance(wanted, JsonObject) else ""
+
+
 def _ended_by(new: Sequence[Item], previous: Turn | None) -> str:
     """Whose message is the last one where nothing is answered."""
     if new:
-        return messages(new)[-1]["role"]
+        return str(messages(new)[-1]["role"])
     return previous.ended_by if previous is not None else "system"
 
 

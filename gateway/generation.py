@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from typing import Any
 
-from engine import EngineError, Finished, Generate, Started, Tokens
+from engine import EngineError, Finished, Generate, Grammar, Logprob, Started, Tokens
 from gateway.caller import Caller
 from gateway.detokenizer import Detokenizer
 from gateway.dispatcher import Placement
-from gateway.errors import EngineUnavailableError
+from gateway.errors import EngineUnavailableError, InvalidRequestError
 from gateway.house import House
 from gateway.prepared import Prepared
 from gateway.protocol.events import Usage
@@ -21,7 +22,12 @@ class Generation:
     """The tokens of one answer. `on_text` hears its text as it becomes certain."""
 
     def __init__(
-        self, house: House, request: ResponseCreate, prepared: Prepared, caller: Caller, on_text: Callable[[str], None]
+        self,
+        house: House,
+        request: ResponseCreate,
+        prepared: Prepared,
+        caller: Caller,
+        on_text: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
         """Nothing runs before `run`."""
         self.reason = ""
@@ -31,12 +37,21 @@ class Generation:
         self._house = house
         self._vocabulary = house.model.vocabulary
         self._prepared = prepared
+        form = prepared.form
         self._request = Generate(
-            self.number, prepared.context.ids, prepared.limit, house.model.sampling(request), caller.tenant
+            self.number,
+            prepared.context.ids,
+            prepared.limit,
+            house.model.sampling(request),
+            caller.tenant,
+            grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
+            top_logprobs=request.logprobs,
         )
         self._on_text = on_text
         self._detokenizer = Detokenizer(self._vocabulary.piece, request.stops)
         self._ids: list[int] = []
+        self._untold: list[dict[str, Any]] = []
+        """Log probabilities of tokens whose text is not certain yet."""
         self._cached = 0
         self._latest = 0.0
         self._placement: Placement | None = None
@@ -71,10 +86,12 @@ class Generation:
                             self._cached = cached
                             if self._aborted:  # while the engine was loading
                                 self.abort()
-                        case Tokens(ids=ids):
-                            self._more(ids)
+                        case Tokens():
+                            self._more(message)
                         case Finished():
                             self.reason = message.reason
+                            if message.code == "invalid_request":  # a grammar is judged where it is compiled
+                                raise InvalidRequestError(message.detail)
                             if message.reason == "failed":
                                 raise EngineUnavailableError(f"the engine failed: {message.detail}; try again")
         finally:
@@ -104,17 +121,29 @@ class Generation:
             kept += size
         return self._ids
 
-    def _more(self, ids: list[int]) -> None:
+    def _more(self, tokens: Tokens) -> None:
+        ids = tokens.ids
         now = time.monotonic()
         if self._ids:
             for _ in ids:
                 self._house.metrics.gap.observe((now - self._latest) / len(ids))
         self._latest = now
         self._ids += ids
+        self._untold += [self._told(*pair) for pair in zip(ids, tokens.logprobs, strict=False)]
         self._text(self._detokenizer.feed(ids))
         if self._detokenizer.stopped:
             self.abort()
 
     def _text(self, text: str) -> None:
         if text:
-            self._on_text(text)
+            told, self._untold = self._untold, []
+            self._on_text(text, told)
+
+    def _told(self, token: int, logprob: Logprob) -> dict[str, Any]:
+        """A token's log probability as the contract's events carry it."""
+        top = [self._entry(other, value) for other, value in logprob.top]
+        return {**self._entry(token, logprob.value), "top_logprobs": top}
+
+    def _entry(self, token: int, value: float) -> dict[str, Any]:
+        piece = self._vocabulary.piece(token) or self._vocabulary.text(token).encode()
+        return {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece)}

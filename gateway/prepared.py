@@ -16,6 +16,7 @@ from gateway.errors import (
 from gateway.fairness import Work
 from gateway.house import House
 from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.tools import Form, form
 from gateway.sessions import Turn
 from gateway.unstored import Unstored
 
@@ -29,6 +30,8 @@ class Prepared:
     context: Context
     limit: int
     """Tokens that its answer may have; 0 when only the context is to be encoded."""
+    form: Form
+    """What its answer must look like."""
 
     @property
     def cells(self) -> int:
@@ -45,9 +48,10 @@ async def prepare(house: House, request: ResponseCreate, caller: Caller, unstore
     """Make a request ready. Raises ApiError."""
     _check(house, request)
     previous = await _previous(house, request, caller, unstored)
+    wanted = form(request.functions, request.choice, request.format)
     context = house.conversations.context(request, previous, now=int(house.clock()))
-    wanted = request.max_output_tokens or house.settings.max_output_tokens
-    return Prepared(context, 0 if request.prepares else min(wanted, house.model.context - len(context.ids)))
+    limit = min(request.max_output_tokens or house.settings.max_output_tokens, house.model.context - len(context.ids))
+    return Prepared(context, 0 if request.prepares else limit, wanted)
 
 
 async def count(house: House, request: ResponseCreate, caller: Caller) -> int:

@@ -18,7 +18,8 @@ from gateway.fairness import Work
 from gateway.generation import Generation
 from gateway.house import House, new_id
 from gateway.prepared import Prepared, prepare
-from gateway.protocol.events import Event, MessageItem, ResponseEvents
+from gateway.protocol.answer import Answer
+from gateway.protocol.events import Event, ResponseEvents
 from gateway.protocol.requests import ResponseCreate
 from gateway.sessions import Turn
 from gateway.unstored import Unstored
@@ -55,7 +56,7 @@ class TurnRunner:
         self._publish = publish
         self._arrived = arrived
         self._events = self._shape()
-        self._message = MessageItem(new_id("msg"))
+        self._answer = Answer(self._events, calls=prepared.form.calls, new_id=new_id)
         self._generation = Generation(house, request, prepared, caller, self._text)
         self._answered = False
         self._ending: tuple[str, str | None] | None = None
@@ -159,15 +160,17 @@ class TurnRunner:
     async def _generate(self, placement: Placement) -> None:
         self._publish(self._events.in_progress())
         if not self.request.prepares:
-            self._tell(self._events.open(self._message))
+            self._tell(self._answer.begin())
         try:
             await self._generation.run(placement)
+            if not self.request.prepares:
+                self._tell(self._answer.finish())
         finally:
             if self.request.store is False:
                 self._unstored.left(placement.engine, self._generation.number)
 
-    def _text(self, text: str) -> None:
-        self._publish(self._events.delta(text))
+    def _text(self, text: str, logprobs: list[dict[str, Any]]) -> None:
+        self._tell(self._answer.feed(text, logprobs))
         if not self._answered:
             self._answered = True
             self._house.metrics.ttft.labels(self._generation.cache).observe(self._seconds)
@@ -177,7 +180,7 @@ class TurnRunner:
         house, usage = self._house, self._generation.usage
         (*closing, last), status = self._last()
         self._tell(closing)
-        await self._keep(self._prepared.context.ids + self._generation.said(self._message.text))
+        await self._keep(self._prepared.context.ids + self._generation.said(self._answer.text))
         if placement is not None:
             house.dispatcher.settle(self.id, placement.engine)
             house.metrics.prompt_tokens.labels("engine").inc(usage.cached)

@@ -59,7 +59,7 @@ def test_a_failed_engine_gets_nothing() -> None:
 @pytest.fixture
 def conversations(model: Model) -> Conversations:
     prompt = Prompt(CHAT_TEMPLATE, model.vocabulary, mark=lambda: "f" * 32)
-    return Conversations(prompt, limit=200, instructions="", item_id=lambda: "msg_1")
+    return Conversations(prompt, limit=200, instructions="", new_id=lambda prefix: prefix)
 
 
 def request(**fields: Any) -> ResponseCreate:
@@ -147,6 +147,6 @@ def test_one_message_that_does_not_fit_is_refused_even_with_truncation(conversat
 
 def test_a_template_that_refuses_is_the_users_to_know(model: Model) -> None:
     prompt = Prompt("{{ raise_exception('no system') }}", model.vocabulary, mark=lambda: "f" * 32)
-    refusing = Conversations(prompt, limit=200, instructions="", item_id=lambda: "msg_1")
+    refusing = Conversations(prompt, limit=200, instructions="", new_id=lambda prefix: prefix)
     with pytest.raises(InvalidRequestError, match="no system"):
         refusing.context(request(input="x"), None, now=1)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from gateway.errors import ApiError, EngineUnavailableError
 from gateway.protocol.events import Event, MessageItem, ResponseEvents, Usage, refusal
-from gateway.protocol.requests import MAX_MESSAGE, ResponseCancel, ResponseCreate, parse
+from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -38,14 +38,15 @@ def events() -> ResponseEvents:
 
 
 def test_a_string_is_a_users_message() -> None:
-    assert [(m.role, m.text) for m in create(input="你好").messages] == [("user", "你好")]
+    assert create(input="你好").items == [InputMessage("user", "你好")]
 
 
 def test_items_of_every_role_are_taken() -> None:
     content = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]
     roles = ["user", "assistant", "system", "developer"]
     request = create(input=[{"role": role, "content": content} for role in roles])
-    assert [(m.role, m.text) for m in request.messages] == [(role, "ab") for role in roles]
+    said = [m for m in request.items if isinstance(m, InputMessage)]
+    assert [(m.role, m.text) for m in said] == [(role, "ab") for role in roles]
 
 
 def test_what_a_client_sends_without_meaning_it_is_taken() -> None:

@@ -6,8 +6,11 @@ takes any.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from gateway.errors import ApiError
 from gateway.protocol.items import Item, text_item
@@ -41,8 +44,8 @@ class OutputItem(Protocol):
     def opened(self) -> list[Event]:
         """It begins."""
 
-    def delta(self, text: str) -> Event:
-        """More of it."""
+    def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:
+        """More of it, with the log probabilities of its tokens where they were asked for."""
 
     def closed(self, status: str) -> list[Event]:
         """It is whole, or `incomplete`."""
@@ -58,6 +61,7 @@ class MessageItem:
         """Begin empty."""
         self._id = item_id
         self._texts: list[str] = []
+        self._logprobs: list[dict[str, Any]] = []
 
     @property
     def text(self) -> str:
@@ -72,23 +76,24 @@ class MessageItem:
             self._part("response.content_part.added", part=self._content("")),
         ]
 
-    def delta(self, text: str) -> Event:
+    def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:
         """More text."""
         self._texts.append(text)
-        return self._part("response.output_text.delta", delta=text, logprobs=[])
+        self._logprobs += logprobs
+        return self._part("response.output_text.delta", delta=text, logprobs=list(logprobs))
 
     def closed(self, status: str) -> list[Event]:
         """The text, the part and the item, whole."""
         item = self.body(status)
         return [
-            self._part("response.output_text.done", text=self.text, logprobs=[]),
+            self._part("response.output_text.done", text=self.text, logprobs=list(self._logprobs)),
             self._part("response.content_part.done", part=self._content(self.text)),
             {"type": "response.output_item.done", "item": item},
         ]
 
     def body(self, status: str) -> Item:
         """As it is listed and stored."""
-        return text_item(self.text, item_id=self._id, status=status)
+        return text_item(self.text, item_id=self._id, status=status, logprobs=self._logprobs)
 
     def _part(self, kind: str, **fields: Any) -> Event:
         return {"type": kind, "item_id": self._id, "content_index": 0, **fields}
@@ -96,6 +101,46 @@ class MessageItem:
     @staticmethod
     def _content(text: str) -> dict[str, Any]:
         return {"type": "output_text", "text": text, "annotations": []}
+
+
+class CallItem:
+    """A call of the function `name`; `item_id` is an `fc_` id, `call_id` the one that its output will name."""
+
+    def __init__(self, item_id: str, call_id: str, name: str) -> None:
+        """Begin without arguments."""
+        self._id = item_id
+        self._call_id = call_id
+        self._name = name
+        self._arguments: list[str] = []
+
+    def opened(self) -> list[Event]:
+        """The item."""
+        return [{"type": "response.output_item.added", "item": self.body("in_progress")}]
+
+    def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:  # noqa: ARG002 - a message's alone
+        """More of its arguments."""
+        self._arguments.append(text)
+        return {"type": "response.function_call_arguments.delta", "item_id": self._id, "delta": text}
+
+    def closed(self, status: str) -> list[Event]:
+        """The arguments and the item, whole."""
+        item = self.body(status)
+        arguments = {"item_id": self._id, "name": self._name, "arguments": item["arguments"]}
+        return [
+            {"type": "response.function_call_arguments.done", **arguments},
+            {"type": "response.output_item.done", "item": item},
+        ]
+
+    def body(self, status: str) -> Item:
+        """As it is listed and stored."""
+        return {
+            "id": self._id,
+            "type": "function_call",
+            "call_id": self._call_id,
+            "name": self._name,
+            "arguments": "".join(self._arguments),
+            "status": status,
+        }
 
 
 class ResponseEvents:
@@ -125,9 +170,10 @@ class ResponseEvents:
             "status": "queued",
             "model": model,
             "output": [],
-            "parallel_tool_calls": True,
-            "tool_choice": "auto",
-            "tools": [],
+            "parallel_tool_calls": False,  # one call an answer
+            "tool_choice": msgspec.to_builtins(request.choice),
+            "tools": msgspec.to_builtins(request.functions),
+            "text": {"format": msgspec.to_builtins(request.format)},
             "error": None,
             "incomplete_details": None,
             "instructions": request.instructions,
@@ -166,10 +212,10 @@ class ResponseEvents:
         self._open = item
         return [self._of_item(event) for event in item.opened()]
 
-    def delta(self, text: str) -> Event:
+    def delta(self, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> Event:
         """More of the item that is open."""
         assert self._open is not None, "an item was opened"  # noqa: S101
-        return self._of_item(self._open.delta(text))
+        return self._of_item(self._open.delta(text, logprobs))
 
     def close(self, status: str = "completed") -> list[Event]:
         """The item that is open, if any, is `completed` or `incomplete`."""

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from gateway.errors import InvalidRequestError
-from gateway.protocol.requests import InputMessage
+from gateway.protocol.requests import FunctionCall, InputItem, InputMessage
+from gateway.wording import Message
 
 Item = dict[str, Any]
 """An input or output item; it has an `id` and a `type`, and never changes."""
 
 
-def input_item(message: InputMessage, *, item_id: str) -> Item:
-    """A message of a request, as it is listed later. `item_id` is a `msg_` id."""
-    if message.role == "assistant":
-        return text_item(message.text, item_id=item_id)
-    content = [{"type": "input_text", "text": message.text}]
-    return {"id": item_id, "type": "message", "role": message.role, "status": "completed", "content": content}
+def input_item(item: InputItem, new_id: Callable[[str], str]) -> Item:
+    """An item of a request, as it is listed later. `new_id` gives ids by their prefix."""
+    if isinstance(item, InputMessage):
+        if item.role == "assistant":
+            return text_item(item.text, item_id=new_id("msg"))
+        content = [{"type": "input_text", "text": item.text}]
+        return {"id": new_id("msg"), "type": "message", "role": item.role, "status": "completed", "content": content}
+    prefix = "fc" if isinstance(item, FunctionCall) else "fco"
+    return {"id": new_id(prefix), **msgspec.to_builtins(item), "status": "completed"}
 
 
-def text_item(text: str, *, item_id: str, status: str = "completed") -> Item:
+def text_item(text: str, *, item_id: str, status: str = "completed", logprobs: Sequence[dict[str, Any]] = ()) -> Item:
     """A message that the model said."""
+    part = {
+        "type": "output_text",
+        "text": text,
+        "annotations": [],
+        **({"logprobs": list(logprobs)} if logprobs else {}),
+    }
     return {
         "id": item_id,
         "type": "message",
         "role": "assistant",
         "status": status,
-        "content": [{"type": "output_text", "text": text, "annotations": []}],
+        "content": [part],
     }
 
 
@@ -44,14 +56,32 @@ def page(items: Sequence[Item], *, limit: int, order: str, after: str | None) ->
     return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": len(ordered) > limit}
 
 
-def messages(items: Sequence[Item]) -> list[dict[str, str]]:
-    """The items as a chat template takes them; `developer` is another name for `system`."""
-    return [{"role": _role(item), "content": _text(item)} for item in items]
+def messages(items: Sequence[Item]) -> list[Message]:
+    """The items as a chat template takes them; a call belongs to the message before it."""
+    told: list[Message] = []
+    for item in items:
+        if item["type"] == "function_call":
+            if not told or told[-1]["role"] != "assistant":
+                told.append({"role": "assistant", "content": ""})
+            told[-1].setdefault("tool_calls", []).append(_call(item))
+        elif item["type"] == "function_call_output":
+            told.append({"role": "tool", "content": _text(item["output"]), "tool_call_id": item["call_id"]})
+        else:
+            told.append({"role": _role(item), "content": _text(item["content"])})
+    return told
+
+
+def _call(item: Item) -> dict[str, Any]:
+    try:
+        arguments = msgspec.json.decode(item["arguments"])
+    except (msgspec.DecodeError, RecursionError):  # it was cut off
+        arguments = item["arguments"]
+    return {"type": "function", "id": item["call_id"], "function": {"name": item["name"], "arguments": arguments}}
 
 
 def _role(item: Item) -> str:
     return "system" if item["role"] == "developer" else str(item["role"])
 
 
-def _text(item: Item) -> str:
-    return "".join(part["text"] for part in item["content"])
+def _text(content: str | Sequence[dict[str, Any]]) -> str:
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)

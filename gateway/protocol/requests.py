@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
+from gateway.protocol.tools import MAX_TOOLS, Format, FunctionTool, TextFormat, ToolChoice, ToolName
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of one message; the connection lives on when a client sends more."""
@@ -18,6 +20,7 @@ S = TypeVar("S")
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Text512 = Annotated[str, Meta(max_length=512)]
+Key256 = Annotated[str, Meta(min_length=1, max_length=256)]
 Key64 = Annotated[str, Meta(max_length=64)]
 StreamId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,256}\Z")]
 
@@ -34,17 +37,46 @@ class OutputText(msgspec.Struct, frozen=True, tag="output_text"):
     text: str
 
 
-class InputMessage(msgspec.Struct, frozen=True):
+class InputMessage(msgspec.Struct, frozen=True, tag="message"):
     """One message of the input; `developer` is another name for `system`."""
 
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[InputText | OutputText]
-    type: Literal["message"] = "message"
 
     @property
     def text(self) -> str:
         """All of its text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return _joined(self.content)
+
+
+class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag="function_call"):
+    """A call that the model made, sent back by a client that keeps the history itself."""
+
+    call_id: Key256
+    name: ToolName
+    arguments: str
+
+
+class FunctionCallOutput(msgspec.Struct, frozen=True, kw_only=True, tag="function_call_output"):
+    """What came of a call."""
+
+    call_id: Key256
+    output: str | list[InputText]
+
+    @property
+    def text(self) -> str:
+        """All of its text."""
+        return _joined(self.output)
+
+
+InputItem = InputMessage | FunctionCall | FunctionCallOutput
+
+
+class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the text of an answer is shaped."""
+
+    format: Format | None = None
+    verbosity: Literal["medium"] | None = None
 
 
 class PromptCacheOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +88,7 @@ class PromptCacheOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
     """A request for an answer, or with `generate: false` for one to be prepared."""
 
-    input: str | Annotated[list[InputMessage], Meta(max_length=1024)] | None = None
+    input: str | Annotated[list[InputItem], Meta(max_length=1024)] | None = None
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -77,10 +109,35 @@ class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.cr
     generate: bool | None = None
     prompt_cache_options: PromptCacheOptions | None = None
     stream_id: StreamId | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    text: TextOptions | None = None
+    include: Annotated[list[str], Meta(max_length=16)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
     @property
-    def messages(self) -> list[InputMessage]:
-        """The input as messages: a bare string is a user's."""
+    def functions(self) -> list[FunctionTool]:
+        """What the model may call."""
+        return self.tools or []
+
+    @property
+    def choice(self) -> ToolChoice:
+        """Whether it may, or must."""
+        return self.tool_choice or "auto"
+
+    @property
+    def format(self) -> Format:
+        """What its text must look like."""
+        return (self.text and self.text.format) or TextFormat()
+
+    @property
+    def logprobs(self) -> int | None:
+        """How many of the likeliest tokens are told beside each one's log probability; None: not even that."""
+        return (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None
+
+    @property
+    def items(self) -> list[InputItem]:
+        """The input as items: a bare string is a user's message."""
         return [InputMessage("user", self.input)] if isinstance(self.input, str) else list(self.input or ())
 
     @property
@@ -102,6 +159,10 @@ class ResponseCancel(msgspec.Struct, frozen=True, tag="response.cancel", forbid_
     response_id: str
 
 
+LOGPROBS: Final = "message.output_text.logprobs"
+"""The only thing that can be included."""
+
+
 class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.resume", forbid_unknown_fields=True):
     """Send the events of a response again, from behind `starting_after`, and go on with it."""
 
@@ -116,11 +177,7 @@ ClientMessage = ResponseCreate | ResponseCancel | ResponseResume
 _NEUTRAL: Final[dict[str, list[Any]]] = {
     "stream": [True, False],  # the Python client sends it over a socket too
     "background": [False],
-    "tools": [[]],
-    "tool_choice": ["auto", "none"],
     "parallel_tool_calls": [True, False],
-    "text": [{"format": {"type": "text"}}],
-    "include": [[]],
     "service_tier": ["auto", "default"],
     "stream_options": [{}, {"include_obfuscation": False}],
 }
@@ -169,6 +226,11 @@ def read(raw: dict[str, Any]) -> ClientMessage:
             body[name] = value
         elif value is not None and value not in _NEUTRAL.get(name, []):
             raise UnsupportedParameterError(f"`{name}` is not supported here", param=name)
+    for tool in body["tools"] if isinstance(body.get("tools"), list) else ():
+        if isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] != "function":
+            raise UnsupportedParameterError(f"tools: `{tool['type'][:64]}` is not supported here", param="tools")
+    if isinstance(body.get("input"), list):
+        body["input"] = [_with_type(item) for item in body["input"]]
     message = convert(body, target)
     if isinstance(message, ResponseCreate):
         _check(message)
@@ -201,9 +263,22 @@ def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
         raise InvalidRequestError("the message is nested too deeply") from error
 
 
+def _with_type(item: Any) -> Any:
+    """An item of the input; one that names no type is a message."""
+    return {**item, "type": "message"} if isinstance(item, dict) and item.get("type") is None else item
+
+
+def _joined(content: str | Sequence[InputText | OutputText]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
 def _check(request: ResponseCreate) -> None:
     """What the types of its fields do not say."""
+    if unknown := next((name for name in request.include or () if name != LOGPROBS), None):
+        raise UnsupportedParameterError(f"include: `{unknown}` is not supported here", param="include")
+    if request.top_logprobs is not None and request.logprobs is None:
+        raise InvalidRequestError(f"top_logprobs: goes with `{LOGPROBS}` in `include`", param="top_logprobs")
     if not all(request.stops):
         raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
-    if not request.messages and not request.prepares and request.previous_response_id is None:
+    if not request.items and not request.prepares and request.previous_response_id is None:
         raise InvalidRequestError("input: there is nothing to answer", param="input")

@@ -1,0 +1,131 @@
+"""Function tools and JSON answers: what a request asks the answer to look like, as a grammar that holds it to that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import InvalidRequestError
+from gateway.protocol.calls import CLOSING, HEADER
+from gateway.protocol.grammar import Grammar, literal
+from gateway.protocol.schema import Schema
+from gateway.wording import OPENING, Tool
+
+MAX_TOOLS: Final = 128
+
+ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+
+
+class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, tag="function", forbid_unknown_fields=True):
+    """A function that the model may call; the client runs it."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def shown(self) -> Tool:
+        """As chat templates take it."""
+        about = {"name": self.name, "description": self.description or "", "parameters": self.parameters or {}}
+        return {"type": "function", "function": about}
+
+
+class NamedFunction(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
+    """The function that is to be called."""
+
+    name: ToolName
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedFunction
+
+
+class TextFormat(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
+    """Plain text."""
+
+
+class JsonObject(msgspec.Struct, frozen=True, tag="json_object", forbid_unknown_fields=True):
+    """Any JSON object."""
+
+
+class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, tag="json_schema", forbid_unknown_fields=True):
+    """JSON that fits a schema."""
+
+    name: ToolName
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+Format = TextFormat | JsonObject | JsonSchema
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an answer must look like."""
+
+    grammar: str | None = None
+    """GBNF for all that follows `trigger`; None: it is free."""
+    trigger: str = ""
+    calls: bool = False
+    """Whether a function may be called in it."""
+
+
+def form(
+    tools: Sequence[FunctionTool],
+    choice: ToolChoice,
+    text: Format,
+    *,
+    params: tuple[str, str] = ("tools", "text.format"),
+) -> Form:
+    """The form of an answer. `params` are where tools and format lie in the request. Raises InvalidRequestError."""
+    callable_ = _callable(tools, choice)
+    json = not isinstance(text, TextFormat)
+    if not callable_ and not json:
+        return Form()
+    grammar = Grammar(params[0] if callable_ else params[1])
+    answer = _answer(grammar, text, f"{params[1]}.schema") if json else ""
+    if not callable_:
+        return Form(grammar.text(answer))
+    call = _call(grammar, callable_, tools, params[0])
+    if choice != "auto":
+        return Form(grammar.text(f"{literal(OPENING)} {call}"), calls=True)
+    if json:
+        return Form(grammar.text(f"{literal(OPENING)} {call} | {answer}"), calls=True)
+    return Form(grammar.text(call), OPENING, calls=True)
+
+
+def _callable(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[FunctionTool]:
+    names = [tool.name for tool in tools]
+    if len(set(names)) < len(names):
+        raise InvalidRequestError("tools: two functions have the same name", param="tools")
+    if isinstance(choice, NamedFunction):
+        if choice.name not in names:
+            raise InvalidRequestError(f"tool_choice: there is no function {choice.name}", param="tool_choice")
+        return [tool for tool in tools if tool.name == choice.name]
+    if choice == "required" and not tools:
+        raise InvalidRequestError("tool_choice: there are no tools to call", param="tool_choice")
+    return [] if choice == "none" else list(tools)
+
+
+def _answer(grammar: Grammar, text: Format, param: str) -> str:
+    if isinstance(text, JsonSchema):
+        return Schema(grammar, text.schema, param=param, strict=text.strict is True).rule()
+    return grammar.common("object")
+
+
+def _call(grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[FunctionTool], param: str) -> str:
+    """A rule for one call from behind its opening; written as models write it, and as `calls` reads it."""
+    calls = []
+    for tool in callable_:
+        where = f"{param}[{tools.index(tool)}].parameters"
+        if tool.parameters and tool.parameters.get("type", "object") != "object":
+            raise InvalidRequestError(f"{where}.type: arguments are an object", param=f"{where}.type")
+        schema = {"type": "object", **(tool.parameters or {})}
+        arguments = Schema(grammar, schema, param=where, strict=tool.strict is True).rule()
+        calls.append(grammar.rule(f"{literal(HEADER.format(name=tool.name))} {arguments}"))
+    return f"({' | '.join(calls)}) {literal(CLOSING)}"
