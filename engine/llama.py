@@ -97,6 +97,15 @@ class Vocabulary:
         """The token as the vocabulary writes it, `<|im_end|>` for instance."""
         return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode(errors="replace")
 
+    @property
+    def edges(self) -> dict[str, str]:
+        """The tokens that begin and end a text, by the names that chat templates have for them."""
+        tokens = {
+            "bos_token": llama_cpp.llama_vocab_bos(self._vocab),
+            "eos_token": llama_cpp.llama_vocab_eos(self._vocab),
+        }
+        return {name: self.text(token) for name, token in tokens.items() if token >= 0}
+
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all tokens' texts and kinds: token ids mean the same under the same digest."""

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
 import jinja2
+from jinja2.ext import Extension
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gateway.wording import OPENING, Message, Tool, in_words, with_tools
@@ -32,6 +35,10 @@ class TemplateError(Exception):
 
 class Tokenizer(Protocol):
     """What a prompt needs of a vocabulary."""
+
+    @property
+    def edges(self) -> Mapping[str, str]:
+        """The tokens that begin and end a text, as `bos_token` and `eos_token`; not all models have both."""
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of `text`; only with `special` may it become control tokens."""
@@ -103,9 +110,9 @@ class Prompt:
     def __init__(self, template: str, tokenizer: Tokenizer, *, mark: Callable[[], str]) -> None:
         """Compile the template. Raises TemplateError."""
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], autoescape=False
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Answers], autoescape=False
         )
-        environment.globals["raise_exception"] = _refuse
+        environment.globals.update(tokenizer.edges, raise_exception=_refuse)
         environment.filters["tojson"] = _tojson
         try:
             self._template = environment.from_string(template)
@@ -152,11 +159,11 @@ class Prompt:
     ) -> list[Span]:
         marks = _Marks(self._mark())
         shown = messages if self._knows_tools else in_words(messages)
+        given = {"tools": [marks.hide(tool, _KEPT) for tool in tools]} if tools else {}  # not None: some iterate
         try:
             rendered = self._template.render(
                 messages=[_hidden(message, marks) for message in shown],
-                tools=[marks.hide(tool, _KEPT) for tool in tools] or None,
-                add_generation_prompt=answer, enable_thinking=False, strftime_now=date, samovar_marks=marks,
+                add_generation_prompt=answer, enable_thinking=False, strftime_now=date, samovar_marks=marks, **given,
             )  # fmt: skip
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
             raise TemplateError(str(error)) from error
@@ -193,3 +200,13 @@ def _tojson(
 
 def _refuse(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
+
+
+class _Answers(Extension):
+    """`{% generation %}`, by which some templates mark answers for training: what it encloses, as it stands."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own way to name them
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

@@ -56,6 +56,15 @@ def test_a_history_and_its_follow_up_are_the_whole_conversation(model: Model) ->
     assert appended == p.whole([user("a"), {"role": "assistant", "content": "你好!"}, user("b")], date=date)
 
 
+def test_a_template_gets_the_models_own_edges_and_may_mark_its_answers(model: Model) -> None:
+    template = (
+        "{{ eos_token }}{% for t in tools %}{% endfor %}"
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    )
+    ids = prompt(model, template).whole([user("a")], date=date)
+    assert ids == model.vocabulary.tokenize("<|im_end|>", special=True) + model.vocabulary.tokenize("a", special=False)
+
+
 @pytest.mark.parametrize("special", SPECIAL)
 def test_a_control_token_in_outside_text_stays_text(model: Model, special: str) -> None:
     plain = prompt(model).whole([user("")], date=date)
