@@ -7,11 +7,12 @@ import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cache.errors import StoreError
 
 Row = tuple[Any, ...]
+_SHRINK: Final = "PRAGMA incremental_vacuum(1000)"
 
 
 class Database:
@@ -31,6 +32,8 @@ class Database:
     @staticmethod
     def _open(path: Path, schema: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; what is deleted gives its space back
+        connection.execute("PRAGMA secure_delete = ON")  # and is overwritten
         connection.execute("PRAGMA journal_mode = WAL")  # readers beside the writer, and other processes
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn outlives a power cut too
         connection.executescript(schema)
@@ -43,6 +46,25 @@ class Database:
             return await loop.run_in_executor(self._executor, self._run, statement, parameters)
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
+
+    def run_now(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Likewise, before there is an event loop."""
+        try:
+            return self._executor.submit(self._run, statement, parameters).result()
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+
+    async def shrink(self) -> None:
+        """Give the space of what was deleted back to the disk. Raises StoreError."""
+        loop = asyncio.get_running_loop()
+        before = None
+        while before != (now := await self.run("PRAGMA freelist_count")):
+            before = now
+            try:
+                # A script, as `execute` would stop after one page; in strides, as turns wait for this thread.
+                await loop.run_in_executor(self._executor, self._connection.executescript, _SHRINK)
+            except sqlite3.Error as error:
+                raise StoreError(str(error)) from error
 
     def _run(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         return self._connection.execute(statement, parameters).fetchall()

@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cache.errors import KeyMismatchError, StoreError
 
-PREFIX: Final = "smk_"
 SECRET_BYTES: Final = 32
 _SEPARATORS: Final = re.compile(r"[\s,]+")
 
 
 class KeyRing:
     """Secrets, the newest first. Their text is `smk_` and 43 characters each, with blanks or commas between."""
+
+    PREFIX: Final = "smk_"
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         """Hold `keys`, 32 random bytes each."""
@@ -46,12 +47,12 @@ class KeyRing:
     def load(cls, where: str | Path) -> Self:
         """The keys themselves, or those of the file `where`, which is made when it is missing. Raises StoreError."""
         try:
-            if isinstance(where, str) and where.startswith(PREFIX):
+            if isinstance(where, str) and where.startswith(cls.PREFIX):
                 return cls.parse(where)
             return cls.parse(_read_or_make(Path(where)))
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            name = "the key" if isinstance(where, str) and where.startswith(PREFIX) else where
+            name = "the key" if isinstance(where, str) and where.startswith(cls.PREFIX) else where
             raise StoreError(f"cache_key: {name} can't be used: {reason}") from error
 
     def derive(self, purpose: str) -> list[bytes]:
@@ -86,16 +87,16 @@ class KeyRing:
 
 
 def _encode(key: bytes) -> str:
-    return PREFIX + base64.urlsafe_b64encode(key).rstrip(b"=").decode()
+    return KeyRing.PREFIX + base64.urlsafe_b64encode(key).rstrip(b"=").decode()
 
 
 def _decode(word: str) -> bytes:
-    text = word.removeprefix(PREFIX)
+    text = word.removeprefix(KeyRing.PREFIX)
     with contextlib.suppress(binascii.Error, UnicodeEncodeError):
         key = base64.b64decode(text.encode("ascii") + b"=", altchars=b"-_", validate=True)
         if text != word and len(key) == SECRET_BYTES:
             return key
-    raise ValueError(f"a key is {PREFIX} and 43 characters A–Z a–z 0–9 _ -")
+    raise ValueError(f"a key is {KeyRing.PREFIX} and 43 characters A–Z a–z 0–9 _ -")
 
 
 def _read_or_make(path: Path) -> str:

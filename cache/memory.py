@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from cache.sqlite import SqliteStore
 
@@ -23,10 +24,23 @@ SHARE: Final = 0.8
 """Of the file system's free room at most: a container's /dev/shm often has no more than 64 MiB."""
 
 
-class MemoryStore(SqliteStore):
-    """See Store. Other processes open its `url` as a SQLite store of their own."""
+class SharedMemoryStore(SqliteStore):
+    """See Store: what an engine opens of its gateway's memory."""
 
     backend = "memory"
+
+    def __init__(self, path: Path, *, ttl: float, max_bytes: int) -> None:
+        """Share the store in `path`, which another process owns."""
+        super().__init__(path, ttl=ttl, max_bytes=max_bytes, durable=False)
+
+    @property
+    def url(self) -> str:
+        """What another process opens to share it."""
+        return f"memory://{quote(str(self._path))}"
+
+
+class MemoryStore(SharedMemoryStore):
+    """See Store: the owner's."""
 
     def __init__(self, *, ttl: float, max_bytes: int, parent: Path | None = None) -> None:
         """Make the folder in `parent` (shared memory, else where temporary files go). Raises OSError."""
@@ -34,7 +48,7 @@ class MemoryStore(SqliteStore):
         _sweep(parent)
         self._folder, self._lock = _make(parent)
         room = int(shutil.disk_usage(parent).free * SHARE)
-        super().__init__(self._folder / "blocks.db", ttl=ttl, max_bytes=min(max_bytes, room), durable=False)
+        super().__init__(self._folder / "blocks.db", ttl=ttl, max_bytes=min(max_bytes, room))
 
     def close(self) -> None:
         """Close and remove it, as far as this process is concerned: others go on until they close theirs."""

@@ -33,6 +33,9 @@ BUSY_SECONDS: Final = 1.0
 """How long a writer waits for another process's; readers wait for nobody."""
 SPARE: Final = 8
 """One free page in so many is kept for what comes next; beyond that the file shrinks."""
+STRIDE_PAGES: Final = 512
+"""Pages that one call gives back at most, and likewise 64 values that are past their time: no call takes long."""
+SWEEP_SECONDS: Final = 1.0
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS blocks (
     number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, used INTEGER NOT NULL, expires REAL NOT NULL
@@ -115,7 +118,11 @@ class SqliteStore:
 
     def sweep(self) -> None:
         """Drop what is past its time and give its space back."""
-        self._write(lambda connection: self._make_room(connection, 0))
+        until = time.monotonic() + SWEEP_SECONDS
+        before = None
+        while time.monotonic() < until and before != (now := self._reader.run(_pages)):
+            before = now
+            self._write(lambda connection: self._make_room(connection, 0))
 
     def size(self) -> int:
         """Bytes that all values take, in whole pages."""
@@ -156,9 +163,9 @@ class SqliteStore:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-            pages, free = _pragma(connection, "page_count"), _pragma(connection, "freelist_count")
-            if free > SPARE and free > pages // SPARE:
-                connection.executescript("PRAGMA incremental_vacuum")  # `execute` would stop after one page
+            pages, free = _pages(connection)
+            if free > SPARE and free > pages // SPARE:  # as a script: `execute` would stop after one page
+                connection.executescript(f"PRAGMA incremental_vacuum({STRIDE_PAGES})")
 
         self._writer.run(transaction)
 
@@ -169,7 +176,7 @@ class SqliteStore:
         connection.executemany("UPDATE blocks SET used = ?, expires = ? WHERE id = ?", rows)
 
     def _make_room(self, connection: sqlite3.Connection, need: int) -> None:
-        """Drop what is past its time, and the least recently used while `need` more bytes don't fit."""
+        """Drop the least recently used while `need` more bytes don't fit, and some of what is past its time."""
         query = "SELECT number, expires, length(value) FROM blocks JOIN states USING (number) ORDER BY used LIMIT 64"
         while True:
             over, dropped = _size(connection) + need - self._max_bytes, []
@@ -178,9 +185,9 @@ class SqliteStore:
                     break
                 dropped.append(number)
                 over -= length
-            if not dropped:
-                return
             _drop(connection, dropped)
+            if over <= 0 or not dropped:
+                return
 
     def open(self) -> tuple[sqlite3.Connection, tuple[int, int]]:
         """A connection, and which file it is of. Raises sqlite3.Error or OSError."""
@@ -318,10 +325,14 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
+def _pages(connection: sqlite3.Connection) -> tuple[int, int]:
+    """All pages of the file, and those that are free."""
+    return _pragma(connection, "page_count"), _pragma(connection, "freelist_count")
+
+
 def _size(connection: sqlite3.Connection) -> int:
-    return (_pragma(connection, "page_count") - _pragma(connection, "freelist_count")) * _pragma(
-        connection, "page_size"
-    )
+    pages, free = _pages(connection)
+    return (pages - free) * _pragma(connection, "page_size")
 
 
 def _drop(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from cache.errors import StoreError
-from cache.memory import MemoryStore
+from cache.memory import MemoryStore, SharedMemoryStore
 from cache.redis import RedisStore
 from cache.sqlite import SqliteStore
 
@@ -107,6 +107,8 @@ def open_store(url: str, *, ttl: float, max_bytes: int) -> Store:
     are not opened and servers not asked yet: they may come later.
     """
     parts = urlsplit(check_url(url))
+    if parts.scheme == "memory" and parts.path:
+        return SharedMemoryStore(Path(unquote(parts.path)), ttl=ttl, max_bytes=max_bytes)
     if parts.scheme == "memory":
         try:
             return MemoryStore(ttl=ttl, max_bytes=max_bytes)

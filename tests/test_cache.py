@@ -1,0 +1,103 @@
+"""The gateway's hold on the cache: one key for all that share it, and a start that waits for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cache import Cache, KeyMismatchError, KeyRing, PrefixCache, Stored
+from tests.redis_server import RedisServer, babbler
+
+KEYS = KeyRing.new()
+WHAT = {"model": "m"}
+
+
+def open_cache(url: str, keys: KeyRing = KEYS) -> Cache:
+    """As a gateway does at its start."""
+    return Cache(url, keys, ttl=1000, max_bytes=1 << 26)
+
+
+def finds(cache: PrefixCache) -> bool:
+    """Whether it finds what `keeps` has kept."""
+    return bool(cache.fetch(cache.chain(range(200), "alice")))
+
+
+def keeps(cache: PrefixCache) -> None:
+    """Keep a sequence of 200 tokens."""
+    chain = cache.chain(range(200), "alice")
+    cache.keep(chain, [Stored(block, b"state") for block in chain.blocks])
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "memory"])
+def test_an_engine_finds_what_the_gateway_and_other_engines_share(tmp_path: Path, kind: str) -> None:
+    with RedisServer(tmp_path) as server:
+        url = {"sqlite": f"sqlite://{tmp_path}/b.db", "redis": server.url, "memory": "memory://"}[kind]
+        cache = open_cache(url)
+        one, two = cache.config.open(WHAT), cache.config.open(WHAT)
+        keeps(one)
+        assert finds(two)
+        assert finds(cache.prefixes(WHAT))
+        chain = cache.prefixes(WHAT).chain(range(200), "alice")
+        assert cache.prefixes(WHAT).forget(chain)
+        assert not finds(one)
+        one.close()
+        two.close()
+        cache.close()
+
+
+def test_conversations_are_copied_to_a_redis_and_nowhere_else(tmp_path: Path) -> None:
+    for url in ("redis://127.0.0.1:1/0", f"unix://{tmp_path}/none", f"sqlite://{tmp_path}/b.db", "memory://"):
+        cache = open_cache(url)
+        assert (cache.copies is not None) is url.startswith(("redis", "unix"))
+        cache.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_gateway_with_another_key_is_refused_and_one_with_both_takes_over(tmp_path: Path, kind: str) -> None:
+    other = KeyRing.new()
+    with RedisServer(tmp_path) as server:
+        url = server.url if kind == "redis" else f"sqlite://{tmp_path}/b.db"
+        open_cache(url).close()
+        open_cache(url).close()
+        with pytest.raises(KeyMismatchError, match=KEYS.fingerprints[0]):
+            open_cache(url, other)
+        open_cache(url, KeyRing.parse(other.text + KEYS.text)).close()
+        open_cache(url, other).close()
+        with pytest.raises(KeyMismatchError, match=other.fingerprints[0]):
+            open_cache(url)
+
+
+def test_a_start_while_the_store_is_away_is_a_start(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    cache = open_cache(server.url)
+    engine = cache.config.open(WHAT)
+    assert not finds(engine)
+    cache.close()
+    engine.close()
+
+
+def test_another_service_at_its_address_hinders_no_start() -> None:
+    with babbler(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        open_cache(f"redis://127.0.0.1:{port}/0").close()
+
+
+async def test_a_store_that_comes_later_is_checked_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.config.CHECK_SECONDS", 0.05)
+    server = RedisServer(tmp_path)
+    cache = open_cache(server.url)
+    keeping = asyncio.create_task(cache.keep())
+    with server:
+        for _ in range(1000):
+            if cache._checked:
+                break
+            await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(cache.store.read_mark) == KEYS.fingerprints[0]
+        keeping.cancel()
+    await asyncio.to_thread(cache.close)
+
+
+def test_a_store_that_can_never_be_had_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be sqlite"):
+        open_cache("nonsense")
