@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.decode import machine
+from benchmarks.machine import machine
 from cache import BLOCK, CacheConfig, KeyRing, PrefixCache, Stored
 from tests.redis_server import RedisServer
 
