@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
-from cache import StoreError
+from cache import Archive, Cache, KeyRing, StoreError
 from engine import EnginePool, EngineProcess, State
 from gateway import served
 from gateway.admission import Admission
@@ -49,6 +49,14 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
     """
     model = served.load(settings)
     metrics = Metrics()
+    keys = KeyRing.load(settings.key_source)
+    cache = Cache(
+        settings.cache_url,
+        keys,
+        ttl=settings.cache_ttl,
+        max_bytes=settings.cache_max_bytes,
+        observe=metrics.store.observe,
+    )
 
     def changed(engine: EngineProcess) -> None:
         if engine.state in (State.IDLE, State.STOPPED):
@@ -62,7 +70,8 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
     house = House(
         settings=settings,
         model=model,
-        sessions=Sessions(settings.state_dir / "conversations.db", model.vocabulary.digest),
+        cache=cache,
+        sessions=_sessions(settings, keys, cache, model.vocabulary.digest),
         pool=pool,
         dispatcher=dispatcher,
         admission=admission,
@@ -78,6 +87,7 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
         metrics=metrics,
     )
     metrics.watch(pool)
+    metrics.store.watch(cache.store.backend, lambda: cache.store.up)
     metrics.waiting.set_function(lambda: len(admission))
     metrics.running.set_function(lambda: admission.running)
     for name, value in (("queue_limit", settings.queue_limit), ("cores", settings.cores), ("kv_cells", model.cells)):
@@ -95,19 +105,34 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
     return app, responses
 
 
+def _sessions(settings: Settings, keys: KeyRing, cache: Cache, vocabulary: str) -> Sessions:
+    """Raises StoreError; the cache is closed then, as one in memory must not stay behind."""
+    try:
+        path = settings.state_dir / "conversations.db"
+        return Sessions(Archive(path, keys, ttl=settings.cache_ttl, copies=cache.copies), vocabulary)
+    except StoreError:
+        cache.close()
+        raise
+
+
 def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         with suppress(StoreError):  # every request will tell
             await house.sessions.interrupted()
         await house.roster.refresh()
+        keepers = [asyncio.create_task(keeper.keep()) for keeper in (house.sessions, house.cache)]
         watch = asyncio.create_task(house.roster.watch())
         yield
         await responses.close(within=0)
         watch.cancel()
         await house.roster.close()
         await house.pool.close()
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
         house.sessions.close()
+        await asyncio.to_thread(house.cache.close)
 
     return lifespan
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cache import Cache
 from engine import EnginePool
 from gateway.activity import Activity
 from gateway.admission import Admission
@@ -25,6 +26,7 @@ class House:
 
     settings: Settings
     model: ServedModel
+    cache: Cache
     sessions: Sessions
     pool: EnginePool
     dispatcher: Dispatcher

@@ -11,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from engine import EnginePool, State
+from gateway.storemetrics import StoreMetrics
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
@@ -53,6 +54,7 @@ class Metrics:
         self.sessions = Gauge(
             "samovar_sessions_active", "Conversations with a turn in the last five minutes", registry=r
         )
+        self.store = StoreMetrics(r)
         self.limit = Gauge("samovar_limit", "Configured limits, for thresholds on boards", ["name"], registry=r)
 
     def watch(self, pool: EnginePool) -> None:

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import array
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from cache import Database, StoreError
+from cache import Archive, Progress, StoreError
 from gateway.protocol.items import Item
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS turns (
-    tenant TEXT NOT NULL, id TEXT NOT NULL, created_at INTEGER NOT NULL, vocabulary TEXT NOT NULL,
-    ended INTEGER NOT NULL, body BLOB NOT NULL, ids BLOB NOT NULL, PRIMARY KEY (tenant, id)
-) STRICT, WITHOUT ROWID
-"""
-# `ended` is 0 while it runs, 1 when it has ended and is never written again, 2 when its gateway was taken for dead.
-_WRITE = """
-INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
-SET vocabulary = excluded.vocabulary, ended = excluded.ended, body = excluded.body, ids = excluded.ids
-WHERE turns.ended <> 1 RETURNING id
-"""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +30,15 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """The response as its latest event told it."""
 
 
+class _Record(msgspec.Struct, frozen=True, array_like=True):
+    """A turn as it is stored."""
+
+    turn: Turn
+    vocabulary: str
+    """Digest of the vocabulary that `ids` are of; empty when there are none."""
+    ids: bytes
+
+
 class Sessions:
     """Stored turns. A turn is acknowledged when `add` returns: then it is on disk.
 
@@ -51,51 +46,53 @@ class Sessions:
     under it comes back without ids and is rendered anew.
     """
 
-    def __init__(self, path: Path, vocabulary: str) -> None:
-        """Open or create the file. Raises StoreError."""
-        self._database = Database(path, _SCHEMA)
+    def __init__(self, archive: Archive, vocabulary: str) -> None:
+        """Keep turns in `archive`, which is closed with the sessions."""
+        self._archive = archive
         self._vocabulary = vocabulary
+        self._decoder = msgspec.msgpack.Decoder(_Record)
 
     async def begin(self, tenant: str, turn: Turn) -> None:
         """Note a turn that begins, so that a crash leaves word of it. Raises StoreError."""
-        await self._write(tenant, turn, None, ended=0)
+        await self._write(tenant, turn, None, Progress.RUNNING)
 
     async def add(self, tenant: str, turn: Turn, ids: list[int] | None) -> None:
         """Store a turn that ended and its conversation's token ids, end of turn excluded. Raises StoreError."""
-        await self._write(tenant, turn, ids, ended=1)
+        await self._write(tenant, turn, ids, Progress.ENDED)
 
     async def get(self, tenant: str, response: str) -> tuple[Turn, list[int] | None] | None:
         """A turn of this tenant's and its ids; None when there is none, or it is another's. Raises StoreError."""
-        query = "SELECT body, ids, vocabulary FROM turns WHERE tenant = ? AND id = ?"
-        rows = await self._database.run(query, (tenant, response))
-        if not rows:
+        body = await self._archive.get(tenant, response)
+        if body is None:
             return None
-        body, ids, vocabulary = rows[0]
-        return msgspec.json.decode(body, type=Turn), _unpack(ids) if vocabulary == self._vocabulary else None
+        record = self._decoder.decode(body)
+        return record.turn, _unpack(record.ids) if record.vocabulary == self._vocabulary else None
 
     async def delete(self, tenant: str, response: str) -> bool:
         """Delete a turn; False when there is none. What was said after it keeps its history. Raises StoreError."""
-        query = "DELETE FROM turns WHERE tenant = ? AND id = ? RETURNING id"
-        return bool(await self._database.run(query, (tenant, response)))
+        return await self._archive.delete(tenant, response)
 
     async def interrupted(self) -> int:
         """Mark what an earlier gateway left unended as incomplete, and count it. Raises StoreError."""
-        rows = await self._database.run("SELECT tenant, body FROM turns WHERE ended = 0")
-        for tenant, body in rows:
-            turn = msgspec.json.decode(body, type=Turn)
+        running = await self._archive.running()
+        for tenant, _, body in running:
+            turn = self._decoder.decode(body).turn
             response = {**turn.response, "status": "incomplete", "incomplete_details": {"reason": "interrupted"}}
-            await self._write(tenant, msgspec.structs.replace(turn, response=response), None, ended=2)
-        return len(rows)
+            await self._write(tenant, msgspec.structs.replace(turn, response=response), None, Progress.INTERRUPTED)
+        return len(running)
 
-    async def _write(self, tenant: str, turn: Turn, ids: list[int] | None, *, ended: int) -> None:
-        vocabulary = "" if ids is None else self._vocabulary
-        row = (tenant, turn.id, turn.created_at, vocabulary, ended, msgspec.json.encode(turn), _pack(ids or []))
-        if not await self._database.run(_WRITE, row):
+    async def keep(self) -> None:
+        """Copy to other gateways what could not be copied at once, and drop what is past its time. Never returns."""
+        await self._archive.keep()
+
+    async def _write(self, tenant: str, turn: Turn, ids: list[int] | None, progress: Progress) -> None:
+        record = _Record(turn, "" if ids is None else self._vocabulary, _pack(ids or []))
+        if not await self._archive.put(tenant, turn.id, msgspec.msgpack.encode(record), progress):
             raise StoreError(f"{turn.id} has ended already")
 
     def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+        """Close the archive."""
+        self._archive.close()
 
 
 def _pack(ids: list[int]) -> bytes:

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -20,11 +21,18 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from cache import KeyRing, check_url
 from gateway.machine import available_cores, schedulable_cpus
 
 PREFIX: Final = "SAMOVAR_"
 CONFIG: Final = Path("samovar.toml")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+SQLITE: Final = "sqlite"
+"""The cache that needs no other server: a file in the state folder."""
+_SECRETS: Final = ("cache", "cache_key")
+"""Settings whose values may hold a password or a key, and are not shown."""
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_TIME: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd])[a-z]*\s*$", re.IGNORECASE)
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
 
 
@@ -40,6 +48,17 @@ def _size(value: object) -> object:
     if match is None:
         raise ValueError("must be a size such as 768 MiB, or auto")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+
+
+def _seconds(value: object) -> object:
+    """Seconds of `7 days`, `12h` or a bare number."""
+    match = _TIME.match(value) if isinstance(value, str) else None
+    return value if match is None else float(match[1]) * _SECONDS[match[2].lower()]
+
+
+def _store(value: object) -> object:
+    """The URL of a store, or the one word for the file in the state folder."""
+    return value if value == SQLITE or not isinstance(value, str) else check_url(value)
 
 
 def _words(value: object) -> object:
@@ -68,6 +87,8 @@ def _default_state() -> Path:
 
 
 Bytes = Annotated[int, BeforeValidator(_size)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+StoreUrl = Annotated[str, BeforeValidator(_store)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: the environment's is no JSON either
 UserPath = Annotated[Path, BeforeValidator(_path)]
 
@@ -103,7 +124,20 @@ class Settings(BaseSettings):
     api_key: str = Field("", description="key that `samovar chat` speaks with, where keys are needed")
     tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) to serve TLS with")
     tls_key: UserPath | None = Field(None, description="its private key (PEM)")
-    state_dir: UserPath = Field(default_factory=_default_state, description="folder of conversations")
+    state_dir: UserPath = Field(default_factory=_default_state, description="folder of conversations, keys and cache")
+    cache: StoreUrl = Field(
+        SQLITE,
+        repr=False,
+        description="where KV blocks lie, and copies of conversations for other gateways: sqlite (a file in the state "
+        "folder), sqlite:///PATH, redis://HOST, rediss://HOST, unix:///SOCKET or memory://",
+    )
+    cache_ttl: Seconds = Field(
+        7 * 86_400, ge=60, le=1e9, description="seconds, or `7 days`, after which what nobody used is dropped"
+    )
+    cache_max_bytes: Bytes = Field(2 << 30, ge=64 << 20, description="most that KV blocks may take, `2 GiB`")
+    cache_key: str = Field(
+        "", repr=False, description="file of the key that seals what is stored, or the key itself; made if missing"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -137,6 +171,18 @@ class Settings(BaseSettings):
     def engine_count(self) -> int:
         """Engine processes at most; `auto` is one a core, and no more than four are ever worth their memory."""
         return min(self.cores, 4) if self.engines == "auto" else self.engines
+
+    @property
+    def cache_url(self) -> str:
+        """Where KV blocks lie."""
+        return f"sqlite://{quote(str(self.state_dir.absolute()))}/blocks.db" if self.cache == SQLITE else self.cache
+
+    @property
+    def key_source(self) -> Path | str:
+        """The file of the key, or the key itself."""
+        if self.cache_key.startswith(KeyRing.PREFIX):
+            return self.cache_key
+        return Path(self.cache_key).expanduser() if self.cache_key else self.state_dir / "cache.key"
 
     @property
     def url(self) -> str:
@@ -191,4 +237,5 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     name = str(first["loc"][0]) if first["loc"] else ""
-    return f"{name}: {message}, not {first['input']!r}" if name else message
+    shown = "" if name in _SECRETS else f", not {first['input']!r}"
+    return f"{name}: {message}{shown}" if name else message

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from cache import StoreError
+from cache import Archive, KeyRing, StoreError
 from gateway.protocol.items import text_item
 from gateway.sessions import Sessions, Turn
 
@@ -23,19 +23,25 @@ TURN = Turn(
     response={"id": "resp_1", "status": "completed"},
 )
 IDS = [1, 151_935, 7]
+KEYS = KeyRing.new()
+
+
+def open_sessions(path: Path, vocabulary: str) -> Sessions:
+    """The sessions that a gateway with this key finds in `path`."""
+    return Sessions(Archive(path, KEYS, ttl=1e6), vocabulary)
 
 
 async def test_a_turn_is_there_after_a_restart(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "state" / "conversations.db", "v1")
+    sessions = open_sessions(tmp_path / "state" / "conversations.db", "v1")
     await sessions.add("anonymous", TURN, IDS)
     sessions.close()
-    again = Sessions(tmp_path / "state" / "conversations.db", "v1")
+    again = open_sessions(tmp_path / "state" / "conversations.db", "v1")
     assert await again.get("anonymous", "resp_1") == (TURN, IDS)
     again.close()
 
 
 async def test_another_tenant_and_an_unknown_id_find_the_same_nothing(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "c.db", "v1")
+    sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.add("one", TURN, IDS)
     assert await sessions.get("two", "resp_1") is None
     assert await sessions.get("one", "resp_2") is None
@@ -43,16 +49,16 @@ async def test_another_tenant_and_an_unknown_id_find_the_same_nothing(tmp_path: 
 
 
 async def test_ids_of_another_vocabulary_are_not_used(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "c.db", "v1")
+    sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.add("one", TURN, IDS)
     sessions.close()
-    other = Sessions(tmp_path / "c.db", "v2")
+    other = open_sessions(tmp_path / "c.db", "v2")
     assert await other.get("one", "resp_1") == (TURN, None)
     other.close()
 
 
 async def test_a_second_turn_of_the_same_id_is_refused_and_the_first_kept(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "c.db", "v1")
+    sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.add("one", TURN, IDS)
     with pytest.raises(StoreError):
         await sessions.add("one", TURN, [9])
@@ -62,10 +68,10 @@ async def test_a_second_turn_of_the_same_id_is_refused_and_the_first_kept(tmp_pa
 
 async def test_a_turn_left_unended_is_marked_at_the_next_start(tmp_path: Path) -> None:
     running = replace(TURN, response={"id": "resp_1", "status": "in_progress"})
-    sessions = Sessions(tmp_path / "c.db", "v1")
+    sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.begin("one", running)
     sessions.close()
-    again = Sessions(tmp_path / "c.db", "v1")
+    again = open_sessions(tmp_path / "c.db", "v1")
     assert await again.interrupted() == 1
     assert await again.interrupted() == 0
     found = await again.get("one", "resp_1")
@@ -77,7 +83,7 @@ async def test_a_turn_left_unended_is_marked_at_the_next_start(tmp_path: Path) -
 
 
 async def test_a_gateway_taken_for_dead_may_still_end_its_turn(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "c.db", "v1")
+    sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.begin("one", replace(TURN, response={"id": "resp_1", "status": "in_progress"}))
     await sessions.interrupted()
     await sessions.add("one", TURN, IDS)
@@ -87,7 +93,7 @@ async def test_a_gateway_taken_for_dead_may_still_end_its_turn(tmp_path: Path) -
 
 
 async def test_a_deleted_turn_is_gone_and_only_its_owner_can_delete_it(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "c.db", "v1")
+    sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.add("one", TURN, IDS)
     assert not await sessions.delete("two", "resp_1")
     assert await sessions.delete("one", "resp_1")
@@ -97,7 +103,7 @@ async def test_a_deleted_turn_is_gone_and_only_its_owner_can_delete_it(tmp_path:
 
 
 async def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "c.db", "v1")
+    sessions = open_sessions(tmp_path / "c.db", "v1")
     assert stat.S_IMODE((tmp_path / "c.db").stat().st_mode) == 0o600
     sessions.close()
 
@@ -105,4 +111,4 @@ async def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "c.db").write_bytes(b"no database" * 100)
     with pytest.raises(StoreError, match=r"c\.db can't be opened"):
-        Sessions(tmp_path / "c.db", "v1")
+        open_sessions(tmp_path / "c.db", "v1")

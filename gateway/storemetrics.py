@@ -1,0 +1,48 @@
+"""What Prometheus is told of the cache: every call of a store, in the gateway and in its engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from cache import Operation
+
+LABELS: Final = ("backend", "operation", "outcome")
+BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class StoreMetrics:
+    """The metrics of a gateway's stores, in its registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Begin at zero."""
+        self._operations = Counter(
+            "samovar_store_operations",
+            "Calls of the store; outcome: ok, hit, partial, miss, corrupt, error, timeout, full, skipped (it is away)",
+            LABELS,
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "samovar_store_operation_seconds",
+            "Time of the calls that were tried",
+            LABELS,
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._bytes = Counter("samovar_store_bytes", "Bytes of values carried", LABELS, registry=registry)
+        self._up = Gauge("samovar_store_up", "1 while the store gives and takes", ["backend"], registry=registry)
+
+    def observe(self, operation: Operation) -> None:
+        """Count one call."""
+        labels = (operation.backend, operation.operation, operation.outcome)
+        self._operations.labels(*labels).inc()
+        if operation.outcome != "skipped":
+            self._seconds.labels(*labels).observe(operation.seconds)
+        if operation.bytes:
+            self._bytes.labels(*labels).inc(operation.bytes)
+
+    def watch(self, backend: str, up: Callable[[], bool]) -> None:
+        """Tell whether the store is up whenever Prometheus asks."""
+        self._up.labels(backend).set_function(lambda: float(up()))

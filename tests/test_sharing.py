@@ -1,0 +1,98 @@
+"""Gateways that share a Redis, and a gateway whose cache is away, another's, or in memory."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache import KeyRing
+from cache.memory import PREFIX, SHARED_MEMORY
+from tests.redis_server import RedisServer
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway, said
+
+ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 5}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own."""
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """A key as an administrator carries it from one gateway to the other."""
+    path = tmp_path / "cache.key"
+    path.write_text(KeyRing.new().text)
+    return path
+
+
+def id_of(events: list[Any]) -> str:
+    """The response's id."""
+    assert said(events) == "A" * 5, events[-1]
+    return str(events[-1].response.id)
+
+
+@pytest.mark.slow
+async def test_a_conversation_goes_on_at_another_gateway(
+    tmp_path: Path, tiny_model: Path, redis: RedisServer, key: Path
+) -> None:
+    settings = {"model": tiny_model, "context": 512, "cache": redis.url, "cache_key": key}
+    with Gateway(tmp_path / "a", **settings) as one, Gateway(tmp_path / "b", **settings) as two:
+        async with one.connect() as conversation:
+            first = id_of(await conversation.ask("茶炊是什么?", **ENDLESS))
+        async with two.connect() as conversation:
+            second = id_of(await conversation.ask("?", previous_response_id=first, **ENDLESS))
+        async with one.connect() as conversation:
+            id_of(await conversation.ask("!", previous_response_id=second, **ENDLESS))
+            stranger = await conversation.ask("!", previous_response_id=f"resp_{'0' * 32}", **ENDLESS)
+            assert stranger[-1].error.code == "previous_response_not_found"
+
+
+@pytest.mark.slow
+async def test_while_redis_is_away_turns_go_on_and_what_only_it_may_hold_is_not_denied(
+    tmp_path: Path, tiny_model: Path, redis: RedisServer, key: Path
+) -> None:
+    redis.stop()
+    with Gateway(tmp_path / "a", model=tiny_model, context=512, cache=redis.url, cache_key=key) as gateway:
+        assert 'samovar_store_up{backend="redis"} 0.0' in gateway.get("/metrics").text
+        async with gateway.connect() as conversation:
+            first = id_of(await conversation.ask("茶炊是什么?", **ENDLESS))
+            id_of(await conversation.ask("?", previous_response_id=first, **ENDLESS))
+            unknown = await conversation.ask("!", previous_response_id=f"resp_{'0' * 32}", **ENDLESS)
+            assert unknown[-1].error.code == "store_unavailable"
+
+
+@pytest.mark.slow
+async def test_a_cache_in_memory_is_gone_with_its_gateway(tmp_path: Path, tiny_model: Path) -> None:
+    before = set(SHARED_MEMORY.glob(f"{PREFIX}*"))
+    with Gateway(tmp_path / "a", model=tiny_model, context=512, cache="memory://") as gateway:
+        assert 'samovar_store_up{backend="memory"} 1.0' in gateway.get("/metrics").text
+        assert len(set(SHARED_MEMORY.glob(f"{PREFIX}*")) - before) == 1
+    assert set(SHARED_MEMORY.glob(f"{PREFIX}*")) <= before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["conversations", "redis"])
+def test_a_gateway_with_another_key_refuses_to_start_in_one_line(
+    tmp_path: Path, tiny_model: Path, redis: RedisServer, key: Path, what: str
+) -> None:
+    first = tmp_path / "a"
+    with Gateway(first, model=tiny_model, context=512, cache=redis.url, cache_key=key):
+        pass
+    key.write_text(KeyRing.new().text)
+    state = first if what == "conversations" else tmp_path / "b"
+    cache = redis.url if what == "redis" else "sqlite"
+    flags = [f"--state-dir={state}", f"--cache={cache}", f"--cache-key={key}", f"--model={tiny_model}", "--port=0"]
+    run = subprocess.run(
+        [*SAMOVAR, "serve", *flags], env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("samovar: cache_key: ")
+    assert "was sealed under the key" in run.stderr
+    assert run.stderr.count("\n") == 1
