@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from gateway.cli import chat, doctor
-from gateway.cli.doctor import Doctor, Finding, Mark
+from gateway.cli.doctor import Doctor
+from gateway.cli.finding import Finding, Mark
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.prescriptions import TEXTS
 from gateway.settings import Settings, load

@@ -12,8 +12,6 @@ import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +21,10 @@ from rich.text import Text
 
 from engine import EngineError, Model, build_features, repacks_weights
 from gateway.catalogue import EMBEDDED, RECOMMENDED, ModelNotAvailableError
+from gateway.cli.finding import Finding, Mark
 from gateway.cli.keys import has_keys
 from gateway.cli.language import Phrases, is_chinese
+from gateway.cli.larder import Larder
 from gateway.cli.line import get
 from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import forgive_encodings, plain
@@ -48,24 +48,6 @@ FLAGS: Final = {
     "avx_vnni": "AVX_VNNI",
 }
 """Linux's name of what makes decoding fast, and llama.cpp's."""
-
-
-class Mark(Enum):
-    """How bad a finding is: with a FAIL, serving would fail."""
-
-    OK = "green"
-    WARN = "yellow"
-    FAIL = "red"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, what was found, and what mends it."""
-
-    mark: Mark
-    subject: str
-    text: str
-    mend: str = ""
 
 
 def run(settings: Settings) -> int:
@@ -100,6 +82,7 @@ class Doctor:
         port = self._port()
         for part in (self._model, self._cpu, self._cores, self._memory, self._disk):
             yield from part()
+        yield from Larder(self._settings, self._say).findings()
         yield port
         yield from self._tls()
 

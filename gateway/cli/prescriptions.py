@@ -12,6 +12,8 @@ TEXTS: Final = {
     "cores": ("cores", "核心"),
     "memory": ("memory", "内存"),
     "state": ("state_dir", "状态目录"),
+    "key": ("cache_key", "缓存密钥"),
+    "cache": ("cache", "缓存"),
     "port": ("port", "端口"),
     "tls": ("TLS", "TLS"),
     "reason": ("{reason}", "{reason}"),
@@ -97,6 +99,54 @@ TEXTS: Final = {
     "other_folder": (
         "mend it, or name another folder with --state-dir",
         "请修复，或用 --state-dir 指定其他目录",
+    ),
+    "key_later": ("{path} will be made at the first start", "{path} 将在首次启动时生成"),
+    "key_good": ("its fingerprint is {fingerprint}", "指纹为 {fingerprint}"),
+    "key_open": (
+        "{path} can be read by others: so can all that is stored",
+        "{path} 可被他人读取：所存内容也就不再保密",
+    ),
+    "close_key": ("chmod 600 {path}", "chmod 600 {path}"),
+    "mend_key": (
+        "put the right key there, or name it with --cache-key; after a rotation keep the old one below the new one",
+        "请放回正确的密钥，或用 --cache-key 指定；轮换后把旧密钥保留在新密钥下方",
+    ),
+    "cache_file": ("{path} will be made, {free} free", "将创建 {path}，剩余 {free}"),
+    "cache_memory": ("in memory, {free} free in {path}", "存于内存，{path} 剩余 {free}"),
+    "cache_used": ("{store} holds {size} of at most {most}", "{store} 已用 {size}，上限 {most}"),
+    "cache_short": ("{most} are allowed, but {path} has {free} free", "上限为 {most}，但 {path} 仅剩 {free}"),
+    "less_cache": (
+        "make room, or set a smaller --cache-max-bytes, or another place with --cache",
+        "请清理空间，或减小 --cache-max-bytes，或用 --cache 换一个位置",
+    ),
+    "cache_away": (
+        "{store}: {reason}; answers come, but every conversation is computed anew",
+        "{store}：{reason}；仍可回答，但每次都要重新计算整个对话",
+    ),
+    "mend_file": (
+        "name another file with --cache; one of Samovar's own that is damaged is begun anew by itself",
+        "用 --cache 指定另一个文件；若是 Samovar 自己的文件损坏，会自动重建",
+    ),
+    "mend_cache": (
+        "start it, or mend its address and password in --cache",
+        "请启动它，或在 --cache 中更正地址和密码",
+    ),
+    "redis_good": ("{store} answers; maxmemory {size}, {policy}", "{store} 可用；maxmemory {size}，{policy}"),
+    "redis_unbounded": (
+        "{store} answers, but has no maxmemory: it grows until the machine has no memory left",
+        "{store} 可用，但未设置 maxmemory：会一直增长，直至内存耗尽",
+    ),
+    "bound_redis": (
+        "in redis.conf: maxmemory 2gb and maxmemory-policy volatile-ttl",
+        "在 redis.conf 中设置 maxmemory 2gb 和 maxmemory-policy volatile-ttl",
+    ),
+    "redis_policy": (
+        "{store} answers; with maxmemory-policy {policy} it drops what is still needed, or takes nothing when full",
+        "{store} 可用；但 maxmemory-policy 为 {policy}：会丢弃仍需要的内容，或写满后不再接收",
+    ),
+    "mend_policy": (
+        "in redis.conf: maxmemory-policy volatile-ttl",
+        "在 redis.conf 中设置 maxmemory-policy volatile-ttl",
     ),
     "port_free": ("{host}:{port} is free", "{host}:{port} 空闲"),
     "port_ours": ("a Samovar answers at {url}", "{url} 已有 Samovar 在运行"),

@@ -1,0 +1,134 @@
+"""The doctor's look at what is stored: the key, the cache's place, a Redis and its policy."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from cache import KeyMismatchError, KeyRing, RedisStore, StoreError, shown
+from gateway.cli.finding import Finding, Mark
+from gateway.cli.language import Phrases
+from gateway.settings import Settings
+
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - only looked at
+GOOD_POLICIES: Final = ("volatile-ttl", "volatile-lru", "allkeys-lru", "volatile-lfu", "allkeys-lfu")
+
+
+class Larder:
+    """Looks, and changes nothing: a key or a file that is not there yet is not made."""
+
+    def __init__(self, settings: Settings, say: Phrases) -> None:
+        """Look at what `settings` name; speak by `say`."""
+        self._settings = settings
+        self._say = say
+
+    def findings(self) -> Iterator[Finding]:
+        """The key first: without it nothing that is stored can be used."""
+        keys = None
+        try:
+            keys = self._keys()
+        except StoreError as error:
+            yield self._bad(Mark.FAIL, "key", "reason", "mend_key", reason=error)
+            return
+        yield self._key(keys)
+        if keys is not None:
+            yield from self._conversations(keys)
+        yield from self._cache(keys)
+
+    def _good(self, subject: str, text: str, **values: object) -> Finding:
+        return Finding(Mark.OK, self._say(subject), self._say(text, **values))
+
+    def _bad(self, mark: Mark, subject: str, text: str, mend: str, **values: object) -> Finding:
+        return Finding(mark, self._say(subject), self._say(text, **values), self._say(mend, **values))
+
+    def _keys(self) -> KeyRing | None:
+        where = self._settings.key_source
+        return None if isinstance(where, Path) and not where.exists() else KeyRing.load(where)
+
+    def _key(self, keys: KeyRing | None) -> Finding:
+        where = self._settings.key_source
+        if keys is None:
+            return self._good("key", "key_later", path=where)
+        if isinstance(where, Path) and stat.S_IMODE(where.stat().st_mode) & 0o077:
+            return self._bad(Mark.WARN, "key", "key_open", "close_key", path=where)
+        return self._good("key", "key_good", fingerprint=keys.fingerprints[0])
+
+    def _conversations(self, keys: KeyRing) -> Iterator[Finding]:
+        path = self._settings.state_dir / "conversations.db"
+        try:
+            with suppress(sqlite3.Error):  # another finding tells of a file that is no database
+                keys.check(_mark(path) if path.exists() else None, str(path))
+        except KeyMismatchError as error:
+            yield self._bad(Mark.FAIL, "key", "reason", "mend_key", reason=error)
+
+    def _cache(self, keys: KeyRing | None) -> Iterator[Finding]:
+        url = self._settings.cache_url
+        file = Path(unquote(urlsplit(url).path))
+        if url.startswith("memory"):
+            yield from self._room(SHARED_MEMORY, "cache_memory")
+        elif url.startswith("sqlite") and not file.exists():
+            yield from self._room(file, "cache_file")
+        else:
+            yield from self._stored(url, file, keys)
+
+    def _stored(self, url: str, file: Path, keys: KeyRing | None) -> Iterator[Finding]:
+        try:
+            yield from self._file(file, keys) if url.startswith("sqlite") else self._redis(url, keys)
+        except KeyMismatchError as error:
+            yield self._bad(Mark.FAIL, "cache", "reason", "mend_key", reason=error)
+        except (StoreError, sqlite3.Error) as error:
+            reason = str(error).removeprefix("cache: ")
+            mend = "mend_file" if url.startswith("sqlite") else "mend_cache"
+            yield self._bad(Mark.WARN, "cache", "cache_away", mend, store=shown(url), reason=reason)
+
+    def _file(self, file: Path, keys: KeyRing | None) -> Iterator[Finding]:
+        found = _mark(file)
+        if keys is not None:
+            keys.check(found, str(file))
+        most = self._settings.cache_max_bytes
+        yield self._good("cache", "cache_used", store=file, size=_size(file.stat().st_size), most=_size(most))
+
+    def _redis(self, url: str, keys: KeyRing | None) -> Iterator[Finding]:
+        store = RedisStore(url, ttl=self._settings.cache_ttl)
+        try:
+            store.ping()
+            if keys is not None:
+                keys.check(store.read_mark(), shown(url))
+            yield self._policy(store.about("memory"), url)
+        finally:
+            store.close()
+
+    def _policy(self, about: dict[str, Any], url: str) -> Finding:
+        most, policy = int(about.get("maxmemory", 0)), str(about.get("maxmemory_policy", "noeviction"))
+        values = {"store": shown(url), "size": _size(most), "policy": policy}
+        if not most:
+            return self._bad(Mark.WARN, "cache", "redis_unbounded", "bound_redis", **values)
+        if policy not in GOOD_POLICIES:
+            return self._bad(Mark.WARN, "cache", "redis_policy", "mend_policy", **values)
+        return self._good("cache", "redis_good", **values)
+
+    def _room(self, path: Path, text: str) -> Iterator[Finding]:
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        free, most = shutil.disk_usage(existing).free, self._settings.cache_max_bytes
+        values = {"path": path, "free": _size(free), "most": _size(most)}
+        if free < most:
+            yield self._bad(Mark.WARN, "cache", "cache_short", "less_cache", **values)
+        else:
+            yield self._good("cache", text, **values)
+
+
+def _mark(path: Path) -> str | None:
+    """The fingerprint in a database of conversations or blocks. Raises sqlite3.Error when it is none of ours."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT fingerprint FROM marks").fetchall()
+    return rows[0][0] if rows else None
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
