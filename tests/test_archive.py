@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -125,6 +127,7 @@ async def test_a_second_gateway_reads_what_the_first_has_acknowledged(tmp_path: 
             assert await two.get("alice", "resp_2") is None
 
 
+@pytest.mark.slow
 async def test_an_outage_delays_copies_and_fails_no_turn(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with gateway(tmp_path / "a", server) as one, gateway(tmp_path / "b", server) as two:
@@ -175,6 +178,7 @@ async def test_a_deleted_record_is_gone_on_every_gateway(tmp_path: Path) -> None
             assert connection.execute("SELECT id FROM records").fetchall() == [("resp_2",)]
 
 
+@pytest.mark.slow
 async def test_what_is_deleted_during_an_outage_stays_deleted(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with gateway(tmp_path / "a", server) as one, gateway(tmp_path / "b", server) as two:
@@ -209,6 +213,17 @@ async def test_after_a_rotation_conversations_still_open_here_and_from_copies(tm
             assert await one.get("alice", "resp_1") is None
     with pytest.raises(KeyMismatchError, match=r"conversations\.db was sealed under the key"):
         Archive(tmp_path / "a" / "conversations.db", KEYS, ttl=1e6)
+
+
+def test_the_rotation_of_the_docs_puts_a_new_key_above_the_old_one(tmp_path: Path) -> None:
+    docs = Path(__file__).parent.parent / "docs" / "cache.md"
+    found = re.search(r"<!-- test: rotate -->\n```sh\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    old = KeyRing.load(tmp_path / "cache.key")
+    subprocess.run(["sh", "-ec", found[1]], cwd=tmp_path, check=True)
+    new = KeyRing.load(tmp_path / "cache.key")
+    assert (len(new.fingerprints), new.fingerprints[1:]) == (2, old.fingerprints)
+    assert (tmp_path / "cache.key").stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_file_of_another_key_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -201,6 +202,7 @@ def test_another_programs_database_is_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_writer_elsewhere_delays_no_reader_and_a_writer_not_for_long(store: SqliteStore, path: Path) -> None:
     store.put_many([(IDS[0], b"x")])
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -273,6 +275,36 @@ def test_many_processes_begin_and_fill_one_file_at_once(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     store.close()
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_killed_leaves_a_whole_file(path: Path) -> None:
+    for number in range(5):
+        writer = multiprocessing.get_context("spawn").Process(target=_fill_forever, args=(path,))
+        writer.start()
+        store = SqliteStore(path, ttl=100, max_bytes=16 << 20)
+        before = store.size()
+        for _ in range(500):
+            if store.size() > before + (number + 1) * PAGE_BYTES:
+                break
+            time.sleep(0.01)
+        writer.kill()
+        writer.join()
+        store.put_many([(IDS[199], b"after")])
+        assert store.get_many([IDS[199]]) == [b"after"]
+        found = store.get_many(IDS[:100])
+        assert [n for n, value in enumerate(found) if value not in (None, IDS[n] * 5000)] == []
+        store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def _fill_forever(path: Path) -> None:
+    store = SqliteStore(path, ttl=100, max_bytes=16 << 20)
+    while True:
+        for n in range(100):
+            store.put_many([(IDS[n], IDS[n] * 5000)], [IDS[n]])
+        store.delete(IDS[:100])
 
 
 def _overwrite(path: Path, at: int, data: bytes) -> None:
