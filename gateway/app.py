@@ -27,6 +27,7 @@ from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.house import House, new_id
 from gateway.metrics import Metrics
+from gateway.openapi import published
 from gateway.responses import Responses
 from gateway.roster import Roster
 from gateway.sessions import Sessions
@@ -191,6 +192,7 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
 
     return {
         "/": page,
+        "/openapi.json": published,
         "/page.json": page_facts,
         "/monitor": monitor,
         "/healthz": alive,

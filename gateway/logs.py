@@ -38,3 +38,9 @@ def configure() -> None:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it says at INFO what is said here with ids
+    logging.getLogger("uvicorn.error").addFilter(_is_no_clients_mistake)
+
+
+def _is_no_clients_mistake(record: logging.LogRecord) -> bool:
+    """Frames that are no UTF-8 get a traceback from uvicorn: nobody may fill the log with those."""
+    return not record.getMessage().startswith("Invalid UTF-8")

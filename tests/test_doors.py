@@ -363,3 +363,18 @@ def test_the_terminals_chat_asks_for_the_key_that_is_needed(closed: tuple[Gatewa
     wrong = subprocess.run(chat, input="x\n", capture_output=True, text=True, timeout=30, check=False, env=ENGLISH)
     assert wrong.returncode == 1
     assert wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+async def test_who_begins_a_request_and_does_not_go_on_is_hung_up_on(tiny_server: Gateway) -> None:
+    port = int(tiny_server.url.rpartition(":")[2])
+    whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    async with connect(socket_url(tiny_server)) as socket:
+        for said in (b"", whole[:20], whole + whole[:20]):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            async with asyncio.timeout(40):
+                await reader.read()
+            writer.close()
+        await socket.send("{")
+        assert "invalid_json" in str(await socket.recv())

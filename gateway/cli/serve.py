@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from gateway.cli.keys import has_keys
 from gateway.prompt import TemplateError
 from gateway.responses import Responses
 from gateway.settings import Settings
+from gateway.transport.patience import Patient
 
 GRACE_SECONDS: Final = 30
 """How long running answers may take to end after SIGTERM; a service manager's patience is 90 s."""
@@ -78,6 +80,7 @@ def run(settings: Settings) -> int:
     logs.configure()
     keys = has_keys(settings)
     settings.check_door(has_keys=keys)
+    _allow_connections()
     listener = _listen(settings)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
@@ -92,6 +95,7 @@ def run(settings: Settings) -> int:
         access_log=False,
         proxy_headers=False,  # uvicorn would believe every client on loopback; see transport/proxies.py
         server_header=False,
+        http=Patient,
         ws="websockets-sansio",
         ws_max_size=16 << 20,
         ws_per_message_deflate=False,  # it doubles a connection's memory for text that is sent once
@@ -110,6 +114,12 @@ def run(settings: Settings) -> int:
         server.greeting += f"\n{NO_KEYS}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files to what this user may have: each connection is one, and shells allow 1 024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(settings: Settings) -> socket.socket:

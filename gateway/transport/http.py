@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.caller import caller_of
-from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError
+from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
 from gateway.prepared import count
 from gateway.protocol.events import retold
 from gateway.protocol.items import page
@@ -34,7 +34,7 @@ class Retrieve(msgspec.Struct, frozen=True):
 
     stream: bool = False
     starting_after: Annotated[int, Meta(ge=0)] | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool = False
 
 
 class List(msgspec.Struct, frozen=True):
@@ -105,6 +105,8 @@ class HttpResponses:
     async def retrieve(self, request: Request) -> Response:
         """A response as it stands; with `stream`, its events, which one that ended long ago has but one of."""
         asked, caller = query(request, Retrieve), caller_of(request)
+        if asked.include_obfuscation:
+            raise UnsupportedParameterError("`include_obfuscation` is not supported here", param="include_obfuscation")
         if asked.starting_after is not None and not asked.stream:
             raise InvalidRequestError("starting_after: goes with stream=true", param="starting_after")
         running = self._responses.find(caller, request.path_params["id"])

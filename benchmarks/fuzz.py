@@ -1,0 +1,308 @@
+"""Malformed frames and requests: does each get the right code, and does the gateway stay as it was?
+
+python -m benchmarks.fuzz [--count 100000] [--seed 0]: sends them to a gateway with the embedded model over many
+connections; prints how many were answered as they should be, each that was not, and the gateway's memory before and
+after. The same seed makes the same ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import string
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+import uvloop
+from websockets.asyncio.client import ClientConnection, connect
+
+from benchmarks.machine import embedded, machine
+from benchmarks.servers import Server, leave_on_sigterm, samovar
+
+COUNT: Final = 100_000
+SOCKETS: Final = 8
+ANSWER_SECONDS: Final = 30.0
+REQUESTS_SHARE: Final = 0.1
+"""Of all, those that come over HTTP."""
+RAW_SHARE: Final = 0.02
+"""Of all, those that are no WebSocket frames or no HTTP at all: each costs its connection."""
+
+Random = random.Random
+Data = str | bytes
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Something malformed, and the codes that may answer it."""
+
+    data: Data
+    codes: frozenset[str]
+
+
+def _text(draw: Random, length: int = 12) -> str:
+    letters = string.ascii_letters + string.digits + ' äß茶炊🫖\u202e\x7f"\\'
+    return "".join(draw.choices(letters, k=draw.randrange(length + 1)))
+
+
+def _junk(draw: Random, depth: int = 3) -> Any:
+    """Any JSON value."""
+    kind = draw.randrange(8 if depth else 6)
+    plain = (None, draw.random() < 0.5, draw.randrange(-(1 << 70), 1 << 70), draw.uniform(-1e300, 1e300), _text(draw))
+    if kind < 5:
+        return plain[kind]
+    if kind == 5:
+        return draw.choice([[], {}, "", 0, -1])
+    if kind == 6:
+        return [_junk(draw, depth - 1) for _ in range(draw.randrange(4))]
+    return {_text(draw): _junk(draw, depth - 1) for _ in range(draw.randrange(4))}
+
+
+def _create(**fields: Any) -> str:
+    return json.dumps({"type": "response.create", "input": "x", "max_output_tokens": 1, **fields})
+
+
+def _not_json(draw: Random) -> Data:
+    """Cut, garbled, or bytes that are no text."""
+    whole = _create(metadata={"a": _text(draw)})
+    cut = whole[: draw.randrange(len(whole) - 1)]
+    kinds: list[Data] = [cut, cut + "}" * 40, "NaN", "", whole + whole, draw.randbytes(20) + b"\xff", "[" * 100_000]
+    return draw.choice(kinds)
+
+
+def _not_an_object(draw: Random) -> Data:
+    values = [None, True, 1, -0.5, "response.create", [], [{"type": "response.create"}], _text(draw)]
+    return json.dumps(draw.choice(values))
+
+
+def _wrong_type(draw: Random) -> Data:
+    name = draw.choice(["response.crate", "", "session.update", "response.created", _text(draw)])
+    return json.dumps({"type": draw.choice([name, None, 7, [], {}]), "input": "x"})
+
+
+def _unknown_field(draw: Random) -> Data:
+    return _create(**{f"x_{_text(draw)}": draw.choice([1, "", [], {"a": 1}, True])})
+
+
+def _wrong_value(draw: Random) -> Data:
+    """A known field out of its bounds or of another type."""
+    wrong: dict[str, list[Any]] = {
+        "input": [7, True, {}, [7], [{"role": "nobody", "content": "x"}], [{"role": "user", "content": [7]}]],
+        "model": [7, [], {}],
+        "max_output_tokens": [0, -1, 1.5, "1", True, 1 << 80],
+        "temperature": [-0.1, 2.1, "0", []],
+        "top_p": [-1, 1.1, "x"],
+        "top_k": [-1, 0.5, "x"],
+        "min_p": [2, []],
+        "presence_penalty": [-2.1, 3, {}],
+        "repeat_penalty": [0, 2.5],
+        "seed": [-1, 1 << 32, 0.1],
+        "stop": [7, [7], ["a"] * 5, [""], ""],
+        "logit_bias": [{"x": 1}, {"1": 101}, {"999999999": 1}, [], 7],
+        "metadata": [{"a": 7}, {"k" * 65: "v"}, {"k": "v" * 513}, {f"{n}": "" for n in range(17)}],
+        "store": ["yes", 1],
+        "truncation": ["sometimes", 7],
+        "generate": ["no", 0],
+        "stream_id": ["", "a b", "x" * 257, 7, "é"],
+    }
+    name = draw.choice(list(wrong))
+    return _create(**{name: draw.choice(wrong[name])})
+
+
+def _cancel(draw: Random) -> Data:
+    response = draw.choice([f"resp_{draw.randrange(1 << 64):032x}", "", _text(draw)])
+    return json.dumps({"type": "response.cancel", "response_id": response})
+
+
+def _nested(draw: Random) -> Data:
+    depth = draw.choice([200, 2_000, 50_000])
+    return _create(metadata=0).replace('"metadata": 0', '"metadata": ' + '{"a":' * depth + "0" + "}" * depth)
+
+
+def _anything(draw: Random) -> Data:
+    return json.dumps({"type": "response.create", **{_text(draw): _junk(draw) for _ in range(4)}, "x_never": 1})
+
+
+def codes(*names: str) -> frozenset[str]:
+    """Codes of which one must answer."""
+    return frozenset(names)
+
+
+Kind = tuple[int, Callable[[Random], Data], frozenset[str]]
+"""How often, what, and the codes of which one must answer."""
+KINDS: Final[list[Kind]] = [
+    (20, _not_json, codes("invalid_json")),
+    (10, _not_an_object, codes("invalid_request")),
+    (10, _wrong_type, codes("invalid_request")),
+    (10, _unknown_field, codes("unsupported_parameter")),
+    (25, _wrong_value, codes("invalid_request")),
+    (10, _cancel, codes("invalid_request")),
+    (2, _nested, codes("invalid_json", "invalid_request")),
+    (10, _anything, codes("invalid_request", "unsupported_parameter")),
+    (5, lambda draw: _create(model="gpt-" + _text(draw)), codes("model_not_found")),
+    (5, lambda draw: _create(previous_response_id="resp_" + _text(draw)), codes("previous_response_not_found")),
+    (2, lambda draw: _create(input=f"{draw.random()} " * 800), codes("context_length_exceeded")),
+    (1, lambda _: _create(input="x" * (1 << 20)), codes("message_too_large")),
+]
+
+
+BODIES: Final = [kind for kind in KINDS if kind[1] is not _wrong_type]
+"""Those that are malformed as the body of a request, too, which needs no type."""
+
+
+def frames(count: int, draw: Random, kinds: list[Kind] = KINDS) -> Iterable[Frame]:
+    """So many malformed frames."""
+    weights = [weight for weight, _, _ in kinds]
+    for _, make, right in draw.choices(kinds, weights, k=count):
+        yield Frame(make(draw), right)
+
+
+@dataclass
+class Tally:
+    """How they were answered."""
+
+    right: int = 0
+    wrong: Counter[str] = field(default_factory=Counter)
+
+    def count(self, what: Data, code: str, right: frozenset[str]) -> None:
+        """One answer."""
+        if code in right:
+            self.right += 1
+        else:
+            self.wrong[f"{code} for {what[:100]!r}, not {'/'.join(sorted(right))}"] += 1
+
+
+async def send_frames(url: str, batch: list[Frame], tally: Tally) -> None:
+    """Send over one connection, which must live on, and look at each answer."""
+    async with connect(url, compression=None, max_size=None) as socket:
+        for frame in batch:
+            await socket.send(frame.data)
+            tally.count(frame.data, await _code(socket), frame.codes)
+
+
+async def _code(socket: ClientConnection) -> str:
+    async with asyncio.timeout(ANSWER_SECONDS):
+        event = json.loads(await socket.recv())
+    return str(event["error"]["code"]) if event["type"] == "error" else str(event["type"])
+
+
+async def send_requests(url: str, count: int, draw: Random, tally: Tally) -> None:
+    """Malformed HTTP requests: each is refused with a status in the four hundreds and the contract's error."""
+    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as client:
+        for _ in range(count):
+            [frame] = frames(1, draw, BODIES)
+            body = frame.data if isinstance(frame.data, bytes) else frame.data.encode("utf-8", "surrogatepass")
+            kind = draw.choice(["application/json"] * 6 + ["text/plain", "", "\u00e9"])
+            path = draw.choice(["/v1/responses"] * 6 + [f"/v1/{rest}" for rest in ("nothing", "responses/x%00")])
+            method = draw.choice(["POST"] * 8 + ["PUT", "DELETE", "PATCH", "BREW"])
+            headers = {b"content-type": kind.encode("latin-1"), b"x-junk": draw.choice([b"", b"\xff\xfe", b"a" * 2000])}
+            if draw.random() < 0.1:
+                headers[b"host"] = draw.choice([b"evil.example", b"", b"[", b"a b", b"\xff"])
+            try:
+                answer = await client.request(method, path, content=body, headers=list(headers.items()))
+            except httpx.HTTPError as error:
+                tally.wrong[f"{type(error).__name__} for {method} {path} {body[:80]!r}"] += 1
+                continue
+            found = "4xx" if 400 <= answer.status_code < 500 else f"{answer.status_code}"
+            tally.count(f"{method} {path} {kind} ".encode() + body, found, codes("4xx"))
+
+
+def _masked(opcode: int, payload: bytes, *, mask: bool = True) -> bytes:
+    return bytes([opcode, (0x80 if mask else 0) | len(payload)]) + (b"\0\0\0\0" if mask else b"") + payload
+
+
+async def send_raw(port: int, count: int, draw: Random, tally: Tally) -> None:
+    """What is no WebSocket frame, or no HTTP: the gateway hangs up, with the RFC's close code where there is one."""
+    upgrade = (
+        b"GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    broken = [
+        (_masked(0x81, b"x", mask=False), 1002),
+        (_masked(0xF1, b"x"), 1002),
+        (_masked(0x83, b"x"), 1002),
+        (_masked(0x09, b"x"), 1002),
+        (_masked(0x80, b"x"), 1002),
+        (_masked(0x88, b"\x03"), 1002),
+        (_masked(0x81, b"\xff\xfe"), 1007),
+        (b"\x81\xff\x00\x00\x00\x00\x02\x00\x00\x00\0\0\0\0", 1009),
+    ]
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            if draw.random() < 0.5:
+                frame, close = draw.choice(broken)
+                writer.write(upgrade)
+                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), ANSWER_SECONDS)
+                writer.write(frame)
+                after = await asyncio.wait_for(reader.read(), ANSWER_SECONDS)
+                code = str(int.from_bytes(after[2:4])) if after[:1] == b"\x88" else f"{after[:20]!r}"
+                tally.count(frame, code, codes(str(close)))
+            else:
+                head = draw.choice([b"", b"GET ", b"POST /v1/responses HTTP/9.9\r\n\r\n", b"\x16\x03\x01"])
+                junk = head + draw.randbytes(40) + b"\r\n\r\n"
+                writer.write(junk)
+                writer.write_eof()
+                answer = await asyncio.wait_for(reader.read(), ANSWER_SECONDS)
+                refused = answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 505"))
+                tally.count(junk, "refused" if refused else f"{answer[:40]!r}", codes("refused"))
+        except (ConnectionError, TimeoutError) as error:
+            tally.count(b"raw", "refused" if isinstance(error, ConnectionError) else "silence", codes("refused"))
+        finally:
+            writer.close()
+
+
+async def send_all(server_port: int, count: int, seed: int) -> Tally:
+    """Everything, over several connections at once."""
+    tally, draw = Tally(), Random(seed)
+    url = f"http://127.0.0.1:{server_port}"
+    requests, raw = round(count * REQUESTS_SHARE), round(count * RAW_SHARE)
+    per_socket = (count - requests - raw) // SOCKETS
+    batches = [frames(per_socket, Random(f"{seed} {number}")) for number in range(SOCKETS)]
+    await asyncio.gather(
+        *(send_frames(url.replace("http", "ws") + "/v1/responses", list(batch), tally) for batch in batches),
+        send_requests(url, requests, Random(draw.random()), tally),
+        send_raw(server_port, raw, Random(draw.random()), tally),
+    )
+    return tally
+
+
+async def measure(server: Server, count: int, seed: int) -> Tally:
+    """Send, with the gateway's memory before and after."""
+    await send_all(server.port, max(1000, count // 20), seed + 1)  # what is loaded and cached once is no leak
+    await asyncio.sleep(2)
+    before = server.process.memory_info().rss
+    began = time.monotonic()
+    tally = await send_all(server.port, count, seed)
+    seconds = time.monotonic() - began
+    await asyncio.sleep(2)
+    after = server.process.memory_info().rss
+    print(f"  {tally.right:,} answered as they should be, {sum(tally.wrong.values()):,} not, in {seconds:.0f} s")
+    for text, times in tally.wrong.most_common(20):
+        print(f"  {times:6} × {text}")
+    print(f"  gateway {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after: {100 * (after / before - 1):+.1f} %")
+    return tally
+
+
+def main() -> None:
+    """Send, print, and fail when an answer was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    leave_on_sigterm()
+    with samovar(embedded(), messages_per_minute=100_000_000, connections_per_address=1000) as server:
+        print(f"{options.count:,} malformed frames and requests, seed {options.seed}, {machine()}", flush=True)
+        tally = uvloop.run(measure(server, options.count, options.seed))
+    if tally.wrong:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Ten thousand idle connections: what each costs, and whether the gateway still answers at once.
+
+python -m benchmarks.idle [--connections 10000]: starts a gateway with the embedded model and the limits per address
+lifted; prints memory per connection, CPU while they idle with their heartbeats, and the echo of an error meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import statistics
+import time
+from typing import Final
+
+import uvloop
+from websockets.asyncio.client import connect
+
+from benchmarks.machine import Neighbours, embedded, machine
+from benchmarks.servers import Server, leave_on_sigterm, samovar
+
+CONNECTIONS: Final = 10_000
+HEARTBEAT: Final = 50.0
+"""Seconds between two pings of the gateway's."""
+BATCH: Final = 100
+ECHOES: Final = 300
+UPGRADE: Final = (
+    b"GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+PING, PONG, MASKED = 0x89, 0x8A, 0x80
+
+
+class Idler(asyncio.Protocol):
+    """A client that answers pings and nothing else: ten thousand of a library's would outweigh what is weighed."""
+
+    def __init__(self) -> None:
+        """Not connected yet."""
+        self.upgraded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.pings = 0
+        self._transport: asyncio.Transport | None = None
+        self._head = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the upgrade."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        self._transport = transport
+        transport.write(UPGRADE)
+
+    def data_received(self, data: bytes) -> None:
+        """Take the answer to the upgrade, later pings; they come whole on loopback."""
+        if not self.upgraded.done():
+            self._head += data
+            if b"\r\n\r\n" in self._head:
+                if b" 101 " in self._head.partition(b"\r\n")[0]:
+                    self.upgraded.set_result(None)
+                else:
+                    self.upgraded.set_exception(SystemExit(self._head.decode(errors="replace")))
+        elif data[0] == PING and self._transport is not None:
+            self.pings += 1
+            payload = data[2 : 2 + data[1]]
+            self._transport.write(bytes([PONG, MASKED | len(payload), 0, 0, 0, 0]) + payload)  # masked with zeros
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The gateway hung up."""
+        if not self.upgraded.done():
+            self.upgraded.set_exception(exc or SystemExit("the gateway hung up"))
+        self._transport = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection lives."""
+        return self._transport is not None
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def crowd(server: Server, count: int) -> list[Idler]:
+    """So many connections."""
+    loop = asyncio.get_running_loop()
+    idlers: list[Idler] = []
+    for _ in range(0, count, BATCH):
+        made = await asyncio.gather(
+            *(loop.create_connection(Idler, "127.0.0.1", server.port) for _ in range(min(BATCH, count - len(idlers))))
+        )
+        idlers += [idler for _, idler in made]
+        await asyncio.gather(*(idler.upgraded for _, idler in made))
+    return idlers
+
+
+async def echo(server: Server) -> list[float]:
+    """Milliseconds from a bad frame to its error."""
+    found = []
+    async with connect(f"ws://127.0.0.1:{server.port}/v1/responses", compression=None) as socket:
+        for _ in range(ECHOES):
+            began = time.perf_counter()
+            await socket.send("{")
+            await socket.recv()
+            found.append(1000 * (time.perf_counter() - began))
+            await asyncio.sleep(0.005)
+    return found
+
+
+def told(name: str, milliseconds: list[float]) -> str:
+    """Median and p99."""
+    p99 = statistics.quantiles(milliseconds, n=100)[98]
+    return f"  {name}: median {statistics.median(milliseconds):.2f} ms, p99 {p99:.2f} ms ({len(milliseconds)} frames)"
+
+
+async def measure(server: Server, count: int) -> None:
+    """Measure and print."""
+    alone = await echo(server)
+    await crowd_and_leave(server, 200)  # what the first connections load is no connection's own
+    rest = server.process.memory_info().rss
+    began = time.monotonic()
+    idlers = await crowd(server, count)
+    print(f"  opened in {time.monotonic() - began:.1f} s")
+    await asyncio.sleep(2)
+    grown = server.process.memory_info().rss - rest
+    print(f"  gateway at rest {rest / 1e6:.0f} MB; {grown / count / 1024:.1f} KiB each above that")
+    print(told("echo of an error alone", alone))
+    print(told(f"echo of an error among {count:,} idle ones", await echo(server)), flush=True)
+    neighbours, began, used = Neighbours(server.process), time.monotonic(), sum(server.process.cpu_times()[:2])
+    await asyncio.sleep(2 * HEARTBEAT)
+    used, seconds = sum(server.process.cpu_times()[:2]) - used, time.monotonic() - began
+    pings = statistics.mean(idler.pings for idler in idlers)
+    print(f"  CPU {100 * used / seconds:.2f} % of a core over {seconds:.0f} s, {pings:.1f} heartbeats each so far")
+    print(f"  still open: {sum(idler.is_open for idler in idlers):,}; others kept {neighbours.cores():.2f} cores busy")
+    for idler in idlers:
+        idler.close()
+
+
+async def crowd_and_leave(server: Server, count: int) -> None:
+    """Warm the gateway up."""
+    for idler in await crowd(server, count):
+        idler.close()
+    await asyncio.sleep(1)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--connections", type=int, default=CONNECTIONS)
+    count = parser.parse_args().connections
+    leave_on_sigterm()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < count + 100:
+        raise SystemExit(f"{count} connections need as many open files, and {hard} are allowed (ulimit -n)")
+    lifted = 2 * count + 1000
+    with samovar(embedded(), connections_per_address=lifted, messages_per_minute=1_000_000) as server:
+        print(f"{count:,} idle connections, a heartbeat every {HEARTBEAT:g} s, {machine()}, process {os.getpid()}")
+        uvloop.run(measure(server, count))
+
+
+if __name__ == "__main__":
+    main()
