@@ -99,9 +99,15 @@ class PrefixCache:
         return self.keep(chain, [])
 
     def forget(self, chain: Chain, *, start: int = 0) -> bool:
-        """Delete the tenant's own blocks that reach beyond the first `start` tokens; what is public is nobody's."""
-        own = [block.id for block in chain.blocks if not block.shared and block.end > start]
-        return self._delete(own)
+        """Delete the tenant's own blocks that reach beyond the first `start` tokens; what is public is nobody's.
+
+        Wherever turns may have ended on the way, their unfilled blocks go as well.
+        """
+        done = True
+        for depth in range(len(chain.full) + 1):
+            blocks = [*chain.full[depth : depth + 1], *chain.tails(depth)]
+            done &= self._delete([block.id for block in blocks if not block.shared and block.end > start])
+        return done
 
     def close(self) -> None:
         """Close the store."""

@@ -185,6 +185,13 @@ def test_forgetting_a_turn_leaves_what_came_before_it_and_what_is_everybodys(cac
     assert found(cache, TOKENS[:700], public=200) == 200
 
 
+def test_forgetting_a_turn_takes_the_ends_of_all_turns_on_its_way(cache: PrefixCache, raw: SqliteStore) -> None:
+    chains = [finish(cache, TOKENS[:length]) for length in (40, 200, 333, 399)]
+    assert cache.forget(cache.chain(TOKENS[:400], "alice"), start=40)
+    left = [block for chain in chains for block in chain.blocks if raw.has_many([block.id])[0]]
+    assert [block.end for block in left] == [40]
+
+
 def test_a_store_that_is_gone_is_an_empty_store(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         cache = PrefixCache(Guarded(RedisStore(server.unix, ttl=100)), KEYS, MODEL)
