@@ -2,15 +2,19 @@
 
 from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from engine.llama import Model, Vocabulary, build_features, repacks_weights
-from engine.messages import Finished, Generate, Grammar, Logprob, Sampling, Started, Tokens
+from engine.messages import Finished, Generate, Grammar, Logprob, Sampling, Started, Stepped, Tokens
+from engine.plan import WIDEST, Plan, Times, heuristic, round_seconds, seconds
 from engine.pool import EnginePool
-from engine.process import EngineProcess, State
+from engine.process import Answer, EngineProcess, State
 from engine.quantization import KINDS as QUANTIZATIONS
 from engine.quantization import quantize
+from engine.resources import Usage, usage
 from engine.worker import WorkerConfig
 
 __all__ = [
     "QUANTIZATIONS",
+    "WIDEST",
+    "Answer",
     "DecodeError",
     "EngineDiedError",
     "EngineError",
@@ -22,14 +26,22 @@ __all__ = [
     "Logprob",
     "Model",
     "ModelLoadError",
+    "Plan",
     "QuantizeError",
     "Sampling",
     "Started",
     "State",
+    "Stepped",
+    "Times",
     "Tokens",
+    "Usage",
     "Vocabulary",
     "WorkerConfig",
     "build_features",
+    "heuristic",
     "quantize",
     "repacks_weights",
+    "round_seconds",
+    "seconds",
+    "usage",
 ]

@@ -113,6 +113,19 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     logprobs: list[Logprob] = []
 
 
+class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
+    """A step was made, with `rows` tokens of `sequences` in it, in `seconds`, of which llama.cpp took `inside`.
+
+    Sent after every step, so that silence while there is work means a hang. `cells` are in use after it.
+    """
+
+    rows: int
+    sequences: int
+    seconds: float
+    inside: float
+    cells: int
+
+
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """The last word on a request. `reason`: stop, length, aborted, or failed.
 
@@ -126,7 +139,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
 
 
 ToEngine = Generate | Abort | Forget | SetThreads
-FromEngine = Ready | LoadFailed | ThreadsSet | Started | Tokens | Finished
+FromEngine = Ready | LoadFailed | ThreadsSet | Started | Tokens | Stepped | Finished
 
 _encoder = msgspec.msgpack.Encoder()
 to_engine_decoder: Final = msgspec.msgpack.Decoder(ToEngine)

@@ -1,4 +1,4 @@
-"""All engines of this machine: started when first needed, given their threads, mended when they die.
+"""All engines of this machine: started when first needed, given threads, mended when they die, unloaded when idle.
 
 The gateway's only door to engines. Nothing here says that an engine is a process on this host: another transport can
 stand behind the same face.
@@ -7,39 +7,71 @@ stand behind the same face.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Final
 
-from engine.errors import EngineError
-from engine.messages import Finished, Generate, Started, Tokens
-from engine.process import EngineProcess, State
+import structlog
+
+from engine.errors import EngineError, ModelLoadError
+from engine.messages import Generate, Stepped
+from engine.process import Answer, EngineProcess, State
+from engine.resources import Usage, usage
 from engine.shares import CoreShares
 from engine.worker import WorkerConfig
 
 BACKOFF: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the first, second, … restart of an engine that dies without having answered anything between."""
+LOAD_SECONDS: Final = 120.0
+"""How long a load may take before it counts as hung: gigabytes from a slow disk."""
+ROUND: Final = 1.0
+"""Seconds between two rounds of the keeper, who looks for idle and hung engines."""
+SAMPLE_ROUNDS: Final = 5
+"""Rounds between two readings of memory and processor time."""
+
+log = structlog.get_logger("engine")
 
 
 class EnginePool:
     """Keeps `count` engines within `cores` threads."""
 
     def __init__(
-        self, config: WorkerConfig, *, count: int, cores: int, on_change: Callable[[EngineProcess], None] | None = None
+        self,
+        config: WorkerConfig,
+        *,
+        count: int,
+        cores: int,
+        idle_unload: float = 0.0,
+        on_change: Callable[[EngineProcess], None] = lambda _: None,
+        on_step: Callable[[Stepped], None] = lambda _: None,
     ) -> None:
-        """`on_change` is called after every change of an engine's state. Starts nothing. Raises ValueError."""
+        """`on_change` is called after every change of an engine's state, `on_step` after every step of any of them.
+
+        An engine idle for `idle_unload` seconds gives its memory back (0: never). Starts nothing. Raises ValueError.
+        """
         if not 1 <= count <= cores:
             raise ValueError(f"{count} engines need at least as many cores, and there are {cores}")
         self.engines = tuple(
-            EngineProcess(str(i), config, on_change=self._changed, on_threads=self._confirmed) for i in range(count)
+            EngineProcess(str(i), config, on_change=self._changed, on_threads=self._confirmed, on_step=on_step)
+            for i in range(count)
         )
-        self.restarts = dict.fromkeys((e.name for e in self.engines), 0)
+        names = [engine.name for engine in self.engines]
+        self.restarts = dict.fromkeys(names, 0)
         """Restarts after a crash, by engine."""
+        self.unloads = dict.fromkeys(names, 0)
+        """Times that it was stopped for being idle, by engine."""
+        self.usage = dict.fromkeys(names, Usage())
+        """What each took of the machine when it was last looked at."""
+        self._plan = config.plan
+        self._idle_unload = idle_unload
         self._shares = CoreShares(cores, self._set_threads)
         self._by_name = {engine.name: engine for engine in self.engines}
         self._on_change = on_change
-        self._failures = dict.fromkeys(self.restarts, 0)
+        self._failures = dict.fromkeys(names, 0)
+        self._retry_at = dict.fromkeys(names, 0.0)
         self._mending: dict[str, asyncio.Task[None]] = {}
+        self._warming: set[asyncio.Task[None]] = set()
         self._closing = False
 
     @property
@@ -47,22 +79,76 @@ class EnginePool:
         """Threads that may compute at this moment, in all."""
         return self._shares.held
 
-    async def generate(
-        self, engine: EngineProcess, request: Generate
-    ) -> AsyncGenerator[Started | Tokens | Finished, None]:
+    @property
+    def failure(self) -> str:
+        """Why no engine can serve, in words; empty while one can."""
+        failed = [engine for engine in self.engines if engine.state is State.FAILED]
+        return failed[0].reason if len(failed) == len(self.engines) else ""
+
+    async def generate(self, engine: EngineProcess, request: Generate) -> AsyncGenerator[Answer, None]:
         """Run a request on `engine`, started first where needed. Raises EngineError."""
-        await engine.start()
+        await self.start(engine)
         async with aclosing(engine.generate(request)) as messages:
             async for message in messages:
                 self._failures[engine.name] = 0
                 yield message
 
+    async def start(self, engine: EngineProcess) -> None:
+        """Have `engine` loaded. A model that could not be loaded is not tried again at once. Raises EngineError."""
+        if engine.load_failed and time.monotonic() < self._retry_at[engine.name]:
+            raise ModelLoadError(engine.reason)
+        await engine.start()
+
+    def warm(self, engine: EngineProcess) -> None:
+        """Have `engine` loaded while others do without it; whether that works is seen when it is needed."""
+
+        async def load() -> None:
+            with suppress(EngineError):
+                await self.start(engine)
+
+        task = asyncio.get_running_loop().create_task(load())
+        self._warming.add(task)
+        task.add_done_callback(self._warming.discard)
+
+    async def keep(self) -> None:
+        """Look after the engines until cancelled: hung ones are killed, idle ones unloaded, what they use is read."""
+        rounds = 0
+        while True:
+            now = time.monotonic()
+            for engine in self.engines:
+                self._end_if_hung(engine, now)
+            await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
+            if rounds % SAMPLE_ROUNDS == 0:
+                await asyncio.to_thread(self._sample)
+            rounds += 1
+            await asyncio.sleep(ROUND)
+
     async def close(self) -> None:
         """Stop every engine; what they still owe fails."""
         self._closing = True
-        for task in self._mending.values():
+        for task in (*self._mending.values(), *self._warming):
             task.cancel()
         await asyncio.gather(*(engine.stop() for engine in self.engines))
+
+    def _end_if_hung(self, engine: EngineProcess, now: float) -> None:
+        if engine.state is State.LOADING and now - engine.since > LOAD_SECONDS:
+            engine.kill(f"it did not load within {LOAD_SECONDS:.0f} s")
+        # Without threads it may not step: then its silence is not its own. Its longest step is one of prompts alone.
+        deadline = self._plan.deadline()
+        if engine.state is State.BUSY and engine.threads and now - engine.heard > deadline:
+            engine.kill(f"it did not answer within {deadline:.0f} s")
+
+    def _is_spare(self, engine: EngineProcess, now: float) -> bool:
+        return engine.state is State.IDLE and 0 < self._idle_unload <= now - engine.since
+
+    async def _unload(self, engine: EngineProcess) -> None:
+        self.unloads[engine.name] += 1
+        await engine.stop()
+
+    def _sample(self) -> None:
+        for engine in self.engines:
+            pid = engine.pid
+            self.usage[engine.name] = usage(pid) if pid else Usage()
 
     def _set_threads(self, name: str, threads: int) -> None:
         with suppress(EngineError):  # it just died, and its end will be told
@@ -72,19 +158,28 @@ class EnginePool:
         if engine.state in (State.FAILED, State.STOPPED):
             self._shares.lost(engine.name)
             if engine.state is State.FAILED and not self._closing:
-                self._mending[engine.name] = asyncio.get_running_loop().create_task(self._mend(engine))
+                self._mend(engine)
         else:
-            self._shares.work([e.name for e in self.engines if e.state is State.BUSY])
-        if self._on_change is not None:
-            self._on_change(engine)
+            # With the most to do first: it gets the thread that cannot be split.
+            busy = sorted((e for e in self.engines if e.state is State.BUSY), key=lambda e: -e.requests)
+            self._shares.work([e.name for e in busy])
+        self._on_change(engine)
 
     def _confirmed(self, engine: EngineProcess) -> None:
         self._shares.confirm(engine.name, engine.threads)
 
-    async def _mend(self, engine: EngineProcess) -> None:
+    def _mend(self, engine: EngineProcess) -> None:
         failures = self._failures[engine.name]
         self._failures[engine.name] = failures + 1
-        await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
+        delay = BACKOFF[min(failures, len(BACKOFF) - 1)]
+        log.warning("engine failed", engine=engine.name, reason=engine.reason, again_in_seconds=delay)
+        if engine.load_failed:  # no loop: it is tried again when somebody asks for it
+            self._retry_at[engine.name] = time.monotonic() + delay
+        else:
+            self._mending[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
+
+    async def _restart(self, engine: EngineProcess, delay: float) -> None:
+        await asyncio.sleep(delay)
         if engine.state is State.FAILED:
             self.restarts[engine.name] += 1
             with suppress(EngineError):  # it failed again: its end called for the next try

@@ -7,13 +7,15 @@ import enum
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from engine.errors import EngineDiedError, ModelLoadError
+from engine.autopsy import cause_of_death
+from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import (
     Abort,
     Finished,
@@ -25,6 +27,7 @@ from engine.messages import (
     Ready,
     SetThreads,
     Started,
+    Stepped,
     ThreadsSet,
     ToEngine,
     Tokens,
@@ -35,6 +38,10 @@ from engine.worker import WorkerConfig
 
 STOP_SECONDS: Final = 5.0
 """How long a process may take to leave after its socket closed: a step of a long prompt, then SIGKILL."""
+LAST_WORDS: Final = 1 << 14
+"""Bytes of a process's stderr that are kept, to tell of what it died."""
+
+Answer = Started | Tokens | Finished
 
 
 class State(enum.Enum):
@@ -48,7 +55,10 @@ class State(enum.Enum):
 
 
 class EngineProcess:
-    """Spawns the child, speaks with it, and sees it die."""
+    """Spawns the child, speaks with it, and sees it die.
+
+    It may be started and stopped any number of times; who wants it while it stops waits for the next start.
+    """
 
     def __init__(
         self,
@@ -57,114 +67,150 @@ class EngineProcess:
         *,
         on_change: Callable[[EngineProcess], None],
         on_threads: Callable[[EngineProcess], None] = lambda _: None,
+        on_step: Callable[[Stepped], None] = lambda _: None,
     ) -> None:
         """`on_change` is called after every change of state, `on_threads` when it confirms a number of threads."""
         self.name = name
         self.state = State.STOPPED
+        self.since = time.monotonic()
+        """When it came into this state."""
+        self.heard = 0.0
+        """When it last said something, or was last given something to do: monotonic seconds."""
         self.threads = 0
         """Threads it may use at this moment, as it last confirmed or as was granted above that."""
         self.cells = config.cells
+        self.cells_used = 0
         self.load_seconds = 0.0
         self.reason = ""
         """Why it failed, for the log and readyz."""
+        self.load_failed = False
+        """Whether it was the model that could not be loaded: then starting it again is of no use by itself."""
         self._config = config
         self._on_change = on_change
         self._on_threads = on_threads
-        self._answers: dict[int, asyncio.Queue[Started | Tokens | Finished | EngineDiedError]] = {}
+        self._on_step = on_step
+        self._answers: dict[int, asyncio.Queue[Answer | EngineDiedError]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._spawning: asyncio.Task[None] | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._life: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
+        self._stopping = False
 
     @property
     def pid(self) -> int | None:
         """Process id while it lives."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
+    @property
+    def requests(self) -> int:
+        """Requests that it owes an answer."""
+        return len(self._answers)
+
     async def start(self) -> None:
         """Spawn and wait until the model is loaded. Raises ModelLoadError or EngineDiedError."""
+        while self._stopping and self._life is not None:
+            await asyncio.shield(self._life)
         if self._ready is None:
             self._ready = asyncio.get_running_loop().create_future()
+            self.reason, self.load_failed = "", False
             self._set_state(State.LOADING)
             # A task of its own: whoever asked first may leave while others wait for the same engine.
-            self._spawning = asyncio.create_task(self._spawn())
+            self._life = asyncio.create_task(self._live())
         await asyncio.shield(self._ready)
 
-    async def _spawn(self) -> None:
+    async def _live(self) -> None:
+        """From the spawning of a process to its end."""
+        last_words = bytearray()
         try:
-            reader = await self._open()
+            reader = await self._spawn()
         except OSError as error:
             self.reason = f"no process could be started: {error.strerror}"
-            self._died()
         else:
-            self._watcher = asyncio.create_task(self._watch(reader))
+            assert self._process is not None  # noqa: S101 - just spawned
+            assert self._process.stderr is not None  # noqa: S101 - asked for as a pipe
+            listening = asyncio.create_task(_keep_end(self._process.stderr, last_words))
+            await self._listen(reader)
+            await self._process.wait()
+            await listening
+        self._died(bytes(last_words))
 
-    async def _open(self) -> asyncio.StreamReader:
+    async def _spawn(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
         config = msgspec.json.encode(self._config).decode()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "engine.worker", str(theirs.fileno()), config,
-                pass_fds=[theirs.fileno()], start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # its backtrace starts a debugger that outlives us
-            )  # fmt: skip
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "engine.worker", str(theirs.fileno()), config,
+                    pass_fds=[theirs.fileno()], start_new_session=True,
+                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+                    env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # its backtrace starts a debugger that outlives us
+                )  # fmt: skip
+        except OSError:
+            ours.close()
+            raise
         reader, self._writer = await asyncio.open_connection(sock=ours)
         return reader
 
-    async def _watch(self, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
         frames = Frames()
-        with suppress(ConnectionError):
+        try:
             while data := await reader.read(1 << 16):
+                self.heard = time.monotonic()
                 for body in frames.feed(data):
                     self._hear(from_engine_decoder.decode(body))
-        assert self._process is not None  # noqa: S101 - set before this task was made
-        await self._process.wait()
-        self._died()
+        except ConnectionError:
+            return
+        except (ValueError, msgspec.MsgspecError):
+            self.kill("it said what is no message")
 
     def _hear(self, message: FromEngine) -> None:
         match message:
+            case Started() | Tokens() | Finished():
+                queue = self._answers.get(message.request)
+                if queue is not None:
+                    queue.put_nowait(message)
+            case Stepped():
+                self.cells_used = message.cells
+                self._on_step(message)
+            case ThreadsSet(threads=threads):
+                self.threads = threads
+                self._on_threads(self)
             case Ready():
                 self.cells, self.load_seconds = message.cells, message.load_seconds
                 self._set_state(State.IDLE)
                 if self._ready and not self._ready.done():
                     self._ready.set_result(None)
             case LoadFailed(reason=reason):
-                self.reason = reason
-            case ThreadsSet(threads=threads):
-                self.threads = threads
-                self._on_threads(self)
-            case Started() | Tokens() | Finished():
-                queue = self._answers.get(message.request)
-                if queue is not None:
-                    queue.put_nowait(message)
+                self.reason, self.load_failed = reason, True
 
-    def _died(self) -> None:
-        code = self._process.returncode if self._process else None
-        loading = self.state is State.LOADING
-        ready, self._ready = self._ready, None
+    def _died(self, last_words: bytes) -> None:
+        status = self._process.returncode if self._process else None
+        wanted = self._stopping or status == 0
+        if not wanted and not self.reason:
+            self.reason = cause_of_death(status, last_words)
         if self._writer is not None:
             self._writer.close()
+        ready, self._ready = self._ready, None
         self._process = self._writer = None
-        self.threads = 0
-        error = EngineDiedError(f"engine {self.name} ended with status {code}")
+        self._stopping = False
+        self.threads = self.cells_used = 0
+        error = EngineDiedError(f"engine {self.name}: {self.reason or 'it was stopped'}")
         for queue in self._answers.values():
             queue.put_nowait(error)
         if ready is not None and not ready.done():
-            ready.set_exception(ModelLoadError(self.reason) if self.reason else error)
+            ready.set_exception(ModelLoadError(self.reason) if self.load_failed else error)
             ready.exception()  # marked as seen: the starter may have left
-        self.reason = self.reason or str(error)
-        self._set_state(State.FAILED if loading or code else State.STOPPED)
+        self._set_state(State.STOPPED if wanted else State.FAILED)
 
     def _set_state(self, state: State) -> None:
         if state is not self.state:
-            self.state = state
+            self.state, self.since = state, time.monotonic()
             self._on_change(self)
 
     def _send(self, message: ToEngine) -> None:
         if self._writer is None:
             raise EngineDiedError(f"engine {self.name} is not running")
+        self.heard = time.monotonic()
         self._writer.write(frame(message))
 
     def set_threads(self, threads: int) -> None:
@@ -172,12 +218,12 @@ class EngineProcess:
         self._send(SetThreads(threads))
         self.threads = max(self.threads, threads)
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Started | Tokens | Finished, None]:
+    async def generate(self, request: Generate) -> AsyncGenerator[Answer, None]:
         """Send a request and give what comes back, `Finished` last. Raises EngineDiedError.
 
         Left early, it aborts the request.
         """
-        queue: asyncio.Queue[Started | Tokens | Finished | EngineDiedError] = asyncio.Queue()
+        queue: asyncio.Queue[Answer | EngineDiedError] = asyncio.Queue()
         self._send(request)
         self._answers[request.request] = queue
         self._set_state(State.BUSY)
@@ -206,16 +252,29 @@ class EngineProcess:
         with suppress(EngineDiedError):
             self._send(Forget(requests))
 
+    def kill(self, reason: str) -> None:
+        """End a process that does not do its work any more; what it owes fails, for `reason`."""
+        if self._process is not None and self._process.returncode is None:
+            self.reason = reason
+            self._process.kill()
+
     async def stop(self) -> None:
         """Close the socket and see the process leave, by SIGKILL if it takes longer than STOP_SECONDS."""
-        if self._spawning is not None:
-            await self._spawning
-        if self._process is None or self._writer is None or self._watcher is None:
+        if self._life is None or self._life.done():
             return
-        process = self._process
-        self._writer.close()
-        try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
-        except TimeoutError:
-            process.kill()
-        await self._watcher
+        self._stopping = True
+        if self._writer is None and self._ready is not None and not self._ready.done():
+            with suppress(EngineError):  # it is being spawned, and can be closed only once it is there
+                await asyncio.wait_for(asyncio.shield(self._ready), STOP_SECONDS)
+        if self._writer is not None:
+            self._writer.close()
+        _, late = await asyncio.wait({self._life}, timeout=STOP_SECONDS)
+        if late and self._process is not None:
+            self._process.kill()
+        await asyncio.shield(self._life)
+
+
+async def _keep_end(stream: asyncio.StreamReader, end: bytearray) -> None:
+    while data := await stream.read(1 << 12):
+        end += data
+        del end[:-LAST_WORDS]

@@ -65,6 +65,11 @@ class Residents:
         self._all = [Resident(sequence) for sequence in range(sequences)]
         self._releases = 0
 
+    @property
+    def used(self) -> int:
+        """Cells in use; a shared one is counted for each owner."""
+        return min(self._cells, sum(len(resident.tokens) for resident in self._all))
+
     def acquire(self, request: int, tokens: list[int], scope: str, reserve: int) -> Resident | None:
         """A place for a request of `reserve` cells in all, or None until others end.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
+from engine.plan import Plan, groups, padded, round_seconds, seconds
 from engine.residents import Resident
 
-TURNS_BELOW = 4
-"""Fewer decoding sequences than this take turns: a batch of 2 or 3 is slower than they are one by one (facts.md)."""
-GROUP = 16
-"""Sequences decoded together at most; wider groups gain little more."""
-CHUNK = 128
-"""Prompt tokens a step when nobody waits for a token: an abort is heard between two steps."""
-CHUNK_BESIDE = 32
-"""Prompt tokens a step beside streaming answers, whose next token waits that long."""
+ALONE: Final = 0.5
+"""Seconds that a step of prompts may take: an abort, or a call for this engine's threads, is heard between two."""
+BESIDE: Final = 0.15
+"""Seconds that it may take beside answers that people read as they come, or three rounds of these if that is more."""
+ROWS: Final = (8, 16, 32, 64, 128, 256)
+"""Prompt tokens in a step: widths that kernels like."""
 
 
 @dataclass(eq=False)
@@ -39,18 +40,51 @@ class Sequence:
         return len(self.tokens) - self.computed
 
 
-class Scheduler:
-    """Decodes in turns or groups; prompts advance by one chunk between two rounds of decoding."""
+@dataclass(frozen=True)
+class Step:
+    """What runs next: each sequence's next so many tokens, and rows of nothing that make the step faster."""
 
-    def __init__(self) -> None:
-        """Start with nothing to do."""
-        self._prefilling: deque[Sequence] = deque()
+    parts: list[tuple[Sequence, int]]
+    padding: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Tokens that are computed for somebody."""
+        return sum(tokens for _, tokens in self.parts)
+
+
+class Scheduler:
+    """Decodes in rounds, in the groups that the plan says; prompts advance by one step between two rounds.
+
+    A step has either prompts or answers in it. To let them share steps gains nothing on a CPU: one token and 31 of a
+    prompt take 142 ms together and 16 + 127 apart (stand-in, 2 threads), and apart an answer's arithmetic stays the
+    same whoever comes and goes beside it.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Start with nothing to do, on one thread."""
+        self._plan = plan
+        self._prefilling: list[Sequence] = []
         self._decoding: deque[Sequence] = deque()
-        self._prefill_next = True
+        self._round: deque[int] = deque()
+        self._prompts_next = True
+        self._oldest_first = False
+        self.threads = 1
 
     def __len__(self) -> int:
         """Sequences that still run."""
         return len(self._prefilling) + len(self._decoding)
+
+    @property
+    def threads(self) -> int:
+        """Threads that the next step has."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        self._threads = threads
+        self._times = self._plan.at(threads)
+        self._round.clear()
 
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence take part from the next step on."""
@@ -58,23 +92,55 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, ended or aborted."""
-        queue = self._prefilling if sequence in self._prefilling else self._decoding
-        queue.remove(sequence)
-
-    def schedule(self) -> list[tuple[Sequence, int]]:
-        """The next step as (sequence, tokens to compute) pairs; empty when nothing runs."""
-        if self._prefilling and (self._prefill_next or not self._decoding):
-            self._prefill_next = False
-            first = self._prefilling[0]
-            chunk = CHUNK_BESIDE if self._decoding else CHUNK
-            return [(first, min(first.pending, chunk))]
-        self._prefill_next = True
-        size = 1 if len(self._decoding) < TURNS_BELOW else GROUP
-        group = [self._decoding.popleft() for _ in range(min(size, len(self._decoding)))]
-        self._decoding.extend(group)
-        return [(sequence, 1) for sequence in group]
+        if sequence in self._prefilling:
+            self._prefilling.remove(sequence)
+        else:
+            self._decoding.remove(sequence)
+            self._round.clear()
 
     def prefilled(self, sequence: Sequence) -> None:
         """Its prompt is in the cells: it decodes from here on."""
         self._prefilling.remove(sequence)
         self._decoding.append(sequence)
+        self._round.clear()
+
+    def schedule(self) -> Step:
+        """The next step; without parts when nothing runs."""
+        if self._prefilling and not self._round and (self._prompts_next or not self._decoding):
+            self._prompts_next = False
+            return self._prefill()
+        if not self._decoding:
+            return Step([])
+        self._prompts_next = True
+        if not self._round:
+            self._round.extend(groups(self._times, len(self._decoding)))
+        return self._decode(self._round.popleft())
+
+    def _decode(self, width: int) -> Step:
+        group = [self._decoding.popleft() for _ in range(min(width, len(self._decoding)))]
+        self._decoding.extend(group)
+        return Step([(sequence, 1) for sequence in group], padded(self._times, len(group)) - len(group))
+
+    def _prefill(self) -> Step:
+        parts, rows = [], self._width()
+        for sequence in self._in_turn():
+            tokens = min(sequence.pending, rows)
+            if tokens:
+                parts.append((sequence, tokens))
+                rows -= tokens
+        return Step(parts)
+
+    def _in_turn(self) -> Iterable[Sequence]:
+        """The oldest prompt and the shortest go first by turns, so that neither waits for the other for long."""
+        self._oldest_first = not self._oldest_first
+        if self._oldest_first:
+            return self._prefilling
+        return sorted(self._prefilling, key=lambda sequence: sequence.pending)
+
+    def _width(self) -> int:
+        """Prompt tokens of the next step: the most whose time nobody minds."""
+        budget = ALONE
+        if self._decoding:
+            budget = min(ALONE, max(BESIDE, 3 * round_seconds(self._times, len(self._decoding))))
+        fitting = [rows for rows in ROWS if seconds(self._times.prefill, rows) <= budget]
+        return fitting[-1] if fitting else ROWS[0]

@@ -29,15 +29,17 @@ from engine.messages import (
     Ready,
     SetThreads,
     Started,
+    Stepped,
     ThreadsSet,
     ToEngine,
     Tokens,
     frame,
     to_engine_decoder,
 )
+from engine.plan import WIDEST, Plan
 from engine.residents import Residents
 from engine.sampler import Sampler
-from engine.scheduler import Scheduler, Sequence
+from engine.scheduler import Scheduler, Sequence, Step
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
@@ -46,6 +48,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     model: str
     cells: int
     sequences: int
+    plan: Plan
 
 
 class Channel:
@@ -55,6 +58,7 @@ class Channel:
         """Own `sock`."""
         self._sock = sock
         self._frames = Frames()
+        self._unsent = bytearray()
 
     def receive(self, *, wait: bool) -> list[ToEngine]:
         """Messages that have come; with `wait`, at least a read's worth. Raises EOFError when the gateway is gone."""
@@ -66,8 +70,14 @@ class Channel:
         return [to_engine_decoder.decode(body) for body in self._frames.feed(data)]
 
     def send(self, message: FromEngine) -> None:
-        """Send one message."""
-        self._sock.sendall(frame(message))
+        """Put one message with those that `flush` sends."""
+        self._unsent += frame(message)
+
+    def flush(self) -> None:
+        """Send what was said since the last time: one system call, and one waking of the gateway, a step."""
+        if self._unsent:
+            self._sock.sendall(self._unsent)
+            self._unsent.clear()
 
 
 class Worker:
@@ -78,12 +88,15 @@ class Worker:
         self._channel = channel
         self._vocabulary = model.vocabulary
         self._grammars = Grammars(model.vocabulary)
-        self._context = Context(model, cells=config.cells, sequences=config.sequences, threads=1)
-        self.cells = self._context.cells
+        self._padding = config.sequences  # the number of a sequence that holds nothing but a step's padding
+        self._context = Context(model, cells=config.cells + WIDEST, sequences=config.sequences + 1, threads=1)
+        self.cells = self._context.cells - WIDEST
         self._residents = Residents(self._context, cells=self.cells, sequences=config.sequences)
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(config.plan)
         self._running: dict[int, tuple[Sequence, Sampler]] = {}
         self._threads = 0
+        self._inside = 0.0
+        """Seconds of this step in llama.cpp."""
 
     def run(self) -> None:
         """Serve until the gateway leaves."""
@@ -93,6 +106,7 @@ class Worker:
                 self._hear(message)
             if self._threads > 0:
                 self._step()
+            self._channel.flush()
 
     def _hear(self, message: ToEngine) -> None:
         match message:
@@ -107,6 +121,7 @@ class Worker:
                 self._threads = threads
                 if threads > 0:
                     self._context.set_threads(threads)
+                    self._scheduler.threads = threads
                 self._channel.send(ThreadsSet(threads))
 
     def _admit(self, message: Generate) -> None:
@@ -132,28 +147,44 @@ class Worker:
         return Sampler(message.sampling, top_logprobs=message.top_logprobs, constraint=constraint)
 
     def _step(self) -> None:
+        began = time.perf_counter()
         step = self._scheduler.schedule()
-        if not step:
+        if not step.parts:
             return
+        self._inside = 0.0
+        if self._compute(step):
+            index = -1
+            for sequence, tokens in step.parts:
+                index += tokens
+                start = sequence.computed
+                sequence.computed += tokens
+                sequence.resident.tokens.extend(sequence.tokens[start : sequence.computed])
+                if sequence.pending == 0:
+                    self._advance(sequence, index)
+        taken = time.perf_counter() - began
+        self._channel.send(Stepped(step.rows, len(step.parts), taken, self._inside, self._residents.used))
+
+    def _compute(self, step: Step) -> bool:
+        """Run a step; a failed one ends all that took part."""
         entries = [
             (sequence.tokens[p], p, sequence.resident.sequence, p == len(sequence.tokens) - 1)
-            for sequence, n in step
-            for p in range(sequence.computed, sequence.computed + n)
+            for sequence, tokens in step.parts
+            for p in range(sequence.computed, sequence.computed + tokens)
         ]
+        # Padding wants logits, too: the output matrix is the widest of all, and it is its kernel that likes the width.
+        entries += [(entries[0][0], i, self._padding, True) for i in range(step.padding)]
+        began = time.perf_counter()
         try:
             self._context.decode(entries)
         except DecodeError as error:
-            for sequence, _ in step:
+            for sequence, _ in step.parts:
                 self._finish(sequence.request, "failed", str(error))
-            return
-        index = -1
-        for sequence, n in step:
-            index += n
-            start = sequence.computed
-            sequence.computed += n
-            sequence.resident.tokens.extend(sequence.tokens[start : sequence.computed])
-            if sequence.pending == 0:
-                self._advance(sequence, index)
+            return False
+        finally:
+            if step.padding:
+                self._context.cut(self._padding, 0)
+            self._inside += time.perf_counter() - began
+        return True
 
     def _advance(self, sequence: Sequence, index: int) -> None:
         """Draw the next token of a sequence whose logits lie at `index` of the step."""
@@ -162,12 +193,14 @@ class Worker:
         if len(sequence.tokens) >= sequence.limit:  # a limit of 0 new tokens: only the prompt was wanted
             self._finish(sequence.request, "length")
             return
+        began = time.perf_counter()
         sampler = self._running[sequence.request][1]
         try:
             token = sampler.draw(self._context.logits(index))
         except EngineError as error:
             self._finish(sequence.request, "failed", str(error), error.code)
             return
+        self._inside += time.perf_counter() - began
         if self._vocabulary.ends_generation(token):
             self._finish(sequence.request, "stop")
             return
@@ -196,9 +229,11 @@ def main(argv: list[str]) -> int:
         worker = Worker(channel, Model(Path(config.model)), config)
     except EngineError as error:
         channel.send(LoadFailed(str(error)))
+        channel.flush()
         return 1
     try:
         channel.send(Ready(worker.cells, time.monotonic() - started))
+        channel.flush()
         worker.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return 0

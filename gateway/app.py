@@ -63,8 +63,15 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
         if engine.state in (State.IDLE, State.STOPPED):
             admission.pump()  # a mended engine has room for those who wait
 
-    pool = EnginePool(model.worker, count=settings.engine_count, cores=settings.cores, on_change=changed)
-    dispatcher = Dispatcher(pool.engines)
+    pool = EnginePool(
+        model.worker,
+        count=model.engines,
+        cores=settings.cores,
+        idle_unload=settings.idle_unload,
+        on_change=changed,
+        on_step=metrics.stepped,
+    )
+    dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm)
     admission: Admission[Demand, Placement] = Admission(
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )
@@ -91,7 +98,14 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
     metrics.store.watch(cache.store.backend, lambda: cache.store.up)
     metrics.waiting.set_function(lambda: len(admission))
     metrics.running.set_function(lambda: admission.running)
-    for name, value in (("queue_limit", settings.queue_limit), ("cores", settings.cores), ("kv_cells", model.cells)):
+    limits = {
+        "queue_limit": settings.queue_limit,
+        "cores": settings.cores,
+        "kv_cells": model.cells,
+        "engines": model.engines,
+        "running": dispatcher.most,
+    }
+    for name, value in limits.items():
         metrics.limit.labels(name).set(value)
     for name in ("user_concurrency", "connections_per_user", "connections_per_address", "messages_per_minute"):
         metrics.limit.labels(name).set(getattr(settings, name))
@@ -124,9 +138,12 @@ def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
         await house.roster.refresh()
         keepers = [asyncio.create_task(keeper.keep()) for keeper in (house.sessions, house.cache)]
         watch = asyncio.create_task(house.roster.watch())
+        keeper = asyncio.create_task(house.pool.keep())
         yield
         await responses.close(within=0)
         watch.cancel()
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
         await house.roster.close()
         await house.pool.close()
         for keeper in keepers:
@@ -169,9 +186,8 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
     async def ready(_: Request) -> Response:
         if responses.closing:
             return JSONResponse({"status": "stopping"}, status_code=503)
-        engines = house.pool.engines
-        if all(engine.state is State.FAILED for engine in engines):
-            return JSONResponse({"status": "failed", "reason": engines[0].reason}, status_code=503)
+        if house.pool.failure:
+            return JSONResponse({"status": "failed", "reason": house.pool.failure}, status_code=503)
         return JSONResponse({"status": "ready"})
 
     async def models(_: Request) -> Response:

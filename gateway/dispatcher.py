@@ -1,42 +1,77 @@
-"""Which engine takes the next request: the one that holds its conversation's KV, else the one with the least to do."""
+"""Which engine computes which request, when it comes and while it runs.
+
+A few answers spread over engines of a thread or two each, many share wide steps in one: how many engines work is the
+plan's to say. Within that a request goes where it is soonest done: home, where its conversation's KV still is, unless
+waiting there costs more than moving. A long prompt goes to an engine where nobody reads along, or that can be cleared.
+"""
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from engine import EngineProcess, State
+from engine import WIDEST, EngineProcess, Plan, State, round_seconds
 
-RUNNING: Final = 16
-"""Requests that run in one engine at most: as wide as a decode batch gets."""
 HOMES: Final = 4096
 """Responses whose engine is remembered; an engine holds far fewer conversations."""
+LONG: Final = 64
+"""New tokens from which a prompt holds up those who stream beside it."""
+ANSWER: Final = 128
+"""Tokens of an answer, as long as nobody knows: what waiting and moving are weighed with."""
+LOAD: Final = 4.0
+"""What loading an engine counts for: it takes a second, but one in which a person sees nothing happen."""
+FETCH: Final = 2e-5
+"""Seconds a token that KV takes from one engine to another through the store."""
+REST: Final = 2.0
+"""Seconds that a request stays where it is after a move."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a request needs: KV cells at most, and the response that it continues."""
+    """What a request needs."""
 
     cells: int
+    """KV cells at most."""
     previous: str | None = None
+    """The response that it continues."""
+    tokens: int = 0
+    """Of its prompt."""
+    known: int = 0
+    """Of these, what an engine has computed before."""
+    stored: bool = False
+    """Whether its KV goes to the store, from where another engine can take it."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Placement:
     """A place in an engine; its cells are set aside until it is released."""
 
     engine: EngineProcess
-    cells: int
+    demand: Demand
+    streaming: bool = False
+    """Whether its first token has come: from then on somebody reads along."""
+    leave: Callable[[], None] | None = None
+    """Makes the engine give it up, with its KV in the store; None as long as it cannot be moved."""
+    target: EngineProcess | None = None
+    """Where it goes, once its engine has given it up."""
+    placed: float = field(default_factory=time.monotonic)
 
 
 class Dispatcher:
-    """Sets cells aside, so that an engine is never sent what it cannot hold."""
+    """Sets cells aside, so that no engine is sent what it cannot hold, and moves what would be better elsewhere."""
 
-    def __init__(self, engines: Sequence[EngineProcess]) -> None:
-        """Dispatch to `engines`, none of which runs anything yet."""
+    def __init__(
+        self, engines: Sequence[EngineProcess], plan: Plan, *, warm: Callable[[EngineProcess], None] = lambda _: None
+    ) -> None:
+        """Dispatch to `engines`, none of which runs anything yet; `warm` has one loaded that will soon be wanted."""
         self._engines = tuple(engines)
+        self._plan = plan
+        self._warm = warm
+        self.most = max(plan.most(), len(engines))
+        """Requests that run at once: with more of them nobody would get more tokens a second, and all would wait."""
         self._placed: dict[EngineProcess, list[Placement]] = {engine: [] for engine in engines}
         self._homes: OrderedDict[str, EngineProcess] = OrderedDict()
 
@@ -46,21 +81,24 @@ class Dispatcher:
         return sum(map(len, self._placed.values()))
 
     def place(self, demand: Demand) -> Placement | None:
-        """A place for the request, or None as long as no engine has room."""
+        """A place for the request, or None as long as there is no room."""
+        if self.running >= self.most:
+            return None
         able = [engine for engine in self._engines if self._fits(engine, demand)]
         if not able:
             return None
-        home = self._homes.get(demand.previous or "")
-        engine = home if home in able else min(able, key=self._burden)
-        assert engine is not None  # noqa: S101 - for the type checker: `able` holds engines only
-        placement = Placement(engine, demand.cells)
+        engine = min(self._candidates(able), key=lambda engine: self._cost(engine, demand))
+        placement = Placement(engine, demand)
+        if demand.tokens - demand.known > LONG and self._plan.engines(self.running + 1) > 1:
+            self._clear(engine)
         self._placed[engine].append(placement)
+        self._warm_up()
         return placement
 
     def release(self, placement: Placement) -> None:
         """The request ended; its cells are free for the next."""
-        placed = self._placed[placement.engine]
-        del placed[next(i for i, other in enumerate(placed) if other is placement)]
+        self._placed[placement.engine].remove(placement)
+        self.rebalance()
 
     def settle(self, response: str, engine: EngineProcess) -> None:
         """Remember that `engine` holds this response's KV."""
@@ -69,12 +107,90 @@ class Dispatcher:
         if len(self._homes) > HOMES:
             self._homes.popitem(last=False)
 
+    def arrive(self, placement: Placement) -> None:
+        """Its engine gave it up: it belongs to its target from here on, or to whichever has room if that fell away."""
+        self._placed[placement.engine].remove(placement)
+        able = [engine for engine in self._engines if self._fits(engine, placement.demand)]
+        target = placement.target if placement.target in able else None
+        if target is None:
+            target = min(able, key=lambda engine: self._cost(engine, placement.demand), default=placement.engine)
+        placement.engine, placement.target, placement.placed = target, None, time.monotonic()
+        self._placed[target].append(placement)
+
+    def rebalance(self) -> None:
+        """Move one answer, where the plan says that all then get more tokens a second."""
+        working = self._working()
+        if not working or any(not p.streaming or p.target for p in self._all()):
+            return  # prompts are under way: what they need comes first
+        count = self._plan.engines(self.running, working=len(working))
+        by_load = sorted(working, key=lambda engine: len(self._placed[engine]))
+        idle = [engine for engine in self._engines if engine.state is State.IDLE and not self._placed[engine]]
+        if len(working) > count:
+            self._move(by_load[0], by_load[-1])
+        elif len(working) < count and idle:
+            self._move(by_load[-1], idle[0])
+        elif len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:
+            self._move(by_load[-1], by_load[0])
+
+    def _candidates(self, able: Sequence[EngineProcess]) -> Sequence[EngineProcess]:
+        working = self._working()
+        count = self._plan.engines(self.running + 1, working=max(1, len(working)))
+        if len(working) < count:
+            return able
+        kept = sorted(working, key=lambda engine: -len(self._placed[engine]))[:count]
+        candidates = [engine for engine in able if engine in kept]
+        return candidates or able
+
+    def _cost(self, engine: EngineProcess, demand: Demand) -> float:
+        """Seconds until its answer is done, and that others lose by it."""
+        placed = self._placed[engine]
+        working = len({*self._working(), engine})
+        times = self._plan.at(max(1, self._plan.cores // working))
+        home = self._homes.get(demand.previous or "") is engine
+        missing = demand.tokens - (demand.known if home or demand.stored else 0)
+        rows, taken = max(times.prefill.items())
+        prompt = missing * taken / rows + (0.0 if home else demand.known * FETCH)
+        answer = ANSWER * round_seconds(times, len(placed) + 1)
+        load = 0.0 if engine.state in (State.IDLE, State.BUSY) else LOAD
+        return load + prompt * (1 + len(placed)) + answer
+
+    def _clear(self, engine: EngineProcess) -> None:
+        """Have those who stream in `engine` go on elsewhere, where they can."""
+        others = [e for e in self._engines if e is not engine and e.state in (State.IDLE, State.BUSY)]
+        for _ in self._placed[engine] if others else ():
+            self._move(engine, min(others, key=lambda other: len(self._placed[other])))
+
+    def _move(self, source: EngineProcess, target: EngineProcess) -> None:
+        """Send the answer with the shortest context from `source` to `target`, if one may go."""
+        now = time.monotonic()
+        able = [
+            placement
+            for placement in self._placed[source]
+            if placement.leave and placement.streaming and not placement.target and now - placement.placed > REST
+            and self._fits(target, placement.demand)
+        ]  # fmt: skip
+        if able:
+            chosen = min(able, key=lambda placement: placement.demand.tokens)
+            chosen.target = target
+            if chosen.leave is not None:
+                chosen.leave()
+
+    def _warm_up(self) -> None:
+        """Load an engine that the plan wants beside those that work, for the next who comes."""
+        wanted = self._plan.engines(self.running, working=len(self._working()))
+        loaded = [e for e in self._engines if e.state in (State.LOADING, State.IDLE, State.BUSY) or self._placed[e]]
+        stopped = [e for e in self._engines if e.state is State.STOPPED and not self._placed[e]]
+        if len(loaded) < wanted and stopped:
+            self._warm(stopped[0])
+
     def _fits(self, engine: EngineProcess, demand: Demand) -> bool:
         placed = self._placed[engine]
-        if engine.state is State.FAILED or len(placed) >= RUNNING:
+        if (engine.state is State.FAILED and not engine.load_failed) or len(placed) >= WIDEST:
             return False
-        return sum(placement.cells for placement in placed) + demand.cells <= engine.cells
+        return sum(placement.demand.cells for placement in placed) + demand.cells <= engine.cells
 
-    def _burden(self, engine: EngineProcess) -> tuple[int, bool]:
-        """Few requests first; among equals one that is loaded already."""
-        return len(self._placed[engine]), engine.state is State.STOPPED
+    def _working(self) -> list[EngineProcess]:
+        return [engine for engine, placed in self._placed.items() if placed]
+
+    def _all(self) -> Iterator[Placement]:
+        return (placement for placed in self._placed.values() for placement in placed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,12 @@ def total_memory() -> int:
     total = psutil.virtual_memory().total
     limit = _read(Path("/sys/fs/cgroup/memory.max"))
     return min(total, int(limit)) if limit.isdecimal() else total
+
+
+def processor() -> str:
+    """The processor's own name, as far as the system tells."""
+    lines = _read(Path("/proc/cpuinfo")).splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _siblings(cpu: int) -> str:

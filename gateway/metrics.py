@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from engine import EnginePool, State
+from engine import EnginePool, State, Stepped
 from gateway.storemetrics import StoreMetrics
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
@@ -55,6 +56,10 @@ class Metrics:
             "samovar_sessions_active", "Conversations with a turn in the last five minutes", registry=r
         )
         self.store = StoreMetrics(r)
+        self.batch = Histogram(
+            "samovar_engine_batch_size", "Sequences in a step", buckets=(1, 2, 3, 4, 6, 8, 12, 16), registry=r
+        )
+        self.step = Histogram("samovar_engine_step_seconds", "Time of a step", buckets=BUCKETS, registry=r)
         self.limit = Gauge("samovar_limit", "Configured limits, for thresholds on boards", ["name"], registry=r)
 
     def watch(self, pool: EnginePool) -> None:
@@ -69,6 +74,11 @@ class Metrics:
     def refused(self, path: str, code: str) -> None:
         """Count a request that did not get past the door."""
         self.requests.labels(ROUTES.get(path.removeprefix("/v1/").partition("/")[0], "other"), "rejected", code).inc()
+
+    def stepped(self, step: Stepped) -> None:
+        """An engine made a step."""
+        self.batch.observe(step.sequences)
+        self.step.observe(step.seconds)
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""
@@ -93,10 +103,30 @@ class _Engines(Collector):
         )
         yield from _by_engine("samovar_kv_cells_total", "KV cells", [(e.name, e.cells) for e in engines])
         yield from _by_engine("samovar_engine_load_seconds", "Last load", [(e.name, e.load_seconds) for e in engines])
-        restarts = Metric("samovar_engine_restarts", "Restarts after a crash", "counter")
-        for name, count in self._pool.restarts.items():
-            restarts.add_sample("samovar_engine_restarts_total", {"engine": name}, count)
-        yield restarts
+        yield from _by_engine("samovar_kv_cells_used", "KV cells in use", [(e.name, e.cells_used) for e in engines])
+        yield _counter("samovar_engine_restarts", "Restarts after a crash", self._pool.restarts)
+        yield _counter("samovar_engine_unloads", "Times that it was unloaded for being idle", self._pool.unloads)
+        yield from self._resources()
+
+    def _resources(self) -> Iterator[Metric]:
+        usage = self._pool.usage
+        resident = [(name, use.resident) for name, use in usage.items()]
+        proportional = [(name, use.proportional) for name, use in usage.items()]
+        yield from _by_engine("samovar_engine_resident_bytes", "Memory, shared weights included", resident)
+        yield from _by_engine("samovar_engine_proportional_bytes", "Memory, shared weights split", proportional)
+        yield _counter(
+            "samovar_engine_cpu_seconds", "Processor time", {name: use.cpu_seconds for name, use in usage.items()}
+        )
+        own = GaugeMetricFamily("samovar_gateway_resident_bytes", "Memory of the gateway itself")
+        own.add_metric([], psutil.Process().memory_info().rss)
+        yield own
+
+
+def _counter(name: str, text: str, values: Mapping[str, float]) -> Metric:
+    family = Metric(name, text, "counter")
+    for engine, value in values.items():
+        family.add_sample(f"{name}_total", {"engine": engine}, value)
+    return family
 
 
 def _by_engine(name: str, text: str, values: Sequence[tuple[str, float]]) -> Iterator[Metric]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from engine import Model, Sampling, Vocabulary, WorkerConfig
+from engine import WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.inspection import require_good
 from gateway.machine import total_memory
+from gateway.plans import planned
 from gateway.prompt import Prompt
 from gateway.protocol.requests import ResponseCreate
 from gateway.settings import Settings
@@ -33,11 +34,14 @@ class ServedModel:
     """Tokens that a conversation may hold."""
     cells: int
     """KV cells of one engine."""
+    plan: Plan
+    engines: int
+    """Engine processes at most."""
 
     @property
     def worker(self) -> WorkerConfig:
         """What its engines are started with."""
-        return WorkerConfig(str(self.entry.path), self.cells, SEQUENCES)
+        return WorkerConfig(str(self.entry.path), self.cells, SEQUENCES, self.plan)
 
     def sampling(self, request: ResponseCreate) -> Sampling:
         """How the request wants its tokens drawn, with the model's defaults for what it leaves open."""
@@ -69,18 +73,27 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     if template is None:
         raise ModelNotAvailableError(f"model: {entry.name} has no chat template, so it is no chat model")
     context = min(settings.context, model.trained_context)
+    plan = planned(entry.path, settings)
+    engines = settings.engine_count if settings.engines != "auto" else _engines(plan)
     return ServedModel(
         entry=entry,
         vocabulary=model.vocabulary,
         prompt=Prompt(template, model.vocabulary, mark=lambda: secrets.token_hex(16)),
         defaults=sampling_defaults(entry, model),
         context=context,
-        cells=_cells(settings, context, entry.path.stat().st_size, model.bytes_a_token),
+        cells=_cells(settings, engines, context, entry.path.stat().st_size, model.bytes_a_token),
+        plan=plan.limited(engines),
+        engines=engines,
     )
 
 
-def _cells(settings: Settings, context: int, weights: int, bytes_a_token: int) -> int:
-    automatic = min(total_memory() // 4 // settings.engine_count, 1 << 30)
+def _engines(plan: Plan) -> int:
+    """As many as the plan ever wants, and where it can be a second one, for long prompts beside those who stream."""
+    return min(plan.times[-1].engines, max(2, *(plan.engines(n) for n in range(1, WIDEST + 1))))
+
+
+def _cells(settings: Settings, engines: int, context: int, weights: int, bytes_a_token: int) -> int:
+    automatic = min(total_memory() // 4 // engines, 1 << 30)
     memory = automatic if settings.engine_memory == "auto" else settings.engine_memory
     cells = (memory - weights - OVERHEAD) // bytes_a_token
     return max(context, min(cells, MOST_CONTEXTS * context))

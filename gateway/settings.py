@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     context: int = Field(4096, ge=64, le=1 << 20, description="tokens that a conversation may hold")
     max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
+    idle_unload: float = Field(
+        300, ge=0, le=1e6, description="seconds after which an idle engine gives its memory back; 0 keeps it"
+    )
     queue_limit: int = Field(64, ge=0, le=100_000, description="requests that may wait")
     queue_timeout: float = Field(60, gt=0, le=86_400, description="seconds that a request may wait")
     resume_grace: float = Field(30, ge=0, le=86_400, description="seconds for which a lost connection cancels nothing")
@@ -169,7 +172,7 @@ class Settings(BaseSettings):
 
     @property
     def engine_count(self) -> int:
-        """Engine processes at most; `auto` is one a core, and no more than four are ever worth their memory."""
+        """Engine processes at most; `auto` is one a core, of which the plan may want fewer, and no more than four."""
         return min(self.cores, 4) if self.engines == "auto" else self.engines
 
     @property

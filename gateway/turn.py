@@ -81,7 +81,8 @@ class TurnRunner:
         arrived = time.monotonic()
         try:
             prepared = await prepare(house, request, caller, unstored)
-            demand = Demand(prepared.cells, request.previous_response_id)
+            context = prepared.context
+            demand = Demand(prepared.cells, request.previous_response_id, len(context.ids), context.known)
             ticket = house.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
         except ApiError as error:
             house.metrics.ended("responses", "rejected", error.code, seconds=time.monotonic() - arrived)

@@ -13,6 +13,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from engine import EngineProcess, Model, WorkerConfig
 from tests.browsing import CHROMIUM_ARGUMENTS, SOCKET, OpenPage, Play
+from tests.plans import MEASURED
 from tests.running import Gateway
 from tests.tiny_model import write_tiny_model
 
@@ -37,7 +38,7 @@ def model(tiny_model: Path) -> Model:
 @pytest.fixture
 async def engine(tiny_model: Path) -> AsyncIterator[EngineProcess]:
     """A running engine process with the tiny model and one thread."""
-    process = EngineProcess("0", WorkerConfig(str(tiny_model), 2048, 8), on_change=lambda _: None)
+    process = EngineProcess("0", WorkerConfig(str(tiny_model), 2048, 8, MEASURED), on_change=lambda _: None)
     await process.start()
     process.set_threads(1)
     yield process

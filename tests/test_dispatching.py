@@ -3,57 +3,174 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine import EngineProcess, Model, State, WorkerConfig
+from engine import WIDEST, EngineProcess, Model, State, WorkerConfig
 from gateway.conversation import Context, Conversations
-from gateway.dispatcher import RUNNING, Demand, Dispatcher
+from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.prompt import Prompt
 from gateway.protocol.items import messages, text_item
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.sessions import Turn
+from tests.plans import MEASURED
 from tests.tiny_model import CHAT_TEMPLATE
 
 
 def engines(count: int, cells: int = 1000) -> list[EngineProcess]:
-    config = WorkerConfig("unused", cells, 32)
-    return [EngineProcess(str(i), config, on_change=lambda _: None) for i in range(count)]
+    """Engines that are loaded and idle, as far as a dispatcher sees."""
+    config = WorkerConfig("unused", cells, 32, MEASURED)
+    made = [EngineProcess(str(i), config, on_change=lambda _: None) for i in range(count)]
+    for engine in made:
+        engine.state = State.IDLE
+    return made
+
+
+def placed(dispatcher: Dispatcher, demand: Demand) -> Placement:
+    placement = dispatcher.place(demand)
+    assert placement is not None
+    return placement
 
 
 def test_requests_spread_and_a_conversation_goes_home() -> None:
     one, two = engines(2)
-    dispatcher = Dispatcher([one, two])
-    first, second = dispatcher.place(Demand(10)), dispatcher.place(Demand(10))
-    assert first is not None
-    assert second is not None
+    dispatcher = Dispatcher([one, two], MEASURED)
+    first, second = placed(dispatcher, Demand(10)), placed(dispatcher, Demand(10))
     assert {first.engine, second.engine} == {one, two}
     dispatcher.settle("resp_1", second.engine)
     dispatcher.release(first)
-    home = dispatcher.place(Demand(10, "resp_1"))
-    assert home is not None
-    assert home.engine is second.engine
+    dispatcher.release(second)
+    assert placed(dispatcher, Demand(200, "resp_1", tokens=150, known=100)).engine is second.engine
+
+
+def test_a_conversation_leaves_home_when_waiting_there_costs_more_than_moving() -> None:
+    one, two = engines(2, cells=10_000)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    dispatcher.settle("resp_1", one)
+    placed(dispatcher, Demand(10))  # somebody streams at home
+    short = Demand(400, "resp_1", tokens=230, known=200, stored=True)
+    lost = Demand(3000, "resp_1", tokens=2030, known=2000, stored=False)
+    assert placed(dispatcher, lost).engine is one
+    dispatcher = Dispatcher([one, two], MEASURED)
+    dispatcher.settle("resp_1", one)
+    placed(dispatcher, Demand(10))
+    assert placed(dispatcher, short).engine is two
+
+
+def test_many_gather_in_one_engine() -> None:
+    one, two = engines(2)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    for _ in range(16):
+        placed(dispatcher, Demand(10))
+    widths = sorted(len(dispatcher._placed[engine]) for engine in (one, two))
+    assert widths[0] <= 4
+
+
+def test_an_engine_that_is_not_loaded_is_warmed_for_the_next_while_the_first_begins_at_once() -> None:
+    one, two = engines(2)
+    two.state = State.STOPPED
+    warmed: list[EngineProcess] = []
+    dispatcher = Dispatcher([one, two], MEASURED, warm=warmed.append)
+    assert placed(dispatcher, Demand(10, tokens=5)).engine is one
+    assert warmed == []
+    assert placed(dispatcher, Demand(10, tokens=5)).engine is one
+    assert warmed == [two]
 
 
 def test_an_engine_is_never_sent_more_than_its_cells_or_its_width() -> None:
-    dispatcher = Dispatcher(engines(1))
-    big = dispatcher.place(Demand(990))
-    assert big is not None
+    dispatcher = Dispatcher(engines(1), MEASURED.limited(1))
+    big = placed(dispatcher, Demand(990))
     assert dispatcher.place(Demand(11)) is None
     dispatcher.release(big)
-    assert all(dispatcher.place(Demand(1)) for _ in range(RUNNING))
+    assert all(dispatcher.place(Demand(1)) for _ in range(WIDEST))
     assert dispatcher.place(Demand(1)) is None
 
 
 def test_a_failed_engine_gets_nothing() -> None:
     one, two = engines(2)
-    dispatcher = Dispatcher([one, two])
+    dispatcher = Dispatcher([one, two], MEASURED)
     one.state = State.FAILED
     placements = [dispatcher.place(Demand(1)) for _ in range(3)]
     assert {placement.engine for placement in placements if placement} == {two}
+
+
+def test_those_who_stream_make_room_for_a_long_prompt() -> None:
+    one, two = engines(2, cells=10_000)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    left: list[Placement] = []
+    for _ in range(2):
+        placement = placed(dispatcher, Demand(300, tokens=30, stored=True))
+        placement.streaming, placement.placed = True, placement.placed - 60
+        placement.leave = partial(left.append, placement)
+    long = placed(dispatcher, Demand(1200, tokens=1000))
+    [moved] = left
+    assert moved.engine is long.engine
+    dispatcher.arrive(moved)
+    assert moved.engine is not long.engine
+
+
+def test_when_few_are_left_in_one_engine_they_spread() -> None:
+    one, two = engines(2, cells=10_000)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    left: list[Placement] = []
+    together = [Placement(one, Demand(300, tokens=30, stored=True), streaming=True) for _ in range(3)]
+    for placement in together:
+        placement.placed -= 60
+        placement.leave = partial(left.append, placement)
+        dispatcher._placed[one].append(placement)
+    dispatcher.release(together[0])
+    [moved] = left
+    assert moved.target is two
+
+
+happenings = st.lists(
+    st.one_of(
+        st.tuples(st.just("place"), st.integers(1, 400)),
+        st.tuples(st.sampled_from(["release", "stream", "arrive", "fail", "mend"]), st.integers(0, 20)),
+    ),
+    max_size=80,
+)
+
+
+@given(happenings)
+def test_no_request_is_lost_or_doubled_and_no_engine_is_overcommitted(happened: list[tuple[str, int]]) -> None:
+    pool = engines(2)
+    dispatcher = Dispatcher(pool, MEASURED)
+    running: list[Placement] = []
+    leaving: list[Placement] = []
+    for event, value in happened:
+        chosen = running[value % len(running)] if running else None
+        match event:
+            case "place":
+                placement = dispatcher.place(Demand(value, tokens=value // 2, stored=True))
+                if placement is not None:
+                    placement.leave = partial(leaving.append, placement)
+                    placement.placed -= 60
+                    running.append(placement)
+            case "release" if chosen:
+                running.remove(chosen)
+                dispatcher.release(chosen)
+            case "stream" if chosen:
+                chosen.streaming = True
+                dispatcher.rebalance()
+            case "arrive":
+                for placement in [p for p in leaving if p in running]:
+                    dispatcher.arrive(placement)
+                leaving.clear()
+            case "fail":
+                pool[value % 2].state = State.FAILED
+            case "mend":
+                pool[value % 2].state = State.IDLE
+        assert dispatcher.running == len(running)
+        held = [placement for placed in dispatcher._placed.values() for placement in placed]
+        assert sorted(map(id, held)) == sorted(map(id, running))
+        assert all(placement.engine is engine for engine, placed in dispatcher._placed.items() for placement in placed)
 
 
 @pytest.fixture

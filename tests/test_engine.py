@@ -25,6 +25,7 @@ from engine import (
     Tokens,
     WorkerConfig,
 )
+from tests.plans import MEASURED
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 ENDLESS = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
@@ -163,7 +164,7 @@ async def test_a_killed_engine_fails_its_requests_and_starts_again(engine: Engin
 async def test_a_file_that_is_no_model_is_refused_with_a_reason(tmp_path: Path) -> None:
     path = tmp_path / "not-a-model.gguf"
     path.write_bytes(b"GGUF but not really")
-    process = EngineProcess("0", WorkerConfig(str(path), 2048, 8), on_change=lambda _: None)
+    process = EngineProcess("0", WorkerConfig(str(path), 2048, 8, MEASURED), on_change=lambda _: None)
     with pytest.raises(ModelLoadError, match=r"not-a-model\.gguf"):
         await process.start()
     assert process.state is State.FAILED
@@ -173,8 +174,9 @@ async def test_an_engine_leaves_when_its_gateway_is_killed(tiny_model: Path) -> 
     gateway = f"""
         import asyncio
         from engine import EngineProcess, WorkerConfig
+        from tests.plans import MEASURED
         async def main():
-            engine = EngineProcess("0", WorkerConfig({str(tiny_model)!r}, 2048, 8), on_change=lambda _: None)
+            engine = EngineProcess("0", WorkerConfig({str(tiny_model)!r}, 2048, 8, MEASURED), on_change=lambda _: None)
             await engine.start()
             print(engine.pid, flush=True)
             await asyncio.sleep(60)

@@ -12,8 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import EngineDiedError, EnginePool, EngineProcess, Finished, Generate, Sampling, State, Tokens, WorkerConfig
+from engine import (
+    EngineDiedError,
+    EnginePool,
+    EngineProcess,
+    Finished,
+    Generate,
+    ModelLoadError,
+    Plan,
+    Sampling,
+    State,
+    Tokens,
+    WorkerConfig,
+)
+from engine.autopsy import cause_of_death
 from engine.shares import CoreShares
+from tests.plans import MEASURED
 
 ENDLESS = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
 PROMPT = list(range(40, 90))
@@ -21,7 +35,7 @@ PROMPT = list(range(40, 90))
 
 @pytest.fixture
 async def pool(tiny_model: Path) -> AsyncIterator[EnginePool]:
-    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8), count=2, cores=2)
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=2, cores=2)
     yield pool
     await pool.close()
 
@@ -83,7 +97,78 @@ async def test_a_killed_engine_comes_back_by_itself(pool: EnginePool) -> None:
 
 def test_more_engines_than_cores_are_refused() -> None:
     with pytest.raises(ValueError, match="3 engines need"):
-        EnginePool(WorkerConfig("m", 1, 1), count=3, cores=2)
+        EnginePool(WorkerConfig("m", 1, 1, MEASURED), count=3, cores=2)
+
+
+async def test_an_idle_engine_gives_its_memory_back_and_loads_again_when_it_is_wanted(tiny_model: Path) -> None:
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=2, idle_unload=0.05)
+    keeper = asyncio.create_task(pool.keep())
+    [engine] = pool.engines
+    for request in range(2):
+        assert await run(pool, engine, request, 5) == (5, "length")
+        await until(lambda: engine.state is State.STOPPED)
+        assert engine.pid is None
+    assert (pool.unloads, pool.restarts) == ({"0": 2}, {"0": 0})
+    keeper.cancel()
+    await pool.close()
+
+
+async def test_a_request_that_comes_while_its_engine_unloads_is_answered(pool: EnginePool) -> None:
+    engine = pool.engines[0]
+    await run(pool, engine, 1, 2)
+    for request in range(2, 6):
+        stopping = asyncio.create_task(engine.stop())
+        await asyncio.sleep(0.002 * request)
+        assert await run(pool, engine, request, 5) == (5, "length")
+        await stopping
+
+
+async def test_a_hung_engine_is_killed_and_replaced(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plan, "deadline", lambda _: 0.5)
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
+    keeper = asyncio.create_task(pool.keep())
+    [engine] = pool.engines
+    await run(pool, engine, 1, 2)
+    running = asyncio.create_task(run(pool, engine, 2, 1900))
+    await until(lambda: engine.state is State.BUSY)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGSTOP)
+    with pytest.raises(EngineDiedError, match="did not answer within"):
+        await running
+    await until(lambda: engine.state is State.IDLE)
+    assert await run(pool, engine, 3, 5) == (5, "length")
+    keeper.cancel()
+    await pool.close()
+
+
+async def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_in_a_loop(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    pool = EnginePool(WorkerConfig(str(path), 2048, 8, MEASURED), count=1, cores=1)
+    [engine] = pool.engines
+    for _ in range(2):
+        with pytest.raises(ModelLoadError, match=r"bad\.gguf"):
+            await run(pool, engine, 1, 5)
+    assert "bad.gguf" in pool.failure
+    assert pool.restarts == {"0": 0}
+    await pool.close()
+
+
+async def test_the_keeper_reads_what_engines_use(pool: EnginePool) -> None:
+    keeper = asyncio.create_task(pool.keep())
+    await pool.start(pool.engines[0])
+    await until(lambda: pool.usage["0"].resident > 0)
+    assert pool.usage["1"].resident == 0
+    assert pool.usage["0"].cpu_seconds > 0
+    keeper.cancel()
+
+
+def test_what_an_engine_died_of_is_told_in_classes_and_not_in_its_words() -> None:
+    secret = b"the prompt was: my password\n"
+    assert "refuses" in cause_of_death(-6, secret + b"ggml.c:1: GGML_ASSERT(x) failed")
+    assert "SIGKILL" in cause_of_death(-9, secret)
+    assert cause_of_death(1, secret + b"ValueError: my password") == "a fault of its own: ValueError"
+    assert cause_of_death(3, secret) == "ended with status 3"
 
 
 @given(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.llama import BATCH
+from engine.plan import WIDEST
 from engine.residents import Resident, Residents
-from engine.scheduler import CHUNK, CHUNK_BESIDE, GROUP, TURNS_BELOW, Scheduler, Sequence
+from engine.scheduler import Scheduler, Sequence
+from tests.plans import MEASURED
 
 
 class Cells:
@@ -94,6 +97,12 @@ def sequence(request: int, prompt: int, computed: int = 0) -> Sequence:
     return Sequence(request, Resident(request), list(range(prompt)), computed, 1000)
 
 
+def scheduler(threads: int = 1) -> Scheduler:
+    scheduler = Scheduler(MEASURED)
+    scheduler.threads = threads
+    return scheduler
+
+
 def decoding(scheduler: Scheduler, count: int) -> list[Sequence]:
     """Sequences whose prompts are in the cells."""
     sequences = [sequence(i, 1) for i in range(count)]
@@ -104,36 +113,103 @@ def decoding(scheduler: Scheduler, count: int) -> list[Sequence]:
 
 
 def test_few_take_turns_and_everyone_comes_round() -> None:
-    scheduler = Scheduler()
-    sequences = decoding(scheduler, TURNS_BELOW - 1)
-    steps = [scheduler.schedule() for _ in range(2 * len(sequences))]
+    one_thread = scheduler()
+    sequences = decoding(one_thread, 3)
+    steps = [one_thread.schedule().parts for _ in range(6)]
     assert [[s.request for s, _ in step] for step in steps] == [[s.request] for s in sequences] * 2
 
 
-def test_many_go_together_in_groups_and_nobody_is_left_out() -> None:
-    scheduler = Scheduler()
-    sequences = decoding(scheduler, GROUP + 4)
-    seen = [s.request for _ in range(5) for s, n in scheduler.schedule() if n == 1]
-    assert len(seen) == 5 * GROUP
-    assert {seen.count(s.request) for s in sequences} == {4}
+def test_many_go_together_in_the_widths_that_measure_best_and_nobody_is_left_out() -> None:
+    two_threads = scheduler(threads=2)
+    sequences = decoding(two_threads, WIDEST + 8)
+    seen: list[int] = []
+    while len(seen) < 6 * len(sequences):
+        step = two_threads.schedule()
+        assert len(step.parts) in (8, 16)
+        seen += [s.request for s, _ in step.parts]
+    assert {seen.count(s.request) for s in sequences} == {6}
 
 
-def test_a_prompt_alone_goes_in_wide_chunks_and_beside_answers_in_narrow_ones() -> None:
-    scheduler = Scheduler()
-    scheduler.add(sequence(9, CHUNK + 5))
-    [(prompt, n)] = scheduler.schedule()
-    assert n == CHUNK
-    prompt.computed = CHUNK
-    assert scheduler.schedule() == [(prompt, 5)]
-    decoding(scheduler, 1)
-    prompt.tokens = list(range(2 * CHUNK))
-    kinds = [scheduler.schedule() for _ in range(4)]
-    assert [n for [(_, n)] in kinds] in ([1, CHUNK_BESIDE, 1, CHUNK_BESIDE], [CHUNK_BESIDE, 1, CHUNK_BESIDE, 1])
+def test_a_width_that_the_kernels_do_not_like_is_padded_to_one_that_they_do() -> None:
+    two_threads = scheduler(threads=2)
+    decoding(two_threads, 7)
+    step = two_threads.schedule()
+    assert (step.rows, step.padding) == (7, 1)
+
+
+def test_a_prompt_alone_goes_in_wide_steps_and_beside_answers_in_narrow_ones_between_their_rounds() -> None:
+    two_threads = scheduler(threads=2)
+    two_threads.add(sequence(9, 300))
+    [(prompt, n)] = two_threads.schedule().parts
+    assert n == 128
+    prompt.computed = 128
+    decoding(two_threads, 2)
+    steps = [[(s.request, n) for s, n in two_threads.schedule().parts] for _ in range(6)]
+    assert steps == [[(0, 1)], [(1, 1)], [(9, 32)], [(0, 1)], [(1, 1)], [(9, 32)]]
+
+
+def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
+    alone = scheduler(threads=2)
+    alone.add(sequence(1, 1000))
+    for request in (2, 3):
+        alone.add(sequence(request, 30))
+    steps = [alone.schedule().parts for _ in range(2)]
+    assert [(s.request, n) for s, n in steps[0]] == [(1, 128)]
+    assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 68)]
 
 
 def test_an_empty_scheduler_schedules_nothing() -> None:
-    scheduler = Scheduler()
-    [only] = decoding(scheduler, 1)
-    scheduler.remove(only)
-    assert scheduler.schedule() == []
-    assert len(scheduler) == 0
+    empty = scheduler()
+    [only] = decoding(empty, 1)
+    empty.remove(only)
+    assert empty.schedule().parts == []
+    assert len(empty) == 0
+
+
+events = st.one_of(
+    st.tuples(st.just("add"), st.integers(1, 400)),
+    st.tuples(st.just("abort"), st.integers(0, 30)),
+    st.tuples(st.just("threads"), st.integers(1, 2)),
+    st.tuples(st.just("step"), st.integers(1, 20)),
+)
+
+
+@given(st.lists(events, max_size=60))
+def test_no_sequence_is_lost_or_doubled_and_everyone_gets_on(happened: list[tuple[str, int]]) -> None:
+    busy = scheduler()
+    running: dict[int, Sequence] = {}
+    for number, (event, value) in enumerate(happened):
+        match event:
+            case "add":
+                running[number] = sequence(number, value)
+                busy.add(running[number])
+            case "abort" if running:
+                busy.remove(running.pop(sorted(running)[value % len(running)]))
+            case "threads":
+                busy.threads = value
+            case "step":
+                for _ in range(value):
+                    advance(busy, running)
+    before = {request: s.computed for request, s in running.items()}
+    for _ in range(sum(s.pending for s in running.values()) + 2 * len(running)):
+        advance(busy, running)
+    assert len(busy) == len(running)
+    assert all(s.computed > before[request] for request, s in running.items())
+
+
+def advance(busy: Scheduler, running: dict[int, Sequence]) -> None:
+    """Compute one step as the worker does."""
+    step = busy.schedule()
+    assert bool(step.parts) == bool(running)
+    requests = [s.request for s, _ in step.parts]
+    assert len(set(requests)) == len(requests)
+    assert step.rows + step.padding <= BATCH
+    for s, n in step.parts:
+        assert running[s.request] is s
+        assert 0 < n <= s.pending
+        was_prompt = s.computed < s.prompt
+        s.computed += n
+        if s.pending == 0:
+            if was_prompt:
+                busy.prefilled(s)
+            s.tokens.append(0)

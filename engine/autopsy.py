@@ -1,0 +1,35 @@
+"""Of what an engine process died, as a class of reason. Its own words stay out of logs: they may quote a prompt."""
+
+from __future__ import annotations
+
+import re
+import signal
+from typing import Final
+
+_SIGNS: Final = (
+    (re.compile(rb"GGML_ASSERT|GGML_ABORT"), "llama.cpp found itself in a state that it refuses"),
+    (re.compile(rb"bad_alloc|failed to allocate|MemoryError|out of memory|Cannot allocate"), "out of memory"),
+    (re.compile(rb"Too many open files"), "too many open files"),
+    (re.compile(rb"No space left on device"), "no space left on the disk"),
+    (re.compile(rb"ModuleNotFoundError|ImportError|cannot open shared object"), "its installation is broken"),
+    (re.compile(rb"^(\w+(?:Error|Exception))\b", re.MULTILINE), "a fault of its own: {}"),
+)  # fmt: skip
+_SIGNALS: Final = {
+    signal.SIGKILL: "killed from outside, by hand or for want of memory (SIGKILL)",
+    signal.SIGSEGV: "crashed in llama.cpp (SIGSEGV)",
+    signal.SIGILL: "built for another processor (SIGILL): run `make distclean` and install again",
+    signal.SIGBUS: "its model file changed or its disk failed while mapped (SIGBUS)",
+}
+
+
+def cause_of_death(status: int | None, last_words: bytes) -> str:
+    """A sentence for the log and readyz, from a process's exit status and the end of what it wrote to stderr."""
+    for sign, cause in _SIGNS:
+        if found := sign.search(last_words):
+            return cause.format(*(group.decode() for group in found.groups()))
+    if status is None:
+        return "no process could be started"
+    if status < 0:
+        name = signal.Signals(-status)
+        return _SIGNALS.get(name, f"ended by {name.name}")
+    return f"ended with status {status}"

@@ -1,0 +1,64 @@
+"""Measured plans in the state folder: by model, llama.cpp build, processor and cores."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from engine import Plan, build_features, heuristic
+from gateway.digests import file_digest
+from gateway.machine import processor
+from gateway.settings import Settings
+
+_FOLDER: Final = "plans"
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What step times depend on."""
+
+    model: str
+    """SHA-256 of the model file."""
+    build: str
+    processor: str
+    cores: int
+
+    @classmethod
+    def of(cls, path: Path, settings: Settings) -> Key:
+        """The key of a model file on this machine. Raises OSError."""
+        build = f"{version('llama-cpp-python')} {' '.join(sorted(build_features()))}"
+        return cls(file_digest(path, settings.state_dir), build, processor(), settings.cores)
+
+    @property
+    def file(self) -> str:
+        """Its name in the folder of plans."""
+        return f"{hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]}.json"
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    key: Key
+    plan: Plan
+
+
+def planned(path: Path, settings: Settings) -> Plan:
+    """The plan that was measured for this model here, else an ordinary machine's."""
+    folder = settings.state_dir / _FOLDER
+    if folder.is_dir():  # else the key, which takes reading the whole model, is of no use
+        with contextlib.suppress(OSError, msgspec.MsgspecError):  # none, or one of another version: as good as none
+            return msgspec.json.decode((folder / Key.of(path, settings).file).read_bytes(), type=_Saved).plan
+    return heuristic(path.stat().st_size, settings.cores, settings.engine_count)
+
+
+def save(plan: Plan, path: Path, settings: Settings) -> Path:
+    """Keep a measured plan; gives its file. Raises OSError."""
+    folder = settings.state_dir / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = Key.of(path, settings)
+    file, new = folder / key.file, folder / f"{key.file}.new"
+    new.write_bytes(msgspec.json.format(msgspec.json.encode(_Saved(key, plan))))
+    new.replace(file)
+    return file
