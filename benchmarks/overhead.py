@@ -21,11 +21,12 @@ from benchmarks.bare import GREEDY, PROMPT_TOKENS
 from benchmarks.figures import Figure, tell
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import cores, machine
-from engine import Finished, Generate, Model, WorkerConfig
+from engine import Finished, Generate, Model, WorkerConfig, heuristic
 from engine.candidates import Logits
+from engine.channel import Channel
 from engine.messages import Frames, SetThreads, frame, from_engine_decoder
 from engine.sampler import Sampler
-from engine.worker import Channel, Worker
+from engine.worker import Worker
 
 ROUNDS: Final = 5
 STEPS: Final = 100
@@ -109,7 +110,8 @@ def shares(model: Model, config: WorkerConfig, streams: int) -> tuple[float, flo
 
 def measure(subject: Subject, streams: list[int]) -> list[Figure]:
     """Shares by number of streams."""
-    model, config = Model(subject.path), WorkerConfig(str(subject.path), 8192, 32)
+    plan = heuristic(subject.path.stat().st_size, cores(), 1)
+    model, config = Model(subject.path), WorkerConfig(str(subject.path), 8192, 32, plan)
     figures = []
     for count in streams:
         python, drawing = zip(*(shares(model, config, count) for _ in range(ROUNDS)), strict=True)

@@ -2,14 +2,25 @@
 
 from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from engine.llama import Model, Vocabulary, build_features, repacks_weights
-from engine.messages import Finished, Generate, Grammar, Logprob, Sampling, Started, Stepped, Tokens
+from engine.messages import (
+    Finished,
+    Generate,
+    Grammar,
+    Logprob,
+    Sampling,
+    Started,
+    Stepped,
+    StoreUsed,
+    Tokens,
+    WorkerConfig,
+)
 from engine.plan import WIDEST, Plan, Times, heuristic, round_seconds, seconds
 from engine.pool import EnginePool
 from engine.process import Answer, EngineProcess, State
 from engine.quantization import KINDS as QUANTIZATIONS
 from engine.quantization import quantize
+from engine.residents import common_prefix
 from engine.resources import Usage, usage
-from engine.worker import WorkerConfig
 
 __all__ = [
     "QUANTIZATIONS",
@@ -32,12 +43,14 @@ __all__ = [
     "Started",
     "State",
     "Stepped",
+    "StoreUsed",
     "Times",
     "Tokens",
     "Usage",
     "Vocabulary",
     "WorkerConfig",
     "build_features",
+    "common_prefix",
     "heuristic",
     "quantize",
     "repacks_weights",

@@ -12,9 +12,27 @@ from typing import Final
 
 import msgspec
 
+from cache import CacheConfig, Operation
+from engine.plan import Plan
+
 LENGTH: Final = struct.Struct(">I")
 MAX_FRAME: Final = 64 * 1024 * 1024
 """Bytes in one message at most; a context of 32 768 ids is under 200 KB, so more is a broken peer."""
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, tag="configure"):
+    """What an engine is: the first thing that it is told. Not an argument of its process, as it may hold secrets."""
+
+    model: str
+    """Path of the GGUF file."""
+    cells: int
+    sequences: int
+    plan: Plan
+    cache: CacheConfig | None = None
+    build: dict[str, str | int | bool] = {}
+    """All that the KV depends on beside the tokens: the model's digest, the package's version, …"""
+    idle_cells: int = 1 << 30
+    """Cells that ended requests may keep once they are stored: idle ones slow every step."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +77,18 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     grammar: Grammar | None = None
     top_logprobs: int | None = None
     """Tell each token's log probability, and those of so many of the likeliest."""
+    public: int = 0
+    """So many of the first tokens are the operator's: what is computed of them, all scopes may use."""
+    stored: bool = True
+    """Whether its blocks may leave the engine's memory."""
+    generated: int = 0
+    """So many of the last tokens are the answer's already, drawn by an engine that had to give it up."""
+
+
+class Suspend(msgspec.Struct, frozen=True, tag="suspend"):
+    """Give a request up for another engine; answered by `Finished`, reason `moved`, once its KV is in the store."""
+
+    request: int
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -99,10 +129,11 @@ class ThreadsSet(msgspec.Struct, frozen=True, tag="threads_set"):
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """A request got its place; `cached` of its prompt's tokens are not computed again."""
+    """A request begins; `cached` of its prompt's tokens are not computed again, `fetched` of them from the store."""
 
     request: int
     cached: int
+    fetched: int = 0
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
@@ -126,8 +157,15 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
     cells: int
 
 
+class StoreUsed(msgspec.Struct, frozen=True, tag="store_used"):
+    """What the engine did with the store since it last told, and whether that is up."""
+
+    operations: list[Operation]
+    up: bool
+
+
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """The last word on a request. `reason`: stop, length, aborted, or failed.
+    """The last word on a request. `reason`: stop, length, aborted, moved, or failed.
 
     When it failed, `detail` says why, and `code` is the contract's name for it where the engine knows one.
     """
@@ -138,8 +176,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     code: str = ""
 
 
-ToEngine = Generate | Abort | Forget | SetThreads
-FromEngine = Ready | LoadFailed | ThreadsSet | Started | Tokens | Stepped | Finished
+ToEngine = WorkerConfig | Generate | Abort | Suspend | Forget | SetThreads
+FromEngine = Ready | LoadFailed | ThreadsSet | Started | Tokens | Stepped | StoreUsed | Finished
 
 _encoder = msgspec.msgpack.Encoder()
 to_engine_decoder: Final = msgspec.msgpack.Decoder(ToEngine)

@@ -15,11 +15,10 @@ from typing import Final
 import structlog
 
 from engine.errors import EngineError, ModelLoadError
-from engine.messages import Generate, Stepped
+from engine.messages import Generate, Stepped, StoreUsed, WorkerConfig
 from engine.process import Answer, EngineProcess, State
 from engine.resources import Usage, usage
 from engine.shares import CoreShares
-from engine.worker import WorkerConfig
 
 BACKOFF: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the first, second, … restart of an engine that dies without having answered anything between."""
@@ -45,6 +44,7 @@ class EnginePool:
         idle_unload: float = 0.0,
         on_change: Callable[[EngineProcess], None] = lambda _: None,
         on_step: Callable[[Stepped], None] = lambda _: None,
+        on_store: Callable[[StoreUsed], None] = lambda _: None,
     ) -> None:
         """`on_change` is called after every change of an engine's state, `on_step` after every step of any of them.
 
@@ -53,7 +53,9 @@ class EnginePool:
         if not 1 <= count <= cores:
             raise ValueError(f"{count} engines need at least as many cores, and there are {cores}")
         self.engines = tuple(
-            EngineProcess(str(i), config, on_change=self._changed, on_threads=self._confirmed, on_step=on_step)
+            EngineProcess(
+                str(i), config, on_change=self._changed, on_threads=self._confirmed, on_step=on_step, on_store=on_store
+            )
             for i in range(count)
         )
         names = [engine.name for engine in self.engines]
@@ -63,6 +65,8 @@ class EnginePool:
         """Times that it was stopped for being idle, by engine."""
         self.usage = dict.fromkeys(names, Usage())
         """What each took of the machine when it was last looked at."""
+        self.stores = config.cache is not None
+        """Whether KV goes to a store, from where another engine can take it."""
         self._plan = config.plan
         self._idle_unload = idle_unload
         self._shares = CoreShares(cores, self._set_threads)

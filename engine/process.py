@@ -28,13 +28,15 @@ from engine.messages import (
     SetThreads,
     Started,
     Stepped,
+    StoreUsed,
+    Suspend,
     ThreadsSet,
     ToEngine,
     Tokens,
+    WorkerConfig,
     frame,
     from_engine_decoder,
 )
-from engine.worker import WorkerConfig
 
 STOP_SECONDS: Final = 5.0
 """How long a process may take to leave after its socket closed: a step of a long prompt, then SIGKILL."""
@@ -68,6 +70,7 @@ class EngineProcess:
         on_change: Callable[[EngineProcess], None],
         on_threads: Callable[[EngineProcess], None] = lambda _: None,
         on_step: Callable[[Stepped], None] = lambda _: None,
+        on_store: Callable[[StoreUsed], None] = lambda _: None,
     ) -> None:
         """`on_change` is called after every change of state, `on_threads` when it confirms a number of threads."""
         self.name = name
@@ -89,6 +92,7 @@ class EngineProcess:
         self._on_change = on_change
         self._on_threads = on_threads
         self._on_step = on_step
+        self._on_store = on_store
         self._answers: dict[int, asyncio.Queue[Answer | EngineDiedError]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -136,11 +140,10 @@ class EngineProcess:
 
     async def _spawn(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
-        config = msgspec.json.encode(self._config).decode()
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "engine.worker", str(theirs.fileno()), config,
+                    sys.executable, "-m", "engine.worker", str(theirs.fileno()),
                     pass_fds=[theirs.fileno()], start_new_session=True,
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
                     env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # its backtrace starts a debugger that outlives us
@@ -149,6 +152,7 @@ class EngineProcess:
             ours.close()
             raise
         reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._writer.write(frame(self._config))
         return reader
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -172,6 +176,8 @@ class EngineProcess:
             case Stepped():
                 self.cells_used = message.cells
                 self._on_step(message)
+            case StoreUsed():
+                self._on_store(message)
             case ThreadsSet(threads=threads):
                 self.threads = threads
                 self._on_threads(self)
@@ -246,6 +252,10 @@ class EngineProcess:
     def abort(self, request: int) -> None:
         """Ask for the end of a request; its `Finished` still comes."""
         self._send(Abort(request))
+
+    def suspend(self, request: int) -> None:
+        """Ask it to give a request up and store its KV: `Finished` comes, reason `moved`. Raises EngineDiedError."""
+        self._send(Suspend(request))
 
     def forget(self, requests: list[int]) -> None:
         """Let it give up the cells of ended requests; a dead one has none."""

@@ -7,7 +7,7 @@ prefix's cells are shared. Idea: nano-vllm's block manager, with llama.cpp's cel
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +29,8 @@ class Resident:
     sequence: int
     scope: str = ""
     tokens: list[int] = field(default_factory=list)
+    public: int = 0
+    """So many of its first tokens are for all scopes."""
     reserved: int = 0
     """Cells that the running request may come to need; 0 when idle."""
     request: int = -1
@@ -47,7 +49,7 @@ class Resident:
         return max(self.reserved, len(self.tokens))
 
 
-def common_prefix(a: list[int], b: list[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the longest common prefix."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
@@ -58,9 +60,12 @@ def common_prefix(a: list[int], b: list[int]) -> int:
 class Residents:
     """All sequences of one context within `cells` cells and `sequences` numbers."""
 
-    def __init__(self, context: Cells, *, cells: int, sequences: int) -> None:
-        """Start empty."""
+    def __init__(
+        self, context: Cells, *, cells: int, sequences: int, on_loss: Callable[[Resident], None] = lambda _: None
+    ) -> None:
+        """Start empty; `on_loss` is called before cells of an idle resident are given up."""
         self._context = context
+        self._on_loss = on_loss
         self._cells = cells
         self._all = [Resident(sequence) for sequence in range(sequences)]
         self._releases = 0
@@ -70,7 +75,7 @@ class Residents:
         """Cells in use; a shared one is counted for each owner."""
         return min(self._cells, sum(len(resident.tokens) for resident in self._all))
 
-    def acquire(self, request: int, tokens: list[int], scope: str, reserve: int) -> Resident | None:
+    def acquire(self, request: int, tokens: list[int], scope: str, reserve: int, *, public: int = 0) -> Resident | None:
         """A place for a request of `reserve` cells in all, or None until others end.
 
         Its `tokens` are then the prefix that need not be computed: less than all of the prompt, as the last token is
@@ -79,16 +84,18 @@ class Residents:
         running = [r for r in self._all if not r.idle]
         if len(running) == len(self._all) or sum(r.cells for r in running) + reserve > self._cells:
             return None
-        source, length = self._longest(tokens, scope)
+        source, length = self._longest(tokens, scope, public)
         if source is not None and source.idle and length >= len(source.tokens) - 1:
             resident = source
         else:
             resident = self._free_number(source)
             if source is not None and source is not resident:
                 self._context.share(source.sequence, resident.sequence, length)
+        if length < len(resident.tokens):
+            self._on_loss(resident)
         self._context.cut(resident.sequence, length)
         resident.tokens = tokens[:length]
-        resident.request, resident.scope, resident.reserved = request, scope, reserve
+        resident.request, resident.scope, resident.reserved, resident.public = request, scope, reserve, public
         self._make_room()
         return resident
 
@@ -97,17 +104,24 @@ class Residents:
         self._releases += 1
         resident.reserved, resident.used = 0, self._releases
 
+    def trim(self, cells: int) -> None:
+        """Give up idle residents, oldest first, until they hold no more than `cells`."""
+        idle = sorted((r for r in self._all if r.idle and r.tokens), key=lambda r: r.used)
+        over = sum(r.cells for r in idle) - cells
+        self._forget_oldest(idle, over)
+
     def forget(self, requests: Collection[int]) -> None:
         """Give up what these ended requests left behind; what another has continued since is that one's."""
         for resident in self._all:
             if resident.idle and resident.request in requests:
                 self._forget(resident)
 
-    def _longest(self, tokens: list[int], scope: str) -> tuple[Resident | None, int]:
+    def _longest(self, tokens: list[int], scope: str, public: int) -> tuple[Resident | None, int]:
         best, length = None, 0
         for resident in self._all:
-            if resident.scope == scope and resident.tokens:
-                n = min(common_prefix(resident.tokens, tokens), len(tokens) - 1)
+            common = len(tokens) - 1 if resident.scope == scope else min(resident.public, public, len(tokens) - 1)
+            if common > length and resident.tokens:
+                n = min(common_prefix(resident.tokens, tokens), common)
                 if n > length:
                     best, length = resident, n
         return best, length
@@ -123,7 +137,9 @@ class Residents:
     def _make_room(self) -> None:
         """Give up idle residents, oldest first, until all that run can grow to what they reserved."""
         idle = sorted((r for r in self._all if r.idle and r.tokens), key=lambda r: r.used)
-        over = sum(r.cells for r in self._all) - self._cells
+        self._forget_oldest(idle, sum(r.cells for r in self._all) - self._cells)
+
+    def _forget_oldest(self, idle: Sequence[Resident], over: int) -> None:
         for resident in idle:
             if over <= 0:
                 return
@@ -131,5 +147,7 @@ class Residents:
             self._forget(resident)
 
     def _forget(self, resident: Resident) -> None:
+        if resident.tokens:
+            self._on_loss(resident)
         self._context.cut(resident.sequence, 0)
         resident.tokens = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -47,6 +48,17 @@ class Sampler:
         if self._constraint is not None:
             self._constraint.accept(token)
         return token
+
+    def replay(self, tokens: Sequence[int]) -> None:
+        """Come to where it was after drawing `tokens`: by the same seed it goes on as before. Raises SamplingError."""
+        self._random.random(2 * len(tokens))
+        if self._penalizes:
+            self._counts.update(tokens)
+        if self._constraint is not None:
+            for token in tokens:
+                if not self._constraint.allows(token):
+                    raise SamplingError("the answer so far does not fit its grammar")
+                self._constraint.accept(token)
 
     def close(self) -> None:
         """Free what llama.cpp holds for it."""

@@ -14,6 +14,8 @@ ALONE: Final = 0.5
 """Seconds that a step of prompts may take: an abort, or a call for this engine's threads, is heard between two."""
 BESIDE: Final = 0.15
 """Seconds that it may take beside answers that people read as they come, or three rounds of these if that is more."""
+LIKE_DECODING: Final = 3
+"""Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits (design.md)."""
 ROWS: Final = (8, 16, 32, 64, 128, 256)
 """Prompt tokens in a step: widths that kernels like."""
 
@@ -28,6 +30,8 @@ class Sequence:
     computed: int
     limit: int
     """Tokens, prompt included, at which it ends."""
+    answered: int | None = None
+    """Where its answer began, if an engine before this one drew some of it: from there on it is computed as if anew."""
     prompt: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,6 +42,14 @@ class Sequence:
     def pending(self) -> int:
         """Tokens not in the cells yet: the prompt's rest, or the one drawn last."""
         return len(self.tokens) - self.computed
+
+    def chunk(self, rows: int) -> int:
+        """Of its pending tokens, how many a step of `rows` may take."""
+        if self.answered is None or self.computed + rows <= self.answered:
+            return min(self.pending, rows)
+        if self.computed < self.answered:
+            return self.answered - self.computed
+        return min(self.pending, rows, LIKE_DECODING)
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ class Scheduler:
     def _prefill(self) -> Step:
         parts, rows = [], self._width()
         for sequence in self._in_turn():
-            tokens = min(sequence.pending, rows)
+            tokens = sequence.chunk(rows)
             if tokens:
                 parts.append((sequence, tokens))
                 rows -= tokens

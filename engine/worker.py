@@ -1,83 +1,63 @@
 """The engine process: receive, step, send, until the gateway's end of the socket pair closes.
 
-Started as `python -m engine.worker FD CONFIG` by the pool. It has no other way out than that socket, so a gateway that
-dies, even by SIGKILL, takes its engines along: the next read returns end of file.
+Started as `python -m engine.worker FD` by the pool. It has no other way out than that socket, so a gateway that dies,
+even by SIGKILL, takes its engines along: the next read returns end of file.
 """
 
 from __future__ import annotations
 
-import select
 import signal
 import socket
 import sys
 import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-import msgspec
-
+from cache import Chain, Operation, PrefixCache, Stored, StoreError
+from engine.channel import Channel
 from engine.constraint import Grammars
 from engine.errors import DecodeError, EngineError
+from engine.keeper import Keeper
 from engine.llama import Context, Model
 from engine.messages import (
     Abort,
     Finished,
     Forget,
-    Frames,
-    FromEngine,
     Generate,
     LoadFailed,
     Ready,
     SetThreads,
     Started,
     Stepped,
+    StoreUsed,
+    Suspend,
     ThreadsSet,
     ToEngine,
     Tokens,
-    frame,
-    to_engine_decoder,
+    WorkerConfig,
 )
-from engine.plan import WIDEST, Plan
-from engine.residents import Residents
+from engine.plan import WIDEST
+from engine.residents import Resident, Residents
 from engine.sampler import Sampler
 from engine.scheduler import Scheduler, Sequence, Step
 
-
-class WorkerConfig(msgspec.Struct, frozen=True):
-    """What an engine process is started with."""
-
-    model: str
-    cells: int
-    sequences: int
-    plan: Plan
+WORTH_FETCHING: Final = 16
+"""Tokens that must be missing before the store is asked: fewer are computed in less time than it takes to answer."""
 
 
-class Channel:
-    """The blocking end of the socket pair."""
+@dataclass(eq=False)
+class Run:
+    """A request that runs here."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """Own `sock`."""
-        self._sock = sock
-        self._frames = Frames()
-        self._unsent = bytearray()
-
-    def receive(self, *, wait: bool) -> list[ToEngine]:
-        """Messages that have come; with `wait`, at least a read's worth. Raises EOFError when the gateway is gone."""
-        if not wait and not select.select([self._sock], [], [], 0)[0]:
-            return []
-        data = self._sock.recv(1 << 20)
-        if not data:
-            raise EOFError
-        return [to_engine_decoder.decode(body) for body in self._frames.feed(data)]
-
-    def send(self, message: FromEngine) -> None:
-        """Put one message with those that `flush` sends."""
-        self._unsent += frame(message)
-
-    def flush(self) -> None:
-        """Send what was said since the last time: one system call, and one waking of the gateway, a step."""
-        if self._unsent:
-            self._sock.sendall(self._unsent)
-            self._unsent.clear()
+    message: Generate
+    sequence: Sequence
+    sampler: Sampler
+    chain: Chain | None
+    """The blocks of its tokens; None when they are not to be stored."""
+    scheduled: bool = False
+    """Whether it takes part in steps: not while its blocks are fetched."""
 
 
 class Worker:
@@ -91,9 +71,17 @@ class Worker:
         self._padding = config.sequences  # the number of a sequence that holds nothing but a step's padding
         self._context = Context(model, cells=config.cells + WIDEST, sequences=config.sequences + 1, threads=1)
         self.cells = self._context.cells - WIDEST
-        self._residents = Residents(self._context, cells=self.cells, sequences=config.sequences)
+        self._idle_cells = config.idle_cells
+        self._operations: deque[Operation] = deque()
+        self._cache: PrefixCache | None = None
+        self._keeper: Keeper | None = None
+        if config.cache is not None and model.has_blocks:
+            self._open_cache(config)
+        self._residents = Residents(
+            self._context, cells=self.cells, sequences=config.sequences, on_loss=self._keep_before_loss
+        )
         self._scheduler = Scheduler(config.plan)
-        self._running: dict[int, tuple[Sequence, Sampler]] = {}
+        self._runs: dict[int, Run] = {}
         self._threads = 0
         self._inside = 0.0
         """Seconds of this step in llama.cpp."""
@@ -102,19 +90,40 @@ class Worker:
         """Serve until the gateway leaves."""
         while True:
             able = self._threads > 0 and len(self._scheduler) > 0
-            for message in self._channel.receive(wait=not able):
+            storing = self._keeper is not None and self._keeper.has_work
+            for message in self._channel.receive(wait=not able and not storing):
                 self._hear(message)
+            if self._keeper is not None:
+                self._keeper.settle()
+                self._keeper.step()
+                self._tell_of_store()
             if self._threads > 0:
                 self._step()
             self._channel.flush()
+
+    def close(self) -> None:
+        """Store what is left to store."""
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def _open_cache(self, config: WorkerConfig) -> None:
+        assert config.cache is not None  # noqa: S101 - for the type checker
+        try:
+            self._cache = config.cache.open(config.build, self._operations.append)
+        except StoreError:  # the gateway, which opened the same store, has told why
+            return
+        self._keeper = Keeper(self._context, self._cache, wake=self._channel.ring)
 
     def _hear(self, message: ToEngine) -> None:
         match message:
             case Generate():
                 self._admit(message)
             case Abort(request=request):
-                if request in self._running:
+                if request in self._runs:
                     self._finish(request, "aborted")
+            case Suspend(request=request):
+                if request in self._runs:
+                    self._finish(request, "moved")
             case Forget(requests=requests):
                 self._residents.forget(requests)
             case SetThreads(threads=threads):
@@ -131,20 +140,47 @@ class Worker:
             self._channel.send(Finished(message.request, "failed", str(error), error.code))
             return
         limit = len(message.tokens) + message.max_tokens
-        resident = self._residents.acquire(message.request, message.tokens, message.scope, limit)
+        resident = self._residents.acquire(message.request, message.tokens, message.scope, limit, public=message.public)
         if resident is None:  # the dispatcher reserves cells before it sends, so this is a fault of ours
             sampler.close()
             self._channel.send(Finished(message.request, "failed", "no KV cells are free"))
             return
-        cached = len(resident.tokens)
-        sequence = Sequence(message.request, resident, list(message.tokens), cached, limit)
-        self._running[message.request] = (sequence, sampler)
-        self._scheduler.add(sequence)
-        self._channel.send(Started(message.request, cached))
+        answered = len(message.tokens) - message.generated if message.generated else None
+        sequence = Sequence(
+            message.request, resident, list(message.tokens), len(resident.tokens), limit, answered=answered
+        )
+        run = self._runs[message.request] = Run(message, sequence, sampler, None)
+        if self._keeper is None or not message.stored:
+            self._begin(run)
+            return
+        # The last token is always computed: its logits are wanted, and no block holds these.
+        run.chain = self._keeper.chain(message.tokens[:-1], message.scope, message.public)
+        if len(message.tokens) - 1 - sequence.computed < WORTH_FETCHING:
+            self._begin(run)
+        else:
+            self._keeper.fetch(run.chain, sequence.computed, lambda blocks: self._fetched(run, blocks))
 
     def _sampler(self, message: Generate) -> Sampler:
         constraint = self._grammars.constraint(message.grammar)
-        return Sampler(message.sampling, top_logprobs=message.top_logprobs, constraint=constraint)
+        sampler = Sampler(message.sampling, top_logprobs=message.top_logprobs, constraint=constraint)
+        if message.generated:
+            sampler.replay(message.tokens[-message.generated :])
+        return sampler
+
+    def _fetched(self, run: Run, blocks: list[Stored]) -> None:
+        if self._runs.get(run.message.request) is not run or self._keeper is None:
+            return  # it was aborted meanwhile
+        before = run.sequence.computed
+        run.sequence.computed = self._keeper.load(run.sequence.resident, blocks, run.message.tokens)
+        self._begin(run, fetched=max(0, run.sequence.computed - before))
+
+    def _begin(self, run: Run, fetched: int = 0) -> None:
+        if run.message.stored and self._keeper is not None:
+            # What is in the cells of this prompt is the beginning of a chain that now only grows.
+            run.chain = self._keeper.chain(run.sequence.resident.tokens, run.message.scope, run.message.public)
+        run.scheduled = True
+        self._scheduler.add(run.sequence)
+        self._channel.send(Started(run.message.request, run.sequence.computed, fetched))
 
     def _step(self) -> None:
         began = time.perf_counter()
@@ -156,9 +192,7 @@ class Worker:
             index = -1
             for sequence, tokens in step.parts:
                 index += tokens
-                start = sequence.computed
-                sequence.computed += tokens
-                sequence.resident.tokens.extend(sequence.tokens[start : sequence.computed])
+                self._computed(sequence, tokens)
                 if sequence.pending == 0:
                     self._advance(sequence, index)
         taken = time.perf_counter() - began
@@ -186,6 +220,15 @@ class Worker:
             self._inside += time.perf_counter() - began
         return True
 
+    def _computed(self, sequence: Sequence, tokens: int) -> None:
+        """Note that `tokens` more of a sequence are in the cells; blocks that they fill are stored while it runs on."""
+        new = sequence.tokens[sequence.computed : sequence.computed + tokens]
+        sequence.computed += tokens
+        sequence.resident.tokens.extend(new)
+        chain = self._runs[sequence.request].chain
+        if chain is not None and self._keeper is not None and (full := chain.extend(new)):
+            self._keeper.keep(sequence.resident, chain, full)
+
     def _advance(self, sequence: Sequence, index: int) -> None:
         """Draw the next token of a sequence whose logits lie at `index` of the step."""
         if sequence.computed == sequence.prompt:
@@ -194,7 +237,7 @@ class Worker:
             self._finish(sequence.request, "length")
             return
         began = time.perf_counter()
-        sampler = self._running[sequence.request][1]
+        sampler = self._runs[sequence.request].sampler
         try:
             token = sampler.draw(self._context.logits(index))
         except EngineError as error:
@@ -210,13 +253,41 @@ class Worker:
             self._finish(sequence.request, "length")
 
     def _finish(self, request: int, reason: str, detail: str = "", code: str = "") -> None:
-        sequence, sampler = self._running.pop(request)
-        self._scheduler.remove(sequence)
+        run = self._runs.pop(request)
+        resident = run.sequence.resident
+        if run.scheduled:
+            self._scheduler.remove(run.sequence)
         # A failed step may have left part of a chunk behind: the cells must hold just what the resident says.
-        self._context.cut(sequence.resident.sequence, len(sequence.resident.tokens))
-        self._residents.release(sequence.resident)
-        sampler.close()
-        self._channel.send(Finished(request, reason, detail, code))
+        self._context.cut(resident.sequence, len(resident.tokens))
+        self._residents.release(resident)
+        run.sampler.close()
+        last = Finished(request, reason, detail, code)
+        if reason == "moved" and run.scheduled and run.chain is not None:
+            self._keep(run, resident, last)
+            return
+        if run.scheduled and run.chain is not None:
+            self._keep(run, resident, None)
+        self._channel.send(last)
+        self._residents.trim(self._idle_cells)
+
+    def _keep(self, run: Run, resident: Resident, last: Finished | None) -> None:
+        """Have all that was computed stored, an unfilled block at its end too; `last` is said when it is."""
+        assert self._keeper is not None  # noqa: S101 - for the type checker: there is a chain
+        assert run.chain is not None  # noqa: S101
+        blocks = run.chain.blocks
+        if last is None:
+            self._keeper.keep(resident, run.chain, blocks)
+        else:
+            self._keeper.keep(resident, run.chain, blocks, done=lambda: self._channel.send(last))
+
+    def _keep_before_loss(self, resident: Resident) -> None:
+        if self._keeper is not None:
+            self._keeper.flush(resident)
+
+    def _tell_of_store(self) -> None:
+        if self._operations and self._cache is not None:
+            operations = [self._operations.popleft() for _ in range(len(self._operations))]
+            self._channel.send(StoreUsed(operations, self._cache.up))
 
 
 def main(argv: list[str]) -> int:
@@ -224,9 +295,12 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to answer: it drains first
     channel = Channel(socket.socket(fileno=int(argv[1])))
-    config = msgspec.json.decode(argv[2], type=WorkerConfig)
     try:
+        config = channel.first()
+        assert isinstance(config, WorkerConfig)  # noqa: S101 - the pool's first word
         worker = Worker(channel, Model(Path(config.model)), config)
+    except EOFError:
+        return 0
     except EngineError as error:
         channel.send(LoadFailed(str(error)))
         channel.flush()
@@ -236,7 +310,7 @@ def main(argv: list[str]) -> int:
         channel.flush()
         worker.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return 0
+        worker.close()
     return 0
 
 

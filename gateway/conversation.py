@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from engine import common_prefix
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.prompt import Prompt, TemplateError
 from gateway.protocol.items import Item, input_item, messages
@@ -29,6 +30,8 @@ class Context:
     """Tokens of it that the model saw before."""
     began: int
     """When the conversation began, seconds of the epoch."""
+    public: int = 0
+    """Tokens at its beginning that are the operator's alone, whoever asks."""
     ended_by: str = "assistant"
     """Role of the message with which its ids end, once it is answered or encoded."""
 
@@ -78,7 +81,7 @@ class Conversations:
         if not ids:
             raise InvalidRequestError("input: there is nothing to encode", param="input")
         ended_by = _ended_by(new, turn) if request.prepares else "assistant"
-        return Context(ids, items, len(known or ()), began, ended_by)
+        return Context(ids, items, len(known or ()), began, self._public(ids, began), ended_by)
 
     def _whole(self, request: ResponseCreate, items: Sequence[Item], began: int) -> list[int]:
         system = "\n\n".join(
@@ -91,6 +94,18 @@ class Conversations:
             answer=not request.prepares,
             tools=[tool.shown for tool in request.functions],
         )
+
+    def _public(self, ids: Sequence[int], began: int) -> int:
+        """Tokens that come from the operator's instructions whatever follows them: what two examples have in common."""
+        if not self._instructions:
+            return 0
+        example = [Message(role="user", content="x")]
+        systems = (self._instructions, f"{self._instructions}\n\nx")
+        one, other = (
+            self._prompt.whole([Message(role="system", content=system), *example], date=_date(began))
+            for system in systems
+        )
+        return common_prefix(one[: common_prefix(one, other)], ids)
 
     def _truncated(self, request: ResponseCreate, items: list[Item], began: int) -> tuple[list[Item], list[int]]:
         """Drop the oldest turns down to half of the limit at once, so that the next turns can be appended again."""

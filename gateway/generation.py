@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
-from engine import EngineError, Finished, Generate, Grammar, Logprob, Started, Tokens
+from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started, Tokens
 from gateway.caller import Caller
 from gateway.detokenizer import Detokenizer
 from gateway.dispatcher import Placement
@@ -16,6 +16,7 @@ from gateway.house import House
 from gateway.prepared import Prepared
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
+from gateway.relay import Relay
 
 
 class Generation:
@@ -32,20 +33,20 @@ class Generation:
         """Nothing runs before `run`."""
         self.reason = ""
         """Why the engine ended it: stop, length or aborted; empty when none has."""
-        self.number = house.number()
-        """Its number in the engine."""
         self._house = house
         self._vocabulary = house.model.vocabulary
         self._prepared = prepared
         form = prepared.form
         self._request = Generate(
-            self.number,
+            house.number(),
             prepared.context.ids,
             prepared.limit,
             house.model.sampling(request),
             caller.tenant,
             grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
             top_logprobs=request.logprobs,
+            public=prepared.context.public,
+            stored=request.store is not False,
         )
         self._on_text = on_text
         self._detokenizer = Detokenizer(self._vocabulary.piece, request.stops)
@@ -53,14 +54,21 @@ class Generation:
         self._untold: list[dict[str, Any]] = []
         """Log probabilities of tokens whose text is not certain yet."""
         self._cached = 0
+        self.fetched = 0
+        """Of the prompt's tokens, those whose KV came from the store."""
         self._latest = 0.0
-        self._placement: Placement | None = None
+        self._relay: Relay | None = None
         self._aborted = False
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string ended it."""
         return self._detokenizer.stopped
+
+    @property
+    def traces(self) -> list[tuple[EngineProcess, int]]:
+        """Engines that hold cells of it, and under which numbers."""
+        return self._relay.traces if self._relay else []
 
     @property
     def usage(self) -> Usage:
@@ -77,33 +85,30 @@ class Generation:
 
     async def run(self, placement: Placement) -> None:
         """Generate to the end. Raises EngineError or EngineUnavailableError."""
-        self._placement = placement
-        try:
-            async with aclosing(self._house.pool.generate(placement.engine, self._request)) as messages:
-                async for message in messages:
-                    match message:
-                        case Started(cached=cached):
-                            self._cached = cached
-                            if self._aborted:  # while the engine was loading
-                                self.abort()
-                        case Tokens():
-                            self._more(message)
-                        case Finished():
-                            self.reason = message.reason
-                            if message.code == "invalid_request":  # a grammar is judged where it is compiled
-                                raise InvalidRequestError(message.detail)
-                            if message.reason == "failed":
-                                raise EngineUnavailableError(f"the engine failed: {message.detail}; try again")
-        finally:
-            self._placement = None
+        house = self._house
+        self._relay = Relay(house.pool, house.dispatcher, placement, self._request, house.number)
+        if self._aborted:
+            self._relay.abort()
+        async with aclosing(self._relay.run()) as messages:
+            async for message in messages:
+                match message:
+                    case Started():
+                        self._cached, self.fetched = message.cached, message.fetched
+                    case Tokens():
+                        self._more(message)
+                    case Finished():
+                        self.reason = message.reason
+                        if message.code == "invalid_request":  # a grammar is judged where it is compiled
+                            raise InvalidRequestError(message.detail)
+                        if message.reason == "failed":
+                            raise EngineUnavailableError(f"the engine failed: {message.detail}; try again")
         self._text(self._detokenizer.finish())
 
     def abort(self) -> None:
         """End it within a step; `run` then returns."""
         self._aborted = True
-        if self._placement is not None:
-            with suppress(EngineError):  # its end is told by the request itself
-                self._placement.engine.abort(self.number)
+        if self._relay is not None:
+            self._relay.abort()
 
     def said(self, text: str) -> list[int]:
         """The ids that stand for `text`, all that the user saw.

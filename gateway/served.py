@@ -41,7 +41,7 @@ class ServedModel:
     @property
     def worker(self) -> WorkerConfig:
         """What its engines are started with."""
-        return WorkerConfig(str(self.entry.path), self.cells, SEQUENCES, self.plan)
+        return WorkerConfig(str(self.entry.path), self.cells, SEQUENCES, self.plan, idle_cells=2 * self.context)
 
     def sampling(self, request: ResponseCreate) -> Sampling:
         """How the request wants its tokens drawn, with the model's defaults for what it leaves open."""

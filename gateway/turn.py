@@ -82,7 +82,10 @@ class TurnRunner:
         try:
             prepared = await prepare(house, request, caller, unstored)
             context = prepared.context
-            demand = Demand(prepared.cells, request.previous_response_id, len(context.ids), context.known)
+            stored = request.store is not False and house.pool.stores
+            demand = Demand(
+                prepared.cells, request.previous_response_id, len(context.ids), context.known, stored=stored
+            )
             ticket = house.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
         except ApiError as error:
             house.metrics.ended("responses", "rejected", error.code, seconds=time.monotonic() - arrived)
@@ -168,7 +171,8 @@ class TurnRunner:
                 self._tell(self._answer.finish())
         finally:
             if self.request.store is False:
-                self._unstored.left(placement.engine, self._generation.number)
+                for engine, number in self._generation.traces:
+                    self._unstored.left(engine, number)
 
     def _text(self, text: str, logprobs: list[dict[str, Any]]) -> None:
         self._tell(self._answer.feed(text, logprobs))
@@ -184,7 +188,8 @@ class TurnRunner:
         await self._keep(self._prepared.context.ids + self._generation.said(self._answer.text))
         if placement is not None:
             house.dispatcher.settle(self.id, placement.engine)
-            house.metrics.prompt_tokens.labels("engine").inc(usage.cached)
+            house.metrics.prompt_tokens.labels("store").inc(self._generation.fetched)
+            house.metrics.prompt_tokens.labels("engine").inc(usage.cached - self._generation.fetched)
             house.metrics.prompt_tokens.labels("computed").inc(usage.input - usage.cached)
         house.metrics.generated.inc(usage.output)
         self._count(status)

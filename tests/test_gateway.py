@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,17 +143,41 @@ async def test_truncation_drops_the_oldest_turns_where_disabled_refuses(tiny_ser
         assert 0 < usage(events)[0] <= 256
 
 
-async def test_a_killed_engine_fails_its_answer_and_the_next_is_answered(tiny_server: Gateway) -> None:
+async def test_an_answer_outlives_its_engine(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        await conversation.ask("x", max_output_tokens=1, **ENDLESS)
+        await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 400, **ENDLESS})
+        text = ""
+        async for event in conversation.stream():
+            if event.type == "response.output_text.delta":
+                if not text:
+                    for engine in tiny_server.engines():
+                        engine.kill()
+                text += event.delta
+            elif event.type == "response.incomplete":
+                break
+        assert text == "A" * 400
+
+
+async def test_a_request_whose_engines_die_twice_fails_and_the_next_is_answered(tiny_server: Gateway) -> None:
+    async def kill_all() -> None:
+        while True:
+            for engine in tiny_server.engines():
+                with suppress(psutil.NoSuchProcess):
+                    engine.kill()
+            await asyncio.sleep(0.01)
+
     async with tiny_server.connect() as conversation:
         await conversation.ask("x", max_output_tokens=1, **ENDLESS)
         [engine] = tiny_server.engines()
-        engine.suspend()
+        engine.suspend()  # or it would be done before it is killed
         await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 400, **ENDLESS})
         async for event in conversation.stream():
             if event.type == "response.content_part.added":
-                engine.kill()
-            elif event.type == "response.failed":
+                killer = asyncio.create_task(kill_all())
+            elif event.type in ("response.failed", "response.incomplete"):
                 break
+        killer.cancel()
         assert event.response.error is not None
         assert event.response.error.code == "engine_unavailable"
         assert said(await conversation.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"

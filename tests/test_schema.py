@@ -20,6 +20,7 @@ from engine.sampler import Sampler
 from gateway.errors import ApiError
 from gateway.protocol.grammar import MAX_GRAMMAR, Grammar
 from gateway.protocol.schema import Schema
+from tests.plans import MEASURED
 
 TEXT: dict[str, Any] = {"type": "string"}
 
@@ -198,7 +199,7 @@ def test_no_schema_ends_an_engine(tiny_model: Path, schemas: list[Any]) -> None:
 
 
 async def _survives(tiny_model: Path, schemas: list[Any]) -> None:
-    engine = EngineProcess("0", WorkerConfig(str(tiny_model), 2048, 8), on_change=lambda _: None)
+    engine = EngineProcess("0", WorkerConfig(str(tiny_model), 2048, 8, MEASURED), on_change=lambda _: None)
     await engine.start()
     engine.set_threads(1)
     try:

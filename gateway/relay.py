@@ -1,0 +1,121 @@
+"""One request's tokens, whichever engines they come from.
+
+An answer may have to change its engine: because the dispatcher knows a better place, or because its engine died. Both
+are the same to it: all tokens so far are known here, the KV of nearly all of them lies in the store, and another engine
+goes on from there. Who reads along sees a pause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from typing import Final
+
+from msgspec.structs import replace
+
+from engine import Answer, EngineDiedError, EngineError, EnginePool, EngineProcess, Finished, Generate, Started, Tokens
+from gateway.dispatcher import Dispatcher, Placement
+
+MOST_DEATHS: Final = 2
+"""A request whose engines died so often is what kills them."""
+
+
+class Relay:
+    """Runs one request in the engine of its placement, and in the next one when that gives it up."""
+
+    def __init__(
+        self,
+        pool: EnginePool,
+        dispatcher: Dispatcher,
+        placement: Placement,
+        request: Generate,
+        number: Callable[[], int],
+    ) -> None:
+        """`number` gives each engine a number of its own for the request."""
+        self.deaths = 0
+        """Engines that died of it, or while they had it."""
+        self._pool = pool
+        self._dispatcher = dispatcher
+        self._placement = placement
+        self._request = request
+        self._number = number
+        self._drawn: list[int] = []
+        self._current: tuple[EngineProcess, int] | None = None
+        self._aborted = False
+        self.traces: list[tuple[EngineProcess, int]] = []
+        """Where it left cells, and under which numbers."""
+
+    async def run(self) -> AsyncGenerator[Answer, None]:
+        """What engines say of it: `Started` once, all tokens once, `Finished` last. Raises EngineError."""
+        first = True
+        while True:
+            try:
+                async with aclosing(self._stretch()) as messages:
+                    async for message in messages:
+                        if isinstance(message, Finished) and message.reason == "moved":
+                            break
+                        if first or not isinstance(message, Started):
+                            yield message
+                        first = False
+                        if isinstance(message, Finished):
+                            return
+            except EngineDiedError:
+                self.deaths += 1
+                if self.deaths >= MOST_DEATHS:
+                    raise
+            finally:
+                self._current = self._placement.leave = None
+            if self._aborted or self._left == 0:
+                yield Finished(self._request.request, "aborted" if self._aborted else "length")
+                return
+            self._dispatcher.arrive(self._placement)
+
+    def abort(self) -> None:
+        """End it within a step; `Finished` still comes."""
+        self._aborted = True
+        if self._current is not None:
+            engine, number = self._current
+            with suppress(EngineError):  # its end is told by `run`
+                engine.abort(number)
+
+    @property
+    def _left(self) -> int:
+        """Tokens that may still come."""
+        return self._request.max_tokens - len(self._drawn)
+
+    async def _stretch(self) -> AsyncGenerator[Answer, None]:
+        """From where it stands to its end, or to that of its stay in this engine."""
+        engine, number = self._placement.engine, self._number()
+        await self._pool.start(engine)
+        request = replace(
+            self._request,
+            request=number,
+            tokens=[*self._request.tokens, *self._drawn],
+            max_tokens=self._left,
+            generated=len(self._drawn),
+        )
+        self._current = engine, number
+        self.traces.append(self._current)
+        if self._aborted:
+            yield Finished(number, "aborted")
+            return
+        async with aclosing(self._pool.generate(engine, request)) as messages:
+            async for message in messages:
+                if isinstance(message, Tokens):
+                    self._drawn += message.ids
+                    self._read_along()
+                yield message
+
+    def _read_along(self) -> None:
+        """Its first token has come: from here on it can be moved, where its KV is in the store."""
+        if not self._placement.streaming:
+            self._placement.streaming = True
+            self._dispatcher.rebalance()
+        if self._placement.leave is None and self._request.stored and self._placement.demand.stored:
+            self._placement.leave = self._suspend
+
+    def _suspend(self) -> None:
+        if self._current is not None:
+            engine, number = self._current
+            with suppress(EngineError):
+                engine.suspend(number)

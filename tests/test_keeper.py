@@ -1,0 +1,175 @@
+"""KV that outlives its engine: kept in a store while it is computed, fetched by whoever continues it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from cache import BLOCK, CacheConfig, KeyRing
+from engine import EngineProcess, Finished, Generate, Sampling, Started, StoreUsed, Tokens, WorkerConfig
+from tests.plans import MEASURED
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
+ENDLESS = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
+PROMPT = [40 + i % 50 for i in range(300)]
+
+Spawn = Callable[[], EngineProcess]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CacheConfig:
+    return CacheConfig(f"sqlite://{tmp_path}/blocks.db", ttl=3600, max_bytes=1 << 28, keys=KeyRing.new().text)
+
+
+@pytest.fixture
+async def spawn(tiny_model: Path, cache: CacheConfig) -> AsyncIterator[Spawn]:
+    """Makes engines that share a store."""
+    made: list[EngineProcess] = []
+
+    def make() -> EngineProcess:
+        config = WorkerConfig(str(tiny_model), 2048, 8, MEASURED, cache, {"model": "tiny"})
+        made.append(EngineProcess(str(len(made)), config, on_change=lambda _: None))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        await engine.stop()
+
+
+async def started(engine: EngineProcess) -> EngineProcess:
+    await engine.start()
+    engine.set_threads(1)
+    return engine
+
+
+async def answer(engine: EngineProcess, request: Generate) -> tuple[Started, list[int], str]:
+    """Run one request to its end."""
+    ids: list[int] = []
+    async for message in engine.generate(request):
+        match message:
+            case Started():
+                begun = message
+            case Tokens():
+                ids += message.ids
+            case Finished():
+                return begun, ids, message.reason
+    raise AssertionError
+
+
+async def test_a_returning_session_is_not_encoded_again_by_an_engine_that_starts_anew(spawn: Spawn) -> None:
+    first = await started(spawn())
+    begun, ids, _ = await answer(first, Generate(1, PROMPT, 20, GREEDY, "a"))
+    assert (begun.cached, begun.fetched) == (0, 0)
+    follow = [*PROMPT, *ids, 33, 34]
+    _, undisturbed, _ = await answer(first, Generate(2, follow, 12, GREEDY, "b", stored=False))
+    await first.stop()
+    begun, ids, _ = await answer(await started(spawn()), Generate(3, follow, 12, GREEDY, "a"))
+    # The token drawn last was never computed: all else comes from the store, the unfilled block at the end too.
+    assert begun.cached == begun.fetched == len(PROMPT) + 20 - 1
+    assert ids == undisturbed
+
+
+async def test_blocks_of_a_running_answer_outlive_a_killed_engine(spawn: Spawn) -> None:
+    engine = await started(spawn())
+    drawn: list[int] = []
+    with pytest.raises(Exception, match="SIGKILL"):
+        async for message in engine.generate(Generate(1, PROMPT, 1700, ENDLESS, "a")):
+            if isinstance(message, Tokens):
+                drawn += message.ids
+            if len(drawn) == 2 * BLOCK and engine.pid:
+                await asyncio.sleep(0.2)  # what was computed is being written meanwhile
+                os.kill(engine.pid, signal.SIGKILL)
+    begun, _, _ = await answer(await started(spawn()), Generate(2, [*PROMPT, *drawn], 5, GREEDY, "a"))
+    assert begun.fetched >= (len(PROMPT) + BLOCK) // BLOCK * BLOCK
+
+
+async def test_an_answer_moves_between_engines_in_the_middle_and_is_the_same(spawn: Spawn) -> None:
+    one, two = await started(spawn()), await started(spawn())
+    for number, sampling in enumerate(
+        (GREEDY, Sampling(temperature=1.2, top_p=0.9, top_k=40, seed=5, repeat_penalty=1.3, presence_penalty=0.5))
+    ):
+        scope = str(number)
+        _, whole, _ = await answer(one, Generate(10 + number, PROMPT[:100], 200, sampling, scope, stored=False))
+        drawn: list[int] = []
+        async for message in one.generate(Generate(20 + number, PROMPT[:100], 200, sampling, f"moved {scope}")):
+            if isinstance(message, Tokens):
+                drawn += message.ids
+                if len(drawn) == 50:
+                    one.suspend(20 + number)
+        assert isinstance(message, Finished)
+        assert message.reason == "moved"
+        assert 50 <= len(drawn) < 200
+        rest = Generate(
+            30 + number, [*PROMPT[:100], *drawn], 200 - len(drawn), sampling, f"moved {scope}", generated=len(drawn)
+        )
+        begun, ids, _ = await answer(two, rest)
+        assert begun.fetched == 100 + len(drawn) - 1
+        assert drawn + ids == whole
+
+
+async def test_another_tenant_gets_the_operators_blocks_and_no_others(spawn: Spawn) -> None:
+    engine = await started(spawn())
+    await answer(engine, Generate(1, PROMPT, 2, GREEDY, "a", public=150))
+    await engine.stop()
+    fresh = await started(spawn())
+    begun, _, _ = await answer(fresh, Generate(2, PROMPT, 2, GREEDY, "b", public=150))
+    assert begun.fetched == 150
+    begun, _, _ = await answer(fresh, Generate(3, [*PROMPT[:200], 1, 2, 3], 2, GREEDY, "c", public=150))
+    assert (begun.cached, begun.fetched) == (150, 0)  # from this engine's own cells
+    begun, _, _ = await answer(fresh, Generate(4, PROMPT, 2, GREEDY, "d"))
+    assert begun.cached == 0
+
+
+async def test_what_is_not_to_be_stored_leaves_nothing_behind(spawn: Spawn) -> None:
+    engine = await started(spawn())
+    await answer(engine, Generate(1, PROMPT, 2, GREEDY, "a", stored=False))
+    await engine.stop()
+    begun, _, _ = await answer(await started(spawn()), Generate(2, PROMPT, 2, GREEDY, "a"))
+    assert begun.cached == 0
+
+
+async def test_cells_that_are_given_up_are_stored_first(tiny_model: Path, cache: CacheConfig) -> None:
+    config = WorkerConfig(str(tiny_model), 512, 8, MEASURED, cache, {"model": "tiny"}, idle_cells=0)
+    engine = await started(EngineProcess("0", config, on_change=lambda _: None))
+    said = [(await answer(engine, Generate(n, [n, *PROMPT], 2, GREEDY, "a")))[1] for n in range(6)]
+    for n, ids in enumerate(said):
+        begun, _, _ = await answer(engine, Generate(10 + n, [n, *PROMPT, *ids, 99], 2, GREEDY, "a"))
+        assert begun.fetched == 1 + len(PROMPT) + 1
+    await engine.stop()
+
+
+async def test_an_engine_whose_store_cannot_be_had_computes_and_tells(tiny_model: Path, tmp_path: Path) -> None:
+    told: list[StoreUsed] = []
+    (tmp_path / "file").touch()
+    away = CacheConfig(f"unix://{tmp_path}/no-redis.sock", ttl=3600, max_bytes=1 << 28, keys=KeyRing.new().text)
+    config = WorkerConfig(str(tiny_model), 2048, 8, MEASURED, away, {"model": "tiny"})
+    engine = await started(EngineProcess("0", config, on_change=lambda _: None, on_store=told.append))
+    _, ids, reason = await answer(engine, Generate(1, PROMPT, 5, GREEDY, "a"))
+    assert (len(ids), reason) == (5, "length")
+    assert told
+    assert not told[-1].up
+    await engine.stop()
+
+
+async def test_a_request_that_is_aborted_while_its_blocks_are_fetched_just_ends(spawn: Spawn) -> None:
+    engine = await started(spawn())
+    engine.set_threads(0)
+    running = asyncio.create_task(answer_reason(engine, Generate(1, PROMPT, 5, GREEDY, "a")))
+    await asyncio.sleep(0)
+    engine.abort(1)
+    assert await running == "aborted"
+    engine.set_threads(1)
+    assert (await answer(engine, Generate(2, PROMPT, 5, GREEDY, "a")))[2] == "length"
+
+
+async def answer_reason(engine: EngineProcess, request: Generate) -> str:
+    reason = ""
+    async for message in engine.generate(request):
+        if isinstance(message, Finished):
+            reason = message.reason
+    return reason
