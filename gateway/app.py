@@ -64,12 +64,13 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
             admission.pump()  # a mended engine has room for those who wait
 
     pool = EnginePool(
-        model.worker,
+        model.worker(cache.config, settings.state_dir),
         count=model.engines,
         cores=settings.cores,
         idle_unload=settings.idle_unload,
         on_change=changed,
         on_step=metrics.stepped,
+        on_store=metrics.store.told,
     )
     dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm)
     admission: Admission[Demand, Placement] = Admission(
@@ -136,14 +137,11 @@ def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
         with suppress(StoreError):  # every request will tell
             await house.sessions.interrupted()
         await house.roster.refresh()
-        keepers = [asyncio.create_task(keeper.keep()) for keeper in (house.sessions, house.cache)]
+        keepers = [asyncio.create_task(keeper.keep()) for keeper in (house.sessions, house.cache, house.pool)]
         watch = asyncio.create_task(house.roster.watch())
-        keeper = asyncio.create_task(house.pool.keep())
         yield
         await responses.close(within=0)
         watch.cancel()
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
         await house.roster.close()
         await house.pool.close()
         for keeper in keepers:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
+from cache import CacheConfig
 from engine import WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
+from gateway.digests import file_digest
 from gateway.inspection import require_good
 from gateway.machine import total_memory
 from gateway.plans import planned
@@ -38,10 +42,21 @@ class ServedModel:
     engines: int
     """Engine processes at most."""
 
-    @property
-    def worker(self) -> WorkerConfig:
-        """What its engines are started with."""
-        return WorkerConfig(str(self.entry.path), self.cells, SEQUENCES, self.plan, idle_cells=2 * self.context)
+    def worker(self, cache: CacheConfig, state_dir: Path) -> WorkerConfig:
+        """What its engines are started with; digests of files are remembered in `state_dir`. Raises OSError."""
+        return WorkerConfig(
+            str(self.entry.path),
+            self.cells,
+            SEQUENCES,
+            self.plan,
+            cache,
+            {
+                "model": file_digest(self.entry.path, state_dir),
+                "llama-cpp-python": version("llama-cpp-python"),
+                "context": "f16 keys and values, flash attention, unified, full sliding windows, rope of the model",
+            },
+            idle_cells=2 * self.context,
+        )
 
     def sampling(self, request: ResponseCreate) -> Sampling:
         """How the request wants its tokens drawn, with the model's defaults for what it leaves open."""

@@ -8,6 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cache import Operation
+from engine import StoreUsed
 
 LABELS: Final = ("backend", "operation", "outcome")
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -32,6 +33,8 @@ class StoreMetrics:
             registry=registry,
         )
         self._bytes = Counter("samovar_store_bytes", "Bytes of values carried", LABELS, registry=registry)
+        self._engines_up = True
+        """What the engine that used it last found."""
         self._up = Gauge("samovar_store_up", "1 while the store gives and takes", ["backend"], registry=registry)
 
     def observe(self, operation: Operation) -> None:
@@ -43,6 +46,12 @@ class StoreMetrics:
         if operation.bytes:
             self._bytes.labels(*labels).inc(operation.bytes)
 
+    def told(self, used: StoreUsed) -> None:
+        """Count what an engine did with it."""
+        for operation in used.operations:
+            self.observe(operation)
+        self._engines_up = used.up
+
     def watch(self, backend: str, up: Callable[[], bool]) -> None:
-        """Tell whether the store is up whenever Prometheus asks."""
-        self._up.labels(backend).set_function(lambda: float(up()))
+        """Tell whether the store is up, for the gateway and its engines, whenever Prometheus asks."""
+        self._up.labels(backend).set_function(lambda: float(up() and self._engines_up))

@@ -37,17 +37,20 @@ async def test_a_second_turn_computes_only_its_new_tokens(tiny_server: Gateway) 
         assert usage(second)[1] == prompt + 20 - 1
 
 
-async def test_a_conversation_goes_on_after_a_restart(tiny_server: Gateway) -> None:
+async def test_a_conversation_goes_on_after_a_restart_and_is_not_encoded_again(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
-        first = await conversation.ask("你好", max_output_tokens=7, **ENDLESS)
+        first = await conversation.ask("你好，" * 30, max_output_tokens=40, **ENDLESS)
     assert tiny_server.stop() == 0
     tiny_server.start()
     async with tiny_server.connect() as conversation:
         second = await conversation.ask(
             "再见", previous_response_id=first[-1].response.id, max_output_tokens=3, **ENDLESS
         )
-    assert usage(second)[0] > usage(first)[0] + 7
+    assert usage(second)[1] == usage(first)[0] + 40 - 1
     assert second[-1].type == "response.incomplete"
+    metrics = tiny_server.get("/metrics").text
+    assert f'samovar_prompt_tokens_total{{source="store"}} {usage(second)[1]}.0' in metrics
+    assert 'samovar_store_up{backend="sqlite"} 1.0' in metrics
 
 
 async def test_an_acknowledged_turn_outlives_a_killed_gateway_and_no_engine_is_left(tiny_server: Gateway) -> None:
