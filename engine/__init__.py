@@ -14,13 +14,14 @@ from engine.messages import (
     Tokens,
     WorkerConfig,
 )
-from engine.plan import WIDEST, Plan, Times, heuristic, round_seconds, seconds
+from engine.plan import WIDEST, Plan, Times, groups, heuristic, round_seconds, seconds
 from engine.pool import EnginePool
 from engine.process import Answer, EngineProcess, State
 from engine.quantization import KINDS as QUANTIZATIONS
 from engine.quantization import quantize
 from engine.residents import common_prefix
 from engine.resources import Usage, usage
+from engine.tuning import measure
 
 __all__ = [
     "QUANTIZATIONS",
@@ -51,7 +52,9 @@ __all__ = [
     "WorkerConfig",
     "build_features",
     "common_prefix",
+    "groups",
     "heuristic",
+    "measure",
     "quantize",
     "repacks_weights",
     "round_seconds",

@@ -33,12 +33,13 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Step times of one model on one machine; `origin` says in words where they come from."""
+    """Step times of one model on one machine."""
 
     cores: int
     times: list[Times]
     """One for each number of engines, ascending, the first for one engine with all cores."""
-    origin: str
+    measured: bool
+    """Here and with this model; else they are an ordinary machine's."""
 
     def at(self, threads: int) -> Times:
         """The times that hold for an engine that has `threads` now, the rest of the cores being others'."""
@@ -148,4 +149,4 @@ def heuristic(weights: int, cores: int, engines: int) -> Plan:
                 prefill={width: max(alone, computed * factor) for width, factor in _PREFILL.items()},
             )
         )
-    return Plan(cores=cores, times=times, origin="an ordinary machine's; `samovar tune` measures this one")
+    return Plan(cores=cores, times=times, measured=False)

@@ -87,4 +87,4 @@ def measure(model: Path, *, cores: int, engines: int, budget: float, progress: C
                 done += 1
             times.append(Times(engines=count, threads=threads, decode=table["decode"], prefill=table["prefill"]))
     progress(1.0, "")
-    return Plan(cores=cores, times=times, origin="measured")
+    return Plan(cores=cores, times=times, measured=True)

@@ -24,4 +24,4 @@ _ONE_THREAD_EACH: Final = Times(
     },
     prefill={1: 0.0202, 8: 0.0948, 16: 0.1173, 32: 0.2345, 64: 0.4027, 128: 0.7851, 256: 1.5299},
 )  # fmt: skip
-MEASURED: Final = Plan(cores=2, times=[_TWO_THREADS, _ONE_THREAD_EACH], origin="measured")
+MEASURED: Final = Plan(cores=2, times=[_TWO_THREADS, _ONE_THREAD_EACH], measured=True)

@@ -25,7 +25,7 @@ def test_few_spread_over_engines_and_many_share_one() -> None:
 
 def test_a_change_that_gains_little_is_not_worth_its_moves() -> None:
     assert MEASURED.rate(1, 8) > MEASURED.rate(2, 8)
-    closer = Plan(cores=2, times=[TWO_THREADS, faster(ONE_THREAD, 1.1)], origin="")
+    closer = Plan(cores=2, times=[TWO_THREADS, faster(ONE_THREAD, 1.1)], measured=True)
     assert closer.rate(1, 8) > closer.rate(2, 8)
     assert (closer.engines(8, working=2), closer.engines(8, working=1)) == (2, 1)
 

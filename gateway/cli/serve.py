@@ -32,6 +32,11 @@ FAREWELL_SECONDS: Final = 0.2
 LAST_SECONDS: Final = 5
 """How long connections that do not close may hold up the end."""
 
+MEASURED_PLAN: Final = "Engines work by the plan that was measured here. 引擎按本机实测的方案工作。"
+ASSUMED_PLAN: Final = (
+    "Engines work by an ordinary machine's plan; `samovar tune` measures this one in a minute or two. "
+    "引擎按一般机器的方案工作；运行 samovar tune 可测量本机。"
+)
 NO_KEYS: Final = (
     "No API keys: all who reach this address may chat, and share one tenant. To change that: samovar keys add NAME\n"
     "未设置 API 密钥：能访问此地址的人都可使用，并共用一个租户。添加密钥：samovar keys add 名称"
@@ -112,6 +117,7 @@ def run(settings: Settings) -> int:
         server.greeting += f"\n{GET_QWEN}"
     if not keys:
         server.greeting += f"\n{NO_KEYS}"
+    server.greeting += f"\n{MEASURED_PLAN if responses.house.model.plan.measured else ASSUMED_PLAN}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
 
