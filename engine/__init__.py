@@ -1,5 +1,6 @@
 """The engine room: child processes that compute tokens, and the handles by which the gateway keeps them."""
 
+from engine.comparison import Pace, Rate, compare
 from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from engine.llama import Model, Vocabulary, build_features, repacks_weights
 from engine.messages import (
@@ -38,8 +39,10 @@ __all__ = [
     "Logprob",
     "Model",
     "ModelLoadError",
+    "Pace",
     "Plan",
     "QuantizeError",
+    "Rate",
     "Sampling",
     "Started",
     "State",
@@ -52,6 +55,7 @@ __all__ = [
     "WorkerConfig",
     "build_features",
     "common_prefix",
+    "compare",
     "groups",
     "heuristic",
     "measure",

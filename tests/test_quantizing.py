@@ -23,7 +23,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*arguments: object) -> int:
     """The command's exit code."""
-    return main(["models", "quantize", *map(str, arguments)])
+    return main(["models", "quantize", "--no-measure", *map(str, arguments)])
 
 
 def test_the_result_is_a_model_and_the_way_there_is_told(tmp_path: Path, tiny_model: Path) -> None:
@@ -110,6 +110,19 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.slow
+def test_what_it_gains_is_measured_in_turns(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("engine.comparison.BUDGET", 0.01)
+    small = tmp_path / "small.gguf"
+    assert main(["models", "quantize", "--cores=1", str(tiny_model), "--type=q8_0", f"--output={small}"]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[1:-2]]
+    assert [row[0] for row in table] == ["file", "tiny.gguf", "small.gguf", "×"]
+    assert all(float(row[number]) > 0 for row in table[1:3] for number in (3, 5))
+    assert len(table[3]) == 6
+
+
 def test_a_disk_without_room_is_named(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +136,7 @@ def test_a_model_of_the_catalogue_becomes_one_of_the_library_and_is_served_by_na
     tmp_path: Path, house: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CHILD_ENVIRONMENT, "XDG_DATA_HOME", str(house))
-    command = [*SAMOVAR, "models", "quantize", "smollm2-135m-instruct", "--type=q4_0"]
+    command = [*SAMOVAR, "models", "quantize", "smollm2-135m-instruct", "--type=q4_0", "--no-measure"]
     made = subprocess.run(command, env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=True)
     name = "smollm2-135m-instruct.q4_0"
     assert made.stdout.splitlines()[-1] == f"Serve it: samovar serve --model {name}"

@@ -68,6 +68,7 @@ def arguments(parser: Parser) -> None:
     kinds = "q4_0 and iq4_nl read prompts fastest; q4_k_m, q5_k_m, q8_0, … are finer"
     quantize.add_argument("--type", required=True, metavar="TYPE", type=str.lower, help=kinds)
     quantize.add_argument("--output", type=Path, metavar="FILE", help="where to; beside SRC when not said")
+    quantize.add_argument("--no-measure", action="store_true", help="leave out what it gains, which takes a while")
     quantize.add_argument("--force", action="store_true", help="replace a file that is there")
     path = actions.add_parser("path", help="print where a model's file lies")
     path.add_argument("name", metavar="NAME", help="a name that --model takes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-from engine import QUANTIZATIONS, EngineError, Model, QuantizeError, quantize
+from engine import QUANTIZATIONS, EngineError, Model, QuantizeError, Rate, compare, quantize
 from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.language import Phrases
@@ -22,6 +24,15 @@ from gateway.settings import Settings, SettingsError
 
 TEXTS: Final = {
     "quantizing": ("quantizing", "量化"),
+    "measuring": ("measuring both", "测速"),
+    "file": ("file", "文件"),
+    "size": ("size", "大小"),
+    "prefill": ("prompt tokens/s", "读入 token/秒"),
+    "decode": ("answer tokens/s", "生成 token/秒"),
+    "how": (
+        "{threads} threads, median of {rounds} rounds in turns (lowest – highest)",
+        "{threads} 个线程，交替 {rounds} 轮的中位数（最低 – 最高）",
+    ),
     "exists": (
         "{path} is there already; name another with --output, or replace it with --force",
         "{path} 已存在；用 --output 换一个文件名，或用 --force 覆盖",
@@ -53,6 +64,9 @@ TEXTS: Final = {
     "made": ("{path}: {after} (before: {before})", "{path}：{after}（原为 {before}）"),
     "serve": ("Serve it: samovar serve --model {model}", "启动：samovar serve --model {model}"),
 }
+WIDE: Final = 240
+"""Columns of a table that goes into a file or a pipe."""
+ROUNDS: Final = 5
 ROOM: Final = 16 << 20
 """Bytes free on a disk below which a write that failed is taken for a full disk."""
 _BITS: Final = {str(kind.ftype): kind.bits for kind in QUANTIZATIONS.values()} | {"0": 32.0}
@@ -72,6 +86,8 @@ def make(say: Phrases, settings: Settings, options: Namespace) -> None:
     print(say("made", path=target, before=_size(entry.path), after=_size(target)))
     if fallbacks:
         print(say("fallback", others=", ".join(f"{other} × {count}" for other, count in fallbacks.most_common())))
+    if not options.no_measure:
+        _measure(say, console, entry.path, target, settings.cores)
     print(say("serve", model=target.stem if Library().own(target.stem) == target else target))
 
 
@@ -117,8 +133,7 @@ def _warnings(say: Phrases, entry: Entry, kind: str) -> list[str]:
 
 def _quantize(say: Phrases, console: Console, entry: Entry, target: Path, kind: str, threads: int) -> Counter[str]:
     part = target.with_name(f".{target.name}.part")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with _progress(console) as progress:
         bar = progress.add_task(say("quantizing"), total=None)
         try:
             fallbacks = quantize(
@@ -131,6 +146,41 @@ def _quantize(say: Phrases, console: Console, entry: Entry, target: Path, kind: 
             raise CommandError(str(error)) from error
     part.replace(target)
     return fallbacks
+
+
+def _measure(say: Phrases, console: Console, before: Path, after: Path, threads: int) -> None:
+    """Print what was gained. Raises CommandError."""
+    with _progress(console) as progress:
+        bar = progress.add_task(say("measuring"), total=None)
+        try:
+            old, new = compare(
+                [before, after], threads=threads, rounds=ROUNDS,
+                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )  # fmt: skip
+        except EngineError as error:
+            raise CommandError(str(error)) from error
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("file", "size", "prefill", "decode"):
+        table.add_column(say(column), justify="left" if column == "file" else "right", no_wrap=True)
+    for path, pace in ((before, old), (after, new)):
+        table.add_row(path.name, _size(path), _rate(pace.prefill), _rate(pace.decode))
+    gains = (
+        after.stat().st_size / before.stat().st_size,
+        new.prefill.median / old.prefill.median,
+        new.decode.median / old.decode.median,
+    )
+    table.add_row("", *(f"× {gain:.2f}" for gain in gains), style="bold")
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)
+    print(say("how", rounds=ROUNDS, threads=threads))
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.median:.0f} ({rate.lowest:.0f}–{rate.highest:.0f})"
 
 
 def _size(path: Path) -> str:
