@@ -63,8 +63,9 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
         if engine.state in (State.IDLE, State.STOPPED):
             admission.pump()  # a mended engine has room for those who wait
 
+    worker = model.worker(cache.config, settings.state_dir)
     pool = EnginePool(
-        model.worker(cache.config, settings.state_dir),
+        worker,
         count=model.engines,
         cores=settings.cores,
         idle_unload=settings.idle_unload,
@@ -80,6 +81,7 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
         settings=settings,
         model=model,
         cache=cache,
+        prefixes=cache.prefixes(worker.build),
         sessions=_sessions(settings, keys, cache, model.vocabulary.digest),
         pool=pool,
         dispatcher=dispatcher,

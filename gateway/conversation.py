@@ -81,7 +81,7 @@ class Conversations:
         if not ids:
             raise InvalidRequestError("input: there is nothing to encode", param="input")
         ended_by = _ended_by(new, turn) if request.prepares else "assistant"
-        return Context(ids, items, len(known or ()), began, self._public(ids, began), ended_by)
+        return Context(ids, items, len(known or ()), began, self.public(ids, began), ended_by)
 
     def _whole(self, request: ResponseCreate, items: Sequence[Item], began: int) -> list[int]:
         system = "\n\n".join(
@@ -95,7 +95,7 @@ class Conversations:
             tools=[tool.shown for tool in request.functions],
         )
 
-    def _public(self, ids: Sequence[int], began: int) -> int:
+    def public(self, ids: Sequence[int], began: int) -> int:
         """Tokens that come from the operator's instructions whatever follows them: what two examples have in common."""
         if not self._instructions:
             return 0

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cache import Cache
+from cache import Cache, PrefixCache
 from engine import EnginePool
 from gateway.activity import Activity
 from gateway.admission import Admission
@@ -27,6 +27,8 @@ class House:
     settings: Settings
     model: ServedModel
     cache: Cache
+    prefixes: PrefixCache
+    """The blocks of the served model, to forget some of them; engines keep and fetch them by their own."""
     sessions: Sessions
     pool: EnginePool
     dispatcher: Dispatcher

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.caller import caller_of
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
+from gateway.forgetting import forget
 from gateway.prepared import count
 from gateway.protocol.events import retold
 from gateway.protocol.items import page
@@ -134,8 +135,11 @@ class HttpResponses:
         if running is not None:
             await self._end(running)
             self._responses.drop(running)
-        if not await self._responses.house.sessions.delete(caller.tenant, response):
+        house = self._responses.house
+        found = await house.sessions.get(caller.tenant, response)
+        if found is None or not await house.sessions.delete(caller.tenant, response):
             raise ResponseNotFoundError(response)
+        await forget(house, caller.tenant, *found)
         return JSONResponse({"id": response, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
