@@ -4,46 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from engine import WIDEST, EngineError, Plan, groups, measure
-from gateway.catalogue import ModelNotAvailableError, find
-from gateway.cli import CommandError
 from gateway.cli.arguments import Parser
-from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.screen import forgive_encodings
-from gateway.plans import planned, save
 from gateway.settings import Settings
 
 SETTINGS: Final = ("model", "cores", "engines")
 BUDGET: Final = 60.0
-SEQUENCES: Final = (1, 2, 3, 4, 6, 8, 12, 16)
-TEXTS: Final = {
-    "measuring": ("measuring", "测量中"),
-    "origin": ("{model} on {cores} cores: {origin} plan", "{model}，{cores} 核：{origin}方案"),
-    "measured": ("measured", "实测"),
-    "assumed": ("assumed (not measured here; samovar tune does)", "估计（本机未测量，可运行 samovar tune）"),
-    "sequences": ("answers at once", "同时回答"),
-    "column": ("{engines} × {threads} threads", "{engines} × {threads} 线程"),
-    "chosen": ("engines that work", "工作引擎数"),
-    "steps": ("steps of", "每步宽度"),
-    "unit": (
-        "Tokens a second in all; what is chosen in bold. A prompt is read at {rate:.0f} tokens a second.",
-        "数字为每秒总词元数，粗体为所选。读取提示词的速度为每秒 {rate:.0f} 个词元。",
-    ),
-    "saved": (
-        "saved: {file}\n`samovar serve` uses it from its next start on",
-        "已保存：{file}\n下次运行 samovar serve 时生效",
-    ),
-    "drawn": ("drawn: {file}", "已绘图：{file}"),
-    "stopped": ("stopped; nothing was saved", "已停止，未保存"),
-}
 
 
 def arguments(parser: Parser) -> None:
@@ -55,32 +23,9 @@ def arguments(parser: Parser) -> None:
 
 def run(settings: Settings, options: Namespace) -> int:
     """Measure, print, save. Raises CommandError."""
-    forgive_encodings()
-    say = Phrases(TEXTS, chinese=is_chinese())
-    console = Console(highlight=False, emoji=False)
-    if options.picture is not None and options.picture.suffix not in (".svg", ".png"):
-        raise CommandError(f"--picture: {options.picture} must end in .svg or .png")
-    try:
-        entry = find(settings.model)
-        plan = planned(entry.path, settings) if options.show else _measure(say, entry.path, settings, options.budget)
-    except (ModelNotAvailableError, EngineError) as error:
-        raise CommandError(str(error)) from error
-    except KeyboardInterrupt:
-        raise CommandError(say("stopped")) from None
-    origin = say("measured" if plan.measured else "assumed")
-    console.print(say("origin", model=entry.name, cores=plan.cores, origin=origin), style="bold")
-    console.print(_table(say, plan))
-    rows, taken = max(plan.times[0].prefill.items())
-    console.print(say("unit", rate=rows / taken))
-    if options.picture is not None:
-        _draw(plan, f"{entry.name}, {plan.cores} cores", options.picture)
-        console.print(say("drawn", file=options.picture))
-    if not options.show:
-        try:
-            console.print(say("saved", file=save(plan, entry.path, settings)), soft_wrap=True)
-        except OSError as error:
-            raise CommandError(f"state_dir: the plan can't be saved: {error.strerror}") from error
-    return 0
+    from gateway.cli import tuning  # late: it loads llama.cpp, for which help need not wait
+
+    return tuning.run(settings, options)
 
 
 def _budget(text: str) -> float:
@@ -88,60 +33,3 @@ def _budget(text: str) -> float:
         if 1 <= (budget := float(text)) <= 3600:
             return budget
     raise ArgumentTypeError("between 1 and 3600 seconds")
-
-
-def _measure(say: Phrases, path: Path, settings: Settings, budget: float) -> Plan:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(say("measuring"), total=1.0)
-
-        def progress(share: float, what: str) -> None:
-            bar.update(task, completed=share, description=f"{say('measuring')} {what:22}")
-
-        return measure(path, cores=settings.cores, engines=settings.engine_count, budget=budget, progress=progress)
-
-
-def _table(say: Phrases, plan: Plan) -> Table:
-    """Tokens a second by how many answer at once and how many engines work."""
-    table = Table()
-    table.add_column(say("sequences"), justify="right")
-    for times in plan.times:
-        table.add_column(say("column", engines=times.engines, threads=times.threads), justify="right")
-    table.add_column(say("chosen"), justify="right")
-    table.add_column(say("steps"))
-    for sequences in SEQUENCES:
-        chosen = plan.engines(sequences, working=0)
-        rates = [(times.engines == chosen, plan.rate(times.engines, sequences)) for times in plan.times]
-        cells = [f"[bold]{rate:.0f}[/]" if bold else f"{rate:.0f}" for bold, rate in rates]
-        table.add_row(str(sequences), *cells, str(chosen), " + ".join(map(str, _steps(plan, chosen, sequences))))
-    return table
-
-
-def _steps(plan: Plan, engines: int, sequences: int) -> tuple[int, ...]:
-    """Widths of the steps in the engine that has the most to do."""
-    times = next(times for times in plan.times if times.engines == engines)
-    return groups(times, -(-sequences // engines))
-
-
-def _draw(plan: Plan, title: str, file: Path) -> None:
-    """The throughput curves, and on them the points that are chosen."""
-    from matplotlib.figure import Figure  # late: it takes a second, and nothing else here needs it
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for times, curve in zip(plan.times, _curves(plan), strict=True):
-        axes.plot(range(1, WIDEST + 1), curve, marker=".", label=f"{times.engines} × {times.threads} threads")
-    chosen = [plan.rate(plan.engines(n, working=0), n) for n in range(1, WIDEST + 1)]
-    axes.plot(range(1, WIDEST + 1), chosen, "o", markersize=11, fillstyle="none", color="black", label="chosen")
-    axes.set(title=title, xlabel="answers at once", ylabel="tokens a second, in all", ylim=(0, None))
-    axes.legend()
-    axes.grid(alpha=0.3)
-    try:
-        figure.savefig(file)
-    except OSError as error:
-        raise CommandError(f"--picture: {file} can't be written: {error.strerror}") from error
-
-
-def _curves(plan: Plan) -> Iterator[list[float]]:
-    for times in plan.times:
-        yield [plan.rate(times.engines, n) for n in range(1, WIDEST + 1)]
