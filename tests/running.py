@@ -69,6 +69,11 @@ class Gateway:
         if self._process is None:
             return 0
         self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself, and give the exit code."""
+        assert self._process is not None
         code = self._process.wait(timeout=20)
         if self._process.stdout is not None:
             self._process.stdout.close()
