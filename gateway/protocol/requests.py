@@ -218,7 +218,7 @@ def read(raw: dict[str, Any]) -> ClientMessage:
     kind = raw.get("type")
     target = _BY_TYPE.get(kind) if isinstance(kind, str) else None
     if target is None:
-        raise InvalidRequestError(f"`type` must be one of {', '.join(_BY_TYPE)}", param="type")
+        raise InvalidRequestError(f"`type` must be one of {', '.join(_BY_TYPE)}, response.steer", param="type")
     known = {field.encode_name for field in msgspec.structs.fields(target)} | {"type"}
     body = {}
     for name, value in raw.items():

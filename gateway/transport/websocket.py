@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.caller import Caller
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
-from gateway.protocol.events import refusal, retold
+from gateway.house import new_id
+from gateway.protocol.events import Event, refusal, retold
 from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
-from gateway.protocol.requests import ResponseCancel, ResponseCreate, ResponseResume, address, decode, read
+from gateway.protocol.requests import (
+    ResponseCancel,
+    ResponseCreate,
+    ResponseResume,
+    address,
+    convert,
+    decode,
+    read,
+)
+from gateway.protocol.steering import (
+    ResponseSteer,
+    Steer,
+    SteerError,
+    Steering,
+    accepted,
+    failed,
+    pending,
+    required_input,
+    steered,
+    successor,
+)
 from gateway.responses import STOPPING, Responses, Running
 from gateway.unstored import Unstored
 
@@ -38,6 +59,7 @@ class Connection:
         self._outbox = Outbox(self._wake, self._fell_behind, self._delivered)
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
+        self._steering = Steering()
         self._unstored = Unstored()
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
@@ -82,6 +104,9 @@ class Connection:
                 named = address(raw)
             finally:
                 self._heard()  # only now, so that its refusal names the lane, too
+            if raw.get("type") == "response.steer":
+                self._steer(raw)
+                return
             message = read(raw)
             if isinstance(message, ResponseCancel):
                 self._cancel(message.response_id)
@@ -99,6 +124,30 @@ class Connection:
             raise InvalidRequestError(f"{response} is not running", param="response_id")
         running.turn.end()
 
+    def _steer(self, raw: dict[str, Any]) -> None:
+        """Say a word to a response that runs here: it ends, and a successor answers."""
+        if not isinstance(raw.get("previous_response_id"), str) or "input" not in raw:
+            convert(raw, ResponseSteer)  # names what is missing
+        held = [item for item in self._held.items() if item[1].turn.id == raw["previous_response_id"]]
+        try:
+            if not held:
+                raise SteerError("response_not_found", "no such response runs on this connection")
+            self._accept(convert(raw, ResponseSteer), held[0][1])
+        except (SteerError, InvalidRequestError) as error:
+            refused = error if isinstance(error, SteerError) else SteerError("invalid_input", error.message)
+            lane, number = (held[0][0].stream_id, held[0][1].log.end) if held else (None, 0)
+            self._note(failed(refused, raw, number=number), lane)
+
+    def _accept(self, message: ResponseSteer, running: Running) -> None:
+        if running.ended:
+            raise SteerError("response_already_completed", "the response has ended; continue it with response.create")
+        if running.turn.request.prepares:
+            raise SteerError("steering_not_supported", "nothing is answered that could be steered")
+        steer = Steer(new_id("steer"), message)
+        self._steering.add(steer)
+        running.log.append(accepted(steer))
+        running.turn.end("steered")
+
     def _begin(self) -> None:
         """Start all that need not wait for their lane."""
         while (next_one := self._lanes.begin()) is not None:
@@ -106,15 +155,23 @@ class Connection:
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
-    async def _start(self, lane: str | None, message: ResponseCreate | ResponseResume) -> None:
+    async def _start(
+        self, lane: str | None, message: ResponseCreate | ResponseResume, steers: Sequence[Steer] = ()
+    ) -> None:
+        """Run a request on its lane; `steers` are those that it says, when it is a successor."""
         try:
             if isinstance(message, ResponseResume):
                 found = await self._find(message)
             else:
+                if waiting := self._steering.take(message.previous_response_id):
+                    message = steered(message, waiting)
                 running = await self._responses.start(message, caller=self._caller, unstored=self._unstored)
                 found = (running, Reader(running.log, stream_id=lane))
         except ApiError as error:
-            self._outbox.note(refusal(error, **_address(message)))
+            if steers:
+                self._give_back(steers, SteerError("successor_creation_failed", error.message), lane)
+            else:
+                self._outbox.note(refusal(error, **_address(message)))
             found = None
         if found is None:
             self._lanes.end(lane)
@@ -131,14 +188,45 @@ class Connection:
         if running is not None:
             return running, running.resume(after, stream_id=message.stream_id)
         event = retold((await self._responses.record(self._caller, response)).response, number=after + 1)
-        self._outbox.note(event if message.stream_id is None else {**event, "stream_id": message.stream_id})
+        self._note(event, message.stream_id)
         return None
 
     def _delivered(self, reader: Reader) -> None:
         """A response's last event is given out. Its lane was taken until now, so that what is unread stays bounded."""
-        self._held.pop(reader).let_go(lost=False)
-        self._lanes.end(reader.stream_id)
-        self._begin()
+        running = self._held.pop(reader)
+        running.let_go(lost=False)
+        if not self._succeed(running, reader.stream_id):
+            self._lanes.end(reader.stream_id)
+            self._begin()
+
+    def _succeed(self, running: Running, lane: str | None) -> bool:
+        """Start the successor of a response that was steered, on the same lane; False when there is none now."""
+        parent, response = running.turn.id, running.turn.response
+        steers = self._steering.waiting(parent)
+        if not steers:
+            return False
+        required = required_input(response)
+        if required and response["status"] == "completed":
+            for steer in steers:
+                self._note(pending(steer, required, number=running.log.end), lane)
+            return False
+        self._steering.take(parent)
+        if response["status"] in ("failed", "cancelled"):
+            error = SteerError("response_not_active", f"the response {response['status']} before it could be steered")
+            self._give_back(steers, error, lane)
+            return False
+        request = successor(running.turn.request, parent, steers)
+        task = asyncio.create_task(self._start(lane, request, steers))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        return True
+
+    def _give_back(self, steers: Sequence[Steer], error: SteerError, lane: str | None) -> None:
+        for steer in steers:
+            self._note(failed(error, msgspec.to_builtins(steer.message), number=0, steer=steer.id), lane)
+
+    def _note(self, event: Event, lane: str | None) -> None:
+        self._outbox.note(event if lane is None else {**event, "stream_id": lane})
 
     def _fell_behind(self, reader: Reader) -> None:
         self._held[reader].fell_behind()
