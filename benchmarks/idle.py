@@ -1,7 +1,8 @@
 """Ten thousand idle connections: what each costs, and whether the gateway still answers at once.
 
-python -m benchmarks.idle [--connections 10000]: starts a gateway with the embedded model and the limits per address
-lifted; prints memory per connection, CPU while they idle with their heartbeats, and the echo of an error meanwhile.
+python -m benchmarks.idle [--connections 10000] [--seconds 100]: starts a gateway with the embedded model and the limits
+per address lifted; prints memory per connection, CPU while they idle with their heartbeats, and the echo of an error
+meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import resource
 import statistics
 import time
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 from websockets.asyncio.client import connect
@@ -44,9 +45,8 @@ class Idler(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the upgrade."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._transport = transport
-        transport.write(UPGRADE)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its type
+        self._transport.write(UPGRADE)
 
     def data_received(self, data: bytes) -> None:
         """Take the answer to the upgrade, later pings; they come whole on loopback."""
@@ -111,7 +111,7 @@ def told(name: str, milliseconds: list[float]) -> str:
     return f"  {name}: median {statistics.median(milliseconds):.2f} ms, p99 {p99:.2f} ms ({len(milliseconds)} frames)"
 
 
-async def measure(server: Server, count: int) -> None:
+async def measure(server: Server, count: int, seconds: float) -> None:
     """Measure and print."""
     alone = await echo(server)
     await crowd_and_leave(server, 200)  # what the first connections load is no connection's own
@@ -125,10 +125,10 @@ async def measure(server: Server, count: int) -> None:
     print(told("echo of an error alone", alone))
     print(told(f"echo of an error among {count:,} idle ones", await echo(server)), flush=True)
     neighbours, began, used = Neighbours(server.process), time.monotonic(), sum(server.process.cpu_times()[:2])
-    await asyncio.sleep(2 * HEARTBEAT)
-    used, seconds = sum(server.process.cpu_times()[:2]) - used, time.monotonic() - began
+    await asyncio.sleep(seconds)
+    used, idle = sum(server.process.cpu_times()[:2]) - used, time.monotonic() - began
     pings = statistics.mean(idler.pings for idler in idlers)
-    print(f"  CPU {100 * used / seconds:.2f} % of a core over {seconds:.0f} s, {pings:.1f} heartbeats each so far")
+    print(f"  CPU {100 * used / idle:.2f} % of a core over {idle:.0f} s, {pings:.1f} heartbeats each so far")
     print(f"  still open: {sum(idler.is_open for idler in idlers):,}; others kept {neighbours.cores():.2f} cores busy")
     for idler in idlers:
         idler.close()
@@ -145,7 +145,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
-    count = parser.parse_args().connections
+    parser.add_argument("--seconds", type=float, default=2 * HEARTBEAT, help="how long they idle")
+    options = parser.parse_args()
+    count = options.connections
     leave_on_sigterm()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -154,7 +156,7 @@ def main() -> None:
     lifted = 2 * count + 1000
     with samovar(embedded(), connections_per_address=lifted, messages_per_minute=1_000_000) as server:
         print(f"{count:,} idle connections, a heartbeat every {HEARTBEAT:g} s, {machine()}, process {os.getpid()}")
-        uvloop.run(measure(server, count))
+        uvloop.run(measure(server, count, options.seconds))
 
 
 if __name__ == "__main__":
