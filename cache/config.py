@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -20,7 +21,7 @@ log = structlog.get_logger("cache")
 
 SWEEP_SECONDS: Final = 3_600.0
 CHECK_SECONDS: Final = 10.0
-"""Between two looks for a store that has not been there yet."""
+"""Between two looks at the store, which tell of an outage while nobody uses it."""
 
 Observe = Callable[[Operation], None]
 
@@ -88,13 +89,15 @@ class Cache:
         return PrefixCache(self.store, self._keys, what)
 
     async def keep(self) -> None:
-        """Drop what is past its time, also while nothing is stored. Runs until cancelled."""
+        """See that the store is up, and drop what is past its time, also while nobody uses it. Runs until cancelled."""
+        swept = time.monotonic()
         while True:
-            await asyncio.sleep(SWEEP_SECONDS if self._checked else CHECK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             try:
-                if not self._checked:
-                    await asyncio.to_thread(self.check_key)
-                await asyncio.to_thread(self.store.sweep)
+                await asyncio.to_thread(self.store.ping if self._checked else self.check_key)
+                if time.monotonic() - swept > SWEEP_SECONDS:
+                    swept = time.monotonic()
+                    await asyncio.to_thread(self.store.sweep)
             except KeyMismatchError as error:
                 self._checked = True  # said once; under another key nothing of it is ever found, so nothing is harmed
                 log.error("the cache is another's", reason=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -11,13 +12,15 @@ from cache import Operation
 from engine import StoreUsed
 
 LABELS: Final = ("backend", "operation", "outcome")
+DOWN_SECONDS: Final = 30.0
+"""How long an engine's word that the store is away counts; the gateway itself looks more often than that."""
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class StoreMetrics:
     """The metrics of a gateway's stores, in its registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin at zero."""
         self._operations = Counter(
             "samovar_store_operations",
@@ -33,8 +36,9 @@ class StoreMetrics:
             registry=registry,
         )
         self._bytes = Counter("samovar_store_bytes", "Bytes of values carried", LABELS, registry=registry)
-        self._engines_up = True
-        """What the engine that used it last found."""
+        self._clock = clock
+        self._down_until = 0.0
+        """An engine found it away: that counts until one finds it well, or for a while, as idle engines do not look."""
         self._up = Gauge("samovar_store_up", "1 while the store gives and takes", ["backend"], registry=registry)
 
     def observe(self, operation: Operation) -> None:
@@ -50,8 +54,8 @@ class StoreMetrics:
         """Count what an engine did with it."""
         for operation in used.operations:
             self.observe(operation)
-        self._engines_up = used.up
+        self._down_until = 0.0 if used.up else self._clock() + DOWN_SECONDS
 
     def watch(self, backend: str, up: Callable[[], bool]) -> None:
         """Tell whether the store is up, for the gateway and its engines, whenever Prometheus asks."""
-        self._up.labels(backend).set_function(lambda: float(up() and self._engines_up))
+        self._up.labels(backend).set_function(lambda: float(up() and self._clock() >= self._down_until))

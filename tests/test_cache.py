@@ -94,7 +94,13 @@ async def test_a_store_that_comes_later_is_checked_then(tmp_path: Path, monkeypa
                 break
             await asyncio.sleep(0.02)
         assert await asyncio.to_thread(cache.store.read_mark) == KEYS.fingerprints[0]
-        keeping.cancel()
+        assert cache.store.up
+    for _ in range(1000):
+        if not cache.store.up:  # seen though nobody uses it
+            break
+        await asyncio.sleep(0.02)
+    assert not cache.store.up
+    keeping.cancel()
     await asyncio.to_thread(cache.close)
 
 

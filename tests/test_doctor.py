@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from engine import Model
 from gateway.cli import chat, doctor
 from gateway.cli.doctor import Doctor
 from gateway.cli.finding import Finding, Mark
@@ -86,6 +87,13 @@ def test_a_chat_template_that_fails_is_a_failure(
     model = tiny.write_tiny_model(tmp_path / "model.gguf")
     finding = findings(settings, model=str(model))["model"]
     assert (finding.mark, "template" in finding.text) == (Mark.FAIL, True)
+
+
+def test_a_model_whose_state_cannot_be_kept_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert findings(settings)["cache"].mark is Mark.OK
+    monkeypatch.setattr(Model, "has_blocks", False)
+    finding = findings(settings)["cache"]
+    assert (finding.mark, "computed anew" in finding.text) == (Mark.WARN, True)
 
 
 def test_a_context_past_the_models_own_is_a_warning(settings: Settings) -> None:

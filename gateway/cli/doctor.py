@@ -111,6 +111,8 @@ class Doctor:
         size = _size(served.entry.path.stat().st_size)
         yield self._good("model", "opened", name=served.entry.name, size=size, vocabulary=served.vocabulary.size)
         yield self._languages(served)
+        if not Model(served.entry.path, vocab_only=True).has_blocks:
+            yield self._bad(Mark.WARN, "cache", "no_blocks", "model_with_blocks", name=served.entry.name)
         if served.context < self._settings.context:
             yield self._bad(
                 Mark.WARN, "context", "short", "shorter", asked=self._settings.context, trained=served.context

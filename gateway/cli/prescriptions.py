@@ -131,6 +131,14 @@ TEXTS: Final = {
         "start it, or mend its address and password in --cache",
         "请启动它，或在 --cache 中更正地址和密码",
     ),
+    "no_blocks": (
+        "{name} is recurrent or hybrid: its state can't be kept in blocks, so every conversation is computed anew",
+        "{name} 是循环或混合结构：其状态无法分块保存，每次都要重新计算整个对话",
+    ),
+    "model_with_blocks": (
+        "if conversations are long, choose a model that is a plain transformer",
+        "若对话较长，请换用普通的 Transformer 模型",
+    ),
     "redis_good": ("{store} answers; maxmemory {size}, {policy}", "{store} 可用；maxmemory {size}，{policy}"),
     "redis_unbounded": (
         "{store} answers, but has no maxmemory: it grows until the machine has no memory left",
