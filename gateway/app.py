@@ -32,6 +32,7 @@ from gateway.responses import Responses
 from gateway.roster import Roster
 from gateway.sessions import Sessions
 from gateway.settings import Settings
+from gateway.transport import chat
 from gateway.transport.bodies import unrouted
 from gateway.transport.callers import SUBPROTOCOL
 from gateway.transport.entrance import entrance
@@ -165,6 +166,7 @@ def _routes(house: House, responses: Responses) -> list[BaseRoute]:
     return [
         WebSocketRoute("/v1/responses", connection),
         *HttpResponses(responses).routes,
+        *chat.routes(responses),
         *(Route(path, handler) for path, handler in _handlers(house, responses).items()),
         Mount("/static", StaticFiles(directory=WEB)),
     ]

@@ -11,12 +11,16 @@ import msgspec
 
 from engine import common_prefix
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
+from gateway.histories import Known
 from gateway.prompt import Prompt, TemplateError
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import Format, JsonObject, JsonSchema
 from gateway.sessions import Turn
 from gateway.wording import Message, dump
+
+Previous = tuple[Turn, list[int] | None]
+"""A turn and the ids that it ended with, where they are still good."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,14 @@ class Conversations:
         self._instructions = instructions
         self._new_id = new_id
 
-    def context(self, request: ResponseCreate, previous: tuple[Turn, list[int] | None] | None, *, now: int) -> Context:
-        """The context of `request` after `previous`. Raises InvalidRequestError or ContextLengthExceededError."""
-        context = self.build(request, previous, now=now)
+    def context(
+        self, request: ResponseCreate, previous: Previous | None, history: Known | None = None, *, now: int
+    ) -> Context:
+        """The context of `request` after `previous`, or with what is known of the `history` that it brings along.
+
+        Raises InvalidRequestError or ContextLengthExceededError.
+        """
+        context = self.build(request, previous, history, now=now)
         if len(context.ids) >= self._limit:
             raise ContextLengthExceededError(
                 f"the prompt has {len(context.ids)} tokens, and with at least one of the answer {self._limit} is the "
@@ -57,7 +66,9 @@ class Conversations:
             )
         return context
 
-    def build(self, request: ResponseCreate, previous: tuple[Turn, list[int] | None] | None, *, now: int) -> Context:
+    def build(
+        self, request: ResponseCreate, previous: Previous | None, history: Known | None = None, *, now: int
+    ) -> Context:
         """The same, however long it is. Raises InvalidRequestError."""
         new = [input_item(item, self._new_id) for item in request.items]
         turn, known = previous or (None, None)
@@ -69,6 +80,9 @@ class Conversations:
                 ids = known + self._prompt.follow_up(
                     messages(new), date=_date(began), after=turn.ended_by, answer=answer
                 )
+            elif turn is None and history is not None:
+                known = history.ids
+                ids = known + self._prompt.follow_up(messages(new)[history.messages :], date=_date(began))
             else:
                 known, ids = None, self._whole(request, items, began)
             if len(ids) >= self._limit and request.truncation == "auto":

@@ -13,6 +13,7 @@ from gateway.activity import Activity
 from gateway.admission import Admission
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
+from gateway.histories import Histories
 from gateway.metrics import Metrics
 from gateway.roster import Roster
 from gateway.served import ServedModel
@@ -37,6 +38,7 @@ class House:
     metrics: Metrics
     roster: Roster
     activity: Activity = field(default_factory=Activity)
+    histories: Histories = field(default_factory=Histories)
     clock: Callable[[], float] = time.time
     numbers: int = 0
 

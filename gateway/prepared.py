@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cache import StoreError
 from gateway.caller import Caller
-from gateway.conversation import Context
+from gateway.conversation import Context, Previous
 from gateway.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -14,13 +14,12 @@ from gateway.errors import (
     StoreUnavailableError,
 )
 from gateway.fairness import Work
-from gateway.house import House
+from gateway.histories import Known
+from gateway.house import House, new_id
+from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import Form, form
-from gateway.sessions import Turn
 from gateway.unstored import Unstored
-
-Stored = tuple[Turn, list[int] | None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Prepared:
     """Tokens that its answer may have; 0 when only the context is to be encoded."""
     form: Form
     """What its answer must look like."""
+    previous: str | None
+    """The response whose KV it goes on with, as far as that is known."""
 
     @property
     def cells(self) -> int:
@@ -49,9 +50,11 @@ async def prepare(house: House, request: ResponseCreate, caller: Caller, unstore
     _check(house, request)
     previous = await _previous(house, request, caller, unstored)
     wanted = form(request.functions, request.choice, request.format)
-    context = house.conversations.context(request, previous, now=int(house.clock()))
+    known = None if request.remembered or request.forgotten else _known(house, request, caller)
+    context = house.conversations.context(request, previous, known, now=int(house.clock()))
     limit = min(request.max_output_tokens or house.settings.max_output_tokens, house.model.context - len(context.ids))
-    return Prepared(context, 0 if request.prepares else limit, wanted)
+    before = request.previous_response_id or (known.response if known else None)
+    return Prepared(context, 0 if request.prepares else limit, wanted, before)
 
 
 async def count(house: House, request: ResponseCreate, caller: Caller) -> int:
@@ -59,6 +62,12 @@ async def count(house: House, request: ResponseCreate, caller: Caller) -> int:
     _check(house, request)
     previous = await _previous(house, request, caller, Unstored())
     return len(house.conversations.build(request, previous, now=int(house.clock())).ids)
+
+
+def _known(house: House, request: ResponseCreate, caller: Caller) -> Known | None:
+    """What the model saw of a conversation whose client sends it whole."""
+    new = messages([input_item(item, new_id) for item in request.items])
+    return house.histories.find(caller.tenant, request, new)
 
 
 def _check(house: House, request: ResponseCreate) -> None:
@@ -73,7 +82,7 @@ def _check(house: House, request: ResponseCreate) -> None:
         )
 
 
-async def _previous(house: House, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Stored | None:
+async def _previous(house: House, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Previous | None:
     previous = request.previous_response_id
     if previous is None:
         return None

@@ -70,7 +70,7 @@ class Running:
         self._holders -= 1
         if self._holders > 0 or self.ended:
             return
-        if lost and self._grace > 0 and self.turn.request.store is not False:
+        if lost and self._grace > 0 and self.turn.request.remembered:
             reason = f"its connection was lost, and nobody came back within {self._grace:g} s"
             self._timer = asyncio.get_running_loop().call_later(self._grace, self.turn.end, "cancelled", reason)
         else:
@@ -174,7 +174,7 @@ class Responses:
         if not running.ended:
             return
         del self._running[running.turn.id]
-        if self._grace > 0 and running.turn.request.store is not False:
+        if self._grace > 0 and running.turn.request.remembered:
             self._ended[running.turn.id] = running
             self._ended_bytes += running.log.size
             while self._ended_bytes > KEPT_BYTES:

@@ -20,6 +20,7 @@ from gateway.house import House, new_id
 from gateway.prepared import Prepared, prepare
 from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event, ResponseEvents
+from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.sessions import Turn
 from gateway.unstored import Unstored
@@ -82,13 +83,13 @@ class TurnRunner:
         try:
             prepared = await prepare(house, request, caller, unstored)
             context = prepared.context
-            stored = request.store is not False and house.pool.stores
+            stored = not request.forgotten and house.pool.stores
             demand = Demand(
-                prepared.cells, request.previous_response_id, len(context.ids), context.known, stored=stored
+                prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored
             )
             ticket = house.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
         except ApiError as error:
-            house.metrics.ended("responses", "rejected", error.code, seconds=time.monotonic() - arrived)
+            house.metrics.ended(request.route, "rejected", error.code, seconds=time.monotonic() - arrived)
             raise
         return cls(house, request, prepared, ticket, caller=caller, unstored=unstored, publish=publish, arrived=arrived)
 
@@ -142,7 +143,7 @@ class TurnRunner:
 
     async def _note(self) -> None:
         """Leave word on disk that it runs, for the case that this gateway does not live to end it."""
-        if self.request.store is not False:
+        if self.request.remembered:
             with suppress(StoreError):  # its end will tell
                 await self._house.sessions.begin(self._caller.tenant, self.record)
 
@@ -170,7 +171,7 @@ class TurnRunner:
             if not self.request.prepares:
                 self._tell(self._answer.finish())
         finally:
-            if self.request.store is False:
+            if self.request.forgotten:
                 for engine, number in self._generation.traces:
                     self._unstored.left(engine, number)
 
@@ -224,9 +225,15 @@ class TurnRunner:
         )
 
     async def _keep(self, ids: list[int] | None) -> None:
-        if self.request.store is False:
+        if self.request.forgotten:
             self._unstored.keep(self.record, ids)
-            return
+        elif self.request.remembered:
+            await self._store(ids)
+        elif ids is not None:
+            turn = self.record
+            self._house.histories.keep(self._caller.tenant, self.request, messages(turn.items), ids, self.id)
+
+    async def _store(self, ids: list[int] | None) -> None:
         try:
             await self._house.sessions.add(self._caller.tenant, self.record, ids)
         except StoreError as error:
@@ -250,4 +257,4 @@ class TurnRunner:
         return time.monotonic() - self._arrived
 
     def _count(self, status: str, code: str = "") -> None:
-        self._house.metrics.ended("responses", status, code, seconds=self._seconds)
+        self._house.metrics.ended(self.request.route, status, code, seconds=self._seconds)

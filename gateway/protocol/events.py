@@ -183,7 +183,7 @@ class ResponseEvents:
             "access_programs": None,
             "max_output_tokens": max_output_tokens,
             "previous_response_id": request.previous_response_id,
-            "store": request.store is not False,
+            "store": request.remembered,
             "truncation": request.truncation or "disabled",
             "usage": None,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -114,6 +114,19 @@ class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.cr
     text: TextOptions | None = None
     include: Annotated[list[str], Meta(max_length=16)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+    route: ClassVar[str] = "responses"
+    """As the metrics name it."""
+
+    @property
+    def remembered(self) -> bool:
+        """Whether its conversation is kept on disk."""
+        return self.store is not False
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether nothing of it may stay behind, not even KV cells, once its connection ends."""
+        return self.store is False
 
     @property
     def functions(self) -> list[FunctionTool]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,14 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.caller import caller_of
+from gateway.caller import Caller, caller_of
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
 from gateway.forgetting import forget
 from gateway.prepared import count
 from gateway.protocol.events import retold
 from gateway.protocol.items import page
 from gateway.protocol.log import Reader
-from gateway.protocol.requests import read_body
+from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.responses import Responses, Running
 from gateway.transport.bodies import answering, departure, json_body, query
 from gateway.transport.sse import EventStream, frame, frames
@@ -46,6 +47,34 @@ class List(msgspec.Struct, frozen=True):
     after: str | None = None
 
 
+async def started(responses: Responses, create: ResponseCreate, caller: Caller) -> tuple[Running, Callable[[], None]]:
+    """A response that has begun, and what its HTTP request calls when it is closed. Raises ApiError."""
+    unstored = Unstored()
+    try:
+        running = await responses.start(create, caller=caller, unstored=unstored)
+    except BaseException:
+        unstored.close()
+        raise
+
+    def close() -> None:
+        running.let_go(lost=False)
+        unstored.close()
+
+    return running, close
+
+
+async def whole(request: Request, running: Running) -> dict[str, Any] | Response:
+    """The response when it has ended, or GONE when its client is. Raises the ApiError for which it failed."""
+    leaving = asyncio.create_task(departure(request))
+    try:
+        await asyncio.wait({leaving, running.task}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+    if running.turn.error is not None:
+        raise running.turn.error
+    return GONE if running.log.terminal is None else dict(running.log.terminal["response"])
+
+
 class HttpResponses:
     """The routes."""
 
@@ -69,33 +98,14 @@ class HttpResponses:
     async def create(self, request: Request) -> Response:
         """Answer a request; who closes it cancels it."""
         create, stream = read_body(await json_body(request))
-        unstored = Unstored()
-        try:
-            running = await self._responses.start(create, caller=caller_of(request), unstored=unstored)
-        except BaseException:
-            unstored.close()
-            raise
-
-        def close() -> None:
-            running.let_go(lost=False)
-            unstored.close()
-
+        running, close = await started(self._responses, create, caller_of(request))
         if stream:
             return EventStream(request, frames(running, Reader(running.log)), close)
         try:
-            return await self._whole(request, running)
+            ended = await whole(request, running)
+            return ended if isinstance(ended, Response) else JSONResponse(ended)
         finally:
             close()
-
-    async def _whole(self, request: Request, running: Running) -> Response:
-        leaving = asyncio.create_task(departure(request))
-        try:
-            await asyncio.wait({leaving, running.task}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-        if running.turn.error is not None:
-            raise running.turn.error
-        return GONE if running.log.terminal is None else JSONResponse(running.log.terminal["response"])
 
     async def input_tokens(self, request: Request) -> Response:
         """Count the tokens that a request's prompt would have."""

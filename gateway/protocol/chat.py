@@ -1,0 +1,285 @@
+"""Chat completions: requests of stateless clients, as requests for a response that nobody will continue by its id."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import InvalidRequestError, UnsupportedParameterError
+from gateway.protocol.requests import (
+    LOGPROBS,
+    FunctionCall,
+    FunctionCallOutput,
+    InputItem,
+    InputMessage,
+    Key64,
+    Key256,
+    Penalty,
+    Probability,
+    ResponseCreate,
+    Text512,
+    TextOptions,
+    convert,
+)
+from gateway.protocol.tools import (
+    MAX_TOOLS,
+    Format,
+    FunctionTool,
+    JsonObject,
+    JsonSchema,
+    NamedFunction,
+    TextFormat,
+    ToolName,
+)
+
+
+class TextPart(msgspec.Struct, frozen=True, tag="text"):
+    """A piece of text."""
+
+    text: str
+
+
+Content = str | list[TextPart]
+
+
+class SystemMessage(msgspec.Struct, frozen=True, tag_field="role", tag="system"):
+    """What the model is told to be."""
+
+    content: Content
+
+
+class DeveloperMessage(msgspec.Struct, frozen=True, tag_field="role", tag="developer"):
+    """Another name for the same."""
+
+    content: Content
+
+
+class UserMessage(msgspec.Struct, frozen=True, tag_field="role", tag="user"):
+    """What a person says."""
+
+    content: Content
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    """The function of a call."""
+
+    name: ToolName
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, tag="function"):
+    """A call that the model made."""
+
+    id: Key256
+    function: CalledFunction
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, tag_field="role", tag="assistant"):
+    """What the model said."""
+
+    content: Content | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class ToolMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="role", tag="tool"):
+    """What came of a call."""
+
+    content: Content
+    tool_call_id: Key256
+
+
+ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+class ChatTool(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
+    """A function that the model may call."""
+
+    function: Described
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Its name, and what it is for."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A function by its name."""
+
+    name: ToolName
+
+
+class ChatChoice(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
+    """The function that is to be called."""
+
+    function: Named
+
+
+class SchemaFormat(msgspec.Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
+    """JSON that fits a schema."""
+
+    json_schema: NamedSchema
+
+
+class NamedSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The schema."""
+
+    name: ToolName
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a stream carries beside the answer."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class ChatCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of a request."""
+
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=1024)]
+    model: str | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    min_p: Probability | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
+    tools: Annotated[list[ChatTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChatChoice | None = None
+    response_format: TextFormat | JsonObject | SchemaFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    store: Literal[False] | None = None
+    user: str | None = None
+    """Who asks, in the client's own words; nothing depends on it."""
+
+
+class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"):
+    """A response that is not kept: its client sends the whole conversation again."""
+
+    route: ClassVar[str] = "chat_completions"
+
+    @property
+    def remembered(self) -> bool:
+        """Never: conversations of stateless clients are theirs."""
+        return False
+
+
+# What clients send without meaning it: the values that ask for nothing, by field.
+_NEUTRAL: Final[dict[str, list[Any]]] = {
+    "n": [1],
+    "parallel_tool_calls": [True, False],
+    "service_tier": ["auto", "default"],
+    "modalities": [["text"]],
+    "functions": [[]],
+    "function_call": ["auto", "none"],
+}
+
+
+def read_chat(raw: dict[str, Any]) -> tuple[Stateless, ChatCreate]:
+    """A decoded body, as a request for a response and as it was sent.
+
+    Raises InvalidRequestError or UnsupportedParameterError that names the field.
+    """
+    known = {field.encode_name for field in msgspec.structs.fields(ChatCreate)}
+    body = {}
+    for name, value in raw.items():
+        if name in known:
+            body[name] = value
+        elif value is not None and value not in _NEUTRAL.get(name, []):
+            raise UnsupportedParameterError(f"`{name}` is not supported here", param=name)
+    chat = convert(body, ChatCreate)
+    _check(chat)
+    return _request(chat), chat
+
+
+def _check(chat: ChatCreate) -> None:
+    """What the types of its fields do not say."""
+    if not all(_stops(chat)):
+        raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
+    if chat.top_logprobs is not None and not chat.logprobs:
+        raise InvalidRequestError("top_logprobs: goes with `logprobs: true`", param="top_logprobs")
+    if chat.stream_options is not None and not chat.stream:
+        raise InvalidRequestError("stream_options: goes with `stream: true`", param="stream_options")
+
+
+def _request(chat: ChatCreate) -> Stateless:
+    messages = list(chat.messages)
+    first = messages[0]
+    instructions = None
+    if isinstance(first, SystemMessage | DeveloperMessage) and len(messages) > 1:
+        instructions = _text(messages.pop(0).content)
+    shared = {
+        name: getattr(chat, name)
+        for name in (
+            "model", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
+            "repeat_penalty", "seed", "stop", "logit_bias", "metadata", "top_logprobs", "store",
+        )
+    }  # fmt: skip
+    return Stateless(
+        input=[item for message in messages for item in _items(message)],
+        instructions=instructions,
+        max_output_tokens=chat.max_completion_tokens or chat.max_tokens,
+        tools=[FunctionTool(**msgspec.structs.asdict(tool.function)) for tool in chat.tools or ()],
+        tool_choice=NamedFunction(chat.tool_choice.function.name)
+        if isinstance(chat.tool_choice, ChatChoice)
+        else chat.tool_choice,
+        text=TextOptions(_format(chat)),
+        include=[LOGPROBS] if chat.logprobs else None,
+        **shared,
+    )
+
+
+def _items(message: ChatMessage) -> list[InputItem]:
+    match message:
+        case ToolMessage():
+            return [FunctionCallOutput(call_id=message.tool_call_id, output=_text(message.content))]
+        case AssistantMessage():
+            said: list[InputItem] = []
+            if text := _text(message.content):
+                said.append(InputMessage("assistant", text))
+            said += [
+                FunctionCall(call_id=call.id, name=call.function.name, arguments=call.function.arguments)
+                for call in message.tool_calls or ()
+            ]
+            return said or [InputMessage("assistant", "")]
+        case UserMessage():
+            return [InputMessage("user", _text(message.content))]
+        case _:
+            return [InputMessage("system", _text(message.content))]
+
+
+def _format(chat: ChatCreate) -> Format:
+    wanted = chat.response_format
+    if isinstance(wanted, SchemaFormat):
+        about = wanted.json_schema
+        return JsonSchema(
+            name=about.name, schema=about.schema or {}, description=about.description, strict=about.strict
+        )
+    return wanted or TextFormat()
+
+
+def _stops(chat: ChatCreate) -> list[str]:
+    return [chat.stop] if isinstance(chat.stop, str) else list(chat.stop or ())
+
+
+def _text(content: Content | None) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content or ())
