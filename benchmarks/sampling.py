@@ -1,13 +1,16 @@
 """What drawing a token costs with the users' vocabulary: llama.cpp's own chain beside Samovar's, on the same logits.
 
-python -m benchmarks.sampling: microseconds a token for each way, interleaved, with the spread and the machine.
+python -m benchmarks.sampling [MODEL.gguf]: microseconds a token for each way, interleaved, with the spread and the
+machine; with a model also what its vocabulary costs under a grammar, when the token that was drawn does not fit.
 """
 
 from __future__ import annotations
 
 import ctypes
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -15,8 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import machine
-from engine.messages import Sampling
+from engine import Model
+from engine.constraint import Grammars
+from engine.llama import GrammarState
+from engine.messages import Grammar, Sampling
 from engine.sampler import Sampler
+from gateway.protocol import grammar
 
 VOCABULARY, ROUNDS, DRAWS = 151_936, 5, 40
 # A trained model is sure of most of its tokens; a bell curve with its best few lifted comes near to that.
@@ -103,6 +110,37 @@ def microseconds(sampler: Theirs | Sampler, values: NDArray[np.float32]) -> floa
     return spent / DRAWS * 1e6
 
 
+def constrained(path: Path) -> None:
+    """Print what it costs to find tokens that fit a grammar: asking about all, beside asking where it matters."""
+    vocabulary = Model(path, vocab_only=True).vocabulary
+    grammars, json = Grammars(vocabulary), grammar.Grammar("schema")
+    gbnf = json.text(json.common("object"))
+    started = time.perf_counter()
+    found = len(grammars.lexicon.always)
+    print(
+        f"\n{path.name}: lexicon {(time.perf_counter() - started) * 1e3:.0f} ms once, {found} tokens always looked at"
+    )
+    every, random = np.arange(vocabulary.size), np.random.default_rng(0)
+    print(f"{'a rejected token after':34}{'all by llama.cpp':>22}{'20 by Samovar':>22}")
+    for said in ("", '{"', '{"city": ', '{"city": "Par'):
+        state, constraint = GrammarState(vocabulary, gbnf), grammars.constraint(Grammar(gbnf))
+        assert constraint is not None  # noqa: S101 - for the type checker
+        for token in vocabulary.tokenize(said, special=False):
+            state.accept(token)
+            constraint.accept(token)
+        columns: tuple[list[float], list[float]] = ([], [])
+        for _ in range(ROUNDS):
+            values = random.standard_normal(vocabulary.size).astype(np.float32)
+            started = time.perf_counter()
+            state.fits(every)
+            between = time.perf_counter()
+            constraint.candidates(values, 20)
+            columns[0].append((between - started) * 1e6)
+            columns[1].append((time.perf_counter() - between) * 1e6)
+        cells = [f"{statistics.median(c):7.0f} ({min(c):.0f}–{max(c):.0f})" for c in columns]
+        print(f"{said or 'nothing':34}{cells[0]:>22}{cells[1]:>22}")
+
+
 def main() -> None:
     """Measure and print."""
     print(f"{VOCABULARY} tokens, {machine()}, {ROUNDS} interleaved rounds of {DRAWS} draws: median µs a token (spread)")
@@ -115,6 +153,9 @@ def main() -> None:
             rounds = [[microseconds(sampler, values) for sampler in pair] for _ in range(ROUNDS)]
             columns = [f"{statistics.median(c):7.0f} ({min(c):.0f}–{max(c):.0f})" for c in zip(*rounds, strict=True)]
             print(f"{kind + ', ' + name:34}{columns[0]:>22}{columns[1]:>22}")
+
+    if len(sys.argv) > 1:
+        constrained(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":
