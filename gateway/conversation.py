@@ -62,7 +62,7 @@ class Conversations:
             raise ContextLengthExceededError(
                 f"the prompt has {len(context.ids)} tokens, and with at least one of the answer {self._limit} is the "
                 'limit; shorten it, or let `truncation: "auto"` drop the oldest turns',
-                param="input",
+                param=request.places.input,
             )
         return context
 
@@ -90,10 +90,10 @@ class Conversations:
                 items, ids = self._truncated(request, items, began)
         except TemplateError as error:
             raise InvalidRequestError(
-                f"the model's chat template refuses these messages: {error}", param="input"
+                f"the model's chat template refuses these messages: {error}", param=request.places.input
             ) from error
         if not ids:
-            raise InvalidRequestError("input: there is nothing to encode", param="input")
+            raise InvalidRequestError("there is nothing to encode", param=request.places.input)
         ended_by = _ended_by(new, turn) if request.prepares else "assistant"
         return Context(ids, items, len(known or ()), began, self.public(ids, began), ended_by)
 

@@ -49,7 +49,7 @@ async def prepare(house: House, request: ResponseCreate, caller: Caller, unstore
     """Make a request ready. Raises ApiError."""
     _check(house, request)
     previous = await _previous(house, request, caller, unstored)
-    wanted = form(request.functions, request.choice, request.format)
+    wanted = form(request.functions, request.choice, request.format, request.places)
     known = None if request.remembered or request.forgotten else _known(house, request, caller)
     context = house.conversations.context(request, previous, known, now=int(house.clock()))
     limit = min(request.max_output_tokens or house.settings.max_output_tokens, house.model.context - len(context.ids))

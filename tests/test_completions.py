@@ -19,6 +19,7 @@ from gateway.protocol.chat import ChatCreate, Stateless, read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage
+from gateway.protocol.tools import form
 from tests.running import Gateway
 from tests.test_tools import CALL, TIME, WEATHER, told
 
@@ -174,6 +175,20 @@ def test_what_is_remembered_is_bounded() -> None:
     for i in range(TENANTS + 5):
         histories.keep(f"t{i}", request, history("x", "y"), [1], "resp_1")
     assert histories.find("a", request, history("39", "y")) is None
+
+
+def test_a_schema_is_refused_where_this_client_wrote_it() -> None:
+    wrong = {"type": "object", "properties": {"a": 5}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": wrong}}
+    answer = {"type": "json_schema", "json_schema": {"name": "a", "schema": wrong}}
+    for fields, param in (
+        ({"tools": [tool]}, "tools[0].function.parameters.properties.a"),
+        ({"response_format": answer}, "response_format.json_schema.schema.properties.a"),
+    ):
+        request, _ = read(**fields)
+        with pytest.raises(ApiError) as caught:
+            form(request.functions, request.choice, request.format, request.places)
+        assert caught.value.param == param
 
 
 async def test_a_stateless_client_has_every_token_that_the_model_saw_cached(tiny_server: Gateway) -> None:

@@ -48,7 +48,7 @@ def create(**fields: Any) -> ResponseCreate:
 
 def wanted(**fields: Any) -> Form:
     request = create(**fields)
-    return form(request.functions, request.choice, request.format)
+    return form(request.functions, request.choice, request.format, request.places)
 
 
 def refused(**fields: Any) -> tuple[str, str | None]:
@@ -167,7 +167,7 @@ def told(text: str, step: int, **fields: Any) -> list[Event]:
     events = ResponseEvents(
         request, response_id="resp_1", model="m", created_at=1, temperature=0.7, top_p=0.8, max_output_tokens=9
     )
-    calls = form(request.functions, request.choice, request.format).calls
+    calls = form(request.functions, request.choice, request.format, request.places).calls
     answer = Answer(events, calls=calls, new_id=lambda prefix: f"{prefix}_1")
     sent = [events.created(), events.in_progress(), *answer.begin()]
     for start in range(0, len(text), step):

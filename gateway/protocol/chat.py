@@ -30,6 +30,7 @@ from gateway.protocol.tools import (
     JsonObject,
     JsonSchema,
     NamedFunction,
+    Places,
     TextFormat,
     ToolName,
 )
@@ -176,6 +177,7 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
     """A response that is not kept: its client sends the whole conversation again."""
 
     route: ClassVar[str] = "chat_completions"
+    places: ClassVar[Places] = Places("messages", "tools[{}].function.parameters", "response_format.json_schema.schema")
 
     @property
     def remembered(self) -> bool:

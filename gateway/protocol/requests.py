@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
-from gateway.protocol.tools import MAX_TOOLS, Format, FunctionTool, TextFormat, ToolChoice, ToolName
+from gateway.protocol.tools import MAX_TOOLS, Format, FunctionTool, Places, TextFormat, ToolChoice, ToolName
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of one message; the connection lives on when a client sends more."""
@@ -117,6 +117,7 @@ class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.cr
 
     route: ClassVar[str] = "responses"
     """As the metrics name it."""
+    places: ClassVar[Places] = Places()
 
     @property
     def remembered(self) -> bool:

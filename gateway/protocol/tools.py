@@ -75,23 +75,26 @@ class Form:
     """Whether a function may be called in it."""
 
 
-def form(
-    tools: Sequence[FunctionTool],
-    choice: ToolChoice,
-    text: Format,
-    *,
-    params: tuple[str, str] = ("tools", "text.format"),
-) -> Form:
-    """The form of an answer. `params` are where tools and format lie in the request. Raises InvalidRequestError."""
+@dataclass(frozen=True)
+class Places:
+    """Where things lie in a request, for errors that name the field."""
+
+    input: str = "input"
+    tool: str = "tools[{}].parameters"
+    format: str = "text.format.schema"
+
+
+def form(tools: Sequence[FunctionTool], choice: ToolChoice, text: Format, places: Places) -> Form:
+    """The form of an answer. Raises InvalidRequestError."""
     callable_ = _callable(tools, choice)
     json = not isinstance(text, TextFormat)
     if not callable_ and not json:
         return Form()
-    grammar = Grammar(params[0] if callable_ else params[1])
-    answer = _answer(grammar, text, f"{params[1]}.schema") if json else ""
+    grammar = Grammar("tools" if callable_ else places.format)
+    answer = _answer(grammar, text, places.format) if json else ""
     if not callable_:
         return Form(grammar.text(answer))
-    call = _call(grammar, callable_, tools, params[0])
+    call = _call(grammar, callable_, tools, places.tool)
     if choice != "auto":
         return Form(grammar.text(f"{literal(OPENING)} {call}"), calls=True)
     if json:
@@ -118,11 +121,11 @@ def _answer(grammar: Grammar, text: Format, param: str) -> str:
     return grammar.common("object")
 
 
-def _call(grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[FunctionTool], param: str) -> str:
+def _call(grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[FunctionTool], place: str) -> str:
     """A rule for one call from behind its opening; written as models write it, and as `calls` reads it."""
     calls = []
     for tool in callable_:
-        where = f"{param}[{tools.index(tool)}].parameters"
+        where = place.format(tools.index(tool))
         if tool.parameters and tool.parameters.get("type", "object") != "object":
             raise InvalidRequestError(f"{where}.type: arguments are an object", param=f"{where}.type")
         schema = {"type": "object", **(tool.parameters or {})}
