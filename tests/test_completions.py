@@ -204,7 +204,7 @@ async def test_a_stateless_client_has_every_token_that_the_model_saw_cached(tiny
             seen = answer.usage.total_tokens
             said.append({"role": "assistant", "content": answer.choices[0].message.content})
     with closing(sqlite3.connect(tiny_server.state / "conversations.db")) as database:
-        assert database.execute("SELECT count(*) FROM turns").fetchone() == (0,)
+        assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
 
 
 async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gateway) -> None:
