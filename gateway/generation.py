@@ -46,7 +46,7 @@ class Generation:
             grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
             top_logprobs=request.logprobs,
             public=prepared.context.public,
-            stored=request.store is not False,
+            stored=not request.forgotten,
         )
         self._on_text = on_text
         self._detokenizer = Detokenizer(self._vocabulary.piece, request.stops)

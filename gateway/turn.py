@@ -84,9 +84,7 @@ class TurnRunner:
             prepared = await prepare(house, request, caller, unstored)
             context = prepared.context
             stored = not request.forgotten and house.pool.stores
-            demand = Demand(
-                prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored
-            )
+            demand = Demand(prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored)
             ticket = house.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
         except ApiError as error:
             house.metrics.ended(request.route, "rejected", error.code, seconds=time.monotonic() - arrived)
