@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway import errors
 from gateway.errors import ApiError
+from gateway.protocol.chat import ChatCreate
 from gateway.protocol.requests import ResponseCreate
 from gateway.transport.http import List, Retrieve
 
@@ -34,8 +35,9 @@ def document() -> Json:
             "title": "Samovar",
             "version": version("samovar"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "OpenAI's Responses API as far as a text model can serve it. Its main door is the WebSocket "
-            "mode of `GET /v1/responses`, which this document cannot describe: see the contract in the documentation.",
+            "description": "OpenAI's Responses API and chat completions, as far as a text model can serve them. The "
+            "main door is the WebSocket mode of `GET /v1/responses`, which this document cannot describe: see the "
+            "contract in the documentation.",
         },
         "paths": _paths(),
         "components": {
@@ -56,6 +58,9 @@ def _paths() -> Json:
         "/v1/responses": {"post": _operation("Answer", streamed, body="ResponseCreate")},
         "/v1/responses/input_tokens": {
             "post": _operation("Count the tokens of a prompt", _ok("InputTokens"), body="ResponseCreate")
+        },
+        "/v1/chat/completions": {
+            "post": _operation("Answer a stateless client", _ok("Completion", stream=True), body="ChatCreate")
         },
         one: {
             "get": _operation("What was answered, or its events", streamed, _ID, *_query(Retrieve)),
@@ -119,7 +124,7 @@ def _query(shape: type[msgspec.Struct]) -> Iterator[Json]:
 
 
 def _schemas() -> Json:
-    _, schemas = msgspec.json.schema_components([ResponseCreate], ref_template=REFERENCE + "{name}")
+    _, schemas = msgspec.json.schema_components([ResponseCreate, ChatCreate], ref_template=REFERENCE + "{name}")
     body = schemas["ResponseCreate"]
     for name in ("type", "stream_id"):  # which belong to the WebSocket
         del body["properties"][name]
@@ -137,6 +142,7 @@ def _answers() -> Json:
         "Response": _object(
             id=text, object={"const": "response"}, created_at=whole, status=text, model=text, output=_list()
         ),
+        "Completion": _object(id=text, object={"const": "chat.completion"}, created=whole, model=text, choices=_list()),
         "InputTokens": _object(object={"const": "response.input_tokens"}, input_tokens=whole),
         "Deleted": _object(id=text, object=text, deleted={"const": True}),
         "Items": _object(object={"const": "list"}, data=_list(), has_more={"type": "boolean"}),
