@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import socket
+import struct
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 
 from playwright.async_api import Locator, Page, WebSocketRoute, expect
 
@@ -62,6 +66,55 @@ async def count_of(answer: Locator, name: str) -> int:
     return int(await answer.get_by_test_id("stats").get_attribute(f"data-{name}") or 0)
 
 
+class Wire:
+    """A network between browser and gateway that can be cut: no close frame gets through, only a reset."""
+
+    def __init__(self, port: int) -> None:
+        """Lead to this port."""
+        self._port = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        self._server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Cut, and listen no more."""
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Reset all connections; new ones are welcome."""
+        for writer in self._writers:
+            if (plug := writer.get_extra_info("socket")) is not None:
+                plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:  # the gateway is away
+            writer.transport.abort()
+            return
+        both = {writer, far_writer}
+        self._writers |= both
+        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+        self._writers -= both
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
 class PlayedGateway:
     """Says what a test wants over the page's socket, and remembers what the page asked."""
 
@@ -74,10 +127,10 @@ class PlayedGateway:
         self._sequence = -1
         self._lane = ""  # of the newest request, as every event of its answer names it
 
-    def __call__(self, socket: WebSocketRoute) -> None:
+    def __call__(self, connection: WebSocketRoute) -> None:
         """Takes a connection of the page."""
-        self.sockets.append(socket)
-        socket.on_message(self.receive)
+        self.sockets.append(connection)
+        connection.on_message(self.receive)
 
     def receive(self, frame: str | bytes) -> None:
         """Takes a request of the page."""

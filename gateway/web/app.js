@@ -200,12 +200,13 @@ function remove(id) {
   library.remove(id);
   if (isOpen) startAnew();
   else showShelf();
-  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), () => {
+  const undo = () => {
     removed.delete(id);
     library.save(conversation);
     if (isOpen) open(id);
     else showShelf();
-  });
+  };
+  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, () => gateway.forget(conversation.responses));
 }
 
 function submit() {

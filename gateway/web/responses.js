@@ -179,7 +179,7 @@ export class Responses {
     asking.resuming = Boolean(turn.responseId);
     if (!asking.resuming) return { type: "response.create", ...conversation.request(turn, whole), truncation: "auto" };
     asking.paused();
-    return { type: "response.resume", response_id: turn.responseId, starting_after: turn.sequence ?? -1 };
+    return { type: "response.resume", response_id: turn.responseId, starting_after: turn.sequence };
   }
 
   #cancel({ turn }) {
@@ -202,8 +202,11 @@ export class Responses {
 
   #ended(asking, response) {
     const outcome = outcomeOf(response);
-    // Its connection was closed in an orderly way, as by a reload of the page: nobody wanted it to end.
-    if (asking.resuming && outcome.state === "cancelled" && !asking.stopping) return this.#again(asking);
+    // It ended with its connection, as by a reload of the page, or with its gateway: nobody wanted it to.
+    const isCutOff = outcome.state === "cancelled" || outcome.reason === "interrupted";
+    if (asking.resuming && isCutOff && !asking.stopping) return this.#again(asking);
+    // What ended long ago is told by its end alone.
+    asking.turn.answer = textOf(response) || asking.turn.answer;
     const usage = response.usage ?? null;
     this.#end(asking, { ...outcome, usage, rate: usage && asking.rate(usage.output_tokens) });
   }
@@ -250,4 +253,9 @@ function outcomeOf(response) {
   if (response.status === "cancelled" || reason === "cancelled") return { state: "cancelled" };
   if (response.status === "failed") return { state: "failed", error: response.error ?? {} };
   return { state: "done", reason };
+}
+
+function textOf(response) {
+  const parts = (response.output ?? []).flatMap((item) => item.content ?? []);
+  return parts.map((part) => part.text ?? "").join("");
 }

@@ -35,32 +35,40 @@ export class Follower {
 export class Toast {
   #element;
   #timer = 0;
-  #undo = null;
+  #undo = () => {};
+  #passed = () => {};
 
   constructor(element) {
     this.#element = element;
     element.querySelector("button").addEventListener("click", () => {
-      const undo = this.#undo;
+      this.#passed = () => {};
       this.hide();
-      undo?.();
+      this.#undo();
     });
+    addEventListener("pagehide", () => this.hide());
   }
 
-  show(words, label = "", undo = null) {
+  /**
+   * @param {string} words what has happened
+   * @param {string} label of the way back
+   * @param {() => void} undo called when the reader takes it
+   * @param {() => void} passed called when it is over, and was not taken
+   */
+  show(words, label, undo, passed) {
+    this.hide();
     this.#undo = undo;
+    this.#passed = passed;
     this.#element.querySelector("span").textContent = words;
-    const button = this.#element.querySelector("button");
-    button.textContent = label;
-    button.hidden = undo === null;
+    this.#element.querySelector("button").textContent = label;
     this.#element.hidden = false;
-    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.hide(), TOAST_MS);
   }
 
   hide() {
     clearTimeout(this.#timer);
-    this.#undo = null;
     this.#element.hidden = true;
+    this.#passed();
+    this.#passed = () => {};
   }
 }
 
