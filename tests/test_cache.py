@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ WHAT = {"model": "m"}
 def open_cache(url: str, keys: KeyRing = KEYS) -> Cache:
     """As a gateway does at its start."""
     return Cache(url, keys, ttl=1000, max_bytes=1 << 26)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait, not for ever."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it did not happen")
 
 
 def finds(cache: PrefixCache) -> bool:
@@ -89,17 +99,10 @@ async def test_a_store_that_comes_later_is_checked_then(tmp_path: Path, monkeypa
     cache = open_cache(server.url)
     keeping = asyncio.create_task(cache.keep())
     with server:
-        for _ in range(1000):
-            if cache._checked:
-                break
-            await asyncio.sleep(0.02)
+        await until(lambda: cache._checked)
         assert await asyncio.to_thread(cache.store.read_mark) == KEYS.fingerprints[0]
-        assert cache.store.up
-    for _ in range(1000):
-        if not cache.store.up:  # seen though nobody uses it
-            break
-        await asyncio.sleep(0.02)
-    assert not cache.store.up
+        await until(lambda: cache.store.up)
+    await until(lambda: not cache.store.up)  # seen though nobody uses it
     keeping.cancel()
     await asyncio.to_thread(cache.close)
 
