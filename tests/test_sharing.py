@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,21 @@ def id_of(events: list[Any]) -> str:
     return str(events[-1].response.id)
 
 
+def tokens(events: list[Any]) -> int:
+    """Tokens of prompt and answer."""
+    return int(events[-1].response.usage.total_tokens)
+
+
+async def stored(gateway: Gateway, name: str, operation: str) -> None:
+    """Wait until the gateway counts an operation of the store."""
+    for _ in range(500):
+        lines = gateway.get("/metrics").text.splitlines()
+        if any(line.startswith(f"{name}{{") and f'operation="{operation}"' in line for line in lines):
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"no {operation} was counted")
+
+
 @pytest.mark.slow
 async def test_a_conversation_goes_on_at_another_gateway(
     tmp_path: Path, tiny_model: Path, redis: RedisServer, key: Path
@@ -45,11 +61,14 @@ async def test_a_conversation_goes_on_at_another_gateway(
     settings = {"model": tiny_model, "context": 512, "cache": redis.url, "cache_key": key}
     with Gateway(tmp_path / "a", **settings) as one, Gateway(tmp_path / "b", **settings) as two:
         async with one.connect() as conversation:
-            first = id_of(await conversation.ask("茶炊是什么?", **ENDLESS))
+            first = await conversation.ask("茶炊是什么?", **ENDLESS)
+        await stored(one, "samovar_store_operations_total", "put")
         async with two.connect() as conversation:
-            second = id_of(await conversation.ask("?", previous_response_id=first, **ENDLESS))
+            second = await conversation.ask("?", previous_response_id=id_of(first), **ENDLESS)
+            # All that the model has computed: the last token of the answer was drawn, and never was an input.
+            assert second[-1].response.usage.input_tokens_details.cached_tokens == tokens(first) - 1
         async with one.connect() as conversation:
-            id_of(await conversation.ask("!", previous_response_id=second, **ENDLESS))
+            id_of(await conversation.ask("!", previous_response_id=id_of(second), **ENDLESS))
             stranger = await conversation.ask("!", previous_response_id=f"resp_{'0' * 32}", **ENDLESS)
             assert stranger[-1].error.code == "previous_response_not_found"
 
@@ -66,6 +85,29 @@ async def test_while_redis_is_away_turns_go_on_and_what_only_it_may_hold_is_not_
             id_of(await conversation.ask("?", previous_response_id=first, **ENDLESS))
             unknown = await conversation.ask("!", previous_response_id=f"resp_{'0' * 32}", **ENDLESS)
             assert unknown[-1].error.code == "store_unavailable"
+
+
+@pytest.mark.slow
+async def test_a_redis_that_goes_and_comes_back_is_told_and_used_again(
+    tmp_path: Path, tiny_model: Path, redis: RedisServer
+) -> None:
+    def up() -> bool:
+        return 'samovar_store_up{backend="redis"} 1.0' in gateway.get("/metrics").text
+
+    with Gateway(tmp_path / "a", model=tiny_model, context=512, cache=redis.url) as gateway:
+        async with gateway.connect() as conversation:
+            id_of(await conversation.ask("茶炊是什么?", **ENDLESS))
+            assert up()
+            redis.stop()
+            for wanted in (False, True):
+                for _ in range(60):
+                    id_of(await conversation.ask("茶炊是什么?", **ENDLESS))
+                    if up() is wanted:
+                        break
+                    await asyncio.sleep(0.5)
+                assert up() is wanted
+                if not wanted:
+                    redis.start()
 
 
 @pytest.mark.slow
