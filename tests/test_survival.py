@@ -1,0 +1,73 @@
+"""Engines killed, hung and unloaded at random under load: every request ends, no token is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.running import Gateway, said
+
+SECONDS = 20
+CLIENTS = 6
+TOKENS = 150
+# Byte 65 is the letter A: an answer's length tells whether a token was lost or doubled.
+ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": TOKENS}
+
+pytestmark = pytest.mark.slow
+
+
+async def talk(server: Gateway, client: int, until: float, ended: Counter[str]) -> None:
+    """One conversation after another, of three turns each."""
+    turn = 0
+    async with server.connect() as conversation:
+        previous = None
+        while time.monotonic() < until:
+            events = await conversation.ask(f"{client}: hello", previous_response_id=previous, **ENDLESS)
+            last = events[-1]
+            if last.type == "error":
+                assert last.error.code == "engine_unavailable"
+                ended["error"] += 1
+                continue
+            ended[last.type] += 1
+            assert set(said(events)) <= {"A"}
+            if last.type == "response.incomplete":
+                assert len(said(events)) == TOKENS
+                turn += 1
+            else:
+                assert last.response.error.code == "engine_unavailable"
+            previous = last.response.id if turn % 3 and last.type == "response.incomplete" else None
+
+
+async def kill(server: Gateway, chance: random.Random, until: float, killed: list[int]) -> None:
+    """Kill an engine now and then."""
+    while time.monotonic() < until:
+        await asyncio.sleep(chance.uniform(0.2, 1.5))
+        engines = server.engines()
+        if engines:
+            with suppress(psutil.NoSuchProcess):
+                engine = chance.choice(engines)
+                engine.kill()
+                killed.append(engine.pid)
+
+
+async def test_a_pool_whose_engines_are_killed_at_random_serves_on_and_loses_no_token(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    with Gateway(tmp_path, model=tiny_model, context=1024, engines=2, cores=2) as server:
+        until = time.monotonic() + SECONDS
+        ended: Counter[str] = Counter()
+        talks = [talk(server, client, until, ended) for client in range(CLIENTS)]
+        killed: list[int] = []
+        await asyncio.gather(kill(server, random.Random(4), until, killed), *talks)
+        assert len(killed) > 5
+        assert ended["response.incomplete"] > CLIENTS
+        async with server.connect() as conversation:
+            assert said(await conversation.ask("still there?", **ENDLESS)) == "A" * TOKENS
+        assert server.get("/readyz").status_code == 200
