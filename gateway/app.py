@@ -140,7 +140,9 @@ def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
         with suppress(StoreError):  # every request will tell
             await house.sessions.interrupted()
         await house.roster.refresh()
-        keepers = [asyncio.create_task(keeper.keep()) for keeper in (house.sessions, house.cache, house.pool)]
+        keepers = [
+            asyncio.create_task(keeper.keep()) for keeper in (house.sessions, house.cache, house.pool, house.dispatcher)
+        ]
         watch = asyncio.create_task(house.roster.watch())
         yield
         await responses.close(within=0)

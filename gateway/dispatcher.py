@@ -7,6 +7,7 @@ waiting there costs more than moving. A long prompt goes to an engine where nobo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,10 @@ LOAD: Final = 4.0
 """What loading an engine counts for: it takes a second, but one in which a person sees nothing happen."""
 FETCH: Final = 2e-5
 """Seconds a token that KV takes from one engine to another through the store."""
-REST: Final = 2.0
-"""Seconds that a request stays where it is after a move."""
+REST: Final = 1.0
+"""Seconds that a request stays where it is before it is moved on."""
+ROUND: Final = 0.5
+"""Seconds between two looks at who would be better elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,14 @@ class Dispatcher:
         placement.engine, placement.target, placement.placed = target, None, time.monotonic()
         self._placed[target].append(placement)
 
+    async def keep(self) -> None:
+        """Rebalance now and then, until cancelled."""
+        while True:
+            self.rebalance()
+            await asyncio.sleep(ROUND)
+
     def rebalance(self) -> None:
-        """Move one answer, where the plan says that all then get more tokens a second."""
+        """Move answers, where the plan says that all then get more tokens a second."""
         working = self._working()
         if not working or any(not p.streaming or p.target for p in self._all()):
             return  # prompts are under way: what they need comes first
@@ -126,7 +135,8 @@ class Dispatcher:
         by_load = sorted(working, key=lambda engine: len(self._placed[engine]))
         idle = [engine for engine in self._engines if engine.state is State.IDLE and not self._placed[engine]]
         if len(working) > count:
-            self._move(by_load[0], by_load[-1])
+            for _ in range(len(self._placed[by_load[0]])):
+                self._move(by_load[0], by_load[-1])
         elif len(working) < count and idle:
             self._move(by_load[-1], idle[0])
         elif len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:

@@ -103,16 +103,10 @@ class Relay:
             async for message in messages:
                 if isinstance(message, Tokens):
                     self._drawn += message.ids
-                    self._read_along()
+                    self._placement.streaming = True
+                    if self._placement.leave is None and self._placement.demand.stored:
+                        self._placement.leave = self._suspend
                 yield message
-
-    def _read_along(self) -> None:
-        """Its first token has come: from here on it can be moved, where its KV is in the store."""
-        if not self._placement.streaming:
-            self._placement.streaming = True
-            self._dispatcher.rebalance()
-        if self._placement.leave is None and self._request.stored and self._placement.demand.stored:
-            self._placement.leave = self._suspend
 
     def _suspend(self) -> None:
         if self._current is not None:
