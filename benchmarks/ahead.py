@@ -1,0 +1,96 @@
+"""Encoding ahead: how much sooner does an answer begin when its long question was encoded while it was still written?
+
+python -m benchmarks.ahead [--model standin] [--rounds 5]: a text of 1 000 tokens is pasted, the reader types 20 more
+for five seconds and sends both. In turns, with what the chat page has encoded meanwhile and without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import time
+from typing import Final
+
+import msgspec
+import uvloop
+
+from benchmarks.clients import Samovar, SamovarSession
+from benchmarks.figures import Figure, tell
+from benchmarks.loads import MODELS, Subject, subject
+from benchmarks.machine import machine
+from benchmarks.servers import leave_on_sigterm, samovar
+
+PASTED, TYPED, ANSWER = 1000, 20, 8
+PAUSE_SECONDS: Final = 0.5
+"""How long the page waits for the reader to go on writing."""
+TYPING_SECONDS: Final = 5.0
+GOAL: Final = 0.2
+"""First token with encoding ahead, over that without."""
+
+
+class Reader:
+    """Somebody who pastes, writes on and sends."""
+
+    def __init__(self, subject: Subject, side: Samovar) -> None:
+        """Nothing is written yet."""
+        self._subject = subject
+        self._side = side
+        self._messages = 0
+
+    async def send(self, *, ahead: bool) -> float:
+        """Write a new message and send it; seconds to the first token. Raises TurnFailedError."""
+        self._messages += 1
+        source = random.Random(self._messages)
+        pasted, typed = (self._subject.text(tokens, source) for tokens in (PASTED, TYPED))
+        async with self._side.open("", self._subject.bias) as session:
+            assert isinstance(session, SamovarSession)  # noqa: S101 - it is this side's
+            until = time.monotonic() + TYPING_SECONDS
+            if ahead:
+                await asyncio.sleep(PAUSE_SECONDS)
+                await encode(session, pasted, until)
+            await asyncio.sleep(until - time.monotonic())
+            return (await session.ask(f"{pasted} {typed}", ANSWER)).first
+
+
+async def encode(session: SamovarSession, words: str, until: float) -> None:
+    """Ask for what the page asks for, and wait for its end; at most until it is too late."""
+    message = {"role": "user", "content": words}
+    request = {"type": "response.create", "input": [message], "generate": False, "store": False, **session.fields}
+    await session.socket.send(msgspec.json.encode(request).decode())
+    async with asyncio.timeout(until - time.monotonic()):
+        while msgspec.json.decode(await session.socket.recv())["type"] != "response.completed":
+            pass
+
+
+async def measure(name: str, reader: Reader, rounds: int) -> list[Figure]:
+    """Both ways in turns, after a message that loads the engines. Raises TurnFailedError, TimeoutError."""
+    await reader.send(ahead=False)
+    pairs = [(await reader.send(ahead=False), await reader.send(ahead=True)) for _ in range(rounds)]
+
+    def figure(what: str, values: list[float], unit: str, goal: float | None = None) -> Figure:
+        label = f"{name}, {PASTED} tokens pasted, {TYPING_SECONDS:g} s of typing: {what}"
+        return Figure(benchmark="ahead", name=label, values=values, unit=unit, goal=goal)
+
+    return [
+        figure("first token", [plain for plain, _ in pairs], "s"),
+        figure("first token, encoded ahead", [ahead for _, ahead in pairs], "s"),
+        figure("that over the first", [ahead / plain for plain, ahead in pairs], "x", GOAL),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    leave_on_sigterm()
+    print(machine())
+    model = subject(options.model)
+    with samovar(model.path) as server:
+        tell(uvloop.run(measure(model.name, Reader(model, Samovar(server)), options.rounds)))
+
+
+if __name__ == "__main__":
+    main()
