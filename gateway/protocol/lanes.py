@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final, Generic, TypeVar
 
 from gateway.errors import InvalidRequestError, QueueFullError
@@ -24,7 +23,7 @@ class Lanes(Generic[T]):
         """Begin with no request."""
         self._most = (active, named, pending)
         self._active: set[str | None] = set()
-        self._pending: deque[tuple[str | None, T]] = deque()
+        self._pending: list[tuple[str | None, T]] = []  # short; an empty deque takes 760 bytes of an idle connection
 
     @property
     def idle(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEAD_SECONDS: Final = 10.0
@@ -29,12 +30,21 @@ class Patient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         super().connection_lost(exc)
+        self._stop()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Wait no more: a timer would keep this protocol's 10 KB beside each of many sockets that open at once."""
+        self._stop()
+        super().handle_websocket_upgrade(event)
+
+    def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _look(self) -> None:
-        """Close what was between two requests at the last look, too; look again later unless it is a WebSocket now."""
-        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+        """Close what was between two requests at the last look, too; else look again later."""
+        if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever uvicorn's types say
         asks = cycle is not None and not cycle.response_complete
