@@ -5,7 +5,7 @@ RUN := @exec sh deploy/setup.sh run --
 DEV := @exec sh deploy/setup.sh dev --
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench pictures setup lock clean distclean
+.PHONY: help serve test lint format bench docs pictures setup lock clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ bench: ## Samovar beside llama-server, or what BENCH=name measures; ARGS="--load
 
 pictures: ## take the pictures in docs/ anew, of the real page in Chromium
 	@exec sh deploy/setup.sh test -- .venv/bin/python -m tests.pictures
+
+docs: ## write docs/configuration.md anew from the settings
+	$(DEV) sh -c '.venv/bin/python -m gateway.configuration > docs/configuration.md'
 
 setup: ## install everything for development, start nothing
 	@exec sh deploy/setup.sh dev

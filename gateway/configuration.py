@@ -1,0 +1,77 @@
+"""docs/configuration.md, written from the settings themselves: `make docs`. A test sees when the page is old."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.settings import PREFIX, Settings
+
+EXAMPLE: Final = """\
+model = "qwen2.5-0.5b-instruct-q4_k_m"
+host = "0.0.0.0"                          # with keys: samovar keys add NAME
+allowed_hosts = ["chat.example.org"]
+context = 8192
+engine_memory = "900 MiB"
+instructions = "Answer in the language of the question. 用提问的语言回答。"
+"""
+_COMPUTED: Final = {
+    "cache_key": "made in the state folder",
+    "cores": "physical cores that this process may use, or the container's limit if that is less",
+    "state_dir": "`$XDG_STATE_HOME/samovar`, else `~/.local/state/samovar`",
+}
+"""Defaults that differ from machine to machine and from user to user."""
+_HEAD: Final = """\
+<!-- Written by `make docs` from gateway/settings.py. -->
+
+# Configuration · 配置
+
+Every setting is a flag of `samovar serve` (`--queue-limit 20`), an environment variable (`{prefix}QUEUE_LIMIT=20`) and
+a line of `samovar.toml` (`queue_limit = 20`), which is read in the working folder or where `--config` says. A flag goes
+over the environment, which goes over the file. What is unknown or impossible is refused at start, by name.
+命令行优先于环境变量，环境变量优先于配置文件。
+
+```toml
+{example}```
+
+Sizes are bytes, or have a unit: `768 MiB`, `1.5G`. Lists in flags and in the environment are separated by commas.
+
+| setting | default | allowed | meaning |
+|---|---|---|---|
+"""
+
+
+def markdown() -> str:
+    """The whole page."""
+    properties = Settings.model_json_schema()["properties"]
+    rows = [
+        f"| `{name}` | {_COMPUTED.get(name) or _default(schema)} | {_bounds(schema)} | {schema['description']} |"
+        for name, schema in properties.items()
+    ]
+    return _HEAD.format(prefix=PREFIX, example=EXAMPLE) + "\n".join(rows) + "\n"
+
+
+def _default(schema: Mapping[str, Any]) -> str:
+    value = schema.get("default")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in ("", None, []) else _number(value)
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    least, most = (_number(schema[bound]) if bound in schema else "" for bound in ("minimum", "maximum"))
+    if "exclusiveMinimum" in schema:
+        least = f"over {_number(schema['exclusiveMinimum'])}"
+    return f"{least} – {most}" if least and most else f"at least {least}" if least else ""
+
+
+def _number(value: object) -> str:
+    """Bytes in MiB, as they are in a setting; and no more digits than there must be."""
+    if isinstance(value, int) and value and value % (1 << 20) == 0 and value > 1 << 20:
+        return f"{value >> 20} MiB"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())
