@@ -70,9 +70,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return next(n for n, rate in rates.items() if rate >= 0.95 * max(rates.values()))
 
     def deadline(self) -> float:
-        """Seconds of silence after which an engine is taken for hung: many times its longest step, on one thread."""
+        """Seconds of silence after which an engine is taken for hung: many times its longest step, on one thread.
+
+        Long enough that one which only gets no processor, because others take it all, is not killed for that.
+        """
         times = self.times[-1]
-        return 10.0 + 5 * times.threads * max(times.prefill.values())
+        return 30.0 + 10 * times.threads * max(times.prefill.values())
 
 
 def seconds(table: Mapping[int, float], width: int) -> float:
