@@ -106,6 +106,7 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
         "queue_limit": settings.queue_limit,
         "cores": settings.cores,
         "kv_cells": model.cells,
+        "engine_memory": model.memory,
         "engines": model.engines,
         "running": dispatcher.most,
     }

@@ -38,6 +38,10 @@ class ServedModel:
     """Tokens that a conversation may hold."""
     cells: int
     """KV cells of one engine."""
+    memory: int
+    """Bytes that one engine may take."""
+    has_blocks: bool
+    """Whether its KV can be kept in blocks."""
     plan: Plan
     engines: int
     """Engine processes at most."""
@@ -49,7 +53,7 @@ class ServedModel:
             self.cells,
             SEQUENCES,
             self.plan,
-            cache,
+            cache if self.has_blocks else None,
             {
                 "model": file_digest(self.entry.path, state_dir),
                 "llama-cpp-python": version("llama-cpp-python"),
@@ -90,13 +94,16 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     context = min(settings.context, model.trained_context)
     plan = planned(entry.path, settings)
     engines = settings.engine_count if settings.engines != "auto" else _engines(plan)
+    memory = _memory(settings, engines)
     return ServedModel(
         entry=entry,
         vocabulary=model.vocabulary,
         prompt=Prompt(template, model.vocabulary, mark=lambda: secrets.token_hex(16)),
         defaults=sampling_defaults(entry, model),
         context=context,
-        cells=_cells(settings, engines, context, entry.path.stat().st_size, model.bytes_a_token),
+        cells=_cells(memory, context, entry.path.stat().st_size, model.bytes_a_token),
+        has_blocks=model.has_blocks,
+        memory=memory,
         plan=plan.limited(engines),
         engines=engines,
     )
@@ -107,9 +114,12 @@ def _engines(plan: Plan) -> int:
     return min(plan.times[-1].engines, max(2, *(plan.engines(n) for n in range(1, WIDEST + 1))))
 
 
-def _cells(settings: Settings, engines: int, context: int, weights: int, bytes_a_token: int) -> int:
-    automatic = min(total_memory() // 4 // engines, 1 << 30)
-    memory = automatic if settings.engine_memory == "auto" else settings.engine_memory
+def _memory(settings: Settings, engines: int) -> int:
+    """Bytes that one engine may take."""
+    return min(total_memory() // 4 // engines, 1 << 30) if settings.engine_memory == "auto" else settings.engine_memory
+
+
+def _cells(memory: int, context: int, weights: int, bytes_a_token: int) -> int:
     cells = (memory - weights - OVERHEAD) // bytes_a_token
     return max(context, min(cells, MOST_CONTEXTS * context))
 
