@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from gateway.app import build
+from gateway.caller import Caller
+from gateway.protocol.log import EVENTS, Reader
+from gateway.protocol.outbox import Outbox
+from gateway.protocol.requests import ResponseCreate, parse
+from gateway.responses import Running
+from gateway.settings import load
+from gateway.unstored import Unstored
 from tests.running import Conversation, Gateway, said
 
 # Byte 65 is the letter A; without a bias a random model may end its answer at any token.
@@ -153,6 +162,39 @@ async def test_a_client_that_does_not_read_costs_little_slows_nobody_and_gets_al
                     frames += "delta" in event
             assert letters == 60 * 450
             assert frames < letters  # runs of deltas came as one
+
+
+def fell_behind(running: Running, _: Reader) -> None:
+    running.fell_behind()
+
+
+async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody_else_reads(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    request = parse(msgspec.json.encode({"type": "response.create", "input": "x", "max_output_tokens": 450, **ENDLESS}))
+    assert isinstance(request, ResponseCreate)
+    async with app.router.lifespan_context(app):
+        for holders, status in ((1, "cancelled"), (2, "incomplete")):
+            running = await responses.start(request, caller=Caller("t", "u"), unstored=Unstored())
+            for _ in range(holders - 1):
+                running.hold()
+            reader = Reader(running.log)
+            box = Outbox(lambda: None, partial(fell_behind, running), lambda _: None)
+            box.attach(reader)
+            async with asyncio.timeout(20):
+                while True:
+                    if running.log.end >= 10:
+                        break
+                    await asyncio.sleep(0.01)
+            for _ in range(EVENTS):  # as many as a long answer would bring
+                running.log.append({"type": "response.output_text.delta", "delta": "x"})
+            async with asyncio.timeout(20):
+                await running.task
+            [last] = list(iter(box.next, None))
+            assert last["response"]["status"] == status
+            told = (last["response"]["incomplete_details"] or {}).get("message", "")
+            assert ("read too slowly" in told) is (status == "cancelled")
 
 
 async def test_a_flood_of_bad_frames_is_answered_one_by_one_and_costs_nothing(tiny_server: Gateway) -> None:

@@ -27,6 +27,8 @@ from gateway.transport.patience import Patient
 
 GRACE_SECONDS: Final = 30
 """How long running answers may take to end after SIGTERM; a service manager's patience is 90 s."""
+UNREAD_MILLISECONDS: Final = 120_000
+"""How long the kernel keeps a connection whose peer takes none of what was sent."""
 FAREWELL_SECONDS: Final = 0.2
 """For the last events and the close frames that send clients away."""
 LAST_SECONDS: Final = 5
@@ -133,6 +135,8 @@ def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # inherited by every connection, or one that never reads keeps its file
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
