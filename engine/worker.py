@@ -268,7 +268,8 @@ class Worker:
         if run.scheduled and run.chain is not None:
             self._keep(run, resident, None)
         self._channel.send(last)
-        self._residents.trim(self._idle_cells)
+        if self._cache is not None and self._cache.writable:  # else nobody could fetch them again
+            self._residents.trim(self._idle_cells)
 
     def _keep(self, run: Run, resident: Resident, last: Finished | None) -> None:
         """Have all that was computed stored, an unfilled block at its end too; `last` is said when it is."""
