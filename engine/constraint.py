@@ -55,8 +55,8 @@ class Lexicon:
 class Grammars:
     """Compiles grammars for one vocabulary."""
 
-    def __init__(self, vocabulary: Vocabulary, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Nothing is built before a grammar needs it."""
+    def __init__(self, vocabulary: Vocabulary, *, clock: Callable[[], float] = time.thread_time) -> None:
+        """Nothing is built before it is needed. `clock` counts seconds of work, not of waiting for a processor."""
         self.vocabulary = vocabulary
         self.clock = clock
 
