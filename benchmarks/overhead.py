@@ -1,6 +1,6 @@
 """Python's share of an engine's step: what is spent neither inside llama.cpp nor on drawing a token.
 
-python -m benchmarks.overhead [--model standin] [--streams 1 2 4 16]: the engine's own loop, in this process, with every
+python -m benchmarks.overhead [--model standin] [--streams 1 2 8]: the engine's own loop, in this process, with every
 call of llama.cpp and of the sampler timed, over steps that only decode.
 """
 
@@ -29,8 +29,10 @@ from engine.sampler import Sampler
 from engine.worker import Worker
 
 ROUNDS: Final = 5
-STEPS: Final = 100
+STEPS: Final = 60
 """Decode steps of a round that are looked at."""
+MARGIN: Final = 40
+"""Tokens of an answer before and after them, while others are still at their prompts or have ended."""
 GOAL: Final = 3.0
 
 
@@ -97,39 +99,38 @@ def shares(model: Model, config: WorkerConfig, streams: int) -> tuple[float, flo
     draw = mock.patch.object(Sampler, "draw", lambda sampler, logits: clocked.draw(sampler, logits))
     with near, draw, mock.patch("engine.llama.llama_cpp", clocked):
         worker = Worker(Channel(near), model, config)
-        gateway = threading.Thread(target=converse, args=(far, streams, 2 * STEPS))
+        gateway = threading.Thread(target=converse, args=(far, streams, STEPS + MARGIN))
         gateway.start()
         with contextlib.suppress(EOFError):
             worker.run()
         gateway.join()
     # At the very end some have ended already, who began first.
-    first, last = clocked.steps[-STEPS - 4 * streams], clocked.steps[-4 * streams]
+    end = -2 * streams - 2
+    first, last = clocked.steps[end - STEPS], clocked.steps[end]
     whole, inside, drawing = (later - earlier for earlier, later in zip(first, last, strict=True))
     return 100 * (whole - inside - drawing) / whole, 100 * drawing / whole
 
 
-def measure(subject: Subject, streams: list[int]) -> list[Figure]:
-    """Shares by number of streams."""
+def measure(subject: Subject, streams: list[int]) -> None:
+    """Tell the shares by number of streams."""
     plan = heuristic(subject.path.stat().st_size, cores(), 1)
     model, config = Model(subject.path), WorkerConfig(str(subject.path), 8192, 32, plan)
-    figures = []
     for count in streams:
         python, drawing = zip(*(shares(model, config, count) for _ in range(ROUNDS)), strict=True)
         goal = GOAL if subject.name == "standin" else None
         for what, values, promised in (("Python's", python, goal), ("the sampler's", drawing, None)):
             name = f"{subject.name}, {count} streams: {what} share of a step"
-            figures.append(Figure(benchmark="overhead", name=name, values=list(values), unit="%", goal=promised))
-    return figures
+            tell([Figure(benchmark="overhead", name=name, values=list(values), unit="%", goal=promised)])
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="standin")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 16])
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 8])
     options = parser.parse_args()
     print(machine())
-    tell(measure(subject(options.model), options.streams))
+    measure(subject(options.model), options.streams)
 
 
 if __name__ == "__main__":
