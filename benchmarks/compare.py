@@ -63,9 +63,9 @@ async def compare(ours: Side, theirs: Side, load: Load, subject: Subject, *, str
 
 
 async def wait_for_quiet() -> None:
-    """Until nobody computes here, for a minute at most."""
+    """Until nobody computes here, for ten seconds at most."""
     psutil.cpu_percent(None)
-    for _ in range(60):
+    for _ in range(10):
         await asyncio.sleep(1)
         if psutil.cpu_percent(None) / 100 * cores() <= QUIET:
             return
