@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -24,7 +25,7 @@ from benchmarks.machine import cores, engine_version, machine, revision
 from benchmarks.results import Medians, Pair, Summary, keep, pair
 from benchmarks.rival import RivalError
 from benchmarks.runs import QUIET, run, warm_up
-from benchmarks.servers import ServerError, leave_on_sigterm, llama_server, samovar
+from benchmarks.servers import ServerError, leave_on_sigterm, llama_server, samovar, tune
 
 STREAMS: Final = (1, 2, 4, 8, 16)
 ROWS: Final = (("standin", "chat"), ("standin", "document"), ("embedded", "chat"))
@@ -39,7 +40,9 @@ SECONDS: Final = {
 """About how long one side takes for one run, by streams, on the two cores where this was written."""
 
 
-async def compare(ours: Side, theirs: Side, load: Load, subject: Subject, *, streams: int, pairs: int) -> list[Pair]:
+async def compare(
+    ours: Side, theirs: Side, load: Load, subject: Subject, *, streams: int, pairs: int, tuned: bool
+) -> list[Pair]:
     """Pairs in the order ours, theirs, theirs, ours, …, each with texts of its own. Raises TurnFailedError."""
     seed = time.time_ns()
     for side in (ours, theirs):
@@ -55,7 +58,7 @@ async def compare(ours: Side, theirs: Side, load: Load, subject: Subject, *, str
             busy = " and ".join(f"{each.others:.2f}" for each in runs.values())
             print(f"    left out: other processes kept {busy} cores busy", flush=True)
             continue
-        found.append(pair(subject.name, load.name, streams, runs[ours], runs[theirs]))
+        found.append(pair(subject.name, load.name, streams, runs[ours], runs[theirs], tuned=tuned))
         keep(found[-1])
         if len(found) == pairs:
             break
@@ -71,13 +74,13 @@ async def wait_for_quiet() -> None:
             return
 
 
-def measure(subject: Subject, load: Load, streams: int, pairs: int) -> list[Pair]:
+def measure(subject: Subject, load: Load, streams: int, pairs: int, tuned: Path | None) -> list[Pair]:
     """Start both, compare, stop both. Raises ServerError, RivalError, TurnFailedError."""
     with ExitStack() as stack:
         theirs = stack.enter_context(llama_server(subject.path, streams=streams))
-        ours = stack.enter_context(samovar(subject.path))
+        ours = stack.enter_context(samovar(subject.path, tuned=tuned))
         sides = Samovar(ours), ChatCompletions(theirs, cache_prompt=True)
-        return uvloop.run(compare(*sides, load, subject, streams=streams, pairs=pairs))
+        return uvloop.run(compare(*sides, load, subject, streams=streams, pairs=pairs, tuned=bool(tuned)))
 
 
 def lines(summary: Summary) -> Iterator[str]:
@@ -116,6 +119,7 @@ def main() -> None:
     parser.add_argument("--load", choices=LOADS, help="one load (default: all)")
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="concurrent conversations")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="interleaved pairs a row")
+    parser.add_argument("--tuned", action="store_true", help="let `samovar tune` measure this machine first, once")
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md and its plot at the end")
     options = parser.parse_args()
     leave_on_sigterm()
@@ -125,8 +129,10 @@ def main() -> None:
     print(f"{len(rows) * len(options.streams)} rows, about {minutes:.0f} minutes on two cores", flush=True)
     try:
         for model, load in rows:
+            asked = subject(model)
+            tuned = tune(asked.path) if options.tuned else None
             for streams in options.streams:
-                pairs = measure(subject(model), LOADS[load], streams, options.pairs)
+                pairs = measure(asked, LOADS[load], streams, options.pairs, tuned)
                 print(*(lines(Summary(pairs)) if pairs else ["    nothing was left"]), sep="\n", flush=True)
     except (ServerError, RivalError, TurnFailedError, ExceptionGroup) as error:
         raise SystemExit(str(error)) from error

@@ -27,7 +27,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     """Version of llama-cpp-python, whose llama.cpp both run."""
     revision: str
-    """Our commit."""
+    """Our commit, and whether it ran by a plan that `samovar tune` measured here."""
 
     @property
     def ratio(self) -> float:
@@ -35,7 +35,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
         return self.ours.speed / self.theirs.speed
 
 
-def pair(model: str, load: str, streams: int, ours: Run, theirs: Run) -> Pair:
+def pair(model: str, load: str, streams: int, ours: Run, theirs: Run, *, tuned: bool) -> Pair:
     """A pair measured just now, here."""
     return Pair(
         model=model,
@@ -46,7 +46,7 @@ def pair(model: str, load: str, streams: int, ours: Run, theirs: Run) -> Pair:
         date=datetime.date.today().isoformat(),
         machine=machine(),
         engine=engine_version(),
-        revision=revision(),
+        revision=revision() + (", tuned" if tuned else ""),
     )
 
 

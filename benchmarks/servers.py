@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 import psutil
 
-from benchmarks.machine import cores
+from benchmarks.machine import cache_folder, cores
 from benchmarks.rival import program
 
 Found = TypeVar("Found")
@@ -54,13 +54,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def samovar(model: Path, *, state: Path | None = None, **settings: object) -> Iterator[Server]:
+def samovar(
+    model: Path, *, state: Path | None = None, tuned: Path | None = None, **settings: object
+) -> Iterator[Server]:
     """`samovar serve` with the defaults that a user has, but for `settings`. Raises ServerError.
 
-    Without `state`, what it keeps goes with it.
+    Without `state`, what it keeps goes with it; it then begins with the plan that `tune` left in the folder `tuned`.
     """
     with contextlib.ExitStack() as stack:
         folder = state or stack.enter_context(tempfile.TemporaryDirectory(prefix="samovar-bench-"))
+        if tuned is not None:
+            shutil.copytree(tuned, folder, dirs_exist_ok=True)
         flags = {"port": 0, "model": model, "state_dir": folder, **settings}
         command = [sys.executable, "-m", "gateway.cli", "serve"]
         command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
@@ -69,6 +73,16 @@ def samovar(model: Path, *, state: Path | None = None, **settings: object) -> It
         port = _wait(process, log, lambda: _greeted(log))
         _wait(process, log, lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
         yield Server(port, psutil.Process(process.pid), time.perf_counter() - began)
+
+
+def tune(model: Path) -> Path:
+    """A state folder with nothing but this machine's plan for `model`, measured at the first call: about a minute."""
+    folder = cache_folder() / f"tuned-{model.stem}"
+    if not (folder / "plans").is_dir():
+        subprocess.run(
+            [sys.executable, "-m", "gateway.cli", "tune", f"--model={model}", f"--state-dir={folder}"], check=True
+        )
+    return folder
 
 
 @contextlib.contextmanager
