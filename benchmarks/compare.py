@@ -54,11 +54,13 @@ async def compare(
         for side in sides:
             await wait_for_quiet()
             runs[side] = await run(side, load, subject, streams=streams, seed=seed + number)
+        both = pair(subject.name, load.name, streams, runs[ours], runs[theirs], tuned=tuned)
         if any(each.disturbed for each in runs.values()):
             busy = " and ".join(f"{each.others:.2f}" for each in runs.values())
-            print(f"    left out: other processes kept {busy} cores busy", flush=True)
+            speeds = f"{both.ours.speed:.1f} against {both.theirs.speed:.1f} tok/s"
+            print(f"    left out: {speeds} while other processes kept {busy} cores busy", flush=True)
             continue
-        found.append(pair(subject.name, load.name, streams, runs[ours], runs[theirs], tuned=tuned))
+        found.append(both)
         keep(found[-1])
         if len(found) == pairs:
             break

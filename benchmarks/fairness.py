@@ -54,7 +54,7 @@ def house(users: list[str]) -> Iterator[tuple[Server, dict[str, str]]]:
     """A gateway and the keys of `users`, who may have any number of requests in flight."""
     with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
         keys = {user: _key(Path(folder), user) for user in users}
-        unlimited = dict.fromkeys((*LIFTED, "queue_limit"), 1000)
+        unlimited: dict[str, Any] = dict.fromkeys((*LIFTED, "queue_limit"), 1000)
         with samovar(embedded(), state=Path(folder), queue_timeout=600, **unlimited) as server:
             yield server, keys
 

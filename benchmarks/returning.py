@@ -169,7 +169,7 @@ def main() -> None:
     with ExitStack() as stack:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samovar-bench-")))
         redis = stack.enter_context(redis_server() if options.cache == "redis" else nullcontext())
-        settings = {"cache": redis} if redis else {}
+        settings: dict[str, Any] = {"cache": redis} if redis else {}
         start = partial(samovar, model.path, state=state, engines=1, **settings)
         tell(measure(f"{model.name}, {options.cache}", house, start, Samovar, FETCH[options.cache]))
 
