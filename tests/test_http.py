@@ -24,7 +24,7 @@ OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 @pytest.fixture
 def client(tiny_server: Gateway) -> Iterator[OpenAI]:
-    with OpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=20) as client:
+    with OpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -69,7 +69,7 @@ def test_a_stream_tells_the_same_events_as_the_socket_and_ends(client: OpenAI, t
 
 
 async def test_the_asynchronous_client_streams_too(tiny_server: Gateway) -> None:
-    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=20) as client:
+    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=60) as client:
         stream = await client.responses.create(
             model="tiny", input="x", stream=True, max_output_tokens=4, extra_body=ENDLESS
         )
@@ -132,7 +132,7 @@ async def running(client: AsyncOpenAI, **fields: Any) -> tuple[Any, str]:
 
 async def settled(client: AsyncOpenAI, response: str) -> Response:
     """The response once it has ended."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             found = await client.responses.retrieve(response)
             if found.status not in ("queued", "in_progress"):
@@ -141,7 +141,7 @@ async def settled(client: AsyncOpenAI, response: str) -> Response:
 
 
 async def test_a_running_response_is_cancelled_and_one_that_ended_is_not(tiny_server: Gateway) -> None:
-    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=20) as client:
+    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=60) as client:
         stream, response = await running(client)
         assert (await client.responses.retrieve(response)).status == "in_progress"
         cancelled = await client.responses.cancel(response)
@@ -155,7 +155,7 @@ async def test_a_running_response_is_cancelled_and_one_that_ended_is_not(tiny_se
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_closed_request_cancels_its_response(tiny_server: Gateway, stream: bool) -> None:
-    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=20) as client:
+    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=60) as client:
         if stream:
             opened, response = await running(client)
             await opened.close()
@@ -171,7 +171,7 @@ async def test_a_closed_request_cancels_its_response(tiny_server: Gateway, strea
 
 async def counted(server: Gateway, line: str) -> None:
     """Wait until the metrics say so."""
-    async with asyncio.timeout(10), httpx.AsyncClient() as client:
+    async with asyncio.timeout(60), httpx.AsyncClient() as client:
         while True:
             if line in (await client.get(server.url + "/metrics")).text:
                 return
@@ -179,7 +179,7 @@ async def counted(server: Gateway, line: str) -> None:
 
 
 async def test_a_second_reader_gets_all_events_behind_the_one_it_names(tiny_server: Gateway) -> None:
-    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=20) as client:
+    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=60) as client:
         stream, response = await running(client)
         again = await client.responses.retrieve(response, stream=True, starting_after=2)
         events = [event async for event in again]
@@ -230,7 +230,7 @@ def test_what_is_no_json_and_what_has_no_route_is_refused_in_json(tiny_server: G
 
 
 async def test_a_failure_is_an_http_error_to_a_plain_request(tiny_server: Gateway) -> None:
-    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=20) as client:
+    async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=60) as client:
         await client.responses.create(model="tiny", input="x", max_output_tokens=1, extra_body=ENDLESS)
         [engine] = tiny_server.engines()
         engine.suspend()

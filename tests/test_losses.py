@@ -45,7 +45,7 @@ async def say(socket: ClientConnection, **fields: Any) -> None:
 async def hear(socket: ClientConnection, *kinds: str) -> list[dict[str, Any]]:
     """Events up to one of these kinds."""
     events: list[dict[str, Any]] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not events or events[-1]["type"] not in kinds:
             events.append(msgspec.json.decode(await socket.recv()))
     return events
@@ -62,7 +62,7 @@ def text(events: list[dict[str, Any]]) -> str:
 
 async def settled(server: Gateway, response: str) -> dict[str, Any]:
     """The response once it has ended."""
-    async with asyncio.timeout(20), httpx.AsyncClient() as client:
+    async with asyncio.timeout(60), httpx.AsyncClient() as client:
         while True:
             found: dict[str, Any] = (await client.get(f"{server.url}/v1/responses/{response}")).json()
             if found.get("status") not in ("queued", "in_progress"):
@@ -182,14 +182,14 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
             reader = Reader(running.log)
             box = Outbox(lambda: None, partial(fell_behind, running), lambda _: None)
             box.attach(reader)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     if running.log.end >= 10:
                         break
                     await asyncio.sleep(0.01)
             for _ in range(EVENTS):  # as many as a long answer would bring
                 running.log.append({"type": "response.output_text.delta", "delta": "x"})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await running.task
             [last] = list(iter(box.next, None))
             assert last["response"]["status"] == status

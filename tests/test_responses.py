@@ -15,7 +15,7 @@ ENDLESS: dict[str, Any] = {"logit_bias": {"65": 100}, "temperature": 0}
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
-async def until(conversation: Conversation, enough: Callable[[list[Any]], bool], *, seconds: float = 20) -> list[Any]:
+async def until(conversation: Conversation, enough: Callable[[list[Any]], bool], *, seconds: float = 60) -> list[Any]:
     """Events until they are enough."""
     events: list[Any] = []
     async with asyncio.timeout(seconds):
