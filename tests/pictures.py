@@ -42,7 +42,6 @@ async def talk(page: Page, earlier: list[str], questions: list[str]) -> None:
         await page.get_by_test_id("new").click()
     for words in questions:
         await ended(await ask(page, words))
-    await page.get_by_test_id("details").last.click()
     await page.get_by_test_id("composer").hover()
 
 
