@@ -31,6 +31,10 @@ _TAKES_NOTHING_CODES: Final = ("MISCONF", "NOREPLICAS")
 """The other errors by which a Redis that can be read refuses to be written."""
 
 
+APART: Final = 1000
+"""Milliseconds by which a parent outlives its child: more than a pipeline takes, as each counts from its command."""
+
+
 class RedisStore:
     """See Store. Connects when first needed."""
 
@@ -68,7 +72,7 @@ class RedisStore:
         """Store values and renew a chain, leaf first. Raises StoreFullError when there is no room."""
         keys = self._keys([id_ for id_, _ in pairs])
         sets = [
-            ("SET", key, value, "PX", self._ttl + i)
+            ("SET", key, value, "PX", self._ttl + i * APART)
             for i, (key, (_, value)) in enumerate(zip(reversed(keys), reversed(pairs), strict=True))
         ]
         with _told():
@@ -79,7 +83,7 @@ class RedisStore:
     def touch(self, ids: Sequence[bytes]) -> None:
         """Renew a chain, leaf first."""
         with _told():
-            self._pipeline([("PEXPIRE", key, self._ttl + i) for i, key in enumerate(self._keys(ids))], int)
+            self._pipeline([("PEXPIRE", key, self._ttl + i * APART) for i, key in enumerate(self._keys(ids))], int)
 
     def delete(self, ids: Sequence[bytes]) -> None:
         """Drop values."""

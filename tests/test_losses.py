@@ -253,8 +253,13 @@ async def test_an_answer_cut_off_by_a_crash_is_marked_and_can_be_continued(tiny_
     async with tiny_server.connect() as conversation:
         await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 450, **ENDLESS})
         response = await begun(conversation)
+        engines = tiny_server.engines()
+        for engine in engines:
+            engine.suspend()  # or the answer would be whole before the gateway is killed
         await asyncio.sleep(0.3)
         tiny_server.stop(signal.SIGKILL)
+        for engine in engines:
+            engine.kill()
     tiny_server.start()
     found = tiny_server.get(f"/v1/responses/{response}").json()
     assert (found["status"], found["incomplete_details"]["reason"]) == ("incomplete", "interrupted")

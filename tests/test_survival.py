@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 async def talk(server: Gateway, client: int, until: float, ended: Counter[str]) -> None:
-    """One conversation after another, of three turns each."""
+    """One conversation after another, of two turns each, which is what the tiny model's context holds."""
     turn = 0
     async with server.connect() as conversation:
         previous = None
@@ -42,7 +42,7 @@ async def talk(server: Gateway, client: int, until: float, ended: Counter[str]) 
                 turn += 1
             else:
                 assert last.response.error.code == "engine_unavailable"
-            previous = last.response.id if turn % 3 and last.type == "response.incomplete" else None
+            previous = last.response.id if turn % 2 and last.type == "response.incomplete" else None
 
 
 async def kill(server: Gateway, chance: random.Random, until: float, killed: list[int]) -> None:

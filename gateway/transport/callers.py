@@ -6,11 +6,13 @@ import asyncio
 import base64
 import binascii
 import itertools
+from contextlib import suppress
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cache import StoreError
 from gateway.caller import ANONYMOUS, Caller
 from gateway.errors import ApiError, ConnectionLimitError, InvalidApiKeyError, RateLimitExceededError
 from gateway.roster import Guest, Roster
@@ -46,7 +48,7 @@ class Callers:
         client = scope.get("client")
         address = client[0] if client else ""
         try:
-            caller, name = self._roster.identify(_key(scope), self._stranger(scope, address))
+            caller, name = await self._identify(scope, address)
             self._check(scope, caller, address)
             if scope["type"] == "http":
                 self._roster.heard(caller)  # a socket's messages count one by one
@@ -60,6 +62,16 @@ class Callers:
             await (self._socket if scope["type"] == "websocket" else self._request)(guest, scope, receive, send)
         finally:
             self._roster.leave(guest)
+
+    async def _identify(self, scope: Scope, address: str) -> tuple[Caller, str | None]:
+        """Who it is, by the users as they are now: a key is good from its making on. Raises InvalidApiKeyError."""
+        key, stranger = _key(scope), self._stranger(scope, address)
+        try:
+            return self._roster.identify(key, stranger)
+        except InvalidApiKeyError:
+            with suppress(StoreError):
+                await self._roster.refresh()
+            return self._roster.identify(key, stranger)
 
     def _stranger(self, scope: Scope, address: str) -> str:
         """Without keys: every connection is a user of its own, over HTTP every address."""
