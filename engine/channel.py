@@ -19,6 +19,8 @@ class Channel:
         self._early: list[ToEngine] = []
         """What came together with the first message."""
         self._unsent = bytearray()
+        self.urgent = False
+        """Whether something waits to be sent that somebody waits for."""
         self._bell, self._rope = os.pipe()
 
     def first(self) -> ToEngine:
@@ -48,12 +50,14 @@ class Channel:
         """Have `receive` return; from any thread."""
         os.write(self._rope, b"\0")
 
-    def send(self, message: FromEngine) -> None:
+    def send(self, message: FromEngine, *, urgent: bool = True) -> None:
         """Put one message with those that `flush` sends."""
         self._unsent += frame(message)
+        self.urgent |= urgent
 
     def flush(self) -> None:
         """Send what was said since the last time: one system call, and one waking of the gateway, a step."""
         if self._unsent:
             self._sock.sendall(self._unsent)
             self._unsent.clear()
+            self.urgent = False

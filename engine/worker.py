@@ -27,6 +27,7 @@ from engine.messages import (
     Forget,
     Generate,
     LoadFailed,
+    Logprob,
     Ready,
     SetThreads,
     Started,
@@ -45,6 +46,9 @@ from engine.scheduler import Scheduler, Sequence, Step
 
 WORTH_FETCHING: Final = 16
 """Tokens that must be missing before the store is asked: fewer are computed in less time than it takes to answer."""
+SMOOTH: Final = 0.012
+"""Seconds within which tokens are sent together: an eye sees no difference, and each sending costs the gateway a share
+of a core that the engines then lack."""
 
 
 @dataclass(eq=False)
@@ -83,13 +87,16 @@ class Worker:
         self._scheduler = Scheduler(config.plan)
         self._runs: dict[int, Run] = {}
         self._threads = 0
+        self._unsaid: dict[int, Tokens] = {}
+        self._spoke = 0.0
+        """When something was last sent."""
         self._inside = 0.0
         """Seconds of this step in llama.cpp."""
 
     def run(self) -> None:
         """Serve until the gateway leaves."""
         while True:
-            able = self._threads > 0 and len(self._scheduler) > 0
+            able = self._is_able
             storing = self._keeper is not None and self._keeper.has_work
             for message in self._channel.receive(wait=not able and not storing):
                 self._hear(message)
@@ -99,7 +106,28 @@ class Worker:
                 self._tell_of_store()
             if self._threads > 0:
                 self._step()
+            self._speak()
+
+    @property
+    def _is_able(self) -> bool:
+        return self._threads > 0 and len(self._scheduler) > 0
+
+    def _speak(self) -> None:
+        """Send what there is to say, but tokens that follow each other fast together."""
+        now = time.monotonic()
+        if now - self._spoke >= SMOOTH or not self._is_able:
+            for request in list(self._unsaid):
+                self._say(request)
+            self._channel.urgent = True
+        if self._channel.urgent:
             self._channel.flush()
+            self._spoke = now
+
+    def _say(self, request: int) -> None:
+        """Send the tokens of a request that were not sent yet."""
+        drawn = self._unsaid.pop(request, None)
+        if drawn is not None:
+            self._channel.send(drawn)
 
     def close(self) -> None:
         """Store what is left to store."""
@@ -196,7 +224,8 @@ class Worker:
                 if sequence.pending == 0:
                     self._advance(sequence, index)
         taken = time.perf_counter() - began
-        self._channel.send(Stepped(step.rows, len(step.parts), taken, self._inside, self._residents.used))
+        stepped = Stepped(step.rows, len(step.parts), taken, self._inside, self._residents.used)
+        self._channel.send(stepped, urgent=False)
 
     def _compute(self, step: Step) -> bool:
         """Run a step; a failed one ends all that took part."""
@@ -248,11 +277,21 @@ class Worker:
             self._finish(sequence.request, "stop")
             return
         sequence.tokens.append(token)
-        self._channel.send(Tokens(sequence.request, [token], sampler.logprobs))
+        self._drew(sequence, token, sampler.logprobs)
         if len(sequence.tokens) >= sequence.limit:
             self._finish(sequence.request, "length")
 
+    def _drew(self, sequence: Sequence, token: int, logprobs: list[Logprob]) -> None:
+        """Say a token: the first at once, the others with those that come within SMOOTH."""
+        request = sequence.request
+        unsaid = self._unsaid.setdefault(request, Tokens(request, [], []))
+        unsaid.ids.append(token)
+        unsaid.logprobs.extend(logprobs)
+        if len(sequence.tokens) == sequence.prompt + 1:
+            self._say(request)
+
     def _finish(self, request: int, reason: str, detail: str = "", code: str = "") -> None:
+        self._say(request)
         run = self._runs.pop(request)
         resident = run.sequence.resident
         if run.scheduled:
