@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -58,8 +59,8 @@ class Run:
     message: Generate
     sequence: Sequence
     sampler: Sampler
-    chain: Chain | None
-    """The blocks of its tokens; None when they are not to be stored."""
+    chain: Chain | None = None
+    """The blocks of what is in its cells, once it takes part; None when they are not to be stored."""
     scheduled: bool = False
     """Whether it takes part in steps: not while its blocks are fetched."""
 
@@ -177,16 +178,14 @@ class Worker:
         sequence = Sequence(
             message.request, resident, list(message.tokens), len(resident.tokens), limit, answered=answered
         )
-        run = self._runs[message.request] = Run(message, sequence, sampler, None)
-        if self._keeper is None or not message.stored:
+        run = self._runs[message.request] = Run(message, sequence, sampler)
+        missing = len(message.tokens) - 1 - sequence.computed
+        if self._keeper is None or not message.stored or missing < WORTH_FETCHING:
             self._begin(run)
             return
         # The last token is always computed: its logits are wanted, and no block holds these.
-        run.chain = self._keeper.chain(message.tokens[:-1], message.scope, message.public)
-        if len(message.tokens) - 1 - sequence.computed < WORTH_FETCHING:
-            self._begin(run)
-        else:
-            self._keeper.fetch(run.chain, sequence.computed, lambda blocks: self._fetched(run, blocks))
+        wanted = self._keeper.chain(message.tokens[:-1], message.scope, message.public)
+        self._keeper.fetch(wanted, sequence.computed, lambda blocks: self._fetched(run, blocks))
 
     def _sampler(self, message: Generate) -> Sampler:
         constraint = self._grammars.constraint(message.grammar)
@@ -301,24 +300,16 @@ class Worker:
         self._residents.release(resident)
         run.sampler.close()
         last = Finished(request, reason, detail, code)
-        if reason == "moved" and run.scheduled and run.chain is not None:
-            self._keep(run, resident, last)
+        moves = reason == "moved" and run.chain is not None
+        if run.chain is not None and self._keeper is not None:
+            # All that was computed, an unfilled block at its end too; who moves is gone only when it is stored.
+            done = partial(self._channel.send, last) if moves else None
+            self._keeper.keep(resident, run.chain, run.chain.blocks, done=done)
+        if moves:
             return
-        if run.scheduled and run.chain is not None:
-            self._keep(run, resident, None)
         self._channel.send(last)
         if self._cache is not None and self._cache.writable:  # else nobody could fetch them again
             self._residents.trim(self._idle_cells)
-
-    def _keep(self, run: Run, resident: Resident, last: Finished | None) -> None:
-        """Have all that was computed stored, an unfilled block at its end too; `last` is said when it is."""
-        assert self._keeper is not None  # noqa: S101 - for the type checker: there is a chain
-        assert run.chain is not None  # noqa: S101
-        blocks = run.chain.blocks
-        if last is None:
-            self._keeper.keep(resident, run.chain, blocks)
-        else:
-            self._keeper.keep(resident, run.chain, blocks, done=lambda: self._channel.send(last))
 
     def _keep_before_loss(self, resident: Resident) -> None:
         if self._keeper is not None:
