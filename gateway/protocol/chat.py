@@ -14,13 +14,10 @@ from gateway.protocol.requests import (
     FunctionCallOutput,
     InputItem,
     InputMessage,
-    Key64,
     Key256,
-    Penalty,
-    Probability,
     ResponseCreate,
-    Text512,
     TextOptions,
+    Wishes,
     convert,
 )
 from gateway.protocol.tools import (
@@ -143,24 +140,13 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: Literal[False] | None = None
 
 
-class ChatCreate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChatCreate(Wishes, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a request."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=1024)]
     model: str | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Probability | None = None
-    top_k: Annotated[int, Meta(ge=0)] | None = None
-    min_p: Probability | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repeat_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
-    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
-    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
-    logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
-    metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
     tools: Annotated[list[ChatTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | ChatChoice | None = None
     response_format: TextFormat | JsonObject | SchemaFormat | None = None

@@ -85,14 +85,9 @@ class PromptCacheOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     prewarm: bool | None = None
 
 
-class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
-    """A request for an answer, or with `generate: false` for one to be prepared."""
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What every door lets a request say of how its answer is drawn and ends."""
 
-    input: str | Annotated[list[InputItem], Meta(max_length=1024)] | None = None
-    model: str | None = None
-    instructions: str | None = None
-    previous_response_id: str | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Meta(ge=0)] | None = None
@@ -104,6 +99,16 @@ class ResponseCreate(msgspec.Struct, frozen=True, kw_only=True, tag="response.cr
     stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
     logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
+
+
+class ResponseCreate(Wishes, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
+    """A request for an answer, or with `generate: false` for one to be prepared."""
+
+    input: str | Annotated[list[InputItem], Meta(max_length=1024)] | None = None
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     generate: bool | None = None
