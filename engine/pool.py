@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from engine.errors import EngineError, ModelLoadError
+from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import Generate, Stepped, StoreUsed, WorkerConfig
 from engine.process import Answer, EngineProcess, State
 from engine.resources import Usage, usage
@@ -99,6 +99,8 @@ class EnginePool:
 
     async def start(self, engine: EngineProcess) -> None:
         """Have `engine` loaded. A model that could not be loaded is not tried again at once. Raises EngineError."""
+        if self._closing:  # a request that goes on after its engine ended must not bring up another that nobody stops
+            raise EngineDiedError(f"engine {engine.name} is not started any more: the pool is closed")
         if engine.load_failed and time.monotonic() < self._retry_at[engine.name]:
             raise ModelLoadError(engine.reason)
         await engine.start()

@@ -154,6 +154,14 @@ async def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_in_a_loop(tmp
     await pool.close()
 
 
+async def test_a_pool_that_is_closed_brings_up_no_engine_that_nobody_would_stop(pool: EnginePool) -> None:
+    await run(pool, pool.engines[0], 1, 2)
+    await pool.close()
+    with pytest.raises(EngineDiedError, match="closed"):
+        await pool.start(pool.engines[0])
+    assert pool.engines[0].pid is None
+
+
 async def test_the_keeper_reads_what_engines_use(pool: EnginePool) -> None:
     keeper = asyncio.create_task(pool.keep())
     await pool.start(pool.engines[0])
