@@ -17,7 +17,7 @@ import structlog
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import Generate, Stepped, StoreUsed, WorkerConfig
 from engine.process import Answer, EngineProcess, State
-from engine.resources import Usage, usage
+from engine.resources import Meter, Usage
 from engine.shares import CoreShares
 
 BACKOFF: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -60,11 +60,14 @@ class EnginePool:
         )
         names = [engine.name for engine in self.engines]
         self.restarts = dict.fromkeys(names, 0)
-        """Restarts after a crash, by engine."""
+        """Starts after a crash, by engine: by the pool itself, or by a request that could not wait for that."""
         self.unloads = dict.fromkeys(names, 0)
         """Times that it was stopped for being idle, by engine."""
         self.usage = dict.fromkeys(names, Usage())
-        """What each took of the machine when it was last looked at."""
+        """What each took of the machine when it was last looked at; processor time in all its lives."""
+        self._meters = {name: Meter() for name in names}
+        self._crashed: set[str] = set()
+        """Those whose next start is a restart."""
         self.stores = config.cache is not None
         """Whether KV goes to a store, from where another engine can take it."""
         self._plan = config.plan
@@ -153,14 +156,16 @@ class EnginePool:
 
     def _sample(self) -> None:
         for engine in self.engines:
-            pid = engine.pid
-            self.usage[engine.name] = usage(pid) if pid else Usage()
+            self.usage[engine.name] = self._meters[engine.name].read(engine.pid)
 
     def _set_threads(self, name: str, threads: int) -> None:
         with suppress(EngineError):  # it just died, and its end will be told
             self._by_name[name].set_threads(threads)
 
     def _changed(self, engine: EngineProcess) -> None:
+        if engine.state is State.LOADING and engine.name in self._crashed:
+            self._crashed.remove(engine.name)
+            self.restarts[engine.name] += 1
         if engine.state in (State.FAILED, State.STOPPED):
             self._shares.lost(engine.name)
             if engine.state is State.FAILED and not self._closing:
@@ -182,11 +187,11 @@ class EnginePool:
         if engine.load_failed:  # no loop: it is tried again when somebody asks for it
             self._retry_at[engine.name] = time.monotonic() + delay
         else:
+            self._crashed.add(engine.name)
             self._mending[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
 
     async def _restart(self, engine: EngineProcess, delay: float) -> None:
         await asyncio.sleep(delay)
         if engine.state is State.FAILED:
-            self.restarts[engine.name] += 1
             with suppress(EngineError):  # it failed again: its end called for the next try
                 await engine.start()

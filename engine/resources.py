@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -26,3 +26,21 @@ def usage(pid: int) -> Usage:
     except psutil.Error:
         return Usage()
     return Usage(memory.rss, getattr(memory, "pss", 0), times.user + times.system)
+
+
+class Meter:
+    """What one engine takes, whichever process it is now: its processor time goes on where that of the last ended."""
+
+    def __init__(self) -> None:
+        """Nothing was used yet."""
+        self._pid: int | None = None
+        self._before = self._latest = 0.0
+        """Seconds of the processes that are gone, and of this one when it was last looked at."""
+
+    def read(self, pid: int | None) -> Usage:
+        """What it uses now, as process `pid`, if it is one. Takes as long as `usage`."""
+        if pid != self._pid:
+            self._before, self._latest, self._pid = self._before + self._latest, 0.0, pid
+        now = Usage() if pid is None else usage(pid)
+        self._latest = max(self._latest, now.cpu_seconds)  # one that has just ended tells nothing any more
+        return replace(now, cpu_seconds=self._before + self._latest)

@@ -102,18 +102,7 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
     metrics.store.watch(cache.store.backend, lambda: cache.store.up)
     metrics.waiting.set_function(lambda: len(admission))
     metrics.running.set_function(lambda: admission.running)
-    limits = {
-        "queue_limit": settings.queue_limit,
-        "cores": settings.cores,
-        "kv_cells": model.cells,
-        "engine_memory": model.memory,
-        "engines": model.engines,
-        "running": dispatcher.most,
-    }
-    for name, value in limits.items():
-        metrics.limit.labels(name).set(value)
-    for name in ("user_concurrency", "connections_per_user", "connections_per_address", "messages_per_minute"):
-        metrics.limit.labels(name).set(getattr(settings, name))
+    metrics.serve(model.entry.name, _limits(house))
     metrics.sessions.set_function(lambda: len(house.activity))
     responses = Responses(house, grace=settings.resume_grace)
     app = Starlette(
@@ -133,6 +122,28 @@ def _sessions(settings: Settings, keys: KeyRing, cache: Cache, vocabulary: str) 
     except StoreError:
         cache.close()
         raise
+
+
+def _limits(house: House) -> dict[str, float]:
+    """What bounds this gateway, by the settings' names where they say it, else by what it is a limit of."""
+    settings, model = house.settings, house.model
+    told = (
+        "queue_limit",
+        "queue_timeout",
+        "user_concurrency",
+        "connections_per_user",
+        "connections_per_address",
+        "messages_per_minute",
+    )
+    derived = {
+        "cores": settings.cores,
+        "engines": model.engines,
+        "engine_memory": model.memory,
+        "kv_cells": model.cells,
+        "context": model.context,
+        "running": house.dispatcher.most,
+    }
+    return {name: getattr(settings, name) for name in told} | derived
 
 
 def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:

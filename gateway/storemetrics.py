@@ -14,6 +14,12 @@ from engine import StoreUsed
 LABELS: Final = ("backend", "operation", "outcome")
 DOWN_SECONDS: Final = 30.0
 """How long an engine's word that the store is away counts; the gateway itself looks more often than that."""
+OUTCOMES: Final = {
+    "get": ("hit", "partial", "miss", "error", "timeout", "skipped"),
+    "open": ("corrupt",),
+    "put": ("ok", "error", "timeout", "full", "skipped"),
+}
+"""Of the operations that boards and alerts look at; they are counted from 0."""
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
@@ -30,16 +36,20 @@ class StoreMetrics:
         )
         self._seconds = Histogram(
             "samovar_store_operation_seconds",
-            "Time of the calls that were tried",
+            "Time of a call of the store that was tried, in seconds",
             LABELS,
             buckets=BUCKETS,
             registry=registry,
         )
-        self._bytes = Counter("samovar_store_bytes", "Bytes of values carried", LABELS, registry=registry)
+        self._bytes = Counter(
+            "samovar_store_bytes", "Bytes of the values that the store gave or took", LABELS, registry=registry
+        )
         self._clock = clock
         self._down_until = 0.0
         """An engine found it away: that counts until one finds it well, or for a while, as idle engines do not look."""
-        self._up = Gauge("samovar_store_up", "1 while the store gives and takes", ["backend"], registry=registry)
+        self._up = Gauge(
+            "samovar_store_up", "1 while the store gives and takes, else 0", ["backend"], registry=registry
+        )
 
     def observe(self, operation: Operation) -> None:
         """Count one call."""
@@ -58,4 +68,7 @@ class StoreMetrics:
 
     def watch(self, backend: str, up: Callable[[], bool]) -> None:
         """Tell whether the store is up, for the gateway and its engines, whenever Prometheus asks."""
+        for operation, outcomes in OUTCOMES.items():
+            for outcome in outcomes:
+                self._operations.labels(backend, operation, outcome)
         self._up.labels(backend).set_function(lambda: float(up() and self._clock() >= self._down_until))

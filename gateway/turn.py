@@ -80,15 +80,11 @@ class TurnRunner:
         `unstored` holds its connection's own responses that asked for `store: false`.
         """
         arrived = time.monotonic()
-        try:
-            prepared = await prepare(house, request, caller, unstored)
-            context = prepared.context
-            stored = not request.forgotten and house.pool.stores
-            demand = Demand(prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored)
-            ticket = house.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
-        except ApiError as error:
-            house.metrics.ended(request.route, "rejected", error.code, seconds=time.monotonic() - arrived)
-            raise
+        prepared = await prepare(house, request, caller, unstored)
+        context = prepared.context
+        stored = not request.forgotten and house.pool.stores
+        demand = Demand(prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored)
+        ticket = house.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
         return cls(house, request, prepared, ticket, caller=caller, unstored=unstored, publish=publish, arrived=arrived)
 
     @property

@@ -26,6 +26,7 @@ from engine import (
     WorkerConfig,
 )
 from engine.autopsy import cause_of_death
+from engine.pool import BACKOFF
 from engine.shares import CoreShares
 from tests.plans import MEASURED
 
@@ -93,6 +94,19 @@ async def test_a_killed_engine_comes_back_by_itself(pool: EnginePool) -> None:
     await until(lambda: engine.state is State.IDLE)
     assert pool.restarts == {"0": 1, "1": 0}
     assert await run(pool, engine, 3, 5) == (5, "length")
+
+
+async def test_a_restart_is_counted_once_when_a_request_does_not_wait_for_the_pool_to_mend_it(
+    pool: EnginePool,
+) -> None:
+    engine = pool.engines[0]
+    await run(pool, engine, 1, 2)
+    engine.kill("for this test")
+    await until(lambda: engine.state is State.FAILED)
+    assert await run(pool, engine, 2, 5) == (5, "length")
+    assert pool.restarts == {"0": 1, "1": 0}
+    await asyncio.sleep(BACKOFF[0])  # when the pool would have done it
+    assert pool.restarts == {"0": 1, "1": 0}
 
 
 def test_more_engines_than_cores_are_refused() -> None:

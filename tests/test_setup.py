@@ -233,5 +233,5 @@ def test_a_user_who_may_not_install_is_told_what_the_tests_need(monkeypatch: pyt
     monkeypatch.setattr(needs, "APT_LISTS", Path("/nowhere"))
     monkeypatch.setattr(needs, "is_ubuntu", lambda: False)
     assert needs.root_prefix() is None
-    line = "sudo apt-get install -y --no-install-recommends redis-server chromium fonts-noto-cjk\n"
+    line = "sudo apt-get install -y --no-install-recommends redis-server prometheus chromium fonts-noto-cjk\n"
     assert f"    sudo apt-get update && {line}" in needs.advice(needs.to_test())

@@ -42,10 +42,12 @@ def succeeds(command: list[str], text: str = "") -> bool:
 
 
 def to_test() -> list[str]:
-    """Debian packages that the tests need besides: a real Redis, a browser, and letters for Chinese screenshots."""
+    """Debian packages that the tests need besides: real servers, a browser, and letters for Chinese screenshots."""
     missing = []
     if not shutil.which("redis-server"):
         missing.append("redis-server")
+    if not shutil.which("prometheus") or not shutil.which("promtool"):
+        missing.append("prometheus")
     if not shutil.which("chromium"):
         missing.append("chromium-browser" if is_ubuntu() else "chromium")  # there it brings the snap `chromium`
     if not has_chinese_font():

@@ -29,17 +29,23 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 def answering(handler: Handler) -> Handler:
-    """The handler, with its ApiErrors and StoreErrors answered."""
+    """The handler, with its ApiErrors and StoreErrors answered and counted."""
 
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)
         except ApiError as error:
-            return error_answer(error)
+            return _refused(request, error)
         except StoreError as error:
-            return error_answer(StoreUnavailableError(f"the conversation can't be read: {error}"))
+            return _refused(request, StoreUnavailableError(f"the conversation can't be read: {error}"))
 
     return answer
+
+
+def _refused(request: Request, error: ApiError) -> Response:
+    """The answer; the code is left in the request's state, for log and metrics."""
+    request.scope.setdefault("state", {})["refusal"] = error.code
+    return error_answer(error)
 
 
 def error_answer(error: ApiError) -> Response:

@@ -21,7 +21,7 @@ from gateway.protocol.items import page
 from gateway.protocol.log import Reader
 from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.responses import Responses, Running
-from gateway.transport.bodies import answering, departure, json_body, query
+from gateway.transport.bodies import answering, departure, error_answer, json_body, query
 from gateway.transport.sse import EventStream, frame, frames
 from gateway.unstored import Unstored
 
@@ -64,14 +64,14 @@ async def started(responses: Responses, create: ResponseCreate, caller: Caller) 
 
 
 async def whole(request: Request, running: Running) -> dict[str, Any] | Response:
-    """The response when it has ended, or GONE when its client is. Raises the ApiError for which it failed."""
+    """The response when it has ended, the error for which it failed, or GONE when its client is gone."""
     leaving = asyncio.create_task(departure(request))
     try:
         await asyncio.wait({leaving, running.task}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         leaving.cancel()
     if running.turn.error is not None:
-        raise running.turn.error
+        return error_answer(running.turn.error)  # counted as failed, not as one that was refused
     return GONE if running.log.terminal is None else dict(running.log.terminal["response"])
 
 

@@ -116,7 +116,11 @@ class Connection:
             self._lanes.add(message.stream_id, message)
             self._begin()
         except ApiError as error:
+            self._count(error)
             self._outbox.note(refusal(error, **named))
+
+    def _count(self, error: ApiError) -> None:
+        self._responses.house.metrics.rejected(ResponseCreate.route, error.code)
 
     def _cancel(self, response: str) -> None:
         running = self._responses.find(self._caller, response)
@@ -168,6 +172,7 @@ class Connection:
                 running = await self._responses.start(message, caller=self._caller, unstored=self._unstored)
                 found = (running, Reader(running.log, stream_id=lane))
         except ApiError as error:
+            self._count(error)
             if steers:
                 self._give_back(steers, SteerError("successor_creation_failed", error.message), lane)
             else:

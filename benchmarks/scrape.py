@@ -1,0 +1,77 @@
+"""What a scrape of /metrics costs the gateway, whose event loop serves everybody else meanwhile.
+
+python -m benchmarks.scrape: a pool of 16 engines, and every counter that a year of service could have made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import Final
+
+import psutil
+
+from benchmarks.figures import Figure, tell
+from benchmarks.machine import machine
+from cache import Operation
+from engine import EnginePool, Stepped, WorkerConfig, heuristic, usage
+from gateway import errors
+from gateway.metrics import ANSWERING, ENDED_WELL, Metrics
+
+ENGINES: Final = 16
+SCRAPES: Final = 500
+GOAL: Final = 5.0
+"""Milliseconds."""
+
+
+def everything_counted() -> Metrics:
+    """The metrics of a gateway to which everything has happened, with engines that nobody has started yet."""
+    metrics = Metrics()
+    pool = EnginePool(WorkerConfig("model", 4096, 32, heuristic(10**8, ENGINES, 1)), count=ENGINES, cores=ENGINES)
+    pool.usage = dict.fromkeys(pool.usage, usage(os.getpid()))
+    metrics.watch(pool)
+    metrics.serve("model", {f"limit_{number}": number for number in range(12)})
+    codes = [one.code for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.ApiError)]
+    for route in ANSWERING:
+        for status in ENDED_WELL:
+            metrics.ended(route, status, "", seconds=1.0)
+        for code in codes:
+            metrics.rejected(route, code)
+            metrics.ended(route, "failed", code, seconds=1.0)
+    for operation, outcomes in {
+        "get": ("hit", "partial", "miss", "error", "timeout", "skipped"),
+        "put": ("ok", "error", "timeout", "full", "skipped"),
+        "touch": ("ok", "error", "timeout", "skipped"),
+        "has": ("ok", "error", "timeout", "skipped"),
+        "delete": ("ok", "error"),
+        "sweep": ("ok", "error"),
+        "open": ("corrupt",),
+    }.items():
+        for outcome in outcomes:
+            metrics.store.observe(Operation("redis", operation, outcome, 0.01, 1000))
+    metrics.store.watch("redis", lambda: True)
+    metrics.stepped(Stepped(1, 1, 0.01, 0.01, 1))
+    return metrics
+
+
+def main() -> None:
+    """Measure and tell."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    metrics = everything_counted()
+    page = metrics.text()
+    lines = page.count(b"\n")
+    print(f"{machine()}: {ENGINES} engines, {lines} lines, {len(page) / 1000:.0f} KB")
+    times = []
+    began = psutil.Process().cpu_times().user
+    for _ in range(SCRAPES):
+        started = time.perf_counter()
+        metrics.text()
+        times.append(1000 * (time.perf_counter() - started))
+    spent = 1000 * (psutil.Process().cpu_times().user - began) / SCRAPES
+    tell([Figure(benchmark="scrape", name=f"a scrape, {ENGINES} engines", values=times, unit="ms", goal=GOAL)])
+    print(f"processor time of a scrape: {spent:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
