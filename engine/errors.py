@@ -27,6 +27,11 @@ class DecodeError(EngineError):
 class EngineDiedError(EngineError):
     """The engine's process ended while it still owed an answer."""
 
+    def __init__(self, message: str, *, requests: int = 0) -> None:
+        """`requests` is how many it had when it ended; 0 when it had not taken this one."""
+        super().__init__(message)
+        self.requests = requests
+
 
 class SamplingError(EngineError):
     """No next token can be drawn: the logits are no numbers, or no token fits the grammar."""

@@ -200,7 +200,9 @@ class EngineProcess:
         self._process = self._writer = None
         self._stopping = False
         self.threads = self.cells_used = 0
-        error = EngineDiedError(f"engine {self.name}: {self.reason or 'it was stopped'}")
+        error = EngineDiedError(
+            f"engine {self.name}: {self.reason or 'it was stopped'}", requests=0 if wanted else len(self._answers)
+        )
         for queue in self._answers.values():
             queue.put_nowait(error)
         if ready is not None and not ready.done():

@@ -125,11 +125,20 @@ class RateLimitExceededError(ApiError):
 
 
 class EngineUnavailableError(ApiError):
-    """The engine died, or can't be started."""
+    """The engine died, or can't be started; or the user's requests kill engines."""
 
     code = "engine_unavailable"
     status = 503
     type = "server_error"
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        """`retry_after` is in seconds, where it is known when it is worth trying again."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """With the seconds, where they are known."""
+        return super().body() | ({} if self.retry_after is None else {"retry_after": self.retry_after})
 
 
 class StoreUnavailableError(ApiError):

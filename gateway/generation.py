@@ -72,6 +72,11 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
+    @property
+    def blame(self) -> float:
+        """Engines that it killed, as far as that can be told."""
+        return self._relay.blame if self._relay else 0.0
+
         """Tokens so far."""
         return Usage(len(self._prepared.context.ids), self._cached, len(self._ids))
 

@@ -14,6 +14,7 @@ from gateway.admission import Admission
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.histories import Histories
+from gateway.holdoff import HoldOff
 from gateway.metrics import Metrics
 from gateway.roster import Roster
 from gateway.served import ServedModel
@@ -39,6 +40,7 @@ class House:
     roster: Roster
     activity: Activity = field(default_factory=Activity)
     histories: Histories = field(default_factory=Histories)
+    holdoff: HoldOff = field(default_factory=HoldOff)
     clock: Callable[[], float] = time.time
     numbers: int = 0
 

@@ -34,6 +34,8 @@ class Relay:
         """`number` gives each engine a number of its own for the request."""
         self.deaths = 0
         """Engines that died of it, or while they had it."""
+        self.blame = 0.0
+        """Its share in these deaths: 1 for an engine that had no other request."""
         self._pool = pool
         self._dispatcher = dispatcher
         self._placement = placement
@@ -59,8 +61,9 @@ class Relay:
                         first = False
                         if isinstance(message, Finished):
                             return
-            except EngineDiedError:
+            except EngineDiedError as error:
                 self.deaths += 1
+                self.blame += 1 / error.requests if error.requests else 0.0
                 if self.deaths >= MOST_DEATHS:
                     raise
             finally:

@@ -80,6 +80,7 @@ class TurnRunner:
         `unstored` holds its connection's own responses that asked for `store: false`.
         """
         arrived = time.monotonic()
+        house.holdoff.check(caller.user)
         prepared = await prepare(house, request, caller, unstored)
         context = prepared.context
         stored = not request.forgotten and house.pool.stores
@@ -107,6 +108,7 @@ class TurnRunner:
             await self._fail(EngineUnavailableError(f"the engine failed: {error}; try again"))
         finally:
             noted.cancel()
+            self._house.holdoff.blame(self._caller.user, self._generation.blame)
             usage = self._generation.usage
             self._house.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
             self._house.roster.record(self._caller, usage.input + usage.output)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,30 @@ async def test_a_request_whose_engines_die_twice_fails_and_the_next_is_answered(
         assert event.response.error is not None
         assert event.response.error.code == "engine_unavailable"
         assert said(await conversation.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"
+
+
+@pytest.mark.slow
+async def test_who_kills_engines_again_and_again_is_refused_for_a_while_and_nobody_else_is(
+    tiny_server: Gateway,
+) -> None:
+    async with tiny_server.connect() as bad, tiny_server.connect() as good:
+        for _ in range(2):
+            killed = 0.0
+            await bad.send({"type": "response.create", "input": "x", "max_output_tokens": 450, **ENDLESS})
+            async for event in bad.stream():
+                if event.type == "response.output_text.delta" and time.monotonic() > killed + 0.2:  # of another engine
+                    killed = time.monotonic()
+                    for engine in tiny_server.engines():
+                        engine.kill()
+                elif event.type in ("response.failed", "response.incomplete"):
+                    break
+            assert event.type == "response.failed"
+        [refusal] = await bad.ask("x")
+        assert refusal.error.code == "engine_unavailable"
+        assert 590 < refusal.to_dict()["error"]["retry_after"] <= 600
+        assert said(await good.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"
+    assert 'code="engine_unavailable",route="responses",status="rejected"} 1.0' in tiny_server.get("/metrics").text
+    assert "held off" in tiny_server.log()
 
 
 async def test_those_who_wait_are_told_their_position_and_a_full_queue_refuses(
