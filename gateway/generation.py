@@ -59,6 +59,8 @@ class Generation:
         self._latest = 0.0
         self._relay: Relay | None = None
         self._aborted = False
+        self._whole = False
+        """Whether all of its text has come out."""
 
     @property
     def stopped(self) -> bool:
@@ -71,12 +73,12 @@ class Generation:
         return self._relay.traces if self._relay else []
 
     @property
-    def usage(self) -> Usage:
-    @property
     def blame(self) -> float:
         """Engines that it killed, as far as that can be told."""
         return self._relay.blame if self._relay else 0.0
 
+    @property
+    def usage(self) -> Usage:
         """Tokens so far."""
         return Usage(len(self._prepared.context.ids), self._cached, len(self._ids))
 
@@ -108,6 +110,7 @@ class Generation:
                         if message.reason == "failed":
                             raise EngineUnavailableError(f"the engine failed: {message.detail}; try again")
         self._text(self._detokenizer.finish())
+        self._whole = True
 
     def abort(self) -> None:
         """End it within a step; `run` then returns."""
@@ -118,9 +121,10 @@ class Generation:
     def said(self, text: str) -> list[int]:
         """The ids that stand for `text`, all that the user saw.
 
-        They are the ids that the model emitted, up to a stop string when one cut it in the middle of a token.
+        They are the ids that the model emitted, up to a stop string when one cut it in the middle of a token, and while
+        it runs up to what is held back: half a character, or what may begin a stop string.
         """
-        if not self.stopped:
+        if self._whole and not self.stopped:
             return self._ids
         visible, kept = text.encode(), 0
         for i, token in enumerate(self._ids):

@@ -52,9 +52,9 @@ class Sessions:
         self._vocabulary = vocabulary
         self._decoder = msgspec.msgpack.Decoder(_Record)
 
-    async def begin(self, tenant: str, turn: Turn) -> None:
-        """Note a turn that begins, so that a crash leaves word of it. Raises StoreError."""
-        await self._write(tenant, turn, None, Progress.RUNNING)
+    async def begin(self, tenant: str, turn: Turn, ids: list[int] | None = None) -> None:
+        """Note a turn that runs, as far as it has come, so that a crash leaves word of it. Raises StoreError."""
+        await self._write(tenant, turn, ids, Progress.RUNNING)
 
     async def add(self, tenant: str, turn: Turn, ids: list[int] | None) -> None:
         """Store a turn that ended and its conversation's token ids, end of turn excluded. Raises StoreError."""
@@ -76,9 +76,9 @@ class Sessions:
         """Mark what an earlier gateway left unended as incomplete, and count it. Raises StoreError."""
         running = await self._archive.running()
         for tenant, _, body in running:
-            turn = self._decoder.decode(body).turn
-            response = {**turn.response, "status": "incomplete", "incomplete_details": {"reason": "interrupted"}}
-            await self._write(tenant, msgspec.structs.replace(turn, response=response), None, Progress.INTERRUPTED)
+            record = self._decoder.decode(body)
+            interrupted = msgspec.structs.replace(record, turn=_interrupted(record.turn))
+            await self._put(tenant, interrupted, Progress.INTERRUPTED)
         return len(running)
 
     async def keep(self) -> None:
@@ -86,13 +86,28 @@ class Sessions:
         await self._archive.keep()
 
     async def _write(self, tenant: str, turn: Turn, ids: list[int] | None, progress: Progress) -> None:
-        record = _Record(turn, "" if ids is None else self._vocabulary, _pack(ids or []))
-        if not await self._archive.put(tenant, turn.id, msgspec.msgpack.encode(record), progress):
-            raise StoreError(f"{turn.id} has ended already")
+        await self._put(tenant, _Record(turn, "" if ids is None else self._vocabulary, _pack(ids or [])), progress)
+
+    async def _put(self, tenant: str, record: _Record, progress: Progress) -> None:
+        if not await self._archive.put(tenant, record.turn.id, msgspec.msgpack.encode(record), progress):
+            raise StoreError(f"{record.turn.id} has ended already")
 
     def close(self) -> None:
         """Close the archive."""
         self._archive.close()
+
+
+def _interrupted(turn: Turn) -> Turn:
+    """The turn as a crash left it: what was there of its answer is all that comes."""
+    items = [*turn.items[: turn.input], *map(_cut_off, turn.items[turn.input :])]
+    details = {"reason": "interrupted", "message": "the gateway was stopped in the middle of the answer"}
+    output = [_cut_off(item) for item in turn.response["output"]]
+    response = {**turn.response, "status": "incomplete", "incomplete_details": details, "output": output}
+    return msgspec.structs.replace(turn, items=items, response=response)
+
+
+def _cut_off(item: Item) -> Item:
+    return {**item, "status": "incomplete"} if item.get("status") == "in_progress" else item
 
 
 def _pack(ids: list[int]) -> bytes:

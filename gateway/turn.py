@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Self
 
+from msgspec.structs import replace
+
 from cache import StoreError
 from engine import EngineError
 from gateway.admission import Ticket
@@ -27,6 +29,8 @@ from gateway.unstored import Unstored
 
 QUEUED_EVERY: Final = 1.0
 """Seconds between two tellings of a queue position."""
+NOTED_EVERY: Final = 1.0
+"""Seconds between two writings of an answer that still grows: what a crash of the gateway may cost of it."""
 
 
 class TurnRunner:
@@ -100,15 +104,14 @@ class TurnRunner:
             placement = await self._place()
             if placement is not None and self._ending is None:
                 await self._generate(placement)
-            await asyncio.wait({noted})
             await self._finish(placement)
         except ApiError as error:
             await self._fail(error)
         except EngineError as error:
+            self._house.holdoff.blame(self._caller.user, self._generation.blame)
             await self._fail(EngineUnavailableError(f"the engine failed: {error}; try again"))
         finally:
             noted.cancel()
-            self._house.holdoff.blame(self._caller.user, self._generation.blame)
             usage = self._generation.usage
             self._house.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
             self._house.roster.record(self._caller, usage.input + usage.output)
@@ -138,10 +141,23 @@ class TurnRunner:
         )
 
     async def _note(self) -> None:
-        """Leave word on disk that it runs, for the case that this gateway does not live to end it."""
-        if self.request.remembered:
-            with suppress(StoreError):  # its end will tell
-                await self._house.sessions.begin(self._caller.tenant, self.record)
+        """Leave word on disk that it runs, and what it says, for the case that this gateway does not live to end it."""
+        noted = None
+        while self.request.remembered:
+            said = self._answer.text
+            if said != noted:
+                with suppress(StoreError):  # its end will tell
+                    await self._house.sessions.begin(self._caller.tenant, *self._beginning(said))
+                noted = said
+            await asyncio.sleep(NOTED_EVERY)
+
+    def _beginning(self, said: str) -> tuple[Turn, list[int] | None]:
+        """What there is of it, and the ids that it can be continued with: until it says something it is only asked."""
+        turn = self.record
+        if not said:
+            return turn, None
+        response = {**turn.response, "usage": self._generation.usage.body()}
+        return replace(turn, response=response), self._prepared.context.ids + self._generation.said(said)
 
     async def _place(self) -> Placement | None:
         """Wait for a place, telling the position as it changes; None when it was ended there."""

@@ -23,6 +23,7 @@ from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.responses import Running
 from gateway.settings import load
+from gateway.turn import NOTED_EVERY
 from gateway.unstored import Unstored
 from tests.running import Conversation, Gateway, said
 
@@ -249,23 +250,35 @@ async def test_a_second_signal_ends_what_still_runs(tiny_server: Gateway) -> Non
         assert await asyncio.to_thread(tiny_server.wait) == 0
 
 
-async def test_an_answer_cut_off_by_a_crash_is_marked_and_can_be_continued(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+@pytest.mark.slow
+async def test_an_answer_cut_off_by_a_crash_is_kept_as_far_as_it_came_and_can_be_continued(
+    tiny_server: Gateway,
+) -> None:
+    async with tiny_server.connect() as conversation, tiny_server.connect() as other:
         await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 450, **ENDLESS})
         response = await begun(conversation)
         engines = tiny_server.engines()
         for engine in engines:
             engine.suspend()  # or the answer would be whole before the gateway is killed
-        await asyncio.sleep(0.3)
+        await other.send({"type": "response.create", "input": "x", "store": False, **ENDLESS})
+        secret = (await anext(other.stream())).response.id
+        await asyncio.sleep(2 * NOTED_EVERY)
+        told = tiny_server.get(f"/v1/responses/{response}").json()["output"]
         tiny_server.stop(signal.SIGKILL)
         for engine in engines:
             engine.kill()
     tiny_server.start()
     found = tiny_server.get(f"/v1/responses/{response}").json()
     assert (found["status"], found["incomplete_details"]["reason"]) == ("incomplete", "interrupted")
+    [message] = found["output"]
+    assert (message["status"], message["content"]) == ("incomplete", told[0]["content"])
+    spoken = len(message["content"][0]["text"])
+    assert 0 < spoken <= found["usage"]["output_tokens"] < 450
+    assert tiny_server.get(f"/v1/responses/{secret}").status_code == 404
     async with tiny_server.connect() as conversation:
         events = await conversation.ask("y", previous_response_id=response, max_output_tokens=2, **ENDLESS)
         assert said(events) == "AA"
+        assert events[-1].response.usage.input_tokens > spoken
 
 
 async def begun(conversation: Conversation) -> str:

@@ -67,24 +67,28 @@ async def test_a_second_turn_of_the_same_id_is_refused_and_the_first_kept(tmp_pa
 
 
 async def test_a_turn_left_unended_is_marked_at_the_next_start(tmp_path: Path) -> None:
-    running = replace(TURN, response={"id": "resp_1", "status": "in_progress"})
+    growing = text_item("茶", item_id="msg_1", status="in_progress")
+    running = replace(TURN, items=[growing], response={"id": "resp_1", "status": "in_progress", "output": [growing]})
     sessions = open_sessions(tmp_path / "c.db", "v1")
-    await sessions.begin("one", running)
+    await sessions.begin("one", replace(running, items=[], response={**running.response, "output": []}))
+    await sessions.begin("one", running, IDS)
     sessions.close()
     again = open_sessions(tmp_path / "c.db", "v1")
     assert await again.interrupted() == 1
     assert await again.interrupted() == 0
     found = await again.get("one", "resp_1")
     assert found is not None
-    assert found[0].response["status"] == "incomplete"
-    assert found[0].response["incomplete_details"] == {"reason": "interrupted"}
-    assert found[1] is None
+    turn, ids = found
+    assert turn.response["status"] == "incomplete"
+    assert turn.response["incomplete_details"]["reason"] == "interrupted"
+    assert turn.items == turn.response["output"] == [text_item("茶", item_id="msg_1", status="incomplete")]
+    assert ids == IDS
     again.close()
 
 
 async def test_a_gateway_taken_for_dead_may_still_end_its_turn(tmp_path: Path) -> None:
     sessions = open_sessions(tmp_path / "c.db", "v1")
-    await sessions.begin("one", replace(TURN, response={"id": "resp_1", "status": "in_progress"}))
+    await sessions.begin("one", replace(TURN, response={"id": "resp_1", "status": "in_progress", "output": []}))
     await sessions.interrupted()
     await sessions.add("one", TURN, IDS)
     assert await sessions.get("one", "resp_1") == (TURN, IDS)
