@@ -114,9 +114,18 @@ class Archive:
         return True
 
     async def get(self, tenant: str, id_: str) -> bytes | None:
-        """A record of this tenant's; None when there is none, or it was sealed under a key that is gone."""
+        """A record of this tenant's; None when there is none, or it was sealed under a key that is gone.
+
+        What cannot be read here, from a damaged file, is looked for among the copies.
+        """
         query = "SELECT progress, sealed, expires FROM records WHERE tenant = ? AND id = ?"
-        rows = await self._database.run(query, (tenant, id_))
+        try:
+            rows = await self._database.run(query, (tenant, id_))
+        except StoreError:
+            copy = await self._get_copy(tenant, id_)
+            if copy is None:
+                raise
+            return copy
         if not rows:
             return await self._get_copy(tenant, id_)
         progress, sealed, expires = rows[0]
@@ -127,7 +136,8 @@ class Archive:
             return None
         if expires < self._clock() + self._ttl - RENEW_SECONDS:
             await self._renew(tenant, id_)
-        return self._sealer.open(sealed, _name(tenant, id_))
+        body = self._sealer.open(sealed, _name(tenant, id_))
+        return await self._get_copy(tenant, id_) if body is None else body
 
     async def delete(self, tenant: str, id_: str) -> bool:
         """Delete a record everywhere; False when there is none."""

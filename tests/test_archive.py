@@ -127,6 +127,21 @@ async def test_a_second_gateway_reads_what_the_first_has_acknowledged(tmp_path: 
             assert await two.get("alice", "resp_2") is None
 
 
+async def test_what_a_damaged_file_does_not_give_is_found_among_the_copies(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        async with gateway(tmp_path / "a", server) as archive:
+            for n in range(3):
+                assert await archive.put("alice", f"resp_{n}", SAID, ENDED)
+            await archive._database.run("UPDATE records SET sealed = x'00' WHERE id = 'resp_1'")
+            assert await archive.get("alice", "resp_1") == SAID
+            await archive._database.run("DROP TABLE records")
+            assert await archive.get("alice", "resp_2") == SAID
+            with pytest.raises(StoreError):
+                await archive.get("alice", "resp_3")
+        async with gateway(tmp_path / "b", server) as other:
+            assert await other.get("alice", "resp_0") == SAID
+
+
 @pytest.mark.slow
 async def test_an_outage_delays_copies_and_fails_no_turn(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
