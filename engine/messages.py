@@ -110,10 +110,11 @@ class SetThreads(msgspec.Struct, frozen=True, tag="set_threads"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded. `cells` is the KV budget, `load_seconds` from the process's start to now."""
+    """The model is loaded. `cells` is the KV budget; the seconds are parts of the load that only it sees."""
 
     cells: int
-    load_seconds: float
+    weights_seconds: float
+    context_seconds: float
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):

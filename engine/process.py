@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import enum
 import os
 import socket
@@ -84,6 +85,9 @@ class EngineProcess:
         self.cells = config.cells
         self.cells_used = 0
         self.load_seconds = 0.0
+        """From asking for the process to its being ready, the last time; of these:"""
+        self.weights_seconds = 0.0
+        self.context_seconds = 0.0
         self.reason = ""
         """Why it failed, for the log and readyz."""
         self.load_failed = False
@@ -119,7 +123,8 @@ class EngineProcess:
             self.reason, self.load_failed = "", False
             self._set_state(State.LOADING)
             # A task of its own: whoever asked first may leave while others wait for the same engine.
-            self._life = asyncio.create_task(self._live())
+            # With nothing of that request in its context, or the log would name it for what happens hours later.
+            self._life = asyncio.create_task(self._live(), context=contextvars.Context())
         await asyncio.shield(self._ready)
 
     async def _live(self) -> None:
@@ -182,7 +187,8 @@ class EngineProcess:
                 self.threads = threads
                 self._on_threads(self)
             case Ready():
-                self.cells, self.load_seconds = message.cells, message.load_seconds
+                self.cells, self.load_seconds = message.cells, time.monotonic() - self.since
+                self.weights_seconds, self.context_seconds = message.weights_seconds, message.context_seconds
                 self._set_state(State.IDLE)
                 if self._ready and not self._ready.done():
                     self._ready.set_result(None)

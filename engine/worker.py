@@ -323,13 +323,15 @@ class Worker:
 
 def main(argv: list[str]) -> int:
     """Load the model, say so, and serve."""
-    started = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to answer: it drains first
     channel = Channel(socket.socket(fileno=int(argv[1])))
     try:
         config = channel.first()
         assert isinstance(config, WorkerConfig)  # noqa: S101 - the pool's first word
-        worker = Worker(channel, Model(Path(config.model)), config)
+        began = time.monotonic()
+        model = Model(Path(config.model))
+        loaded = time.monotonic()
+        worker = Worker(channel, model, config)
     except EOFError:
         return 0
     except EngineError as error:
@@ -337,7 +339,7 @@ def main(argv: list[str]) -> int:
         channel.flush()
         return 1
     try:
-        channel.send(Ready(worker.cells, time.monotonic() - started))
+        channel.send(Ready(worker.cells, loaded - began, time.monotonic() - loaded))
         channel.flush()
         worker.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -25,11 +25,13 @@ from gateway.admission import Admission
 from gateway.caller import caller_of
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
+from gateway.enginelog import EngineLog
 from gateway.house import House, new_id
 from gateway.metrics import Metrics
 from gateway.openapi import published
 from gateway.responses import Responses
 from gateway.roster import Roster
+from gateway.served import ServedModel
 from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.transport import chat
@@ -44,12 +46,12 @@ WEB: Final = Path(__file__).parent / "web"
 PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
 
-def build(settings: Settings) -> tuple[Starlette, Responses]:
-    """The app and the responses that it gives; engines start when first needed.
+def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlette, Responses]:
+    """The app and the responses that it gives; engines start when first needed. `model` is loaded unless given.
 
     Raises ModelNotAvailableError, ModelLoadError, TemplateError or StoreError.
     """
-    model = served.load(settings)
+    model = model or served.load(settings)
     metrics = Metrics()
     keys = KeyRing.load(settings.key_source)
     cache = Cache(
@@ -60,7 +62,10 @@ def build(settings: Settings) -> tuple[Starlette, Responses]:
         observe=metrics.store.observe,
     )
 
+    log = EngineLog()
+
     def changed(engine: EngineProcess) -> None:
+        log.changed(engine)
         if engine.state in (State.IDLE, State.STOPPED):
             admission.pump()  # a mended engine has room for those who wait
 

@@ -10,12 +10,13 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
+import structlog
 import uvicorn
 import uvloop
 
 from cache import StoreError
 from engine import EngineError
-from gateway import logs
+from gateway import logs, served
 from gateway.app import build
 from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
@@ -23,6 +24,7 @@ from gateway.cli.keys import has_keys
 from gateway.prompt import TemplateError
 from gateway.responses import Responses
 from gateway.settings import Settings
+from gateway.stages import Stages
 from gateway.transport.patience import Patient
 
 GRACE_SECONDS: Final = 30
@@ -50,12 +52,15 @@ class Server(uvicorn.Server):
 
     greeting = ""
     responses: Responses
+    stages: Stages
     _draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
         await super().startup(sockets)
         if self.started:
+            self.stages.done("listening")
+            structlog.get_logger().info("serving", **self.stages.seconds)
             print(self.greeting, flush=True)
 
     @contextlib.contextmanager
@@ -84,6 +89,7 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings) -> int:
     """Serve. Raises CommandError when that cannot begin, SettingsError where everybody could come in by accident."""
+    stages = Stages()
     logs.configure()
     keys = has_keys(settings)
     settings.check_door(has_keys=keys)
@@ -91,8 +97,11 @@ def run(settings: Settings) -> int:
     listener = _listen(settings)
     port = listener.getsockname()[1]
     settings = settings.model_copy(update={"port": port})
+    stages.done("configuration")
     try:
-        app, responses = build(settings)
+        model = served.load(settings)
+        stages.done("vocabulary")
+        app, responses = build(settings, model)
     except (ModelNotAvailableError, TemplateError, EngineError, StoreError) as error:
         listener.close()
         raise CommandError(str(error)) from error
@@ -114,12 +123,14 @@ def run(settings: Settings) -> int:
     )
     server = Server(config)
     server.responses = responses
+    stages.done("parts")
+    server.stages = stages
     server.greeting = f"Samovar: {settings.url} — open it in a browser, or run: samovar chat"
     if settings.model == EMBEDDED:
         server.greeting += f"\n{GET_QWEN}"
     if not keys:
         server.greeting += f"\n{NO_KEYS}"
-    server.greeting += f"\n{MEASURED_PLAN if responses.house.model.plan.measured else ASSUMED_PLAN}"
+    server.greeting += f"\n{MEASURED_PLAN if model.plan.measured else ASSUMED_PLAN}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
 
