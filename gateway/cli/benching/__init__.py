@@ -1,0 +1,161 @@
+"""`samovar bench`'s work: a gateway of its own measured as a user meets it, told beside the write-up's figures."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from engine import EngineError
+from gateway.catalogue import Entry, ModelNotAvailableError, find
+from gateway.cli import CommandError
+from gateway.cli.benching import report, tables
+from gateway.cli.benching.asking import Questions
+from gateway.cli.benching.measuring import SHAPES, Measuring, Step
+from gateway.cli.benching.results import FULL, QUICK, Effort, Results, Subject
+from gateway.cli.benching.subject import BenchError, Workshop
+from gateway.cli.language import Phrases, is_chinese
+from gateway.cli.screen import forgive_encodings
+from gateway.machine import processor, total_memory
+from gateway.plans import planned
+from gateway.settings import Settings
+
+MOST_SECONDS: Final = 1800
+"""However slow the machine is."""
+TEXTS: Final = {
+    **tables.TEXTS,
+    "measuring_memory": ("memory", "内存"),
+    "measuring_start": ("start-up", "启动"),
+    "measuring_latency": ("latency", "延迟"),
+    "measuring_load": ("load", "负载"),
+    "stopped": ("stopped; nothing was written", "已停止，未写入任何文件"),
+    "too_long": (
+        "not done after {minutes} minutes; --quick measures less",
+        "{minutes} 分钟仍未完成；可用 --quick 少测一些",
+    ),
+    "unwritable": ("--output: {folder} can't be written: {reason}", "--output：{folder} 不可写：{reason}"),
+    "written": ("written: {files}", "已写入：{files}"),
+}
+
+
+def run(settings: Settings, *, quick: bool, output: Path | None) -> int:
+    """Measure, print, write. Raises CommandError."""
+    forgive_encodings()
+    say = Phrases(TEXTS, chinese=is_chinese())
+    if output is not None:
+        _try_folder(output, say)
+    try:
+        entry = find(settings.model)
+        with _leaving_on_sigterm():
+            results = _measured(entry, settings, QUICK if quick else FULL, say)
+    except (ModelNotAvailableError, EngineError, BenchError) as error:
+        raise CommandError(str(error)) from error
+    except TimeoutError as error:
+        raise CommandError(say("too_long", minutes=MOST_SECONDS // 60)) from error
+    except KeyboardInterrupt:
+        raise CommandError(say("stopped")) from None
+    _show(results, say)
+    if output is not None:
+        try:
+            files = report.write(results, output, say)
+        except OSError as error:
+            raise CommandError(say("unwritable", folder=output, reason=error.strerror)) from error
+        print(say("written", files=" ".join(map(str, files))))
+    return 0
+
+
+def _measured(entry: Entry, settings: Settings, effort: Effort, say: Phrases) -> Results:
+    """All of it. Raises BenchError, ModelLoadError and TimeoutError."""
+    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    totals = {
+        "memory": effort.rounds + 2,
+        "start": effort.starts,
+        "latency": effort.rounds * len(SHAPES),
+        "load": effort.rounds * len(effort.load),
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder,
+        Progress(*columns, console=Console(stderr=True), transient=True) as bars,
+    ):
+        tasks = {
+            name: bars.add_task(say(f"measuring_{name}"), total=total, start=False) for name, total in totals.items()
+        }
+
+        def step(name: str) -> Step:
+            bars.start_task(tasks[name])
+            return lambda: bars.advance(tasks[name])
+
+        async def measure() -> Results:
+            workshop = Workshop(entry, settings, Path(folder))
+            measuring = Measuring(workshop, effort)
+            async with asyncio.timeout(MOST_SECONDS):
+                memory = await measuring.memory(lambda: Questions(entry.path), step("memory"))
+                starts = await measuring.starts(step("start"))
+                with workshop.started() as subject:
+                    latency = await measuring.latency(subject, step("latency"))
+                    load = await measuring.load(subject, step("load"))
+            return Results(_subject(entry, settings), starts, memory, latency, load)
+
+        return asyncio.run(measure())
+
+
+def _subject(entry: Entry, settings: Settings) -> Subject:
+    return Subject(
+        model=entry.name,
+        file_bytes=entry.path.stat().st_size,
+        processor=processor(),
+        cores=settings.cores,
+        memory_bytes=total_memory(),
+        samovar=version("samovar"),
+        llama_cpp_python=version("llama-cpp-python"),
+        planned=planned(entry.path, settings).measured,
+        date=datetime.datetime.now().astimezone().date().isoformat(),
+    )
+
+
+def _try_folder(folder: Path, say: Phrases) -> None:
+    """Raises CommandError now and not after minutes of measuring."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CommandError(say("unwritable", folder=folder, reason=error.strerror)) from error
+
+
+@contextmanager
+def _leaving_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: what was started is stopped on the way out."""
+    before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show(results: Results, say: Phrases) -> None:
+    console = Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else 120)
+    console.print(say("title"), style="bold")
+    console.print(tables.subject(results, say))
+    console.print(say("writeup"))
+    for told in tables.tables(results, say):
+        table = Table(
+            title=told.title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+        )
+        for number, name in enumerate(told.columns):
+            table.add_column(name, justify="right" if number else "left")
+        for row in told.rows:
+            table.add_row(*row)
+        console.print()
+        console.print(table)

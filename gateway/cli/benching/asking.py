@@ -1,0 +1,134 @@
+"""A client over the WebSocket, as a browser is one: asks questions of a known length, and times what comes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from engine import Model
+from gateway.cli.benching.results import Answer
+from gateway.cli.benching.subject import BenchError
+
+ANSWER_SECONDS: Final = 300.0
+"""An answer that takes longer is given up."""
+WORDS: Final = 2048
+_WORD: Final = re.compile(rb" [a-z]{2,9}")
+_DELTA: Final = b'"response.output_text.delta"'
+
+
+class Questions:
+    """Texts of so many tokens that have nothing in common, and what keeps answers from ending early."""
+
+    def __init__(self, model: Path) -> None:
+        """Look for words that are one token each. Raises ModelLoadError."""
+        self._vocabulary = Model(model, vocab_only=True).vocabulary
+        self._words = [word for _, word in zip(range(WORDS), self._single_tokens(), strict=False)]
+        ends = filter(self._vocabulary.ends_generation, range(self._vocabulary.size))
+        self.bias = {str(token): -100 for token in ends}
+
+    def _single_tokens(self) -> Iterator[str]:
+        for token in range(self._vocabulary.size):
+            piece = self._vocabulary.bare_piece(token)
+            if _WORD.fullmatch(piece) and self._vocabulary.tokenize(piece.decode(), special=False) == [token]:
+                yield piece.decode()
+
+    def text(self, tokens: int, seed: str) -> str:
+        """A question; another one for another seed."""
+        source = random.Random(seed)  # noqa: S311 - no secret
+        words = source.choices(self._words or [" a"], k=tokens)
+        # The first word stands without its space, and may take more than one token.
+        while len(words) > 1 and len(self._vocabulary.tokenize("".join(words)[1:], special=False)) > tokens:
+            words.pop()
+        return "".join(words)[1:]
+
+
+class Conversation:
+    """Questions over one connection, each the last one's follow-up."""
+
+    def __init__(self, socket: ClientConnection, questions: Questions) -> None:
+        """Nothing is asked yet."""
+        self._socket = socket
+        self._questions = questions
+        self._previous: str | None = None
+
+    async def ask(self, tokens: int, answer: int, seed: str) -> Answer:
+        """Ask with so many tokens for so many. Raises BenchError."""
+        return await self._request(tokens, seed, max_output_tokens=answer, logit_bias=self._questions.bias)
+
+    async def load(self) -> None:
+        """Have the engine brought up, and answer nothing. Raises BenchError."""
+        await self._request(1, "", generate=False)
+        self._previous = None
+
+    async def _request(self, tokens: int, seed: str, **fields: Any) -> Answer:
+        text = self._questions.text(tokens, seed)
+        # A conversation of several rounds is longer than a small context.
+        fields |= {"previous_response_id": self._previous, "truncation": "auto"}
+        request = {"type": "response.create", "input": text, **fields}
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._answer(msgspec.json.encode(request).decode())
+        except TimeoutError:
+            raise BenchError(f"an answer took longer than {ANSWER_SECONDS:.0f} s") from None
+        except (OSError, WebSocketException) as error:
+            raise BenchError(f"the connection was lost: {error}") from error
+
+    async def _answer(self, frame: str) -> Answer:
+        asked, first = time.perf_counter(), 0.0
+        await self._socket.send(frame)
+        while True:
+            data = await self._socket.recv(decode=False)
+            if _DELTA in data:  # recognized, not parsed: what a client takes of a core, engines lack
+                first = first or time.perf_counter() - asked
+                continue
+            event = msgspec.json.decode(data)
+            kind, response = event["type"], event.get("response") or {}
+            if kind in ("error", "response.failed"):
+                error = event.get("error") or response.get("error") or {}
+                raise BenchError(f"{error.get('code')}: {error.get('message')}")
+            if kind in ("response.completed", "response.incomplete"):
+                return self._ended(response, first, time.perf_counter() - asked)
+
+    def _ended(self, response: dict[str, Any], first: float, total: float) -> Answer:
+        self._previous = str(response["id"])
+        usage = response["usage"]
+        cached = usage["input_tokens_details"]["cached_tokens"]
+        return Answer(usage["input_tokens"], cached, usage["output_tokens"], first or total, total)
+
+
+@asynccontextmanager
+async def conversation(address: str, questions: Questions) -> AsyncIterator[Conversation]:
+    """A conversation over a connection of its own. Raises BenchError."""
+    try:
+        socket = await connect(address, compression=None, max_size=None, proxy=None)
+    except (OSError, WebSocketException) as error:
+        raise BenchError(f"the gateway can't be reached: {error}") from error
+    async with socket:
+        yield Conversation(socket, questions)
+
+
+async def at_once(address: str, questions: Questions, count: int, tokens: int, answer: int, seed: str) -> list[Answer]:
+    """So many conversations ask one question each at the same moment. Raises BenchError."""
+    ask = functools.partial(_alone, address, questions, tokens, answer)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(f"{seed} {number}")) for number in range(count)]
+    except* BenchError as errors:
+        raise BenchError(str(errors.exceptions[0])) from errors
+    return [task.result() for task in tasks]
+
+
+async def _alone(address: str, questions: Questions, tokens: int, answer: int, seed: str) -> Answer:
+    async with conversation(address, questions) as alone:
+        return await alone.ask(tokens, answer, seed)

@@ -1,0 +1,64 @@
+"""Resident memory of the gateway and its engines, sampled beside what happens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import psutil
+
+from gateway.cli.benching.results import Phase, Sample
+from gateway.cli.benching.subject import Subject
+
+EVERY_SECONDS: Final = 0.1
+"""The write-up sampled every half second, which misses peaks."""
+
+
+class Watch:
+    """Samples from a thread of its own while `watching`."""
+
+    def __init__(self, subject: Subject) -> None:
+        """Nothing is sampled yet."""
+        self._subject = subject
+        self._samples: list[Sample] = []
+        self._over = threading.Event()
+        self._began = time.monotonic()
+        self.phases: list[Phase] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Sample meanwhile."""
+        thread = threading.Thread(target=self._watch, name="memory", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What is sampled meanwhile, and one sample at its end, is a phase."""
+        before = len(self._samples)
+        yield
+        self._sample()
+        self.phases.append(Phase(name, self._samples[before:]))
+
+    def _watch(self) -> None:
+        while not self._over.wait(EVERY_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        engines = sum(map(_resident, self._subject.engines()))
+        at = time.monotonic() - self._began
+        self._samples.append(Sample(at, _resident(self._subject.process), engines))
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:  # it has just ended
+        return 0
