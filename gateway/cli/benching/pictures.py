@@ -97,6 +97,7 @@ def _start(results: Results, axes: Axes) -> None:
             at += seconds
     axes.set_yticks([0, 1], ["here", "write-up"])
     axes.invert_yaxis()
+    axes.set_xlim(0, 1.35 * max(axes.get_xlim()))  # room for the legend
     _finish(axes, "seconds to a loaded model", along="x")
 
 
@@ -132,4 +133,4 @@ def _finish(axes: Axes, title: str, *, along: Literal["x", "y"] = "y", columns: 
     axes.grid(axis=along, alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, ncols=columns, loc="upper left" if columns > 1 else "best")
+    axes.legend(fontsize=8, frameon=False, ncols=columns, loc="upper left" if along == "y" else "upper right")

@@ -30,6 +30,7 @@ TEXTS: Final = {
             "Intel i5-1135G7（4 核，16 GB），单进程，每次只处理一个请求。"
         ),
     ),
+    "made": ("Made by `samovar bench --output DIR`.", "由 `samovar bench --output 目录` 生成。"),
     "theirs": ("write-up", "原文"),
     "here": ("here", "本机"),
     "memory": ("Memory, resident, MB", "内存（常驻，MB）"),
