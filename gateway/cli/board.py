@@ -1,0 +1,218 @@
+"""What `samovar top` shows: the figures of /monitor, drawn for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Final
+
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gateway.cli.language import Phrases
+from gateway.cli.readings import Reading, increase, quantile, rate
+
+KEPT_SECONDS: Final = 600.0
+RATE_SECONDS: Final = 10.0
+"""Rates over less are as uneasy as answers are long."""
+SOURCES: Final = {"engine": "green", "store": "cyan", "computed": "yellow"}
+STATES: Final = {"busy": "green", "idle": "default", "loading": "yellow", "failed": "red", "stopped": "dim"}
+BARS: Final = " ▁▂▃▄▅▆▇█"
+TEXTS: Final = {
+    "title": ("Samovar at {url}", "Samovar：{url}"),
+    "live": ("live; q leaves", "实时；按 q 退出"),
+    "away": ("no answer ({reason}); trying again…", "没有应答（{reason}），正在重试…"),
+    "waiting": ("waiting", "排队中"),
+    "running": ("being answered", "回答中"),
+    "of": ("{value} of {limit}", "{value}，上限 {limit}"),
+    "tokens": ("tokens a second", "词元/秒"),
+    "first": ("first word after", "首字延迟"),
+    "gap": ("between tokens", "词元间隔"),
+    "queued": ("wait for an engine", "等待引擎"),
+    "mostly": ("{half}, 95 % within {most}", "{half}，95% 在 {most} 内"),
+    "reused": ("prompt tokens reused", "无需重算的提示词元"),
+    "connections": ("connections", "连接数"),
+    "conversations": ("active conversations", "活跃对话"),
+    "flow": ("the last ten minutes, tokens a second up to {top}", "最近十分钟，词元/秒最高 {top}"),
+    "engine": ("engine", "引擎"),
+    "state": ("state", "状态"),
+    "threads": ("threads", "线程"),
+    "cpu": ("processor", "处理器"),
+    "memory": ("memory", "内存"),
+    "cells": ("KV cells", "KV 单元"),
+    "load": ("last load", "上次加载"),
+    "restarts": ("restarts", "重启"),
+    "unloads": ("unloads", "卸载"),
+    "stopped": ("unloaded", "未加载"),
+    "loading": ("loading", "加载中"),
+    "idle": ("idle", "空闲"),
+    "busy": ("busy", "忙碌"),
+    "failed": ("failed", "故障"),
+    "gateway": ("gateway's memory", "网关内存"),
+    "cache": ("prompt tokens came from", "提示词元来源"),
+    "source_engine": ("an engine", "引擎"),
+    "source_store": ("the store", "存储"),
+    "source_computed": ("computing", "重新计算"),
+    "store": ("store ({backend})", "存储（{backend}）"),
+    "up": ("up", "正常"),
+    "down": ("away", "不可用"),
+    "requests": ("requests", "请求"),
+    "status_completed": ("completed", "完成"),
+    "status_incomplete": ("cut at a limit", "达到上限"),
+    "status_failed": ("failed", "失败"),
+    "status_cancelled": ("stopped by their users", "用户停止"),
+    "status_rejected": ("refused", "被拒绝"),
+    "none": ("none yet", "暂无"),
+}
+
+
+class Board:
+    """The last ten minutes of readings, and how they are drawn."""
+
+    def __init__(self, url: str, say: Phrases) -> None:
+        """Nothing was read yet."""
+        self._url = url
+        self._say = say
+        self._readings: deque[Reading] = deque()
+
+    def take(self, reading: Reading) -> None:
+        """A newer reading came."""
+        self._readings.append(reading)
+        while reading.at - self._readings[0].at > KEPT_SECONDS:
+            self._readings.popleft()
+
+    def drawn(self, status: str, *, since: Reading | None = None) -> RenderableType:
+        """All of it. Speeds are those of the readings kept, or since another one."""
+        now = self._readings[-1]
+        head = Text.assemble((self._say("title", url=self._url), "bold"), "  ", (status, "dim"))
+        return Group(
+            head,
+            Text(),
+            Columns([self._now(now), self._speed(since or self._readings[0], now)], padding=(0, 4)),
+            *self._flow(),
+            Text(),
+            self._engines(now),
+            Text(),
+            self._cache(now),
+            self._requests(now),
+        )
+
+    def _ago(self, seconds: float) -> Reading:
+        """The reading nearest to so long before the newest."""
+        newest = self._readings[-1]
+        older = (reading for reading in reversed(self._readings) if newest.at - reading.at >= seconds)
+        return next(older, self._readings[0])
+
+    def _now(self, now: Reading) -> Table:
+        def bounded(name: str, limit: str) -> str:
+            return self._say("of", value=_plain(now.sum(name)), limit=_plain(now.sum("samovar_limit", name=limit)))
+
+        return _facts(
+            (self._say("waiting"), bounded("samovar_requests_waiting", "queue_limit")),
+            (self._say("running"), bounded("samovar_requests_running", "running")),
+            (self._say("connections"), _plain(now.sum("samovar_websocket_connections"))),
+            (self._say("conversations"), _plain(now.sum("samovar_sessions_active"))),
+            (self._say("gateway"), _memory(now.sum("samovar_gateway_resident_bytes"))),
+        )
+
+    def _speed(self, since: Reading, now: Reading) -> Table:
+        def spread(name: str) -> str:
+            half, most = (quantile(since, now, f"samovar_{name}_seconds", share) for share in (0.5, 0.95))
+            return "–" if half is None else self._say("mostly", half=_seconds(half), most=_seconds(most))
+
+        prompt = now.sum("samovar_prompt_tokens_total")
+        computed = now.sum("samovar_prompt_tokens_total", source="computed") or 0.0
+        return _facts(
+            (self._say("tokens"), _plain(rate(self._ago(RATE_SECONDS), now, "samovar_generation_tokens_total"))),
+            (self._say("first"), spread("time_to_first_token")),
+            (self._say("gap"), spread("inter_token")),
+            (self._say("queued"), spread("queue")),
+            (self._say("reused"), f"{1 - computed / prompt:.0%}" if prompt else "–"),
+        )
+
+    def _flow(self) -> Iterator[RenderableType]:
+        """A bar for each span of the last minutes, when there is more than a moment."""
+        readings = list(self._readings)[:: max(1, len(self._readings) // 60)]
+        rates = [rate(before, after, "samovar_generation_tokens_total") or 0.0 for before, after in pairwise(readings)]
+        if len(rates) > 1:
+            top = max(rates)
+            bars = "".join(BARS[round(value / (top or 1) * (len(BARS) - 1))] for value in rates)
+            yield Text()
+            yield Text(self._say("flow", top=_plain(top)), "dim")
+            yield Text(bars, "green", no_wrap=True)
+
+    def _engines(self, now: Reading) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        columns = ("engine", "state", "threads", "cpu", "memory", "cells", "load", "restarts", "unloads")
+        for name in columns:
+            table.add_column(self._say(name), justify="left" if name in ("engine", "state") else "right")
+        for engine in now.values("samovar_engine_state", "engine"):
+            table.add_row(*self._engine(now, engine))
+        return table
+
+    def _engine(self, now: Reading, engine: str) -> Iterator[Text | str]:
+        states = [sample for sample in now.all("samovar_engine_state", engine=engine) if sample.value == 1]
+        state = states[0].labels["state"] if states else ""
+        yield engine
+        yield Text(self._say(state), STATES[state]) if state in STATES else "–"
+        yield _plain(now.sum("samovar_engine_threads", engine=engine))
+        used = rate(self._ago(RATE_SECONDS), now, "samovar_engine_cpu_seconds_total", engine=engine)
+        yield "–" if used is None else f"{used:.0%}"
+        yield _memory(now.sum("samovar_engine_resident_bytes", engine=engine) or None)
+        cells = [now.sum(f"samovar_kv_cells_{kind}", engine=engine) for kind in ("used", "total")]
+        yield " / ".join(map(_plain, cells))
+        yield _seconds(now.sum("samovar_engine_load_seconds", engine=engine) or None)
+        yield _plain(now.sum("samovar_engine_restarts_total", engine=engine))
+        yield _plain(now.sum("samovar_engine_unloads_total", engine=engine))
+
+    def _cache(self, now: Reading) -> Table:
+        tokens = {source: now.sum("samovar_prompt_tokens_total", source=source) or 0.0 for source in SOURCES}
+        told = [(f"{self._say(f'source_{name}')} {_plain(count)}", SOURCES[name]) for name, count in tokens.items()]
+        stores = [
+            (
+                self._say("store", backend=sample.labels.get("backend", "?")),
+                Text(self._say("up"), "green") if sample.value else Text(self._say("down"), "red"),
+            )
+            for sample in now.all("samovar_store_up")
+        ]
+        return _facts((self._say("cache"), _joined(told)), *stores)
+
+    def _requests(self, now: Reading) -> Table:
+        counted: Counter[tuple[str, str]] = Counter()
+        for sample in now.all("samovar_requests_total"):
+            status, code = sample.labels["status"], sample.labels["code"]
+            known = self._say(f"status_{status}") if f"status_{status}" in TEXTS else status
+            counted[f"{known} ({code})" if code else known, "default" if status != "failed" else "red"] += int(
+                sample.value
+            )
+        told = [(f"{name} {count}", style) for (name, style), count in counted.items() if count]
+        restarts = increase(self._readings[0], now, "samovar_engine_restarts_total") or 0.0
+        if len(self._readings) > 2 and restarts:
+            told.append((f"{self._say('restarts')} {_plain(restarts)}", "red"))
+        return _facts((self._say("requests"), _joined(told) if told else self._say("none")))
+
+
+def _facts(*rows: tuple[str, str | Text]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(Text(name, "dim"), value)
+    return table
+
+
+def _joined(parts: Iterable[tuple[str, str]]) -> Text:
+    return Text(" · ").join(Text(text, style) for text, style in parts)
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}" if value == round(value) or value >= 100 else f"{value:.1f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def _memory(value: float | None) -> str:
+    return "–" if value is None else f"{value / (1 << 20):.0f} MiB"

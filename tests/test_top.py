@@ -1,0 +1,142 @@
+"""`samovar top`: the same figures as /metrics, in a pipe once and on a terminal until q."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.console import Console
+
+from gateway.cli import main
+from gateway.cli.board import Board
+from gateway.cli.language import Phrases
+from gateway.cli.readings import Reading, increase, quantile, rate
+from gateway.cli.top import WORDS
+from gateway.metrics import Metrics
+from tests.chatting import ENGLISH, Terminal
+from tests.running import SAMOVAR, Gateway
+
+
+def reading(at: float, **samples: float) -> Reading:
+    """A reading of counters without labels."""
+    return Reading("".join(f"{name} {value}\n" for name, value in samples.items()), at)
+
+
+def test_a_rate_is_a_rise_over_its_time_and_begins_anew_with_a_restarted_gateway() -> None:
+    assert rate(reading(10, a_total=5), reading(14, a_total=25), "a_total") == 5
+    assert increase(reading(0, a_total=100), reading(1, a_total=7), "a_total") == 7
+    assert increase(Reading(), reading(1, a_total=7), "a_total") == 7
+    assert rate(reading(0), reading(1), "a_total") is None
+
+
+def test_quantiles_are_those_of_the_time_between_two_readings() -> None:
+    metrics = Metrics()
+    metrics.gap.observe(60.0)
+    before = Reading(metrics.text().decode(), 0)
+    for _ in range(100):
+        metrics.gap.observe(0.03)
+    after = Reading(metrics.text().decode(), 1)
+    half = quantile(before, after, "samovar_inter_token_seconds", 0.5)
+    assert half is not None
+    assert 0.025 < half <= 0.05
+    assert quantile(after, after, "samovar_inter_token_seconds", 0.5) is None
+    metrics.gap.observe(1e6)
+    beyond = quantile(after, Reading(metrics.text().decode(), 2), "samovar_inter_token_seconds", 0.9)
+    assert beyond == 120.0
+    assert not math.isinf(beyond)
+
+
+def drawn(board: Board) -> str:
+    """The board as plain text."""
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(board.drawn("", since=Reading()))
+    return capture.get()
+
+
+@pytest.mark.parametrize(("chinese", "word"), [(False, "refused (queue_full) 3"), (True, "被拒绝 (queue_full) 3")])
+def test_what_went_wrong_is_on_the_board_with_its_code(chinese: bool, word: str) -> None:
+    metrics = Metrics()
+    for _ in range(3):
+        metrics.ended("responses", "rejected", "queue_full", seconds=0.1)
+    metrics.limit.labels("queue_limit").set(64)
+    metrics.waiting.set(2)
+    board = Board("http://127.0.0.1:1", Phrases(WORDS, chinese=chinese))
+    board.take(Reading(metrics.text().decode(), 0))
+    text = drawn(board)
+    assert word in text
+    assert "64" in text
+
+
+def test_every_phrase_of_the_board_is_there_in_both_languages() -> None:
+    assert all(english and chinese for english, chinese in WORDS.values())
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--url=ftp://x", "no address such as"),
+        ("--every=0", "between 0.2 and 3600"),
+        ("--url=http://127.0.0.1:9", "no gateway tells its figures at http://127.0.0.1:9 (Connection refused)"),
+    ],
+)
+def test_a_mistake_is_one_line(flag: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    try:
+        code = main(["top", flag, f"--state-dir={tmp_path}"])
+    except SystemExit as left:
+        code = int(left.code or 0)
+    error = capsys.readouterr().err
+    assert code in (1, 2)
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Gateway]:
+    """A gateway that has given one answer."""
+    with Gateway(tmp_path_factory.mktemp("top"), model=tiny_model, context=512) as gateway:
+        request = {"input": "Hi", "max_output_tokens": 20, "logit_bias": {"259": -100}}
+        httpx.post(f"{gateway.url}/v1/responses", json=request, timeout=30).raise_for_status()
+        yield gateway
+
+
+@pytest.mark.slow
+def test_in_a_pipe_it_tells_the_figures_once_and_plainly(gateway: Gateway) -> None:
+    run = subprocess.run(
+        [*SAMOVAR, "top", f"--url={gateway.url}/"], env=ENGLISH, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in run.stdout.splitlines()]
+    assert ["0", "idle", "1"] in [line[:3] for line in lines] or ["0", "idle", "0"] in [line[:3] for line in lines]
+    assert "completed 1" in run.stdout or "cut at a limit 1" in run.stdout
+    assert "first word after" in run.stdout
+    assert "store (sqlite)" in run.stdout
+    assert "\x1b" not in run.stdout
+
+
+@pytest.mark.slow
+def test_on_a_terminal_it_lives_until_q_and_outlives_the_gateway(gateway: Gateway) -> None:
+    with Terminal([*SAMOVAR, "top", f"--url={gateway.url}", "--every=0.2"]) as terminal:
+        terminal.see("live; q leaves")
+        terminal.see("tokens a second up to")
+        gateway.stop()
+        terminal.see("trying again")
+        assert terminal.leave("q") == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_it_without_a_word(gateway: Gateway) -> None:
+    gateway.start()
+    with Terminal([*SAMOVAR, "top", f"--url={gateway.url}"]) as terminal:
+        terminal.see("live; q leaves")
+        assert terminal.leave("\x03") == 0
+
+
+@pytest.mark.slow
+def test_a_page_that_is_not_samovars_is_told_apart(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["top", f"--url={gateway.url}/static/style.css?"]) == 1
+    assert "no gateway tells its figures" in capsys.readouterr().err
