@@ -81,10 +81,11 @@ class Background:
 class Reader:
     """Goes through a document's blocks with one folder, one set of variables and at most one background command."""
 
-    def __init__(self, folder: Path, document: str) -> None:
+    def __init__(self, folder: Path, document: str, source: Path | None = None) -> None:
+        """Sit down in `folder` with a clone of one's own, unless `source` is one already."""
         self._folder = folder
         self._port = free_port()
-        self._source = snapshot(folder / "source")
+        self._source = source or snapshot(folder / "source")
         addresses = {found["address"] for found in CLONE.finditer(document)}
         self._cwd = folder / "home" if addresses else self._source
         self._cwd.mkdir(exist_ok=True)

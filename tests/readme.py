@@ -1,9 +1,9 @@
-r"""The blocks of the README that a reader would type, and what the README says about how to type them.
+r"""The blocks of a document that a reader would type, and what the document says about how to type them.
 
 Blocks in `sh`, `bash`, `console` (lines after `$ `, the rest is output) and `python` are run; one that fails, or that
-nobody knows how to run, fails its test. Blocks in `text`, `json`, `toml` and so on are for looking at. The folder and
-the exported variables go on from block to block, as in a terminal. What a block needs beyond that is said by HTML
-comments on the lines before it:
+nobody knows how to run, fails its test. Blocks in `text`, `json`, `toml` and so on are for looking at, and hold no
+commands. The folder and the exported variables go on from block to block, as in a terminal. What a block needs beyond
+that is said by HTML comments on the lines before it:
 
     <!-- test: background -->           it keeps running while the blocks after it are tried; `/readyz` must come up
     <!-- test: stdin "Hi\n/stats\n" --> typed on a terminal, line by line, then Ctrl-D; escapes are JSON's
@@ -31,6 +31,7 @@ KNOWN_PROGRAMS = {"cd", "curl", "export", "git", "make", "samovar", ".venv/bin/s
 FENCE = re.compile(r" *(?P<ticks>```+|~~~+) *(?P<language>[\w+-]*)")
 DIRECTIVE = re.compile(r"\s*<!-- test: (?P<word>\w+) *(?P<argument>.*?) *-->\s*")
 SERVES = re.compile(r"(?:make|samovar) serve\b")
+COMMAND = re.compile(r"^(?:\$ |(?:\.venv/bin/)?samovar [a-z]|make [a-z]|curl |sudo )", re.MULTILINE)
 CHATS = re.compile(r"samovar chat\b")
 
 
@@ -67,7 +68,7 @@ class Block:
     def check(self) -> None:
         """Raise UnknownBlockError unless it is clear how to run this block."""
         if reason := self._unclear():
-            raise UnknownBlockError(f"README line {self.line}: {reason}")
+            raise UnknownBlockError(f"line {self.line}: {reason}")
 
     def argument(self, word: str) -> str | None:
         """The text in quotes after `test: word`, or None where there is no such comment."""
@@ -81,6 +82,10 @@ class Block:
             return "name its language: sh, console or python, or text if it is not to be run"
         if self.directives.get("skip") == "":
             return "say why it is skipped"
+        if self.language not in RUN_LANGUAGES and "skip" not in self.directives:
+            return (
+                "there are commands in it that nobody runs: name its language sh or console, or say why it is skipped"
+            )
         if {"background", "run", "skip"} & set(self.directives) or self.language == "python":
             return ""
         if CHATS.search(self.text) and "stdin" not in self.directives:
@@ -111,7 +116,7 @@ def blocks(markdown: str) -> list[Block]:
                     break
                 text.append(inner)
             block = Block(number, fence["language"], textwrap.dedent("\n".join(text)), directives)
-            if block.language in RUN_LANGUAGES | LOOK_ALIKES or directives:
+            if block.language in RUN_LANGUAGES | LOOK_ALIKES or directives or COMMAND.search(block.text):
                 found.append(block)
             directives = {}
         elif line.strip():

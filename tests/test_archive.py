@@ -232,7 +232,7 @@ async def test_after_a_rotation_conversations_still_open_here_and_from_copies(tm
 
 def test_the_rotation_of_the_docs_puts_a_new_key_above_the_old_one(tmp_path: Path) -> None:
     docs = Path(__file__).parent.parent / "docs" / "cache.md"
-    found = re.search(r"<!-- test: rotate -->\n```sh\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(r"To rotate it.*?\n```sh\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
     assert found
     old = KeyRing.load(tmp_path / "cache.key")
     subprocess.run(["sh", "-ec", found[1]], cwd=tmp_path, check=True)

@@ -92,6 +92,7 @@ def test_blocks_to_look_at_are_left_alone() -> None:
         ("```sh\ncurl -s http://127.0.0.1:8000/ | jq .\n```", "how to run jq"),
         ("```sh\n.venv/bin/samovar chat\n```", "say what is typed"),
         ("```console\nonly output\n```", "no command"),
+        ("```text\n$ samovar models list\n```", "commands in it that nobody runs"),
         ("<!-- test: skip -->\n```sh\nls\n```", "say why"),
         ("<!-- test: backgruond -->\n```sh\nls\n```", "no such comment"),
     ],

@@ -63,7 +63,7 @@ def test_what_went_wrong_is_on_the_board_with_its_code(chinese: bool, word: str)
     metrics = Metrics()
     for _ in range(3):
         metrics.ended("responses", "rejected", "queue_full", seconds=0.1)
-    metrics.limit.labels("queue_limit").set(64)
+    metrics.serve("tiny", {"queue_limit": 64})
     metrics.waiting.set(2)
     board = Board("http://127.0.0.1:1", Phrases(WORDS, chinese=chinese))
     board.take(Reading(metrics.text().decode(), 0))
