@@ -27,7 +27,7 @@ from dataclasses import dataclass
 RUN_LANGUAGES = {"sh", "bash", "console", "python"}
 LOOK_ALIKES = {"", "shell", "zsh", "shell-session", "shellsession", "py", "pycon", "python3"}
 DIRECTIVES = {"background", "stdin", "expect", "run", "skip"}
-KNOWN_PROGRAMS = {"cd", "curl", "export", "git", "make", "samovar", ".venv/bin/samovar", ".venv/bin/python"}
+KNOWN_PROGRAMS = {"cat", "cd", "curl", "export", "git", "make", "samovar", ".venv/bin/samovar", ".venv/bin/python"}
 FENCE = re.compile(r" *(?P<ticks>```+|~~~+) *(?P<language>[\w+-]*)")
 DIRECTIVE = re.compile(r"\s*<!-- test: (?P<word>\w+) *(?P<argument>.*?) *-->\s*")
 SERVES = re.compile(r"(?:make|samovar) serve\b")

@@ -21,9 +21,8 @@ from engine import EngineError
 from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.benching import report, tables
-from gateway.cli.benching.asking import Questions
 from gateway.cli.benching.measuring import SHAPES, Measuring, Step
-from gateway.cli.benching.results import FULL, QUICK, Effort, Results, Subject
+from gateway.cli.benching.results import FULL, QUICK, Conditions, Effort, Results
 from gateway.cli.benching.subject import BenchError, Workshop
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.screen import forgive_encodings
@@ -98,20 +97,20 @@ def _measured(entry: Entry, settings: Settings, effort: Effort, say: Phrases) ->
 
         async def measure() -> Results:
             workshop = Workshop(entry, settings, Path(folder))
-            measuring = Measuring(workshop, effort)
+            measuring = Measuring(workshop, entry.path, effort)
             async with asyncio.timeout(MOST_SECONDS):
-                memory = await measuring.memory(lambda: Questions(entry.path), step("memory"))
+                memory = await measuring.memory(step("memory"))
                 starts = await measuring.starts(step("start"))
                 with workshop.started() as subject:
                     latency = await measuring.latency(subject, step("latency"))
                     load = await measuring.load(subject, step("load"))
-            return Results(_subject(entry, settings), starts, memory, latency, load)
+            return Results(_conditions(entry, settings), starts, memory, latency, load)
 
         return asyncio.run(measure())
 
 
-def _subject(entry: Entry, settings: Settings) -> Subject:
-    return Subject(
+def _conditions(entry: Entry, settings: Settings) -> Conditions:
+    return Conditions(
         model=entry.name,
         file_bytes=entry.path.stat().st_size,
         processor=processor(),
@@ -147,7 +146,7 @@ def _leaving_on_sigterm() -> Iterator[None]:
 def _show(results: Results, say: Phrases) -> None:
     console = Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else 120)
     console.print(say("title"), style="bold")
-    console.print(tables.subject(results, say))
+    console.print(tables.conditions(results, say))
     console.print(say("writeup"))
     for told in tables.tables(results, say):
         table = Table(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -26,16 +28,20 @@ Step = Callable[[], None]
 class Measuring:
     """What is measured of one model; a `step` is told after each round. All raise BenchError."""
 
-    def __init__(self, workshop: Workshop, effort: Effort) -> None:
+    def __init__(self, workshop: Workshop, model: Path, effort: Effort) -> None:
         """Measure with so much effort."""
         self._workshop = workshop
+        self._model = model
         self._effort = effort
-        self._questions: Questions | None = None
 
-    async def memory(self, questions: Callable[[], Questions], step: Step) -> list[Phase]:
-        """A session's memory by phase. `questions` is called once the gateway has found the model good."""
+    @cached_property
+    def _questions(self) -> Questions:
+        """Made when a gateway runs, which has looked at the file in a limited process of its own."""
+        return Questions(self._model)
+
+    async def memory(self, step: Step) -> list[Phase]:
+        """A session's memory by phase."""
         with self._workshop.started(idle_unload=IDLE_SECONDS) as subject:
-            self._questions = questions()
             watch = Watch(subject)
             with watch.watching():
                 await self._session(watch, subject, step)
@@ -47,7 +53,7 @@ class Measuring:
                 await asyncio.sleep(self._effort.hold_seconds)
 
         await hold("before")
-        async with conversation(subject.address, self._asked) as session:
+        async with conversation(subject.address, self._questions) as session:
             await session.load()
             await hold("loaded")
             with watch.phase("first"):
@@ -67,14 +73,14 @@ class Measuring:
         starts = []
         for number in range(self._effort.starts):
             with self._workshop.started() as subject:
-                [answer] = await at_once(subject.address, self._asked, 1, SHAPES[0][0], 1, f"start {number}")
+                [answer] = await at_once(subject.address, self._questions, 1, SHAPES[0][0], 1, f"start {number}")
                 starts.append(_start(subject, answer))
             step()
         return starts
 
     async def latency(self, subject: Subject, step: Step) -> list[Latency]:
         """One conversation at a time, a new one for each answer."""
-        await at_once(subject.address, self._asked, 1, *SHAPES[0], "warm")
+        await at_once(subject.address, self._questions, 1, *SHAPES[0], "warm")
         return [await self._shape(subject, *shape, step) for shape in SHAPES]
 
     async def _shape(self, subject: Subject, question: int, answer: int, step: Step) -> Latency:
@@ -82,7 +88,7 @@ class Measuring:
         began, before = time.monotonic(), _processor_seconds(subject)
         while not self._enough(answers, began):
             seed = f"{question} {len(answers)}"
-            answers += await at_once(subject.address, self._asked, 1, question, answer, seed)
+            answers += await at_once(subject.address, self._questions, 1, question, answer, seed)
             step()
         seconds, after = time.monotonic() - began, _processor_seconds(subject)
         gateway, engines = ((now - then) / seconds for now, then in zip(after, before, strict=True))
@@ -92,22 +98,17 @@ class Measuring:
         """Several conversations at once."""
         loads = []
         # Not counted: it brings up as many engines as will have work.
-        await at_once(subject.address, self._asked, max(self._effort.load), *LOAD_SHAPE, "load")
+        await at_once(subject.address, self._questions, max(self._effort.load), *LOAD_SHAPE, "load")
         for count in self._effort.load:
             rounds: list[Round] = []
             began = time.monotonic()
             while not self._enough(rounds, began):
                 seed, asked = f"load {count} {len(rounds)}", time.monotonic()
-                answers = await at_once(subject.address, self._asked, count, *LOAD_SHAPE, seed)
+                answers = await at_once(subject.address, self._questions, count, *LOAD_SHAPE, seed)
                 rounds.append(Round(answers, time.monotonic() - asked))
                 step()
             loads.append(Load(count, rounds))
         return loads
-
-    @property
-    def _asked(self) -> Questions:
-        assert self._questions is not None  # noqa: S101 - memory comes first
-        return self._questions
 
     def _enough(self, rounds: list[Answer] | list[Round], began: float) -> bool:
         late = time.monotonic() - began > self._effort.part_seconds

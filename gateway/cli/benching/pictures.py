@@ -38,7 +38,7 @@ def draw(results: Results, folder: Path, stem: str) -> list[Path]:
     axes = figure.subplots(2, 2)
     for axis, plot in zip(axes.flat, (_memory, _latency, _start, _load), strict=True):
         plot(results, axis)
-    it = results.subject
+    it = results.conditions
     figure.suptitle(f"{it.model} on {it.cores} cores of {it.processor}, {it.date}", fontsize=11)
     files = [folder / f"{stem}.png", folder / f"{stem}.svg"]
     for file in files:

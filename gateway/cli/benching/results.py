@@ -153,7 +153,7 @@ class Load(msgspec.Struct, frozen=True):
         return Spread([part(answer) for measured in self.rounds for answer in measured.answers])
 
 
-class Subject(msgspec.Struct, frozen=True):
+class Conditions(msgspec.Struct, frozen=True):
     """What was measured, where and when."""
 
     model: str
@@ -171,7 +171,7 @@ class Subject(msgspec.Struct, frozen=True):
 class Results(msgspec.Struct, frozen=True):
     """All of it."""
 
-    subject: Subject
+    conditions: Conditions
     starts: list[Start]
     memory: list[Phase]
     latency: list[Latency]

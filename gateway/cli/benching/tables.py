@@ -14,7 +14,7 @@ from gateway.cli.language import Phrases
 MB: Final = 1e6
 TEXTS: Final = {
     "title": ("Samovar on this machine", "本机上的 Samovar"),
-    "subject": (
+    "conditions": (
         "{model} ({size:.0f} MB), {cores} cores of {processor}, {memory:.0f} GB; {versions}, {plan}; {date}",
         "{model}（{size:.0f} MB），{processor} 的 {cores} 个核心，{memory:.0f} GB；{versions}，{plan}；{date}",
     ),
@@ -88,11 +88,11 @@ def tables(results: Results, say: Phrases) -> Iterator[Table]:
     yield _load(results.load, say)
 
 
-def subject(results: Results, say: Phrases) -> str:
+def conditions(results: Results, say: Phrases) -> str:
     """What was measured, in a line."""
-    it = results.subject
+    it = results.conditions
     return say(
-        "subject",
+        "conditions",
         model=it.model,
         size=it.file_bytes / MB,
         cores=it.cores,
