@@ -113,10 +113,17 @@ def _flags(entry: Entry, settings: Settings, state: Path) -> Iterator[str]:
     yield "--cache-ttl=60"  # what is left in a store of the user's goes soon
     for name in ("cores", "engines", "engine_memory", "context"):
         yield f"--{name.replace('_', '-')}={getattr(settings, name)}"
-    if settings.cache != SQLITE:  # else a file in the state folder; a store of the user's is used with its own key
-        source = settings.key_source
+    if settings.cache != SQLITE:  # else a file in the state folder
         yield f"--cache={settings.cache}"
-        yield f"--cache-key={source.absolute() if isinstance(source, Path) else source}"
+        yield from _key(settings.key_source)
+
+
+def _key(source: Path | str) -> Iterator[str]:
+    """A store of the user's knows the user's key and no other; one that is not there yet is not made here."""
+    if isinstance(source, str):
+        yield f"--cache-key={source}"
+    elif source.exists():
+        yield f"--cache-key={source.absolute()}"
 
 
 def _command(process: psutil.Process) -> list[str]:
