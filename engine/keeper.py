@@ -70,9 +70,12 @@ class Keeper:
         """Look for what the store has of `chain` beyond its first `start` tokens; the loop then calls `found`."""
 
         def work() -> None:
-            blocks = self._cache.fetch(chain, start=start)
-            self._settled.append(lambda: self._fetched(chain, blocks, found))
-            self._wake()
+            blocks: list[Stored] = []
+            try:
+                blocks = self._cache.fetch(chain, start=start)
+            finally:  # memory may be short, too: a request that waits must go on without, or nobody ever ends it
+                self._settled.append(lambda: self._fetched(chain, blocks, found))
+                self._wake()
 
         self._fetching.submit(work)
 
@@ -151,8 +154,8 @@ class Keeper:
             self._storing.submit(self._store, job)
 
     def _store(self, job: _Job) -> None:
-        kept = self._cache.keep(job.chain, job.states)
         size = sum(len(stored.state) for stored in job.states)
+        kept = False
 
         def settled() -> None:
             self._unwritten -= size
@@ -161,8 +164,11 @@ class Keeper:
             if job.done is not None:
                 job.done()
 
-        self._settled.append(settled)
-        self._wake()
+        try:
+            kept = self._cache.keep(job.chain, job.states)
+        finally:
+            self._settled.append(settled)
+            self._wake()
 
     def _remember(self, blocks: Sequence[Block]) -> None:
         for block in blocks:

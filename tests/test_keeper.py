@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from cache import BLOCK, CacheConfig, KeyRing
+from cache import BLOCK, CacheConfig, KeyRing, PrefixCache, Stored
 from engine import (
     EngineDiedError,
     EngineProcess,
     Finished,
     Generate,
+    Model,
     Sampling,
     Started,
     StoreUsed,
     Tokens,
     WorkerConfig,
 )
+from engine.keeper import Keeper
+from engine.llama import Context
 from tests.plans import MEASURED
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
@@ -84,6 +88,23 @@ async def test_a_returning_session_is_not_encoded_again_by_an_engine_that_starts
     # The token drawn last was never computed: all else comes from the store, the unfilled block at the end too.
     assert begun.cached == begun.fetched == len(PROMPT) + 20 - 1
     assert ids == undisturbed
+
+
+def test_a_fetch_that_breaks_is_a_miss_and_no_request_waits_for_it_for_ever(
+    model: Model, cache: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_of_memory(*_: object, **__: object) -> list[Stored]:
+        raise MemoryError
+
+    monkeypatch.setattr(PrefixCache, "fetch", short_of_memory)
+    woken = threading.Event()
+    found: list[list[Stored]] = []
+    keeper = Keeper(Context(model, cells=256, sequences=1, threads=1), cache.open({}), wake=woken.set)
+    keeper.fetch(keeper.chain(PROMPT, "a", 0), 0, found.append)
+    assert woken.wait(5)
+    keeper.settle()
+    assert found == [[]]
+    keeper.close()
 
 
 async def test_blocks_of_a_running_answer_outlive_a_killed_engine(spawn: Spawn) -> None:
