@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import array
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import msgspec
 
 from cache import Archive, Progress, StoreError
 from gateway.protocol.items import Item
+
+UNENDED: Final = ("queued", "in_progress")
+"""Statuses of a response that runs."""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +70,11 @@ class Sessions:
         if body is None:
             return None
         record = self._decoder.decode(body)
+        if record.turn.response["status"] in UNENDED:
+            # Who asks here does so because it does not run: a damaged file kept `interrupted` from marking it.
+            record = msgspec.structs.replace(record, turn=_interrupted(record.turn))
+            with suppress(StoreError):
+                await self._put(tenant, record, Progress.INTERRUPTED)
         return record.turn, _unpack(record.ids) if record.vocabulary == self._vocabulary else None
 
     async def delete(self, tenant: str, response: str) -> bool:

@@ -86,6 +86,16 @@ async def test_a_turn_left_unended_is_marked_at_the_next_start(tmp_path: Path) -
     again.close()
 
 
+async def test_a_turn_that_could_not_be_marked_at_the_start_is_when_somebody_asks_for_it(tmp_path: Path) -> None:
+    sessions = open_sessions(tmp_path / "c.db", "v1")
+    await sessions.begin("one", replace(TURN, response={"id": "resp_1", "status": "in_progress", "output": []}))
+    found = await sessions.get("one", "resp_1")
+    assert found is not None
+    assert found[0].response["incomplete_details"]["reason"] == "interrupted"
+    assert await sessions.interrupted() == 0
+    sessions.close()
+
+
 async def test_a_gateway_taken_for_dead_may_still_end_its_turn(tmp_path: Path) -> None:
     sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.begin("one", replace(TURN, response={"id": "resp_1", "status": "in_progress", "output": []}))
