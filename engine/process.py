@@ -41,6 +41,8 @@ from engine.messages import (
 
 STOP_SECONDS: Final = 5.0
 """How long a process may take to leave after its socket closed: a step of a long prompt, then SIGKILL."""
+EXIT_SECONDS: Final = 1.0
+"""Likewise for one that hung up by itself: a fault of its own, and its threads may keep it from ending."""
 LAST_WORDS: Final = 1 << 14
 """Bytes of a process's stderr that are kept, to tell of what it died."""
 
@@ -103,6 +105,8 @@ class EngineProcess:
         self._life: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
         self._stopping = False
+        self._hung_up = False
+        """Whether nothing more passes between it and us, though its process may still be there."""
 
     @property
     def pid(self) -> int | None:
@@ -116,7 +120,7 @@ class EngineProcess:
 
     async def start(self) -> None:
         """Spawn and wait until the model is loaded. Raises ModelLoadError or EngineDiedError."""
-        while self._stopping and self._life is not None:
+        while (self._stopping or self._hung_up) and self._life is not None:
             await asyncio.shield(self._life)
         if self._ready is None:
             self._ready = asyncio.get_running_loop().create_future()
@@ -139,9 +143,19 @@ class EngineProcess:
             assert self._process.stderr is not None  # noqa: S101 - asked for as a pipe
             listening = asyncio.create_task(_keep_end(self._process.stderr, last_words))
             await self._listen(reader)
-            await self._process.wait()
+            await self._see_off(self._process)
             await listening
         self._died(bytes(last_words))
+
+    async def _see_off(self, process: asyncio.subprocess.Process) -> None:
+        """Wait until a process ends that has hung up, and do not wait long."""
+        self._hung_up = True
+        seconds = STOP_SECONDS if self._stopping else EXIT_SECONDS
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), seconds)
+        if process.returncode is None:
+            self.kill("it hung up and did not end")
+            await process.wait()
 
     async def _spawn(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
@@ -204,7 +218,7 @@ class EngineProcess:
             self._writer.close()
         ready, self._ready = self._ready, None
         self._process = self._writer = None
-        self._stopping = False
+        self._stopping = self._hung_up = False
         self.threads = self.cells_used = 0
         error = EngineDiedError(
             f"engine {self.name}: {self.reason or 'it was stopped'}", requests=0 if wanted else len(self._answers)
@@ -222,7 +236,7 @@ class EngineProcess:
             self._on_change(self)
 
     def _send(self, message: ToEngine) -> None:
-        if self._writer is None:
+        if self._writer is None or self._writer.is_closing():
             raise EngineDiedError(f"engine {self.name} is not running")
         self.heard = time.monotonic()
         self._writer.write(frame(message))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -153,6 +154,23 @@ async def test_a_hung_engine_is_killed_and_replaced(tiny_model: Path, monkeypatc
     assert await run(pool, engine, 3, 5) == (5, "length")
     keeper.cancel()
     await pool.close()
+
+
+async def test_an_engine_that_hangs_up_and_does_not_end_is_killed_and_its_next_request_answered(
+    pool: EnginePool,
+) -> None:
+    engine = pool.engines[0]
+    await run(pool, engine, 1, 2)
+    running = asyncio.create_task(run(pool, engine, 2, 1900))
+    await until(lambda: engine.state is State.BUSY)
+    assert engine.pid is not None
+    assert engine._writer is not None
+    os.kill(engine.pid, signal.SIGSTOP)
+    engine._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    await until(lambda: engine._hung_up)
+    assert await run(pool, engine, 3, 5) == (5, "length")
+    with pytest.raises(EngineDiedError, match="hung up"):
+        await running
 
 
 async def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_in_a_loop(tmp_path: Path) -> None:
