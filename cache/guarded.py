@@ -6,6 +6,7 @@ intervals, so that no request pays for the asking.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -232,8 +233,10 @@ class Guarded:
         with self._state:
             self.reason = str(error)
             if self._mender is None and not self._closed.is_set():
-                self._mender = threading.Thread(target=self._mend, name="store-mender", daemon=True)
-                self._mender.start()
+                mender = threading.Thread(target=self._mend, name="store-mender", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no memory for a thread: the next failure tries again
+                    mender.start()
+                    self._mender = mender
 
     def _mend(self) -> None:
         while not self._closed.wait(self._next_pause()):
