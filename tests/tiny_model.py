@@ -22,12 +22,12 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-def write_tiny_model(path: Path, *, seed: int = 0) -> Path:
+def write_tiny_model(path: Path, *, seed: int = 0, context: int = CONTEXT) -> Path:
     """Write the model to `path`: the 256 bytes, one merge (llama.cpp wants some) and the ChatML specials."""
     random = np.random.default_rng(seed)
     tokens = [*byte_alphabet(), "Ġt", *SPECIAL]
     writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(FEED_FORWARD)

@@ -1,0 +1,78 @@
+"""Faults under load, and what each costs.
+
+python -m benchmarks.faults [--minutes 10] [--seed 0] [--only engines,redis]: six clients hold conversations with a
+gateway of two engines (the tests' tiny model, real llama.cpp) while one thing after another breaks, each for its share
+of the time; prints a row for each, and fails when one of the figures that must be 0 is not. The same seed asks the same
+questions and breaks the same things in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.faults.injuries import INJURIES
+from benchmarks.faults.ledger import Row
+from benchmarks.faults.trial import CONTEXT, trial
+from benchmarks.machine import machine, revision
+from benchmarks.servers import leave_on_sigterm
+from tests.tiny_model import write_tiny_model
+
+MINUTES: Final = 10.0
+HEAD: Final = (
+    "| fault | times | turns | tokens lost | doubled | turns lost | wrong | stuck | leaks | texts changed | refused "
+    "| resumed | cut off, kept |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def line(what: str, row: Row) -> str:
+    """A row of the table."""
+    share = f"{100 * row.changed / row.compared:.1f} % of {row.compared:,}" if row.compared else ""
+    cut = f"{row.cut}" + (f", {row.unkept} not" if row.unkept else "")
+    counts = [f"{count:,}" for count in (row.inflicted, row.turns, *row.zeros)]
+    return "| " + " | ".join([what, *counts, share, f"{row.refused:,}", f"{row.resumed:,}", cut]) + " |"
+
+
+async def run(names: Sequence[str], *, minutes: float, seed: int) -> bool:
+    """All of these faults, each for its share of the time; whether all is 0 that must be."""
+    texts: dict[str, str] = {}
+    well = True
+    seconds = 60 * minutes / sum(INJURIES[name].share for name in names)
+    with tempfile.TemporaryDirectory(prefix="samovar-faults-") as folder:
+        model = write_tiny_model(Path(folder) / "tiny.gguf", context=CONTEXT)
+        for number, name in enumerate(names):
+            place = Path(folder) / f"{number} {name}"
+            row = await trial(name, model, place, seconds=seconds * INJURIES[name].share, seed=seed, texts=texts)
+            print(line(INJURIES[name].what, row), flush=True)
+            for note, times in row.notes.most_common():
+                print(f"    {times} × {note}", file=sys.stderr, flush=True)
+            well = well and not any(row.zeros)
+    return well
+
+
+def main() -> None:
+    """Run, print, and fail when something was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of all faults together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help=f"some of: {', '.join(INJURIES)}")
+    options = parser.parse_args()
+    names = options.only.split(",") if options.only else ["nothing", *INJURIES]  # twice: texts are compared with those
+    if unknown := set(names) - set(INJURIES):
+        parser.error(f"there is no fault {', '.join(sorted(unknown))}; there are {', '.join(INJURIES)}")
+    leave_on_sigterm()
+    began = time.monotonic()
+    print(f"{options.minutes:g} minutes, seed {options.seed}, {machine()}, {revision()}\n\n{HEAD}", flush=True)
+    well = asyncio.run(run(names, minutes=options.minutes, seed=options.seed))
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes with starts, healing and audits", flush=True)
+    sys.exit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()

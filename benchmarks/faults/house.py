@@ -1,0 +1,190 @@
+"""The server under test: a gateway that can be killed and started again on the same port and state, and its engines."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import psutil
+
+from benchmarks.servers import ServerError, free_port
+
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 45.0
+"""Running answers may take as long to end as the gateway lets them."""
+ORPHAN_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 20.0
+"""How long a gateway may take to come to rest when the last client has left."""
+MORE_FILES: Final = 8
+"""Open files that a gateway may have more than at its first rest: connections to a store that were made anew."""
+MORE_MEMORY: Final = 1.10, 24 << 20
+"""Likewise memory, as a factor and in bytes: arenas that Python keeps, texts that are kept for clients to resume."""
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What a gateway holds when nobody asks for anything."""
+
+    resident: int
+    files: int
+    engines: int
+    orphans: int
+    """Engines of gateways that ended."""
+    entries: int
+    """Requests that wait or run, and connections."""
+
+    def leaks(self, before: Self) -> list[str]:
+        """What it holds that it did not `before`, in words."""
+        factor, spare = MORE_MEMORY
+        found = {
+            f"{self.resident / 1e6:.0f} MB, {before.resident / 1e6:.0f} before": self.resident
+            > before.resident * factor + spare,
+            f"{self.files} open files, {before.files} before": self.files > before.files + MORE_FILES,
+            f"{self.engines} engines, {before.engines} before": self.engines > before.engines,
+            f"{self.orphans} engines without a gateway": self.orphans > 0,
+            f"{self.entries} connections, or requests in queue or engine": self.entries > 0,
+        }
+        return [text for text, leaked in found.items() if leaked]
+
+
+class House:
+    """`samovar serve` on one port, as often as need be."""
+
+    def __init__(self, state: Path, model: Path, *, log: Path, clock: Path | None = None, **settings: object) -> None:
+        """Keep conversations in `state`; with `clock`, tell the time by that file (see clockwork.py)."""
+        self.state = state
+        self.model = model
+        self.port = free_port()
+        self.log = log
+        program = ["benchmarks.faults.clockwork", str(clock)] if clock else ["gateway.cli"]
+        flags = {"port": self.port, "model": model, "state_dir": state, **settings}
+        self._command = [sys.executable, "-m", *program, "serve"]
+        self._command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seen: set[psutil.Process] = set()
+
+    @property
+    def url(self) -> str:
+        """Its HTTP door."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """Its main door."""
+        return f"ws://127.0.0.1:{self.port}/v1/responses"
+
+    @property
+    def gateway(self) -> psutil.Process:
+        """The process."""
+        assert self._process is not None, "it was started"  # noqa: S101
+        return psutil.Process(self._process.pid)
+
+    def start(self) -> Self:
+        """Start it and wait until it is ready. Raises ServerError."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until and self._process.poll() is None:
+            if self._answers():
+                return self
+            time.sleep(0.02)
+        raise ServerError(f"the gateway did not get ready:\n{self.log.read_text(errors='replace')[-2000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL for the gateway alone: its engines must leave by themselves."""
+        self.engines()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        if self._process is None or self._process.poll() is not None:
+            return 0
+        self.engines()
+        self._process.terminate()
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def engines(self) -> list[psutil.Process]:
+        """Its engine processes, remembered so that one that is left over is seen."""
+        with suppress(psutil.Error):
+            found = [child for child in self.gateway.children() if _is_engine(child)]
+            self._seen.update(found)
+            return found
+        return []
+
+    def rest(self) -> Rest:
+        """What it holds now, when it has had a while to come to rest."""
+        until = time.monotonic() + SETTLE_SECONDS
+        while (entries := self._entries()) and time.monotonic() < until:
+            time.sleep(0.2)
+        engines = self.engines()
+        until = time.monotonic() + ORPHAN_SECONDS
+        while (orphans := self._orphans()) and time.monotonic() < until:
+            time.sleep(0.2)
+        for orphan in orphans:
+            with suppress(psutil.Error):
+                orphan.kill()
+        gateway = self.gateway
+        return Rest(gateway.memory_info().rss, gateway.num_fds(), len(engines), len(orphans), entries)
+
+    def wait_for_unload(self) -> None:
+        """Until no engine is left; idle ones go by themselves."""
+        while self.engines():
+            time.sleep(0.2)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:  # noqa: S310 - http
+            text = answer.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
+
+    def _entries(self) -> int:
+        names = ("samovar_requests_waiting", "samovar_requests_running", "samovar_websocket_connections")
+        return int(sum(map(self.metric, names)))
+
+    def _orphans(self) -> list[psutil.Process]:
+        mine = self.gateway.pid
+        orphans = []
+        for engine in tuple(self._seen):
+            with suppress(psutil.Error):
+                if engine.is_running() and engine.status() != psutil.STATUS_ZOMBIE and engine.ppid() != mine:
+                    orphans.append(engine)
+                    continue
+                if engine.is_running():
+                    continue
+            self._seen.discard(engine)
+        return orphans
+
+    def _answers(self) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+        return False
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    try:
+        return "engine.worker" in process.cmdline()
+    except psutil.Error:
+        return False

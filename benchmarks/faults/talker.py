@@ -1,0 +1,167 @@
+"""A client that holds conversations whatever happens to the server, and hears every answer to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+
+from benchmarks.faults.ledger import Ledger
+from benchmarks.faults.questions import Question
+
+ANSWER_SECONDS: Final = 90.0
+"""An answer that does not end within this is stuck: an engine that hangs is seen after half of it."""
+AGAIN_SECONDS: Final = 0.1
+"""Between two tries to reach a gateway that is not there."""
+TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+LOST: Final = (ConnectionClosed, OSError, InvalidHandshake, InvalidMessage, TimeoutError)
+
+
+class Talker:
+    """One client with one connection, or none for a moment."""
+
+    def __init__(
+        self, address: str, ledger: Ledger, scripts: Sequence[Sequence[Question]], draw: random.Random
+    ) -> None:
+        """Hold `scripts`' conversations at `address`, a WebSocket URL, in an order that `draw` gives."""
+        self._address = address
+        self._ledger = ledger
+        self._scripts = scripts
+        self._draw = draw
+        self._socket: ClientConnection | None = None
+        self.flighty = 0.0
+        """Chance that it loses its connection in the middle of an answer, and comes back for the rest."""
+
+    async def talk(self, until: float) -> None:
+        """Conversations until then, in monotonic seconds; the last answer is waited for."""
+        try:
+            while time.monotonic() < until:
+                await self._converse(self._draw.choice(self._scripts), until)
+        finally:
+            await self._leave()
+
+    async def _converse(self, script: Sequence[Question], until: float) -> None:
+        previous, alike = None, True
+        for question in script:
+            if time.monotonic() > until:
+                return
+            answer = _Answer(question)
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    response = await self._hear(answer, previous)
+            except TimeoutError:
+                self._ledger.stuck(f"an answer had no end after {ANSWER_SECONDS:.0f} s")
+                await self._leave()
+                return
+            if response is None:
+                return
+            if (response["incomplete_details"] or {}).get("reason") == "interrupted":
+                alike = False
+                self._ledger.cut_off(question, answer.text, response)
+            else:
+                if answer.first is not None:
+                    self._ledger.firsts.append(answer.first - answer.asked)
+                whole = not answer.returned  # of one that ended meanwhile, only its last event is told
+                alike = self._ledger.ended(question, answer.text, response, comparable=alike, whole=whole)
+            previous = response["id"]
+
+    async def _hear(self, answer: _Answer, previous: str | None) -> dict[str, Any] | None:
+        """The response as its last event told it; None when it was refused, failed, or never began."""
+        leaving = answer.size_at_leaving(self._draw) if self._draw.random() < self.flighty else None
+        while True:
+            try:
+                socket = await self._connected()
+                await socket.send(answer.request(previous))
+                while True:
+                    event = msgspec.json.decode(await socket.recv())
+                    if event["type"] == "error":
+                        await self._refused(event["error"], answer)
+                        return None
+                    answer.hear(event)
+                    if event["type"] == "response.failed":
+                        await self._refused(event["response"]["error"], answer)
+                        return None
+                    if event["type"] in TERMINAL:
+                        self._ledger.row.resumed += answer.returned
+                        self._note_disorder(answer)
+                        return dict(event["response"])
+                    if leaving is not None and len(answer.text) > leaving:
+                        leaving = None
+                        socket.transport.abort()
+            except LOST:
+                self._socket = None
+                if answer.id is None:  # nobody promised anything yet
+                    return None
+                answer.returned = True
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _refused(self, error: dict[str, Any], answer: _Answer) -> None:
+        if answer.returned and error.get("param") == "response_id":  # its gateway ended before it could note it
+            self._ledger.row.unkept += 1
+            return
+        self._ledger.refused(error["code"], error["message"])
+        if "retry_after" in error:  # held off: as another connection it is another user
+            await self._leave()
+        await asyncio.sleep(AGAIN_SECONDS)
+
+    def _note_disorder(self, answer: _Answer) -> None:
+        if answer.disorder:
+            self._ledger.row.blame("events came out of order")
+
+    async def _connected(self) -> ClientConnection:
+        while self._socket is None:
+            try:
+                self._socket = await connect(self._address, open_timeout=10, ping_interval=None, compression=None)
+            except LOST:
+                await asyncio.sleep(AGAIN_SECONDS)
+        return self._socket
+
+    async def _leave(self) -> None:
+        if self._socket is not None:
+            with suppress(*LOST):
+                await self._socket.close()
+            self._socket = None
+
+
+class _Answer:
+    """One answer as it is heard, over one connection or more."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self.id: str | None = None
+        self.text = ""
+        self.asked = time.monotonic()
+        self.first: float | None = None
+        """When its first text came."""
+        self.returned = False
+        self.disorder = False
+        self._last = -1
+
+    def request(self, previous: str | None) -> str:
+        """What to send: the question, or, when the answer has begun, where to go on with it."""
+        if self.id is None:
+            message = {"type": "response.create", "previous_response_id": previous, **self._question.fields}
+        else:
+            message = {"type": "response.resume", "response_id": self.id, "starting_after": self._last}
+        return msgspec.json.encode(message).decode()
+
+    def size_at_leaving(self, draw: random.Random) -> int:
+        """Letters after which a flighty client loses its connection."""
+        return draw.randrange(1, self._question.fields["max_output_tokens"])
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """The next event."""
+        self.disorder |= event["sequence_number"] <= self._last
+        self._last = event["sequence_number"]
+        if event["type"] == "response.created":
+            self.id = event["response"]["id"]
+        elif event["type"] == "response.output_text.delta":
+            self.text += event["delta"]
+            self.first = self.first or time.monotonic()

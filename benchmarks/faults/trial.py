@@ -1,0 +1,93 @@
+"""One fault from beginning to end: a house, clients who talk, the fault, healing, and an audit of what was promised."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from benchmarks.faults.house import House
+from benchmarks.faults.injuries import INJURIES, Injury
+from benchmarks.faults.ledger import Ledger, Row
+from benchmarks.faults.questions import scripts
+from benchmarks.faults.scene import Scene, small_disk
+from tests.redis_server import RedisServer
+
+SCRIPTS: Final = 12
+PEOPLE: Final = 6
+WARM_SECONDS: Final = 1.0
+HEAL_SECONDS: Final = 90.0
+"""An engine that died often is tried again after half a minute, and so is a store."""
+CONTEXT: Final = 2048
+SETTINGS: Final = {
+    "context": CONTEXT,
+    "engines": 2,
+    "cores": 2,
+    "resume_grace": 5,  # the longest that a client here stays away, and what vandals leave behind lasts no longer
+    "messages_per_minute": 1_000_000,
+}
+
+
+async def trial(name: str, model: Path, folder: Path, *, seconds: float, seed: int, texts: dict[str, str]) -> Row:
+    """Inflict the fault `name` for so many seconds; `texts` are undisturbed answers, and get those that are new."""
+    injury = INJURIES[name]
+    with _scene(name, injury, model, folder, seed=seed, texts=texts) as scene:
+        people = scene.people(PEOPLE, scripts(seed, SCRIPTS), flighty=injury.flighty)
+        await _talk(scene, WARM_SECONDS)
+        before = await asyncio.to_thread(scene.house.rest)
+        until = time.monotonic() + seconds
+        talking = [asyncio.create_task(talker.talk(until)) for talker in people]
+        await injury.inflict(scene, until)
+        await asyncio.gather(*talking)
+        await _heal(scene)
+        for leak in (await asyncio.to_thread(scene.house.rest)).leaks(before):
+            scene.ledger.row.leaks += 1
+            scene.ledger.row.notes[leak] += 1
+        await scene.ledger.audit(scene.house.url)
+        if await asyncio.to_thread(scene.house.stop):
+            scene.ledger.row.blame("the gateway did not end with exit code 0")
+        return scene.ledger.row
+
+
+@contextlib.contextmanager
+def _scene(
+    name: str, injury: Injury, model: Path, folder: Path, *, seed: int, texts: dict[str, str]
+) -> Iterator[Scene]:
+    folder.mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(RedisServer(folder)) if injury.redis else None
+        disk = stack.enter_context(small_disk(folder / "disk")) if injury.disk else None
+        clock = folder / "clock" if injury.clock else None
+        if clock is not None:
+            clock.write_text("0")
+        if injury.own_model:
+            model = Path(shutil.copy(model, folder / "model.gguf"))
+        state = (disk or folder) / "state"
+        settings = {**SETTINGS, **({"cache": redis.unix} if redis else {})}
+        house = House(state, model, log=folder / "log", clock=clock, **settings)
+        stack.callback(house.stop)
+        ledger = Ledger(texts)
+        yield Scene(house.start(), ledger, random.Random(f"{seed} {name}"), folder, redis, clock, disk)
+
+
+async def _talk(scene: Scene, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    await asyncio.gather(*(talker.talk(until) for talker in scene.talkers))
+
+
+async def _heal(scene: Scene) -> None:
+    """The fault is over: soon everybody is answered again as if nothing had been."""
+    for talker in scene.talkers:
+        talker.flighty = 0.0
+    until = time.monotonic() + HEAL_SECONDS
+    while time.monotonic() < until:
+        refused, turns = scene.ledger.row.refused, scene.ledger.row.turns
+        await _talk(scene, WARM_SECONDS)
+        if scene.ledger.row.turns > turns and scene.ledger.row.refused == refused:
+            return
+    scene.ledger.stuck(f"requests were refused {HEAL_SECONDS:.0f} s after the fault was over")
