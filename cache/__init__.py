@@ -7,6 +7,7 @@ from cache.database import Database
 from cache.errors import KeyMismatchError, StoreError, StoreFullError
 from cache.guarded import Guarded, Operation
 from cache.keys import KeyRing
+from cache.ledger import Ledger
 from cache.prefixes import PrefixCache, Stored
 from cache.redis import RedisStore
 from cache.store import Store, check_url, open_store, shown
@@ -22,6 +23,7 @@ __all__ = [
     "Guarded",
     "KeyMismatchError",
     "KeyRing",
+    "Ledger",
     "Operation",
     "PrefixCache",
     "Progress",

@@ -13,6 +13,7 @@ import structlog
 from cache.errors import KeyMismatchError, StoreError
 from cache.guarded import READ_SECONDS, Guarded, Operation
 from cache.keys import KeyRing
+from cache.ledger import Ledger
 from cache.prefixes import PrefixCache
 from cache.redis import RedisStore
 from cache.store import open_store, shown
@@ -65,6 +66,8 @@ class Cache:
             turns = RedisStore(url, ttl=ttl, names="turn")
             # A turn is acknowledged after its copy was tried, so that must not take long.
             self.copies = Guarded(turns, observe=observe, write_seconds=READ_SECONDS)
+        self.users = Ledger(url, keys, observe=observe) if Ledger.serves(url) else None
+        """Where gateways tell each other of users."""
         self.config = CacheConfig(raw.url, ttl, max_bytes, keys.text)
         self._keys = keys
         self._checked = False
@@ -107,5 +110,6 @@ class Cache:
     def close(self) -> None:
         """Close the store; one in memory is gone then."""
         self.store.close()
-        if self.copies is not None:
-            self.copies.close()
+        for shared in (self.copies, self.users):
+            if shared is not None:
+                shared.close()

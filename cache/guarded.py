@@ -136,6 +136,14 @@ class Guarded:
         """See Store."""
         self._write("mark", lambda: self._store.write_mark(fingerprint))
 
+    def ask(self, operation: str, work: Callable[[], T]) -> T:
+        """What `work` reads from this store in a way of its own, as bounded and counted as the rest."""
+        return self._read(operation, work)
+
+    def tell(self, operation: str, work: Callable[[], T]) -> T:
+        """Likewise for what it writes."""
+        return self._write(operation, work)
+
     def count(self, operation: str, outcome: str, seconds: float = 0.0, size: int = 0) -> None:
         """Tell of something that was done with what the store gave."""
         self._observe(Operation(self.backend, operation, outcome, seconds, size))
@@ -168,15 +176,16 @@ class Guarded:
         return self._call(self._reading, operation, work, self._read_seconds + values * VALUE_SECONDS, outcome, size)
 
     def _write(
-        self, operation: str, work: Callable[[], None], *, values: int = 0, size: int = 0, though_full: bool = False
-    ) -> None:
+        self, operation: str, work: Callable[[], T], *, values: int = 0, size: int = 0, though_full: bool = False
+    ) -> T:
         if not (self.reachable if though_full else self.writable):
             raise self._skipped(operation)
         seconds = self._write_seconds + values * VALUE_SECONDS
-        self._call(self._writing, operation, work, seconds, lambda _: "ok", lambda _: size)
+        result = self._call(self._writing, operation, work, seconds, lambda _: "ok", lambda _: size)
         if not though_full:
             with self._state:
                 self._full_pause, self._full_until, self.reason = FIRST_PAUSE, 0.0, ""
+        return result
 
     def _skipped(self, operation: str) -> StoreError:
         self.count(operation, "skipped")

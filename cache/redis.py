@@ -8,7 +8,7 @@ hit is shorter.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import redis
@@ -31,6 +31,7 @@ _TAKES_NOTHING_CODES: Final = ("MISCONF", "NOREPLICAS")
 """The other errors by which a Redis that can be read refuses to be written."""
 
 
+_REVISION: Final = b"revision"
 APART: Final = 1000
 """Milliseconds by which a parent outlives its child: more than a pipeline takes, as each counts from its command."""
 
@@ -45,6 +46,7 @@ class RedisStore:
         self.url = url
         self._ttl = int(ttl * 1000)
         self._prefix = f"samovar:{names}:".encode()
+        self._table = f"samovar:{names}s".encode()
         self._client = redis.Redis.from_url(
             url,
             protocol=2,  # no HELLO: older servers and proxies answer too
@@ -105,6 +107,31 @@ class RedisStore:
             if not isinstance(answer, dict):
                 raise StoreError("cache: what answers is no Redis")
             return answer
+
+    def revision(self) -> int | None:
+        """How often the table was written; None when there is none."""
+        with _told():
+            [revision] = _expected([self._client.hget(self._table, _REVISION)], 1, (bytes, type(None)))
+            return None if revision is None else int(revision)
+
+    def table(self) -> dict[bytes, bytes]:
+        """A few values that do not grow old, beside the others: all of them."""
+        with _told():
+            answer: Any = self._client.hgetall(self._table)
+            if not isinstance(answer, dict):
+                raise StoreError("cache: what answers is no Redis")
+            fields = _expected([*answer], len(answer), (bytes,))
+            return {id_: answer[id_] for id_ in fields if id_ != _REVISION}
+
+    def write_table(self, values: Mapping[bytes, bytes], *, drop: Sequence[bytes] = ()) -> int:
+        """Put values there, drop others, and give the new revision.
+
+        It rises last: who reads in between reads once more.
+        """
+        commands: list[tuple[Any, ...]] = [("HSET", self._table, id_, value) for id_, value in values.items()]
+        commands += [("HDEL", self._table, id_) for id_ in drop]
+        with _told():
+            return self._pipeline([*commands, ("HINCRBY", self._table, _REVISION, 1)], int)[-1]
 
     def read_mark(self) -> str | None:
         """The fingerprint of the key that the values were sealed under."""

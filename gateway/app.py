@@ -93,7 +93,9 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         dispatcher=dispatcher,
         admission=admission,
         roster=Roster(
-            Users(settings.state_dir), concurrency=settings.user_concurrency, messages=settings.messages_per_minute
+            Users(settings.state_dir, ledger=cache.users),
+            concurrency=settings.user_concurrency,
+            messages=settings.messages_per_minute,
         ),
         conversations=Conversations(
             model.prompt,

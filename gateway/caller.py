@@ -9,6 +9,8 @@ from starlette.requests import HTTPConnection
 
 ANONYMOUS: Final = "anonymous"
 """The one tenant, as long as there are no keys."""
+SHOWN: Final = 8
+"""Characters of a tenant's id that logs and lists have."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,16 @@ class Caller:
     limits: Limits = Limits()
     admin: bool = False
     """May see what the operator sees."""
+
+    @property
+    def shown(self) -> str:
+        """Who it is, for the log: enough of the tenant to tell two apart, as `samovar keys list` has it."""
+        return shown(self.tenant)
+
+
+def shown(tenant: str) -> str:
+    """A tenant's id, shortened to what people compare."""
+    return tenant[:SHOWN] if tenant != ANONYMOUS else tenant
 
 
 def caller_of(connection: HTTPConnection) -> Caller:

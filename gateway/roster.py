@@ -27,8 +27,6 @@ class Guest:
     """A connection or request that is in, and how to show it out."""
 
     caller: Caller
-    name: str | None
-    """The user's, for logs; None is anonymous."""
     address: str
     leave: Callable[[], Awaitable[None]]
 
@@ -58,13 +56,10 @@ class Roster:
         """Somebody has, or had, a key, and so everybody needs one."""
         return bool(self._users)
 
-    def identify(self, key: str | None, stranger: str) -> tuple[Caller, str | None]:
-        """The caller behind a key, and the user's name; without keys, `stranger` is the user.
-
-        Raises InvalidApiKeyError.
-        """
+    def identify(self, key: str | None, stranger: str) -> Caller:
+        """The caller behind a key; without keys, `stranger` is the user. Raises InvalidApiKeyError."""
         if not self.needs_keys:
-            return Caller(ANONYMOUS, stranger), None
+            return Caller(ANONYMOUS, stranger)
         user = find(self._users, key) if key else None
         if user is None or not user.is_valid(self._clock()):
             raise InvalidApiKeyError(_reason(key, user))
@@ -72,7 +67,7 @@ class Roster:
         limits = user.limits
         if limits.concurrency is None:
             limits = replace(limits, concurrency=self._concurrency)
-        return Caller(user.tenant, user.tenant, limits, admin=user.admin), user.name
+        return Caller(user.tenant, user.tenant, limits, admin=user.admin)
 
     def enter(self, guest: Guest) -> None:
         """Somebody came in."""
@@ -111,7 +106,8 @@ class Roster:
 
     async def refresh(self) -> None:
         """Read what changed, and show those out who may be in no longer. Raises StoreError."""
-        if await self._file.changed():
+        changed = await self._file.changed()
+        if await self._file.share() or changed:
             self._users = await self._file.all()
         if self.needs_keys:
             now = self._clock()

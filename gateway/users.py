@@ -9,13 +9,14 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from cache import Database
+from cache import Database, Ledger, StoreError
 from gateway.caller import Limits
 
 FILE: Final = "users.db"
@@ -50,8 +51,12 @@ class Usage:
     tokens: int = 0
 
 
-class User(msgspec.Struct, frozen=True):
-    """One user; times are in seconds of the epoch."""
+class Key(msgspec.Struct, frozen=True):
+    """A user's key, as all gateways that share a Redis know it; times are in seconds of the epoch.
+
+    Of two with one name the later is the user's, and what was revoked anywhere stays so: in whatever order gateways
+    hear of each other's, they come to the same.
+    """
 
     name: str
     tenant: str
@@ -65,6 +70,23 @@ class User(msgspec.Struct, frozen=True):
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """Larger is later. Two that were made at the same moment, out of each other's sight, are told by their ids."""
+        return self.created_at, self.tenant
+
+    def merged(self, other: Key) -> Key:
+        """What counts of this and another one of the same name."""
+        if self.tenant != other.tenant:
+            return max(self, other, key=lambda key: key.age)
+        moments = [moment for moment in (self.revoked_at, other.revoked_at) if moment is not None]
+        return msgspec.structs.replace(self, revoked_at=min(moments, default=None))
+
+
+class User(Key, frozen=True):
+    """A user with what this gateway's engines did for them."""
+
     last_used: int | None
     requests: int
     tokens: int
@@ -82,18 +104,36 @@ class User(msgspec.Struct, frozen=True):
         """What this user may have."""
         return Limits(self.concurrency, self.tokens_per_minute, self.weight)
 
+    @property
+    def key(self) -> Key:
+        """What other gateways know."""
+        return Key(*(getattr(self, name) for name in _SHARED))
+
 
 _COLUMNS: Final = ", ".join(User.__struct_fields__)
+_SHARED: Final = Key.__struct_fields__
+# A later one of the same name may have been made here while others' were read.
+_TAKE: Final = """
+INSERT OR REPLACE INTO users (name, tenant, digest, admin, weight, concurrency, tokens_per_minute, created_at,
+    expires_at, revoked_at) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
+WHERE NOT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND (created_at, tenant) >= (?8, ?2))
+"""
+_END: Final = "UPDATE users SET revoked_at = ? WHERE tenant = ?"
 
 
 class Users:
     """The file. Every method raises StoreError when the disk does not do its part."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Open or create the file in `folder`."""
+    def __init__(self, folder: Path, *, ledger: Ledger | None = None, clock: Callable[[], float] = time.time) -> None:
+        """Open or create the file in `folder`; `ledger`, which other gateways share, stays open."""
         self._database = Database(folder / FILE, _SCHEMA)
+        self._ledger = ledger
         self._clock = clock
         self._seen: int | None = None
+        self._revision: int | None = None
+        self._sharing = asyncio.Lock()
+        self.untold = ledger is not None
+        """Whether other gateways may lack something of ours; `share` tells it, as soon as the ledger answers."""
 
     async def add(
         self,
@@ -106,25 +146,32 @@ class Users:
         """Add a user and give the key, which nobody can tell again. Raises UserError."""
         if not _NAME.fullmatch(name):
             raise UserError("a name is 1 to 64 letters, digits or . @ + - _")
-        if any(user.name == name and user.revoked_at is None for user in await self.all()):
+        await self.share()
+        before = next((user for user in await self.all() if user.name == name), None)
+        if before is not None and before.revoked_at is None:
             raise UserError(f"there is a user {name} already; revoke it first: samovar keys revoke {name}")
         key = PREFIX + secrets.token_urlsafe(32)
+        # Later than what it takes the place of, whatever the clock of the gateway that made that.
+        created = max(int(self._clock()), before.created_at + 1 if before is not None else 0)
         values = (name, secrets.token_hex(16), digest(key), admin, limits.weight, limits.concurrency)
         await self._database.run(
             "INSERT OR REPLACE INTO users (name, tenant, digest, admin, weight, concurrency, tokens_per_minute,"
             " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*values, limits.tokens_per_minute, int(self._clock()), expires_at),
+            (*values, limits.tokens_per_minute, created, expires_at),
         )
+        await self._changed_here()
         return key
 
     async def revoke(self, name: str) -> None:
         """End a key. The user stays listed, and the gateway closed to those without a key. Raises UserError."""
+        await self.share()
         done = await self._database.run(
             "UPDATE users SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL RETURNING name",
             (int(self._clock()), name),
         )
         if not done:
             raise UserError(f"there is no user {name} with a key; see: samovar keys list")
+        await self._changed_here()
 
     async def all(self) -> list[User]:
         """Everybody by name, the revoked ones too."""
@@ -136,7 +183,65 @@ class Users:
         """Whether another process wrote since this was last asked; the first time, yes."""
         [[version]] = await self._database.run("PRAGMA data_version")
         before, self._seen = self._seen, version
-        return bool(version != before)
+        changed = bool(version != before)
+        self.untold |= changed and self._ledger is not None
+        return changed
+
+    async def share(self) -> bool:
+        """Take over what other gateways know, and tell them what they lack; whether anything changed here.
+
+        While the ledger is away nothing is taken, `untold` stays, and no error is raised: the file here is what counts.
+        """
+        if self._ledger is None:
+            return False
+        async with self._sharing:
+            try:
+                revision = await self._ledger.revision()
+                if revision is not None and revision == self._revision and not self.untold:
+                    return False
+                theirs = await self._ledger.read()
+            except StoreError:
+                self._revision, self.untold = None, True
+                return False
+            taken = await self._take(theirs)
+            try:
+                self._revision, self.untold = await self._tell(theirs, revision), False
+            except StoreError:
+                self._revision, self.untold = None, True
+            return taken
+
+    async def _take(self, records: list[bytes]) -> bool:
+        """Keep what others know better; whether there was any."""
+        ours = {user.name: user.key for user in await self.all()}
+        taken = False
+        for theirs in map(_read, records):
+            mine = ours.get(theirs.name)
+            known = theirs if mine is None else mine.merged(theirs)
+            if known == mine:
+                continue
+            taken, ours[known.name] = True, known
+            if mine is not None and mine.tenant == known.tenant:
+                await self._database.run(_END, (known.revoked_at, known.tenant))
+            else:
+                await self._database.run(_TAKE, msgspec.structs.astuple(known))
+        return taken
+
+    async def _tell(self, records: list[bytes], revision: int | None) -> int | None:
+        """Let others know what they know worse, and give the revision that holds all of ours, if any is known to."""
+        assert self._ledger is not None  # noqa: S101 - see share
+        theirs: dict[str, Key] = {}
+        for key in map(_read, records):
+            theirs[key.name] = key.merged(theirs[key.name]) if key.name in theirs else key
+        ours = {user.name: user.key for user in await self.all()}
+        better = {name: _written(key) for name, key in ours.items() if theirs.get(name) != key}
+        if not better:
+            return revision
+        told = await self._ledger.write(better)
+        return told if told == (revision or 0) + 1 else None  # else somebody wrote at the same time: look again
+
+    async def _changed_here(self) -> None:
+        self.untold = self._ledger is not None
+        await self.share()
 
     async def used(self, usage: Mapping[str, Usage]) -> None:
         """Write down what tenants had."""
@@ -149,15 +254,21 @@ class Users:
         self._database.close()
 
 
-def exist(folder: Path) -> bool:
-    """Whether anybody has, or had, a key; nothing is created. Raises StoreError."""
-    if not (folder / FILE).exists():
-        return False
-    users = Users(folder)
-    try:
-        return bool(asyncio.run(users.all()))
-    finally:
-        users.close()
+async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
+    """Whether anybody has, or had, a key, here or at a gateway that shares `ledger`; nothing is created.
+
+    Raises StoreError; a ledger that is away knows nobody.
+    """
+    if (folder / FILE).exists():
+        users = Users(folder)
+        try:
+            if await users.all():
+                return True
+        finally:
+            users.close()
+    with suppress(StoreError):
+        return ledger is not None and bool(await ledger.read())
+    return False
 
 
 def find(users: Iterable[User], key: str) -> User | None:
@@ -172,6 +283,15 @@ def find(users: Iterable[User], key: str) -> User | None:
 def digest(key: str) -> bytes:
     """What is stored of a key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _read(record: bytes) -> Key:
+    """A record of the ledger; only holders of the cache key can have written it."""
+    return msgspec.msgpack.decode(record, type=Key)
+
+
+def _written(key: Key) -> bytes:
+    return msgspec.msgpack.encode(key)
 
 
 def day(now: float) -> str:

@@ -75,14 +75,14 @@ async def test_a_chinese_name_is_one(users: Users) -> None:
 
 async def test_without_keys_all_may_come_in_and_share_one_tenant(roster: Roster) -> None:
     await roster.refresh()
-    assert roster.identify("anything", "connection 1") == (Caller(ANONYMOUS, "connection 1"), None)
+    assert roster.identify("anything", "connection 1") == Caller(ANONYMOUS, "connection 1")
 
 
 async def test_with_the_first_key_everybody_needs_one(users: Users, roster: Roster) -> None:
     key = await users.add("anna", admin=True, limits=Limits(tokens_per_minute=600))
     await roster.refresh()
-    caller, name = roster.identify(key, "connection 1")
-    assert (name, caller.limits, caller.admin) == ("anna", Limits(2, 600), True)
+    caller = roster.identify(key, "connection 1")
+    assert (caller.limits, caller.admin) == (Limits(2, 600), True)
     assert caller.tenant == caller.user != ANONYMOUS
     for wrong in (None, "", "smv_", key + "x", key.swapcase()):
         with pytest.raises(InvalidApiKeyError):
@@ -108,7 +108,7 @@ async def test_another_process_revokes_and_who_is_in_is_shown_out(users: Users, 
 
     keys = [await users.add(name) for name in ("anna", "bert")]
     await roster.refresh()
-    guests = [Guest(roster.identify(key, "")[0], None, "", leave if key == keys[0] else nobody) for key in keys]
+    guests = [Guest(roster.identify(key, ""), "", leave if key == keys[0] else nobody) for key in keys]
     for guest in guests:
         roster.enter(guest)
     other = Users(tmp_path)
@@ -133,7 +133,7 @@ async def test_with_the_last_key_revoked_the_gateway_stays_closed(users: Users, 
 async def test_what_a_user_had_is_written_down(users: Users, roster: Roster) -> None:
     key = await users.add("anna")
     await roster.refresh()
-    caller, _ = roster.identify(key, "")
+    caller = roster.identify(key, "")
     for tokens in (10, 20):
         roster.record(caller, tokens)
         await roster.flush()
@@ -168,11 +168,11 @@ def keys(capsys: pytest.CaptureFixture[str], state: Path, *arguments: str) -> tu
 
 
 def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not exist(tmp_path)
+    assert not asyncio.run(exist(tmp_path))
     code, key, _ = keys(capsys, tmp_path, "add", "anna", "--admin", "--expires", "90d", "--tokens-per-minute", "6000")
     assert code == 0
     assert KEY.fullmatch(key.removesuffix("\n"))
-    assert exist(tmp_path)
+    assert asyncio.run(exist(tmp_path))
     table = keys(capsys, tmp_path, "list")[1]
     assert "anna" in table
     assert "valid, admin" in table

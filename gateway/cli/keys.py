@@ -9,18 +9,23 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
-from cache import StoreError
-from gateway.caller import Limits
+from cache import KeyMismatchError, KeyRing, Ledger, StoreError
+from cache import shown as shown_url
+from gateway.caller import Limits, shown
 from gateway.cli import CommandError
 from gateway.settings import Settings
 from gateway.users import User, UserError, Users, day, exist
 
 SETTINGS: Final = ()
+_AWAY: Final = "other gateways hear of changes from this one, when it serves and that is back"
 _SECONDS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -48,11 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it. Raises CommandError."""
     try:
-        users = Users(settings.state_dir)
-        try:
-            asyncio.run(_run(users, options))
-        finally:
-            users.close()
+        asyncio.run(_run(settings, options))
     except (StoreError, UserError) as error:
         raise CommandError(str(error)) from error
     return 0
@@ -61,12 +62,57 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 def has_keys(settings: Settings) -> bool:
     """Whether the gateway asks for keys. Raises CommandError."""
     try:
-        return exist(settings.state_dir)
+        return asyncio.run(_exist(settings))
     except StoreError as error:
         raise CommandError(str(error)) from error
 
 
-async def _run(users: Users, options: argparse.Namespace) -> None:
+async def _exist(settings: Settings) -> bool:
+    source = settings.key_source
+    if isinstance(source, Path) and not source.exists():  # it cannot have sealed anything, and is not made by a look
+        return await exist(settings.state_dir)
+    with _ledger(settings) as ledger:
+        return await exist(settings.state_dir, ledger)
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[Ledger | None]:
+    """Where gateways tell each other of users; None where there is but one. Raises StoreError."""
+    if not Ledger.serves(settings.cache_url):
+        yield None
+        return
+    ledger = Ledger(settings.cache_url, KeyRing.load(settings.key_source))
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+async def _run(settings: Settings, options: argparse.Namespace) -> None:
+    with _ledger(settings) as ledger:
+        if ledger is not None:
+            await _check_key(ledger)
+        users = Users(settings.state_dir, ledger=ledger)
+        try:
+            await users.share()
+            await _do(users, options)
+            if users.untold:
+                print(f"{shown_url(settings.cache_url)} does not answer: {_AWAY}", file=sys.stderr)
+        finally:
+            users.close()
+
+
+async def _check_key(ledger: Ledger) -> None:
+    """Raises KeyMismatchError."""
+    try:
+        await ledger.check_key()
+    except KeyMismatchError:
+        raise
+    except StoreError:  # it is away, which is told when all is done
+        return
+
+
+async def _do(users: Users, options: argparse.Namespace) -> None:
     if options.action == "add":
         limits = Limits(options.concurrency, options.tokens_per_minute, options.weight)
         first = not await users.all()
@@ -93,6 +139,7 @@ def _plain(user: User) -> dict[str, object]:
     today = user.day == day(time.time())
     return {
         "name": user.name,
+        "id": shown(user.tenant),
         "state": _state(user),
         "admin": user.admin,
         "tokens_per_minute": user.tokens_per_minute,
@@ -110,7 +157,7 @@ def _plain(user: User) -> dict[str, object]:
 
 def _table(users: list[User]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("name", "key", "expires", "tokens/min", "in flight", "weight", "last use"):
+    for name in ("name", "id in logs", "key", "expires", "tokens/min", "in flight", "weight", "last use"):
         table.add_column(name)
     for name in ("requests today", "in all", "tokens today", "in all"):
         table.add_column(name, justify="right")
@@ -119,6 +166,7 @@ def _table(users: list[User]) -> Table:
         figures = (plain[name] for name in ("requests_today", "requests", "tokens_today", "tokens"))
         table.add_row(
             user.name,
+            shown(user.tenant),
             f"{_state(user)}{', admin' if user.admin else ''}",
             _date(user.expires_at),
             "" if user.tokens_per_minute is None else f"{user.tokens_per_minute:,}",

@@ -17,6 +17,7 @@ from gateway.caller import ANONYMOUS, Caller
 from gateway.errors import ApiError, ConnectionLimitError, InvalidApiKeyError, RateLimitExceededError
 from gateway.roster import Guest, Roster
 from gateway.transport.refusals import refuse
+from gateway.users import PREFIX
 
 SUBPROTOCOL: Final = "samovar"
 """What a browser offers, and is given, beside its key."""
@@ -48,30 +49,35 @@ class Callers:
         client = scope.get("client")
         address = client[0] if client else ""
         try:
-            caller, name = await self._identify(scope, address)
+            caller = await self._identify(scope, address)
             self._check(scope, caller, address)
             if scope["type"] == "http":
                 self._roster.heard(caller)  # a socket's messages count one by one
         except ApiError as error:
             await refuse(error, scope, receive, send, headers=_headers(scope, error))
             return
-        scope.setdefault("state", {}).update(caller=caller, user=name)
-        guest = Guest(caller, name, address, leave=_nobody)
+        scope.setdefault("state", {})["caller"] = caller
+        guest = Guest(caller, address, leave=_nobody)
         self._roster.enter(guest)
         try:
             await (self._socket if scope["type"] == "websocket" else self._request)(guest, scope, receive, send)
         finally:
             self._roster.leave(guest)
 
-    async def _identify(self, scope: Scope, address: str) -> tuple[Caller, str | None]:
+    async def _identify(self, scope: Scope, address: str) -> Caller:
         """Who it is, by the users as they are now: a key is good from its making on. Raises InvalidApiKeyError."""
         key, stranger = _key(scope), self._stranger(scope, address)
+        if not self._roster.needs_keys and key is not None and key.startswith(PREFIX):
+            await self._refresh()  # perhaps the first key of all: what is said under it must not become everybody's
         try:
             return self._roster.identify(key, stranger)
         except InvalidApiKeyError:
-            with suppress(StoreError):
-                await self._roster.refresh()
+            await self._refresh()
             return self._roster.identify(key, stranger)
+
+    async def _refresh(self) -> None:
+        with suppress(StoreError):  # who was known stays known
+            await self._roster.refresh()
 
     def _stranger(self, scope: Scope, address: str) -> str:
         """Without keys: every connection is a user of its own, over HTTP every address."""
