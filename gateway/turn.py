@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Self
 
+import structlog
 from msgspec.structs import replace
 
 from cache import StoreError
@@ -26,6 +27,8 @@ from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.sessions import Turn
 from gateway.unstored import Unstored
+
+log = structlog.get_logger("responses")
 
 QUEUED_EVERY: Final = 1.0
 """Seconds between two tellings of a queue position."""
@@ -63,7 +66,10 @@ class TurnRunner:
         self._events = self._shape()
         self._answer = Answer(self._events, calls=prepared.form.calls, new_id=new_id)
         self._generation = Generation(house, request, prepared, caller, self._text)
-        self._answered = False
+        self._queued: float | None = None
+        """Seconds that it waited for an engine, once it has one."""
+        self._first: float | None = None
+        """Seconds to its first delta."""
         self._ending: tuple[str, str | None] | None = None
         """Why it is ended early, and in more words."""
         house.activity.turn(request.previous_response_id, self.id)
@@ -171,7 +177,8 @@ class TurnRunner:
         if ticket.placed.cancelled():
             return None
         placement = ticket.placed.result()
-        self._house.metrics.queue.observe(self._seconds)
+        self._queued = self._seconds
+        self._house.metrics.queue.observe(self._queued)
         return placement
 
     async def _generate(self, placement: Placement) -> None:
@@ -189,9 +196,9 @@ class TurnRunner:
 
     def _text(self, text: str, logprobs: list[dict[str, Any]]) -> None:
         self._tell(self._answer.feed(text, logprobs))
-        if not self._answered:
-            self._answered = True
-            self._house.metrics.ttft.labels(self._generation.cache).observe(self._seconds)
+        if self._first is None:
+            self._first = self._seconds
+            self._house.metrics.ttft.labels(self._generation.cache).observe(self._first)
 
     async def _finish(self, placement: Placement | None) -> None:
         """Keep the turn before its end is told: what is acknowledged is on disk."""
@@ -269,4 +276,25 @@ class TurnRunner:
         return time.monotonic() - self._arrived
 
     def _count(self, status: str, code: str = "") -> None:
+        """Count its end, and write the log's line of it: ids, times and counts, never what was said."""
         self._house.metrics.ended(self.request.route, status, code, seconds=self._seconds)
+        usage = self._generation.usage
+        log.info(
+            "response",
+            response_id=self.id,
+            tenant=self._caller.shown,
+            route=self.request.route,
+            status=status,
+            code=code or None,
+            queue_seconds=_rounded(self._queued),
+            first_token_seconds=_rounded(self._first),
+            seconds=_rounded(self._seconds),
+            prompt_tokens=usage.input,
+            cached_tokens=usage.cached,
+            generated_tokens=usage.output,
+            engines=list(dict.fromkeys(engine.name for engine, _ in self._generation.traces)),
+        )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -27,7 +27,7 @@ class Gateway:
     def __init__(self, state: Path, **settings: object) -> None:
         """Keep its conversations in `state`; nothing runs yet."""
         self.state = state
-        self._flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        self.flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         self._embedded = "model" not in settings
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
@@ -36,7 +36,7 @@ class Gateway:
 
     def start(self) -> Self:
         """Start it and wait for the line that says that it listens."""
-        command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={self.state}", *self._flags]
+        command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={self.state}", *self.flags]
         with (self.state.parent / f"{self.state.name}.log").open("a") as log:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env=CHILD_ENVIRONMENT
@@ -91,6 +91,10 @@ class Gateway:
     def get(self, path: str, **headers: str) -> httpx.Response:
         """GET a route."""
         return httpx.get(self.url + path, headers=headers, timeout=10)
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+        """POST a route."""
+        return httpx.post(self.url + path, json=body, headers=headers, timeout=60)
 
     @asynccontextmanager
     async def connect(self, key: str = "none") -> AsyncIterator[Conversation]:

@@ -55,9 +55,10 @@ def error_answer(error: ApiError) -> Response:
     return JSONResponse({"error": error.body()}, status_code=error.status, headers=headers)
 
 
-async def unrouted(_: Request, error: Exception) -> Response:
+async def unrouted(request: Request, error: Exception) -> Response:
     """What Starlette itself refuses: no such route, or not with this method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
+    request.state.code = InvalidRequestError.code  # for the log
     body = InvalidRequestError(f"{error.detail}").body()
     return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
 

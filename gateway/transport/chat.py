@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.caller import caller_of
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.log import Reader
@@ -25,7 +24,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
     async def create(request: Request) -> Response:
         """Answer a request; who closes it cancels it."""
         wanted, chat = read_chat(await json_body(request))
-        running, close = await started(responses, wanted, caller_of(request))
+        running, close = await started(responses, wanted, request)
         response = running.turn.response
         completion = Completion(
             running.turn.id,

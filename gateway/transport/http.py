@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.caller import Caller, caller_of
+from gateway.caller import caller_of
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
 from gateway.forgetting import forget
 from gateway.prepared import count
@@ -47,14 +47,15 @@ class List(msgspec.Struct, frozen=True):
     after: str | None = None
 
 
-async def started(responses: Responses, create: ResponseCreate, caller: Caller) -> tuple[Running, Callable[[], None]]:
+async def started(responses: Responses, create: ResponseCreate, request: Request) -> tuple[Running, Callable[[], None]]:
     """A response that has begun, and what its HTTP request calls when it is closed. Raises ApiError."""
     unstored = Unstored()
     try:
-        running = await responses.start(create, caller=caller, unstored=unstored)
+        running = await responses.start(create, caller=caller_of(request), unstored=unstored)
     except BaseException:
         unstored.close()
         raise
+    request.state.answered = True
 
     def close() -> None:
         running.let_go(lost=False)
@@ -98,7 +99,7 @@ class HttpResponses:
     async def create(self, request: Request) -> Response:
         """Answer a request; who closes it cancels it."""
         create, stream = read_body(await json_body(request))
-        running, close = await started(self._responses, create, caller_of(request))
+        running, close = await started(self._responses, create, request)
         if stream:
             return EventStream(request, frames(running, Reader(running.log)), close)
         try:

@@ -25,7 +25,8 @@ _STARTS: Final = ("http.response.start", "websocket.accept", "websocket.http.res
 class Stamps:
     """ASGI middleware that numbers requests, stamps their answers, and logs those under `/v1` and those that failed.
 
-    Neither paths' query strings nor any content is logged.
+    A request that began a response has its line from there, under the same id (turn.py). Neither paths' query strings
+    nor any content is logged.
     """
 
     def __init__(
@@ -56,24 +57,27 @@ class Stamps:
             await send(message)
 
         scope.setdefault("state", {})["request_id"] = request_id
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        name = "connection_id" if scope["type"] == "websocket" else "request_id"
+        with structlog.contextvars.bound_contextvars(**{name: request_id}):
             try:
                 await self._app(scope, receive, stamped)
             finally:
                 refusal = scope["state"].get("refusal")
                 if refusal is not None:
                     self._refused(scope["path"], refusal)
-                if scope["path"].startswith("/v1/") or status >= 500:
+                told = "answered" in scope["state"]
+                if not told and (scope["path"].startswith("/v1/") or status >= 500):
                     self._log(scope, status, began)
 
     def _log(self, scope: Scope, status: int, began: float) -> None:
-        kind = "connection" if scope["type"] == "websocket" else "request"
+        kind, state = "connection" if scope["type"] == "websocket" else "request", scope["state"]
+        caller = state.get("caller")
         structlog.get_logger().info(
             kind,
             method=scope.get("method", "GET"),
             path=scope["path"],
-            status=status,
-            code=scope["state"].get("refusal"),
+            http_status=status,
+            code=state.get("refusal") or state.get("code"),
             seconds=round(self._clock() - began, 3),
-            user=scope["state"].get("user"),
+            tenant=caller.shown if caller else None,
         )

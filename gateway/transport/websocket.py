@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.caller import Caller
-from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
+from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError, RateLimitExceededError
 from gateway.house import new_id
 from gateway.protocol.events import Event, refusal, retold
 from gateway.protocol.lanes import Lanes
@@ -40,6 +41,8 @@ from gateway.protocol.steering import (
 from gateway.responses import STOPPING, Responses, Running
 from gateway.unstored import Unstored
 
+log = structlog.get_logger("websocket")
+
 SEND_SECONDS: Final = 30.0
 """A client that takes nothing for so long is gone."""
 RESTARTING: Final = 1012
@@ -63,6 +66,8 @@ class Connection:
         self._unstored = Unstored()
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._flooded = False
+        """Whether the last refusal was for coming too fast."""
         self._lost = True
         """Whether the socket ended without a close frame."""
 
@@ -116,8 +121,7 @@ class Connection:
             self._lanes.add(message.stream_id, message)
             self._begin()
         except ApiError as error:
-            self._count(error)
-            self._outbox.note(refusal(error, **named))
+            self._refuse(error, named)
 
     def _count(self, error: ApiError) -> None:
         self._responses.house.metrics.rejected(ResponseCreate.route, error.code)
@@ -172,11 +176,11 @@ class Connection:
                 running = await self._responses.start(message, caller=self._caller, unstored=self._unstored)
                 found = (running, Reader(running.log, stream_id=lane))
         except ApiError as error:
-            self._count(error)
             if steers:
+                self._count(error)
                 self._give_back(steers, SteerError("successor_creation_failed", error.message), lane)
             else:
-                self._outbox.note(refusal(error, **_address(message)))
+                self._refuse(error, _address(message))
             found = None
         if found is None:
             self._lanes.end(lane)
@@ -233,13 +237,22 @@ class Connection:
     def _note(self, event: Event, lane: str | None) -> None:
         self._outbox.note(event if lane is None else {**event, "stream_id": lane})
 
+    def _refuse(self, error: ApiError, named: Mapping[str, str]) -> None:
+        """Tell that a message was not taken, and leave its number in the log: what it said stays out of that."""
+        self._count(error)
+        number = new_id("req")
+        if not (self._flooded and isinstance(error, RateLimitExceededError)):  # of a flood only its beginning
+            log.info("refused", request_id=number, code=error.code, tenant=self._caller.shown)
+        self._flooded = isinstance(error, RateLimitExceededError)
+        self._outbox.note(refusal(error, request_id=number, **named))
+
     def _fell_behind(self, reader: Reader) -> None:
         self._held[reader].fell_behind()
 
     def _closing(self) -> None:
         """The gateway stops: what runs may end, what waits is refused, and then the client is sent away."""
         for _, message in self._lanes.clear():
-            self._outbox.note(refusal(EngineUnavailableError(STOPPING), **_address(message)))
+            self._refuse(EngineUnavailableError(STOPPING), _address(message))
         self._wake()
 
     def _wake(self) -> None:

@@ -1,0 +1,97 @@
+"""The log: one line for each request, by whose id what a client was told is found, and nothing of what was said."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+
+from gateway.cli import main
+from tests.chatting import Terminal
+from tests.running import SAMOVAR, Gateway
+
+BRIEF = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 3}
+
+
+def lines(gateway: Gateway, event: str) -> list[dict[str, Any]]:
+    """What the log has of one kind, once the gateway has ended."""
+    gateway.stop()
+    found = [json.loads(line) for line in gateway.log().splitlines()]
+    return [line for line in found if line["event"] == event]
+
+
+async def test_each_answer_has_one_line_with_its_ids_times_tokens_and_engine(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        first = (await conversation.ask("a secret", **BRIEF))[-1].response
+        second = (await conversation.ask("another secret", previous_response_id=first.id, **BRIEF))[-1].response
+    body = {"model": "tiny", "input": "a secret", **BRIEF}
+    plain, stream = [tiny_server.post("/v1/responses", {**body, "stream": stream}) for stream in (False, True)]
+    told = lines(tiny_server, "response")
+    assert [line["response_id"] for line in told[:2]] == [first.id, second.id]
+    assert [line["request_id"] for line in told[2:]] == [a.headers["x-request-id"] for a in (plain, stream)]
+    assert len({line["connection_id"] for line in told[:2]}) == 1
+    for line, usage in zip(told, (first.usage, second.usage), strict=False):
+        counted = (line["prompt_tokens"], line["cached_tokens"], line["generated_tokens"])
+        assert counted == (usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens)
+    for line in told:
+        assert 0 <= line["queue_seconds"] <= line["first_token_seconds"] <= line["seconds"]
+        assert (line["status"], line["code"], line["engines"]) == ("incomplete", None, ["0"])
+        assert (line["tenant"], line["route"], line["level"]) == ("anonymous", "responses", "info")
+    # Nothing else tells of the same requests.
+    assert lines(tiny_server, "request") == []
+    assert len(lines(tiny_server, "connection")) == 1
+    assert "secret" not in tiny_server.log()
+
+
+async def test_what_was_refused_is_found_by_the_id_that_its_client_was_told(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        await conversation.send('{"type": "a secret type", "stream_id": "lane"}')
+        [unknown] = await conversation.events()
+        [absent] = await conversation.ask("a secret", previous_response_id="resp_secret")
+    answer = tiny_server.post("/v1/responses", {"input": "a secret", "model": "a secret"})
+    door = tiny_server.get("/v1/models", origin="https://a-secret.example")
+    ids = [unknown.to_dict()["request_id"], absent.to_dict()["request_id"]]
+    found = {line["request_id"]: line["code"] for line in lines(tiny_server, "refused")}
+    assert found == dict(zip(ids, ["invalid_request", "previous_response_not_found"], strict=True))
+    requests = {line["request_id"]: line for line in lines(tiny_server, "request")}
+    for refused, status, code in ((answer, 404, "model_not_found"), (door, 403, "invalid_request")):
+        line = requests.pop(refused.headers["x-request-id"])
+        assert (line["http_status"], line["code"]) == (status, code)
+    assert requests == {}
+    assert "secret" not in tiny_server.log()
+
+
+async def test_a_flood_that_is_refused_leaves_one_line(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        for _ in range(1300):
+            await conversation.send("{")
+        codes = [(await conversation.events())[0].error.code for _ in range(1300)]
+    flooded = codes.count("rate_limit_exceeded")
+    assert flooded > 50
+    told = [line["code"] for line in lines(tiny_server, "refused")]
+    assert told.count("invalid_json") == codes.count("invalid_json")
+    assert 1 <= told.count("rate_limit_exceeded") < flooded / 2
+
+
+def test_on_a_terminal_a_line_is_for_people(tiny_server: Gateway) -> None:
+    state = tiny_server.state.parent / "of a terminal"
+    command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={state}", *tiny_server.flags]
+    with Terminal(command) as terminal:
+        url = terminal.see("open it").rpartition(" — ")[0].rpartition(" ")[2]
+        httpx.get(f"{url}/v1/models")
+        assert "{" not in terminal.see("/v1/models").rpartition("\n")[2]
+        assert terminal.leave("\x03") == 0
+
+
+def test_the_list_of_keys_tells_whose_lines_are_whose(tiny_server: Gateway, capsys: Any) -> None:
+    where = f"--state-dir={tiny_server.state}"
+    main(["keys", "add", "anna", where])
+    key = capsys.readouterr().out.strip()
+    tiny_server.get("/v1/models", Authorization=f"Bearer {key}")
+    main(["keys", "list", "--json", where])
+    [user] = json.loads(capsys.readouterr().out)
+    [line] = lines(tiny_server, "request")
+    assert line["tenant"] == user["id"]
+    assert len(user["id"]) == 8
+    assert "anna" not in tiny_server.log()
