@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
 import json
+import re
+import urllib.parse
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from engine import EngineProcess, Finished, Generate, Model, Sampling, Started, Tokens, WorkerConfig
@@ -18,28 +24,35 @@ from engine import Grammar as EngineGrammar
 from engine.constraint import Grammars
 from engine.sampler import Sampler
 from gateway.errors import ApiError
-from gateway.protocol.grammar import MAX_GRAMMAR, Grammar
+from gateway.protocol.calls import Argued, Called, CallReader
+from gateway.protocol.grammar import FORMATS, MAX_GRAMMAR, Grammar
 from gateway.protocol.schema import Schema
+from gateway.protocol.tools import FunctionTool, Places, TextFormat, form
 from tests.plans import MEASURED
 
 TEXT: dict[str, Any] = {"type": "string"}
 
 
-def compiled(schema: Any, *, strict: bool = False) -> str:
+def compiled(schema: Any) -> str:
     grammar = Grammar("schema")
-    return grammar.text(Schema(grammar, schema, param="schema", strict=strict).rule())
+    return grammar.text(Schema(grammar, schema, param="schema").rule())
 
 
-def refused(schema: Any, *, strict: bool = False) -> str | None:
+def refused(schema: Any) -> str | None:
     with pytest.raises(ApiError) as caught:
-        compiled(schema, strict=strict)
+        compiled(schema)
     assert caught.value.code == "invalid_request"
     return caught.value.param
 
 
 def written(model: Model, schema: Any, seed: int) -> Any:
-    """JSON that random logits write under the schema, with a liking for what closes things and for whole characters."""
-    constraint = Grammars(model.vocabulary).constraint(EngineGrammar(compiled(schema)))
+    """JSON that random logits write under the schema."""
+    return json.loads(spoken(model, compiled(schema), seed))
+
+
+def spoken(model: Model, grammar: str, seed: int) -> str:
+    """What random logits say under a grammar, with a liking for what closes things and for whole characters."""
+    constraint = Grammars(model.vocabulary).constraint(EngineGrammar(grammar))
     sampler = Sampler(Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=seed), constraint=constraint)
     random, said = np.random.default_rng(seed), b""
     closing = [model.vocabulary.tokenize(c, special=False)[0] for c in '"}]']
@@ -50,7 +63,7 @@ def written(model: Model, schema: Any, seed: int) -> Any:
         token = sampler.draw(logits)
         if model.vocabulary.ends_generation(token):
             sampler.close()
-            return json.loads(said)
+            return said.decode()
         said += model.vocabulary.piece(token)
     raise AssertionError(said.decode(errors="replace"))
 
@@ -83,6 +96,46 @@ SCHEMAS: dict[str, Any] = {
     "parts": {
         "allOf": [{"type": "object", "properties": {"a": TEXT}}, {"properties": {"b": {"type": "null"}}}],
         "required": ["a", "b"],
+    },
+    "whole numbers in a range": {"type": "integer", "minimum": -7, "maximum": 1205},
+    "numbers of one sign": {"type": "number", "exclusiveMinimum": 0},
+    "shares": {"type": "number", "minimum": 0, "maximum": 1},
+    "an open range": {"type": "number", "exclusiveMinimum": -0.25, "exclusiveMaximum": 0.001},
+    "a pattern": {"type": "string", "pattern": r"^(\+\d{1,3} )?[1-9][0-9]{4,9}$"},
+    "a pattern anywhere": {"type": "string", "pattern": "茶|te[ae]"},
+    "a pattern with quotes": {"type": "string", "pattern": r'^"[^"\\\s]{1,9}"\\$'},
+    "a pattern and lengths": {"type": "string", "pattern": "^[a-z]+(-[a-z]+)*$", "minLength": 1, "maxLength": 12},
+    "a pattern that is shorter": {"type": "string", "pattern": "^[A-Z]", "minLength": 3, "maxLength": 5},
+    "a tuple and more": {"type": "array", "prefixItems": [{"type": "null"}], "items": {"enum": [1]}, "minItems": 3},
+    "a part of a tuple": {"type": "array", "prefixItems": [{"type": "null"}, {"enum": [1]}], "maxItems": 1},
+    "a map of names": {
+        "type": "object", "propertyNames": {"pattern": "^[a-z]{1,3}$"}, "additionalProperties": {"type": "null"},
+        "minProperties": 1, "maxProperties": 3,
+    },
+    "values of a type": {"type": "integer", "enum": [1, "a", 2.5, True, 3]},
+    "a reference with words beside": {
+        "$defs": {"age": {"type": "integer", "minimum": 0}},
+        "properties": {"age": {"$ref": "#/$defs/age", "maximum": 9, "description": "years"}}, "required": ["age"],
+    },
+    "one of several by a tag": {
+        "$defs": {
+            "leaf": {"type": "object", "properties": {"kind": {"const": "leaf"}, "name": {"enum": ["a", "b"]}}},
+            "node": {"type": "object", "properties": {
+                "kind": {"const": "node"}, "next": {"oneOf": [{"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/node"}]},
+            }},
+        },
+        "oneOf": [{"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/node"}],
+    },
+    "one of several by type": {"oneOf": [{"type": "string", "maxLength": 3}, {"type": "integer"}, {"const": None}]},
+    "alternatives and what all have": {
+        "type": "object", "properties": {"a": {"type": "null"}, "b": {"type": "null"}},
+        "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
+    },
+    "parts that say more of one thing": {
+        "allOf": [
+            {"properties": {"n": {"type": "number", "minimum": 3}}, "required": ["n"]},
+            {"type": "object", "properties": {"n": {"type": ["integer", "null"], "maximum": 5}}},
+        ],
     },
     "quotes and line breaks": {"enum": ['"\\\n\t\u0001', "é"]},
     "a date": {"type": "string", "format": "date-time"},
@@ -153,15 +206,133 @@ def test_a_schema_is_bounded(fits: Any, too_much: Any, param: str) -> None:
         ({"allOf": [{"type": "object"}, {"type": "array"}]}, "schema.allOf"),
         ({"$ref": "#/nowhere"}, "schema.$ref"),
         ({"$ref": 7}, "schema.$ref"),
+        ({"type": "integer", "minimum": "1"}, "schema.minimum"),
+        ({"type": "integer", "minimum": True}, "schema.minimum"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "schema"),
+        ({"type": "number", "minimum": 10**30}, "schema"),
+        ({"type": "string", "pattern": 5}, "schema.pattern"),
+        ({"type": "string", "format": "date", "maxLength": 5}, "schema.maxLength"),
+        ({"enum": ["a"], "type": "integer"}, "schema"),
+        ({"type": "object", "required": ["a"], "additionalProperties": False}, "schema.required"),
+        ({"type": "array", "prefixItems": [True], "items": False, "minItems": 2}, "schema.minItems"),
     ],
 )
-def test_a_schema_that_is_none_is_refused_by_name(schema: Any, param: str) -> None:
+def test_a_schema_that_is_none_or_that_nothing_fits_is_refused_by_name(schema: Any, param: str) -> None:
     assert refused(schema) == param
 
 
-def test_what_cannot_be_guaranteed_is_refused_only_where_a_guarantee_is_asked_for() -> None:
-    compiled({"type": "string", "pattern": "^a+$"})
-    assert refused({"type": "string", "pattern": "^a+$"}, strict=True) == "schema"
+@pytest.mark.parametrize(
+    ("schema", "param"),
+    [
+        ({"type": "integer", "multipleOf": 3}, "multipleOf"),
+        ({"type": "array", "items": TEXT, "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "contains": TEXT}, "contains"),
+        ({"type": "object", "patternProperties": {"^a": TEXT}}, "patternProperties"),
+        ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired"),
+        ({"type": "object", "minProperties": 2}, "minProperties"),
+        ({"type": "object", "properties": {"a": TEXT, "b": TEXT}, "maxProperties": 1}, "maxProperties"),
+        ({"not": {"type": "null"}}, "not"),
+        ({"if": {"type": "null"}, "then": False}, "if"),
+        ({"type": "string", "format": "regex"}, "format"),
+        ({"type": "string", "format": "date", "pattern": "^2"}, "format"),
+        ({"enum": ["a", "bb"], "minLength": 2}, "minLength"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"allOf": [{"properties": {"a": TEXT}, "additionalProperties": False}, {"properties": {"b": TEXT}}]}, "allOf"),
+    ],
+)
+def test_what_no_grammar_holds_a_model_to_is_refused_by_name(schema: Any, param: str) -> None:
+    assert refused(schema) == f"schema.{param}"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(", ")", "[", "a{513}", "*", "a**", "(a*)*", "(?=a)", "(?<!a)", r"(a)\1", r"\bx", r"\p{L}", "a^b", "(a$)",
+        "[z-a]", "[]", "x" * 1025, "(" * 17 + "a" + ")" * 17, "((a{512}){512}){512}", "\\",
+    ],
+)  # fmt: skip
+def test_a_pattern_that_is_none_or_cannot_be_held_to_is_refused_by_name(pattern: str) -> None:
+    assert refused({"type": "string", "pattern": pattern}) == "schema.pattern"
+
+
+FORMATS_READ: dict[str, Callable[[str], object]] = {
+    "date": datetime.date.fromisoformat,
+    "time": datetime.time.fromisoformat,
+    "date-time": datetime.datetime.fromisoformat,
+    "uuid": uuid.UUID,
+    "ipv4": ipaddress.IPv4Address,
+    "ipv6": ipaddress.IPv6Address,
+    "email": re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+\Z").match,
+    "hostname": re.compile(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)(\.(?!-)[a-zA-Z0-9-]{1,63}(?<!-))*\Z").match,
+    "uri": lambda text: urllib.parse.urlsplit(text).hostname,
+    "duration": re.compile(r"P(?=.)(\d+W|(\d+D)?(T(?=.)(\d+H)?(\d+M)?(\d+S)?)?)\Z").match,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS_READ)
+def test_a_format_writes_what_others_read_within_its_lengths(model: Model, name: str) -> None:
+    least, most = FORMATS[name]
+    for seed in range(12):
+        text = written(model, {"type": "string", "format": name}, seed)
+        assert FORMATS_READ[name](text)
+        assert least <= len(text) <= most
+    assert set(FORMATS) == set(FORMATS_READ)
+
+
+BOUNDS = st.one_of(
+    st.integers(-1200, 1200), st.integers(-(10**9), 10**9), st.decimals(-50, 50, places=3).map(float), st.just(0)
+)
+NUMERIC = st.fixed_dictionaries(
+    {"type": st.sampled_from(["integer", "number"])},
+    optional=dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), BOUNDS),
+)
+PATTERNS = st.sampled_from(
+    ["^a+$", "a", "^[a-f0-9]{4}$", r"^\d{3}-\d{4}$", r"^\S+$", "^(foo|bar)?baz", r"^[^\d\s]{2,}$", "x$", "^.*$",
+     r"\w\W", "^$", "^[\u4e00-\u9fff]{1,4}$", r"^(?:[A-Z][a-z]*\.){1,3}$", '["\\\\/]', r"^\u0041\x42$", "", "^a|b$"]
+)  # fmt: skip
+LENGTHS = st.integers(0, 9)
+TEXTUAL = st.fixed_dictionaries(
+    {"type": st.just("string")}, optional={"pattern": PATTERNS, "minLength": LENGTHS, "maxLength": LENGTHS}
+)
+SIMPLE = NUMERIC | TEXTUAL | st.fixed_dictionaries({"enum": st.lists(st.text(max_size=4), min_size=1, max_size=3)})
+FITTING = st.recursive(
+    SIMPLE,
+    lambda inner: (
+        st.fixed_dictionaries(
+            {
+                "type": st.just("object"),
+                "properties": st.dictionaries(st.sampled_from("abcd"), inner, max_size=3),
+                "required": st.lists(st.sampled_from("abcd"), max_size=2, unique=True),
+            }
+        )
+        | st.fixed_dictionaries(
+            {"type": st.just("array"), "items": inner}, optional={"minItems": LENGTHS, "maxItems": LENGTHS}
+        )
+        | st.fixed_dictionaries({"anyOf": st.lists(inner, min_size=1, max_size=3)})
+        | st.fixed_dictionaries({"oneOf": st.lists(inner, min_size=1, max_size=3)})
+        | st.fixed_dictionaries({"allOf": st.lists(inner, min_size=1, max_size=2)})
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(FITTING, st.integers(0, 2**32))
+def test_a_call_that_is_required_has_arguments_that_its_schema_takes_or_the_schema_is_refused(
+    model: Model, schema: Any, seed: int
+) -> None:
+    parameters = {"type": "object", "properties": {"value": schema}, "required": ["value"]}
+    try:
+        wanted = form([FunctionTool(name="f", parameters=parameters)], "required", TextFormat(), Places())
+    except ApiError as error:
+        assert error.code == "invalid_request"
+        assert (error.param or "").startswith("tools[0].parameters.properties.value")
+        assume(False)
+    assert wanted.grammar is not None
+    parts = CallReader().feed(spoken(model, wanted.grammar, seed))
+    assert parts[0] == Called("f")
+    arguments = json.loads("".join(part.text for part in parts if isinstance(part, Argued)))
+    jsonschema.validate(arguments, parameters)
 
 
 SIZES = st.sampled_from([0, 1, 2, 100, 512, 513, 5000, 20_000, -1, 1 << 70])
@@ -171,6 +342,10 @@ LEAVES = (
     | st.fixed_dictionaries({"type": st.sampled_from(["integer", "number", "boolean", "null", "object", "array"])})
     | st.fixed_dictionaries({"enum": st.lists(NAMES | st.integers() | st.none(), max_size=4)})
     | st.sampled_from([{"$ref": "#"}, {"$ref": "#/$defs/a"}, {"$ref": "#/properties"}, True, False, {}, None])
+    | st.fixed_dictionaries(
+        {"pattern": PATTERNS | st.text("(a|)*+?[]{2,}^$.\\\\d-", max_size=12)}, optional={"maxLength": SIZES}
+    )
+    | NUMERIC
     | st.fixed_dictionaries({"type": st.just("string"), "format": st.sampled_from(["date", "time", "uuid", "no"])})
 )
 HOSTILE = st.recursive(

@@ -26,14 +26,46 @@ _COMMON: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         "object | array | string | number | boolean | null",
         ("object", "array", "string", "number", "boolean", "null"),
     ),
-    "date": ('[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | [1-2] [0-9] | "3" [0-1])', ()),
+    "year": ('"000" [1-9] | "00" [1-9] [0-9] | "0" [1-9] [0-9]{2} | [1-9] [0-9]{3}', ()),
+    "fourth": ('"0" [48] | [2468] [048] | [13579] [26]', ()),
+    "date": (
+        (
+            'year "-" (("0" [13578] | "1" [02]) "-" ("0" [1-9] | [12] [0-9] | "3" [01])'
+            ' | ("0" [469] | "11") "-" ("0" [1-9] | [12] [0-9] | "30") | "02-" ("0" [1-9] | "1" [0-9] | "2" [0-8]))'
+            ' | ([0-9]{2} fourth | fourth "00") "-02-29"'
+        ),
+        ("year", "fourth"),
+    ),
     "time": (
         '([01] [0-9] | "2" [0-3]) (":" [0-5] [0-9]){2} ("." [0-9]{1,6})? ("Z" | [-+] [01] [0-9] ":" [0-5] [0-9])',
         (),
     ),
     "date-time": ('date "T" time', ("date", "time")),
+    "count": ("[1-9] [0-9]{0,2}", ()),
+    "clock": ('count ("H" (count "M" (count "S")?)? | "M" (count "S")? | "S")', ("count",)),
+    "duration": ('"P" (count "D" ("T" clock)? | "T" clock | count "W")', ("count", "clock")),
+    "label": ("[a-zA-Z0-9] ([a-zA-Z0-9-]{0,30} [a-zA-Z0-9])?", ()),
+    "hostname": ('label ("." label){0,4}', ("label",)),
+    "email": (
+        '[a-zA-Z0-9]{1,16} ([._+-] [a-zA-Z0-9]{1,16}){0,3} "@" label ("." label){0,2} "." [a-z]{2,12}',
+        ("label",),
+    ),
+    "octet": ('"25" [0-5] | "2" [0-4] [0-9] | "1" [0-9]{2} | [1-9]? [0-9]', ()),
+    "ipv4": ('octet ("." octet){3}', ("octet",)),
+    "ipv6": ('[0-9a-fA-F]{1,4} (":" [0-9a-fA-F]{1,4}){7}', ()),
+    "pchar": ("[a-zA-Z0-9._~!$&'()*+,;=:@-]", ()),
+    "uri": (
+        '[a-z] [a-z0-9+.-]{0,15} "://" hostname ("/" pchar{0,64}){0,8} ("?" pchar{0,128})? ("#" pchar{0,64})?',
+        ("hostname", "pchar"),
+    ),
     "uuid": ('[0-9a-fA-F]{8} ("-" [0-9a-fA-F]{4}){3} "-" [0-9a-fA-F]{12}', ()),
 }
+
+FORMATS: Final = {
+    "date": (10, 10), "time": (9, 21), "date-time": (20, 32), "duration": (3, 20), "uuid": (36, 36),
+    "hostname": (1, 164), "email": (6, 179), "ipv4": (7, 15), "ipv6": (15, 39), "uri": (5, 902),
+}  # fmt: skip
+"""Formats of strings that are rules above, with the fewest and most characters of what they write."""
 
 
 def literal(text: str) -> str:

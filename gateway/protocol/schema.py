@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 from gateway.errors import InvalidRequestError
-from gateway.protocol.grammar import Grammar, literal
+from gateway.protocol import combining, pattern
+from gateway.protocol.grammar import FORMATS, Grammar, literal
+from gateway.protocol.numerals import numerals
 
 MAX_DEPTH: Final = 16
 MAX_PROPERTIES: Final = 128
@@ -21,32 +24,52 @@ MAX_COUNT: Final = 512
 MAX_REPEATED: Final = 4096
 """All lengths and counts of a schema together: compiled, each one is a rule."""
 
-_TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
-_FORMATS: Final = ("date", "time", "date-time", "uuid")
-# What no grammar of ours holds a model to. The prompt tells of it like of the rest; `strict` does not allow that.
-_UNHELD: Final = (
-    "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "uniqueItems", "contains",
-    "minProperties", "maxProperties", "patternProperties", "propertyNames", "dependentRequired", "dependentSchemas",
-    "not", "if", "unevaluatedProperties", "unevaluatedItems",
+# What no grammar of ours holds a model to, and formats that JSON Schema knows and we do not.
+_UNHELD: Final = frozenset(
+    ("multipleOf", "uniqueItems", "contains", "minContains", "maxContains", "patternProperties", "dependentRequired",
+     "dependentSchemas", "dependencies", "additionalItems", "not", "if", "then", "else", "unevaluatedItems",
+     "$dynamicRef", "$recursiveRef", "contentSchema")
 )  # fmt: skip
+_UNHELD_FORMATS: Final = frozenset(
+    ("idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template", "json-pointer",
+     "relative-json-pointer", "regex")
+)  # fmt: skip
+_EMPTY: Final = {"uniqueItems": False, "multipleOf": 1, "minContains": 0}
+"""Values by which such a keyword asks for nothing; `multipleOf` only of what is whole."""
+_INFINITE: Final = float("inf")
+_KINDS_OF: Final[dict[str, tuple[str, ...]]] = {
+    "object": (
+        "properties",
+        "required",
+        "additionalProperties",
+        "propertyNames",
+        "minProperties",
+        "maxProperties",
+        "unevaluatedProperties",
+    ),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+}
 
 
 class Schema:
     """One schema on its way into a grammar. `param` is where it lies in the request, for what is wrong with it."""
 
-    def __init__(self, grammar: Grammar, root: Any, *, param: str, strict: bool = False) -> None:
-        """`strict` refuses what the grammar cannot hold a model to."""
+    def __init__(self, grammar: Grammar, root: Any, *, param: str) -> None:
+        """Nothing of it is looked at before `rule`."""
         self._grammar = grammar
         self._root = root
         self._param = param
-        self._strict = strict
         self._properties = 0
         self._repeated = 0
         self._references: dict[str, str] = {}
-        self._kinds: dict[str, Callable[[Mapping[str, Any], str, int], str]] = {
+        self._kinds: dict[str, Callable[[Mapping[str, Any], str, int, str], str]] = {
             "object": self._object,
             "array": self._array,
             "string": self._string,
+            "number": self._number,
+            "integer": self._number,
         }
 
     def rule(self) -> str:
@@ -63,28 +86,85 @@ class Schema:
             return self._grammar.common("value")
         if not isinstance(schema, dict):
             raise self._error("a schema is a JSON object", path)
-        unheld = next((name for name in _UNHELD if name in schema), None)
-        if self._strict and unheld:
-            raise self._error(f"`{unheld}` cannot be guaranteed; leave it out, or `strict`", path)
-        if "$ref" in schema:
-            return self._reference(schema["$ref"], path, depth)
-        if "const" in schema or "enum" in schema:
-            return self._values(schema, path)
-        for name in ("anyOf", "oneOf"):
-            if name in schema:
-                return self._alternatives(schema[name], f"{path}.{name}", depth)
-        if "allOf" in schema:
-            return self._rule(self._merged(schema, path), path, depth + 1)
-        return self._typed(schema, path, depth)
+        self._check(schema, path)
+        said = combining.assertions(schema)
+        if "const" in said or "enum" in said:
+            return self._values(said, path)
+        for name in ("$ref", "allOf", "anyOf", "oneOf"):
+            if name in said:
+                beside = {word: value for word, value in said.items() if word != name}
+                return self._combined(name, said[name], beside, path, depth)
+        return self._typed(said, path, depth)
 
-    def _reference(self, reference: Any, path: str, depth: int) -> str:
+    def _check(self, schema: Mapping[str, Any], path: str) -> None:
+        """Refuse what would be ignored otherwise."""
+        for name in schema:
+            if name in _UNHELD and not (name in _EMPTY and schema[name] == _EMPTY[name]):
+                raise self._error(f"`{name}` cannot be held to; leave it out, and check what comes", f"{path}.{name}")
+        if schema.get("multipleOf") == 1 and schema.get("type") != "integer":
+            raise self._error('say `"type": "integer"` instead', f"{path}.multipleOf")
+
+    def _combined(self, name: str, value: Any, beside: Mapping[str, Any], path: str, depth: int) -> str:
+        """A schema that is put together from others, with what stands beside."""
+        if name == "$ref":
+            return self._reference(value, beside, path, depth)
+        if name == "allOf":
+            parts = [beside, *self._schemas(value, f"{path}.allOf")]
+            return self._rule(self._joined(parts, f"{path}.allOf"), path, depth + 1)
+        schemas = self._schemas(value, f"{path}.{name}")
+        if name == "oneOf":
+            schemas = self._told_apart(schemas, f"{path}.oneOf")
+        if beside:
+            schemas = [self._joined([beside, schema], f"{path}.{name}[{i}]") for i, schema in enumerate(schemas)]
+        return self._either([self._rule(schema, f"{path}.{name}[{i}]", depth + 1) for i, schema in enumerate(schemas)])
+
+    def _schemas(self, schemas: Any, path: str) -> list[Any]:
+        if not isinstance(schemas, list) or not 1 <= len(schemas) <= MAX_COUNT:
+            raise self._error(f"it must list 1 to {MAX_COUNT} schemas", path)
+        return schemas
+
+    def _told_apart(self, schemas: Sequence[Any], path: str) -> list[Any]:
+        """`schemas` such that what fits one fits no other."""
+        seen = [self._seen(schema, path) for schema in schemas]
+        if len(seen) == 1 or combining.all_apart(seen):
+            return list(schemas)
+        tag = combining.tag(seen)
+        if tag is None:
+            raise self._error("it is not plain that only one of them fits; use `anyOf`", path)
+        # What tells them apart has to be there; where it lies elsewhere, it may go on in a circle.
+        return [self._requiring(schema, tag) for schema in schemas]
+
+    @staticmethod
+    def _requiring(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """`schema`, with a property that must be there."""
+        required = schema.get("required", [])
+        return {**schema, "required": [*required, name] if isinstance(required, list) else required}
+
+    def _seen(self, schema: Any, path: str) -> dict[str, Any]:
+        """A schema, or what it refers to."""
+        found = self._find(schema["$ref"], path) if isinstance(schema, dict) and "$ref" in schema else schema
+        if not isinstance(found, dict):
+            raise self._error("it must list schemas", path)
+        return found
+
+    def _joined(self, schemas: Sequence[Any], path: str) -> dict[str, Any]:
+        try:
+            return combining.joined([self._seen(schema, path) for schema in schemas if schema is not True])
+        except combining.ConflictError as error:
+            raise self._error(f"its parts differ about `{error}`", path) from error
+
+    def _reference(self, reference: Any, beside: Mapping[str, Any], path: str, depth: int) -> str:
+        """A schema that lies elsewhere, with what stands beside the reference."""
         if not isinstance(reference, str) or not reference.startswith("#"):
             raise self._error("only what lies in the schema itself (`#/…`) can be referred to", f"{path}.$ref")
-        if reference not in self._references:
+        key = json.dumps([reference, beside], sort_keys=True)
+        if key not in self._references:
             # Named before it is looked into: it may refer to itself further down.
-            self._references[reference] = name = self._grammar.name()
-            self._grammar.define(name, self._rule(self._find(reference, path), path, depth + 1))
-        return self._references[reference]
+            self._references[key] = name = self._grammar.name()
+            found = self._find(reference, path)
+            schema = self._joined([beside, found], f"{path}.$ref") if beside else found
+            self._grammar.define(name, self._rule(schema, path, depth + 1))
+        return self._references[key]
 
     def _find(self, reference: str, path: str) -> Any:
         found = self._root
@@ -95,42 +175,34 @@ class Schema:
             found = found[key]
         return found
 
-    def _values(self, schema: Mapping[str, Any], path: str) -> str:
-        values = [schema["const"]] if "const" in schema else schema["enum"]
+    def _values(self, said: Mapping[str, Any], path: str) -> str:
+        """A rule for values that are listed, as far as they are of the type that is said beside."""
+        values, kinds = said.get("enum", [said.get("const")]), said.get("type")
         if not isinstance(values, list) or not 1 <= len(values) <= MAX_COUNT:
             raise self._error(f"it must list 1 to {MAX_COUNT} values", f"{path}.enum")
+        other = next((name for name in said if name not in ("const", "enum", "type")), None)
+        if other is not None:
+            raise self._error("it cannot be held to beside values that are listed", f"{path}.{other}")
+        if "const" in said:
+            values = [value for value in values if json.dumps(value) == json.dumps(said["const"])]
+        if kinds is not None:
+            kinds = self._types(kinds, path)
+            values = [value for value in values if any(combining.is_of(value, kind) for kind in kinds)]
+        if not values:
+            raise self._error("no value fits", path)
         return self._grammar.rule(" | ".join(literal(json.dumps(value, ensure_ascii=False)) for value in values))
 
-    def _alternatives(self, schemas: Any, path: str, depth: int) -> str:
-        if not isinstance(schemas, list) or not 1 <= len(schemas) <= MAX_COUNT:
-            raise self._error(f"it must list 1 to {MAX_COUNT} schemas", path)
-        return self._either([self._rule(schema, f"{path}[{i}]", depth + 1) for i, schema in enumerate(schemas)])
-
-    def _merged(self, schema: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """The parts of `allOf` as one schema, as far as they speak of different things."""
-        merged = {name: value for name, value in schema.items() if name != "allOf"}
-        parts = schema["allOf"]
-        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts) or len(parts) > MAX_COUNT:
-            raise self._error("it must list schemas", f"{path}.allOf")
-        for part in parts:
-            found = self._find(part["$ref"], path) if isinstance(part.get("$ref"), str) else part
-            for name, value in found.items() if isinstance(found, dict) else ():
-                if name == "properties" and isinstance(value, dict):
-                    merged[name] = {**merged.get(name, {}), **value}
-                elif name == "required" and isinstance(value, list):
-                    merged[name] = [*merged.get(name, []), *value]
-                elif merged.setdefault(name, value) != value and name not in ("title", "description", "default"):
-                    raise self._error(f"its parts differ about `{name}`", f"{path}.allOf")
-        return merged
-
-    def _typed(self, schema: Mapping[str, Any], path: str, depth: int) -> str:
-        kinds = schema.get("type") or _implied(schema)
+    def _types(self, kinds: Any, path: str) -> list[str]:
         kinds = kinds if isinstance(kinds, list) else [kinds]
-        if not all(kind in (*_TYPES, "value") for kind in kinds):
-            raise self._error(f"it must be among {', '.join(_TYPES)}", f"{path}.type")
+        if not kinds or not all(isinstance(kind, str) and kind in combining.KINDS for kind in kinds):
+            raise self._error(f"it must be among {', '.join(combining.KINDS)}", f"{path}.type")
+        return list(kinds)
+
+    def _typed(self, said: Mapping[str, Any], path: str, depth: int) -> str:
+        kinds = self._types(said["type"], path) if "type" in said else _implied(said)
         return self._either(
             [
-                self._kinds[kind](schema, path, depth) if kind in self._kinds else self._grammar.common(kind)
+                self._kinds[kind](said, path, depth, kind) if kind in self._kinds else self._grammar.common(kind)
                 for kind in kinds
             ]
         )
@@ -139,16 +211,23 @@ class Schema:
         rules = list(dict.fromkeys(rules))
         return rules[0] if len(rules) == 1 else self._grammar.rule(" | ".join(rules))
 
-    def _object(self, schema: Mapping[str, Any], path: str, depth: int) -> str:
+    def _object(self, schema: Mapping[str, Any], path: str, depth: int, _: str) -> str:
         properties, required = schema.get("properties", {}), schema.get("required", [])
         if not isinstance(properties, dict):
             raise self._error("it must be an object of schemas", f"{path}.properties")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
             raise self._error("it must list names", f"{path}.required")
+        others = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
         if not properties and not required:
-            return self._map(schema.get("additionalProperties", True), path, depth)
-        # What is required and not described may be anything.
-        properties = {**properties, **{name: True for name in required if name not in properties}}
+            return self._map(schema, others, path, depth)
+        if "propertyNames" in schema:
+            raise self._error("it cannot be held to beside `properties`", f"{path}.propertyNames")
+        # What is required and not described is as the others, which may be anything.
+        more = [name for name in dict.fromkeys(required) if name not in properties]
+        if more and others is False:
+            raise self._error(f"`{more[0][:80]}` is required and not allowed", f"{path}.required")
+        properties = {**properties, **dict.fromkeys(more, others)}
+        self._check_number(schema, len(set(required)), len(properties), path)
         self._properties += len(properties)
         if self._properties > MAX_PROPERTIES:
             raise self._error(f"there are more than {MAX_PROPERTIES} properties", f"{path}.properties")
@@ -175,43 +254,123 @@ class Schema:
                 rest = self._grammar.rule(f'("," {ws} {member})? {rest}'.rstrip())
         return first
 
-    def _map(self, values: Any, path: str, depth: int) -> str:
-        if values is True or values == {}:
-            return self._grammar.common("object")
-        string, ws = self._grammar.common("string"), self._grammar.common("ws")
-        if values is False:
-            return self._grammar.rule(f'"{{" {ws} "}}"')
-        rule = self._rule(values, f"{path}.additionalProperties", depth + 1)
-        member = self._grammar.rule(f'{string} {ws} ":" {ws} {rule} {ws}')
-        return self._grammar.rule(f'"{{" {ws} ({member} ("," {ws} {member})*)? "}}"')
+    def _check_number(self, schema: Mapping[str, Any], least: int, most: int, path: str) -> None:
+        """Of an object whose properties are described there are `least` to `most` anyway."""
+        fewest, largest = self._bounds(schema, "Properties", path)
+        if fewest > least:
+            raise self._error("say which ones: `required`", f"{path}.minProperties")
+        if largest is not None and largest < most:
+            raise self._error("describe no more than may be there", f"{path}.maxProperties")
 
-    def _array(self, schema: Mapping[str, Any], path: str, depth: int) -> str:
+    def _map(self, schema: Mapping[str, Any], values: Any, path: str, depth: int) -> str:
+        least, most = self._bounds(schema, "Properties", path)
+        if least > 1:  # two of one name would count as one
+            raise self._error("more than one cannot be held to", f"{path}.minProperties")
+        plain = values is True or values == {}
+        if plain and "propertyNames" not in schema and (least, most) == (0, None):
+            return self._grammar.common("object")
+        ws = self._grammar.common("ws")
+        if values is False or most == 0:
+            if least:
+                raise self._error("nothing fits", f"{path}.minProperties")
+            return self._grammar.rule(f'"{{" {ws} "}}"')
+        name = self._name(schema.get("propertyNames", True), f"{path}.propertyNames", depth)
+        rule = self._rule(values, f"{path}.additionalProperties", depth + 1)
+        member = self._grammar.rule(f'{name} {ws} ":" {ws} {rule} {ws}')
+        more = _repeat(self._grammar.rule(f'"," {ws} {member}'), 0, None if most is None else most - 1)
+        inside = f"{member} {more}"
+        return self._grammar.rule(f'"{{" {ws} {inside if least else f"({inside})?"} "}}"')
+
+    def _name(self, schema: Any, path: str, depth: int) -> str:
+        if schema is True:
+            return self._grammar.common("string")
+        return self._rule(self._joined([{"type": "string"}, schema], path), path, depth + 1)
+
+    def _array(self, schema: Mapping[str, Any], path: str, depth: int, _: str) -> str:
         ws = self._grammar.common("ws")
         least, most = self._bounds(schema, "Items", path)
         prefix = schema.get("prefixItems")
         if prefix is not None:
             if not isinstance(prefix, list) or not 1 <= len(prefix) <= MAX_COUNT:
                 raise self._error(f"it must list 1 to {MAX_COUNT} schemas", f"{path}.prefixItems")
-            rules = [self._rule(item, f"{path}.prefixItems[{i}]", depth + 1) for i, item in enumerate(prefix)]
-            inside = f' "," {ws} '.join(f"{rule} {ws}" for rule in rules)
-            return self._grammar.rule(f'"[" {ws} {inside} "]"')
-        rule = self._rule(schema.get("items", True), f"{path}.items", depth + 1)
-        if most == 0:
+            return self._tuple(prefix, schema.get("items", True), least, most, path=path, depth=depth)
+        if (most == 0 or schema.get("items") is False) and not least:
             return self._grammar.rule(f'"[" {ws} "]"')
+        rule = self._rule(schema.get("items", True), f"{path}.items", depth + 1)
         more = _repeat(
             self._grammar.rule(f'"," {ws} {rule} {ws}'), max(0, least - 1), None if most is None else most - 1
         )
         inside = f"{rule} {ws} {more}" if least else f"({rule} {ws} {more})?"
         return self._grammar.rule(f'"[" {ws} {inside} "]"')
 
-    def _string(self, schema: Mapping[str, Any], path: str, _: int) -> str:
-        if schema.get("format") in _FORMATS:
-            inside = self._grammar.common(schema["format"])
-            return self._grammar.rule(rf'"\"" {inside} "\""')
+    def _tuple(self, prefix: list[Any], items: Any, least: int, most: int | None, *, path: str, depth: int) -> str:
+        """A rule for a list whose first items have schemas of their own: as many as there are, if `most` allows it."""
+        ws, count = self._grammar.common("ws"), len(prefix) if most is None else min(len(prefix), most)
+        rules = [self._rule(item, f"{path}.prefixItems[{i}]", depth + 1) for i, item in enumerate(prefix[:count])]
+        if least > count:
+            if items is False:
+                raise self._error("there are not so many items", f"{path}.minItems")
+            rules += [self._rule(items, f"{path}.items", depth + 1)] * (least - count)
+        inside = f' "," {ws} '.join(f"{rule} {ws}" for rule in rules)
+        return self._grammar.rule(f'"[" {ws} {inside} "]"')
+
+    def _string(self, schema: Mapping[str, Any], path: str, _depth: int, _: str) -> str:
         least, most = self._bounds(schema, "Length", path)
+        if "pattern" in schema:
+            if "format" in schema:
+                raise self._error("it cannot be held to beside `pattern`", f"{path}.format")
+            return self._pattern(schema["pattern"], least, most, path)
+        if schema.get("format") in FORMATS:
+            return self._format(schema["format"], least, most, path)
+        if schema.get("format") in _UNHELD_FORMATS:
+            raise self._error(f"it cannot be held to; these can: {', '.join(FORMATS)}", f"{path}.format")
         if not least and most is None:
             return self._grammar.common("string")
         return self._grammar.rule(rf'"\"" {_repeat(self._grammar.common("char"), least, most)} "\""')
+
+    def _pattern(self, text: Any, least: int, most: int | None, path: str) -> str:
+        if not isinstance(text, str):
+            raise self._error("it must be a string", f"{path}.pattern")
+        try:
+            body, rules = pattern.written(pattern.parse(text), self._grammar.common("char"), least, most)
+        except pattern.PatternError as error:
+            raise self._error(f"{error}", f"{path}.pattern") from error
+        self._repeat(rules, f"{path}.pattern")
+        return self._grammar.rule(rf'"\"" ({body}) "\""')
+
+    def _format(self, name: str, least: int, most: int | None, path: str) -> str:
+        fewest, largest = FORMATS[name]
+        for bound, fits in (("minLength", least <= fewest), ("maxLength", most is None or most >= largest)):
+            if not fits:
+                raise self._error(f"`{name}` has {fewest} to {largest} characters here", f"{path}.{bound}")
+        return self._grammar.rule(rf'"\"" {self._grammar.common(name)} "\""')
+
+    def _number(self, schema: Mapping[str, Any], path: str, _: int, kind: str) -> str:
+        least, strictly_more = self._bound(schema, ("minimum", "exclusiveMinimum"), max, path)
+        most, strictly_less = self._bound(schema, ("maximum", "exclusiveMaximum"), min, path)
+        if least is None and most is None:
+            return self._grammar.common(kind)
+        body = numerals(least, most, whole=kind == "integer", inside=(strictly_more, strictly_less))
+        if body is None:
+            raise self._error("no number fits, or none of up to 15 digits", path)
+        return self._grammar.rule(body)
+
+    def _bound(
+        self, schema: Mapping[str, Any], names: tuple[str, str], inner: Callable[..., Any], path: str
+    ) -> tuple[Decimal | None, bool]:
+        """The bound of a number on one side, and whether it must not be met itself."""
+        found: list[tuple[Decimal, bool]] = []
+        for name in names:
+            value = schema.get(name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or value in (_INFINITE, -_INFINITE):
+                raise self._error("it must be a number", f"{path}.{name}")
+            found.append((Decimal(repr(value)), name.startswith("exclusive")))
+        if not found:
+            return None, False
+        bound = inner(value for value, _ in found)
+        return bound, (bound, True) in found
 
     def _bounds(self, schema: Mapping[str, Any], what: str, path: str) -> tuple[int, int | None]:
         least, most = (schema.get(f"{end}{what}") for end in ("min", "max"))
@@ -220,20 +379,19 @@ class Schema:
                 raise self._error(f"it must be a whole number from 0 to {MAX_COUNT}", f"{path}.{name}")
         if least is not None and most is not None and least > most:
             raise self._error(f"it must be at least min{what}", f"{path}.max{what}")
-        self._repeated += most if most is not None else least or 0
+        self._repeat(most if most is not None else least or 0, path)
+        return least or 0, most
+
+    def _repeat(self, count: int, path: str) -> None:
+        self._repeated += count
         if self._repeated > MAX_REPEATED:
             raise self._error(f"lengths and counts add up to more than {MAX_REPEATED}", path)
-        return least or 0, most
 
 
 def _repeat(rule: str, least: int, most: int | None) -> str:
     return f"{rule}{{{least},{'' if most is None else most}}}"
 
 
-def _implied(schema: Mapping[str, Any]) -> str:
-    """The type of a schema that names none, by what it says."""
-    if any(name in schema for name in ("properties", "required", "additionalProperties")):
-        return "object"
-    if any(name in schema for name in ("items", "prefixItems", "minItems", "maxItems")):
-        return "array"
-    return "string" if any(name in schema for name in ("minLength", "maxLength", "pattern")) else "value"
+def _implied(said: Mapping[str, Any]) -> list[str]:
+    """Types for a schema that names none, by what it speaks of."""
+    return [kind for kind, names in _KINDS_OF.items() if any(name in said for name in names)] or ["value"]

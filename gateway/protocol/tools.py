@@ -117,7 +117,7 @@ def _callable(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[Functio
 
 def _answer(grammar: Grammar, text: Format, param: str) -> str:
     if isinstance(text, JsonSchema):
-        return Schema(grammar, text.schema, param=param, strict=text.strict is True).rule()
+        return Schema(grammar, text.schema, param=param).rule()
     return grammar.common("object")
 
 
@@ -129,6 +129,6 @@ def _call(grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[F
         if tool.parameters and tool.parameters.get("type", "object") != "object":
             raise InvalidRequestError(f"{where}.type: arguments are an object", param=f"{where}.type")
         schema = {"type": "object", **(tool.parameters or {})}
-        arguments = Schema(grammar, schema, param=where, strict=tool.strict is True).rule()
+        arguments = Schema(grammar, schema, param=where).rule()
         calls.append(grammar.rule(f"{literal(HEADER.format(name=tool.name))} {arguments}"))
     return f"({' | '.join(calls)}) {literal(CLOSING)}"
