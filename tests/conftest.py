@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from tests.plans import MEASURED
 from tests.running import Gateway
 from tests.tiny_model import write_tiny_model
 
+NPM = "openai@6.49.0"
+"""The newest that runs on Node 20, which Debian and Ubuntu have."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run slow tests last, so that a mistake shows in seconds."""
@@ -27,6 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight model that real llama.cpp runs in milliseconds."""
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def npm_openai(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the npm package is installed; it stays empty on a machine without npm."""
+    folder = tmp_path_factory.mktemp("npm")
+    (folder / "package.json").write_text('{"type": "module", "private": true}')
+    if shutil.which("npm"):
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund", NPM], cwd=folder, check=True, capture_output=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
