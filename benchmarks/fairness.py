@@ -1,12 +1,13 @@
 """Many users at once: does a flood delay others, do equal users get equal shares, are the estimates honest?
 
-python -m benchmarks.fairness: starts gateways with the embedded model; prints how long one user's single requests wait
-beside another's 200, Jain's index over ten equal users, how far estimated waits are from real ones, and what the
-gateway's own process takes for tokens streamed over 50 connections.
+python -m benchmarks.fairness [--only flood shares stream]: starts gateways with the embedded model; prints how long one
+user's single requests wait beside another's 200, Jain's index over ten equal users, how far estimated waits are from
+real ones, and what the gateway's own process takes for tokens streamed over 50 connections.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import random
@@ -24,6 +25,7 @@ from typing import Any, Final
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.figures import Figure, tell
 from benchmarks.machine import Neighbours, embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
 
@@ -137,32 +139,66 @@ async def stream(server: Server, keys: dict[str, str]) -> tuple[float, float, fl
     return sum(turn.tokens for turn in turns) / seconds, used / seconds, neighbours.cores()
 
 
-def main() -> None:
-    """Measure and print."""
-    leave_on_sigterm()
-    print(f"embedded model, {machine()}")
+def tell_flood() -> None:
+    """Does a flood delay others?"""
     with house(["flood", "anna"]) as (server, keys):
         turns, singles = uvloop.run(flood(server, keys))
     overtaken = [sum(single.asked < turn.began < single.began for turn in turns) for single in singles]
     waits = [single.began - single.asked for single in singles]
-    running = statistics.median(turn.ended - turn.began for turn in turns)
+    running = [turn.ended - turn.began for turn in turns]
     print(f"\nA flood of {FLOOD} requests beside {SINGLES} single ones, {TOKENS} tokens each")
     print(f"  requests of the flood that began while a single one waited: {sorted(overtaken)}")
-    print(f"  wait of a single one {statistics.median(waits):.2f} s (at most {max(waits):.2f}), a turn {running:.2f} s")
+    tell(
+        [
+            Figure(benchmark="fairness", name="a turn of the flood", values=running, unit="s"),
+            Figure(
+                benchmark="fairness",
+                name="wait of a single request beside a flood of 200, in turns",
+                values=[wait / statistics.median(running) for wait in waits],
+                unit="turns",
+                goal=1.0,
+            ),
+        ]
+    )
+
+
+def tell_shares() -> None:
+    """Do equal users get equal shares, and honest estimates?"""
     with house([f"user{number}" for number in range(USERS)]) as (server, keys):
         tokens, turns = uvloop.run(shares(server, keys))
     jain = sum(tokens.values()) ** 2 / (USERS * sum(value**2 for value in tokens.values()))
     print(f"\n{USERS} equal users for {SHARE_SECONDS:g} s, three requests each at a time, 8 to 96 tokens")
-    print(f"  tokens {min(tokens.values())} to {max(tokens.values())}; Jain's index {jain:.4f}")
+    print(f"  tokens {min(tokens.values())} to {max(tokens.values())}")
+    name = "Jain's index of tokens over ten equal users"
+    tell([Figure(benchmark="fairness", name=name, values=[jain], unit="", goal=0.98, high=True)])
     ratios = [turn.estimate / (turn.began - turn.asked) for turn in turns if turn.estimate is not None]
     if len(ratios) > 1:
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(f"  estimated ÷ real wait of {len(ratios)} that waited: {middle:.2f} (quartiles {low:.2f}, {high:.2f})")
+
+
+def tell_stream() -> None:
+    """What does the gateway itself take?"""
     with house(["anna"]) as (server, keys):
         rate, cores, others = uvloop.run(stream(server, keys))
     print(f"\n{rate:.0f} tokens/s over {CONNECTIONS} connections, set-up and prompts included")
-    print(f"  gateway {100 * cores:.1f} % of a core: {100 * cores / rate * 100:.1f} % per 100 tokens/s")
     print(f"  other processes kept {others:.2f} cores busy")
+    name = f"gateway: share of a core per 100 tokens/s over {CONNECTIONS} connections"
+    tell([Figure(benchmark="fairness", name=name, values=[100 * cores / rate * 100], unit="%", goal=5.0)])
+
+
+PARTS: Final = {"flood": tell_flood, "shares": tell_shares, "stream": tell_stream}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=[*PARTS])
+    options = parser.parse_args()
+    leave_on_sigterm()
+    print(f"embedded model, {machine()}")
+    for part in options.only:
+        PARTS[part]()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import httpx
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.figures import Figure, tell
 from benchmarks.machine import embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
 
@@ -283,10 +284,24 @@ async def measure(server: Server, count: int, seed: int) -> Tally:
     seconds = time.monotonic() - began
     await asyncio.sleep(2)
     after = server.process.memory_info().rss
-    print(f"  {tally.right:,} answered as they should be, {sum(tally.wrong.values()):,} not, in {seconds:.0f} s")
+    print(f"  {tally.right:,} answered as they should be, in {seconds:.0f} s")
     for text, times in tally.wrong.most_common(20):
         print(f"  {times:6} × {text}")
-    print(f"  gateway {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after: {100 * (after / before - 1):+.1f} %")
+    wrong = float(sum(tally.wrong.values()))
+    tell(
+        [
+            Figure(
+                benchmark="fuzz", name=f"{count:,} malformed messages: wrong answers", values=[wrong], unit="", goal=0
+            ),
+            Figure(
+                benchmark="fuzz",
+                name=f"{count:,} malformed messages: growth of the gateway",
+                values=[100 * (after / before - 1)],
+                unit="%",
+                goal=5.0,
+            ),
+        ]
+    )
     return tally
 
 

@@ -18,6 +18,7 @@ from typing import Final, cast
 import uvloop
 from websockets.asyncio.client import connect
 
+from benchmarks.figures import Figure, tell
 from benchmarks.machine import Neighbours, embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
 
@@ -105,10 +106,9 @@ async def echo(server: Server) -> list[float]:
     return found
 
 
-def told(name: str, milliseconds: list[float]) -> str:
-    """Median and p99."""
-    p99 = statistics.quantiles(milliseconds, n=100)[98]
-    return f"  {name}: median {statistics.median(milliseconds):.2f} ms, p99 {p99:.2f} ms ({len(milliseconds)} frames)"
+def figure(name: str, values: list[float], unit: str, goal: float | None = None) -> Figure:
+    """One of this benchmark's."""
+    return Figure(benchmark="idle", name=name, values=values, unit=unit, goal=goal)
 
 
 async def measure(server: Server, count: int, seconds: float) -> None:
@@ -121,14 +121,21 @@ async def measure(server: Server, count: int, seconds: float) -> None:
     print(f"  opened in {time.monotonic() - began:.1f} s")
     await asyncio.sleep(2)
     grown = server.process.memory_info().rss - rest
-    print(f"  gateway at rest {rest / 1e6:.0f} MB; {grown / count / 1024:.1f} KiB each above that")
-    print(told("echo of an error alone", alone))
-    print(told(f"echo of an error among {count:,} idle ones", await echo(server)), flush=True)
+    print(f"  gateway at rest {rest / 1e6:.0f} MB")
+    among = await echo(server)
+    tell(
+        [
+            figure(f"{count:,} idle connections: each", [grown / count / 1000], "KB", 32.0),
+            figure("echo of an error alone", alone, "ms"),
+            figure(f"echo of an error among {count:,} idle connections", among, "ms", 2.0),
+        ]
+    )
     neighbours, began, used = Neighbours(server.process), time.monotonic(), sum(server.process.cpu_times()[:2])
     await asyncio.sleep(seconds)
     used, idle = sum(server.process.cpu_times()[:2]) - used, time.monotonic() - began
     pings = statistics.mean(idler.pings for idler in idlers)
-    print(f"  CPU {100 * used / idle:.2f} % of a core over {idle:.0f} s, {pings:.1f} heartbeats each so far")
+    tell([figure(f"{count:,} idle connections: share of a core", [100 * used / idle], "%", 3.0)])
+    print(f"  over {idle:.0f} s, {pings:.1f} heartbeats each so far")
     print(f"  still open: {sum(idler.is_open for idler in idlers):,}; others kept {neighbours.cores():.2f} cores busy")
     for idler in idlers:
         idler.close()
