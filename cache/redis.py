@@ -46,7 +46,6 @@ class RedisStore:
         self.url = url
         self._ttl = int(ttl * 1000)
         self._prefix = f"samovar:{names}:".encode()
-        self._table = f"samovar:{names}s".encode()
         self._client = redis.Redis.from_url(
             url,
             protocol=2,  # no HELLO: older servers and proxies answer too
@@ -108,30 +107,30 @@ class RedisStore:
                 raise StoreError("cache: what answers is no Redis")
             return answer
 
-    def revision(self) -> int | None:
-        """How often the table was written; None when there is none."""
+    def revision(self, table: str) -> int | None:
+        """How often a table was written; None when there is none."""
         with _told():
-            [revision] = _expected([self._client.hget(self._table, _REVISION)], 1, (bytes, type(None)))
+            [revision] = _expected([self._client.hget(_table(table), _REVISION)], 1, (bytes, type(None)))
             return None if revision is None else int(revision)
 
-    def table(self) -> dict[bytes, bytes]:
-        """A few values that do not grow old, beside the others: all of them."""
+    def read_table(self, table: str) -> dict[bytes, bytes]:
+        """Values that do not grow old, beside the others: all of a table."""
         with _told():
-            answer: Any = self._client.hgetall(self._table)
+            answer: Any = self._client.hgetall(_table(table))
             if not isinstance(answer, dict):
                 raise StoreError("cache: what answers is no Redis")
             fields = _expected([*answer], len(answer), (bytes,))
             return {id_: answer[id_] for id_ in fields if id_ != _REVISION}
 
-    def write_table(self, values: Mapping[bytes, bytes], *, drop: Sequence[bytes] = ()) -> int:
+    def write_table(self, table: str, values: Mapping[bytes, bytes], *, drop: Sequence[bytes] = ()) -> int:
         """Put values there, drop others, and give the new revision.
 
         It rises last: who reads in between reads once more.
         """
-        commands: list[tuple[Any, ...]] = [("HSET", self._table, id_, value) for id_, value in values.items()]
-        commands += [("HDEL", self._table, id_) for id_ in drop]
+        commands: list[tuple[Any, ...]] = [("HSET", _table(table), id_, value) for id_, value in values.items()]
+        commands += [("HDEL", _table(table), id_) for id_ in drop]
         with _told():
-            return self._pipeline([*commands, ("HINCRBY", self._table, _REVISION, 1)], int)[-1]
+            return self._pipeline([*commands, ("HINCRBY", _table(table), _REVISION, 1)], int)[-1]
 
     def read_mark(self) -> str | None:
         """The fingerprint of the key that the values were sealed under."""
@@ -174,6 +173,10 @@ class RedisStore:
             if isinstance(answer, RedisError):
                 raise answer
         return _expected(answers, len(commands), (bool, kind))
+
+
+def _table(name: str) -> bytes:
+    return f"samovar:{name}".encode()
 
 
 def _expected(answer: Any, count: int, kinds: tuple[type, ...]) -> list[Any]:

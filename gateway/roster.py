@@ -16,7 +16,8 @@ from cache import StoreError
 from gateway.caller import ANONYMOUS, Caller
 from gateway.errors import InvalidApiKeyError
 from gateway.rates import MessageRates
-from gateway.users import Usage, User, Users, find
+from gateway.user import User
+from gateway.users import Usage, Users, find
 
 EVERY: Final = 1.0
 """Seconds between two looks for changes, and between two writings of what was used."""

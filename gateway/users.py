@@ -18,8 +18,13 @@ import msgspec
 
 from cache import Database, Ledger, StoreError
 from gateway.caller import Limits
+from gateway.user import Key, Use, User
 
 FILE: Final = "users.db"
+TABLE: Final = "users"
+"""In the ledger."""
+USE: Final = "use"
+"""Likewise, of what each gateway did for users."""
 PREFIX: Final = "smv_"
 _NAME: Final = re.compile(r"[\w.@+-]{1,64}")
 _SCHEMA: Final = """
@@ -29,7 +34,8 @@ CREATE TABLE IF NOT EXISTS users (
     created_at INTEGER NOT NULL, expires_at INTEGER, revoked_at INTEGER,
     last_used INTEGER, requests INTEGER NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0,
     day TEXT NOT NULL DEFAULT '', requests_today INTEGER NOT NULL DEFAULT 0, tokens_today INTEGER NOT NULL DEFAULT 0
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS here (only INTEGER PRIMARY KEY CHECK (only = 1), id TEXT NOT NULL) STRICT;
 """
 _USED: Final = """
 UPDATE users SET last_used = ?2, requests = requests + ?4, tokens = tokens + ?5, day = ?3,
@@ -51,67 +57,7 @@ class Usage:
     tokens: int = 0
 
 
-class Key(msgspec.Struct, frozen=True):
-    """A user's key, as all gateways that share a Redis know it; times are in seconds of the epoch.
-
-    Of two with one name the later is the user's, and what was revoked anywhere stays so: in whatever order gateways
-    hear of each other's, they come to the same.
-    """
-
-    name: str
-    tenant: str
-    """A random id: whose conversations and KV blocks. A new key for an old name begins with nothing."""
-    digest: bytes
-    """SHA-256 of the key, whose 256 random bits need no slower hash."""
-    admin: bool
-    weight: float
-    concurrency: int | None
-    tokens_per_minute: int | None
-    created_at: int
-    expires_at: int | None
-    revoked_at: int | None
-
-    @property
-    def age(self) -> tuple[int, str]:
-        """Larger is later. Two that were made at the same moment, out of each other's sight, are told by their ids."""
-        return self.created_at, self.tenant
-
-    def merged(self, other: Key) -> Key:
-        """What counts of this and another one of the same name."""
-        if self.tenant != other.tenant:
-            return max(self, other, key=lambda key: key.age)
-        moments = [moment for moment in (self.revoked_at, other.revoked_at) if moment is not None]
-        return msgspec.structs.replace(self, revoked_at=min(moments, default=None))
-
-
-class User(Key, frozen=True):
-    """A user with what this gateway's engines did for them."""
-
-    last_used: int | None
-    requests: int
-    tokens: int
-    day: str
-    """The local day that `requests_today` and `tokens_today` are of."""
-    requests_today: int
-    tokens_today: int
-
-    def is_valid(self, now: float) -> bool:
-        """Neither revoked nor expired."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
-
-    @property
-    def limits(self) -> Limits:
-        """What this user may have."""
-        return Limits(self.concurrency, self.tokens_per_minute, self.weight)
-
-    @property
-    def key(self) -> Key:
-        """What other gateways know."""
-        return Key(*(getattr(self, name) for name in _SHARED))
-
-
 _COLUMNS: Final = ", ".join(User.__struct_fields__)
-_SHARED: Final = Key.__struct_fields__
 # A later one of the same name may have been made here while others' were read.
 _TAKE: Final = """
 INSERT OR REPLACE INTO users (name, tenant, digest, admin, weight, concurrency, tokens_per_minute, created_at,
@@ -132,6 +78,8 @@ class Users:
         self._seen: int | None = None
         self._revision: int | None = None
         self._sharing = asyncio.Lock()
+        self._unshared: set[str] = set()
+        """Tenants whose use here others have still to be told."""
         self.untold = ledger is not None
         """Whether other gateways may lack something of ours; `share` tells it, as soon as the ledger answers."""
 
@@ -196,10 +144,10 @@ class Users:
             return False
         async with self._sharing:
             try:
-                revision = await self._ledger.revision()
+                revision = await self._ledger.revision(TABLE)
                 if revision is not None and revision == self._revision and not self.untold:
                     return False
-                theirs = await self._ledger.read()
+                theirs = await self._ledger.read(TABLE)
             except StoreError:
                 self._revision, self.untold = None, True
                 return False
@@ -232,11 +180,14 @@ class Users:
         theirs: dict[str, Key] = {}
         for key in map(_read, records):
             theirs[key.name] = key.merged(theirs[key.name]) if key.name in theirs else key
-        ours = {user.name: user.key for user in await self.all()}
+        everybody = await self.all()
+        if revision is None:  # all of it was lost, if there was any
+            self._unshared |= {user.tenant for user in everybody}
+        ours = {user.name: user.key for user in everybody}
         better = {name: _written(key) for name, key in ours.items() if theirs.get(name) != key}
         if not better:
             return revision
-        told = await self._ledger.write(better)
+        told = await self._ledger.write(TABLE, better)
         return told if told == (revision or 0) + 1 else None  # else somebody wrote at the same time: look again
 
     async def _changed_here(self) -> None:
@@ -248,6 +199,43 @@ class Users:
         now = self._clock()
         for tenant, had in usage.items():
             await self._database.run(_USED, (tenant, int(now), day(now), had.requests, had.tokens))
+        if self._ledger is not None:
+            self._unshared |= set(usage)
+            await self._tell_use()
+
+    async def everywhere(self) -> list[User]:
+        """Everybody, as `all`, with what all gateways did for them, as far as the ledger answers."""
+        users, uses = await self.all(), list[Use]()
+        if self._ledger is not None:
+            with suppress(StoreError):
+                uses = [msgspec.msgpack.decode(record, type=Use) for record in await self._ledger.read(USE)]
+        here = await self._here()
+        for use in uses:
+            if use.gateway != here:
+                users = [user.and_used(use) if user.tenant == use.tenant else user for user in users]
+        return users
+
+    async def _tell_use(self) -> None:
+        """Let other gateways know what was used here; what they cannot be told now waits for the next time."""
+        if not self._unshared or self._ledger is None:
+            return
+        here, records = await self._here(), {}
+        for user in await self.all():
+            if user.tenant in self._unshared:
+                use = Use(here, *(getattr(user, name) for name in Use.__struct_fields__[1:]))
+                records[f"{here} {user.tenant}"] = msgspec.msgpack.encode(use)
+        try:
+            if records:
+                await self._ledger.write(USE, records)
+            self._unshared.clear()
+        except StoreError:
+            return
+
+    async def _here(self) -> str:
+        """What other gateways know this one by."""
+        await self._database.run("INSERT OR IGNORE INTO here VALUES (1, ?)", (secrets.token_hex(8),))
+        [[id_]] = await self._database.run("SELECT id FROM here")
+        return str(id_)
 
     def close(self) -> None:
         """Close the file."""
@@ -267,7 +255,7 @@ async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
         finally:
             users.close()
     with suppress(StoreError):
-        return ledger is not None and bool(await ledger.read())
+        return ledger is not None and bool(await ledger.read(TABLE))
     return False
 
 

@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed
 from cache import KeyMismatchError, KeyRing, Ledger
 from gateway.caller import Limits
 from gateway.cli import main
-from gateway.users import Key, UserError, Users, exist
+from gateway.user import Key
+from gateway.users import Usage, UserError, Users, exist
 from tests.redis_server import RedisServer
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
@@ -49,6 +50,30 @@ async def known(users: Users) -> dict[str, bool]:
     """Who has a key, and whether it is good."""
     await users.share()
     return {user.name: user.revoked_at is None for user in await users.all()}
+
+
+async def test_use_is_counted_over_all_gateways(tmp_path: Path, server: RedisServer) -> None:
+    async with house(tmp_path / "a", server) as here, house(tmp_path / "b", server) as there:
+        await here.add("anna")
+        await there.share()
+        [anna] = await here.all()
+        for users, tokens in ((here, 10), (there, 200), (there, 3000)):
+            await users.used({anna.tenant: Usage(1, tokens)})
+        for users in (here, there):
+            [user] = await users.everywhere()
+            assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (3, 3210, 3, 3210)
+        server.stop()
+        await here.used({anna.tenant: Usage(1, 10_000)})
+        [user] = await here.everywhere()
+        assert user.tokens == 10_010  # what is known without the others
+        server.start()
+        for _ in range(100):
+            await here.used({})
+            [user] = await there.everywhere()
+            if user.tokens == 13_210:
+                break
+            await asyncio.sleep(0.1)
+        assert user.tokens == 13_210
 
 
 def raw(server: RedisServer) -> Any:

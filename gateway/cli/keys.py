@@ -22,7 +22,8 @@ from cache import shown as shown_url
 from gateway.caller import Limits, shown
 from gateway.cli import CommandError
 from gateway.settings import Settings
-from gateway.users import User, UserError, Users, day, exist
+from gateway.user import User
+from gateway.users import UserError, Users, day, exist
 
 SETTINGS: Final = ()
 _AWAY: Final = "other gateways hear of changes from this one, when it serves and that is back"
@@ -124,7 +125,7 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
     elif options.action == "revoke":
         await users.revoke(options.name)
     else:
-        everybody = await users.all()
+        everybody = await users.everywhere()
         if options.json:
             print(json.dumps([_plain(user) for user in everybody], ensure_ascii=False, indent=2))
         elif everybody:
