@@ -42,6 +42,13 @@ def document() -> Json:
         "paths": _paths(),
         "components": {
             "schemas": _schemas(),
+            "headers": {
+                "RequestId": {
+                    "description": "by which the request is found in the log",
+                    "required": True,
+                    "schema": {"type": "string", "pattern": "^req_[0-9a-f]{32}$"},
+                }
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`smv_` and 43 characters"}},
         },
     }
@@ -98,6 +105,8 @@ def _operation(
             operation["responses"][status] = {"description": "refused", **_json("Error")}
     elif unready:
         operation["responses"]["503"] = {"description": "not ready, and why", **_json("Health")}
+    for answer in operation["responses"].values():
+        answer["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
     return operation
 
 
