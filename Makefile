@@ -5,7 +5,7 @@ RUN := @exec sh deploy/setup.sh run --
 DEV := @exec sh deploy/setup.sh dev --
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench docs pictures setup lock clean distclean
+.PHONY: help serve test lint format bench docs board pictures setup lock clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,11 +25,14 @@ format: ## mend style and format
 bench: ## Samovar beside llama-server, or what BENCH=name measures; ARGS="--load chat --streams 2" picks a part
 	$(DEV) .venv/bin/python -m benchmarks.$(or $(BENCH),compare) $(ARGS)
 
-pictures: ## take the pictures in docs/ anew, of the real page in Chromium
-	@exec sh deploy/setup.sh test -- .venv/bin/python -m tests.pictures
+pictures: ## take the pictures in docs/ anew: the real page in Chromium, the board on a real Prometheus
+	@exec sh deploy/setup.sh test -- sh -c '.venv/bin/python -m tests.pictures && .venv/bin/python -m tests.board_pictures'
 
 docs: ## write docs/configuration.md anew from the settings
 	$(DEV) sh -c '.venv/bin/python -m gateway.configuration > docs/configuration.md'
+
+board: ## write Grafana's boards in grafana/dashboards/ anew from grafana/board.py
+	$(DEV) .venv/bin/python -m grafana
 
 setup: ## install everything for development, start nothing
 	@exec sh deploy/setup.sh dev

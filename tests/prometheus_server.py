@@ -28,16 +28,25 @@ class PrometheusServer:
     """Debian's prometheus on a free port of loopback, which scrapes gateways as the job `samovar`."""
 
     def __init__(
-        self, folder: Path, targets: Sequence[str], rules: Sequence[Path] = (), *, interval: str = "1s"
+        self,
+        folder: Path,
+        targets: Sequence[str],
+        rules: Sequence[Path] = (),
+        *,
+        interval: str = "1s",
+        instance: str | None = None,
     ) -> None:
-        """Keep its data in `folder`; `targets` are addresses with a port."""
+        """Keep its data in `folder`; `targets` are addresses with a port, told as `instance` where that is given."""
+        static: dict[str, Any] = {"targets": list(targets)}
+        if instance is not None:
+            static["labels"] = {"instance": instance}
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._address = f"127.0.0.1:{_free_port()}"
         self._configuration = {
             "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
             "rule_files": [str(path) for path in rules],
-            "scrape_configs": [{"job_name": "samovar", "static_configs": [{"targets": list(targets)}]}],
+            "scrape_configs": [{"job_name": "samovar", "static_configs": [static]}],
         }
 
     def start(self) -> Self:

@@ -1,0 +1,1 @@
+"""The boards of Grafana, made by code: `make board` writes `dashboards/` anew."""
