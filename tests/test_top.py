@@ -72,6 +72,23 @@ def test_what_went_wrong_is_on_the_board_with_its_code(chinese: bool, word: str)
     assert "64" in text
 
 
+@pytest.mark.parametrize(("seconds", "cores"), [(2, "–"), (10, "150%")])
+def test_tokens_are_counted_as_they_come_and_processor_time_over_no_less_than_it_is_read(
+    seconds: int, cores: str
+) -> None:
+    board = Board("http://127.0.0.1:1", Phrases(WORDS, chinese=False))
+    for at, tokens, spent in ((0, 100, 5.0), (seconds, 100 + 40 * seconds, 5.0 + 1.5 * seconds)):
+        text = (
+            'samovar_engine_state{engine="0",state="busy"} 1\n'
+            f'samovar_engine_cpu_seconds_total{{engine="0"}} {spent}\n'
+            f"samovar_inter_token_seconds_count {tokens}\n"
+        )
+        board.take(Reading(text, at))
+    lines = [line.split() for line in drawn(board).splitlines()]
+    assert ["tokens", "a", "second", "40"] in [line[-4:] for line in lines]
+    assert ["0", "busy", "–", cores] in [line[:4] for line in lines]
+
+
 def test_every_phrase_of_the_board_is_there_in_both_languages() -> None:
     assert all(english and chinese for english, chinese in WORDS.values())
 

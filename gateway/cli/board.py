@@ -17,7 +17,9 @@ from gateway.cli.readings import Reading, increase, quantile, rate
 
 KEPT_SECONDS: Final = 600.0
 RATE_SECONDS: Final = 10.0
-"""Rates over less are as uneasy as answers are long."""
+"""Rates over less are as uneasy as answers are long; and what an engine took of a core is read every five seconds."""
+TOKENS: Final = "samovar_inter_token_seconds_count"
+"""Counts tokens as they come; `generation_tokens_total` learns of an answer's when it ends."""
 SOURCES: Final = {"engine": "green", "store": "cyan", "computed": "yellow"}
 STATES: Final = {"busy": "green", "idle": "default", "loading": "yellow", "failed": "red", "stopped": "dim"}
 BARS: Final = " ▁▂▃▄▅▆▇█"
@@ -126,7 +128,7 @@ class Board:
         prompt = now.sum("samovar_prompt_tokens_total")
         computed = now.sum("samovar_prompt_tokens_total", source="computed") or 0.0
         return _facts(
-            (self._say("tokens"), _plain(rate(self._ago(RATE_SECONDS), now, "samovar_generation_tokens_total"))),
+            (self._say("tokens"), _plain(rate(self._ago(RATE_SECONDS), now, TOKENS))),
             (self._say("first"), spread("time_to_first_token")),
             (self._say("gap"), spread("inter_token")),
             (self._say("queued"), spread("queue")),
@@ -136,7 +138,7 @@ class Board:
     def _flow(self) -> Iterator[RenderableType]:
         """A bar for each span of the last minutes, when there is more than a moment."""
         readings = list(self._readings)[:: max(1, len(self._readings) // 60)]
-        rates = [rate(before, after, "samovar_generation_tokens_total") or 0.0 for before, after in pairwise(readings)]
+        rates = [rate(before, after, TOKENS) or 0.0 for before, after in pairwise(readings)]
         if len(rates) > 1:
             top = max(rates)
             bars = "".join(BARS[round(value / (top or 1) * (len(BARS) - 1))] for value in rates)
@@ -159,8 +161,9 @@ class Board:
         yield engine
         yield Text(self._say(state), STATES[state]) if state in STATES else "–"
         yield _plain(now.sum("samovar_engine_threads", engine=engine))
-        used = rate(self._ago(RATE_SECONDS), now, "samovar_engine_cpu_seconds_total", engine=engine)
-        yield "–" if used is None else f"{used:.0%}"
+        before = self._ago(RATE_SECONDS)
+        used = rate(before, now, "samovar_engine_cpu_seconds_total", engine=engine)
+        yield "–" if used is None or now.at - before.at < RATE_SECONDS else f"{used:.0%}"
         yield _memory(now.sum("samovar_engine_resident_bytes", engine=engine) or None)
         cells = [now.sum(f"samovar_kv_cells_{kind}", engine=engine) for kind in ("used", "total")]
         yield " / ".join(map(_plain, cells))
