@@ -1,5 +1,6 @@
 """The engine room: child processes that compute tokens, and the handles by which the gateway keeps them."""
 
+from engine.annex import CELLS as ANNEX_CELLS
 from engine.comparison import Pace, Rate, compare
 from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from engine.llama import Model, Vocabulary, build_features, repacks_weights
@@ -25,6 +26,7 @@ from engine.resources import Usage, usage
 from engine.tuning import measure
 
 __all__ = [
+    "ANNEX_CELLS",
     "QUANTIZATIONS",
     "WIDEST",
     "Answer",

@@ -21,9 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeError
-
-BATCH = 512
-"""Tokens in one step at most: llama.cpp's own physical batch, so that a step is one pass over the weights."""
+from engine.plan import BATCH
 
 _STATE_HEAD = struct.Struct("<IIII")
 """How a sequence's state begins: magic number, version, number of streams, number of cells."""

@@ -7,6 +7,7 @@ prefix's cells are shared. Idea: nano-vllm's block manager, with llama.cpp's cel
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -35,8 +36,10 @@ class Resident:
     """Cells that the running request may come to need; 0 when idle."""
     request: int = -1
     """The request that runs on it, or was the last to."""
-    used: int = 0
-    """When it was last let go, as a count of releases: the smallest goes first."""
+    used: float = 0.0
+    """When it was last let go, by the clock: the smallest goes first."""
+    stored: bool = False
+    """Whether its cells can be fetched again."""
 
     @property
     def idle(self) -> bool:
@@ -61,14 +64,20 @@ class Residents:
     """All sequences of one context within `cells` cells and `sequences` numbers."""
 
     def __init__(
-        self, context: Cells, *, cells: int, sequences: int, on_loss: Callable[[Resident], None] = lambda _: None
+        self,
+        context: Cells,
+        *,
+        cells: int,
+        sequences: int,
+        on_loss: Callable[[Resident], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start empty; `on_loss` is called before cells of an idle resident are given up."""
         self._context = context
+        self._clock = clock
         self._on_loss = on_loss
         self._cells = cells
         self._all = [Resident(sequence) for sequence in range(sequences)]
-        self._releases = 0
 
     @property
     def used(self) -> int:
@@ -99,16 +108,22 @@ class Residents:
         self._make_room()
         return resident
 
-    def release(self, resident: Resident) -> None:
-        """The request ended; its cells stay as long as there is room."""
-        self._releases += 1
-        resident.reserved, resident.used = 0, self._releases
+    def release(self, resident: Resident, *, stored: bool = False) -> None:
+        """The request ended; its cells stay as long as there is room. `stored`: whether they can be fetched again."""
+        resident.reserved, resident.used, resident.stored = 0, self._clock(), stored
 
     def trim(self, cells: int) -> None:
         """Give up idle residents, oldest first, until they hold no more than `cells`."""
-        idle = sorted((r for r in self._all if r.idle and r.tokens), key=lambda r: r.used)
+        idle = self._idle()
         over = sum(r.cells for r in idle) - cells
         self._forget_oldest(idle, over)
+
+    def expire(self, seconds: float) -> None:
+        """Give up residents that have been idle for so long and can be fetched again."""
+        latest = self._clock() - seconds
+        for resident in self._all:
+            if resident.idle and resident.tokens and resident.stored and resident.used < latest:
+                self._forget(resident)
 
     def forget(self, requests: Collection[int]) -> None:
         """Give up what these ended requests left behind; what another has continued since is that one's."""
@@ -136,8 +151,11 @@ class Residents:
 
     def _make_room(self) -> None:
         """Give up idle residents, oldest first, until all that run can grow to what they reserved."""
-        idle = sorted((r for r in self._all if r.idle and r.tokens), key=lambda r: r.used)
-        self._forget_oldest(idle, sum(r.cells for r in self._all) - self._cells)
+        self._forget_oldest(self._idle(), sum(r.cells for r in self._all) - self._cells)
+
+    def _idle(self) -> list[Resident]:
+        """Those that remember something and run nothing, oldest first."""
+        return sorted((r for r in self._all if r.idle and r.tokens), key=lambda r: r.used)
 
     def _forget_oldest(self, idle: Sequence[Resident], over: int) -> None:
         for resident in idle:

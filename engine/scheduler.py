@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.plan import Plan, groups, padded, round_seconds, seconds
+from engine.plan import Plan, groups, padded, round_seconds, widest
 from engine.residents import Resident
 
-ALONE: Final = 0.5
+ALONE: Final = 0.9
 """Seconds that a step of prompts may take: an abort, or a call for this engine's threads, is heard between two."""
-BESIDE: Final = 0.15
-"""Seconds that it may take beside answers that people read as they come, or three rounds of these if that is more."""
+BESIDE: Final = 0.25
+"""Seconds that it may take beside answers that people read as they come, or three rounds of these if that is more.
+
+Narrow steps are dear: 64 tokens in eights take twice as long as at once, and everybody waits for that."""
 LIKE_DECODING: Final = 3
 """Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits (design.md)."""
-ROWS: Final = (8, 16, 32, 64, 128, 256)
-"""Prompt tokens in a step: widths that kernels like."""
+GROUP: Final = 8
+"""Kernels take rows in groups of so many."""
 
 
 @dataclass(eq=False)
@@ -150,9 +153,11 @@ class Scheduler:
         return sorted(self._prefilling, key=lambda sequence: sequence.pending)
 
     def _width(self) -> int:
-        """Prompt tokens of the next step: the most whose time nobody minds."""
+        """Prompt tokens of the next step: all that wait, in equal steps of which none takes longer than it may."""
         budget = ALONE
         if self._decoding:
             budget = min(ALONE, max(BESIDE, 3 * round_seconds(self._times, len(self._decoding))))
-        fitting = [rows for rows in ROWS if seconds(self._times.prefill, rows) <= budget]
-        return fitting[-1] if fitting else ROWS[0]
+        most = max(GROUP, widest(self._times, budget) // GROUP * GROUP)
+        pending = sum(sequence.pending for sequence in self._prefilling)
+        steps = math.ceil(pending / most)
+        return min(most, math.ceil(pending / steps / GROUP) * GROUP)

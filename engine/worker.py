@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from cache import Chain, Operation, PrefixCache, Stored, StoreError
+from engine import annex
+from engine.annex import Annex
 from engine.channel import Channel
 from engine.constraint import Grammars
 from engine.errors import DecodeError, EngineError
@@ -47,6 +49,9 @@ from engine.scheduler import Scheduler, Sequence, Step
 
 WORTH_FETCHING: Final = 16
 """Tokens that must be missing before the store is asked: fewer are computed in less time than it takes to answer."""
+STAY: Final = 5.0
+"""Seconds for which an ended answer's cells stay while others run: 1 000 idle ones slow their steps by about 2 %, and
+fetching these again takes 20 ms, once."""
 SMOOTH: Final = 0.012
 """Seconds within which tokens are sent together: an eye sees no difference, and each sending costs the gateway a share
 of a core that the engines then lack."""
@@ -76,6 +81,10 @@ class Worker:
         self._padding = config.sequences  # the number of a sequence that holds nothing but a step's padding
         self._context = Context(model, cells=config.cells + WIDEST, sequences=config.sequences + 1, threads=1)
         self.cells = self._context.cells - WIDEST
+        self._annex: Annex[Context] | None = None
+        if model.has_blocks:  # else nothing can be brought there
+            make = partial(Context, model, cells=annex.CELLS, sequences=annex.SLOTS, threads=1)
+            self._annex = Annex(self._context, make)
         self._idle_cells = config.idle_cells
         self._operations: deque[Operation] = deque()
         self._cache: PrefixCache | None = None
@@ -107,7 +116,13 @@ class Worker:
                 self._tell_of_store()
             if self._threads > 0:
                 self._step()
+            self._expire()
             self._speak()
+
+    def _expire(self) -> None:
+        """Give up cells that nobody came back for, while others pay for them with every step."""
+        if len(self._scheduler) > 0 and self._cache is not None and self._cache.writable:
+            self._residents.expire(STAY)
 
     @property
     def _is_able(self) -> bool:
@@ -215,19 +230,34 @@ class Worker:
         if not step.parts:
             return
         self._inside = 0.0
-        if self._compute(step):
+        context = self._compute(step)
+        if context is not None:
             index = -1
             for sequence, tokens in step.parts:
                 index += tokens
                 self._computed(sequence, tokens)
                 if sequence.pending == 0:
-                    self._advance(sequence, index)
+                    self._advance(sequence, context, index)
         taken = time.perf_counter() - began
         stepped = Stepped(step.rows, len(step.parts), taken, self._inside, self._residents.used)
         self._channel.send(stepped, urgent=False)
 
-    def _compute(self, step: Step) -> bool:
-        """Run a step; a failed one ends all that took part."""
+    def _compute(self, step: Step) -> Context | None:
+        """Run a step; gives the context that has its logits. A failed one ends all that took part."""
+        began = time.perf_counter()
+        try:
+            if self._annex is not None and self._annex.takes(step.parts, self._residents.used):
+                return self._annex.decode(step.parts, self._threads)
+            return self._decode(step)
+        except DecodeError as error:
+            for sequence, _ in step.parts:
+                self._finish(sequence.request, "failed", str(error))
+            return None
+        finally:
+            self._inside += time.perf_counter() - began
+
+    def _decode(self, step: Step) -> Context:
+        """Run a step where everybody's cells are. Raises DecodeError."""
         entries = [
             (sequence.tokens[p], p, sequence.resident.sequence, p == len(sequence.tokens) - 1)
             for sequence, tokens in step.parts
@@ -235,18 +265,12 @@ class Worker:
         ]
         # Padding wants logits, too: the output matrix is the widest of all, and it is its kernel that likes the width.
         entries += [(entries[0][0], i, self._padding, True) for i in range(step.padding)]
-        began = time.perf_counter()
         try:
             self._context.decode(entries)
-        except DecodeError as error:
-            for sequence, _ in step.parts:
-                self._finish(sequence.request, "failed", str(error))
-            return False
         finally:
             if step.padding:
                 self._context.cut(self._padding, 0)
-            self._inside += time.perf_counter() - began
-        return True
+        return self._context
 
     def _computed(self, sequence: Sequence, tokens: int) -> None:
         """Note that `tokens` more of a sequence are in the cells; blocks that they fill are stored while it runs on."""
@@ -257,8 +281,8 @@ class Worker:
         if chain is not None and self._keeper is not None and (full := chain.extend(new)):
             self._keeper.keep(sequence.resident, chain, full)
 
-    def _advance(self, sequence: Sequence, index: int) -> None:
-        """Draw the next token of a sequence whose logits lie at `index` of the step."""
+    def _advance(self, sequence: Sequence, context: Context, index: int) -> None:
+        """Draw the next token of a sequence whose logits lie at `index` of the step in `context`."""
         if sequence.computed == sequence.prompt:
             self._scheduler.prefilled(sequence)
         if len(sequence.tokens) >= sequence.limit:  # a limit of 0 new tokens: only the prompt was wanted
@@ -267,7 +291,7 @@ class Worker:
         began = time.perf_counter()
         sampler = self._runs[sequence.request].sampler
         try:
-            token = sampler.draw(self._context.logits(index))
+            token = sampler.draw(context.logits(index))
         except EngineError as error:
             self._finish(sequence.request, "failed", str(error), error.code)
             return
@@ -295,9 +319,11 @@ class Worker:
         resident = run.sequence.resident
         if run.scheduled:
             self._scheduler.remove(run.sequence)
+        if self._annex is not None:
+            self._annex.drop(request)
         # A failed step may have left part of a chunk behind: the cells must hold just what the resident says.
         self._context.cut(resident.sequence, len(resident.tokens))
-        self._residents.release(resident)
+        self._residents.release(resident, stored=run.chain is not None and self._keeper is not None)
         run.sampler.close()
         last = Finished(request, reason, detail, code)
         moves = reason == "moved" and run.chain is not None

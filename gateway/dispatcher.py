@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -30,6 +30,8 @@ REST: Final = 1.0
 """Seconds that a request stays where it is before it is moved on."""
 ROUND: Final = 0.5
 """Seconds between two looks at who would be better elsewhere."""
+LULL: Final = 2.0
+"""Seconds for which a load that fell counts as before: who reads an answer often asks again at once."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,30 @@ class Placement:
     """Where it goes, once its engine has given it up."""
     placed: float = field(default_factory=time.monotonic)
 
+    @property
+    def rested(self) -> bool:
+        """Whether it has been where it is for long enough to be moved on."""
+        return time.monotonic() - self.placed > REST
+
+
+class Peak:
+    """The highest load of the last LULL seconds."""
+
+    def __init__(self) -> None:
+        """Nothing was seen yet."""
+        self._falling: deque[tuple[float, int]] = deque()
+        """When a load was seen last, for every load that no later one reached: oldest and highest first."""
+
+    def of(self, load: int) -> int:
+        """The peak, now that the load is this."""
+        now = time.monotonic()
+        while self._falling and self._falling[-1][1] <= load:
+            self._falling.pop()
+        self._falling.append((now, load))
+        while self._falling[0][0] < now - LULL:
+            self._falling.popleft()
+        return self._falling[0][1]
+
 
 class Dispatcher:
     """Sets cells aside, so that no engine is sent what it cannot hold, and moves what would be better elsewhere."""
@@ -77,6 +103,7 @@ class Dispatcher:
         """Requests that run at once: with more of them nobody would get more tokens a second, and all would wait."""
         self._placed: dict[EngineProcess, list[Placement]] = {engine: [] for engine in engines}
         self._homes: OrderedDict[str, EngineProcess] = OrderedDict()
+        self._peak = Peak()
 
     @property
     def running(self) -> int:
@@ -92,9 +119,11 @@ class Dispatcher:
             return None
         engine = min(self._candidates(able), key=lambda engine: self._cost(engine, demand))
         placement = Placement(engine, demand)
-        if demand.tokens - demand.known > LONG and self._plan.engines(self.running + 1) > 1:
-            self._clear(engine)
         self._placed[engine].append(placement)
+        load = self._peak.of(self.running)
+        if demand.tokens - demand.known > LONG and self._plan.engines(load) > 1:
+            self._clear(engine)
+        self._gather()
         self._warm_up()
         return placement
 
@@ -127,24 +156,32 @@ class Dispatcher:
             await asyncio.sleep(ROUND)
 
     def rebalance(self) -> None:
-        """Move answers, where the plan says that all then get more tokens a second."""
-        working = self._working()
-        if not working or any(not p.streaming or p.target for p in self._all()):
+        """Move requests, where the plan says that all then get more tokens a second."""
+        if self._gather() or any(not p.streaming or p.target for p in self._all()):
             return  # prompts are under way: what they need comes first
-        count = self._plan.engines(self.running, working=len(working))
+        working = self._working()
         by_load = sorted(working, key=lambda engine: len(self._placed[engine]))
         idle = [engine for engine in self._engines if engine.state is State.IDLE and not self._placed[engine]]
-        if len(working) > count:
-            for _ in range(len(self._placed[by_load[0]])):
-                self._move(by_load[0], by_load[-1])
-        elif len(working) < count and idle:
+        if working and len(working) < self._wanted() and idle:
             self._move(by_load[-1], idle[0])
-        elif len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:
+        elif working and len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:
             self._move(by_load[-1], by_load[0])
 
+    def _gather(self) -> bool:
+        """Move all from one engine to the busiest, if so many are better off together; whether they are."""
+        by_load = sorted(self._working(), key=lambda engine: len(self._placed[engine]))
+        if len(by_load) <= self._wanted():
+            return False
+        for _ in range(len(self._placed[by_load[0]])):
+            self._move(by_load[0], by_load[-1], prompts=True)
+        return True
+
+    def _wanted(self, more: int = 0) -> int:
+        """Engines that should work, with so many `more` requests."""
+        return self._plan.engines(self._peak.of(self.running + more), working=max(1, len(self._working())))
+
     def _candidates(self, able: Sequence[EngineProcess]) -> Sequence[EngineProcess]:
-        working = self._working()
-        count = self._plan.engines(self.running + 1, working=max(1, len(working)))
+        working, count = self._working(), self._wanted(more=1)
         if len(working) < count:
             return able
         kept = sorted(working, key=lambda engine: -len(self._placed[engine]))[:count]
@@ -170,15 +207,16 @@ class Dispatcher:
         for _ in self._placed[engine] if others else ():
             self._move(engine, min(others, key=lambda other: len(self._placed[other])))
 
-    def _move(self, source: EngineProcess, target: EngineProcess) -> None:
-        """Send the answer with the shortest context from `source` to `target`, if one may go."""
-        now = time.monotonic()
+    def _move(self, source: EngineProcess, target: EngineProcess, *, prompts: bool = False) -> None:
+        """Send who has the shortest context from `source` to `target`; one whose prompt is computed only if asked."""
         able = [
             placement
             for placement in self._placed[source]
-            if placement.leave and placement.streaming and not placement.target and now - placement.placed > REST
+            if placement.leave
+            and not placement.target
+            and (placement.rested if placement.streaming else prompts)
             and self._fits(target, placement.demand)
-        ]  # fmt: skip
+        ]
         if able:
             chosen = min(able, key=lambda placement: placement.demand.tokens)
             chosen.target = target
@@ -187,7 +225,7 @@ class Dispatcher:
 
     def _warm_up(self) -> None:
         """Load an engine that the plan wants beside those that work, for the next who comes."""
-        wanted = self._plan.engines(self.running, working=len(self._working()))
+        wanted = self._wanted()
         loaded = [e for e in self._engines if e.state in (State.LOADING, State.IDLE, State.BUSY) or self._placed[e]]
         stopped = [e for e in self._engines if e.state is State.STOPPED and not self._placed[e]]
         if len(loaded) < wanted and stopped:

@@ -104,11 +104,11 @@ class Relay:
             return
         async with aclosing(self._pool.generate(engine, request)) as messages:
             async for message in messages:
+                if self._placement.leave is None and self._placement.demand.stored:
+                    self._placement.leave = self._suspend
                 if isinstance(message, Tokens):
                     self._drawn += message.ids
                     self._placement.streaming = True
-                    if self._placement.leave is None and self._placement.demand.stored:
-                        self._placement.leave = self._suspend
                 yield message
 
     def _suspend(self) -> None:

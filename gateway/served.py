@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache import CacheConfig
-from engine import WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig
+from engine import ANNEX_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.digests import file_digest
 from gateway.inspection import require_good
@@ -20,8 +20,8 @@ from gateway.settings import Settings
 
 SEQUENCES = 32
 """Sequence numbers of one engine, running and remembered."""
-OVERHEAD = 150 << 20
-"""Bytes of an engine beside weights and cells: interpreter, libraries, compute buffers (measured, facts.md)."""
+OVERHEAD = 210 << 20
+"""Bytes of an engine beside weights and cells: interpreter, libraries, compute buffers of two contexts (measured)."""
 IDLE_CELLS = 2048
 """Cells of ended answers that stay in an engine. 1 000 of them slow its steps by about 1.8 %, and fetching them again
 takes 20 ms: an answer of 128 tokens is done sooner without them."""
@@ -123,7 +123,7 @@ def _memory(settings: Settings, engines: int) -> int:
 
 
 def _cells(memory: int, context: int, weights: int, bytes_a_token: int) -> int:
-    cells = (memory - weights - OVERHEAD) // bytes_a_token
+    cells = (memory - weights - OVERHEAD) // bytes_a_token - ANNEX_CELLS
     return max(context, min(cells, MOST_CONTEXTS * context))
 
 

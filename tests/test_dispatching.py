@@ -72,6 +72,35 @@ def test_many_gather_in_one_engine() -> None:
     assert widths[0] <= 4
 
 
+def test_even_prompts_move_when_so_many_come_that_all_are_better_off_together() -> None:
+    one, two = engines(2, cells=10_000)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    left: list[Placement] = []
+    for _ in range(8):
+        placement = placed(dispatcher, Demand(300, tokens=30, stored=True))
+        placement.leave = partial(left.append, placement)
+    placed(dispatcher, Demand(300, tokens=30, stored=True))
+    assert left
+    for placement in left:
+        dispatcher.arrive(placement)
+    assert sorted(len(dispatcher._placed[engine]) for engine in (one, two)) == [0, 9]
+
+
+def test_a_lull_of_a_moment_moves_nobody() -> None:
+    one, two = engines(2, cells=10_000)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    left: list[Placement] = []
+    for _ in range(9):
+        placement = Placement(one, Demand(300, tokens=30, stored=True), streaming=True)
+        placement.placed -= 60
+        placement.leave = partial(left.append, placement)
+        dispatcher._placed[one].append(placement)
+    dispatcher.rebalance()
+    for placement in list(dispatcher._placed[one])[:4]:
+        dispatcher.release(placement)
+    assert left == []
+
+
 def test_an_engine_that_is_not_loaded_is_warmed_for_the_next_while_the_first_begins_at_once() -> None:
     one, two = engines(2)
     two.state = State.STOPPED

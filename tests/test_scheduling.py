@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.llama import BATCH
-from engine.plan import WIDEST
+from engine.plan import BATCH, WIDEST
 from engine.residents import Resident, Residents
 from engine.scheduler import Scheduler, Sequence
 from tests.plans import MEASURED
@@ -93,6 +92,23 @@ def test_forgotten_requests_leave_nothing_but_what_others_continued_stays() -> N
     assert sorted(cells.held) == [[], [], [3, 4]]
 
 
+def test_what_can_be_fetched_again_goes_when_nobody_comes_back_for_it() -> None:
+    now = 0.0
+    cells = Cells(3)
+    residents = Residents(cells, cells=100, sequences=3, clock=lambda: now)
+    for request, stored in ((1, True), (2, False)):
+        resident = residents.acquire(request, [request, 7], "a", 5)
+        assert resident is not None
+        resident.tokens[:] = cells.held[resident.sequence][:] = [request, 7]
+        residents.release(resident, stored=stored)
+    now = 4.0
+    residents.expire(5.0)
+    assert sorted(cells.held) == [[], [1, 7], [2, 7]]
+    now = 6.0
+    residents.expire(5.0)
+    assert sorted(cells.held) == [[], [], [2, 7]]
+
+
 def sequence(request: int, prompt: int, computed: int = 0) -> Sequence:
     return Sequence(request, Resident(request), list(range(prompt)), computed, 1000)
 
@@ -141,11 +157,23 @@ def test_a_prompt_alone_goes_in_wide_steps_and_beside_answers_in_narrow_ones_bet
     two_threads = scheduler(threads=2)
     two_threads.add(sequence(9, 300))
     [(prompt, n)] = two_threads.schedule().parts
-    assert n == 128
-    prompt.computed = 128
+    assert n == 152
+    prompt.computed = 152
     decoding(two_threads, 2)
     steps = [[(s.request, n) for s, n in two_threads.schedule().parts] for _ in range(6)]
-    assert steps == [[(0, 1)], [(1, 1)], [(9, 32)], [(0, 1)], [(1, 1)], [(9, 32)]]
+    assert steps == [[(0, 1)], [(1, 1)], [(9, 56)], [(0, 1)], [(1, 1)], [(9, 56)]]
+
+
+def test_a_prompt_is_cut_into_equal_steps_and_not_into_wide_ones_and_a_rest() -> None:
+    two_threads = scheduler(threads=2)
+    long = sequence(9, 300)
+    two_threads.add(long)
+    widths = []
+    while long.pending:
+        [(_, n)] = two_threads.schedule().parts
+        long.computed += n
+        widths.append(n)
+    assert widths == [152, 148]
 
 
 def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
@@ -154,8 +182,8 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     for request in (2, 3):
         alone.add(sequence(request, 30))
     steps = [alone.schedule().parts for _ in range(2)]
-    assert [(s.request, n) for s, n in steps[0]] == [(1, 128)]
-    assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 68)]
+    assert [(s.request, n) for s, n in steps[0]] == [(1, 272)]
+    assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 212)]
 
 
 def test_an_empty_scheduler_schedules_nothing() -> None:

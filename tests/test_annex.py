@@ -1,0 +1,104 @@
+"""Prompts that are computed in a small context beside the one that holds everybody's cells."""
+
+from __future__ import annotations
+
+import collections.abc
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import annex
+from engine.annex import Annex
+from engine.llama import Context, Model
+from engine.residents import Resident
+from engine.scheduler import Sequence
+
+Entries = collections.abc.Sequence[tuple[int, int, int, bool]]
+
+
+class Cells:
+    """A context that remembers which tokens each sequence holds, and refuses one with a hole."""
+
+    def __init__(self, cells: int, sequences: int) -> None:
+        self.cells = cells
+        self.held: list[list[int]] = [[] for _ in range(sequences)]
+
+    def decode(self, entries: Entries) -> None:
+        for token, position, sequence, _ in entries:
+            assert position == len(self.held[sequence])
+            self.held[sequence].append(token)
+        assert sum(map(len, self.held)) <= self.cells
+
+    def cut(self, sequence: int, length: int) -> None:
+        del self.held[sequence][length:]
+
+    def save(self, sequence: int, start: int, end: int) -> bytes:
+        assert end <= len(self.held[sequence])
+        return json.dumps(self.held[sequence][start:end]).encode()
+
+    def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
+        assert start == len(self.held[sequence])
+        self.held[sequence] += json.loads(state)
+        return len(self.held[sequence]) == end
+
+    def set_threads(self, threads: int) -> None:
+        pass
+
+
+def prompt(request: int, tokens: list[int], computed: int = 0) -> Sequence:
+    return Sequence(request, Resident(request), tokens, computed, 1000)
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 40)), max_size=40))
+def test_home_has_all_that_was_computed_whoever_takes_turns(steps: list[tuple[list[int], int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"CELLS": 100, "SLOTS": 3, "CROWD": 0, "WORTH": 1}.items():
+            patch.setattr(annex, name, value)
+        home = Cells(1000, 6)
+        here = Annex(home, lambda: Cells(100, 3))
+        prompts = [prompt(i, [*range(i, i + 40 + 7 * i)]) for i in range(6)]
+        for chosen, rows in steps:
+            parts = [(p, min(rows, p.pending)) for p in (prompts[i] for i in dict.fromkeys(chosen)) if p.pending]
+            used = sum(map(len, home.held))
+            if parts and here.takes(parts, used):
+                here.decode(parts, 1)
+            else:  # as the worker does, who may also give up a prompt
+                for p, tokens in parts:
+                    home.held[p.request] += p.tokens[p.computed : p.computed + tokens]
+                    if len(chosen) == 1:
+                        here.drop(p.request)
+            for p, tokens in parts:
+                p.computed += tokens
+                p.resident.tokens = p.tokens[: p.computed]
+            assert home.held == [p.tokens[: p.computed] for p in prompts]
+
+
+def test_only_a_crowd_makes_the_way_worth_it() -> None:
+    here = Annex(Cells(100, 6), lambda: Cells(100, 3))
+    alone = [(prompt(0, [1] * 500, computed=300), 200)]
+    assert not here.takes(alone, used=300)
+    assert here.takes(alone, used=300 + annex.CROWD)
+    assert not here.takes([(prompt(0, [1] * 500, computed=499), 1)], used=5000)
+    assert not here.takes([(prompt(0, [1] * 9000, computed=annex.CELLS), 100)], used=9000)
+
+
+def test_a_prompt_computed_there_has_the_same_logits_and_the_same_future(tiny_model: Path) -> None:
+    model = Model(tiny_model)
+    tokens = [7 + i % 50 for i in range(60)]
+    whole = Context(model, cells=512, sequences=2, threads=1)
+    whole.decode([(token, i, 0, i == 59) for i, token in enumerate(tokens)])
+    expected = whole.logits(59).copy()
+    home = Context(model, cells=512, sequences=2, threads=1)
+    here = Annex(home, lambda: Context(model, cells=512, sequences=2, threads=1))
+    mine = Sequence(1, Resident(0), tokens, 0, 100)
+    for rows in (25, 35):
+        context = here.decode([(mine, rows)], 1)
+        mine.computed += rows
+    assert np.allclose(context.logits(34), expected, atol=1e-3)
+    for each in (whole, home):
+        each.decode([(9, 60, 0, True)])
+    assert np.allclose(home.logits(0), whole.logits(0), atol=1e-3)
