@@ -26,10 +26,11 @@ from gateway.caller import caller_of
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.enginelog import EngineLog
+from gateway.errors import EngineUnavailableError
 from gateway.house import House, new_id
 from gateway.metrics import Metrics
 from gateway.openapi import published
-from gateway.responses import Responses
+from gateway.responses import STOPPING, Responses
 from gateway.roster import Roster
 from gateway.served import ServedModel
 from gateway.sessions import Sessions
@@ -39,6 +40,7 @@ from gateway.transport.bodies import unrouted
 from gateway.transport.callers import SUBPROTOCOL
 from gateway.transport.entrance import entrance
 from gateway.transport.http import HttpResponses
+from gateway.transport.refusals import refuse
 from gateway.transport.websocket import Connection
 from gateway.users import Users
 
@@ -179,6 +181,9 @@ def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
 
 def _routes(house: House, responses: Responses) -> list[BaseRoute]:
     async def connection(socket: WebSocket) -> None:
+        if responses.closing:  # a balancer that has not noticed yet opens it elsewhere
+            await refuse(EngineUnavailableError(STOPPING), socket.scope, socket.receive, socket.send)
+            return
         await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         with house.metrics.connections.track_inprogress():
             caller = caller_of(socket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -30,16 +31,18 @@ class Gateway:
         self.flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         self._embedded = "model" not in settings
         self._process: subprocess.Popen[str] | None = None
+        self.command = SAMOVAR
+        self.environment = CHILD_ENVIRONMENT
         self.url = ""
         self.greeting = ""
         self.notice = ""
 
     def start(self) -> Self:
         """Start it and wait for the line that says that it listens."""
-        command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={self.state}", *self.flags]
+        command = [*self.command, "serve", "--port=0", f"--state-dir={self.state}", *self.flags]
         with (self.state.parent / f"{self.state.name}.log").open("a") as log:
             self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=CHILD_ENVIRONMENT
+                command, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment
             )
         assert self._process.stdout is not None
         self.greeting = self._process.stdout.readline()
@@ -99,10 +102,17 @@ class Gateway:
     @asynccontextmanager
     async def connect(self, key: str = "none") -> AsyncIterator[Conversation]:
         """The official client's WebSocket mode."""
-        socket_url = self.url.replace("http", "ws", 1) + "/v1"
-        client = AsyncOpenAI(api_key=key, base_url=self.url + "/v1", websocket_base_url=socket_url)
-        async with client, client.responses.connect() as connection:
-            yield Conversation(connection)
+        async with connect(self.url, key) as conversation:
+            yield conversation
+
+
+@asynccontextmanager
+async def connect(url: str, key: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[Conversation]:
+    """The official client's WebSocket mode, at whatever answers at `url`; `tls` says whom to trust there."""
+    client = AsyncOpenAI(api_key=key, base_url=url + "/v1", websocket_base_url=url.replace("http", "ws", 1) + "/v1")
+    options: Any = {"ssl": tls} if tls else {}  # passed on to websockets, more than its own type tells
+    async with client, client.responses.connect(websocket_connection_options=options) as connection:
+        yield Conversation(connection)
 
 
 class Conversation:

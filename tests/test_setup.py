@@ -227,11 +227,12 @@ def test_a_machine_with_no_python_that_is_new_enough_is_told(clone: Path, bare: 
 
 
 def test_a_user_who_may_not_install_is_told_what_the_tests_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: "/usr/bin/apt-get" if name == "apt-get" else None)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(needs, "FONTS", Path("/nowhere"))
     monkeypatch.setattr(needs, "APT_LISTS", Path("/nowhere"))
     monkeypatch.setattr(needs, "is_ubuntu", lambda: False)
     assert needs.root_prefix() is None
-    line = "sudo apt-get install -y --no-install-recommends redis-server prometheus chromium fonts-noto-cjk\n"
+    packages = "redis-server prometheus haproxy nginx systemd chromium fonts-noto-cjk"
+    line = f"sudo apt-get install -y --no-install-recommends {packages}\n"
     assert f"    sudo apt-get update && {line}" in needs.advice(needs.to_test())

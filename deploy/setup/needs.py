@@ -14,6 +14,14 @@ from pathlib import Path
 PROBE = "#include <thread>\nint main() { return 0; }\n"
 APT_LISTS = Path("/var/lib/apt/lists")
 FONTS = Path("/usr/share/fonts")
+PROGRAMS = {
+    "redis-server": "redis-server",
+    "promtool": "prometheus",
+    "haproxy": "haproxy",
+    "nginx": "nginx",
+    "systemd-analyze": "systemd",
+}
+"""What the tests run, and the package that brings it."""
 
 
 def to_install() -> list[str]:
@@ -43,16 +51,17 @@ def succeeds(command: list[str], text: str = "") -> bool:
 
 def to_test() -> list[str]:
     """Debian packages that the tests need besides: real servers, a browser, and letters for Chinese screenshots."""
-    missing = []
-    if not shutil.which("redis-server"):
-        missing.append("redis-server")
-    if not shutil.which("prometheus") or not shutil.which("promtool"):
-        missing.append("prometheus")
+    missing = [package for program, package in PROGRAMS.items() if not has_program(program)]
     if not shutil.which("chromium"):
         missing.append("chromium-browser" if is_ubuntu() else "chromium")  # there it brings the snap `chromium`
     if not has_chinese_font():
         missing.append("fonts-noto-cjk")
     return missing
+
+
+def has_program(name: str) -> bool:
+    """Whether a program is there; Debian does not put the administrators' folder on everybody's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is not None
 
 
 def has_chinese_font() -> bool:

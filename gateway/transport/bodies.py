@@ -23,6 +23,8 @@ from gateway.protocol.requests import MAX_MESSAGE, convert, decode
 
 BODY_SECONDS: Final = 30.0
 """How long a client may take to send a body."""
+DISCARDED_BYTES: Final = 16 << 20
+"""How much of a body that is too large is read all the same: who still sends, as a proxy does, hears no answer."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 S = TypeVar("S", bound=msgspec.Struct)
@@ -65,17 +67,21 @@ async def unrouted(request: Request, error: Exception) -> Response:
 
 async def json_body(request: Request) -> dict[str, Any]:
     """The body, a JSON object of at most MAX_MESSAGE bytes; the doors saw to its content type. Raises ApiError."""
-    data = bytearray()
+    data, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
-                data += chunk
-                if len(data) > MAX_MESSAGE:
-                    raise MessageTooLargeError(f"a body of over {MAX_MESSAGE} bytes is over the limit")
+                size += len(chunk)
+                if size <= MAX_MESSAGE:
+                    data += chunk
+                elif size > DISCARDED_BYTES:
+                    break
     except TimeoutError as error:
         raise InvalidRequestError(f"the body took longer than {BODY_SECONDS:g} s") from error
     except ClientDisconnect as error:
         raise InvalidRequestError("the body was cut off") from error
+    if size > MAX_MESSAGE:
+        raise MessageTooLargeError(f"a body of over {MAX_MESSAGE} bytes is over the limit")
     return decode(bytes(data))
 
 
