@@ -25,6 +25,7 @@ from gateway.prompt import TemplateError
 from gateway.responses import Responses
 from gateway.settings import Settings
 from gateway.stages import Stages
+from gateway.supervision import Supervisor
 from gateway.transport.patience import Patient
 
 GRACE_SECONDS: Final = 30
@@ -53,6 +54,7 @@ class Server(uvicorn.Server):
     greeting = ""
     responses: Responses
     stages: Stages
+    supervisor: Supervisor
     _draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -62,6 +64,7 @@ class Server(uvicorn.Server):
             self.stages.done("listening")
             structlog.get_logger().info("serving", **self.stages.seconds)
             print(self.greeting, flush=True)
+            self.supervisor.ready(self.greeting.partition(" — ")[0])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -73,6 +76,7 @@ class Server(uvicorn.Server):
 
     def _signalled(self) -> None:
         if self._draining is None:
+            self.supervisor.stopping(f"running answers may end within {GRACE_SECONDS} s")
             # uvicorn closes every socket when it begins to shut down, so those that still answer come first.
             self._draining = asyncio.create_task(self._drain())
         else:
@@ -125,6 +129,7 @@ def run(settings: Settings) -> int:
     server.responses = responses
     stages.done("parts")
     server.stages = stages
+    server.supervisor = Supervisor()
     server.greeting = f"Samovar: {settings.url} — open it in a browser, or run: samovar chat"
     if settings.model == EMBEDDED:
         server.greeting += f"\n{GET_QWEN}"
