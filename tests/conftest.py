@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tests.tiny_model import write_tiny_model
 
 NPM = "openai@6.49.0"
 """The newest that runs on Node 20, which Debian and Ubuntu have."""
+
+ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,6 +44,20 @@ def npm_openai(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("npm"):
         subprocess.run(["npm", "install", "--no-audit", "--no-fund", NPM], cwd=folder, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, built without a network of a clean copy of the sources."""
+    folder = tmp_path_factory.mktemp("package")
+    for name in ("cache", "engine", "gateway"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "--wheel-dir", folder, folder], check=True, capture_output=True)
+    [built] = folder.glob("samovar-*.whl")
+    return built
 
 
 @pytest.fixture(scope="session")
