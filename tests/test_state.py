@@ -1,0 +1,84 @@
+"""What lies in the state folder: for whose eyes, and how it is copied while the gateway runs, and restored."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.running import Gateway, said
+
+BACKUP = Path(__file__).parent.parent / "deploy" / "backup.py"
+ANSWER = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 5}
+"""The tiny model says A."""
+
+
+def back_up(state: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as the documentation does."""
+    return subprocess.run([sys.executable, str(BACKUP), state, folder], capture_output=True, text=True, check=False)
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def readable_by_others(folder: Path) -> list[str]:
+    """Files that another user of the machine could read."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [str(path) for path in files if path.stat().st_mode & 0o077 and folder.stat().st_mode & 0o011]
+
+
+@pytest.mark.slow
+async def test_a_backup_that_is_taken_while_turns_are_written_is_whole_and_goes_on_elsewhere(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    state, settings = tmp_path / "state", {"model": tiny_model, "context": 512}
+    with Gateway(state, **settings) as gateway:
+        async with gateway.connect() as conversation:
+            first = await conversation.ask("茶炊是什么?", **ANSWER)
+            assert said(first) == "AAAAA"
+            await conversation.send({"type": "response.create", "input": "More", **ANSWER, "max_output_tokens": 300})
+            done = back_up(state, tmp_path / "backups")
+            assert (done.returncode, done.stderr) == (0, "")
+            await conversation.events()
+    copy = Path(done.stdout.strip())
+    assert names(copy) == ["cache.key", "conversations.db", "users.db"]
+    assert readable_by_others(copy) == []
+    shutil.rmtree(state)
+
+    shutil.move(copy, state)
+    with Gateway(state, **settings) as gateway:
+        async with gateway.connect() as conversation:
+            second = await conversation.ask("?", previous_response_id=first[-1].response.id, **ANSWER)
+            assert second[-1].response.usage.input_tokens > first[-1].response.usage.total_tokens
+
+
+@pytest.mark.slow
+async def test_nothing_in_the_state_folder_is_for_other_users_of_the_machine(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        await conversation.ask("A secret", **ANSWER)
+    assert readable_by_others(tiny_server.state) == []
+
+
+def test_a_folder_that_is_no_state_folder_is_told_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    done = back_up(tmp_path / "nowhere", tmp_path / "backups")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Nothing was backed up: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "backups").exists()
+    assert subprocess.run([sys.executable, str(BACKUP)], capture_output=True, check=False).returncode == 2
+
+
+def test_a_damaged_database_is_no_backup(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "conversations.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    done = back_up(state, tmp_path / "backups")
+    assert done.returncode == 1
+    assert "conversations.db" in done.stderr or "malformed" in done.stderr or "not a database" in done.stderr
+    assert names(tmp_path / "backups") == []
