@@ -5,7 +5,7 @@ RUN := @exec sh deploy/setup.sh run --
 DEV := @exec sh deploy/setup.sh dev --
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench docs board pictures setup lock clean distclean
+.PHONY: help serve test lint format bench docs board pictures audit setup lock clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ docs: ## write docs/configuration.md anew from the settings
 
 board: ## write Grafana's boards in grafana/dashboards/ anew from grafana/board.py
 	$(DEV) .venv/bin/python -m grafana
+
+audit: ## ask the OSV database about every version in constraints.txt
+	$(DEV) sh deploy/audit.sh
 
 setup: ## install everything for development, start nothing
 	@exec sh deploy/setup.sh dev
