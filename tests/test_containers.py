@@ -22,6 +22,7 @@ import yaml
 
 from gateway.cli import serve
 from gateway.settings import Settings, load
+from tests.prometheus_server import promtool
 from tests.running import Gateway
 
 ROOT = Path(__file__).parent.parent
@@ -163,6 +164,25 @@ def test_the_containers_have_no_rights_that_they_do_not_need() -> None:
             assert context["readOnlyRootFilesystem"] is True
             assert context["allowPrivilegeEscalation"] is False
             assert container["resources"]["limits"].keys() == {"cpu", "memory"}
+
+
+def test_what_the_compose_file_mounts_is_there() -> None:
+    volumes = [volume for service in compose()["services"].values() for volume in service.get("volumes", [])]
+    mounted = [volume.partition(":")[0] for volume in volumes if volume.startswith(".")]
+    assert len(mounted) == 4
+    assert [path for path in mounted if not (COMPOSE.parent / path).exists()] == []
+    [prometheus] = [volume for volume in volumes if volume.endswith("/etc/prometheus/rules:ro")]
+    assert list((COMPOSE.parent / prometheus.partition(":")[0]).glob("*.yml"))
+
+
+def test_prometheus_accepts_its_configuration_and_asks_the_gateway_itself(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "prometheus.yml").read_text()
+    configuration = tmp_path / "prometheus.yml"
+    configuration.write_text(text.replace("/etc/prometheus/rules", str(ROOT / "grafana" / "rules")))
+    assert promtool("check", "config", str(configuration)) == ""
+    [job] = yaml.safe_load(text)["scrape_configs"]
+    [target] = job["static_configs"][0]["targets"]
+    assert target.partition(":")[0] in compose()["services"]
 
 
 def test_what_the_image_is_made_of_reaches_its_build() -> None:
