@@ -48,7 +48,7 @@ async def test_a_gateway_and_its_engines_call_nobody(tiny_server: Gateway) -> No
 
 def test_an_audit_that_cannot_be_made_does_not_say_that_all_is_well() -> None:
     environment = {**CHILD_ENVIRONMENT, **dict.fromkeys(("https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")}
-    audit = ["sh", ROOT / "deploy" / "audit.sh"]
+    audit = ["sh", str(ROOT / "deploy" / "audit.sh")]
     done = subprocess.run(audit, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("Nothing was audited: ")
