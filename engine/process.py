@@ -43,6 +43,8 @@ STOP_SECONDS: Final = 5.0
 """How long a process may take to leave after its socket closed: a step of a long prompt, then SIGKILL."""
 EXIT_SECONDS: Final = 1.0
 """Likewise for one that hung up by itself: a fault of its own, and its threads may keep it from ending."""
+SPAWN_FILES: Final = 12
+"""Open files that the gateway needs for a moment to start a process, and some more."""
 LAST_WORDS: Final = 1 << 14
 """Bytes of a process's stderr that are kept, to tell of what it died."""
 
@@ -158,6 +160,7 @@ class EngineProcess:
             await process.wait()
 
     async def _spawn(self) -> asyncio.StreamReader:
+        _require_files(SPAWN_FILES)
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -304,6 +307,20 @@ class EngineProcess:
         if late and self._process is not None:
             self._process.kill()
         await asyncio.shield(self._life)
+
+
+def _require_files(count: int) -> None:
+    """Raise OSError unless so many files can be opened now.
+
+    uvloop finds that out in the middle of a spawn, and never closes those that it had opened until then.
+    """
+    probes: list[int] = []
+    try:
+        while len(probes) < count:
+            probes += os.pipe()
+    finally:
+        for probe in probes:
+            os.close(probe)
 
 
 async def _keep_end(stream: asyncio.StreamReader, end: bytearray) -> None:

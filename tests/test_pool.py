@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +48,11 @@ async def until(condition: Callable[[], bool]) -> None:
     """Look again until it holds; the test's own time-out bounds it."""
     while not condition():  # noqa: ASYNC110 - what is waited for is the state itself, as users see it
         await asyncio.sleep(0.001)
+
+
+def open_files() -> set[int]:
+    """Numbers of this process's open files."""
+    return {int(path.name) for path in Path("/proc/self/fd").iterdir()}
 
 
 async def run(pool: EnginePool, engine: EngineProcess, request: int, limit: int) -> tuple[int, str]:
@@ -171,6 +178,27 @@ async def test_an_engine_that_hangs_up_and_does_not_end_is_killed_and_its_next_r
     assert await run(pool, engine, 3, 5) == (5, "length")
     with pytest.raises(EngineDiedError, match="hung up"):
         await running
+
+
+def test_an_engine_that_cannot_be_started_for_want_of_files_leaves_none_open(tiny_model: Path) -> None:
+    async def main() -> None:
+        pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
+        await run(pool, pool.engines[0], 1, 2)
+        await pool.engines[0].stop()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken = open_files()
+        free = sorted(set(range(len(taken) + 8)) - taken)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[5], hard))
+        try:
+            with pytest.raises(EngineDiedError, match="Too many open files"):
+                await pool.engines[0].start()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(open_files()) <= len(taken)
+        assert await run(pool, pool.engines[0], 2, 5) == (5, "length")
+        await pool.close()
+
+    uvloop.run(main())  # as `samovar serve` runs it
 
 
 async def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_in_a_loop(tmp_path: Path) -> None:
