@@ -18,6 +18,7 @@ from gateway.cli.readings import Reading, increase, quantile, rate
 from gateway.cli.top import WORDS
 from gateway.metrics import Metrics
 from tests.chatting import ENGLISH, Terminal
+from tests.reader import free_port
 from tests.running import SAMOVAR, Gateway
 
 
@@ -115,7 +116,7 @@ def test_a_mistake_is_one_line(flag: str, said: str, capsys: pytest.CaptureFixtu
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Gateway]:
     """A gateway that has given one answer."""
-    with Gateway(tmp_path_factory.mktemp("top"), model=tiny_model, context=512) as gateway:
+    with Gateway(tmp_path_factory.mktemp("top"), model=tiny_model, context=512, port=free_port()) as gateway:
         request = {"input": "Hi", "max_output_tokens": 20, "logit_bias": {"259": -100}}
         httpx.post(f"{gateway.url}/v1/responses", json=request, timeout=30).raise_for_status()
         yield gateway
@@ -142,12 +143,13 @@ def test_on_a_terminal_it_lives_until_q_and_outlives_the_gateway(gateway: Gatewa
         terminal.see("tokens a second up to")
         gateway.stop()
         terminal.see("trying again")
+        gateway.start()
+        terminal.see("live; q leaves")
         assert terminal.leave("q") == 0
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_it_without_a_word(gateway: Gateway) -> None:
-    gateway.start()
     with Terminal([*SAMOVAR, "top", f"--url={gateway.url}"]) as terminal:
         terminal.see("live; q leaves")
         assert terminal.leave("\x03") == 0
