@@ -125,7 +125,7 @@ async def measure(server: Server, count: int, seconds: float) -> None:
     among = await echo(server)
     tell(
         [
-            figure(f"{count:,} idle connections: each", [grown / count / 1000], "KB", 32.0),
+            figure(f"{count:,} idle connections: each", [grown / count / 1024], "KiB", 32.0),
             figure("echo of an error alone", alone, "ms"),
             figure(f"echo of an error among {count:,} idle connections", among, "ms", 2.0),
         ]
