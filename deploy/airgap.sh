@@ -5,8 +5,9 @@
 #   sh deploy/airgap.sh seal FOLDER            writes the list of digests anew, after you laid something in: *.deb files
 #   sh FOLDER/airgap.sh install [TARGET]       without one: checks every file, installs into TARGET (/opt/samovar)
 #
-# Both machines need the same Debian release, Python and kind of processor: llama-cpp-python is compiled where it is
-# packed. For a weaker processor than that one:  CMAKE_ARGS="-DGGML_NATIVE=OFF" sh deploy/airgap.sh pack …
+# Both machines need the same Debian release, Python (to the last number, as which packages are needed hangs on it) and
+# kind of processor: llama-cpp-python is compiled where it is packed. For a weaker processor than that one:
+#   CMAKE_ARGS="-DGGML_NATIVE=OFF" PIP_NO_CACHE_DIR=1 sh deploy/airgap.sh pack …
 
 set -eu
 
@@ -46,7 +47,7 @@ pack() {
     cp -r deploy docs grafana CHANGELOG.md LICENSE README.md SECURITY.md "$folder/"
     cp deploy/airgap.sh "$folder/airgap.sh"
     find "$folder" -name __pycache__ -prune -exec rm -rf {} +
-    "$python" -c 'import platform, sys; print("%d.%d" % sys.version_info[:2], platform.machine())' >"$folder/made-for"
+    "$python" -c 'import platform; print(platform.python_version(), platform.machine())' >"$folder/made-for"
     seal "$folder"
     echo "Packed, $(du -sh "$folder" | cut -f1). Carry the folder, and there: sh $(basename "$folder")/airgap.sh install"
 }
@@ -65,7 +66,7 @@ install() {
     [ -f SHA256SUMS ] || fail "This is not a packed folder. First, on a machine with a network: sh deploy/airgap.sh pack FOLDER"
     sha256sum --check --quiet --strict SHA256SUMS || fail "What was carried is damaged, or was changed. Nothing was installed."
     python=${PYTHON:-python3}
-    here=$("$python" -c 'import platform, sys; print("%d.%d" % sys.version_info[:2], platform.machine())')
+    here=$("$python" -c 'import platform; print(platform.python_version(), platform.machine())')
     [ "$here" = "$(cat made-for)" ] || fail "Packed for Python and processor $(cat made-for); this machine has $here."
     "$python" -c 'import ensurepip' 2>/dev/null || fail "Python's venv is missing: Debian's package python3-venv."
 

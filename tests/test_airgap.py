@@ -48,7 +48,7 @@ def carried(tmp_path: Path, wheel: Path, tiny_model: Path) -> Path:
     shutil.copy(tiny_model, folder / "models" / "ours.gguf")
     for name in ("CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md"):
         shutil.copy(ROOT / name, folder)
-    (folder / "made-for").write_text(f"{sys.version_info.major}.{sys.version_info.minor} {platform.machine()}\n")
+    (folder / "made-for").write_text(f"{platform.python_version()} {platform.machine()}\n")
     assert airgap(folder, "seal", folder).returncode == 0
     return folder
 
