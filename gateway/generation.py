@@ -142,6 +142,7 @@ class Generation:
             for _ in ids:
                 self._house.metrics.gap.observe((now - self._latest) / len(ids))
         self._latest = now
+        self._house.metrics.generated.inc(len(ids))
         self._ids += ids
         self._untold += [self._told(*pair) for pair in zip(ids, tokens.logprobs, strict=False)]
         self._text(self._detokenizer.feed(ids))

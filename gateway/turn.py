@@ -211,7 +211,6 @@ class TurnRunner:
             house.metrics.prompt_tokens.labels("store").inc(self._generation.fetched)
             house.metrics.prompt_tokens.labels("engine").inc(usage.cached - self._generation.fetched)
             house.metrics.prompt_tokens.labels("computed").inc(usage.input - usage.cached)
-        house.metrics.generated.inc(usage.output)
         self._count(status)
         self._publish(last)
 

@@ -82,7 +82,7 @@ def test_tokens_are_counted_as_they_come_and_processor_time_over_no_less_than_it
         text = (
             'samovar_engine_state{engine="0",state="busy"} 1\n'
             f'samovar_engine_cpu_seconds_total{{engine="0"}} {spent}\n'
-            f"samovar_inter_token_seconds_count {tokens}\n"
+            f"samovar_generation_tokens_total {tokens}\n"
         )
         board.take(Reading(text, at))
     lines = [line.split() for line in drawn(board).splitlines()]

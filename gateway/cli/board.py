@@ -18,8 +18,7 @@ from gateway.cli.readings import Reading, increase, quantile, rate
 KEPT_SECONDS: Final = 600.0
 RATE_SECONDS: Final = 10.0
 """Rates over less are as uneasy as answers are long; and what an engine took of a core is read every five seconds."""
-TOKENS: Final = "samovar_inter_token_seconds_count"
-"""Counts tokens as they come; `generation_tokens_total` learns of an answer's when it ends."""
+TOKENS: Final = "samovar_generation_tokens_total"
 SOURCES: Final = {"engine": "green", "store": "cyan", "computed": "yellow"}
 STATES: Final = {"busy": "green", "idle": "default", "loading": "yellow", "failed": "red", "stopped": "dim"}
 BARS: Final = " ▁▂▃▄▅▆▇█"
