@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from engine.constraint import Constraint
 from engine.errors import SamplingError
 from engine.messages import Logprob, Sampling
 
+COLD: Final = 1e-3
+"""A temperature below which the likeliest token is taken: a division by less leaves the range of a logit's floats."""
+
 
 class Sampler:
     """Draws one request's tokens. Two random numbers a token, so that its state follows from seed and position."""
@@ -20,7 +24,7 @@ class Sampler:
     def __init__(
         self, sampling: Sampling, *, top_logprobs: int | None = None, constraint: Constraint | None = None
     ) -> None:
-        """A temperature of 0 is greedy; with `top_logprobs`, `logprobs` tells of each token and so many others."""
+        """A temperature below COLD is greedy; with `top_logprobs`, `logprobs` tells of each token and others."""
         self.logprobs: list[Logprob] = []
         """Of the token drawn last, when it was asked for."""
         self._sampling = sampling
@@ -87,7 +91,7 @@ class Sampler:
         s = self._sampling
         if not math.isfinite(logits.max()):
             raise SamplingError("the model's logits are no numbers; its file may be broken")
-        if s.temperature <= 0:
+        if s.temperature < COLD:
             return int(logits.argmax())
         if not s.top_k and s.top_p >= 1 and not s.min_p:
             return among_all(logits, s.temperature, number)

@@ -125,9 +125,10 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(fields: dict[str, Any]) ->
     assert all(expected.get(int(token), 0) > 0 for token in np.flatnonzero(drawn))
 
 
-def test_a_temperature_of_zero_takes_the_largest() -> None:
+@pytest.mark.parametrize("temperature", [0, 5e-324, 1e-5])
+def test_a_temperature_of_zero_or_next_to_it_takes_the_largest(temperature: float) -> None:
     values = logits(4)
-    assert Sampler(sampling(temperature=0)).draw(values.copy()) == int(values.argmax())
+    assert Sampler(sampling(temperature=temperature, top_k=20)).draw(values.copy()) == int(values.argmax())
 
 
 def test_a_seed_decides_every_draw() -> None:

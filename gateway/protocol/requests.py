@@ -94,7 +94,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     min_p: Probability | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repeat_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    repeat_penalty: Annotated[float, Meta(ge=0.1, le=2)] | None = None
     seed: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
     logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
