@@ -238,6 +238,15 @@ class EngineProcess:
             self.state, self.since = state, time.monotonic()
             self._on_change(self)
 
+    def _has_ended(self) -> bool:
+        """Whether its process has ended, even if that was not heard of yet: what it is sent is nobody's fault then."""
+        if self._process is None:
+            return True
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
     def _send(self, message: ToEngine) -> None:
         if self._writer is None or self._writer.is_closing():
             raise EngineDiedError(f"engine {self.name} is not running")
@@ -255,6 +264,8 @@ class EngineProcess:
         Left early, it aborts the request.
         """
         queue: asyncio.Queue[Answer | EngineDiedError] = asyncio.Queue()
+        if self._has_ended():
+            raise EngineDiedError(f"engine {self.name} has just ended")
         self._send(request)
         self._answers[request.request] = queue
         self._set_state(State.BUSY)

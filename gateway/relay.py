@@ -7,6 +7,7 @@ goes on from there. Who reads along sees a pause.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Final
@@ -18,6 +19,10 @@ from gateway.dispatcher import Dispatcher, Placement
 
 MOST_DEATHS: Final = 2
 """A request whose engines died so often is what kills them."""
+MOST_TRIES: Final = 5
+"""Engines that it is sent to, those among them that were gone before they had it."""
+PAUSE: Final = 0.05
+"""Seconds until it is sent again when an engine was gone already: time to hear of that."""
 
 
 class Relay:
@@ -36,6 +41,7 @@ class Relay:
         """Engines that died of it, or while they had it."""
         self.blame = 0.0
         """Its share in these deaths: 1 for an engine that had no other request."""
+        self._tries = 0
         self._pool = pool
         self._dispatcher = dispatcher
         self._placement = placement
@@ -62,16 +68,24 @@ class Relay:
                         if isinstance(message, Finished):
                             return
             except EngineDiedError as error:
-                self.deaths += 1
-                self.blame += 1 / error.requests if error.requests else 0.0
-                if self.deaths >= MOST_DEATHS:
-                    raise
+                await self._survive(error)
             finally:
                 self._current = self._placement.leave = None
             if self._aborted or self._left == 0:
                 yield Finished(self._request.request, "aborted" if self._aborted else "length")
                 return
             self._dispatcher.arrive(self._placement)
+
+    async def _survive(self, error: EngineDiedError) -> None:
+        """Go on after an engine's death, or raise it again when it is the request that kills them."""
+        self._tries += 1
+        if error.requests:
+            self.deaths += 1
+            self.blame += 1 / error.requests
+        if self.deaths >= MOST_DEATHS or self._tries >= MOST_TRIES:
+            raise error
+        if not error.requests:
+            await asyncio.sleep(PAUSE)
 
     def abort(self) -> None:
         """End it within a step; `Finished` still comes."""

@@ -8,11 +8,12 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from tests.running import Gateway, said
+from tests.running import Conversation, Gateway, said
 
 SECONDS = 20
 CLIENTS = 6
@@ -71,3 +72,26 @@ async def test_a_pool_whose_engines_are_killed_at_random_serves_on_and_loses_no_
         async with server.connect() as conversation:
             assert said(await conversation.ask("still there?", **ENDLESS)) == "A" * TOKENS
         assert server.get("/readyz").status_code == 200
+
+
+async def test_answers_go_on_when_all_engines_are_killed_at_once(tmp_path: Path, tiny_model: Path) -> None:
+    with Gateway(tmp_path, model=tiny_model, context=512, engines=2, cores=2) as server:
+        async with server.connect() as one, server.connect() as two:
+            talks, heard = (one, two), []
+            for talk in talks:
+                await talk.send({"type": "response.create", "input": "hello", **ENDLESS, "max_output_tokens": 300})
+                heard.append(await begun(talk))
+            for engine in server.engines():
+                engine.kill()
+            for talk, events in zip(talks, heard, strict=True):
+                assert said([*events, *await talk.events()]) == "A" * 300
+
+
+async def begun(talk: Conversation) -> list[Any]:
+    """Events up to the first piece of an answer."""
+    events = []
+    async for event in talk.stream():
+        events.append(event)
+        if event.type == "response.output_text.delta":
+            break
+    return events
