@@ -24,7 +24,7 @@ CLONE = re.compile(r"git clone (?:--?\S+ )*(?P<address>\S+)")
 PORT = re.compile(r"((?<=:)|(?<=PORT=)|(?<=--port )|(?<=--port=))8000\b")
 OTHER_PORT = re.compile(r"(?:PORT=|--port[ =])(\d+)")
 ONLY_LOOKED_UP = re.compile(r"\bmake (?=(?:test|bench)\b)")
-NOT_INHERITED = re.compile(r"MAKE.*|MFLAGS|GIT_.*|SAMOVAR_.*|PYTEST_.*|VIRTUAL_ENV|PYTHONPATH")
+NOT_INHERITED = re.compile(r"ARGS|BENCH|MODEL|PORT|MAKE.*|MFLAGS|GIT_.*|SAMOVAR_.*|PYTEST_.*|VIRTUAL_ENV|PYTHONPATH")
 BLOCK_SECONDS = 90.0
 READY_SECONDS = 60.0
 LEAVE_SECONDS = 20.0
