@@ -64,6 +64,8 @@ def test_a_cancel_names_its_response() -> None:
         ({"temperature": "hot"}, "invalid_request", "temperature"),
         ({"temperature": 3}, "invalid_request", "temperature"),
         ({"repeat_penalty": 5e-324}, "invalid_request", "repeat_penalty"),
+        ({"max_output_tokens": 1 << 80}, "invalid_request", "max_output_tokens"),
+        ({"top_k": 1 << 31}, "invalid_request", "top_k"),
         ({"top_p": -0.1}, "invalid_request", "top_p"),
         ({"max_output_tokens": 0}, "invalid_request", "max_output_tokens"),
         ({"input": [{"role": "robot", "content": "x"}]}, "invalid_request", "input[0].role"),

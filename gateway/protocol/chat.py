@@ -145,8 +145,8 @@ class ChatCreate(Wishes, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=1024)]
     model: str | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     tools: Annotated[list[ChatTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | ChatChoice | None = None
     response_format: TextFormat | JsonObject | SchemaFormat | None = None

@@ -90,7 +90,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
-    top_k: Annotated[int, Meta(ge=0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, lt=1 << 31)] | None = None
     min_p: Probability | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
@@ -108,7 +108,7 @@ class ResponseCreate(Wishes, frozen=True, kw_only=True, tag="response.create", f
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     generate: bool | None = None
@@ -186,7 +186,7 @@ class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.re
     """Send the events of a response again, from behind `starting_after`, and go on with it."""
 
     response_id: str
-    starting_after: Annotated[int, Meta(ge=0)] | None = None
+    starting_after: Annotated[int, Meta(ge=0, lt=1 << 31)] | None = None
     stream_id: StreamId | None = None
 
 
