@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.errors import InvalidRequestError, UnsupportedParameterError
+from gateway.errors import InvalidRequestError
 from gateway.protocol.requests import (
     LOGPROBS,
     FunctionCall,
@@ -15,10 +15,12 @@ from gateway.protocol.requests import (
     InputItem,
     InputMessage,
     Key256,
+    Neutral,
     ResponseCreate,
     TextOptions,
     Wishes,
     convert,
+    supported,
 )
 from gateway.protocol.tools import (
     MAX_TOOLS,
@@ -171,8 +173,7 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
         return False
 
 
-# What clients send without meaning it: the values that ask for nothing, by field.
-_NEUTRAL: Final[dict[str, list[Any]]] = {
+_NEUTRAL: Final[Neutral] = {
     "n": [1],
     "parallel_tool_calls": [True, False],
     "service_tier": ["auto", "default"],
@@ -187,21 +188,14 @@ def read_chat(raw: dict[str, Any]) -> tuple[Stateless, ChatCreate]:
 
     Raises InvalidRequestError or UnsupportedParameterError that names the field.
     """
-    known = {field.encode_name for field in msgspec.structs.fields(ChatCreate)}
-    body = {}
-    for name, value in raw.items():
-        if name in known:
-            body[name] = value
-        elif value is not None and value not in _NEUTRAL.get(name, []):
-            raise UnsupportedParameterError(f"`{name}` is not supported here", param=name)
-    chat = convert(body, ChatCreate)
+    chat = convert(supported(raw, ChatCreate, _NEUTRAL), ChatCreate)
     _check(chat)
     return _request(chat), chat
 
 
 def _check(chat: ChatCreate) -> None:
     """What the types of its fields do not say."""
-    if not all(_stops(chat)):
+    if not all(chat.stops):
         raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
     if chat.top_logprobs is not None and not chat.logprobs:
         raise InvalidRequestError("top_logprobs: goes with `logprobs: true`", param="top_logprobs")
@@ -263,10 +257,6 @@ def _format(chat: ChatCreate) -> Format:
             name=about.name, schema=about.schema or {}, description=about.description, strict=about.strict
         )
     return wanted or TextFormat()
-
-
-def _stops(chat: ChatCreate) -> list[str]:
-    return [chat.stop] if isinstance(chat.stop, str) else list(chat.stop or ())
 
 
 def _text(content: Content | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
@@ -100,6 +100,11 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
 
 class ResponseCreate(Wishes, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
     """A request for an answer, or with `generate: false` for one to be prepared."""
@@ -166,11 +171,6 @@ class ResponseCreate(Wishes, frozen=True, kw_only=True, tag="response.create", f
             self.prompt_cache_options is not None and bool(self.prompt_cache_options.prewarm)
         )
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """Stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
 
 class ResponseCancel(msgspec.Struct, frozen=True, tag="response.cancel", forbid_unknown_fields=True):
     """End a running answer, whatever its lane."""
@@ -192,8 +192,9 @@ class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.re
 
 ClientMessage = ResponseCreate | ResponseCancel | ResponseResume
 
-# What clients send without meaning it: the value that asks for nothing, by field.
-_NEUTRAL: Final[dict[str, list[Any]]] = {
+Neutral = Mapping[str, Sequence[Any]]
+"""What clients send without meaning it: the values that ask for nothing, by field."""
+_NEUTRAL: Final[Neutral] = {
     "stream": [True, False],  # the Python client sends it over a socket too
     "background": [False],
     "parallel_tool_calls": [True, False],
@@ -238,13 +239,7 @@ def read(raw: dict[str, Any]) -> ClientMessage:
     target = _BY_TYPE.get(kind) if isinstance(kind, str) else None
     if target is None:
         raise InvalidRequestError(f"`type` must be one of {', '.join(_BY_TYPE)}, response.steer", param="type")
-    known = {field.encode_name for field in msgspec.structs.fields(target)} | {"type"}
-    body = {}
-    for name, value in raw.items():
-        if name in known:
-            body[name] = value
-        elif value is not None and value not in _NEUTRAL.get(name, []):
-            raise UnsupportedParameterError(f"`{name}` is not supported here", param=name)
+    body = supported(raw, target, _NEUTRAL)
     for tool in body["tools"] if isinstance(body.get("tools"), list) else ():
         if isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] != "function":
             raise UnsupportedParameterError(f"tools: `{tool['type'][:64]}` is not supported here", param="tools")
@@ -267,6 +262,18 @@ def read_body(raw: dict[str, Any]) -> tuple[ResponseCreate, bool]:
     message = read({**raw, "type": "response.create"})
     assert isinstance(message, ResponseCreate)  # noqa: S101 - for the type checker: its type says so
     return message, stream is True
+
+
+def supported(raw: Mapping[str, Any], target: type[msgspec.Struct], neutral: Neutral) -> dict[str, Any]:
+    """The fields of `raw` that `target` has, its tag among them; of others those are let go that ask for nothing.
+
+    Raises UnsupportedParameterError that names the field.
+    """
+    known = {*(field.encode_name for field in msgspec.structs.fields(target)), target.__struct_config__.tag_field}
+    for name, value in raw.items():
+        if name not in known and value is not None and value not in neutral.get(name, []):
+            raise UnsupportedParameterError(f"`{name}` is not supported here", param=name)
+    return {name: value for name, value in raw.items() if name in known}
 
 
 def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
