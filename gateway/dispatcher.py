@@ -157,19 +157,18 @@ class Dispatcher:
 
     def rebalance(self) -> None:
         """Move requests, where the plan says that all then get more tokens a second."""
-        if self._gather() or any(not p.streaming or p.target for p in self._all()):
+        by_load = self._by_load()
+        if not by_load or self._gather() or any(not p.streaming or p.target for p in self._all()):
             return  # prompts are under way: what they need comes first
-        working = self._working()
-        by_load = sorted(working, key=lambda engine: len(self._placed[engine]))
         idle = [engine for engine in self._engines if engine.state is State.IDLE and not self._placed[engine]]
-        if working and len(working) < self._wanted() and idle:
+        if len(by_load) < self._wanted() and idle:
             self._move(by_load[-1], idle[0])
-        elif working and len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:
+        elif len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:
             self._move(by_load[-1], by_load[0])
 
     def _gather(self) -> bool:
         """Move all from one engine to the busiest, if so many are better off together; whether they are."""
-        by_load = sorted(self._working(), key=lambda engine: len(self._placed[engine]))
+        by_load = self._by_load()
         if len(by_load) <= self._wanted():
             return False
         for _ in range(len(self._placed[by_load[0]])):
@@ -239,6 +238,10 @@ class Dispatcher:
 
     def _working(self) -> list[EngineProcess]:
         return [engine for engine, placed in self._placed.items() if placed]
+
+    def _by_load(self) -> list[EngineProcess]:
+        """Those that work, the one with the fewest requests first."""
+        return sorted(self._working(), key=lambda engine: len(self._placed[engine]))
 
     def _all(self) -> Iterator[Placement]:
         return (placement for placed in self._placed.values() for placement in placed)
