@@ -122,21 +122,30 @@ def leave_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
+def environment() -> dict[str, str]:
+    """What a server is started in: no settings of a gateway."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """Ask it to leave, make it if it has not after so many seconds, and give its exit code."""
+    process.terminate()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
 @contextlib.contextmanager
 def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A process that writes into a log, asked to leave at the end and made to if it does not."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
     with tempfile.NamedTemporaryFile(prefix="samovar-bench-", suffix=".log") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment())
         try:
             yield process, Path(log.name)
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, STOP_SECONDS)
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, look: Callable[[], Found | None]) -> Found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Final, Self
 
 import psutil
 
-from benchmarks.servers import ServerError, free_port
+from benchmarks.servers import ServerError, environment, free_port, stop
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 45.0
@@ -89,9 +88,8 @@ class House:
 
     def start(self) -> Self:
         """Start it and wait until it is ready. Raises ServerError."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment())
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until and self._process.poll() is None:
             if self._answers():
@@ -111,12 +109,7 @@ class House:
         if self._process is None or self._process.poll() is not None:
             return 0
         self.engines()
-        self._process.terminate()
-        try:
-            return self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+        return stop(self._process, STOP_SECONDS)
 
     def engines(self) -> list[psutil.Process]:
         """Its engine processes, remembered so that one that is left over is seen."""
