@@ -7,6 +7,7 @@ import shutil
 import ssl
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,7 +38,7 @@ http {{
 """What Debian's nginx.conf is around a site, for a user without rights."""
 
 
-class Balancer:
+class Balancer(ABC):
     """One of the two, in a folder of its own, over TLS on a free port of loopback; over plain HTTP on another."""
 
     def __init__(self, folder: Path, gateways: Sequence[str], ports: tuple[int, int]) -> None:
@@ -56,13 +57,13 @@ class Balancer:
     shipped: Path
     """The file of `deploy/`."""
 
+    @abstractmethod
     def machine(self, ports: tuple[int, int]) -> dict[str, str]:
         """What the shipped file says about the machine it runs on, and what to say here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def command(self, *, check: bool) -> list[str]:
         """The program's command line: to serve, or only to look at the configuration."""
-        raise NotImplementedError
 
     def check(self) -> subprocess.CompletedProcess[str]:
         """Let the program itself look at the configuration."""

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self
 
 from websockets.protocol import State
@@ -155,9 +154,3 @@ class Talker:
             end(connection, name, reason="cancelled")
         except Exception:  # noqa: BLE001 - the chat hung up
             return
-
-
-def make_certificate(certificate: Path, key: Path) -> None:
-    """A self-signed certificate for a name that nobody has."""
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=nobody.example"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)

@@ -14,21 +14,12 @@ import pytest
 
 from cache import Archive, Guarded, KeyMismatchError, KeyRing, Progress, StoreError
 from cache.redis import RedisStore
+from tests.clock import Clock
 from tests.redis_server import RedisServer
 
 KEYS = KeyRing.new()
 ENDED = Progress.ENDED
 SAID = "我想喝茶 and nobody else may know".encode()
-
-
-class Clock:
-    """Seconds that a test lets pass."""
-
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        """Seconds of the epoch."""
-        return self.now
 
 
 @asynccontextmanager
@@ -251,7 +242,7 @@ async def test_a_file_of_another_key_is_refused_and_left_as_it_is(tmp_path: Path
 
 
 async def test_what_nobody_reads_goes_and_what_somebody_reads_stays(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = Clock(1_000_000.0)
     archive = Archive(tmp_path / "c.db", KEYS, ttl=7 * 86_400, clock=clock)
     for name in ("read", "unread"):
         await archive.put("alice", name, SAID * 10_000, ENDED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import shutil
 import ssl
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from hypothesis import strategies as st
 from websockets.sync.server import ServerConnection
 
 from gateway.cli.screen import PlainText, plain
-from tests.chatting import ENGLISH, Play, Talker, Terminal, answer, end, make_certificate, send, stand_in
+from tests.certificates import make_certificate
+from tests.chatting import ENGLISH, Play, Talker, Terminal, answer, end, send, stand_in
 from tests.running import SAMOVAR, Gateway
 
 READING_SECONDS = 0.3
@@ -231,7 +231,6 @@ def test_a_port_that_is_none_or_another_programs_is_told() -> None:
     assert "does not let a chat in: " in run.stderr
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes the certificate")
 def test_the_gateways_own_certificate_is_trusted_and_no_other(tmp_path: Path) -> None:
     files = {name: (tmp_path / f"{name}.pem", tmp_path / f"{name}.key") for name in ("own", "other")}
     for pair in files.values():

@@ -6,21 +6,12 @@ import pytest
 
 from gateway.errors import EngineUnavailableError
 from gateway.holdoff import DEATHS, SECONDS, USERS, HoldOff
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from deploy.setup import needs
 from deploy.setup.environment import MODEL_PACKAGE, Environment
 from deploy.setup.progress import CommandFailedError, Display, OutputReader, Step, run
+from tests.clock import Clock
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,16 +26,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def steps(*lines: str) -> list[str]:
@@ -66,7 +57,7 @@ def test_lines_that_say_nothing_leave_the_step_as_it_was() -> None:
 
 
 def test_a_terminal_shows_one_line_that_is_drawn_again() -> None:
-    out, clock = Terminal(), Clock()
+    out, clock = Terminal(), Clock(0.0)
     display = Display(out, clock)
     for clock.now in (1.0, 61.0):
         display.show(Step("compiling it, 1 of 2", 0.5))
@@ -76,7 +67,7 @@ def test_a_terminal_shows_one_line_that_is_drawn_again() -> None:
 
 
 def test_elsewhere_a_line_appears_every_quarter_minute() -> None:
-    out, clock = io.StringIO(), Clock()
+    out, clock = io.StringIO(), Clock(0.0)
     display = Display(out, clock)
     for second in range(60):
         clock.now = second

@@ -16,25 +16,16 @@ import pytest
 
 from cache import StoreError, StoreFullError
 from cache.sqlite import PAGE_BYTES, SqliteStore
+from tests.clock import Clock
 
 IDS = [n.to_bytes(32, "big") for n in range(200)]
 MEGABYTE = bytes(1 << 20)
 
 
-class Clock:
-    """Seconds that a test lets pass."""
-
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        """Seconds of the epoch."""
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     """A clock at rest."""
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 @pytest.fixture
