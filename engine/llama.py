@@ -26,6 +26,11 @@ from engine.plan import BATCH
 _STATE_HEAD = struct.Struct("<IIII")
 """How a sequence's state begins: magic number, version, number of streams, number of cells."""
 
+_STREAMS_HEAD = struct.Struct("<III")
+"""The same, before the first stream's cells."""
+_COUNT = 4
+"""Bytes in which a stream's number of cells is written, and all that is written of an empty one."""
+
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
 
 
@@ -185,19 +190,17 @@ class Model:
         llama_cpp.llama_model_free(self.pointer)
 
 
-class Context:
-    """KV cells shared by up to `sequences` token sequences, and the steps that fill them."""
+class _Context:
+    """KV cells and the steps that fill them, for up to a number of token sequences."""
 
-    def __init__(self, model: Model, *, cells: int, sequences: int, threads: int) -> None:
+    def __init__(self, model: Model, *, cells: int, sequences: int, threads: int, batch: int, unified: bool) -> None:
         """Allocate `cells` at once (they are paid for here, not when used). Raises ModelLoadError."""
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = cells
-        params.n_batch = params.n_ubatch = BATCH
-        params.n_seq_max = sequences + 1
-        self._scratch = sequences  # the number of a sequence by which blocks of others are written and read
+        params.n_batch = params.n_ubatch = batch
+        params.n_seq_max = sequences
         params.n_threads = params.n_threads_batch = threads
-        # Unified, so that a prefix is shared between sequences by a copy of its cells' owners, not of its data.
-        params.kv_unified = True
+        params.kv_unified = unified
         params.swa_full = True
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.no_perf = True
@@ -206,12 +209,12 @@ class Context:
             raise ModelLoadError(f"no context of {cells} cells could be made")
         self._pointer = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
-        self._batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+        self._batch = llama_cpp.llama_batch_init(batch, 0, 1)
         self._logits = ctypes.c_float * model.vocabulary.size
         self.cells: int = llama_cpp.llama_n_ctx(pointer)
 
     def decode(self, entries: Seq[tuple[int, int, int, bool]]) -> None:
-        """Run one step over `(token, position, sequence, wants logits)` entries, at most BATCH. Raises DecodeError."""
+        """Run one step over `(token, position, sequence, wants logits)` entries. Raises DecodeError."""
         batch = self._batch
         batch.n_tokens = len(entries)
         for i, (token, position, sequence, logits) in enumerate(entries):
@@ -233,10 +236,6 @@ class Context:
         """Use `threads` from the next step on; costs nothing."""
         llama_cpp.llama_set_n_threads(self._pointer, threads, threads)
 
-    def share(self, source: int, target: int, length: int) -> None:
-        """Let `target` own the first `length` cells of `source` too: no data moves."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
-
     def cut(self, sequence: int, length: int) -> None:
         """Keep the first `length` tokens of `sequence`."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
@@ -245,18 +244,48 @@ class Context:
         """Tokens of `sequence` in the cells."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
+    def close(self) -> None:
+        """Free the cells."""
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self._pointer)
+
+    def _state(self, sequence: int) -> memoryview:
+        """What llama.cpp writes of `sequence`: 6 ms for 1 000 tokens."""
+        size = llama_cpp.llama_state_seq_get_size(self._pointer, sequence)
+        data = (ctypes.c_uint8 * size)()
+        written = llama_cpp.llama_state_seq_get_data(self._pointer, data, size, sequence)
+        return memoryview(data)[:written]
+
+    def _restore(self, state: bytes, sequence: int, start: int, end: int) -> bool:
+        """Fill the empty `sequence`; whether all was taken and it runs from `start` to `end`."""
+        data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        taken = llama_cpp.llama_state_seq_set_data(self._pointer, data, len(state), sequence)
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
+        return bool(taken == len(state) and (first, self.length(sequence)) == (start, end))
+
+
+class Context(_Context):
+    """Cells that all sequences share: a prefix is common to several by a copy of its cells' owners, not of its data."""
+
+    def __init__(self, model: Model, *, cells: int, sequences: int, threads: int) -> None:
+        """Allocate `cells` in all. Raises ModelLoadError."""
+        self._scratch = sequences  # the number of a sequence by which blocks of others are written and read
+        super().__init__(model, cells=cells, sequences=sequences + 1, threads=threads, batch=BATCH, unified=True)
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """Let `target` own the first `length` cells of `source` too: no data moves."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
     def save(self, sequence: int, start: int, end: int) -> bytes:
-        """The KV of tokens `start` to `end` of `sequence`, as llama.cpp writes it; takes 6 ms for 1 000 tokens.
+        """The KV of tokens `start` to `end` of `sequence`, as llama.cpp writes it.
 
         Only whole sequences can be written, so these cells are lent to one that has no others.
         """
         self._clear_scratch()
         llama_cpp.llama_memory_seq_cp(self._memory, sequence, self._scratch, start, end)
-        size = llama_cpp.llama_state_seq_get_size(self._pointer, self._scratch)
-        data = (ctypes.c_uint8 * size)()
-        written = llama_cpp.llama_state_seq_get_data(self._pointer, data, size, self._scratch)
+        state = self._state(self._scratch)
         self._clear_scratch()
-        return bytes(memoryview(data)[:written])
+        return bytes(state)
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
         """Append tokens `start` to `end` to `sequence`, which ends at `start`; False, with nothing done, if not whole.
@@ -264,11 +293,8 @@ class Context:
         llama.cpp takes a state with a hole without a word, so what it took is looked at before it is used.
         """
         self._clear_scratch()
-        data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        taken = llama_cpp.llama_state_seq_set_data(self._pointer, data, len(state), self._scratch)
-        first = llama_cpp.llama_memory_seq_pos_min(self._memory, self._scratch)
         cells = _STATE_HEAD.unpack_from(state)[3] if len(state) >= _STATE_HEAD.size else 0
-        whole = taken == len(state) and (first, self.length(self._scratch), cells) == (start, end, end - start)
+        whole = self._restore(state, self._scratch, start, end) and cells == end - start
         if whole:
             llama_cpp.llama_memory_seq_cp(self._memory, self._scratch, sequence, start, end)
         self._clear_scratch()
@@ -277,10 +303,39 @@ class Context:
     def _clear_scratch(self) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, self._scratch, 0, -1)
 
-    def close(self) -> None:
-        """Free the cells."""
-        llama_cpp.llama_batch_free(self._batch)
-        llama_cpp.llama_free(self._pointer)
+
+class Streams(_Context):
+    """Cells in equal parts, one for each sequence: a step's attention walks for each row only its own.
+
+    A sequence is filled once, grows, and is taken out as a whole; its state is as a `Context` writes and reads it.
+    """
+
+    def __init__(self, model: Model, sequences: int, cells: int) -> None:
+        """Allocate `cells` for each of `sequences`, which is also the widest step. Raises ModelLoadError."""
+        self._count = sequences
+        total = cells * sequences
+        super().__init__(model, cells=total, sequences=sequences, threads=1, batch=sequences, unified=False)
+
+    def take(self, sequence: int, start: int) -> bytes:
+        """The KV of all its tokens from `start` on, and with that empty `sequence`."""
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, 0, start)
+        state = self._state(sequence)
+        self.cut(sequence, 0)
+        # llama.cpp writes, for each stream, a count of cells and what they hold; all but this one's are empty.
+        magic, version, _ = _STREAMS_HEAD.unpack_from(state)
+        body = _STREAMS_HEAD.size + _COUNT * sequence
+        end = len(state) - _COUNT * (self._count - 1 - sequence)
+        return _STREAMS_HEAD.pack(magic, version, 1) + state[body:end]
+
+    def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
+        """Fill the empty `sequence` with tokens `start` to `end`; False, with nothing done, if that is not whole."""
+        magic, version, streams = _STREAMS_HEAD.unpack_from(state)
+        body = state[_STREAMS_HEAD.size :] + bytes(_COUNT * (self._count - 1))
+        state = _STREAMS_HEAD.pack(magic, version, self._count) + body
+        whole = streams == 1 and self._restore(state, sequence, start, end)
+        if not whole:
+            self.cut(sequence, 0)
+        return whole
 
 
 class GrammarState:

@@ -61,6 +61,8 @@ class Step:
 
     parts: list[tuple[Sequence, int]]
     padding: int = 0
+    round: bool = False
+    """Whether it gives every sequence that decodes its next token."""
 
     @property
     def rows(self) -> int:
@@ -134,7 +136,8 @@ class Scheduler:
     def _decode(self, width: int) -> Step:
         group = [self._decoding.popleft() for _ in range(min(width, len(self._decoding)))]
         self._decoding.extend(group)
-        return Step([(sequence, 1) for sequence in group], padded(self._times, len(group)) - len(group))
+        padding = padded(self._times, len(group)) - len(group)
+        return Step([(sequence, 1) for sequence in group], padding, round=len(group) == len(self._decoding))
 
     def _prefill(self) -> Step:
         parts, rows = [], self._width()

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from cache import Chain, Operation, PrefixCache, Stored, StoreError
-from engine import annex
-from engine.annex import Annex
+from engine.candidates import Logits
 from engine.channel import Channel
 from engine.constraint import Grammars
 from engine.errors import DecodeError, EngineError
 from engine.keeper import Keeper
-from engine.llama import Context, Model
+from engine.llama import Model
 from engine.messages import (
     Abort,
     Finished,
@@ -42,7 +41,7 @@ from engine.messages import (
     Tokens,
     WorkerConfig,
 )
-from engine.plan import WIDEST
+from engine.places import Computed, Places
 from engine.residents import Resident, Residents
 from engine.sampler import Sampler
 from engine.scheduler import Scheduler, Sequence, Step
@@ -78,13 +77,8 @@ class Worker:
         self._channel = channel
         self._vocabulary = model.vocabulary
         self._grammars = Grammars(model.vocabulary)
-        self._padding = config.sequences  # the number of a sequence that holds nothing but a step's padding
-        self._context = Context(model, cells=config.cells + WIDEST, sequences=config.sequences + 1, threads=1)
-        self.cells = self._context.cells - WIDEST
-        self._annex: Annex[Context] | None = None
-        if model.has_blocks:  # else nothing can be brought there
-            make = partial(Context, model, cells=annex.CELLS, sequences=annex.SLOTS, threads=1)
-            self._annex = Annex(self._context, make)
+        self._places = Places(model, cells=config.cells, sequences=config.sequences, seats=config.seats)
+        self.cells = self._places.cells
         self._idle_cells = config.idle_cells
         self._operations: deque[Operation] = deque()
         self._cache: PrefixCache | None = None
@@ -92,7 +86,7 @@ class Worker:
         if config.cache is not None and model.has_blocks:
             self._open_cache(config)
         self._residents = Residents(
-            self._context, cells=self.cells, sequences=config.sequences, on_loss=self._keep_before_loss
+            self._places.home, cells=self.cells, sequences=config.sequences, on_loss=self._keep_before_loss
         )
         self._scheduler = Scheduler(config.plan)
         self._runs: dict[int, Run] = {}
@@ -156,7 +150,7 @@ class Worker:
             self._cache = config.cache.open(config.build, self._operations.append)
         except StoreError:  # the gateway, which opened the same store, has told why
             return
-        self._keeper = Keeper(self._context, self._cache, wake=self._channel.ring)
+        self._keeper = Keeper(self._places.home, self._cache, wake=self._channel.ring)
 
     def _hear(self, message: ToEngine) -> None:
         match message:
@@ -173,7 +167,7 @@ class Worker:
             case SetThreads(threads=threads):
                 self._threads = threads
                 if threads > 0:
-                    self._context.set_threads(threads)
+                    self._places.set_threads(threads)
                     self._scheduler.threads = threads
                 self._channel.send(ThreadsSet(threads))
 
@@ -230,25 +224,21 @@ class Worker:
         if not step.parts:
             return
         self._inside = 0.0
-        context = self._compute(step)
-        if context is not None:
-            index = -1
-            for sequence, tokens in step.parts:
-                index += tokens
-                self._computed(sequence, tokens)
+        computed = self._compute(step)
+        if computed is not None:
+            for (sequence, _), row in zip(step.parts, computed.rows, strict=True):
+                self._keep(sequence)
                 if sequence.pending == 0:
-                    self._advance(sequence, context, index)
+                    self._advance(sequence, computed.context.logits(row))
         taken = time.perf_counter() - began
         stepped = Stepped(step.rows, len(step.parts), taken, self._inside, self._residents.used)
         self._channel.send(stepped, urgent=False)
 
-    def _compute(self, step: Step) -> Context | None:
-        """Run a step; gives the context that has its logits. A failed one ends all that took part."""
+    def _compute(self, step: Step) -> Computed | None:
+        """Run a step. A failed one ends all that took part."""
         began = time.perf_counter()
         try:
-            if self._annex is not None and self._annex.takes(step.parts, self._residents.used):
-                return self._annex.decode(step.parts, self._threads)
-            return self._decode(step)
+            return self._places.compute(step, used=self._residents.used)
         except DecodeError as error:
             for sequence, _ in step.parts:
                 self._finish(sequence.request, "failed", str(error))
@@ -256,33 +246,16 @@ class Worker:
         finally:
             self._inside += time.perf_counter() - began
 
-    def _decode(self, step: Step) -> Context:
-        """Run a step where everybody's cells are. Raises DecodeError."""
-        entries = [
-            (sequence.tokens[p], p, sequence.resident.sequence, p == len(sequence.tokens) - 1)
-            for sequence, tokens in step.parts
-            for p in range(sequence.computed, sequence.computed + tokens)
-        ]
-        # Padding wants logits, too: the output matrix is the widest of all, and it is its kernel that likes the width.
-        entries += [(entries[0][0], i, self._padding, True) for i in range(step.padding)]
-        try:
-            self._context.decode(entries)
-        finally:
-            if step.padding:
-                self._context.cut(self._padding, 0)
-        return self._context
-
-    def _computed(self, sequence: Sequence, tokens: int) -> None:
-        """Note that `tokens` more of a sequence are in the cells; blocks that they fill are stored while it runs on."""
-        new = sequence.tokens[sequence.computed : sequence.computed + tokens]
-        sequence.computed += tokens
-        sequence.resident.tokens.extend(new)
+    def _keep(self, sequence: Sequence) -> None:
+        """Have the blocks stored that it has filled at home while it runs on."""
         chain = self._runs[sequence.request].chain
-        if chain is not None and self._keeper is not None and (full := chain.extend(new)):
-            self._keeper.keep(sequence.resident, chain, full)
+        if chain is not None and self._keeper is not None:
+            full = chain.extend(sequence.resident.tokens[len(chain.tokens) :])
+            if full:
+                self._keeper.keep(sequence.resident, chain, full)
 
-    def _advance(self, sequence: Sequence, context: Context, index: int) -> None:
-        """Draw the next token of a sequence whose logits lie at `index` of the step in `context`."""
+    def _advance(self, sequence: Sequence, logits: Logits) -> None:
+        """Draw the next token of a sequence."""
         if sequence.computed == sequence.prompt:
             self._scheduler.prefilled(sequence)
         if len(sequence.tokens) >= sequence.limit:  # a limit of 0 new tokens: only the prompt was wanted
@@ -291,7 +264,7 @@ class Worker:
         began = time.perf_counter()
         sampler = self._runs[sequence.request].sampler
         try:
-            token = sampler.draw(context.logits(index))
+            token = sampler.draw(logits)
         except EngineError as error:
             self._finish(sequence.request, "failed", str(error), error.code)
             return
@@ -319,16 +292,14 @@ class Worker:
         resident = run.sequence.resident
         if run.scheduled:
             self._scheduler.remove(run.sequence)
-        if self._annex is not None:
-            self._annex.drop(request)
-        # A failed step may have left part of a chunk behind: the cells must hold just what the resident says.
-        self._context.cut(resident.sequence, len(resident.tokens))
+        self._places.leave(run.sequence)
         self._residents.release(resident, stored=run.chain is not None and self._keeper is not None)
         run.sampler.close()
         last = Finished(request, reason, detail, code)
         moves = reason == "moved" and run.chain is not None
         if run.chain is not None and self._keeper is not None:
             # All that was computed, an unfilled block at its end too; who moves is gone only when it is stored.
+            run.chain.extend(resident.tokens[len(run.chain.tokens) :])
             done = partial(self._channel.send, last) if moves else None
             self._keeper.keep(resident, run.chain, run.chain.blocks, done=done)
         if moves:

@@ -1,0 +1,95 @@
+"""What storing KV in the background takes from those who stream: tokens a second with it and without, in turns.
+
+python -m benchmarks.writeback [--model standin] [--cache sqlite|redis] [--streams 2 4] [--pairs 5]: documents of 150
+to 300 new tokens, answered by 64, so that much is stored for each token that streams; one after the other on each
+connection, once with `store` and once without, on one server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from contextlib import ExitStack, nullcontext
+from typing import Any, Final
+
+import uvloop
+
+from benchmarks.clients import Samovar, TurnFailedError
+from benchmarks.figures import Figure, tell
+from benchmarks.loads import LOADS, MODELS, Conversation, Subject, conversations, subject
+from benchmarks.machine import machine
+from benchmarks.servers import leave_on_sigterm, redis_server, samovar
+
+EACH: Final = 3
+"""Answers on each connection."""
+GOAL: Final = 0.95
+"""Tokens a second with `store`, over those without."""
+
+
+async def speed(side: Samovar, subject: Subject, texts: list[list[Conversation]], *, store: bool) -> float:
+    """Output tokens a second of as many streams as there are lists. Raises TurnFailedError."""
+    load = LOADS["document"]
+
+    async def stream(own: list[Conversation]) -> int:
+        output = 0
+        for conversation in own:
+            async with side.open(conversation.system, subject.bias, store=store) as session:
+                output += (await session.ask(conversation.turns[0], load.answer)).output
+        return output
+
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(stream(own)) for own in texts]
+    return sum(task.result() for task in tasks) / (time.perf_counter() - began)
+
+
+async def measure(side: Samovar, subject: Subject, streams: int, pairs: int) -> tuple[list[float], list[float]]:
+    """Speeds with `store` and without, of the same texts' lengths but never the same texts. Raises TurnFailedError."""
+    speeds: dict[bool, list[float]] = {True: [], False: []}
+    seed = time.time_ns()
+    for number in range(-1, pairs):  # the first is for warmth
+        for store in (True, False) if number % 2 else (False, True):
+            seed += 1
+            flat = conversations(LOADS["document"], subject, streams * EACH, seed)
+            texts = [flat[start::streams] for start in range(streams)]
+            found = await speed(side, subject, texts, store=store)
+            if number >= 0:
+                speeds[store].append(found)
+    return speeds[True], speeds[False]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser.add_argument("--cache", choices=("sqlite", "redis"), default="sqlite")
+    parser.add_argument("--streams", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    leave_on_sigterm()
+    print(machine())
+    model = subject(options.model)
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server() if options.cache == "redis" else nullcontext())
+        settings: dict[str, Any] = {"cache": redis} if redis else {}
+        side = Samovar(stack.enter_context(samovar(model.path, **settings)))
+        for streams in options.streams:
+            try:
+                stored, unstored = uvloop.run(measure(side, model, streams, options.pairs))
+            except* TurnFailedError as failed:
+                raise SystemExit(str(failed.exceptions[0])) from failed
+            name = f"{model.name}, {options.cache}, {streams} streams of documents"
+            ratios = [a / b for a, b in zip(stored, unstored, strict=True)]
+            over = f"{name}: that over the first"
+            tell(
+                [
+                    Figure(benchmark="writeback", name=f"{name}: nothing stored", values=unstored, unit="tok/s"),
+                    Figure(benchmark="writeback", name=f"{name}: stored meanwhile", values=stored, unit="tok/s"),
+                    Figure(benchmark="writeback", name=over, values=ratios, unit="x", goal=GOAL, high=True),
+                ]
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Answers that are decoded on seats, in a context where each has cells of its own, beside the one that all share."""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import Finished, Generate, Sampling, Tokens, WorkerConfig, seats
+from engine.channel import Channel
+from engine.llama import Context, Model, Streams
+from engine.messages import Abort, Frames, SetThreads, frame, from_engine_decoder
+from engine.plan import BATCH
+from engine.residents import Resident
+from engine.scheduler import Sequence
+from engine.seats import Seats
+from engine.worker import Worker
+from tests.plans import MEASURED
+
+Entries = collections.abc.Sequence[tuple[int, int, int, bool]]
+
+
+class Home:
+    """A context of everybody's cells that remembers which tokens each sequence holds."""
+
+    def __init__(self, sequences: int) -> None:
+        self.held: list[list[int]] = [[] for _ in range(sequences)]
+
+    def save(self, sequence: int, start: int, end: int) -> bytes:
+        assert end <= len(self.held[sequence])
+        return json.dumps(self.held[sequence][start:end]).encode()
+
+    def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
+        assert start == len(self.held[sequence])
+        self.held[sequence] += json.loads(state)
+        return len(self.held[sequence]) == end
+
+
+class Chairs:
+    """A context of streams that refuses what llama.cpp does, and what it would be slow at."""
+
+    def __init__(self, sequences: int, cells: int) -> None:
+        self.cells = cells
+        self.held: list[list[int]] = [[] for _ in range(sequences)]
+
+    def decode(self, entries: Entries) -> None:
+        assert [sequence for _, _, sequence, _ in entries] == list(range(len(entries))), "the step would be split"
+        for token, position, sequence, _ in entries:
+            assert position == len(self.held[sequence]) < self.cells
+            self.held[sequence].append(token)
+
+    def cut(self, sequence: int, length: int) -> None:
+        del self.held[sequence][length:]
+
+    def take(self, sequence: int, start: int) -> bytes:
+        taken, self.held[sequence] = self.held[sequence][start:], []
+        return json.dumps(taken).encode()
+
+    def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
+        assert self.held[sequence] == []
+        self.held[sequence] = json.loads(state)
+        return len(self.held[sequence]) == end - start <= self.cells
+
+    def set_threads(self, threads: int) -> None:
+        pass
+
+    def close(self) -> None:
+        assert not any(self.held), "what is not at home would be lost"
+
+
+def at_home(answers: list[Sequence], here: Seats[Any]) -> None:
+    """What the worker does before it computes or ends them at home."""
+    for answer in answers:
+        if answer.request in here:
+            assert here.leave(answer)
+            answer.resident.tokens += answer.tokens[len(answer.resident.tokens) : answer.computed]
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 5), min_size=1), st.integers(0, 2), st.booleans()), max_size=60))
+def test_nothing_computed_is_lost_whoever_comes_and_goes(steps: list[tuple[set[int], int, bool]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"CELLS": 120, "COUNTS": (2, 6), "WORTH": 0, "SLACK": 3}.items():
+            patch.setattr(seats, name, value)
+        home = Home(6)
+        here = Seats(home, Chairs)
+        answers = []
+        for i in range(6):
+            begun = list(range(5 + 5 * i))
+            home.held[i] = list(begun)
+            answers.append(Sequence(i, Resident(i, tokens=list(begun)), list(range(100)), len(begun), 100))
+        for chosen, padding, leaves in steps:
+            group = [answers[i] for i in sorted(chosen) if answers[i].computed < 100]
+            rows = min(len(group) + padding, 6)
+            if group and here.takes(group, rows=rows, used=100):
+                here.decode(group, rows=rows, threads=1)
+                for answer in group:
+                    answer.computed += 1
+            else:
+                at_home(group, here)
+                for answer in group:
+                    home.held[answer.request].append(answer.tokens[answer.computed])
+                    answer.resident.tokens.append(answer.tokens[answer.computed])
+                    answer.computed += 1
+            if leaves:
+                at_home(answers, here)
+            assert home.held == [answer.resident.tokens for answer in answers]
+        at_home(answers, here)
+        assert home.held == [answer.tokens[: answer.computed] for answer in answers]
+
+
+def test_a_crowd_of_short_answers_takes_seats_and_others_do_not() -> None:
+    here = Seats(Home(16), Chairs)
+    many = [Sequence(i, Resident(i), [1] * 500, 400, 900) for i in range(16)]
+    assert here.takes(many, rows=16, used=6400)
+    assert not here.takes(many, rows=17, used=6400)
+    assert not here.takes(many[:2], rows=2, used=800)
+    assert here.takes(many[:8], rows=8, used=3200)
+    many[0].computed = 760  # sixteen seats are too small for it to grow, eight are not
+    assert not here.takes(many, rows=16, used=6400)
+    assert here.takes(many[:8], rows=8, used=3200)
+
+
+def test_a_token_computed_on_a_seat_has_the_same_logits_and_the_same_future(tiny_model: Path) -> None:
+    model = Model(tiny_model)
+    home = Context(model, cells=1024, sequences=4, threads=1)
+    alone = Context(model, cells=1024, sequences=1, threads=1)
+    here = Seats(home, lambda _sequences, _cells: Streams(model, 4, 256))
+    answers = []
+    for i in range(3):
+        tokens = [7 + (i + 1) * j % 50 for j in range(40 + 9 * i)]
+        home.decode([(token, p, i, False) for p, token in enumerate(tokens)])
+        answers.append(Sequence(i, Resident(i, tokens=list(tokens)), [*tokens, 11, 12, 13], len(tokens), 100))
+    at_home([answers[1]], here)  # which is nothing: it has no seat yet
+    for group in (answers, [answers[0], answers[2]], answers):  # one stays away, and its row is filled
+        context, rows = here.decode(group, rows=3, threads=1)
+        for answer, row in zip(group, rows, strict=True):
+            seen = answer.tokens[: answer.computed + 1]
+            alone.cut(0, 0)
+            alone.decode([(token, p, 0, p == answer.computed) for p, token in enumerate(seen)])
+            assert np.allclose(context.logits(row), alone.logits(len(seen) - 1), atol=1e-3)
+            answer.computed += 1
+        assert here.leave(answers[1])
+        answers[1].resident.tokens = answers[1].tokens[: answers[1].computed]
+    for answer in (answers[0], answers[2]):
+        assert here.leave(answer)
+        n = answer.computed
+        home.decode([(9, n, answer.request, True)])
+        alone.cut(0, 0)
+        alone.decode([(token, p, 0, p == n) for p, token in enumerate([*answer.tokens[:n], 9])])
+        assert np.allclose(home.logits(0), alone.logits(n), atol=1e-3)
+
+
+def test_what_an_engine_says_on_seats_is_what_the_model_says(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two turns of twelve conversations of other lengths, one of which is aborted while it sits."""
+    steps = 0
+
+    class Counted(Streams):
+        def decode(self, entries: Entries) -> None:
+            nonlocal steps
+            steps += 1
+            super().decode(entries)
+
+    monkeypatch.setattr("engine.places.Streams", Counted)
+    model = Model(tiny_model)
+    texts, ends = converse(model, WorkerConfig(str(tiny_model), 8192, 32, MEASURED, seats=True))
+    assert steps > 100
+    assert len(ends) == 24
+    assert ends.pop(3) == "aborted"
+    assert set(ends.values()) <= {"length", "stop"}
+    alone = Context(model, cells=2048, sequences=1, threads=1)
+    for prompt, said in texts.values():
+        assert said
+        alone.cut(0, 0)
+        for start in range(0, len(prompt) + len(said) - 1, BATCH):
+            step = list(enumerate([*prompt, *said]))[start : start + BATCH]
+            alone.decode([(token, position, 0, True) for position, token in step])
+            for index, (position, _) in enumerate(step):
+                if len(prompt) - 1 <= position < len(prompt) + len(said) - 1:
+                    logits = alone.logits(index)
+                    drawn = said[position + 1 - len(prompt)]
+                    # Kernels give other low bits beside others: of two that are as likely, either may be drawn.
+                    assert logits[drawn] >= logits.max() - 0.05
+
+
+Texts = dict[int, tuple[list[int], list[int]]]
+
+
+def converse(model: Model, config: WorkerConfig) -> tuple[Texts, dict[int, str]]:
+    """What was asked and said, and how it ended, by request."""
+    near, far = socket.socketpair()
+    texts: Texts = {}
+    ends: dict[int, str] = {}
+    with near, far:
+        worker = Worker(Channel(near), model, config)
+        gateway = threading.Thread(target=ask, args=(far, texts, ends))
+        gateway.start()
+        with contextlib.suppress(EOFError):
+            worker.run()
+        gateway.join()
+    return texts, ends
+
+
+def ask(far: socket.socket, texts: Texts, ends: dict[int, str]) -> None:
+    """The gateway's part: two turns of everybody, and then leave."""
+    frames = Frames()
+    far.sendall(frame(SetThreads(1)))
+    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
+    prompts = {i: [(i * 31 + j * (i + 1)) % 200 + 20 for j in range(150 + 10 * i)] for i in range(12)}
+    for turn in (0, 100):
+        for i, prompt in prompts.items():
+            texts[turn + i] = (prompt, [])
+            far.sendall(frame(Generate(turn + i, prompt, 100 + 13 * i, greedy, str(i))))
+        left, latest = {turn + i for i in prompts}, time.monotonic() + 60
+        while left and time.monotonic() < latest:
+            for body in frames.feed(far.recv(1 << 20)):
+                message = from_engine_decoder.decode(body)
+                if isinstance(message, Tokens):
+                    said = texts[message.request][1]
+                    said += message.ids
+                    if message.request == 3 and 20 <= len(said) < 60:
+                        far.sendall(frame(Abort(3)))
+                elif isinstance(message, Finished):
+                    ends[message.request] = message.reason
+                    left.discard(message.request)
+        prompts = {i: [*prompt, *texts[turn + i][1], 30, 31, 32] for i, prompt in prompts.items()}
+    far.shutdown(socket.SHUT_RDWR)
