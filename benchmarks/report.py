@@ -48,13 +48,27 @@ which all share. Temperature is 0, and every answer is as long as it was asked t
 """
 
 BOUND: Final = """\
-## What stands in the way at eight
+## What decides from eight on
 
 llama-server gives each conversation a cache of its own. Samovar's engine has one for all, so that prefixes are shared
-and any mix of lengths fits, and the attention of every step walks all cells in it. Measured on the stand-in with 7 000
-cells in use, 2 threads: a step of eight answers takes 91 ms, with separate caches 81, and 70 when they are empty; 64
-tokens of a prompt take 343 ms, with separate caches 247. Prompts are therefore computed in a small cache beside it when
-it is crowded (`engine/annex.py`), answers are not.
+and any mix of lengths fits; but the attention of every step walks all cells in it, once for each row, whoever owns
+them. Measured on the stand-in, 2 threads, milliseconds of a step:
+
+| | 8 answers | 16 answers |
+|---|---|---|
+| all caches empty | 64 | 75 |
+| 400 cells each, in one cache | 75 | 106 |
+| 400 cells each, apart | 71 | 90 |
+| 700 cells each, in one cache | 83 | 129 |
+| 700 cells each, apart | 76 | 100 |
+
+So many answers are decoded on *seats*, a second context of as many streams (`engine/seats.py`); taking one costs 5 ms,
+and what was computed there goes home in 3. Prompts that come while the shared cache is crowded are computed beside it,
+too (`engine/annex.py`): 72 tokens take 290 ms there instead of 360. Longer conversations than a seat holds (768 tokens
+of sixteen, 1 536 of eight) are decoded in the shared cache, and pay for it.
+
+Kernels take rows by four: a step of 13 answers takes 103 ms, one of 16 takes 85. A step is filled up with rows of
+nothing where that makes it faster.
 """
 
 

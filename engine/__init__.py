@@ -23,13 +23,11 @@ from engine.quantization import KINDS as QUANTIZATIONS
 from engine.quantization import quantize
 from engine.residents import common_prefix
 from engine.resources import Usage, usage
-from engine.seats import CELLS as SEAT_CELLS
 from engine.tuning import measure
 
 __all__ = [
     "ANNEX_CELLS",
     "QUANTIZATIONS",
-    "SEAT_CELLS",
     "WIDEST",
     "Answer",
     "DecodeError",

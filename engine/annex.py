@@ -14,7 +14,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from engine.errors import DecodeError
 from engine.scheduler import Sequence as Prompt
 
-CELLS: Final = 4096
+CELLS: Final = 3072
 """Prompts that take more, with what came before them, are computed at home."""
 SLOTS: Final = 8
 """Prompts that can be under way here."""

@@ -1,4 +1,4 @@
-"""llama.cpp behind plain Python: the only file with ctypes.
+"""llama.cpp behind plain Python: the only file that calls it.
 
 Everything here is a thin, owning wrapper: a model, a vocabulary, a context with its KV cells, a sampler chain. Token
 ids go in and out as lists of int; no pointer leaves this file.

@@ -31,8 +31,6 @@ class WorkerConfig(msgspec.Struct, frozen=True, tag="configure"):
     cache: CacheConfig | None = None
     build: dict[str, str | int | bool] = {}
     """All that the KV depends on beside the tokens: the model's digest, the package's version, …"""
-    seats: bool = False
-    """Whether there is memory for a second set of cells, on which many answers are decoded."""
     idle_cells: int = 1 << 30
     """Cells that ended requests may keep once they are stored: idle ones slow every step."""
 

@@ -2,7 +2,7 @@
 
 Home is the context that holds everybody's cells: prefixes are shared there, blocks are written from it and read into
 it. A step that would be slow there, beside the cells of many others, is computed in one of two contexts beside it, and
-what it gave goes home.
+what it gave goes home. Home takes memory as its cells come into use, and seats have what it has not taken.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from functools import partial
 from typing import NamedTuple
 
 from cache import BLOCK
-from engine import annex
+from engine import annex, seats
 from engine.annex import Annex
 from engine.errors import DecodeError
 from engine.llama import Context, Model, Streams
 from engine.plan import WIDEST
 from engine.scheduler import Sequence, Step
 from engine.seats import Seats
+from engine.zeros import give_back
 
 
 class Computed(NamedTuple):
@@ -32,21 +33,25 @@ class Computed(NamedTuple):
 class Places:
     """The contexts of one engine. `home` is the one that everybody else may read and write."""
 
-    def __init__(self, model: Model, *, cells: int, sequences: int, seats: bool) -> None:
-        """Make `home`; the others are made when first wanted, seats only where they may be. Raises ModelLoadError."""
+    def __init__(self, model: Model, *, cells: int, sequences: int) -> None:
+        """Make `home`; the others are made when they are first wanted. Raises ModelLoadError."""
         self._padding = sequences  # the number of a sequence that holds nothing but a step's padding
         self.home = Context(model, cells=cells + WIDEST, sequences=sequences + 1, threads=1)
         self.cells = self.home.cells - WIDEST
+        give_back()  # before there are threads beside this one
+        self._touched = 0
+        """Cells that home has memory for: as many as were ever in use."""
         self._threads = 1
         self._annex: Annex[Context] | None = None
         self._seats: Seats[Streams] | None = None
         if model.has_blocks:  # else nothing can be brought from one to the other
             make = partial(Context, model, cells=annex.CELLS, sequences=annex.SLOTS, threads=1)
             self._annex = Annex(self.home, make)
-            self._seats = Seats(self.home, partial(Streams, model)) if seats else None
+            self._seats = Seats(self.home, partial(Streams, model))
 
     def compute(self, step: Step, *, used: int) -> Computed:
         """Run a step while `used` cells are in use at home, and note what it computed. Raises DecodeError."""
+        self._touched = max(self._touched, used)
         computed = self._on_seats(step, used) or self._in_annex(step, used) or self._at_home(step)
         for sequence, tokens in step.parts:
             sequence.computed += tokens
@@ -73,6 +78,11 @@ class Places:
             return None
         answers = [answer for answer, _ in step.parts]
         rows = len(answers) + step.padding
+        if self._touched + seats.CELLS > self.cells:  # home needs the memory, or has had it
+            for answer in answers:
+                self._bring_home(answer)
+            self._seats.close()
+            return None
         if not self._seats.takes(answers, rows=rows, used=used):
             return None
         for answer in answers:

@@ -126,11 +126,16 @@ class Seats(Generic[Context]):
         state = self._own.take(seat.number, start)
         return seat.length == start or self._home.load(state, answer.resident.sequence, start, seat.length)
 
+    def close(self) -> None:
+        """Give the memory back, unless somebody still sits there."""
+        if self._own is not None and not self._taken:
+            self._own.close()
+            self._own = None
+
     def _context(self, rows: int, longest: int) -> Context:
         """One with a seat for each of `rows` and for the `longest`; only an empty one is made anew."""
         if self._own is None or not _fits(self._count, rows, longest):
-            if self._own is not None:
-                self._own.close()
+            self.close()
             self._count = next(count for count in COUNTS if _fits(count, rows, longest))
             self._own = self._make(self._count, CELLS // self._count)
         return self._own

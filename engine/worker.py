@@ -77,7 +77,7 @@ class Worker:
         self._channel = channel
         self._vocabulary = model.vocabulary
         self._grammars = Grammars(model.vocabulary)
-        self._places = Places(model, cells=config.cells, sequences=config.sequences, seats=config.seats)
+        self._places = Places(model, cells=config.cells, sequences=config.sequences)
         self.cells = self._places.cells
         self._idle_cells = config.idle_cells
         self._operations: deque[Operation] = deque()

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache import CacheConfig
-from engine import ANNEX_CELLS, SEAT_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig
+from engine import ANNEX_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.digests import file_digest
 from gateway.inspection import require_good
@@ -20,15 +20,13 @@ from gateway.settings import Settings
 
 SEQUENCES = 32
 """Sequence numbers of one engine, running and remembered."""
-OVERHEAD = 210 << 20
-"""Bytes of an engine beside weights and cells: interpreter, libraries, compute buffers of two contexts (measured)."""
+OVERHEAD = 250 << 20
+"""Bytes of an engine beside weights and cells: interpreter, libraries, vocabulary, contexts' buffers (measured)."""
 IDLE_CELLS = 2048
 """Cells of ended answers that stay in an engine. 1 000 of them slow its steps by about 1.8 %, and fetching them again
 takes 20 ms: an answer of 128 tokens is done sooner without them."""
 MOST_CONTEXTS = 8
 """Cells are paid for when an engine starts, and idle ones slow its steps: no more than so many full conversations."""
-ENOUGH_CONTEXTS = 3
-"""Full conversations that an engine must hold before some of its memory goes into seats."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,6 @@ class ServedModel:
     """Tokens that a conversation may hold."""
     cells: int
     """KV cells of one engine."""
-    seats: bool
-    """Whether an engine has memory for seats beside them."""
     memory: int
     """Bytes that one engine may take."""
     has_blocks: bool
@@ -66,7 +62,6 @@ class ServedModel:
                 "llama-cpp-python": version("llama-cpp-python"),
                 "context": "f16 keys and values, flash attention, unified, full sliding windows, rope of the model",
             },
-            seats=self.seats,
             idle_cells=IDLE_CELLS,
         )
 
@@ -103,15 +98,13 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     plan = planned(entry.path, settings)
     engines = settings.engine_count if settings.engines != "auto" else _engines(plan)
     memory = _memory(settings, engines)
-    cells, seats = _cells(memory, context, entry.path.stat().st_size, model.bytes_a_token)
     return ServedModel(
         entry=entry,
         vocabulary=model.vocabulary,
         prompt=Prompt(template, model.vocabulary, mark=lambda: secrets.token_hex(16)),
         defaults=sampling_defaults(entry, model),
         context=context,
-        cells=cells,
-        seats=seats,
+        cells=_cells(memory, context, entry.path.stat().st_size, model.bytes_a_token),
         has_blocks=model.has_blocks,
         memory=memory,
         plan=plan.limited(engines),
@@ -129,11 +122,9 @@ def _memory(settings: Settings, engines: int) -> int:
     return min(total_memory() // 4 // engines, 1 << 30) if settings.engine_memory == "auto" else settings.engine_memory
 
 
-def _cells(memory: int, context: int, weights: int, bytes_a_token: int) -> tuple[int, bool]:
-    """Cells that hold everybody's tokens, and whether there is room for seats beside them."""
+def _cells(memory: int, context: int, weights: int, bytes_a_token: int) -> int:
     cells = (memory - weights - OVERHEAD) // bytes_a_token - ANNEX_CELLS
-    seats = cells - SEAT_CELLS >= ENOUGH_CONTEXTS * context
-    return max(context, min(cells - SEAT_CELLS * seats, MOST_CONTEXTS * context)), seats
+    return max(context, min(cells, MOST_CONTEXTS * context))
 
 
 def _given(value: float | None, default: float) -> float:

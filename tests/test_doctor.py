@@ -115,7 +115,7 @@ def test_more_cores_than_there_are_is_a_warning(settings: Settings, monkeypatch:
     assert findings(settings)["cores"].mark is Mark.WARN
 
 
-@pytest.mark.parametrize(("available", "mark"), [(1, Mark.FAIL), (400, Mark.WARN), (10_000, Mark.OK)])
+@pytest.mark.parametrize(("available", "mark"), [(1, Mark.FAIL), (500, Mark.WARN), (10_000, Mark.OK)])
 def test_too_little_memory_is_a_failure_for_one_engine_and_a_warning_for_all(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, available: int, mark: Mark
 ) -> None:

@@ -36,7 +36,7 @@ def faster(times: Times, factor: float) -> Times:
 
 
 def test_a_step_of_six_is_slower_than_one_of_eight_so_it_is_padded() -> None:
-    assert [padded(TWO_THREADS, n) for n in (1, 6, 7, 8, 9)] == [1, 8, 8, 8, 9]
+    assert [padded(TWO_THREADS, n) for n in (1, 6, 7, 8, 9, 13)] == [1, 8, 8, 8, 12, 16]
     assert groups(TWO_THREADS, 2) == (1, 1)
     assert groups(TWO_THREADS, 4) == (4,)
     assert groups(ONE_THREAD, 4) == (1, 1, 1, 1)

@@ -182,8 +182,8 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     for request in (2, 3):
         alone.add(sequence(request, 30))
     steps = [alone.schedule().parts for _ in range(2)]
-    assert [(s.request, n) for s, n in steps[0]] == [(1, 272)]
-    assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 212)]
+    assert [(s.request, n) for s, n in steps[0]] == [(1, 216)]
+    assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 156)]
 
 
 def test_an_empty_scheduler_schedules_nothing() -> None:

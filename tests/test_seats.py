@@ -172,7 +172,7 @@ def test_what_an_engine_says_on_seats_is_what_the_model_says(tiny_model: Path, m
 
     monkeypatch.setattr("engine.places.Streams", Counted)
     model = Model(tiny_model)
-    texts, ends = converse(model, WorkerConfig(str(tiny_model), 8192, 32, MEASURED, seats=True))
+    texts, ends = converse(model, WorkerConfig(str(tiny_model), 8192 + seats.CELLS, 32, MEASURED))
     assert steps > 100
     assert len(ends) == 24
     assert ends.pop(3) == "aborted"
