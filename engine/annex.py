@@ -19,9 +19,9 @@ CELLS: Final = 3072
 SLOTS: Final = 8
 """Prompts that can be under way here."""
 CROWD: Final = 1024
-"""Cells of others from which the way pays."""
-WORTH: Final = 16
-"""Prompt tokens of a step from which it does."""
+"""Cells of others from which the way may pay."""
+WORTH: Final = 64
+"""A token that has to be brought there costs as much as one row's walk over so many cells of others."""
 
 
 class Cells(Protocol):
@@ -69,10 +69,12 @@ class Annex(Generic[Context]):
 
     def takes(self, parts: Sequence[tuple[Prompt, int]], used: int) -> bool:
         """Whether this step is better computed here, now that `used` cells are in use at home."""
-        ends = sum(prompt.computed + tokens for prompt, tokens in parts)
+        before = sum(prompt.computed for prompt, _ in parts)
         rows = sum(tokens for _, tokens in parts)
-        crowd = used - sum(prompt.computed for prompt, _ in parts)
-        return rows >= WORTH and crowd >= CROWD and ends <= CELLS and len(parts) <= SLOTS
+        brought = sum(prompt.computed for prompt, _ in parts if prompt.request not in self._mirrors)
+        crowd = used - before
+        worth = crowd >= CROWD and rows * crowd >= WORTH * brought
+        return worth and before + rows <= CELLS and len(parts) <= SLOTS
 
     def decode(self, parts: Sequence[tuple[Prompt, int]], threads: int) -> Context:
         """Compute the step and bring its cells home; gives the context that has its logits. Raises DecodeError."""

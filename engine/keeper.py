@@ -43,6 +43,8 @@ class _Job:
     chain: Chain
     blocks: deque[Block]
     done: Callable[[], None] | None
+    ids: frozenset[bytes]
+    """Of all of them, written out or not."""
     states: list[Stored] = field(default_factory=list)
 
 
@@ -60,6 +62,7 @@ class Keeper:
         self._jobs: deque[_Job] = deque()
         self._settled: deque[Callable[[], None]] = deque()
         self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._under_way: set[bytes] = set()
         self._unwritten = 0
 
     def chain(self, tokens: Sequence[int], scope: str, public: int) -> Chain:
@@ -74,7 +77,7 @@ class Keeper:
             try:
                 blocks = self._cache.fetch(chain, start=start)
             finally:  # memory may be short, too: a request that waits must go on without, or nobody ever ends it
-                self._settled.append(lambda: self._fetched(chain, blocks, found))
+                self._settled.append(lambda: self._fetched(chain, start, blocks, found))
                 self._wake()
 
         self._fetching.submit(work)
@@ -98,11 +101,14 @@ class Keeper:
         self, resident: Resident, chain: Chain, blocks: Sequence[Block], *, done: Callable[[], None] | None = None
     ) -> None:
         """Have `blocks` of `chain`, whose tokens are all in the cells, stored; the loop calls `done` when they are."""
-        new = deque(block for block in blocks if block.id not in self._known)
-        if not new and done is not None:
+        missing = [block for block in blocks if block.id not in self._known]
+        new = deque(block for block in missing if block.id not in self._under_way)
+        ids = frozenset(block.id for block in new)
+        self._under_way |= ids
+        if new or (missing and done is not None):  # a job with nothing to do is done after those before it
+            self._jobs.append(_Job(resident, chain, new, done, ids))
+        elif done is not None:
             done()
-        elif new:
-            self._jobs.append(_Job(resident, chain, new, done))
 
     @property
     def has_work(self) -> bool:
@@ -133,10 +139,10 @@ class Keeper:
         self._storing.shutdown()
         self._cache.close()
 
-    def _fetched(self, chain: Chain, blocks: list[Stored], found: Callable[[list[Stored]], None]) -> None:
-        end = blocks[-1].block.end if blocks else 0
-        for block in chain.blocks:  # what has gone from the store has to be stored again
-            if block.start >= end:
+    def _fetched(self, chain: Chain, start: int, blocks: list[Stored], found: Callable[[list[Stored]], None]) -> None:
+        reached = blocks[-1].block.end if blocks else start
+        for block in chain.blocks:  # what was looked for and has gone from the store has to be stored again
+            if block.end > reached:
                 self._known.pop(block.id, None)
         self._remember([stored.block for stored in blocks])
         found(blocks)
@@ -159,6 +165,7 @@ class Keeper:
 
         def settled() -> None:
             self._unwritten -= size
+            self._under_way -= job.ids
             if kept:
                 self._remember([stored.block for stored in job.states])
             if job.done is not None:

@@ -160,6 +160,34 @@ async def test_another_tenant_gets_the_operators_blocks_and_no_others(spawn: Spa
     assert begun.cached == 0
 
 
+async def test_a_turn_stores_what_is_new_in_it_and_not_again_what_came_before(
+    tiny_model: Path, cache: CacheConfig
+) -> None:
+    puts: list[int] = []
+    put = asyncio.Event()
+
+    def hear(used: StoreUsed) -> None:
+        puts.extend(operation.bytes for operation in used.operations if operation.operation == "put")
+        put.set()
+
+    config = WorkerConfig(str(tiny_model), 2048, 8, MEASURED, cache, {"model": "tiny"})
+    engine = await started(EngineProcess("0", config, on_change=lambda _: None, on_store=hear))
+    tokens = PROMPT[:256]
+    sizes = []
+    for number in range(4):
+        _, ids, _ = await answer(engine, Generate(number, tokens, 2, GREEDY, "a"))
+        tokens = [*tokens, *ids, *range(60, 90)]  # so many new ones that the next turn asks the store for them
+        while not puts:
+            put.clear()
+            await asyncio.wait_for(put.wait(), 10)
+        await asyncio.sleep(0.1)  # for what else it stores
+        sizes.append(sum(puts))
+        puts.clear()
+    block = sizes[0] / 2  # the first was of 256 tokens, and each later one brought 32
+    assert [round(size / block * BLOCK / 32) for size in sizes[1:]] == [1, 2, 3]  # in one tail, which grows
+    await engine.stop()
+
+
 async def test_what_is_not_to_be_stored_leaves_nothing_behind(spawn: Spawn) -> None:
     engine = await started(spawn())
     await answer(engine, Generate(1, PROMPT, 2, GREEDY, "a", stored=False))
