@@ -112,11 +112,12 @@ class Residents:
         """The request ended; its cells stay as long as there is room. `stored`: whether they can be fetched again."""
         resident.reserved, resident.used, resident.stored = 0, self._clock(), stored
 
-    def trim(self, cells: int) -> None:
-        """Give up idle residents, oldest first, until they hold no more than `cells`."""
+    def trim(self, cells: int, seconds: float) -> None:
+        """Give up residents that have been idle for so long, oldest first, until all hold no more than `cells`."""
         idle = self._idle()
         over = sum(r.cells for r in idle) - cells
-        self._forget_oldest(idle, over)
+        latest = self._clock() - seconds
+        self._forget_oldest([resident for resident in idle if resident.used <= latest], over)
 
     def expire(self, seconds: float) -> None:
         """Give up residents that have been idle for so long and can be fetched again."""

@@ -48,6 +48,8 @@ from engine.scheduler import Scheduler, Sequence, Step
 
 WORTH_FETCHING: Final = 16
 """Tokens that must be missing before the store is asked: fewer are computed in less time than it takes to answer."""
+PAUSE: Final = 1.0
+"""Seconds for which they stay in any case: a program that goes on at once need not fetch what was just here."""
 STAY: Final = 5.0
 """Seconds for which an ended answer's cells stay while others run: 1 000 idle ones slow their steps by about 2 %, and
 fetching these again takes 20 ms, once."""
@@ -115,7 +117,8 @@ class Worker:
 
     def _expire(self) -> None:
         """Give up cells that nobody came back for, while others pay for them with every step."""
-        if len(self._scheduler) > 0 and self._cache is not None and self._cache.writable:
+        if len(self._scheduler) > 0 and self._cache is not None and self._cache.writable:  # else they were lost
+            self._residents.trim(self._idle_cells, PAUSE)
             self._residents.expire(STAY)
 
     @property
@@ -305,8 +308,6 @@ class Worker:
         if moves:
             return
         self._channel.send(last)
-        if self._cache is not None and self._cache.writable:  # else nobody could fetch them again
-            self._residents.trim(self._idle_cells)
 
     def _keep_before_loss(self, resident: Resident) -> None:
         if self._keeper is not None:
