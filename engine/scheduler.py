@@ -13,14 +13,15 @@ from engine.residents import Resident
 
 ALONE: Final = 0.9
 """Seconds that a step of prompts may take: an abort, or a call for this engine's threads, is heard between two."""
-BESIDE: Final = 0.25
+BESIDE: Final = 0.42
 """Seconds that it may take beside answers that people read as they come, or three rounds of these if that is more.
 
-Narrow steps are dear: 64 tokens in eights take twice as long as at once, and everybody waits for that."""
+Narrow steps are dear, and everybody waits for that: 128 tokens take 3.3 ms each, 72 take 3.7, and eight take 7."""
 LIKE_DECODING: Final = 3
 """Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits (design.md)."""
 GROUP: Final = 8
-"""Kernels take rows in groups of so many."""
+WIDE: Final = 32
+"""Kernels take rows in groups of so many, and from 64 rows on of so many: 72 take as long as 80, and 96 little more."""
 
 
 @dataclass(eq=False)
@@ -160,7 +161,12 @@ class Scheduler:
         budget = ALONE
         if self._decoding:
             budget = min(ALONE, max(BESIDE, 3 * round_seconds(self._times, len(self._decoding))))
-        most = max(GROUP, widest(self._times, budget) // GROUP * GROUP)
+        most = widest(self._times, budget)
+        most = max(GROUP, most - most % _group(most))
         pending = sum(sequence.pending for sequence in self._prefilling)
-        steps = math.ceil(pending / most)
-        return min(most, math.ceil(pending / steps / GROUP) * GROUP)
+        even = math.ceil(pending / math.ceil(pending / most))
+        return min(most, math.ceil(even / _group(even)) * _group(even))
+
+
+def _group(rows: int) -> int:
+    return WIDE if rows >= 2 * WIDE else GROUP

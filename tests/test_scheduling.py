@@ -157,11 +157,11 @@ def test_a_prompt_alone_goes_in_wide_steps_and_beside_answers_in_narrow_ones_bet
     two_threads = scheduler(threads=2)
     two_threads.add(sequence(9, 300))
     [(prompt, n)] = two_threads.schedule().parts
-    assert n == 152
-    prompt.computed = 152
+    assert n == 160
+    prompt.computed = 160
     decoding(two_threads, 2)
     steps = [[(s.request, n) for s, n in two_threads.schedule().parts] for _ in range(6)]
-    assert steps == [[(0, 1)], [(1, 1)], [(9, 56)], [(0, 1)], [(1, 1)], [(9, 56)]]
+    assert steps == [[(0, 1)], [(1, 1)], [(9, 96)], [(0, 1)], [(1, 1)], [(9, 96)]]
 
 
 def test_a_prompt_is_cut_into_equal_steps_and_not_into_wide_ones_and_a_rest() -> None:
@@ -173,7 +173,7 @@ def test_a_prompt_is_cut_into_equal_steps_and_not_into_wide_ones_and_a_rest() ->
         [(_, n)] = two_threads.schedule().parts
         long.computed += n
         widths.append(n)
-    assert widths == [152, 148]
+    assert widths == [160, 140]
 
 
 def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
@@ -182,8 +182,8 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     for request in (2, 3):
         alone.add(sequence(request, 30))
     steps = [alone.schedule().parts for _ in range(2)]
-    assert [(s.request, n) for s, n in steps[0]] == [(1, 216)]
-    assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 156)]
+    assert [(s.request, n) for s, n in steps[0]] == [(1, 224)]
+    assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 164)]
 
 
 def test_an_empty_scheduler_schedules_nothing() -> None:
