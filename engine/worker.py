@@ -110,9 +110,9 @@ class Worker:
                 self._keeper.settle()
                 self._keeper.step()
                 self._tell_of_store()
+            self._expire()  # before a step counts what is in use: home's memory grows with that
             if self._threads > 0:
                 self._step()
-            self._expire()
             self._speak()
 
     def _expire(self) -> None:
