@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,37 +14,7 @@ from engine.annex import Annex
 from engine.llama import Context, Model
 from engine.residents import Resident
 from engine.scheduler import Sequence
-
-Entries = collections.abc.Sequence[tuple[int, int, int, bool]]
-
-
-class Cells:
-    """A context that remembers which tokens each sequence holds, and refuses one with a hole."""
-
-    def __init__(self, cells: int, sequences: int) -> None:
-        self.cells = cells
-        self.held: list[list[int]] = [[] for _ in range(sequences)]
-
-    def decode(self, entries: Entries) -> None:
-        for token, position, sequence, _ in entries:
-            assert position == len(self.held[sequence])
-            self.held[sequence].append(token)
-        assert sum(map(len, self.held)) <= self.cells
-
-    def cut(self, sequence: int, length: int) -> None:
-        del self.held[sequence][length:]
-
-    def save(self, sequence: int, start: int, end: int) -> bytes:
-        assert end <= len(self.held[sequence])
-        return json.dumps(self.held[sequence][start:end]).encode()
-
-    def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        assert start == len(self.held[sequence])
-        self.held[sequence] += json.loads(state)
-        return len(self.held[sequence]) == end
-
-    def set_threads(self, threads: int) -> None:
-        pass
+from tests.cells import Cells
 
 
 def prompt(request: int, tokens: list[int], computed: int = 0) -> Sequence:
@@ -58,8 +26,8 @@ def test_home_has_all_that_was_computed_whoever_takes_turns(steps: list[tuple[li
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"CELLS": 100, "SLOTS": 3, "CROWD": 0, "WORTH": 0}.items():
             patch.setattr(annex, name, value)
-        home = Cells(1000, 6)
-        here = Annex(home, lambda: Cells(100, 3))
+        home = Cells(6, 1000)
+        here = Annex(home, lambda: Cells(3, 100))
         prompts = [prompt(i, [*range(i, i + 40 + 7 * i)]) for i in range(6)]
         for chosen, rows in steps:
             parts = [(p, min(rows, p.pending)) for p in (prompts[i] for i in dict.fromkeys(chosen)) if p.pending]
@@ -78,7 +46,7 @@ def test_home_has_all_that_was_computed_whoever_takes_turns(steps: list[tuple[li
 
 
 def test_only_a_crowd_makes_the_way_worth_it() -> None:
-    here = Annex(Cells(100, 6), lambda: Cells(100, 3))
+    here = Annex(Cells(6, 100), lambda: Cells(3, 100))
     alone = [(prompt(0, [1] * 500, computed=300), 200)]
     assert not here.takes(alone, used=300)
     assert here.takes(alone, used=300 + annex.CROWD)

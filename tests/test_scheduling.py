@@ -8,22 +8,8 @@ from hypothesis import strategies as st
 from engine.plan import BATCH, WIDEST
 from engine.residents import Resident, Residents
 from engine.scheduler import Scheduler, Sequence
+from tests.cells import Cells
 from tests.plans import MEASURED
-
-
-class Cells:
-    """A context that remembers which tokens each sequence holds."""
-
-    def __init__(self, sequences: int) -> None:
-        self.held: list[list[int]] = [[] for _ in range(sequences)]
-
-    def share(self, source: int, target: int, length: int) -> None:
-        assert self.held[target] == [], "cells would be mixed"
-        self.held[target] = self.held[source][:length]
-
-    def cut(self, sequence: int, length: int) -> None:
-        del self.held[sequence][length:]
-
 
 requests = st.tuples(
     st.lists(st.integers(0, 1), min_size=1, max_size=8),  # two tokens only: prefixes are often shared

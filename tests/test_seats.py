@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
-import json
 import socket
 import threading
 import time
@@ -25,54 +24,33 @@ from engine.residents import Resident
 from engine.scheduler import Sequence
 from engine.seats import Seats
 from engine.worker import Worker
+from tests.cells import Cells
 from tests.plans import MEASURED
 
 Entries = collections.abc.Sequence[tuple[int, int, int, bool]]
 
 
-class Home:
-    """A context of everybody's cells that remembers which tokens each sequence holds."""
-
-    def __init__(self, sequences: int) -> None:
-        self.held: list[list[int]] = [[] for _ in range(sequences)]
-
-    def save(self, sequence: int, start: int, end: int) -> bytes:
-        assert end <= len(self.held[sequence])
-        return json.dumps(self.held[sequence][start:end]).encode()
-
-    def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        assert start == len(self.held[sequence])
-        self.held[sequence] += json.loads(state)
-        return len(self.held[sequence]) == end
-
-
-class Chairs:
+class Chairs(Cells):
     """A context of streams that refuses what llama.cpp does, and what it would be slow at."""
 
     def __init__(self, sequences: int, cells: int) -> None:
-        self.cells = cells
-        self.held: list[list[int]] = [[] for _ in range(sequences)]
+        super().__init__(sequences, sequences * cells)
+        self.each = cells
 
     def decode(self, entries: Entries) -> None:
         assert [sequence for _, _, sequence, _ in entries] == list(range(len(entries))), "the step would be split"
-        for token, position, sequence, _ in entries:
-            assert position == len(self.held[sequence]) < self.cells
-            self.held[sequence].append(token)
-
-    def cut(self, sequence: int, length: int) -> None:
-        del self.held[sequence][length:]
+        assert all(position < self.each for _, position, _, _ in entries)
+        super().decode(entries)
 
     def take(self, sequence: int, start: int) -> bytes:
-        taken, self.held[sequence] = self.held[sequence][start:], []
-        return json.dumps(taken).encode()
+        state = self.save(sequence, start, len(self.held[sequence]))
+        self.cut(sequence, 0)
+        return state
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
         assert self.held[sequence] == []
-        self.held[sequence] = json.loads(state)
-        return len(self.held[sequence]) == end - start <= self.cells
-
-    def set_threads(self, threads: int) -> None:
-        pass
+        assert end - start <= self.each
+        return super().load(state, sequence, start, end)
 
     def close(self) -> None:
         assert not any(self.held), "what is not at home would be lost"
@@ -91,7 +69,7 @@ def test_nothing_computed_is_lost_whoever_comes_and_goes(steps: list[tuple[set[i
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"CELLS": 120, "COUNTS": (2, 6), "WORTH": 0, "SLACK": 3}.items():
             patch.setattr(seats, name, value)
-        home = Home(6)
+        home = Cells(6)
         here = Seats(home, Chairs)
         answers = []
         for i in range(6):
@@ -119,7 +97,7 @@ def test_nothing_computed_is_lost_whoever_comes_and_goes(steps: list[tuple[set[i
 
 
 def test_a_crowd_of_short_answers_takes_seats_and_others_do_not() -> None:
-    here = Seats(Home(16), Chairs)
+    here = Seats(Cells(16), Chairs)
     many = [Sequence(i, Resident(i), [1] * 500, 400, 900) for i in range(16)]
     assert here.takes(many, rows=16, used=6400)
     assert not here.takes(many, rows=17, used=6400)
