@@ -134,35 +134,14 @@ def _groups(decode: _Table, sequences: int) -> tuple[int, ...]:
     return tuple(sorted(best[sequences][1], reverse=True))
 
 
-# Seconds of a step relative to one sequence's, as measured on a Qwen2.5-0.5B of Q4_K_M (facts.md), by threads.
+# Seconds of a step relative to one sequence's, as measured on a Qwen2.5-0.5B of Q4_K_M (facts.md), by threads. Kernels
+# take rows by four, so that one more than a multiple is dear.
 _SHAPE_ONE: Final = {
-    1: 1.0,
-    2: 3.5,
-    3: 4.6,
-    4: 5.0,
-    5: 6.9,
-    6: 7.2,
-    8: 6.5,
-    9: 8.6,
-    12: 8.0,
-    13: 10.0,
-    16: 8.3,
-    32: 15.7,
-}
+    1: 1.0, 2: 3.5, 3: 4.6, 4: 5.0, 5: 6.9, 6: 7.2, 8: 6.5, 9: 8.6, 12: 8.0, 13: 10.0, 16: 8.3, 32: 15.7,
+}  # fmt: skip
 _SHAPE_MANY: Final = {
-    1: 1.0,
-    2: 2.5,
-    3: 3.2,
-    4: 3.4,
-    5: 4.5,
-    6: 4.8,
-    8: 4.2,
-    9: 5.4,
-    12: 5.3,
-    13: 6.6,
-    16: 5.8,
-    32: 10.9,
-}
+    1: 1.0, 2: 2.5, 3: 3.2, 4: 3.4, 5: 4.5, 6: 4.8, 8: 4.2, 9: 5.4, 12: 5.3, 13: 6.6, 16: 5.8, 32: 10.9,
+}  # fmt: skip
 _PREFILL: Final = {1: 1.0, 8: 5.0, 16: 6.5, 32: 12.0, 64: 21.0, 128: 40.0, 256: 78.0}
 BANDWIDTH: Final = 24e9
 """Bytes of weights that one core of an ordinary machine reads in a second."""

@@ -87,13 +87,12 @@ class Seats(Generic[Context]):
 
     def takes(self, answers: Sequence[Answer], *, rows: int, used: int) -> bool:
         """Whether a step of all that decode is better run here, now that `used` cells are in use at home."""
-        longest = max(answer.computed for answer in answers) + (1 if self._taken else SLACK)
-        if self._taken:
-            # Who sits stays seated for less, or the same cells would go back and forth.
-            asked = {answer.request for answer in answers}
-            fits = _fits(self._count, rows, longest) and self._taken.keys() <= asked
-            return fits and (len(answers) - 1) * used >= WORTH // 2
-        return any(_fits(count, rows, longest) for count in COUNTS) and (len(answers) - 1) * used >= WORTH
+        # Who sits stays seated for less, or the same cells would go back and forth.
+        counts, growth, worth = ((self._count,), 1, WORTH // 2) if self._taken else (COUNTS, SLACK, WORTH)
+        longest = max(answer.computed for answer in answers) + growth
+        fits = any(_fits(count, rows, longest) for count in counts)
+        together = self._taken.keys() <= {answer.request for answer in answers}
+        return fits and together and (len(answers) - 1) * used >= worth
 
     def decode(self, answers: Sequence[Answer], *, rows: int, threads: int) -> tuple[Context, list[int]]:
         """Compute the next token of each of `answers` in a step of `rows`, as many as there are answers or more.
