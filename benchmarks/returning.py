@@ -13,7 +13,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from benchmarks.clients import ChatCompletions, Samovar, Side, Turn
 from benchmarks.figures import Figure, tell
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import machine
-from benchmarks.servers import Server, leave_on_sigterm, llama_server, redis_server, samovar
+from benchmarks.servers import Server, cache_settings, leave_on_sigterm, llama_server, samovar
 
 HISTORY, NEW, ANSWER = 1000, 20, 8
 UNCACHED: Final = 5
@@ -168,8 +168,7 @@ def main() -> None:
         return
     with ExitStack() as stack:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samovar-bench-")))
-        redis = stack.enter_context(redis_server() if options.cache == "redis" else nullcontext())
-        settings: dict[str, Any] = {"cache": redis} if redis else {}
+        settings = stack.enter_context(cache_settings(options.cache))
         start = partial(samovar, model.path, state=state, engines=1, **settings)
         tell(measure(f"{model.name}, {options.cache}", house, start, Samovar, FETCH[options.cache]))
 

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import psutil
 
@@ -100,14 +100,17 @@ def llama_server(
 
 
 @contextlib.contextmanager
-def redis_server() -> Iterator[str]:
-    """A Redis that keeps nothing on disk; gives its address. Raises ServerError."""
-    port = free_port()
+def cache_settings(kind: str) -> Iterator[dict[str, Any]]:
+    """What `samovar` is given for a cache in `sqlite`, its default, or in a `redis` of its own. Raises ServerError."""
+    if kind == "sqlite":
+        yield {}
+        return
     if shutil.which("redis-server") is None:
         raise ServerError("redis-server is missing: apt-get install redis-server")
+    port = free_port()
     with _running(["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", ""]) as (process, log):
         _wait(process, log, lambda: "Ready to accept connections" in log.read_text(errors="replace"))
-        yield f"redis://127.0.0.1:{port}/0"
+        yield {"cache": f"redis://127.0.0.1:{port}/0"}
 
 
 def free_port() -> int:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from contextlib import ExitStack, nullcontext
-from typing import Any, Final
+from typing import Final
 
 import uvloop
 
@@ -19,7 +18,7 @@ from benchmarks.clients import Samovar, TurnFailedError
 from benchmarks.figures import Figure, tell
 from benchmarks.loads import LOADS, MODELS, Conversation, Subject, conversations, subject
 from benchmarks.machine import machine
-from benchmarks.servers import leave_on_sigterm, redis_server, samovar
+from benchmarks.servers import cache_settings, leave_on_sigterm, samovar
 
 EACH: Final = 2
 """Answers on each connection."""
@@ -70,10 +69,8 @@ def main() -> None:
     leave_on_sigterm()
     print(machine())
     model = subject(options.model)
-    with ExitStack() as stack:
-        redis = stack.enter_context(redis_server() if options.cache == "redis" else nullcontext())
-        settings: dict[str, Any] = {"cache": redis} if redis else {}
-        side = Samovar(stack.enter_context(samovar(model.path, engines=1, **settings)))
+    with cache_settings(options.cache) as settings, samovar(model.path, engines=1, **settings) as server:
+        side = Samovar(server)
         for streams in options.streams:
             try:
                 stored, unstored = uvloop.run(measure(side, model, streams, options.pairs))
