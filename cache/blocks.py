@@ -61,9 +61,15 @@ class Chain:
         """Append token ids; gives the blocks that are full now and were not before."""
         self.tokens += tokens
         known = len(self.full)
-        while len(self.tokens) - self._start(len(self.full)) >= (room := self._room(len(self.full))):
+        while len(self.tokens) >= self.due:
+            room = self._room(len(self.full))
             self.full += self._prefixes(len(self.full), room, room)
         return self.full[known:]
+
+    @property
+    def due(self) -> int:
+        """Tokens with which the block that is being filled is full."""
+        return self._start(len(self.full)) + self._room(len(self.full))
 
     @property
     def tail(self) -> Block | None:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from cache import BLOCK
 from engine import annex, seats
 from engine.annex import Annex
 from engine.errors import DecodeError
@@ -59,10 +58,17 @@ class Places:
                 _is_home(sequence)
         return computed
 
+    def bring_home(self, sequence: Sequence) -> None:
+        """Let a sequence leave its seat, if it has one: at home is then all that was computed. Raises DecodeError."""
+        if self._seats is not None and sequence.request in self._seats:
+            if not self._seats.leave(sequence):
+                raise DecodeError(1)
+            _is_home(sequence)
+
     def leave(self, sequence: Sequence) -> None:
         """Make an end of a sequence, after whatever step: at home is what its resident says then, and nowhere else."""
         with suppress(DecodeError):
-            self._bring_home(sequence)
+            self.bring_home(sequence)
         if self._annex is not None:
             self._annex.drop(sequence.request)
         # A failed step may have left part of a chunk behind.
@@ -80,14 +86,11 @@ class Places:
         rows = len(answers) + step.padding
         if self._touched + seats.CELLS > self.cells:  # home needs the memory, or has had it
             for answer in answers:
-                self._bring_home(answer)
+                self.bring_home(answer)
             self._seats.close()
             return None
         if not self._seats.takes(answers, rows=rows, used=used):
             return None
-        for answer in answers:
-            if answer.computed - len(answer.resident.tokens) >= BLOCK:
-                self._bring_home(answer)  # where blocks are stored from
         return Computed(*self._seats.decode(answers, rows=rows, threads=self._threads))
 
     def _in_annex(self, step: Step, used: int) -> Computed | None:
@@ -97,7 +100,7 @@ class Places:
 
     def _at_home(self, step: Step) -> Computed:
         for sequence, _ in step.parts:
-            self._bring_home(sequence)
+            self.bring_home(sequence)
         entries = [
             (sequence.tokens[p], p, sequence.resident.sequence, p == len(sequence.tokens) - 1)
             for sequence, tokens in step.parts
@@ -111,13 +114,6 @@ class Places:
             if step.padding:
                 self.home.cut(self._padding, 0)
         return Computed(self.home, _last_rows(step))
-
-    def _bring_home(self, sequence: Sequence) -> None:
-        """Let a sequence leave its seat, if it has one. Raises DecodeError."""
-        if self._seats is not None and sequence.request in self._seats:
-            if not self._seats.leave(sequence):
-                raise DecodeError(1)
-            _is_home(sequence)
 
 
 def _is_home(sequence: Sequence) -> None:

@@ -230,7 +230,11 @@ class Worker:
         computed = self._compute(step)
         if computed is not None:
             for (sequence, _), row in zip(step.parts, computed.rows, strict=True):
-                self._keep(sequence)
+                try:
+                    self._keep(sequence)
+                except DecodeError as error:
+                    self._finish(sequence.request, "failed", str(error))
+                    continue
                 if sequence.pending == 0:
                     self._advance(sequence, computed.context.logits(row))
         taken = time.perf_counter() - began
@@ -250,12 +254,12 @@ class Worker:
             self._inside += time.perf_counter() - began
 
     def _keep(self, sequence: Sequence) -> None:
-        """Have the blocks stored that it has filled at home while it runs on."""
+        """Have the blocks stored that it has filled while it runs on, from home. Raises DecodeError."""
         chain = self._runs[sequence.request].chain
-        if chain is not None and self._keeper is not None:
+        if chain is not None and self._keeper is not None and sequence.computed >= chain.due:
+            self._places.bring_home(sequence)
             full = chain.extend(sequence.resident.tokens[len(chain.tokens) :])
-            if full:
-                self._keeper.keep(sequence.resident, chain, full)
+            self._keeper.keep(sequence.resident, chain, full)
 
     def _advance(self, sequence: Sequence, logits: Logits) -> None:
         """Draw the next token of a sequence."""

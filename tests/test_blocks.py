@@ -44,6 +44,8 @@ def test_blocks_cover_a_sequence_without_gap_however_it_grew(sizes: list[int], p
     assert len(grown) == len(tokens) == (blocks[-1].end if blocks else 0)
     assert all(0 < block.end - block.start <= BLOCK for block in blocks)
     assert all(block.shared is (block.end <= public) for block in blocks)
+    assert grown.extend(range(grown.due - len(grown) - 1)) == []
+    assert len(grown.extend([7])) == 1
 
 
 @given(st.integers(0, 127), st.integers(0, 127), st.integers(0, 300))

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cache import BLOCK, Block, CacheConfig, Chain, KeyRing
 from engine import Finished, Generate, Sampling, Tokens, WorkerConfig, seats
 from engine.channel import Channel
+from engine.keeper import Keeper
 from engine.llama import Context, Model, Streams
 from engine.messages import Abort, Frames, SetThreads, frame, from_engine_decoder
 from engine.plan import BATCH
@@ -168,6 +170,28 @@ def test_what_an_engine_says_on_seats_is_what_the_model_says(tiny_model: Path, m
                     drawn = said[position + 1 - len(prompt)]
                     # Kernels give other low bits beside others: of two that are as likely, either may be drawn.
                     assert logits[drawn] >= logits.max() - 0.05
+
+
+def test_a_block_that_is_filled_on_a_seat_is_stored_at_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an answer whose engine dies would have more than a block computed again."""
+    late: list[int] = []
+
+    class Watched(Keeper):
+        def keep(self, resident: Resident, chain: Chain, blocks: collections.abc.Sequence[Block], **done: Any) -> None:
+            if not resident.idle:  # it runs on
+                late.append(len(resident.tokens) - blocks[-1].end)
+            super().keep(resident, chain, blocks, **done)
+
+    monkeypatch.setattr("engine.worker.Keeper", Watched)
+    monkeypatch.setattr("tests.test_seats.seats.WORTH", 0)
+    cache = CacheConfig(f"sqlite://{tmp_path}/blocks.db", ttl=3600, max_bytes=1 << 28, keys=KeyRing.new().text)
+    config = WorkerConfig(str(tiny_model), 8192 + seats.CELLS, 32, MEASURED, cache=cache)
+    _, ends = converse(Model(tiny_model), config)
+    assert len(ends) == 24
+    answers = [tokens for tokens in late if tokens < BLOCK]  # a step of a prompt may fill a block and more
+    assert answers.count(0) > 24
 
 
 Texts = dict[int, tuple[list[int], list[int]]]
