@@ -2,7 +2,8 @@
 
 Home is the context that holds everybody's cells: prefixes are shared there, blocks are written from it and read into
 it. A step that would be slow there, beside the cells of many others, is computed in one of two contexts beside it, and
-what it gave goes home. Home takes memory as its cells come into use, and seats have what it has not taken.
+what it gave goes home. Home takes memory as its cells come into use, and seats have what it has not taken. Where there
+is no memory for one of the two, home does without it from then on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from engine import annex, seats
 from engine.annex import Annex
-from engine.errors import DecodeError
+from engine.errors import DecodeError, ModelLoadError
 from engine.llama import Context, Model, Streams
 from engine.plan import WIDEST
 from engine.scheduler import Sequence, Step
@@ -51,7 +52,12 @@ class Places:
     def compute(self, step: Step, *, used: int) -> Computed:
         """Run a step while `used` cells are in use at home, and note what it computed. Raises DecodeError."""
         self._touched = max(self._touched, used)
-        computed = self._on_seats(step, used) or self._in_annex(step, used) or self._at_home(step)
+        computed = self._on_seats(step, used)
+        if computed is None:
+            for sequence, _ in step.parts:
+                self.bring_home(sequence)
+            self._give_up_seats()
+            computed = self._in_annex(step, used) or self._at_home(step)
         for sequence, tokens in step.parts:
             sequence.computed += tokens
             if self._seats is None or sequence.request not in self._seats:
@@ -79,28 +85,39 @@ class Places:
         self._threads = threads
         self.home.set_threads(threads)
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether home needs the memory that seats would take, or has had it."""
+        return self._touched + seats.CELLS > self.cells
+
     def _on_seats(self, step: Step, used: int) -> Computed | None:
-        if self._seats is None or not step.round:
-            return None
         answers = [answer for answer, _ in step.parts]
         rows = len(answers) + step.padding
-        if self._touched + seats.CELLS > self.cells:  # home needs the memory, or has had it
-            for answer in answers:
-                self.bring_home(answer)
-            self._seats.close()
+        if self._seats is None or not step.round or self._crowded:
             return None
         if not self._seats.takes(answers, rows=rows, used=used):
             return None
-        return Computed(*self._seats.decode(answers, rows=rows, threads=self._threads))
+        try:
+            return Computed(*self._seats.decode(answers, rows=rows, threads=self._threads))
+        except ModelLoadError:  # nobody sits there, or it would be made already
+            self._seats = None
+            return None
+
+    def _give_up_seats(self) -> None:
+        """Give their memory back once home needs it, and nobody sits there any more."""
+        if self._seats is not None and self._crowded:
+            self._seats.close()
 
     def _in_annex(self, step: Step, used: int) -> Computed | None:
         if self._annex is None or not self._annex.takes(step.parts, used):
             return None
-        return Computed(self._annex.decode(step.parts, self._threads), _last_rows(step))
+        try:
+            return Computed(self._annex.decode(step.parts, self._threads), _last_rows(step))
+        except ModelLoadError:
+            self._annex = None
+            return None
 
     def _at_home(self, step: Step) -> Computed:
-        for sequence, _ in step.parts:
-            self.bring_home(sequence)
         entries = [
             (sequence.tokens[p], p, sequence.resident.sequence, p == len(sequence.tokens) - 1)
             for sequence, tokens in step.parts

@@ -1,4 +1,4 @@
-"""A context without a model."""
+"""Contexts without a model."""
 
 from __future__ import annotations
 
@@ -43,3 +43,34 @@ class Cells:
 
     def set_threads(self, threads: int) -> None:
         """Nothing runs here."""
+
+
+class Chairs(Cells):
+    """A context of streams that refuses what llama.cpp does, and what it would be slow at."""
+
+    def __init__(self, sequences: int, cells: int) -> None:
+        """Start empty, with so many cells for each."""
+        super().__init__(sequences, sequences * cells)
+        self.each = cells
+
+    def decode(self, entries: Sequence[tuple[int, int, int, bool]]) -> None:
+        """Hold each token at its position."""
+        assert [sequence for _, _, sequence, _ in entries] == list(range(len(entries))), "the step would be split"
+        assert all(position < self.each for _, position, _, _ in entries)
+        super().decode(entries)
+
+    def take(self, sequence: int, start: int) -> bytes:
+        """What `load` takes, of all from `start` on; nothing is held afterwards."""
+        state = self.save(sequence, start, len(self.held[sequence]))
+        self.cut(sequence, 0)
+        return state
+
+    def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
+        """Fill an empty one."""
+        assert self.held[sequence] == []
+        assert end - start <= self.each
+        return super().load(state, sequence, start, end)
+
+    def close(self) -> None:
+        """Nobody may sit here."""
+        assert not any(self.held), "what is not at home would be lost"

@@ -26,36 +26,10 @@ from engine.residents import Resident
 from engine.scheduler import Sequence
 from engine.seats import Seats
 from engine.worker import Worker
-from tests.cells import Cells
+from tests.cells import Cells, Chairs
 from tests.plans import MEASURED
 
 Entries = collections.abc.Sequence[tuple[int, int, int, bool]]
-
-
-class Chairs(Cells):
-    """A context of streams that refuses what llama.cpp does, and what it would be slow at."""
-
-    def __init__(self, sequences: int, cells: int) -> None:
-        super().__init__(sequences, sequences * cells)
-        self.each = cells
-
-    def decode(self, entries: Entries) -> None:
-        assert [sequence for _, _, sequence, _ in entries] == list(range(len(entries))), "the step would be split"
-        assert all(position < self.each for _, position, _, _ in entries)
-        super().decode(entries)
-
-    def take(self, sequence: int, start: int) -> bytes:
-        state = self.save(sequence, start, len(self.held[sequence]))
-        self.cut(sequence, 0)
-        return state
-
-    def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        assert self.held[sequence] == []
-        assert end - start <= self.each
-        return super().load(state, sequence, start, end)
-
-    def close(self) -> None:
-        assert not any(self.held), "what is not at home would be lost"
 
 
 def at_home(answers: list[Sequence], here: Seats[Any]) -> None:
