@@ -1,0 +1,140 @@
+"""What the cells of others cost a step, and what a place apart from them saves: the ground of engine/places.py.
+
+python -m benchmarks.crowd [--model standin] [--threads 2] [--times 9]: steps of many answers and of prompts in the
+context that holds everybody's cells and apart from it, interleaved; the way there and back; and steps by their width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from benchmarks.figures import Figure, tell
+from benchmarks.loads import MODELS, subject
+from benchmarks.machine import cores, machine
+from engine.llama import Context, Model, Streams
+from engine.plan import BATCH
+
+Place = Context | Streams
+TOKENS: Final = range(200, 300)
+EACH: Final = (0, 400, 700)
+"""Cells that each of the others holds."""
+ANSWERS: Final = (8, 16)
+DECODE: Final = (1, 2, 4, 8, 9, 12, 13, 16)
+PROMPT: Final = (32, 64, 72, 128, 144, 256)
+NEW: Final = 72
+"""Tokens of a prompt that comes while others answer."""
+
+
+def fill(place: Place, sequences: int, tokens: int) -> None:
+    """Let each of the first `sequences` hold so many tokens, and no other any."""
+    widest = ANSWERS[0]  # what a place of so many seats takes in a step
+    for sequence in range(sequences):
+        place.cut(sequence, 0)
+        for start in range(0, tokens, widest):
+            positions = range(start, min(tokens, start + widest))
+            place.decode([(random.choice(TOKENS), p, sequence, False) for p in positions])
+
+
+def decoded(place: Place, rows: int, at: int) -> float:
+    """Milliseconds of a step that gives each of `rows` sequences, `at` tokens long, another one."""
+    return timed(
+        lambda: place.decode([(random.choice(TOKENS), at, sequence, True) for sequence in range(rows)]),
+        then=lambda: [place.cut(sequence, at) for sequence in range(rows)],
+    )
+
+
+def prefilled(place: Place, sequence: int, tokens: int) -> float:
+    """Milliseconds of a step with so many tokens of an empty sequence's prompt."""
+    return timed(
+        lambda: place.decode([(random.choice(TOKENS), p, sequence, p == tokens - 1) for p in range(tokens)]),
+        then=lambda: place.cut(sequence, 0),
+    )
+
+
+def timed(what: Callable[[], object], then: Callable[[], object]) -> float:
+    """Milliseconds that `what` takes."""
+    began = time.perf_counter()
+    what()
+    taken = time.perf_counter() - began
+    then()
+    return 1000 * taken
+
+
+def answers(model: Model, count: int, threads: int, times: int) -> Iterator[tuple[str, list[float]]]:
+    """Steps of `count` answers among all cells and on seats, and the way to a seat and home again."""
+    home = Context(model, cells=count * (EACH[-1] + 1), sequences=count, threads=threads)
+    apart = Streams(model, count, EACH[-1] + 2)
+    apart.set_threads(threads)
+    for each in EACH:
+        fill(home, count, each)
+        fill(apart, count, each)
+        both = [(decoded(home, count, each), decoded(apart, count, each)) for _ in range(times)]
+        together, seated = zip(*both, strict=True)
+        yield f"{count} answers, {each} cells each: a step where all are", list(together)
+        yield f"{count} answers, {each} cells each: a step on seats", list(seated)
+    apart.cut(0, 0)
+    there = [
+        timed(lambda: apart.load(home.save(0, 0, EACH[-1]), 0, 0, EACH[-1]), then=lambda: apart.cut(0, 0))
+        for _ in range(times)
+    ]
+    yield f"{count} answers: to a seat with {EACH[-1]} tokens", there
+    back = []
+    for _ in range(times):
+        apart.load(home.save(0, 0, EACH[-1]), 0, 0, EACH[-1])
+        home.cut(0, EACH[-1] - 128)
+        began = time.perf_counter()
+        home.load(apart.take(0, EACH[-1] - 128), 0, EACH[-1] - 128, EACH[-1])
+        back.append(1000 * (time.perf_counter() - began))
+    yield f"{count} answers: home with 128 new tokens", back
+    apart.close()
+    home.close()
+
+
+def widths(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[float]]]:
+    """Steps with nobody's cells but their own, by their width."""
+    place = Context(model, cells=1024, sequences=ANSWERS[-1], threads=threads)
+    kinds = [(rows, True) for rows in DECODE] + [(rows, False) for rows in PROMPT]
+    taken: dict[tuple[int, bool], list[float]] = {kind: [] for kind in kinds}
+    for _, (rows, answer) in itertools.product(range(times), kinds):
+        taken[rows, answer].append(decoded(place, rows, 0) if answer else prefilled(place, 0, rows))
+    for (rows, answer), values in taken.items():
+        yield f"a step of {rows} {'answers' if answer else 'tokens of a prompt'}", values
+    place.close()
+
+
+def beside(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[float]]]:
+    """A prompt's step among the cells of sixteen others, and apart from them."""
+    count, each = ANSWERS[-1], EACH[1]
+    home = Context(model, cells=count * each + BATCH, sequences=count + 1, threads=threads)
+    annex = Context(model, cells=1024, sequences=1, threads=threads)
+    fill(home, count, each)
+    both = [(prefilled(home, count, NEW), prefilled(annex, 0, NEW)) for _ in range(times)]
+    among, apart = zip(*both, strict=True)
+    yield f"{NEW} tokens of a prompt, among {count * each} cells of others", list(among)
+    yield f"{NEW} tokens of a prompt, apart from them", list(apart)
+    annex.close()
+    home.close()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--times", type=int, default=9)
+    options = parser.parse_args()
+    print(machine())
+    model = Model(subject(options.model).path)
+    rest = options.threads, options.times
+    parts = [answers(model, count, *rest) for count in ANSWERS]
+    for name, values in itertools.chain(*parts, beside(model, *rest), widths(model, *rest)):
+        tell([Figure(benchmark="crowd", name=f"{options.model}: {name}", values=values, unit="ms")])
+
+
+if __name__ == "__main__":
+    main()
