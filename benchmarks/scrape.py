@@ -51,7 +51,7 @@ def everything_counted() -> Metrics:
         for outcome in outcomes:
             metrics.store.observe(Operation("redis", operation, outcome, 0.01, 1000))
     metrics.store.watch("redis", lambda: True)
-    metrics.stepped(Stepped(1, 1, 0.01, 0.01, 1))
+    metrics.stepped(Stepped(1, 1, 0.01, 1))
     return metrics
 
 

@@ -16,6 +16,7 @@ from engine.messages import (
     Tokens,
     WorkerConfig,
 )
+from engine.modelfile import digest, mark
 from engine.plan import WIDEST, Plan, Times, groups, heuristic, round_seconds, seconds
 from engine.pool import EnginePool
 from engine.process import Answer, EngineProcess, State
@@ -58,8 +59,10 @@ __all__ = [
     "build_features",
     "common_prefix",
     "compare",
+    "digest",
     "groups",
     "heuristic",
+    "mark",
     "measure",
     "quantize",
     "repacks_weights",

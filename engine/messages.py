@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from cache import CacheConfig, Operation
+from engine.modelfile import Mark
 from engine.plan import Plan
 
 LENGTH: Final = struct.Struct(">I")
@@ -31,6 +32,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, tag="configure"):
     cache: CacheConfig | None = None
     build: dict[str, str | int | bool] = {}
     """All that the KV depends on beside the tokens: the model's digest, the package's version, …"""
+    mark: Mark | None = None
+    """The file's marks when `build` was made of it; None when any file will do."""
     idle_cells: int = 1 << 30
     """Cells that ended requests may keep once they are stored: idle ones slow every step."""
 
@@ -146,7 +149,7 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
-    """A step was made, with `rows` tokens of `sequences` in it, in `seconds`, of which llama.cpp took `inside`.
+    """A step was made, with `rows` tokens of `sequences` in it, in `seconds`.
 
     Sent after every step, so that silence while there is work means a hang. `cells` are in use after it.
     """
@@ -154,7 +157,6 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
     rows: int
     sequences: int
     seconds: float
-    inside: float
     cells: int
 
 

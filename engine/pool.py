@@ -10,12 +10,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import Generate, Stepped, StoreUsed, WorkerConfig
+from engine.modelfile import Mark, mark
 from engine.process import Answer, EngineProcess, State
 from engine.resources import Meter, Usage
 from engine.shares import CoreShares
@@ -77,6 +79,11 @@ class EnginePool:
         self._on_change = on_change
         self._failures = dict.fromkeys(names, 0)
         self._retry_at = dict.fromkeys(names, 0.0)
+        self._model = Path(config.model)
+        self._unloadable = ""
+        """Why the model could not be loaded, until an engine has it."""
+        self._seen: Mark | None = None
+        """The file's marks when that was tried last; None when there was none."""
         self._mending: dict[str, asyncio.Task[None]] = {}
         self._warming: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -89,8 +96,10 @@ class EnginePool:
     @property
     def failure(self) -> str:
         """Why no engine can serve, in words; empty while one can."""
-        failed = [engine for engine in self.engines if engine.state is State.FAILED]
-        return failed[0].reason if len(failed) == len(self.engines) else ""
+        states = {engine.state for engine in self.engines}
+        if states & {State.IDLE, State.BUSY}:
+            return ""
+        return self._unloadable or (self.engines[0].reason if states == {State.FAILED} else "")
 
     async def generate(self, engine: EngineProcess, request: Generate) -> AsyncGenerator[Answer, None]:
         """Run a request on `engine`, started first where needed. Raises EngineError."""
@@ -120,12 +129,16 @@ class EnginePool:
         task.add_done_callback(self._warming.discard)
 
     async def keep(self) -> None:
-        """Look after the engines until cancelled: hung ones are killed, idle ones unloaded, what they use is read."""
+        """Look after the engines until cancelled: hung ones are killed, idle ones unloaded, what they use is read.
+
+        A model that could not be loaded is tried again when its file has changed.
+        """
         rounds = 0
         while True:
             now = time.monotonic()
             for engine in self.engines:
                 self._end_if_hung(engine, now)
+            self._retry_if_changed()
             await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
             if rounds % SAMPLE_ROUNDS == 0:
                 await asyncio.to_thread(self._sample)
@@ -150,7 +163,21 @@ class EnginePool:
     def _is_spare(self, engine: EngineProcess, now: float) -> bool:
         return engine.state is State.IDLE and 0 < self._idle_unload <= now - engine.since
 
+    def _retry_if_changed(self) -> None:
+        """Nobody may be sent here while `failure` says something, so that nobody's request would try it."""
+        if self._unloadable and self._seen != (seen := self._mark()):
+            self._seen = seen
+            self._retry_at = dict.fromkeys(self._retry_at, 0.0)
+            self.warm(self.engines[0])
+
+    def _mark(self) -> Mark | None:
+        with suppress(OSError):
+            return mark(self._model)
+        return None
+
     async def _unload(self, engine: EngineProcess) -> None:
+        if engine.state is not State.IDLE:  # a request came a moment ago
+            return
         self.unloads[engine.name] += 1
         await engine.stop()
 
@@ -163,6 +190,8 @@ class EnginePool:
             self._by_name[name].set_threads(threads)
 
     def _changed(self, engine: EngineProcess) -> None:
+        if engine.state is State.IDLE:
+            self._unloadable = ""
         if engine.state is State.LOADING and engine.name in self._crashed:
             self._crashed.remove(engine.name)
             self.restarts[engine.name] += 1
@@ -183,10 +212,12 @@ class EnginePool:
         failures = self._failures[engine.name]
         self._failures[engine.name] = failures + 1
         delay = BACKOFF[min(failures, len(BACKOFF) - 1)]
-        log.warning("engine failed", engine=engine.name, reason=engine.reason, again_in_seconds=delay)
-        if engine.load_failed:  # no loop: it is tried again when somebody asks for it
+        if engine.load_failed:  # no loop: it is tried again when somebody asks for it, or the file changes
+            log.error("model cannot be loaded", engine=engine.name, reason=engine.reason)
+            self._unloadable, self._seen = engine.reason, self._mark()
             self._retry_at[engine.name] = time.monotonic() + delay
         else:
+            log.error("engine failed", engine=engine.name, reason=engine.reason, again_in_seconds=delay)
             self._crashed.add(engine.name)
             self._mending[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
 

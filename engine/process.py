@@ -45,6 +45,8 @@ EXIT_SECONDS: Final = 1.0
 """Likewise for one that hung up by itself: a fault of its own, and its threads may keep it from ending."""
 SPAWN_FILES: Final = 12
 """Open files that the gateway needs for a moment to start a process, and some more."""
+STILLBORN: Final = 2
+"""An engine that died so often while it loaded has a model that cannot be loaded, whatever it died of."""
 LAST_WORDS: Final = 1 << 14
 """Bytes of a process's stderr that are kept, to tell of what it died."""
 MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
@@ -86,7 +88,7 @@ class EngineProcess:
         self.since = time.monotonic()
         """When it came into this state."""
         self.heard = 0.0
-        """When it last said something, or was last given something to do: monotonic seconds."""
+        """When it last said something, or came to have something to do: monotonic seconds."""
         self.threads = 0
         """Threads it may use at this moment, as it last confirmed or as was granted above that."""
         self.cells = config.cells
@@ -99,6 +101,8 @@ class EngineProcess:
         """Why it failed, for the log and readyz."""
         self.load_failed = False
         """Whether it was the model that could not be loaded: then starting it again is of no use by itself."""
+        self._stillborn = 0
+        """Times in a row that it died while it loaded."""
         self._config = config
         self._on_change = on_change
         self._on_threads = on_threads
@@ -209,6 +213,7 @@ class EngineProcess:
             case Ready():
                 self.cells, self.load_seconds = message.cells, time.monotonic() - self.since
                 self.weights_seconds, self.context_seconds = message.weights_seconds, message.context_seconds
+                self._stillborn = 0
                 self._set_state(State.IDLE)
                 if self._ready and not self._ready.done():
                     self._ready.set_result(None)
@@ -220,6 +225,10 @@ class EngineProcess:
         wanted = self._stopping or status == 0
         if not wanted and not self.reason:
             self.reason = cause_of_death(status, last_words)
+        if not wanted and self.state is State.LOADING and self._process is not None:
+            self._stillborn += 1
+            if self._stillborn >= STILLBORN:  # what happens twice in a row is no accident
+                self.load_failed = True
         if self._writer is not None:
             self._writer.close()
         ready, self._ready = self._ready, None
@@ -253,12 +262,13 @@ class EngineProcess:
     def _send(self, message: ToEngine) -> None:
         if self._writer is None or self._writer.is_closing():
             raise EngineDiedError(f"engine {self.name} is not running")
-        self.heard = time.monotonic()
         self._writer.write(frame(message))
 
     def set_threads(self, threads: int) -> None:
         """Grant or revoke threads; a revocation counts only once `threads` has sunk. Raises EngineDiedError."""
         self._send(SetThreads(threads))
+        if self.threads == 0:
+            self.heard = time.monotonic()
         self.threads = max(self.threads, threads)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Answer, None]:
@@ -270,6 +280,8 @@ class EngineProcess:
         if self._has_ended():
             raise EngineDiedError(f"engine {self.name} has just ended")
         self._send(request)
+        if not self._answers:
+            self.heard = time.monotonic()
         self._answers[request.request] = queue
         self._set_state(State.BUSY)
         done = False

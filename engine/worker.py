@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from cache import Chain, Operation, PrefixCache, Stored, StoreError
 from engine.candidates import Logits
 from engine.channel import Channel
 from engine.constraint import Grammars
-from engine.errors import DecodeError, EngineError
+from engine.errors import DecodeError, EngineError, ModelLoadError
 from engine.keeper import Keeper
 from engine.llama import Model
 from engine.messages import (
@@ -41,6 +42,7 @@ from engine.messages import (
     Tokens,
     WorkerConfig,
 )
+from engine.modelfile import digest, mark
 from engine.places import Computed, Places
 from engine.residents import Resident, Residents
 from engine.sampler import Sampler
@@ -96,8 +98,6 @@ class Worker:
         self._unsaid: dict[int, Tokens] = {}
         self._spoke = 0.0
         """When something was last sent."""
-        self._inside = 0.0
-        """Seconds of this step in llama.cpp."""
 
     def run(self) -> None:
         """Serve until the gateway leaves."""
@@ -226,7 +226,6 @@ class Worker:
         step = self._scheduler.schedule()
         if not step.parts:
             return
-        self._inside = 0.0
         computed = self._compute(step)
         if computed is not None:
             for (sequence, _), row in zip(step.parts, computed.rows, strict=True):
@@ -237,21 +236,17 @@ class Worker:
                     continue
                 if sequence.pending == 0:
                     self._advance(sequence, computed.context.logits(row))
-        taken = time.perf_counter() - began
-        stepped = Stepped(step.rows, len(step.parts), taken, self._inside, self._residents.used)
-        self._channel.send(stepped, urgent=False)
+        seconds = time.perf_counter() - began
+        self._channel.send(Stepped(step.rows, len(step.parts), seconds, self._residents.used), urgent=False)
 
     def _compute(self, step: Step) -> Computed | None:
         """Run a step. A failed one ends all that took part."""
-        began = time.perf_counter()
         try:
             return self._places.compute(step, used=self._residents.used)
         except DecodeError as error:
             for sequence, _ in step.parts:
                 self._finish(sequence.request, "failed", str(error))
             return None
-        finally:
-            self._inside += time.perf_counter() - began
 
     def _keep(self, sequence: Sequence) -> None:
         """Have the blocks stored that it has filled while it runs on, from home. Raises DecodeError."""
@@ -268,14 +263,12 @@ class Worker:
         if len(sequence.tokens) >= sequence.limit:  # a limit of 0 new tokens: only the prompt was wanted
             self._finish(sequence.request, "length")
             return
-        began = time.perf_counter()
         sampler = self._runs[sequence.request].sampler
         try:
             token = sampler.draw(logits)
         except EngineError as error:
             self._finish(sequence.request, "failed", str(error), error.code)
             return
-        self._inside += time.perf_counter() - began
         if self._vocabulary.ends_generation(token):
             self._finish(sequence.request, "stop")
             return
@@ -323,6 +316,18 @@ class Worker:
             self._channel.send(StoreUsed(operations, self._cache.up))
 
 
+def _open(config: WorkerConfig) -> Model:
+    """The model, unless it is another one than when the gateway began: its KV would be taken for that one's.
+
+    Raises ModelLoadError.
+    """
+    path = Path(config.model)
+    with suppress(OSError):  # what cannot be read cannot be loaded either
+        if config.mark not in (None, mark(path)) and digest(path) != config.build["model"]:
+            raise ModelLoadError(f"{path.name} is another model than when the server started: restart it")
+    return Model(path)
+
+
 def main(argv: list[str]) -> int:
     """Load the model, say so, and serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to answer: it drains first
@@ -331,7 +336,7 @@ def main(argv: list[str]) -> int:
         config = channel.first()
         assert isinstance(config, WorkerConfig)  # noqa: S101 - the pool's first word
         began = time.monotonic()
-        model = Model(Path(config.model))
+        model = _open(config)
         loaded = time.monotonic()
         worker = Worker(channel, model, config)
     except EOFError:

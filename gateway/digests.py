@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from engine import digest, mark
 
 _FILE: Final = "digests.json"
 
@@ -23,19 +24,17 @@ def file_digest(path: Path, state_dir: Path) -> str:
     """Hexadecimal SHA-256 of a file; half a gigabyte takes a third of a second the first time. Raises OSError."""
     path = path.resolve()
     known = _read(state_dir)
-    stat = path.stat()
-    mark = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    now = mark(path)
     found = known.get(str(path))
-    if found is not None and (found.size, found.changed_ns, found.inode) == mark:
+    if found is not None and (found.size, found.changed_ns, found.inode) == now:
         return found.digest
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    new_digest = digest(path)
     # Two gateways that write at the same time lose one entry at worst, which is found out again.
     with contextlib.suppress(OSError):  # as it is where there is no such folder yet, or it can't be written to
         new = state_dir / f"{_FILE}.new"
-        new.write_bytes(msgspec.json.encode({**known, str(path): _Known(*mark, digest)}))
+        new.write_bytes(msgspec.json.encode({**known, str(path): _Known(*now, new_digest)}))
         new.replace(state_dir / _FILE)
-    return digest
+    return new_digest
 
 
 def _read(state_dir: Path) -> dict[str, _Known]:

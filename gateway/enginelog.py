@@ -8,7 +8,7 @@ from engine import EngineProcess, State
 
 
 class EngineLog:
-    """A line for each engine that is ready, failed or left."""
+    """A line for each engine that is ready or was unloaded; of its failures the pool tells, who mends them."""
 
     def __init__(self) -> None:
         """No engine was seen yet: they begin stopped."""
@@ -19,9 +19,7 @@ class EngineLog:
         before = self._states.get(engine.name, State.STOPPED)
         self._states[engine.name] = engine.state
         log = structlog.get_logger()
-        if engine.state is State.FAILED:
-            log.error("engine failed", engine=engine.name, reason=engine.reason)
-        elif engine.state is State.IDLE and before is State.LOADING:
+        if engine.state is State.IDLE and before is State.LOADING:
             log.info(
                 "engine ready",
                 engine=engine.name,

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache import CacheConfig
-from engine import ANNEX_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig
+from engine import ANNEX_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.digests import file_digest
 from gateway.inspection import require_good
@@ -51,6 +51,7 @@ class ServedModel:
 
     def worker(self, cache: CacheConfig, state_dir: Path) -> WorkerConfig:
         """What its engines are started with; digests of files are remembered in `state_dir`. Raises OSError."""
+        before = mark(self.entry.path)
         return WorkerConfig(
             str(self.entry.path),
             self.cells,
@@ -62,6 +63,7 @@ class ServedModel:
                 "llama-cpp-python": version("llama-cpp-python"),
                 "context": "f16 keys and values, flash attention, unified, full sliding windows, rope of the model",
             },
+            mark=before,
             idle_cells=IDLE_CELLS,
         )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from structlog.testing import capture_logs
 
-from engine import EngineProcess, ModelLoadError, WorkerConfig
+from engine import EngineProcess, WorkerConfig
 from gateway.enginelog import EngineLog
 from gateway.stages import Stages
 from tests.plans import MEASURED
@@ -22,17 +21,6 @@ async def test_an_engine_that_comes_and_goes_is_two_lines(tiny_model: Path) -> N
     assert [(line["event"], line["engine"]) for line in lines] == [("engine ready", "0"), ("engine stopped", "0")]
     ready = lines[0]
     assert 0 < ready["weights_seconds"] + ready["context_seconds"] < ready["seconds"] == round(engine.load_seconds, 3)
-
-
-async def test_an_engine_that_cannot_load_its_model_is_an_error_with_its_reason(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"GGUF")
-    log = EngineLog()
-    engine = EngineProcess("0", WorkerConfig(str(broken), 512, 4, MEASURED), on_change=log.changed)
-    with capture_logs() as lines, pytest.raises(ModelLoadError):
-        await engine.start()
-    assert [(line["event"], line["log_level"]) for line in lines] == [("engine failed", "error")]
-    assert lines[0]["reason"] == engine.reason != ""
 
 
 def test_a_start_is_told_part_by_part() -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from engine import (
     EngineDiedError,
@@ -27,6 +29,8 @@ from engine import (
     State,
     Tokens,
     WorkerConfig,
+    digest,
+    mark,
 )
 from engine.autopsy import cause_of_death
 from engine.pool import BACKOFF
@@ -48,6 +52,11 @@ async def until(condition: Callable[[], bool]) -> None:
     """Look again until it holds; the test's own time-out bounds it."""
     while not condition():  # noqa: ASYNC110 - what is waited for is the state itself, as users see it
         await asyncio.sleep(0.001)
+
+
+def write(path: Path, model: Path, *, size: int | None = None, more: bytes = b"") -> None:
+    """The first `size` bytes of `model`, or all, and some more."""
+    path.write_bytes(model.read_bytes()[:size] + more)
 
 
 def open_files() -> set[int]:
@@ -163,6 +172,27 @@ async def test_a_hung_engine_is_killed_and_replaced(tiny_model: Path, monkeypatc
     await pool.close()
 
 
+async def test_an_engine_that_hangs_is_found_out_however_much_it_is_sent(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "deadline", lambda _: 0.5)
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
+    keeper = asyncio.create_task(pool.keep())
+    [engine] = pool.engines
+    await run(pool, engine, 1, 2)
+    running = asyncio.create_task(run(pool, engine, 2, 1900))
+    await until(lambda: engine.threads > 0 and engine.state is State.BUSY)
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGSTOP)
+    while not running.done():
+        engine.forget([99])
+        await asyncio.sleep(0.05)
+    with pytest.raises(EngineDiedError, match="did not answer within"):
+        await running
+    keeper.cancel()
+    await pool.close()
+
+
 async def test_an_engine_that_hangs_up_and_does_not_end_is_killed_and_its_next_request_answered(
     pool: EnginePool,
 ) -> None:
@@ -211,6 +241,54 @@ async def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_in_a_loop(tmp
             await run(pool, engine, 1, 5)
     assert "bad.gguf" in pool.failure
     assert pool.restarts == {"0": 0}
+    await pool.close()
+
+
+async def test_a_pool_with_engines_that_nobody_asked_yet_tells_that_its_model_cannot_be_loaded_until_it_can(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    write(path, tiny_model, size=1000)
+    pool = EnginePool(WorkerConfig(str(path), 2048, 8, MEASURED), count=2, cores=2)
+    keeper = asyncio.create_task(pool.keep())
+    with capture_logs() as lines, pytest.raises(ModelLoadError):
+        await run(pool, pool.engines[0], 1, 5)
+    assert [(line["event"], line["log_level"]) for line in lines] == [("model cannot be loaded", "error")]
+    assert lines[0]["reason"] == pool.failure != ""
+    assert pool.engines[1].state is State.STOPPED
+    write(path, tiny_model)
+    await until(lambda: not pool.failure)  # with no request, which a balancer would not send
+    assert await run(pool, pool.engines[0], 2, 5) == (5, "length")
+    keeper.cancel()
+    await pool.close()
+
+
+async def test_a_model_of_which_engines_die_while_they_load_it_is_not_tried_in_a_loop(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # ends before it says a word
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
+    with pytest.raises(EngineDiedError):
+        await run(pool, pool.engines[0], 1, 5)
+    await until(lambda: pool.engines[0].load_failed)
+    assert pool.restarts == {"0": 1}
+    with pytest.raises(ModelLoadError):
+        await run(pool, pool.engines[0], 2, 5)
+    await pool.close()
+
+
+async def test_another_model_in_the_place_of_the_first_is_not_taken_for_it(tmp_path: Path, tiny_model: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write(path, tiny_model)
+    config = WorkerConfig(str(path), 2048, 8, MEASURED, build={"model": digest(path)}, mark=mark(path))
+    pool = EnginePool(config, count=1, cores=1)
+    [engine] = pool.engines
+    write(path, tiny_model)
+    assert await run(pool, engine, 1, 5) == (5, "length"), "it was written anew, and is the same"
+    await engine.stop()
+    write(path, tiny_model, more=b"another")
+    with pytest.raises(ModelLoadError, match=r"model\.gguf is another model"):
+        await run(pool, engine, 2, 5)
     await pool.close()
 
 
