@@ -1,8 +1,8 @@
 """One request's tokens, whichever engines they come from.
 
-An answer may have to change its engine: because the dispatcher knows a better place, or because its engine died. Both
-are the same to it: all tokens so far are known here, the KV of nearly all of them lies in the store, and another engine
-goes on from there. Who reads along sees a pause.
+An answer may have to change its engine: because the dispatcher knows a better place, because its engine died, or
+because a step of it failed there. All are the same to it: all tokens so far are known here, the KV of nearly all of
+them lies in the store, and another engine goes on from there. Who reads along sees a pause.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Final
 
+import structlog
 from msgspec.structs import replace
 
 from engine import Answer, EngineDiedError, EngineError, EnginePool, EngineProcess, Finished, Generate, Started, Tokens
@@ -21,8 +22,13 @@ MOST_DEATHS: Final = 2
 """A request whose engines died so often is what kills them."""
 MOST_TRIES: Final = 5
 """Engines that it is sent to, those among them that were gone before they had it."""
+MOST_FAILURES: Final = 2
+"""A request whose steps failed so often in engines that live on is what fails."""
 PAUSE: Final = 0.05
 """Seconds until it is sent again when an engine was gone already: time to hear of that."""
+
+
+log = structlog.get_logger()
 
 
 class Relay:
@@ -42,6 +48,7 @@ class Relay:
         self.blame = 0.0
         """Its share in these deaths: 1 for an engine that had no other request."""
         self._tries = 0
+        self._failures = 0
         self._pool = pool
         self._dispatcher = dispatcher
         self._placement = placement
@@ -60,7 +67,7 @@ class Relay:
             try:
                 async with aclosing(self._stretch()) as messages:
                     async for message in messages:
-                        if isinstance(message, Finished) and message.reason == "moved":
+                        if isinstance(message, Finished) and (message.reason == "moved" or self._endures(message)):
                             break
                         if first or not isinstance(message, Started):
                             yield message
@@ -86,6 +93,14 @@ class Relay:
             raise error
         if not error.requests:
             await asyncio.sleep(PAUSE)
+
+    def _endures(self, end: Finished) -> bool:
+        """Whether it goes on after a step that failed without anybody's fault."""
+        if end.reason != "failed" or end.code:
+            return False
+        self._failures += 1
+        log.error("step failed", engine=self._placement.engine.name, reason=end.detail)
+        return self._failures < MOST_FAILURES
 
     def abort(self) -> None:
         """End it within a step; `Finished` still comes."""

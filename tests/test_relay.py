@@ -1,0 +1,82 @@
+"""One request's way through engines that give it up, die or fail: what its reader hears is one answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine import Answer, EngineDiedError, Finished, Generate, Sampling, Started, Tokens
+from gateway.dispatcher import Demand, Placement
+from gateway.relay import Relay
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
+FAILED = Finished(0, "failed", "llama_decode returned 1")
+
+
+class Pool:
+    """Engines that say what is written here, one list for each time that they are asked."""
+
+    def __init__(self, *stretches: list[Answer | EngineDiedError]) -> None:
+        self.left = list(stretches)
+        self.asked: list[Generate] = []
+
+    async def start(self, _engine: object) -> None:
+        """They run."""
+
+    async def generate(self, _engine: object, request: Generate) -> AsyncIterator[Answer]:
+        self.asked.append(request)
+        for message in self.left.pop(0):
+            if isinstance(message, EngineDiedError):
+                raise message
+            yield message
+
+
+async def heard(pool: Pool) -> tuple[list[int], str]:
+    """The tokens and the reason of one request that may have ten."""
+    engine: Any = SimpleNamespace(name="0")
+    dispatcher: Any = SimpleNamespace(arrive=lambda _placement: None)
+    house: Any = pool
+    numbers = iter(range(100))
+    request = Generate(0, [1, 2, 3], 10, GREEDY, "a", stored=True)
+    relay = Relay(house, dispatcher, Placement(engine, Demand(20, stored=True)), request, lambda: next(numbers))
+    messages = [message async for message in relay.run()]
+    assert isinstance(messages[-1], Finished)
+    assert sum(isinstance(message, Started) for message in messages) == 1
+    return [token for message in messages if isinstance(message, Tokens) for token in message.ids], messages[-1].reason
+
+
+async def test_an_answer_goes_on_after_an_engine_gave_it_up_died_or_failed_a_step() -> None:
+    died = EngineDiedError("engine 0: killed", requests=1)
+    pool = Pool(
+        [Started(0, 0, 0), Tokens(0, [4, 5]), Finished(0, "moved")],
+        [Started(0, 0, 0), Tokens(0, [6]), died],
+        [Started(0, 0, 0), Tokens(0, [7]), FAILED],
+        [Started(0, 0, 0), Tokens(0, [8]), Finished(0, "stop")],
+    )
+    assert await heard(pool) == ([4, 5, 6, 7, 8], "stop")
+    assert [(request.tokens[3:], request.generated, request.max_tokens) for request in pool.asked] == [
+        ([], 0, 10),
+        ([4, 5], 2, 8),
+        ([4, 5, 6], 3, 7),
+        ([4, 5, 6, 7], 4, 6),
+    ]
+
+
+async def test_a_request_whose_steps_fail_again_fails() -> None:
+    pool = Pool([Started(0, 0, 0), Tokens(0, [4]), FAILED], [Started(0, 0, 0), FAILED])
+    assert await heard(pool) == ([4], "failed")
+
+
+@pytest.mark.parametrize("code", ["invalid_request", "context_length_exceeded"])
+async def test_what_is_the_requests_own_fault_is_not_tried_again(code: str) -> None:
+    pool = Pool([Started(0, 0, 0), Finished(0, "failed", "no grammar", code)])
+    assert await heard(pool) == ([], "failed")
+
+
+async def test_a_request_that_kills_two_engines_fails() -> None:
+    died = EngineDiedError("engine 0: killed", requests=1)
+    with pytest.raises(EngineDiedError):
+        await heard(Pool([Started(0, 0, 0), died], [Started(0, 0, 0), died]))
