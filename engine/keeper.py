@@ -42,10 +42,12 @@ class _Job:
     resident: Resident
     chain: Chain
     blocks: deque[Block]
-    done: Callable[[], None] | None
+    done: Callable[[bool], None] | None
     ids: frozenset[bytes]
     """Of all of them, written out or not."""
     states: list[Stored] = field(default_factory=list)
+    whole: bool = True
+    """Whether none was left out because the store is slow or away."""
 
 
 class Keeper:
@@ -98,9 +100,12 @@ class Keeper:
         return len(resident.tokens)
 
     def keep(
-        self, resident: Resident, chain: Chain, blocks: Sequence[Block], *, done: Callable[[], None] | None = None
+        self, resident: Resident, chain: Chain, blocks: Sequence[Block], *, done: Callable[[bool], None] | None = None
     ) -> None:
-        """Have `blocks` of `chain`, whose tokens are all in the cells, stored; the loop calls `done` when they are."""
+        """Have `blocks` of `chain`, whose tokens are all in the cells, stored.
+
+        The loop calls `done` afterwards, with whether all that was left to store is in the store.
+        """
         missing = [block for block in blocks if block.id not in self._known]
         new = deque(block for block in missing if block.id not in self._under_way)
         ids = frozenset(block.id for block in new)
@@ -108,7 +113,7 @@ class Keeper:
         if new or (missing and done is not None):  # a job with nothing to do is done after those before it
             self._jobs.append(_Job(resident, chain, new, done, ids))
         elif done is not None:
-            done()
+            done(True)
 
     @property
     def has_work(self) -> bool:
@@ -153,7 +158,8 @@ class Keeper:
             state = self._cells.save(job.resident.sequence, block.start, block.end)
             self._unwritten += len(state)
             job.states.append(Stored(block, state))
-        else:
+        elif job.blocks:
+            job.whole = False
             job.blocks.clear()
         if not job.blocks:
             self._jobs.remove(job)
@@ -169,7 +175,7 @@ class Keeper:
             if kept:
                 self._remember([stored.block for stored in job.states])
             if job.done is not None:
-                job.done()
+                job.done(kept and job.whole)
 
         try:
             kept = self._cache.keep(job.chain, job.states)

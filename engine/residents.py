@@ -108,9 +108,9 @@ class Residents:
         self._make_room()
         return resident
 
-    def release(self, resident: Resident, *, stored: bool = False) -> None:
-        """The request ended; its cells stay as long as there is room. `stored`: whether they can be fetched again."""
-        resident.reserved, resident.used, resident.stored = 0, self._clock(), stored
+    def release(self, resident: Resident) -> None:
+        """The request ended; its cells stay as long as there is room."""
+        resident.reserved, resident.used, resident.stored = 0, self._clock(), False
 
     def trim(self, cells: int, seconds: float) -> None:
         """Give up residents that have been idle for so long, oldest first, until all hold no more than `cells`."""

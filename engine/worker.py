@@ -293,18 +293,20 @@ class Worker:
         if run.scheduled:
             self._scheduler.remove(run.sequence)
         self._places.leave(run.sequence)
-        self._residents.release(resident, stored=run.chain is not None and self._keeper is not None)
+        self._residents.release(resident)
         run.sampler.close()
         last = Finished(request, reason, detail, code)
-        moves = reason == "moved" and run.chain is not None
-        if run.chain is not None and self._keeper is not None:
-            # All that was computed, an unfilled block at its end too; who moves is gone only when it is stored.
-            run.chain.extend(resident.tokens[len(run.chain.tokens) :])
-            done = partial(self._channel.send, last) if moves else None
-            self._keeper.keep(resident, run.chain, run.chain.blocks, done=done)
-        if moves:
+        if run.chain is None or self._keeper is None:
+            self._channel.send(last)
             return
-        self._channel.send(last)
+        # All that was computed, an unfilled block at its end too; who moves is gone only when it is stored.
+        run.chain.extend(resident.tokens[len(run.chain.tokens) :])
+        if reason == "moved":
+            self._keeper.keep(resident, run.chain, run.chain.blocks, done=lambda _: self._channel.send(last))
+        else:
+            self._channel.send(last)
+            done = partial(_note_stored, resident, list(resident.tokens))
+            self._keeper.keep(resident, run.chain, run.chain.blocks, done=done)
 
     def _keep_before_loss(self, resident: Resident) -> None:
         if self._keeper is not None:
@@ -314,6 +316,12 @@ class Worker:
         if self._operations and self._cache is not None:
             operations = [self._operations.popleft() for _ in range(len(self._operations))]
             self._channel.send(StoreUsed(operations, self._cache.up))
+
+
+def _note_stored(resident: Resident, tokens: list[int], stored: bool) -> None:
+    """Note whether what it held when its request ended can be fetched again, if it still holds just that."""
+    if resident.tokens == tokens:
+        resident.stored = stored
 
 
 def _open(config: WorkerConfig) -> Model:

@@ -27,6 +27,8 @@ from engine import (
 )
 from engine.keeper import Keeper
 from engine.llama import Context
+from engine.residents import Resident
+from tests.cells import Cells
 from tests.plans import MEASURED
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
@@ -236,3 +238,23 @@ async def answer_reason(engine: EngineProcess, request: Generate) -> str:
         if isinstance(message, Finished):
             reason = message.reason
     return reason
+
+
+@pytest.mark.parametrize(("room", "whole"), [(1 << 20, True), (0, False)])
+def test_only_what_is_in_the_store_counts_as_what_can_be_fetched_again(
+    cache: CacheConfig, monkeypatch: pytest.MonkeyPatch, room: int, whole: bool
+) -> None:
+    monkeypatch.setattr("engine.keeper.UNWRITTEN", room)
+    rung = threading.Event()
+    cells = Cells(1)
+    cells.held[0] = PROMPT
+    keeper = Keeper(cells, cache.open({}), wake=rung.set)
+    chain = keeper.chain(PROMPT, "a", 0)
+    told: list[bool] = []
+    keeper.keep(Resident(0, tokens=PROMPT), chain, chain.blocks, done=told.append)
+    while keeper.has_work:
+        keeper.step()
+    assert rung.wait(10)
+    keeper.settle()
+    assert told == [whole]
+    keeper.close()

@@ -86,7 +86,8 @@ def test_what_can_be_fetched_again_goes_when_nobody_comes_back_for_it() -> None:
         resident = residents.acquire(request, [request, 7], "a", 5)
         assert resident is not None
         resident.tokens[:] = cells.held[resident.sequence][:] = [request, 7]
-        residents.release(resident, stored=stored)
+        residents.release(resident)
+        resident.stored = stored
     now = 4.0
     residents.expire(5.0)
     assert sorted(cells.held) == [[], [1, 7], [2, 7]]
