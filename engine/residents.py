@@ -108,6 +108,12 @@ class Residents:
         self._make_room()
         return resident
 
+    def follow(self, resident: Resident, source: Resident, length: int) -> None:
+        """Let a running one hold the first `length` tokens of another, which holds so many, in place of what it has."""
+        self._context.cut(resident.sequence, 0)
+        self._context.share(source.sequence, resident.sequence, length)
+        resident.tokens = source.tokens[:length]
+
     def release(self, resident: Resident) -> None:
         """The request ended; its cells stay as long as there is room."""
         resident.reserved, resident.used, resident.stored = 0, self._clock(), False

@@ -44,12 +44,14 @@ from engine.messages import (
 )
 from engine.modelfile import digest, mark
 from engine.places import Computed, Places
-from engine.residents import Resident, Residents
+from engine.residents import Resident, Residents, common_prefix
 from engine.sampler import Sampler
 from engine.scheduler import Scheduler, Sequence, Step
 
 WORTH_FETCHING: Final = 16
 """Tokens that must be missing before the store is asked: fewer are computed in less time than it takes to answer."""
+WORTH_AWAITING: Final = 64
+"""Tokens that another must be about to compute before it is waited for: fewer are computed as soon."""
 PAUSE: Final = 1.0
 """Seconds for which they stay in any case: a program that goes on at once need not fetch what was just here."""
 STAY: Final = 5.0
@@ -70,7 +72,13 @@ class Run:
     chain: Chain | None = None
     """The blocks of what is in its cells, once it takes part; None when they are not to be stored."""
     scheduled: bool = False
-    """Whether it takes part in steps: not while its blocks are fetched."""
+    """Whether it takes part in steps: not while its blocks are fetched, or while it waits for another's."""
+    fetched: int = 0
+    """Tokens that came from the store."""
+    leader: Run | None = None
+    """Who computes what it has in common with it; it waits for that."""
+    awaited: int = 0
+    """Tokens that it will take from its leader."""
 
 
 class Worker:
@@ -102,6 +110,7 @@ class Worker:
     def run(self) -> None:
         """Serve until the gateway leaves."""
         while True:
+            self._follow()
             able = self._is_able
             storing = self._keeper is not None and self._keeper.has_work
             for message in self._channel.receive(wait=not able and not storing):
@@ -211,15 +220,46 @@ class Worker:
             return  # it was aborted meanwhile
         before = run.sequence.computed
         run.sequence.computed = self._keeper.load(run.sequence.resident, blocks, run.message.tokens)
-        self._begin(run, fetched=max(0, run.sequence.computed - before))
+        run.fetched = max(0, run.sequence.computed - before)
+        self._begin(run)
 
-    def _begin(self, run: Run, fetched: int = 0) -> None:
+    def _begin(self, run: Run) -> None:
+        """Let it take part in steps, or wait for another who computes the same."""
+        run.leader, run.awaited = self._leader(run)
+        if run.leader is None:
+            self._schedule(run)
+
+    def _leader(self, run: Run) -> tuple[Run | None, int]:
+        """Who has computed more of what both begin with, or is about to, and how much of it is worth waiting for."""
+        tokens, scope, public = run.message.tokens, run.message.scope, run.message.public
+        best, length = None, run.sequence.computed + WORTH_AWAITING
+        for other in self._runs.values():
+            within = len(tokens) - 1 if other.message.scope == scope else min(public, other.message.public)
+            most = min(within, other.sequence.prompt)
+            if other.scheduled and most >= length:
+                common = min(most, common_prefix(other.sequence.tokens, tokens))
+                if common >= length:
+                    best, length = other, common
+        return best, length
+
+    def _follow(self) -> None:
+        """Let those begin whose leaders have come far enough, or have ended."""
+        for run, leader in [(run, run.leader) for run in self._runs.values() if run.leader is not None]:
+            source = leader.sequence.resident
+            if source.request == leader.message.request and len(source.tokens) >= run.awaited:
+                self._residents.follow(run.sequence.resident, source, run.awaited)
+                run.leader, run.sequence.computed = None, run.awaited
+                self._schedule(run)
+            elif leader.message.request not in self._runs:
+                self._begin(run)
+
+    def _schedule(self, run: Run) -> None:
         if run.message.stored and self._keeper is not None:
             # What is in the cells of this prompt is the beginning of a chain that now only grows.
             run.chain = self._keeper.chain(run.sequence.resident.tokens, run.message.scope, run.message.public)
         run.scheduled = True
         self._scheduler.add(run.sequence)
-        self._channel.send(Started(run.message.request, run.sequence.computed, fetched))
+        self._channel.send(Started(run.message.request, run.sequence.computed, run.fetched))
 
     def _step(self) -> None:
         began = time.perf_counter()

@@ -22,6 +22,7 @@ from engine import (
     Sampling,
     Started,
     State,
+    Stepped,
     Tokens,
     WorkerConfig,
 )
@@ -83,6 +84,47 @@ async def test_two_branches_share_their_trunk(engine: EngineProcess) -> None:
     one, _, _ = await answer(engine, 2, [*PROMPT, 1, 2, 3])
     two, _, _ = await answer(engine, 3, [*PROMPT, 7, 8, 9])
     assert (one, two) == (len(PROMPT), len(PROMPT))
+
+
+LONG = [40 + i * i % 50 for i in range(300)]
+
+
+@pytest.mark.parametrize("scopes", ["aaaaaa", "abcdef"])
+async def test_what_requests_that_come_together_begin_with_is_computed_once(tiny_model: Path, scopes: str) -> None:
+    rows = 0
+
+    def stepped(step: Stepped) -> None:
+        nonlocal rows
+        rows += step.rows
+
+    config = WorkerConfig(str(tiny_model), 4096, 8, MEASURED)
+    engine = EngineProcess("0", config, on_change=lambda _: None, on_step=stepped)
+    await engine.start()
+    prompts = [[*LONG, 100 + i, 7, 8] for i in range(6)]
+    heard = [
+        answer(engine, i, prompt, 1, scope=scope) for i, (prompt, scope) in enumerate(zip(prompts, scopes, strict=True))
+    ]
+    running = asyncio.gather(*heard)
+    await asyncio.sleep(0)
+    engine.set_threads(1)  # they have all come before it begins
+    together = await running
+    alone = 6 if len(set(scopes)) > 1 else 1  # what another tenant said is nobody's
+    assert rows == alone * len(LONG) + 6 * 3
+    assert sorted(cached for cached, _, _ in together) == [0] * alone + [len(LONG)] * (6 - alone)
+    again = [await answer(engine, 10 + i, prompt, 1, scope=f"alone {i}") for i, prompt in enumerate(prompts)]
+    assert [ids for _, ids, _ in together] == [ids for _, ids, _ in again]
+    await engine.stop()
+
+
+async def test_who_waits_for_what_another_computes_goes_on_when_that_one_leaves(engine: EngineProcess) -> None:
+    engine.set_threads(0)
+    running = [asyncio.create_task(answer(engine, i, [*LONG, 100 + i, 7, 8], 2)) for i in range(4)]
+    await asyncio.sleep(0)
+    engine.abort(0)
+    engine.abort(2)
+    engine.set_threads(1)
+    ended = [(cached, reason) for cached, _, reason in await asyncio.gather(*running)]
+    assert ended == [(0, "aborted"), (0, "length"), (-1, "aborted"), (len(LONG), "length")]
 
 
 async def test_another_scope_gains_nothing_from_a_cached_prefix(engine: EngineProcess) -> None:
