@@ -1,8 +1,8 @@
 """Samovar beside llama-server: the same llama.cpp, model, cores and conversations, in turns.
 
 python -m benchmarks.compare [--load chat] [--model standin] [--streams 2 4] [--pairs 5]: measures, prints, and keeps
-the pairs in the cache folder. Without arguments it measures the whole table; how long that takes it says first. A
-table can be measured in pieces: --report writes docs/benchmarks.md and its plot from all pairs so far.
+the pairs in the cache folder. Without arguments it measures the whole table and writes docs/benchmarks.md and its plot;
+how long that takes it says first. A table can be measured in pieces: --report writes them from all pairs so far.
 """
 
 from __future__ import annotations
@@ -122,8 +122,9 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="concurrent conversations")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="interleaved pairs a row")
     parser.add_argument("--tuned", action="store_true", help="let `samovar tune` measure this machine first, once")
-    parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md and its plot at the end")
+    parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md even after a part of the table")
     options = parser.parse_args()
+    whole = not options.model and not options.load and options.streams is STREAMS
     leave_on_sigterm()
     rows = [row for row in ROWS if options.model in (None, row[0]) and options.load in (None, row[1])]
     print(f"{machine()}, llama-cpp-python {engine_version()}, Samovar {revision()}", flush=True)
@@ -138,7 +139,7 @@ def main() -> None:
                 print(*(lines(Summary(pairs)) if pairs else ["    nothing was left"]), sep="\n", flush=True)
     except (ServerError, RivalError, TurnFailedError, ExceptionGroup) as error:
         raise SystemExit(str(error)) from error
-    if options.report:
+    if options.report or whole:
         report.write()
 
 

@@ -71,8 +71,11 @@ def tell(figures: Sequence[Figure]) -> None:
 
 
 def told() -> dict[tuple[str, str], Figure]:
-    """The newest of each benchmark and name, in the order in which they were first told."""
+    """The newest of each benchmark and name, in the order in which they were first told.
+
+    Without those that were measured with changes that no commit has.
+    """
     path = cache_folder() / "figures.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
     figures = [msgspec.json.decode(line, type=Figure) for line in lines]
-    return {(figure.benchmark, figure.name): figure for figure in figures}
+    return {(figure.benchmark, figure.name): figure for figure in figures if not figure.revision.endswith("+")}

@@ -48,27 +48,22 @@ which all share. Temperature is 0, and every answer is as long as it was asked t
 """
 
 BOUND: Final = """\
-## What decides from eight on
+## What decides
 
-llama-server gives each conversation a cache of its own. Samovar's engine has one for all, so that prefixes are shared
-and any mix of lengths fits; but the attention of every step walks all cells in it, once for each row, whoever owns
-them. Measured on the stand-in, 2 threads, milliseconds of a step:
+*One conversation*: both do the same steps. The tenths of a millisecond by which our tokens are further apart are what a
+token costs a gateway in Python, which shares two cores with two threads that want both.
 
-| | 8 answers | 16 answers |
-|---|---|---|
-| all caches empty | 64 | 75 |
-| 400 cells each, in one cache | 75 | 106 |
-| 400 cells each, apart | 71 | 90 |
-| 700 cells each, in one cache | 83 | 129 |
-| 700 cells each, apart | 76 | 100 |
+*From eight on*: llama-server gives each conversation a cache of its own. Samovar's engine has one for all, so that
+prefixes are shared and any mix of lengths fits; but the attention of every step walks all cells in it, once for each
+row, whoever owns them. So many answers are decoded on *seats*, a second context of as many streams (`engine/seats.py`),
+and prompts that come while the shared cache is crowded are computed beside it, too (`engine/annex.py`). Longer
+conversations than a seat holds (768 tokens of sixteen, 1 536 of eight) are decoded in the shared cache, and pay for it.
+Kernels take rows by four: a step is filled up with rows of nothing where that makes it faster. What each of these costs
+and saves is under *crowd* below.
 
-So many answers are decoded on *seats*, a second context of as many streams (`engine/seats.py`); taking one costs 5 ms,
-and what was computed there goes home in 3. Prompts that come while the shared cache is crowded are computed beside it,
-too (`engine/annex.py`): 72 tokens take 290 ms there instead of 360. Longer conversations than a seat holds (768 tokens
-of sixteen, 1 536 of eight) are decoded in the shared cache, and pay for it.
-
-Kernels take rows by four: a step of 13 answers takes 103 ms, one of 16 takes 85. A step is filled up with rows of
-nothing where that makes it faster.
+*Documents*: llama-server computes the prompts of all before anybody reads a word, and then all answers in lockstep,
+which makes the fullest steps there are. Samovar lets the first read while others' prompts are computed: compare the
+first tokens.
 """
 
 
@@ -121,12 +116,19 @@ def _figures(figures: Sequence[Figure]) -> Iterator[str]:
     if not figures:
         return
     yield "## Other figures\n"
-    yield "| what | median | least to most | goal | commit |"
-    yield "|---|---|---|---|---|"
-    for figure in figures:
-        met = "" if figure.met is None else f"{figure.promise} {'✓' if figure.met else '✗'}"
-        yield f"| {figure.name} | {number(figure.median)} {figure.unit} | {figure.spread} | {met} | {figure.revision} |"
-    yield ""
+    yield "Each by `make bench BENCH=` and its name.\n"
+    for benchmark in dict.fromkeys(figure.benchmark for figure in figures):
+        yield f"### {benchmark}\n"
+        yield "| what | median | least to most | goal | commit |"
+        yield "|---|---|---|---|---|"
+        yield from (_figure(figure) for figure in figures if figure.benchmark == benchmark)
+        yield ""
+
+
+def _figure(figure: Figure) -> str:
+    met = "" if figure.met is None else f"{figure.promise} {'✓' if figure.met else '✗'}"
+    cells = (figure.name, f"{number(figure.median)} {figure.unit}", figure.spread, met, figure.revision)
+    return "| " + " | ".join(cells) + " |"
 
 
 def plot(pairs: Rows, path: Path) -> None:

@@ -109,11 +109,9 @@ def kept() -> list[Pair]:
 
 
 def rows(pairs: Iterable[Pair]) -> dict[tuple[str, str, int], Summary]:
-    """By model, load and streams: the pairs of the newest commit that was measured there."""
-    found: dict[tuple[str, str, int], list[Pair]] = {}
+    """By model, load and streams: the pairs of the newest commit, unless one before it was measured more often there."""
+    found: dict[tuple[str, str, int], dict[str, list[Pair]]] = {}
     for pair in pairs:
-        row = found.setdefault((pair.model, pair.load, pair.streams), [])
-        if row and row[0].revision != pair.revision:
-            row.clear()
-        row.append(pair)
-    return {key: Summary(row) for key, row in found.items()}
+        commits = found.setdefault((pair.model, pair.load, pair.streams), {})
+        commits.setdefault(pair.revision, []).append(pair)
+    return {key: Summary(max(reversed(commits.values()), key=len)) for key, commits in found.items()}
