@@ -192,7 +192,7 @@ class Dispatcher:
         placed = self._placed[engine]
         working = len({*self._working(), engine})
         times = self._plan.at(max(1, self._plan.cores // working))
-        home = self._homes.get(demand.previous or "") is engine
+        home = self._homes.get(demand.previous or "") is engine and engine.state in (State.IDLE, State.BUSY)
         missing = demand.tokens - (demand.known if home or demand.stored else 0)
         rows, taken = max(times.prefill.items())
         prompt = missing * taken / rows + (0.0 if home else demand.known * FETCH)
