@@ -109,7 +109,7 @@ def kept() -> list[Pair]:
 
 
 def rows(pairs: Iterable[Pair]) -> dict[tuple[str, str, int], Summary]:
-    """By model, load and streams: the pairs of the newest commit, unless one before it was measured more often there."""
+    """By model, load and streams: the pairs of the newest commit, or of one before it that was measured more often."""
     found: dict[tuple[str, str, int], dict[str, list[Pair]]] = {}
     for pair in pairs:
         commits = found.setdefault((pair.model, pair.load, pair.streams), {})
