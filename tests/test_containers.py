@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.resources
+import ipaddress
 import json
 import re
 import shlex
@@ -13,6 +14,7 @@ import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import jsonschema
@@ -20,8 +22,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from gateway.app import _handlers
 from gateway.cli import serve
-from gateway.settings import Settings, load
+from gateway.settings import PREFIX, Settings, SettingsError, load
 from tests.prometheus_server import promtool
 from tests.running import Gateway
 
@@ -47,6 +50,20 @@ def only(kind: str, name: str) -> Any:
     """The document of this kind and name."""
     [found] = [document for document in manifest() if (document["kind"], document["metadata"]["name"]) == (kind, name)]
     return found
+
+
+def ingress() -> list[Any]:
+    """The paths that the Ingress leads on."""
+    [rule] = only("Ingress", "samovar")["spec"]["rules"]
+    paths: list[Any] = rule["http"]["paths"]
+    return paths
+
+
+def lets_in(route: str) -> bool:
+    """Whether the Ingress leads a request for it on: a prefix is one of whole names."""
+    exact = {path["path"] for path in ingress() if path["pathType"] == "Exact"}
+    prefixes = [path["path"] for path in ingress() if path["pathType"] == "Prefix"]
+    return route in exact or any(f"{route}/".startswith(f"{prefix}/") for prefix in prefixes)
 
 
 def compose_schema() -> Any:
@@ -109,9 +126,36 @@ def test_the_manifest_speaks_of_nothing_that_it_does_not_have() -> None:
     [container] = spec["template"]["spec"]["containers"]
     for mounted in (container, *spec["template"]["spec"]["initContainers"]):
         assert {mount["name"] for mount in mounted["volumeMounts"]} == volumes
-    [rule] = only("Ingress", "samovar")["spec"]["rules"]
-    [path] = rule["http"]["paths"]
-    assert only("Service", path["backend"]["service"]["name"])["spec"]["ports"][0]["name"] == "http"
+    for path in ingress():
+        service = path["backend"]["service"]
+        assert only("Service", service["name"])["spec"]["ports"][0]["name"] == service["port"]["name"] == "http"
+
+
+def test_services_give_the_pods_no_variables_that_the_gateway_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = [document for document in manifest() if document["kind"] == "Service"]
+    named = [document["metadata"]["name"] for document in services if document["spec"].get("clusterIP") != "None"]
+    assert named == ["samovar", "redis"]
+    for name in named:  # as Kubernetes does it
+        monkeypatch.setenv(f"{name.upper().replace('-', '_')}_SERVICE_HOST", "10.96.0.1")
+    with pytest.raises(SettingsError, match="SAMOVAR_SERVICE_HOST"):
+        load({})
+    pods = [document["spec"]["template"]["spec"] for document in manifest() if "template" in document.get("spec", {})]
+    assert [pod["enableServiceLinks"] for pod in pods] == [False, False]
+
+
+def test_the_ingress_lets_in_all_that_users_need_and_not_the_metrics() -> None:
+    routes = {*_handlers(Mock(), Mock()), "/v1/responses", "/v1/chat/completions", "/static/page.js", "/metrics/"}
+    hidden = {route for route in routes if not lets_in(route)}
+    assert hidden == {"/metrics", "/metrics/", "/monitor"}
+
+
+def test_only_the_ingress_controller_and_prometheus_reach_the_gateways_as_proxies_are_believed() -> None:
+    spec = only("NetworkPolicy", "samovar")["spec"]
+    pod = only("StatefulSet", "samovar")["spec"]["template"]["metadata"]["labels"]
+    assert spec["podSelector"]["matchLabels"].items() <= pod.items()
+    [rule] = spec["ingress"]
+    [source] = rule["from"]
+    assert source["namespaceSelector"]["matchExpressions"][0]["values"] == ["ingress-nginx", "monitoring"]
 
 
 def test_whoever_stops_a_gateway_waits_until_its_answers_have_ended() -> None:
@@ -140,6 +184,18 @@ def test_the_settings_that_the_files_give_are_settings(tmp_path: Path, monkeypat
     }
 
 
+def test_what_fits_the_compose_file_to_a_machine_is_explained_and_no_setting_of_a_gateway_outside() -> None:
+    names = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
+    assert names == set(re.findall(r"^#     (\w+)=", COMPOSE.read_text(), re.MULTILINE))
+    assert not any(name.startswith(PREFIX) for name in names)
+
+
+def test_a_proxy_on_the_host_has_the_address_that_the_compose_file_names() -> None:
+    [subnet] = compose()["networks"]["front"]["ipam"]["config"]
+    assert f"GATEWAY_PROXIES={subnet['gateway']} " in COMPOSE.read_text()
+    assert ipaddress.ip_address(subnet["gateway"]) in ipaddress.ip_network(subnet["subnet"])
+
+
 def image_environment() -> dict[str, str]:
     """What the image's ENV says."""
     [line] = instructions("ENV")
@@ -154,6 +210,10 @@ def test_the_containers_have_no_rights_that_they_do_not_need() -> None:
         assert service.get("read_only") or name == "grafana"
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
     assert compose()["networks"]["back"]["internal"] is True
+    redis = compose()["services"]["redis"]
+    # Not root: its entrypoint would begin with what it may not do.
+    assert (redis["user"], redis["tmpfs"]) == ("999:1000", ["/data:uid=999,gid=1000"])
+    assert not any("cap_add" in service for service in compose()["services"].values())
     for document in (only("StatefulSet", "samovar"), only("Deployment", "redis")):
         pod = document["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
