@@ -110,6 +110,15 @@ def test_what_the_unit_and_the_gateway_promise_each_other_fits() -> None:
     assert said["OOMPolicy"] == ["continue"]  # one engine's end is not the gateway's
 
 
+def test_the_unit_is_begun_anew_however_often_it_ends() -> None:
+    said = properties(UNIT)
+    assert said["StartLimitIntervalSec"] == ["0"]
+    assert said["Restart"] == ["on-failure"]
+    assert said["RestartSec"] == ["5s"]  # a Redis or a network that comes up beside it has time to
+    before_service, _ = UNIT.read_text().split("[Service]")
+    assert "StartLimitIntervalSec" in before_service  # elsewhere systemd passes over it
+
+
 @pytest.mark.slow
 async def test_a_gateway_serves_under_all_that_the_unit_forbids_and_tells_its_manager_what_it_does(
     tmp_path: Path, tiny_model: Path, unit: Path, manager: Manager
