@@ -41,8 +41,9 @@ http {{
 class Balancer(ABC):
     """One of the two, in a folder of its own, over TLS on a free port of loopback; over plain HTTP on another."""
 
-    def __init__(self, folder: Path, gateways: Sequence[str], ports: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, gateways: Sequence[str], ports: tuple[int, int], certbot: int = 9) -> None:
         """Write its configuration: `gateways` are host:port, `ports` those of TLS and of plain HTTP."""
+        self.certbot = certbot
         self.url = f"https://127.0.0.1:{ports[0]}"
         self.plain = f"http://127.0.0.1:{ports[1]}"
         self._folder = folder
@@ -81,9 +82,11 @@ class Balancer(ABC):
             process.terminate()
             process.wait(10)
 
-    def get(self, path: str, **headers: str) -> httpx.Response:
-        """GET a route over TLS."""
-        return httpx.get(self.url + path, headers=headers, verify=self.tls, timeout=10)
+    def get(self, path: str, *, source: str = "127.0.0.1", **headers: str) -> httpx.Response:
+        """GET a route over TLS, as a client of this address."""
+        transport = httpx.HTTPTransport(verify=self.tls, local_address=source)
+        with httpx.Client(transport=transport, timeout=10) as client:
+            return client.get(self.url + path, headers=headers)
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
         """POST a route over TLS."""
@@ -118,6 +121,9 @@ class HAProxy(Balancer):
         return {
             "bind :443 ": f"bind 127.0.0.1:{tls} ",
             "bind :80\n": f"bind 127.0.0.1:{plain}\n",
+            "    bind :::443 v6only ssl crt /etc/haproxy/samovar.pem alpn h2,http/1.1\n": "",
+            "    bind :::80 v6only\n": "",
+            "127.0.0.1:8402": f"127.0.0.1:{self.certbot}",
             "/etc/haproxy/samovar.pem": f"{self._folder}/both.pem",
             "maxconn 20000": "maxconn 500",
             "log /dev/log local0": "log stderr format raw local0",
@@ -142,6 +148,7 @@ class Nginx(Balancer):
             "listen 80": f"listen 127.0.0.1:{plain}",
             "listen [::]:443 ssl http2;": "",
             "listen [::]:80;": "",
+            "127.0.0.1:8402": f"127.0.0.1:{self.certbot}",
             "/etc/nginx/samovar.crt": f"{self._folder}/cert.pem",
             "/etc/nginx/samovar.key": f"{self._folder}/key.pem",
         }

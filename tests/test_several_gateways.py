@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cache import KeyRing, Ledger
+from gateway.transport.proxies import Proxies
 from gateway.users import Users
 from tests.balancers import Balancer, HAProxy, Nginx
 from tests.browsing import OpenPage, ask, ended
@@ -27,6 +34,7 @@ KEYS = 24
 """Enough that not all are led to one gateway, whatever the keys are."""
 ANSWER = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 5}
 """The tiny model says A."""
+LONG: dict[str, Any] = {**ANSWER, "max_output_tokens": 400}
 BALANCERS = pytest.mark.parametrize("kind", [HAProxy, Nginx])
 
 
@@ -88,10 +96,24 @@ class Client:
 
 @pytest.fixture
 def house(tmp_path: Path, tiny_model: Path) -> Iterator[House]:
-    """The gateways run."""
+    """The gateways run, and may be ended."""
+    with open_house(tmp_path, tiny_model) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+def lasting_house(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[House]:
+    """One for all tests that end no gateway."""
+    with open_house(tmp_path_factory.mktemp("house"), tiny_model) as house:
+        yield house
+
+
+@contextmanager
+def open_house(folder: Path, model: Path) -> Iterator[House]:
+    """Its Redis and gateways run."""
     with ExitStack() as stack:
-        redis = stack.enter_context(RedisServer(tmp_path))
-        house = House(tmp_path, tiny_model, redis)
+        redis = stack.enter_context(RedisServer(folder))
+        house = House(folder, model, redis)
         for gateway in house.gateways:
             stack.enter_context(gateway)
         yield house
@@ -112,6 +134,26 @@ def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [listener.getsockname()[1] for listener in sockets]
+
+
+@contextmanager
+def witness() -> Iterator[str]:
+    """A server behind a gateway's own `Proxies` that answers what it sees of a request; gives its address."""
+
+    async def tell(request: Request) -> JSONResponse:
+        client = request.client.host if request.client else None
+        return JSONResponse({"client": client, "host": request.headers["host"], "scheme": request.url.scheme})
+
+    app = Proxies(Starlette(routes=[Route("/{path:path}", tell)]), trusted=["127.0.0.1"])
+    server = uvicorn.Server(uvicorn.Config(app, proxy_headers=False, log_level="error", lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def metric(gateway: Gateway, name: str, **labels: str) -> float:
@@ -213,9 +255,57 @@ async def test_a_gateway_that_stops_ends_its_answers_while_newcomers_are_led_to_
 
 @pytest.mark.slow
 @BALANCERS
-def test_the_balancer_adds_what_the_gateway_believes_of_it_alone(
-    tmp_path: Path, house: House, kind: type[Balancer]
+async def test_who_was_cut_off_takes_its_answer_up_through_the_balancer_at_the_gateway_where_it_runs(
+    tmp_path: Path, lasting_house: House, kind: type[Balancer]
 ) -> None:
+    house = lasting_house
+    balancer = kind(tmp_path / "balancer", house.addresses, (house.ports[2], house.ports[3]))
+    earlier = [metric(gateway, "samovar_requests_total") for gateway in house.gateways]
+    with balancer.running():
+        for key in house.keys:
+            async with connect(balancer.url, key, balancer.tls) as conversation:
+                await conversation.send({"type": "response.create", "input": "Hello", **LONG})
+                before = [await anext(conversation.stream())]
+                while not said(before):
+                    before.append(await anext(conversation.stream()))
+                conversation.connection._connection.transport.abort()  # no close frame
+            place = {"response_id": before[0].response.id, "starting_after": before[-1].sequence_number}
+            async with connect(balancer.url, key, balancer.tls) as conversation:
+                await conversation.send({"type": "response.resume", **place})
+                after = await conversation.events()
+            assert said(before) + said(after) == "A" * LONG["max_output_tokens"]
+            path = f"/v1/responses/{place['response_id']}?stream=true&starting_after={place['starting_after']}"
+            again = await asyncio.to_thread(balancer.get, path, Authorization=f"Bearer {key}")
+            assert again.text.count("event: response.output_text.delta") > 0
+            counts = [metric(gateway, "samovar_requests_total") for gateway in house.gateways]
+            if all(now > then for now, then in zip(counts, earlier, strict=True)):
+                return
+    raise AssertionError("all went to one gateway")
+
+
+@BALANCERS
+def test_the_gateway_sees_a_clients_own_address_and_not_what_the_client_says_of_it(
+    tmp_path: Path, kind: type[Balancer]
+) -> None:
+    with witness() as address:
+        tls, plain = free_ports(2)
+        balancer = kind(tmp_path / "balancer", [address, address], (tls, plain), int(address.rpartition(":")[2]))
+        with balancer.running():
+            lies = {"X-Forwarded-For": "10.9.8.7", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "http"}
+            seen = balancer.get("/", source="127.0.0.5", **lies).json()
+            assert seen == {"client": "127.0.0.5", "host": balancer.url.removeprefix("https://"), "scheme": "https"}
+            # While a certificate is renewed; all else moves to TLS.
+            challenge = httpx.get(balancer.plain + "/.well-known/acme-challenge/word", timeout=10)
+            assert challenge.status_code == 200
+            assert httpx.get(balancer.plain + "/.well-known/acme", timeout=10).status_code == 308
+
+
+@pytest.mark.slow
+@BALANCERS
+def test_the_balancer_adds_what_the_gateway_believes_of_it_alone(
+    tmp_path: Path, lasting_house: House, kind: type[Balancer]
+) -> None:
+    house = lasting_house
     balancer = kind(tmp_path / "balancer", house.addresses, (house.ports[2], house.ports[3]))
     with balancer.running():
         key = {"Authorization": f"Bearer {house.keys[0]}"}
