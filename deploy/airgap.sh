@@ -80,6 +80,7 @@ install() {
         library=${XDG_DATA_HOME:-/var/lib}/samovar/models
         mkdir -p "$library"
         cp models/* "$library/"
+        chown -R --reference="$(dirname "$library")" "$library" # the service's user pulls others into it
         echo "Models are in $library."
     fi
     echo "Installed. Try it: $target/.venv/bin/samovar doctor; as a service: $target/docs/operations.md"

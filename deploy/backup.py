@@ -4,6 +4,7 @@
 
 KV blocks are left out: they are computed again. To restore, stop the gateway, copy the files into an empty state folder
 and start it. Nothing but Python's standard library is needed. Exit code 1: nothing was copied, and the line says why.
+A key that lies elsewhere (`cache_key`) is not copied, and a line says so.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        print(back_up(Path(arguments[0]), Path(arguments[1])))
+        made = back_up(Path(arguments[0]), Path(arguments[1]))
+        print(made)
     except (OSError, sqlite3.Error) as error:
         print(f"Nothing was backed up: {error}", file=sys.stderr)
         return 1
+    for name in FILES:
+        if not (made / name).exists():  # cache_key names another place, or is the key itself
+            print(
+                f"{arguments[0]} holds no {name}: keep a copy of what cache_key names, too, "
+                "as without it nobody can read this backup.",
+                file=sys.stderr,
+            )
     return 0
 
 
@@ -46,7 +55,7 @@ def back_up(state: Path, folder: Path) -> Path:
             if (state / name).exists():
                 copy_database(state / name, draft / name)
         for name in FILES:
-            if (state / name).exists():  # cache_key may name another place
+            if (state / name).exists():
                 shutil.copyfile(state / name, draft / name)
         draft.rename(target)
     except BaseException:

@@ -56,8 +56,13 @@ def carried(tmp_path: Path, wheel: Path, tiny_model: Path) -> Path:
 @pytest.mark.slow
 def test_what_was_carried_is_installed_and_serves_without_a_network(tmp_path: Path, carried: Path) -> None:
     target, data = tmp_path / "opt", tmp_path / "data"
+    (data / "samovar").mkdir(parents=True)
+    if os.geteuid() == 0:
+        os.chown(data / "samovar", 65534, 65534)  # as the service's user has it
     done = airgap(carried, "install", target, XDG_DATA_HOME=str(data))
     assert done.returncode == 0, done.stderr
+    for path in (data / "samovar" / "models", data / "samovar" / "models" / "ours.gguf"):
+        assert path.owner() == (data / "samovar").owner()
     assert (target / ".venv" / "bin" / "samovar").exists()
     assert (target / "LICENSE").exists()
     gateway = Gateway(tmp_path / "state", model="ours", context=512)

@@ -167,3 +167,24 @@ async def test_without_a_manager_nothing_is_said_and_a_deaf_one_does_no_harm(tmp
         supervisor = Supervisor(environment)
         supervisor.ready("well")
         supervisor.stopping("well")
+
+
+def renew(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run certbot's hook with a `systemctl` that notes what it is told."""
+    (folder / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {folder}/told\n')
+    (folder / "systemctl").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "RENEWED_LINEAGE": str(folder)}
+    command: list[str | Path] = ["sh", ROOT / "deploy" / "haproxy" / "renewed.sh", folder / "samovar.pem"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_renewed_certificate_reaches_haproxy_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "fullchain.pem").write_text("chain\n")
+    (tmp_path / "privkey.pem").write_text("key\n")
+    assert renew(tmp_path).returncode == 0
+    assert (tmp_path / "samovar.pem").read_text() == "chain\nkey\n"
+    assert (tmp_path / "samovar.pem").stat().st_mode & 0o077 == 0
+    (tmp_path / "privkey.pem").unlink()
+    assert renew(tmp_path).returncode != 0
+    assert (tmp_path / "samovar.pem").read_text() == "chain\nkey\n"
+    assert (tmp_path / "told").read_text() == "try-reload-or-restart haproxy\n"
