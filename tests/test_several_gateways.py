@@ -64,6 +64,8 @@ class Client:
         self.key = key
         self.connections = 0
         self.previous: Any = None
+        self.answered = asyncio.Event()
+        """Some of an answer has come."""
         self._balancer = balancer
         self._conversation: Conversation | None = None
         self._stack = AsyncExitStack()
@@ -77,7 +79,9 @@ class Client:
                     opened = connect(self._balancer.url, self.key, self._balancer.tls)
                     self._conversation = await self._stack.enter_async_context(opened)
                     self.connections += 1
-                events = await self._conversation.ask(text, previous_response_id=last, **{**ANSWER, **fields})
+                request = {"input": text, "previous_response_id": last, **ANSWER, **fields}
+                await self._conversation.send({"type": "response.create", **request})
+                events = await self._events(self._conversation)
             except (ConnectionClosed, InvalidStatus, AssertionError):
                 await self.leave()
                 await asyncio.sleep(0.1)
@@ -87,6 +91,16 @@ class Client:
             self.previous = events[-1].response
             return self.previous
         raise AssertionError(f"{self.key} got no answer")
+
+    async def _events(self, conversation: Conversation) -> list[Any]:
+        events = []
+        async for event in conversation.stream():
+            events.append(event)
+            if event.type == "response.output_text.delta":
+                self.answered.set()
+            elif event.type in ("response.incomplete", "response.failed", "error"):
+                return events
+        raise AssertionError("the connection ended")
 
     async def leave(self) -> None:
         """Close the connection."""
@@ -163,15 +177,6 @@ def metric(gateway: Gateway, name: str, **labels: str) -> float:
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
-async def until_running(gateway: Gateway) -> None:
-    """Wait until the gateway answers somebody."""
-    for _ in range(500):
-        if metric(gateway, "samovar_requests_running"):
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nothing runs")
-
-
 async def until_stored(gateway: Gateway) -> None:
     """Wait until the KV blocks of all answers so far have left the gateway."""
     answers = metric(gateway, "samovar_requests_total")
@@ -240,8 +245,9 @@ async def test_a_gateway_that_stops_ends_its_answers_while_newcomers_are_led_to_
         client = Client(house.keys[0], balancer)
         await client.ask("Hello")
         home = max(house.gateways, key=lambda gateway: metric(gateway, "samovar_websocket_connections"))
+        client.answered.clear()
         long = asyncio.create_task(client.ask("More", max_output_tokens=400))
-        await until_running(home)
+        await client.answered.wait()
         home.process.send_signal(signal.SIGTERM)
         newcomer = Client(house.keys[0], balancer)  # whose place is the one that stops
         await newcomer.ask("Hello")
