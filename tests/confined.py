@@ -22,8 +22,9 @@ from typing import Final
 
 ALLOW: Final = 0x7FFF0000
 REFUSE: Final = 0x00050000
+NOTIFY: Final = 0x7FC00000
 PR_SET_NO_NEW_PRIVS: Final = 38
-SCMP_CMP_EQ, SCMP_CMP_MASKED_EQ = 4, 7
+SCMP_CMP_NE, SCMP_CMP_EQ, SCMP_CMP_MASKED_EQ = 1, 4, 7
 FAMILIES: Final = range(46)
 SHM_EXEC: Final = 0o100000
 
@@ -41,6 +42,7 @@ class Filter:
         """What happens to calls that no rule names."""
         self._library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
         self._library.seccomp_init.restype = ctypes.c_void_p
+        self._library.seccomp_notify_fd.argtypes = [ctypes.c_void_p]
         self._context = ctypes.c_void_p(self._library.seccomp_init(ctypes.c_uint32(otherwise)))
 
     def add(self, action: int, call: str, *comparisons: Comparison) -> None:
@@ -60,6 +62,13 @@ class Filter:
         done = self._library.seccomp_load(self._context)
         if done < 0:
             raise OSError(-done, "seccomp_load")
+
+    def listener(self) -> int:
+        """Once it is loaded with NOTIFY in it: the descriptor where whoever holds it hears of those calls."""
+        descriptor: int = self._library.seccomp_notify_fd(self._context)
+        if descriptor < 0:
+            raise OSError(-descriptor, "seccomp_notify_fd")
+        return descriptor
 
 
 def properties(unit: Path) -> dict[str, list[str]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.running import CHILD_ENVIRONMENT, Gateway
+from tests.redis_server import RedisServer
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+from tests.watched import watching
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "security.md").read_text()
@@ -33,17 +36,29 @@ def test_every_claim_of_the_security_page_names_tests_that_exist() -> None:
 
 
 @pytest.mark.slow
-async def test_a_gateway_and_its_engines_call_nobody(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
-        await conversation.ask("Hello", max_output_tokens=5)
-        port = int(tiny_server.url.rpartition(":")[2])
-        processes = [tiny_server.process, *tiny_server.process.children(recursive=True)]
-        assert len(processes) > 1
-        spoken = [(process.pid, line) for process in processes for line in process.net_connections("inet")]
-    assert spoken, "the listener at least is one"
-    assert {line.laddr.port for _, line in spoken} == {port}
-    assert {pid for pid, _ in spoken} == {tiny_server.process.pid}
-    assert {line.status for _, line in spoken} <= {psutil.CONN_LISTEN, psutil.CONN_ESTABLISHED, psutil.CONN_TIME_WAIT}
+async def test_a_gateway_and_its_engines_call_nobody(tmp_path: Path, tiny_model: Path) -> None:
+    """But their cache, from first to last, by what the kernel is asked: no call is too short, and DNS is one."""
+    with RedisServer(tmp_path) as redis, watching(tmp_path) as (watched, called):
+        gateway = Gateway(tmp_path / "state", model=tiny_model, context=512, cache=redis.url)
+        gateway.command = [*watched, *SAMOVAR]
+        with gateway:
+            async with gateway.connect() as conversation:
+                first = await conversation.ask("Hello", max_output_tokens=5)
+                await conversation.ask("?", max_output_tokens=5, previous_response_id=first[-1].response.id)
+            for path in ("/", "/metrics", "/monitor", "/openapi.json", "/v1/models"):
+                assert gateway.get(path).status_code == 200
+    assert set(called) == {f"127.0.0.1:{redis.port}"}
+
+
+def test_the_watch_sees_calls_that_last_no_time_and_datagrams_and_those_of_children(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, watching(tmp_path) as (watched, called):
+        port = server.getsockname()[1]
+        dial = f"socket.create_connection(('127.0.0.1', {port})).close()"
+        ask = "socket.socket(type=socket.SOCK_DGRAM).sendto(b'?', ('127.0.0.1', 53))"
+        leave = "socket.socket(socket.AF_UNIX).connect_ex('/nowhere')"
+        code = f"import os, socket; os.fork() or ({dial}, {ask}, {leave}, os._exit(0)); os.wait()"
+        subprocess.run([*watched, sys.executable, "-c", code], check=True)
+    assert set(called) == {f"127.0.0.1:{port}", "datagrams", "127.0.0.1:53", "/nowhere"}
 
 
 def test_an_audit_that_cannot_be_made_does_not_say_that_all_is_well() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,16 @@ from tests.running import Gateway, said
 BACKUP = Path(__file__).parent.parent / "deploy" / "backup.py"
 ANSWER = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 5}
 """The tiny model says A."""
+SAYS_NOTHING = {"digests.json", "inspected.json"}
+"""Paths, sizes and digests of model files: as open as the folder, which matters where somebody else has made that."""
+
+
+@pytest.fixture
+def ordinary_umask() -> Iterator[None]:
+    """A shell's, under which files are everybody's to read unless who makes them says otherwise."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def back_up(state: Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -26,14 +38,15 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def readable_by_others(folder: Path) -> list[str]:
-    """Files that another user of the machine could read."""
+def open_to_others(folder: Path) -> list[str]:
+    """Files whose own mode lets another user of the machine in, as if the folder let all in."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files
-    return [str(path) for path in files if path.stat().st_mode & 0o077 and folder.stat().st_mode & 0o011]
+    return sorted(path.name for path in files if path.stat().st_mode & 0o077)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ordinary_umask")
 async def test_a_backup_that_is_taken_while_turns_are_written_is_whole_and_goes_on_elsewhere(
     tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -48,7 +61,8 @@ async def test_a_backup_that_is_taken_while_turns_are_written_is_whole_and_goes_
             await conversation.events()
     copy = Path(done.stdout.strip())
     assert names(copy) == ["cache.key", "conversations.db", "users.db"]
-    assert readable_by_others(copy) == []
+    assert open_to_others(copy) == []
+    assert copy.stat().st_mode & 0o777 == 0o700
     shutil.rmtree(state)
 
     shutil.move(copy, state)
@@ -59,10 +73,14 @@ async def test_a_backup_that_is_taken_while_turns_are_written_is_whole_and_goes_
 
 
 @pytest.mark.slow
-async def test_nothing_in_the_state_folder_is_for_other_users_of_the_machine(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
-        await conversation.ask("A secret", **ANSWER)
-    assert readable_by_others(tiny_server.state) == []
+@pytest.mark.usefixtures("ordinary_umask")
+async def test_nothing_in_the_state_folder_is_for_other_users_of_the_machine(tmp_path: Path, tiny_model: Path) -> None:
+    with Gateway(tmp_path / "state", model=tiny_model, context=512) as gateway:
+        async with gateway.connect() as conversation:
+            await conversation.ask("A secret", **ANSWER)
+        assert gateway.state.stat().st_mode & 0o777 == 0o700
+        assert {*open_to_others(gateway.state)} <= SAYS_NOTHING
+        assert {"cache.key", "conversations.db", "conversations.db-wal"} <= {*names(gateway.state)}
 
 
 def test_a_folder_that_is_no_state_folder_is_told_and_nothing_is_left_behind(tmp_path: Path) -> None:
