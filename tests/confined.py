@@ -1,9 +1,12 @@
 """Runs a command under what a systemd unit forbids a process by itself, with no systemd running.
 
-    python -m tests.confined UNIT COMMAND…
+    python -m tests.confined UNIT [--writable=FOLDER] COMMAND…
 
-Applied are NoNewPrivileges, SystemCallFilter, RestrictAddressFamilies, MemoryDenyWriteExecute and LimitCORE, the way
-that systemd's seccomp-util.c does it; what is done with namespaces of mounts and users is not.
+Applied are NoNewPrivileges, SystemCallFilter, RestrictAddressFamilies, RestrictNamespaces, RestrictRealtime,
+MemoryDenyWriteExecute, UMask and LimitCORE, the way that systemd's seccomp-util.c does it. With --writable, which takes
+root, ProtectSystem=strict and CapabilityBoundingSet too: all that is mounted can be read only, but for that folder, and
+root has no capability. Not applied is what gives the process another view: PrivateUsers, PrivateTmp, PrivateDevices,
+ProtectHome, ProtectProc and ProtectKernel…; nor what a control group limits.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import mmap
 import os
 import resource
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -27,6 +31,23 @@ PR_SET_NO_NEW_PRIVS: Final = 38
 SCMP_CMP_NE, SCMP_CMP_EQ, SCMP_CMP_MASKED_EQ = 1, 4, 7
 FAMILIES: Final = range(46)
 SHM_EXEC: Final = 0o100000
+NAMESPACES: Final = {
+    "cgroup": 0x02000000,
+    "uts": 0x04000000,
+    "ipc": 0x08000000,
+    "user": 0x10000000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+    "mnt": 0x00020000,
+}
+"""clone()'s flags, which unshare() and setns() have too."""
+REALTIME: Final = (os.SCHED_FIFO, os.SCHED_RR, 6)
+"""The last one is SCHED_DEADLINE."""
+PR_CAPBSET_DROP: Final = 24
+CAPABILITIES: Final = range(41)
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MOUNT_SETATTR: Final = 442
+AT_FDCWD, AT_RECURSIVE, RDONLY = -100, 0x8000, 1
 
 
 class Comparison(ctypes.Structure):
@@ -104,12 +125,33 @@ def allowed(values: Iterable[str]) -> set[str]:
     return left
 
 
+def protect(writable: Path) -> None:
+    """Let this process, and all that it starts, write into one folder alone, and give up what makes root strong."""
+    library = ctypes.CDLL(None, use_errno=True)
+
+    def done(result: int, what: str) -> None:
+        if result:
+            raise OSError(ctypes.get_errno(), what)
+
+    place = os.fsencode(writable)
+    done(library.unshare(NAMESPACES["mnt"]), "unshare")
+    done(library.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mounts of its own")
+    done(library.mount(place, place, None, MS_BIND, None), "a mount of its own for the folder")
+    for path, wanted, unwanted, how in ((b"/", RDONLY, 0, AT_RECURSIVE), (place, 0, RDONLY, 0)):
+        attributes = struct.pack("=4Q", wanted, unwanted, 0, 0)
+        done(library.syscall(MOUNT_SETATTR, AT_FDCWD, path, how, attributes, len(attributes)), "mount_setattr")
+    for capability in CAPABILITIES:
+        library.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # what is left after exec is none; a kernel may have fewer
+
+
 def confine(unit: Path) -> None:
     """Forbid this process, and all that it starts, what the unit does."""
     said = properties(unit)
     assert said["NoNewPrivileges"] == said["MemoryDenyWriteExecute"] == ["yes"]
+    assert said["RestrictNamespaces"] == said["RestrictRealtime"] == ["yes"]
     permitted = allowed(said["SystemCallFilter"])
     resource.setrlimit(resource.RLIMIT_CORE, (int(said["LimitCORE"][0]),) * 2)
+    os.umask(int(said["UMask"][0], 8))
     if ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError("prctl")
 
@@ -121,6 +163,14 @@ def confine(unit: Path) -> None:
     details.add(REFUSE | errno.EPERM, "mmap", Comparison(2, SCMP_CMP_MASKED_EQ, both, both))
     for call in ("mprotect", "pkey_mprotect"):
         details.add(REFUSE | errno.EPERM, call, Comparison(2, SCMP_CMP_MASKED_EQ, mmap.PROT_EXEC, mmap.PROT_EXEC))
+    for flag in NAMESPACES.values():
+        for call in ("clone", "unshare"):
+            details.add(REFUSE | errno.EPERM, call, Comparison(0, SCMP_CMP_MASKED_EQ, flag, flag))
+        details.add(REFUSE | errno.EPERM, "setns", Comparison(1, SCMP_CMP_MASKED_EQ, flag, flag))
+    details.add(REFUSE | errno.EPERM, "setns", Comparison(1, SCMP_CMP_EQ, 0, 0))
+    details.add(REFUSE | errno.ENOSYS, "clone3")  # whose flags lie in memory: libraries then use clone
+    for policy in REALTIME:
+        details.add(REFUSE | errno.EPERM, "sched_setscheduler", Comparison(1, SCMP_CMP_EQ, policy, 0))
     details.add(REFUSE | errno.EPERM, "shmat", Comparison(2, SCMP_CMP_MASKED_EQ, SHM_EXEC, SHM_EXEC))
 
     names = Filter(REFUSE | errno.EPERM)
@@ -131,5 +181,8 @@ def confine(unit: Path) -> None:
 
 
 if __name__ == "__main__":
-    confine(Path(sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - the command is the test's
+    unit, *command = sys.argv[1:]
+    if command[0].startswith("--writable="):
+        protect(Path(command.pop(0).partition("=")[2]))
+    confine(Path(unit))
+    os.execvp(command[0], command)  # noqa: S606 - the command is the test's

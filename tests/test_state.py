@@ -45,6 +45,11 @@ def open_to_others(folder: Path) -> list[str]:
     return sorted(path.name for path in files if path.stat().st_mode & 0o077)
 
 
+def mode(folder: Path) -> int:
+    """Who may look into it."""
+    return folder.stat().st_mode & 0o777
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ordinary_umask")
 async def test_a_backup_that_is_taken_while_turns_are_written_is_whole_and_goes_on_elsewhere(
@@ -62,7 +67,7 @@ async def test_a_backup_that_is_taken_while_turns_are_written_is_whole_and_goes_
     copy = Path(done.stdout.strip())
     assert names(copy) == ["cache.key", "conversations.db", "users.db"]
     assert open_to_others(copy) == []
-    assert copy.stat().st_mode & 0o777 == 0o700
+    assert mode(copy) == 0o700
     shutil.rmtree(state)
 
     shutil.move(copy, state)
@@ -78,7 +83,7 @@ async def test_nothing_in_the_state_folder_is_for_other_users_of_the_machine(tmp
     with Gateway(tmp_path / "state", model=tiny_model, context=512) as gateway:
         async with gateway.connect() as conversation:
             await conversation.ask("A secret", **ANSWER)
-        assert gateway.state.stat().st_mode & 0o777 == 0o700
+        assert mode(gateway.state) == 0o700
         assert {*open_to_others(gateway.state)} <= SAYS_NOTHING
         assert {"cache.key", "conversations.db", "conversations.db-wal"} <= {*names(gateway.state)}
 

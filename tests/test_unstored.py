@@ -1,4 +1,4 @@
-"""`store: false` leaves nothing, whatever the store: neither rows nor keys, neither on disk nor in Redis nor in the log."""
+"""`store: false` leaves nothing, whatever the store: neither on disk nor in Redis nor in the log."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ import redis
 from tests.redis_server import RedisServer
 from tests.running import Gateway
 
-SECRET = "nobody may know of the samovar"
-LONG = f"In the kitchen they whisper: {SECRET}. " * 4
+WHISPER = "nobody may know of the samovar"
+LONG = f"In the kitchen they whisper: {WHISPER}. " * 4
 ANSWER = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 20}
 """The tiny model says A."""
 
 
-def rows(file: Path) -> dict[str, int]:
-    """How many each table of a database has."""
+def answer(file: Path, query: str) -> int:
+    """What a database answers to a query for one number."""
     with closing(sqlite3.connect(file)) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for [name] in tables}
+        return int(connection.execute(query).fetchone()[0])
 
 
 async def whisper(gateway: Gateway, **fields: Any) -> str:
     """Two turns over a socket and one over HTTP: the id of the first, which the second continues."""
     async with gateway.connect() as conversation:
         first = (await conversation.ask(LONG, **ANSWER, **fields))[-1].response
-        again = await conversation.ask(SECRET, previous_response_id=first.id, **ANSWER, **fields)
+        again = await conversation.ask(WHISPER, previous_response_id=first.id, **ANSWER, **fields)
         assert again[-1].response.usage.input_tokens_details.cached_tokens > 100
     assert gateway.post("/v1/responses", {"input": LONG, **ANSWER, **fields}).status_code == 200
     return str(first.id)
@@ -46,14 +45,14 @@ async def test_what_is_not_to_be_stored_is_nowhere(tmp_path: Path, tiny_model: P
         with Gateway(state, model=tiny_model, context=512, **({"cache": server.url} if server else {})) as gateway:
             response = await whisper(gateway, store=False)
         # Stopped: what an engine has in mind to store is stored by now.
-        assert rows(state / "conversations.db")["records"] == 0
+        assert answer(state / "conversations.db", "SELECT count(*) FROM records") == 0
         lies = [path.read_bytes() for path in state.rglob("*") if path.is_file()]
         if server is None:
-            assert rows(state / "blocks.db")["blocks"] == 0
+            assert answer(state / "blocks.db", "SELECT count(*) FROM blocks") == 0
         else:
             with redis.Redis(port=server.port) as client:
                 assert client.keys() == [b"samovar:key"]  # of which key's seals there would be
                 lies.append(client.get("samovar:key") or b"")
-    for text in (SECRET, SECRET[:10], response):
+    for text in (WHISPER, WHISPER[:10], response):
         assert text.encode() not in b"".join(lies)
-    assert SECRET[:10] not in gateway.log()
+    assert WHISPER[:10] not in gateway.log()
