@@ -37,7 +37,11 @@ class _Account:
 
 
 class HoldOff:
-    """In memory: a gateway that starts again begins with trust."""
+    """In memory: a gateway that starts again begins with trust, and each of several judges by what it saw itself.
+
+    Users are callers' (see Caller.user): without keys every connection is one, and a new one begins with trust too.
+    Addresses are not blamed instead: everybody behind one proxy or router would pay for the one who kills engines.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives seconds."""
