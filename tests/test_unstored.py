@@ -26,12 +26,15 @@ def answer(file: Path, query: str) -> int:
 
 
 async def whisper(gateway: Gateway, **fields: Any) -> str:
-    """Two turns over a socket and one over HTTP: the id of the first, which the second continues."""
+    """Two turns over a socket, and one by each route of HTTP: the id of the first, which the second continues."""
     async with gateway.connect() as conversation:
         first = (await conversation.ask(LONG, **ANSWER, **fields))[-1].response
         again = await conversation.ask(WHISPER, previous_response_id=first.id, **ANSWER, **fields)
         assert again[-1].response.usage.input_tokens_details.cached_tokens > 100
     assert gateway.post("/v1/responses", {"input": LONG, **ANSWER, **fields}).status_code == 200
+    messages = [{"role": "user", "content": f"Chat: {LONG}"}]
+    chat = {"messages": messages, "max_tokens": 20, "logit_bias": ANSWER["logit_bias"], **fields}
+    assert gateway.post("/v1/chat/completions", chat).status_code == 200
     return str(first.id)
 
 
