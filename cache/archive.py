@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -211,9 +211,9 @@ class Archive:
         assert self._copies is not None  # noqa: S101
         copies, tombstones = self._ids("copy", row.tenant, row.id), self._ids("gone", row.tenant, row.id)
         if row.progress == Progress.GONE:
-            self._copies.put_many([(tombstones[0], b"\0")])
+            self._copies.put_many([(tombstones[0], self._sealer.seal(b"", _tombstone(row.tenant, row.id)))])
             self._copies.delete(copies)
-        elif not any(self._copies.has_many(tombstones)):
+        elif not self._is_gone(row.tenant, row.id, self._copies.get_many(tombstones)):
             self._copies.put_many([(copies[0], row.sealed)])
 
     async def _get_copy(self, tenant: str, id_: str) -> bytes | None:
@@ -221,7 +221,7 @@ class Archive:
             return None
         copies, tombstones = self._ids("copy", tenant, id_), self._ids("gone", tenant, id_)
         found = await asyncio.to_thread(self._copies.get_many, [*copies, *tombstones])
-        if any(found[len(copies) :]):
+        if self._is_gone(tenant, id_, found[len(copies) :]):
             return None
         opened = (self._sealer.open(value, _name(tenant, id_)) for value in found if value is not None)
         return next((body for body in opened if body is not None), None)
@@ -231,9 +231,15 @@ class Archive:
         if self._copies is None or not self._copies.reachable:
             return False
         try:
-            return any(await asyncio.to_thread(self._copies.has_many, self._ids("gone", tenant, id_)))
+            found = await asyncio.to_thread(self._copies.get_many, self._ids("gone", tenant, id_))
         except StoreError:
             return False
+        return self._is_gone(tenant, id_, found)
+
+    def _is_gone(self, tenant: str, id_: str, found: Sequence[bytes | None]) -> bool:
+        """Whether one of these is a tombstone that a gateway set: who can write to the copies may not delete by one."""
+        name = _tombstone(tenant, id_)
+        return any(value is not None and self._sealer.open(value, name) is not None for value in found)
 
     async def _renew(self, tenant: str, id_: str) -> None:
         query = "UPDATE records SET expires = ?, copied = 0 WHERE tenant = ? AND id = ?"  # the copy is renewed, too
@@ -244,6 +250,11 @@ class Archive:
         """What a record's copy or tombstone is called, under the newest key and the older ones."""
         name = kind.encode() + b"\0" + _name(tenant, id_)
         return [hmac.digest(key, name, "sha256") for key in self._id_keys]
+
+
+def _tombstone(tenant: str, id_: str) -> bytes:
+    """What a tombstone is sealed as: no record's seal will do."""
+    return b"gone\0" + _name(tenant, id_)
 
 
 def _name(tenant: str, id_: str) -> bytes:

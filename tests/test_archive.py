@@ -184,6 +184,19 @@ async def test_a_deleted_record_is_gone_on_every_gateway(tmp_path: Path) -> None
             assert connection.execute("SELECT id FROM records").fetchall() == [("resp_2",)]
 
 
+async def test_who_can_write_to_the_copies_deletes_nothing_by_a_tombstone_of_his_own(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        async with gateway(tmp_path / "a", server) as one, gateway(tmp_path / "b", server) as two:
+            await one.put("alice", "resp_1", SAID, ENDED)
+            assert one._copies is not None
+            [name] = one._ids("gone", "alice", "resp_1")
+            for forged in (b"\0", *await asyncio.to_thread(one._copies.get_many, one._ids("copy", "alice", "resp_1"))):
+                assert forged is not None
+                await asyncio.to_thread(one._copies.put_many, [(name, forged)])
+                for archive in (one, two):
+                    assert await archive.get("alice", "resp_1") == SAID
+
+
 @pytest.mark.slow
 async def test_what_is_deleted_during_an_outage_stays_deleted(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
