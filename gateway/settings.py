@@ -163,11 +163,17 @@ class Settings(BaseSettings):
 
     def check_door(self, *, has_keys: bool) -> None:
         """Refuse to serve everybody by accident. Raises SettingsError."""
-        beyond = self.host not in LOOPBACK and not self.host.startswith("127.")
-        if beyond and not has_keys and not self.allow_anonymous:
+        if has_keys or self.allow_anonymous:
+            return
+        where = ""
+        if self.host not in LOOPBACK and not self.host.startswith("127."):
+            where = f"host: {self.host} is beyond loopback"
+        elif self.trusted_proxies:
+            where = "trusted_proxies: a proxy brings in whom it likes"
+        if where:
             raise SettingsError(
-                f"host: {self.host} is beyond loopback, where everybody who reaches it could chat; make keys with "
-                "`samovar keys add NAME`, or say that you want this with --allow-anonymous"
+                f"{where}, where everybody who reaches it could chat; make keys with `samovar keys add NAME`, or say "
+                "that you want this with --allow-anonymous"
             )
 
     @property

@@ -230,9 +230,15 @@ def test_wrong_arguments_of_a_command_are_wrong_usage(arguments: list[str], caps
 
 
 @pytest.mark.parametrize("command", ["serve", "doctor"])
-def test_serving_beyond_loopback_must_be_said(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--host", "192.0.2.7"]) == 2
-    assert "host: 192.0.2.7 is beyond loopback" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [("--host=192.0.2.7", "host: 192.0.2.7 is beyond"), ("--trusted-proxies=127.0.0.1", "trusted_proxies: a proxy")],
+)
+def test_serving_beyond_loopback_must_be_said(
+    command: str, setting: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, setting]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_who_may_be_served_is_no_business_of_a_chat(capsys: pytest.CaptureFixture[str]) -> None:
