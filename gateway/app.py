@@ -239,6 +239,7 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
         "/openapi.json": published,
         "/page.json": page_facts,
         "/monitor": monitor,
+        "/monitor/metrics": metrics,  # balancers hide the other one, and this one wants an admin's key
         "/healthz": alive,
         "/readyz": ready,
         "/v1/models": models,

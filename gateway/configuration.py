@@ -18,7 +18,7 @@ instructions = "Answer in the language of the question. 用提问的语言回答
 """
 _COMPUTED: Final = {
     "cache_key": "made in the state folder",
-    "cores": "physical cores that this process may use, or the container's limit if that is less",
+    "cores": "physical cores that this process may use, or the limit of its container or unit if that is less",
     "state_dir": "`$XDG_STATE_HOME/samovar`, else `~/.local/state/samovar`",
 }
 """Defaults that differ from machine to machine and from user to user."""

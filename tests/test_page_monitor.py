@@ -106,8 +106,9 @@ async def test_with_keys_it_is_for_admins_alone(browser: Browser, tmp_path: Path
     reader, admin = key("reader"), key("chief", "--admin")
     with Gateway(tmp_path / "state", model=tiny_model, context=512) as gateway:
         assert gateway.get("/monitor").status_code == 401
-        assert gateway.get("/monitor", Authorization=f"Bearer {reader}").status_code in (401, 403)
-        assert gateway.get("/monitor", Authorization=f"Bearer {admin}").status_code == 200
+        for path in ("/monitor", "/monitor/metrics"):
+            assert gateway.get(path, Authorization=f"Bearer {reader}").status_code in (401, 403)
+            assert gateway.get(path, Authorization=f"Bearer {admin}").status_code == 200
         context = await browser.new_context(http_credentials={"username": "chief", "password": admin})
         page = await context.new_page()
         await page.goto(gateway.url + "/monitor")

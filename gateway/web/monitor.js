@@ -175,7 +175,7 @@ function showState(state) {
 
 async function read() {
   try {
-    const answer = await fetch(new URL("metrics", document.baseURI), { cache: "no-store" });
+    const answer = await fetch(new URL("monitor/metrics", document.baseURI), { cache: "no-store" });
     if (!answer.ok) throw new Error(answer.statusText);
     readings.push(new Reading(await answer.text(), performance.now() / 1000));
     while (readings.at(-1).at - readings[0].at > KEPT_SECONDS) readings.shift();
