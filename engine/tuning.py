@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final, Self
 
 import msgspec
 
 from engine.errors import ModelLoadError
-from engine.plan import Plan, Times
+from engine.plan import Plan, Times, heuristic, seconds
 from engine.stopwatch import Kind, Question
 
-DECODE: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 32)
-"""Kernels take rows by four: one more than a multiple is dear, and those between are on the line down from it."""
-PREFILL: Final = (1, 8, 16, 32, 64, 128, 256)
+WIDTHS: Final[tuple[tuple[Kind, int], ...]] = (
+    ("decode", 1), ("prefill", 64), ("decode", 4), ("decode", 8), ("decode", 2), ("decode", 16),
+    ("prefill", 16), ("prefill", 256), ("decode", 3), ("decode", 12), ("decode", 5), ("decode", 9), ("decode", 6),
+    ("prefill", 1), ("prefill", 8), ("prefill", 32), ("prefill", 128), ("decode", 13), ("decode", 7),
+)  # fmt: skip
+"""What decides most comes first, and the first always. Kernels take rows by four: one more than a multiple is dear, and
+those between are on the line down from it."""
 PASSES: Final = 2
 
 
@@ -37,6 +43,12 @@ class Watch:
             raise AssertionError("both were asked for as pipes")
         self._questions: IO[str] = self._process.stdin
         self._answers: IO[str] = self._process.stdout
+        self._loaded = False
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
 
     def __enter__(self) -> Self:
         """Nothing more to do."""
@@ -48,44 +60,117 @@ class Watch:
         self._process.communicate()
 
     def ask(self, question: Question) -> None:
-        """Send a question; its answer is read by `wait`."""
-        self._questions.write(msgspec.json.encode(question).decode() + "\n")
-        self._questions.flush()
+        """Send a question; its answer is read by `wait`. Raises ModelLoadError when the process has ended."""
+        try:
+            self._questions.write(msgspec.json.encode(question).decode() + "\n")
+            self._questions.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
 
     def wait(self) -> str:
         """Its next line. Raises ModelLoadError when the process ended instead."""
         line = self._answers.readline()
         if not line:
-            raise ModelLoadError("the model can't be loaded or computed with; see `samovar doctor`")
+            raise self._ended()
+        self._loaded = True
         return line.strip()
 
+    def _ended(self) -> ModelLoadError:
+        """Why there is no answer: its pipes are closed, so it has ended or is about to."""
+        code = self._process.wait()
+        how = f" ({signal.Signals(-code).name})" if code < 0 else ""
+        if not self._loaded:
+            return ModelLoadError(f"the model can't be loaded{how}; see `samovar doctor`")
+        return ModelLoadError(
+            f"the process that measures ended in the middle of it{how}: memory may be short; see `samovar doctor`"
+        )
 
-def measure(model: Path, *, cores: int, engines: int, budget: float, progress: Callable[[float, str], None]) -> Plan:
-    """Measure for about `budget` seconds; `progress` hears the share done and what comes next.
 
-    Threads in use never pass `cores`: processes that are not asked wait for their input. Raises ModelLoadError.
+class _Budget:
+    """Seconds to measure in; what passes until a model is loaded and warm is not of them."""
+
+    def __init__(self, whole: float, clock: Callable[[], float]) -> None:
+        self.whole = whole
+        self._clock = clock
+        self._began = clock()
+
+    @property
+    def spent(self) -> float:
+        return self._clock() - self._began
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        before = self._clock()
+        yield
+        self._began += self._clock() - before
+
+
+def measure(
+    model: Path,
+    *,
+    cores: int,
+    engines: int,
+    budget: float,
+    progress: Callable[[float, str], None],
+    clock: Callable[[], float] = time.monotonic,
+    watch: Callable[[Path], Watch] = Watch,
+) -> Plan:
+    """Measure for about `budget` seconds beside loads; `progress` hears the share of them spent and what comes next.
+
+    What there is no time for follows from what was measured. Threads in use never pass `cores`: processes that are not
+    asked wait for their input. Raises ModelLoadError.
     """
-    widths: list[tuple[Kind, int]] = [("decode", width) for width in DECODE]
-    widths += [("prefill", width) for width in PREFILL]
     counts = range(1, min(engines, cores) + 1)
-    total = len(counts) * len(widths) * PASSES
-    each = 0.5 * budget / total  # the other half goes to loads, and to steps that take longer than this
-    done, times = 0, []
+    guesses = heuristic(model.stat().st_size, cores, len(counts)).times
+    span = _Budget(budget, clock)
+    times = []
     with ExitStack() as stack:
         watches: list[Watch] = []
-        for count in counts:
-            watches.append(stack.enter_context(Watch(model)))
-            watches[-1].wait()
-            threads = cores // count
-            table: dict[Kind, dict[int, float]] = {"decode": {}, "prefill": {}}
-            for kind, width in widths * PASSES:
-                progress(done / total, f"{count} × {threads}: {kind} {width}")
-                for watch in watches:
-                    watch.ask(Question(kind, threads, width, each))
-                taken = statistics.mean([float(watch.wait()) for watch in watches])
-                # The lesser of the passes: whatever else ran on the machine only ever made a step longer.
-                table[kind][width] = min(taken, table[kind].get(width, taken))
-                done += 1
-            times.append(Times(engines=count, threads=threads, decode=table["decode"], prefill=table["prefill"]))
+        for count, guess in zip(counts, guesses, strict=True):
+            with span.paused():
+                watches.append(stack.enter_context(watch(model)))
+                watches[-1].wait()
+                # The first step of all computes a history, and brings the weights in.
+                watches[-1].ask(Question("decode", guess.threads, 1, 0.0))
+                watches[-1].wait()
+            # Of what is left, in proportion to the count: the more engines, the fewer threads and the longer a step.
+            ends = span.spent + (budget - span.spent) * count / sum(counts[count - 1 :])
+            times.append(_measure(watches, guess, span, ends, progress))
     progress(1.0, "")
     return Plan(cores=cores, times=times, measured=True)
+
+
+def _measure(
+    watches: list[Watch], guess: Times, budget: _Budget, ends: float, progress: Callable[[float, str], None]
+) -> Times:
+    """All widths in all `watches` at once, until so much of the budget is spent."""
+    table: dict[Kind, dict[int, float]] = {"decode": {}, "prefill": {}}
+    questions = WIDTHS * PASSES
+    for number, (kind, width) in enumerate(questions):
+        left = ends - budget.spent
+        if number > 0 and seconds(_whole(table, guess)[kind], width) > left:
+            continue  # a narrower one may still have its time
+        progress(min(1.0, budget.spent / budget.whole), f"{guess.engines} × {guess.threads}: {kind} {width}")
+        for watch in watches:
+            watch.ask(Question(kind, guess.threads, width, max(0.0, left) / (len(questions) - number)))
+        taken = statistics.mean([float(watch.wait()) for watch in watches])
+        # The lesser of the passes: whatever else ran on the machine only ever made a step longer.
+        table[kind][width] = min(taken, table[kind].get(width, taken))
+    whole = _whole(table, guess)
+    return Times(engines=guess.engines, threads=guess.threads, decode=whole["decode"], prefill=whole["prefill"])
+
+
+def _whole(table: Mapping[Kind, dict[int, float]], guess: Times) -> dict[Kind, dict[int, float]]:
+    """What was measured, with what no measured one is beside as `guess` has it, in proportion to the one next to it."""
+    decode = table["decode"]
+    prefill = table["prefill"] or {1: decode[1]}
+    return {"decode": _completed(decode, guess.decode), "prefill": _completed(prefill, guess.prefill)}
+
+
+def _completed(measured: Mapping[int, float], guess: Mapping[int, float]) -> dict[int, float]:
+    """Those that lie between two measured ones are left to `seconds`."""
+    least, most = min(measured), max(measured)
+    known = {width: measured[least if width < least else most] for width in guess if not least <= width <= most}
+    near = {width: seconds(guess, least if width < least else most) for width in known}
+    added = {width: guess[width] * known[width] / near[width] for width in known}
+    return dict(sorted({**added, **measured}.items()))

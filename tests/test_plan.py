@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,17 @@ from hypothesis import strategies as st
 
 from engine import Plan, Times, heuristic, round_seconds, seconds
 from engine.errors import ModelLoadError
+from engine.llama import Context, Model
 from engine.plan import WIDEST, groups, padded
-from engine.tuning import measure
+from engine.stopwatch import HISTORY, Kind, Question, Stopwatch, timed
+from engine.tuning import PASSES, Watch, measure
+from tests.clock import Clock
 from tests.plans import MEASURED
 
 TWO_THREADS, ONE_THREAD = MEASURED.times
+
+LOAD = 7.0
+"""Seconds in which a made-up machine loads a model."""
 
 tables = st.dictionaries(st.integers(1, 32), st.floats(1e-4, 1.0), min_size=1)
 
@@ -89,3 +97,130 @@ def test_a_model_that_cannot_be_measured_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelLoadError):
         measure(tmp_path / "bad.gguf", cores=1, engines=1, budget=0.1, progress=lambda *_: None)
+
+
+class Machine:
+    """Steps take what they took on a real one, times a factor; all watches that are asked work at once."""
+
+    def __init__(self, factor: float) -> None:
+        self.clock = Clock(1000.0)
+        self.factor = factor
+        self.watches: list[FakeWatch] = []
+        self.asked: list[tuple[int, Kind, int]] = []
+
+    def watch(self, _: Path) -> Watch:
+        self.watches.append(FakeWatch(self))
+        return self.watches[-1]
+
+    def seconds(self, question: Question) -> float:
+        times = MEASURED.at(question.threads)
+        return self.factor * (times.decode if question.kind == "decode" else times.prefill)[question.width]
+
+    def measure(self, model: Path, budget: float, cores: int = 2) -> tuple[Plan, list[tuple[float, float]]]:
+        """The plan, and each share that the bar was told with the seconds until then."""
+        told: list[tuple[float, float]] = []
+        began = self.clock()
+        plan = measure(
+            model, cores=cores, engines=cores, budget=budget, clock=self.clock, watch=self.watch,
+            progress=lambda share, _: told.append((share, self.clock() - began)),
+        )  # fmt: skip
+        return plan, told
+
+
+class FakeWatch(Watch):
+    """Answers by its machine's clock."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._question: Question | None = None
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, question: Question) -> None:
+        self._question = question
+
+    def wait(self) -> str:
+        machine, question = self._machine, self._question
+        if question is None:
+            machine.clock.now += LOAD
+            return "ready"
+        taken = machine.seconds(question)
+
+        def step() -> None:
+            machine.clock.now += taken
+
+        if self is machine.watches[0]:  # the others do the same in the same time
+            machine.asked.append((question.threads, question.kind, question.width))
+            timed(step, question.budget, machine.clock)
+        return str(taken)
+
+
+@pytest.mark.parametrize("factor", [0.1, 1, 10, 100])
+@pytest.mark.parametrize("budget", [1, 20, 60])
+def test_tuning_ends_when_its_budget_is_spent(tiny_model: Path, factor: float, budget: float) -> None:
+    plan, told = Machine(factor).measure(tiny_model, budget)
+    # For each count a load, a first step outside of the budget, and at least one inside.
+    least = 2 * LOAD + 2 * factor * sum(times.decode[1] for times in MEASURED.times)
+    assert told[-1][0] == 1.0
+    assert told[-1][1] <= 1.1 * budget + least
+    for times, real in zip(plan.times, MEASURED.times, strict=True):
+        assert times.decode[1] == pytest.approx(factor * real.decode[1])
+        # What there was no time for is right in its order.
+        for width in (4, 8, 16):
+            assert 0.3 < seconds(times.decode, width) / (factor * real.decode[width]) < 3
+        assert 0.3 < seconds(times.prefill, 256) / (factor * real.prefill[256]) < 3
+
+
+def test_the_default_budget_is_enough_to_measure_two_cores_whole_and_twice(tiny_model: Path) -> None:
+    machine = Machine(1)
+    plan, _ = machine.measure(tiny_model, 60)
+    for times, real in zip(plan.times, MEASURED.times, strict=True):
+        assert {w: t for w, t in times.decode.items() if w <= WIDEST} == {
+            w: t for w, t in real.decode.items() if w <= WIDEST
+        }
+        assert times.prefill == real.prefill
+    assert all(machine.asked.count(question) >= PASSES for question in machine.asked)
+
+
+def test_the_bar_goes_by_the_time_that_is_spent(tiny_model: Path) -> None:
+    _, told = Machine(1).measure(tiny_model, 40, cores=1)
+    loaded = told[0][1]
+    assert loaded >= LOAD
+    assert [share for share, _ in told[:-1]] == pytest.approx([(now - loaded) / 40 for _, now in told[:-1]])
+
+
+def test_a_history_is_computed_once_and_copied_and_others_cells_are_not_walked(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    lengths: list[list[int]] = []
+    decode = Context.decode
+
+    def counted(context: Context, entries: list[tuple[int, int, int, bool]]) -> None:
+        decode(context, entries)
+        steps.append(len(entries))
+        lengths.append([context.length(sequence) for sequence in range(WIDEST + 1)])
+
+    stopwatch = Stopwatch(Model(tiny_model))
+    monkeypatch.setattr(Context, "decode", counted)
+    questions: list[tuple[Kind, int]] = [("decode", 8), ("decode", 2), ("prefill", 16), ("decode", 16)]
+    for kind, width in questions:
+        stopwatch.time(Question(kind, 1, width, 0.0))
+    assert steps == [HISTORY, 8, 2, 16, 16]
+    assert lengths[2] == [HISTORY + 1] * 2 + [0] * (WIDEST - 1)
+    assert lengths[3] == [0] * WIDEST + [16]
+    assert lengths[4] == [HISTORY + 1] * WIDEST + [0]
+
+
+@pytest.mark.parametrize("when", ["asked", "waited for"])
+def test_a_stopwatch_that_was_killed_is_an_error_that_says_so(tiny_model: Path, when: str) -> None:
+    question = Question("decode", 1, 1, 60.0)
+    with Watch(tiny_model) as watch:
+        watch.wait()
+        if when == "waited for":
+            watch.ask(question)
+        os.kill(watch.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, watch.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(ModelLoadError, match=r"ended in the middle of it \(SIGKILL\)"):
+            watch.ask(question) if when == "asked" else watch.wait()
