@@ -45,11 +45,13 @@ class _Saved(msgspec.Struct, frozen=True):
 
 
 def planned(path: Path, settings: Settings) -> Plan:
-    """The plan that was measured for this model here, else an ordinary machine's."""
+    """The plan that was measured for this model here, with as many engines as may run, else an ordinary machine's."""
     folder = settings.state_dir / _FOLDER
     if folder.is_dir():  # else the key, which takes reading the whole model, is of no use
         with contextlib.suppress(OSError, msgspec.MsgspecError):  # none, or one of another version: as good as none
-            return msgspec.json.decode((folder / Key.of(path, settings).file).read_bytes(), type=_Saved).plan
+            plan = msgspec.json.decode((folder / Key.of(path, settings).file).read_bytes(), type=_Saved).plan
+            if plan.times[-1].engines >= settings.engine_count:  # else it can't tell whether more engines are better
+                return plan
     return heuristic(path.stat().st_size, settings.cores, settings.engine_count)
 
 

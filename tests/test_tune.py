@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
+from engine import WIDEST
+from engine.stopwatch import Question
+from engine.tuning import Watch
 from gateway.cli import main
-from gateway.plans import planned
+from gateway.cli.curves import STEP, curves
+from gateway.plans import planned, save
 from gateway.settings import load
+from tests.plans import MEASURED
 
 PNG = b"\x89PNG"
 
@@ -35,7 +42,9 @@ def test_a_plan_is_measured_shown_drawn_and_used(
     other_cores = load({"model": str(tiny_model), "state_dir": tmp_path, "cores": 2})
     assert not planned(tiny_model, other_cores).measured
     assert main(["tune", *flags, "--show"]) == 0
-    assert "measured plan" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "measured plan" in shown
+    assert "a digit is that many engines" in shown
 
 
 @pytest.mark.parametrize(
@@ -64,3 +73,49 @@ def test_a_plan_file_that_is_broken_is_as_good_as_none(flags: list[str], tiny_mo
     [file] = (tmp_path / "plans").iterdir()
     file.write_text("{")
     assert not planned(tiny_model, load({"model": str(tiny_model), "state_dir": tmp_path, "cores": 1})).measured
+
+
+def test_a_plan_is_measured_for_every_later_start_however_few_engines_are_set_now(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gateway.cli.tuning.measure", lambda *_, engines, **__: MEASURED.limited(engines))
+    assert main(["tune", f"--model={tiny_model}", f"--state-dir={tmp_path}", "--cores=2", "--engines=1"]) == 0
+    assert "2 × 1 threads" not in capsys.readouterr().out
+    assert planned(tiny_model, load({"state_dir": tmp_path, "cores": 2})) == MEASURED
+
+
+def test_a_plan_of_fewer_engines_than_may_run_is_not_used(tiny_model: Path, tmp_path: Path) -> None:
+    settings = load({"model": str(tiny_model), "state_dir": tmp_path, "cores": 2})
+    save(MEASURED.limited(1), tiny_model, settings)
+    assert not planned(tiny_model, settings).measured
+    assert planned(tiny_model, load({"state_dir": tmp_path, "cores": 2, "engines": 1})).measured
+
+
+def test_the_curves_show_each_number_of_engines_as_high_as_it_is_fast_and_what_is_chosen_in_bold() -> None:
+    lines = list(curves(MEASURED))
+    assert lines[-1].plain.split() == [str(n) for n in range(1, WIDEST + 1)]
+    for n in range(1, WIDEST + 1):
+        column = len(lines[-1]) - 1 - STEP * (WIDEST - n)
+        rows = {line.plain[column]: row for row, line in enumerate(lines[:-2]) if line.plain[column] != " "}
+        spans = [(line, span) for line in lines for span in line.spans if span.start == column]
+        bold = {line.plain[column] for line, span in spans if "bold" in str(span.style)}
+        chosen = MEASURED.engines(n, working=0)
+        assert bold == {str(chosen)}
+        assert rows[str(chosen)] == min(rows.values())  # the fastest is the highest
+
+
+def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = Watch.ask
+
+    def killed(watch: Watch, question: Question) -> None:
+        os.kill(watch.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, watch.pid, os.WEXITED | os.WNOWAIT)
+        ask(watch, question)
+
+    monkeypatch.setattr(Watch, "ask", killed)
+    assert main(["tune", *flags, "--budget=1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("samovar: the process that measures ended in the middle of it (SIGKILL)")
+    assert error.count("\n") == 1

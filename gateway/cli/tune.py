@@ -16,8 +16,10 @@ BUDGET: Final = 60.0
 
 def arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--show", action="store_true", help="print the plan that serve uses; measure nothing")
-    parser.add_argument("--budget", type=_budget, default=BUDGET, metavar="SECONDS", help="time to measure for, about")
+    show = "print the plan that serve uses, as a table and curves; measure nothing"
+    parser.add_argument("--show", action="store_true", help=show)
+    time = f"time to measure for, loads not counted; {BUDGET:.0f} unless given"
+    parser.add_argument("--budget", type=_budget, default=BUDGET, metavar="SECONDS", help=time)
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves into FILE: .svg or .png")
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from engine import WIDEST, EngineError, Plan, groups, measure
 from gateway.catalogue import ModelNotAvailableError, find
 from gateway.cli import CommandError
+from gateway.cli.curves import curves
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.screen import forgive_encodings
 from gateway.plans import planned, save
@@ -33,6 +34,10 @@ TEXTS: Final = {
         "Tokens a second in all; what is chosen in bold. A prompt is read at {rate:.0f} tokens a second.",
         "数字为每秒总词元数，粗体为所选。读取提示词的速度为每秒 {rate:.0f} 个词元。",
     ),
+    "curves": (
+        "Tokens a second in all, by answers at once; a digit is that many engines, bold where it is chosen:",
+        "每秒总词元数（纵轴）与同时回答数（横轴）；数字为引擎数，粗体为所选：",
+    ),
     "saved": (
         "saved: {file}\n`samovar serve` uses it from its next start on",
         "已保存：{file}\n下次运行 samovar serve 时生效",
@@ -51,22 +56,27 @@ def run(settings: Settings, options: Namespace) -> int:
         raise CommandError(f"--picture: {options.picture} must end in .svg or .png")
     try:
         entry = find(settings.model)
-        plan = planned(entry.path, settings) if options.show else _measure(say, entry.path, settings, options.budget)
+        whole = planned(entry.path, settings) if options.show else _measure(say, entry.path, settings, options.budget)
     except (ModelNotAvailableError, EngineError) as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         raise CommandError(say("stopped")) from None
+    plan = whole.limited(settings.engine_count)  # as serve uses it with these settings
     origin = say("measured" if plan.measured else "assumed")
     console.print(say("origin", model=entry.name, cores=plan.cores, origin=origin), style="bold")
     console.print(_table(say, plan))
     rows, taken = max(plan.times[0].prefill.items())
     console.print(say("unit", rate=rows / taken))
+    console.print()
+    console.print(say("curves"))
+    for line in curves(plan):
+        console.print(line, no_wrap=True)
     if options.picture is not None:
         _draw(plan, f"{entry.name}, {plan.cores} cores", options.picture)
         console.print(say("drawn", file=options.picture))
     if not options.show:
         try:
-            console.print(say("saved", file=save(plan, entry.path, settings)), soft_wrap=True)
+            console.print(say("saved", file=save(whole, entry.path, settings)), soft_wrap=True)
         except OSError as error:
             raise CommandError(f"state_dir: the plan can't be saved: {error.strerror}") from error
     return 0
@@ -80,7 +90,9 @@ def _measure(say: Phrases, path: Path, settings: Settings, budget: float) -> Pla
         def progress(share: float, what: str) -> None:
             bar.update(task, completed=share, description=f"{say('measuring')} {what:22}")
 
-        return measure(path, cores=settings.cores, engines=settings.engine_count, budget=budget, progress=progress)
+        # For as many engines as `auto` may use, whatever is set now: the plan is kept for every later start.
+        most = settings.model_copy(update={"engines": "auto"}).engine_count
+        return measure(path, cores=settings.cores, engines=most, budget=budget, progress=progress)
 
 
 def _table(say: Phrases, plan: Plan) -> Table:
