@@ -20,8 +20,9 @@ from engine.modelfile import digest, mark
 from engine.plan import WIDEST, Plan, Times, groups, heuristic, round_seconds, seconds
 from engine.pool import EnginePool
 from engine.process import Answer, EngineProcess, State
+from engine.quality import Drift, drift
 from engine.quantization import KINDS as QUANTIZATIONS
-from engine.quantization import quantize
+from engine.quantization import bits, quantize
 from engine.residents import common_prefix
 from engine.resources import Usage, usage
 from engine.tuning import measure
@@ -32,6 +33,7 @@ __all__ = [
     "WIDEST",
     "Answer",
     "DecodeError",
+    "Drift",
     "EngineDiedError",
     "EngineError",
     "EnginePool",
@@ -56,10 +58,12 @@ __all__ = [
     "Usage",
     "Vocabulary",
     "WorkerConfig",
+    "bits",
     "build_features",
     "common_prefix",
     "compare",
     "digest",
+    "drift",
     "groups",
     "heuristic",
     "mark",

@@ -54,6 +54,23 @@ KINDS: Final = {
 }
 
 
+# Those that llama.cpp reads, but are not made here: by number, bits a weight.
+_OTHERS: Final = {
+    0: 32.0, 19: 2.1, 20: 2.3, 21: 2.6, 22: 3.3, 23: 3.1, 24: 1.6, 26: 3.4, 27: 3.7, 28: 2.5, 29: 2.7, 31: 1.8, 36: 1.7,
+    37: 2.1, 38: 4.3, 39: 4.5,
+}  # fmt: skip
+_BITS: Final = _OTHERS | {kind.ftype: kind.bits for kind in KINDS.values()}
+_GUESSED: Final = 1024
+"""What is added to the number when the file did not say it."""
+
+
+def bits(file_type: str | None) -> float | None:
+    """Bits a weight, about, of a file whose `general.file_type` is this; None when that says nothing."""
+    if file_type is None or not file_type.isdecimal():
+        return None
+    return _BITS.get(int(file_type) % _GUESSED)
+
+
 class Tensor(msgspec.Struct, tag="tensor"):
     """Tensor `number` of `total` comes next."""
 

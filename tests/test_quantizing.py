@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from engine import QUANTIZATIONS, Model, QuantizeError, quantize
+from engine import QUANTIZATIONS, Drift, Model, ModelLoadError, QuantizeError, bits, drift, quantize
+from engine.stopwatch import Question
+from engine.tuning import Watch
 from gateway.cli import main
+from gateway.cli.quantizing import FAR
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
 
@@ -77,16 +82,53 @@ def test_the_command_writes_beside_the_source_and_replaces_nothing_unasked(
 
 
 def test_what_loses_quality_is_warned_of(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small, smaller, larger = (tmp_path / f"{name}.gguf" for name in ("small", "smaller", "larger"))
-    assert run(tiny_model, "--type", "q4_0", "--output", small) == 0
+    whole, nearly, small, smaller, larger = (
+        tmp_path / f"{name}.gguf" for name in ("whole", "nearly", "small", "smaller", "larger")
+    )
+    assert run(tiny_model, "--type", "f16", "--output", whole) == 0
+    assert "tiny does not say how many bits a weight it has" in capsys.readouterr().err
+    assert run(whole, "--type", "q8_0", "--output", nearly) == 0
     assert capsys.readouterr().err == ""
+    for source in (whole, nearly):  # the latter is as good to begin with
+        assert run(source, "--type", "q4_0", "--output", small, "--force") == 0
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("warning: below 5 bits a weight")
     assert run(small, "--type", "q2_k", "--output", smaller) == 0
     said = capsys.readouterr()
     assert "small is quantized already (4.5 bits a weight); again loses more" in said.err
     assert "below 4 bits a weight" in said.err
     assert "of such tensors became: q4_0 × " in said.out
     assert run(small, "--type", "q8_0", "--output", larger) == 0
-    assert "q8_0 has more bits a weight than small" in capsys.readouterr().err
+    [line] = capsys.readouterr().err.splitlines()
+    assert "q8_0 has more bits a weight than small" in line
+
+
+def test_every_precision_is_known_by_its_number_and_one_that_is_not_is_not_taken_for_whole() -> None:
+    assert bits("1") == 16
+    assert bits("2") == bits("1026") == 4.5  # llama.cpp adds 1024 when it guessed
+    assert bits("19") == 2.1
+    assert bits("999") is bits(None) is bits("new") is None
+
+
+def test_how_far_answers_moved_grows_with_what_was_taken_from_the_weights(tmp_path: Path, tiny_model: Path) -> None:
+    drifts = {}
+    for kind in ("f16", "q8_0", "q4_0"):
+        target = tmp_path / f"{kind}.gguf"
+        quantize(tiny_model, target, kind, threads=1, progress=lambda *_: None)
+        drifts[kind] = drift(tiny_model, target, threads=1)
+    for language, f16, q8, q4 in zip(("en", "zh"), *drifts.values(), strict=True):
+        assert f16.language == language
+        assert f16.tokens == q4.tokens > 100
+        assert 0 <= f16.divergence < q8.divergence < q4.divergence
+        assert 1 >= f16.same > q4.same > 0
+    assert drift(tiny_model, tiny_model, threads=1)[0] == Drift("en", drifts["f16"][0].tokens, 1.0, 0.0)
+
+
+def test_a_file_that_cannot_be_computed_with_is_an_error_that_names_it(tmp_path: Path, tiny_model: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny_model.read_bytes()[:5000])
+    with pytest.raises(ModelLoadError, match=r"broken.gguf can't be computed with"):
+        drift(tiny_model, broken, threads=1)
 
 
 @pytest.mark.parametrize(
@@ -111,13 +153,21 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 
 
 @pytest.mark.slow
-def test_what_it_gains_is_measured_in_turns(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("far", [False, True])
+def test_what_it_gains_and_loses_is_measured(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    *, far: bool,
+) -> None:  # fmt: skip
     monkeypatch.setattr("engine.comparison.BUDGET", 0.01)
+    if far:
+        moved = [Drift("en", 170, 0.7, float("nan")), Drift("zh", 190, 0.7, FAR + 0.01)]
+        monkeypatch.setattr("gateway.cli.quantizing.drift", lambda *_, **__: moved)
     small = tmp_path / "small.gguf"
     assert main(["models", "quantize", "--cores=1", str(tiny_model), "--type=q8_0", f"--output={small}"]) == 0
-    table = [line.split() for line in capsys.readouterr().out.splitlines()[1:-2]]
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-2].startswith("same likeliest token as before: ")
+    assert ("answers moved far (English, Chinese: over 0.1 nats" in said.err) == far
+    table = [line.split() for line in said.out.splitlines()[1:-3]]
     assert [row[0] for row in table] == ["file", "tiny.gguf", "small.gguf", "×"]
     assert all(float(row[number]) > 0 for row in table[1:3] for number in (3, 5))
     assert len(table[3]) == 6
@@ -142,3 +192,19 @@ def test_a_model_of_the_catalogue_becomes_one_of_the_library_and_is_served_by_na
     assert made.stdout.splitlines()[-1] == f"Serve it: samovar serve --model {name}"
     with Gateway(tmp_path / "state", model=name, context=256) as gateway:
         assert gateway.get("/v1/models").json()["data"][0]["id"] == name
+
+
+def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = Watch.ask
+
+    def killed(watch: Watch, question: Question) -> None:
+        os.kill(watch.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, watch.pid, os.WEXITED | os.WNOWAIT)
+        ask(watch, question)
+
+    monkeypatch.setattr(Watch, "ask", killed)
+    small = tmp_path / "small.gguf"
+    assert main(["models", "quantize", "--cores=1", str(tiny_model), "--type=q8_0", f"--output={small}"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("samovar: the process that measures ended in the middle")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine import QUANTIZATIONS, EngineError, Model, QuantizeError, Rate, compare, quantize
+from engine import QUANTIZATIONS, Drift, EngineError, Model, QuantizeError, Rate, bits, compare, drift, quantize
 from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.language import Phrases
@@ -45,6 +45,10 @@ TEXTS: Final = {
         "warning: {name} is quantized already ({bits} bits a weight); again loses more: begin with F16 where you can",
         "注意：{name} 已经量化过（每个权重 {bits} 位），再次量化会进一步降低质量；如有 F16 文件，请从它开始",
     ),
+    "unknown": (
+        "warning: {name} does not say how many bits a weight it has; if it is quantized already, again loses more",
+        "注意：{name} 没有注明每个权重的位数；如果它已经量化过，再次量化会进一步降低质量",
+    ),
     "up": (
         "warning: {kind} has more bits a weight than {name}: the file grows, and nothing gets better",
         "注意：{kind} 的位数高于 {name}：文件变大，质量不会提高",
@@ -52,6 +56,21 @@ TEXTS: Final = {
     "coarse": (
         "warning: below 4 bits a weight, small models answer noticeably worse",
         "注意：低于 4 位时，小模型的回答质量会明显下降",
+    ),
+    "fine": (
+        "warning: below 5 bits a weight, small models answer somewhat worse; how much is measured at the end",
+        "注意：低于 5 位时，小模型的回答质量会有所下降；降低多少见最后的实测",
+    ),
+    "same_token": (
+        "same likeliest token as before: {shares}; KL divergence, nats a token: {divergences}",
+        "首选 token 与原文件相同：{shares}；KL 散度（nat/token）：{divergences}",
+    ),
+    "share": ("{share:.0%} of {tokens} {language}", "{language} {tokens} 个中的 {share:.0%}"),
+    "en": ("English", "英文"),
+    "zh": ("Chinese", "中文"),
+    "moved": (
+        "warning: answers moved far ({worst}: over {bound} nats a token); take a finer --type, or begin with F16",
+        "注意：回答偏离较大（{worst}：超过每 token {bound} nat）；更高位数的 --type，或从 F16 开始，会更接近原模型",
     ),
     "fallback": (
         "rows that are no multiple of 256 do not fit every kind; of such tensors became: {others}",
@@ -69,7 +88,11 @@ WIDE: Final = 240
 ROUNDS: Final = 5
 ROOM: Final = 16 << 20
 """Bytes free on a disk below which a write that failed is taken for a full disk."""
-_BITS: Final = {str(kind.ftype): kind.bits for kind in QUANTIZATIONS.values()} | {"0": 32.0}
+NEARLY_WHOLE: Final = 8
+"""Bits a weight from which a file is as good to begin with as F16."""
+FAR: Final = 0.1
+"""Nats a token from which an answer is another one. Of an 8B model, q8_0 measures 0.001, q4_k_m 0.03, q4_0 0.07 and
+q3_k_m 0.10 (llama.cpp's tools/perplexity/README.md)."""
 
 
 def make(say: Phrases, settings: Settings, options: Namespace) -> None:
@@ -118,16 +141,17 @@ def _target(say: Phrases, entry: Entry, kind: str, output: Path | None, *, force
 
 def _warnings(say: Phrases, entry: Entry, kind: str) -> list[str]:
     model = Model(entry.path, vocab_only=True)
-    before = _BITS.get(model.metadata("general.file_type") or "", 16.0)
+    before, after = bits(model.metadata("general.file_type")), QUANTIZATIONS[kind].bits
     model.close()
-    after = QUANTIZATIONS[kind].bits
+    if before is not None and after > before:
+        return [say("up", kind=kind, name=entry.name)]
     warnings = []
-    if after > before:
-        warnings.append(say("up", kind=kind, name=entry.name))
-    elif before < 16:
+    if before is None:
+        warnings.append(say("unknown", name=entry.name))
+    elif before < NEARLY_WHOLE:
         warnings.append(say("again", name=entry.name, bits=before))
-    if after < 4:
-        warnings.append(say("coarse"))
+    if after < 5:
+        warnings.append(say("coarse" if after < 4 else "fine"))
     return warnings
 
 
@@ -157,6 +181,7 @@ def _measure(say: Phrases, console: Console, before: Path, after: Path, threads:
                 [before, after], threads=threads, rounds=ROUNDS,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )  # fmt: skip
+            drifts = drift(before, after, threads=threads)
         except EngineError as error:
             raise CommandError(str(error)) from error
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -172,6 +197,19 @@ def _measure(say: Phrases, console: Console, before: Path, after: Path, threads:
     table.add_row("", *(f"× {gain:.2f}" for gain in gains), style="bold")
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)
     print(say("how", rounds=ROUNDS, threads=threads))
+    _tell_quality(say, console, drifts)
+
+
+def _tell_quality(say: Phrases, console: Console, drifts: list[Drift]) -> None:
+    """Print what was lost."""
+    shares = [say("share", share=each.same, tokens=each.tokens, language=say(each.language)) for each in drifts]
+    divergences = [f"{each.divergence:.3f} {say(each.language)}" for each in drifts]
+    print(say("same_token", shares=", ".join(shares), divergences=", ".join(divergences)))
+    # Also where it is no number at all.
+    far = [each for each in drifts if not each.divergence <= FAR]
+    if far:
+        worst = ", ".join(say(each.language) for each in far)
+        console.print(say("moved", worst=worst, bound=FAR), style="yellow", markup=False, soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
