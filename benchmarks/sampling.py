@@ -1,22 +1,24 @@
 """What drawing a token costs with the users' vocabulary: llama.cpp's own chain beside Samovar's, on the same logits.
 
-python -m benchmarks.sampling [MODEL.gguf]: microseconds a token for each way, interleaved, with the spread and the
-machine; with a model also what its vocabulary costs under a grammar, when the token that was drawn does not fit.
+python -m benchmarks.sampling [MODEL.gguf]: microseconds a token for each way, interleaved, and how many times as long
+as llama.cpp's chain Samovar's sampler takes; with a model also what its vocabulary costs under a grammar, when the
+token that was drawn does not fit.
 """
 
 from __future__ import annotations
 
 import ctypes
-import statistics
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.figures import Figure, tell
 from benchmarks.machine import machine
 from engine import Model
 from engine.constraint import Grammars
@@ -38,6 +40,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "defaults, penalties": {**DEFAULTS, "repeat_penalty": 1.1, "presence_penalty": 0.5},
     "defaults, 50 biases": {**DEFAULTS, "logit_bias": dict.fromkeys(range(50), 1.0)},
 }
+
+
+SAID: Final = ("", '{"', '{"city": ', '{"city": "Par')
+"""What was drawn under the grammar before."""
 
 
 def logits(kind: str) -> NDArray[np.float32]:
@@ -110,52 +116,62 @@ def microseconds(sampler: Theirs | Sampler, values: NDArray[np.float32]) -> floa
     return spent / DRAWS * 1e6
 
 
-def constrained(path: Path) -> None:
-    """Print what it costs to find tokens that fit a grammar: asking about all, beside asking where it matters."""
+def figure(name: str, values: Sequence[float], unit: str = "µs") -> Figure:
+    """One of this benchmark's."""
+    return Figure(benchmark="sampling", name=name, values=list(values), unit=unit)
+
+
+def drawn(kind: str, way: str) -> Iterator[Figure]:
+    """What one token costs both, on logits of one kind."""
+    values = logits(kind)
+    sampling = Sampling(**{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 1, **WAYS[way]})
+    pair = (Theirs(sampling), Sampler(sampling))
+    theirs, ours = zip(*([microseconds(sampler, values) for sampler in pair] for _ in range(ROUNDS)), strict=True)
+    name = f"{VOCABULARY:,} tokens, {kind}, {way}"
+    yield figure(f"{name}: llama.cpp's chain", theirs)
+    yield figure(f"{name}: Samovar's sampler", ours)
+    yield figure(f"{name}: that over the first", [our / their for our, their in zip(ours, theirs, strict=True)], "x")
+
+
+def constrained(path: Path) -> Iterator[Figure]:
+    """What it costs to find tokens that fit a grammar: asking about all, beside asking where it matters."""
     vocabulary = Model(path, vocab_only=True).vocabulary
     grammars, json = Grammars(vocabulary), grammar.Grammar("schema")
     gbnf = json.text(json.common("object"))
+    name = f"{path.stem}, {vocabulary.size:,} tokens, a grammar"
     started = time.perf_counter()
     found = len(grammars.lexicon.always)
-    print(
-        f"\n{path.name}: lexicon {(time.perf_counter() - started) * 1e3:.0f} ms once, {found} tokens always looked at"
-    )
+    spent = time.perf_counter() - started
+    yield figure(f"{name}: lexicon, once, of which {found} are always looked at", [spent * 1e3], "ms")
     every, random = np.arange(vocabulary.size), np.random.default_rng(0)
-    print(f"{'a rejected token after':34}{'all by llama.cpp':>22}{'20 by Samovar':>22}")
-    for said in ("", '{"', '{"city": ', '{"city": "Par'):
+    for said in SAID:
         state, constraint = GrammarState(vocabulary, gbnf), grammars.constraint(Grammar(gbnf))
         assert constraint is not None  # noqa: S101 - for the type checker
         for token in vocabulary.tokenize(said, special=False):
             state.accept(token)
             constraint.accept(token)
-        columns: tuple[list[float], list[float]] = ([], [])
+        theirs, ours = [], []
         for _ in range(ROUNDS):
             values = random.standard_normal(vocabulary.size).astype(np.float32)
             started = time.perf_counter()
             state.fits(every)
             between = time.perf_counter()
             constraint.candidates(values, 20)
-            columns[0].append((between - started) * 1e6)
-            columns[1].append((time.perf_counter() - between) * 1e6)
-        cells = [f"{statistics.median(c):7.0f} ({min(c):.0f}–{max(c):.0f})" for c in columns]
-        print(f"{said or 'nothing':34}{cells[0]:>22}{cells[1]:>22}")
+            theirs.append((between - started) * 1e6)
+            ours.append((time.perf_counter() - between) * 1e6)
+        where = f"{name}, a rejected token after {said or 'nothing'}"
+        yield figure(f"{where}: all by llama.cpp", theirs)
+        yield figure(f"{where}: 20 by Samovar", ours)
 
 
 def main() -> None:
     """Measure and print."""
-    print(f"{VOCABULARY} tokens, {machine()}, {ROUNDS} interleaved rounds of {DRAWS} draws: median µs a token (spread)")
-    print(f"{'':34}{'llama.cpp':>22}{'Samovar':>22}")
+    print(f"{machine()}, {ROUNDS} interleaved rounds of {DRAWS} draws")
     for kind in (SURE, UNSURE):
-        values = logits(kind)
-        for name, fields in WAYS.items():
-            sampling = Sampling(**{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 1, **fields})
-            pair = (Theirs(sampling), Sampler(sampling))
-            rounds = [[microseconds(sampler, values) for sampler in pair] for _ in range(ROUNDS)]
-            columns = [f"{statistics.median(c):7.0f} ({min(c):.0f}–{max(c):.0f})" for c in zip(*rounds, strict=True)]
-            print(f"{kind + ', ' + name:34}{columns[0]:>22}{columns[1]:>22}")
-
+        for way in WAYS:
+            tell(list(drawn(kind, way)))
     if len(sys.argv) > 1:
-        constrained(Path(sys.argv[1]))
+        tell(list(constrained(Path(sys.argv[1]))))
 
 
 if __name__ == "__main__":
