@@ -1,8 +1,9 @@
 """Memory of the gateway and its engines, and what coming back from rest costs.
 
-python -m benchmarks.memory [--model standin]: resident memory of an engine with 4 096 KV cells after a first answer;
-what a second one adds; the whole, under work and at rest, after the engines were unloaded; and the time from there to
-the first token of a prompt of 20 tokens.
+python -m benchmarks.memory [--model standin]: resident memory of an engine with 4 096 KV cells after a first answer,
+and when long prompts have filled them, since cells take memory when they are first used; what a second engine adds,
+both times; the whole, under work and at rest, after the engines were unloaded; and the time from there to the first
+token of a prompt of 20 tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 import psutil
 import uvloop
 
-from benchmarks.clients import Samovar
+from benchmarks.clients import Samovar, Turn
 from benchmarks.figures import Figure, tell
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import cores, machine
@@ -27,16 +28,20 @@ ROUNDS: Final = 5
 IDLE_SECONDS: Final = 1
 UNLOAD_SECONDS: Final = 30.0
 GOALS: Final = {"standin": (700.0, 200.0, 160.0), "embedded": (None, None, 120.0)}
-"""MB of an engine, of what a second one adds, of everything at rest."""
+"""MB of an engine and of what a second one adds, cells filled, and of everything at rest."""
+CELLS: Final = 4096
+ANSWER: Final = 16
+SPARE: Final = 128
+"""Tokens for the template and its system prompt, which a prompt that fills the cells has to leave."""
 
 
-async def answers(server: Server, subject: Subject, streams: int, tokens: int, seed: int) -> list[float]:
-    """Seconds to the first token of so many answers at once."""
+async def turns(server: Server, subject: Subject, streams: int, tokens: int, seed: int) -> list[Turn]:
+    """So many answers at once to texts of so many tokens."""
 
-    async def one(number: int) -> float:
+    async def one(number: int) -> Turn:
         text = subject.text(tokens - TEMPLATE, random.Random(f"{seed} {number}"))
         async with Samovar(server).open("", subject.bias, store=False) as session:
-            return (await session.ask(text, 16)).first
+            return await session.ask(text, ANSWER)
 
     return await asyncio.gather(*map(one, range(streams)))
 
@@ -55,6 +60,13 @@ def wait_for_rest(server: Server) -> None:
         time.sleep(0.05)
 
 
+def fill(server: Server, subject: Subject, engines: int) -> None:
+    """Use all cells of all `engines`: a prompt for each, at once, of which none has room for two."""
+    for turn in uvloop.run(turns(server, subject, engines, CELLS - SPARE, 2)):
+        if turn.prompt + turn.output < 0.95 * CELLS:
+            raise SystemExit(f"only {turn.prompt + turn.output} of {CELLS} cells were used")
+
+
 def measure(subject: Subject) -> list[Figure]:
     """All figures. Raises ServerError, TurnFailedError."""
     engine, second, rest = GOALS[subject.name]
@@ -64,20 +76,24 @@ def measure(subject: Subject) -> list[Figure]:
         figures.append(Figure(benchmark="memory", name=f"{subject.name}: {name}", values=values, unit=unit, goal=goal))
 
     with samovar(subject.path, engine_memory=1, idle_unload=0) as server:  # no more cells than one context
-        uvloop.run(answers(server, subject, 1, 20, 0))
-        add("an engine with 4 096 cells, RSS", megabytes(server.engines(), "rss"), goal=engine)
-        uvloop.run(answers(server, subject, 2 * cores(), 20, 1))
+        uvloop.run(turns(server, subject, 1, 20, 0))
+        add("an engine with 4 096 cells, after 20 tokens, RSS", megabytes(server.engines(), "rss"))
+        uvloop.run(turns(server, subject, 2 * cores(), 20, 1))
         engines = server.engines()
-        if len(engines) > 1:
-            add("what another engine adds, private", [megabytes(engines, "uss")[-1]], goal=second)
+        if len(engines) < 2:
+            raise SystemExit("no second engine came up: what another one adds can't be read")
+        add("what another engine adds, after 20 tokens, private", [megabytes(engines, "uss")[-1]])
+        fill(server, subject, len(engines))
+        add("an engine with 4 096 cells, all used, RSS", megabytes(engines, "rss"), goal=engine)
+        add("what another engine adds, all cells used, private", [megabytes(engines, "uss")[-1]], goal=second)
         add("all engines and the gateway, proportional", [sum(megabytes([server.process, *engines], "pss"))])
     with samovar(subject.path, idle_unload=IDLE_SECONDS) as server:
-        uvloop.run(answers(server, subject, 1, 20, 0))
+        uvloop.run(turns(server, subject, 1, 20, 0))
         resting, firsts = [], []
         for seed in range(1, ROUNDS + 1):
             wait_for_rest(server)
             resting += megabytes([server.process], "rss")
-            firsts += uvloop.run(answers(server, subject, 1, 20, seed))
+            firsts += [turn.first for turn in uvloop.run(turns(server, subject, 1, 20, seed))]
         add("at rest, engines unloaded, in all", resting, goal=rest)
         add("first token of 20, from rest", firsts, "s", 1.2)
     return figures
