@@ -1,7 +1,8 @@
 """Python's share of an engine's step: what is spent neither inside llama.cpp nor on drawing a token.
 
-python -m benchmarks.overhead [--model standin] [--streams 1 2 8]: the engine's own loop, in this process, with every
-call of llama.cpp and of the sampler timed, over steps that only decode.
+python -m benchmarks.overhead [--model standin] [--streams 1 2 8 16]: the engine's own loop, in this process, with every
+call of llama.cpp and of the sampler timed, over steps that only decode. The engine has the cells that `samovar serve`
+gives it, and from eight streams on the prompts are long enough that answers are decoded on seats.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
 import llama_cpp
 
-from benchmarks.bare import GREEDY, PROMPT_TOKENS
+from benchmarks.bare import GREEDY
 from benchmarks.figures import Figure, tell
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import cores, machine
@@ -27,12 +30,18 @@ from engine.channel import Channel
 from engine.messages import Frames, SetThreads, frame, from_engine_decoder
 from engine.sampler import Sampler
 from engine.worker import Worker
+from gateway.served import SEQUENCES, load
+from gateway.settings import load as settings
 
 ROUNDS: Final = 5
 STEPS: Final = 60
 """Decode steps of a round that are looked at."""
 MARGIN: Final = 40
 """Tokens of an answer before and after them, while others are still at their prompts or have ended."""
+PROMPT_TOKENS: Final = 200
+"""Of each stream: eight or sixteen of them walk more of each other's cells than seats cost (engine/seats.py)."""
+SEATED: Final = 8
+"""Streams from which all of them have seats."""
 GOAL: Final = 3.0
 
 
@@ -45,6 +54,8 @@ class Clocked:
         self._inside = self._drawing = 0.0
         self.steps: list[tuple[float, float, float]] = []
         """At the start of each step: the time, and the seconds so far inside llama.cpp and on drawing."""
+        self.contexts: list[object] = []
+        """Of each step, the one that it is computed in."""
 
     def __getattr__(self, name: str) -> Any:
         """The module's attribute, clocked where it is a function; kept, so that the next look-up is fast."""
@@ -59,6 +70,7 @@ class Clocked:
             began = time.perf_counter()
             if is_step:
                 self.steps.append((began, self._inside, self._drawing))
+                self.contexts.append(arguments[0])
             try:
                 return function(*arguments)
             finally:
@@ -106,15 +118,23 @@ def shares(model: Model, config: WorkerConfig, streams: int) -> tuple[float, flo
         gateway.join()
     # At the very end some have ended already, who began first.
     end = -2 * streams - 2
+    if streams >= SEATED and clocked.contexts[0] in clocked.contexts[end - STEPS : end]:
+        raise SystemExit(f"{streams} streams were not decoded on seats")
     first, last = clocked.steps[end - STEPS], clocked.steps[end]
     whole, inside, drawing = (later - earlier for earlier, later in zip(first, last, strict=True))
     return 100 * (whole - inside - drawing) / whole, 100 * drawing / whole
 
 
+def configuration(path: Path) -> WorkerConfig:
+    """An engine as `samovar serve` starts it here, but alone and without a cache."""
+    with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
+        cells = load(settings({"model": str(path), "state_dir": Path(folder)}), remember=False).cells
+    return WorkerConfig(str(path), cells, SEQUENCES, heuristic(path.stat().st_size, cores(), 1))
+
+
 def measure(subject: Subject, streams: list[int]) -> None:
     """Tell the shares by number of streams."""
-    plan = heuristic(subject.path.stat().st_size, cores(), 1)
-    model, config = Model(subject.path), WorkerConfig(str(subject.path), 8192, 32, plan)
+    model, config = Model(subject.path), configuration(subject.path)
     for count in streams:
         python, drawing = zip(*(shares(model, config, count) for _ in range(ROUNDS)), strict=True)
         goal = GOAL if subject.name == "standin" else None
@@ -127,7 +147,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="standin")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 8, 16])
     options = parser.parse_args()
     print(machine())
     measure(subject(options.model), options.streams)
