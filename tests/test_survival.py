@@ -1,18 +1,22 @@
-"""Engines killed, hung and unloaded at random under load: every request ends, no token is lost or doubled."""
+"""Engines killed at random under load, and one in the middle of one answer: no token is lost, doubled or another."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import sqlite3
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from cache import BLOCK
 from tests.running import Conversation, Gateway, said
 
 SECONDS = 20
@@ -20,6 +24,14 @@ CLIENTS = 6
 TOKENS = 150
 # Byte 65 is the letter A: an answer's length tells whether a token was lost or doubled.
 ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": TOKENS}
+# All that an engine must know of the tokens before the crash: how many were drawn, and which of them are penalized.
+DRAWN: dict[str, Any] = {
+    "type": "response.create", "input": "hello",
+    "temperature": 0.9, "top_p": 0.9, "top_k": 40, "seed": 5, "max_output_tokens": 300,
+    "repeat_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": 0.2,
+}  # fmt: skip
+WORDS = {"type": "array", "items": {"type": "string", "maxLength": 6}, "minItems": 14, "maxItems": 14}
+FORM = {"format": {"type": "json_schema", "name": "words", "schema": WORDS}}
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +97,72 @@ async def test_answers_go_on_when_all_engines_are_killed_at_once(tmp_path: Path,
                 engine.kill()
             for talk, events in zip(talks, heard, strict=True):
                 assert said([*events, *await talk.events()]) == "A" * 300
+
+
+@pytest.fixture
+def alone(tmp_path: Path, tiny_model: Path) -> Iterator[Gateway]:
+    """One engine of one thread and few cells: where llama.cpp's sums are the same each time, and so are texts."""
+    with Gateway(tmp_path, model=tiny_model, context=512, engines=1, cores=1) as server:
+        yield server
+
+
+@pytest.mark.parametrize("form", [{}, {"text": FORM}], ids=["free", "schema"])
+async def test_an_answer_whose_engine_is_killed_in_the_middle_is_the_undisturbed_one(
+    alone: Gateway, form: dict[str, Any]
+) -> None:
+    question = {**DRAWN, **form}
+    async with alone.connect() as talk:
+        text, end = await undisturbed(alone, talk, question)
+        events = await disturbed(alone, talk, text[:BLOCK], question)
+    assert (said(events), events[-1].type) == (text, end)
+    if form:
+        assert len(json.loads(text)) == len(json.loads(said(events))) == WORDS["minItems"]
+
+
+async def test_a_stop_string_that_begins_before_a_crash_and_ends_after_it_ends_the_answer(alone: Gateway) -> None:
+    async with alone.connect() as talk:
+        text, _ = await undisturbed(alone, talk, DRAWN)
+        before, stop = text[:BLOCK], text[BLOCK:250]
+        question = {**DRAWN, "stop": stop}
+        assert await undisturbed(alone, talk, question) == (before, "response.completed")
+        # When all that comes before it has been heard, it is being drawn, and held back: nobody hears any of it.
+        events = await disturbed(alone, talk, before, question)
+    assert (said(events), events[-1].type) == (before, "response.completed")
+
+
+async def undisturbed(server: Gateway, talk: Conversation, question: dict[str, Any]) -> tuple[str, str]:
+    """Text and last event of an answer, once all its blocks are stored.
+
+    Then an engine that takes over after a block's worth of letters, which are as many tokens or more, computes only
+    tokens again that were computed one at a time before: in a prompt's steps of many, sums have other low bits.
+    """
+    await talk.send(question)
+    events = await talk.events()
+    blocks = -(-(events[-1].response.usage.total_tokens - 1) // BLOCK)  # nobody needed the KV of the last token
+    async with asyncio.timeout(10):
+        with closing(sqlite3.connect(f"{(server.state / 'blocks.db').as_uri()}?mode=ro", uri=True)) as file:
+            while True:
+                if file.execute("SELECT count(*) FROM blocks").fetchone()[0] >= blocks:
+                    return said(events), events[-1].type
+                await asyncio.sleep(0.01)
+
+
+async def disturbed(server: Gateway, talk: Conversation, heard: str, question: dict[str, Any]) -> list[Any]:
+    """Events of an answer whose engine is killed when so much of it was `heard`; asked again if it was too late."""
+    for _ in range(10):
+        await talk.send(question)
+        events: list[Any] = []
+        killed = None
+        async for event in talk.stream():
+            events.append(event)
+            if killed is None and said(events).startswith(heard):
+                [killed] = server.engines()
+                killed.kill()
+            if event.type in ("response.completed", "response.incomplete", "response.failed", "error"):
+                break
+        if any(engine != killed for engine in server.engines()):  # it took another one to end it
+            return events
+    raise AssertionError("it ended each time before its engine was killed")
 
 
 async def begun(talk: Conversation) -> list[Any]:
