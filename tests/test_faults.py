@@ -1,6 +1,8 @@
 """What breaks costs nobody an answer: `benchmarks/faults` in short, and that its judges see what they are there to see.
 
-The other faults have tests of their own: test_pool, test_guarded, test_sqlite_store, test_inspection, test_losses.
+Engines and gateways are killed in turn, which is three of the faults in one. Hangs are left out: one that is found out
+costs half a minute, and shorter ones are pauses. test_pool has one with a shorter deadline
+(`test_a_hung_engine_is_killed_and_replaced`).
 """
 
 from __future__ import annotations
@@ -10,13 +12,21 @@ from typing import Any
 
 import pytest
 
-from benchmarks.faults.house import Rest
-from benchmarks.faults.ledger import Ledger
+from benchmarks.faults import injuries
+from benchmarks.faults.__main__ import line
+from benchmarks.faults.house import House, Rest
+from benchmarks.faults.ledger import Ledger, Row
 from benchmarks.faults.questions import Question, flaws, scripts
+from benchmarks.faults.scene import Scene
 from benchmarks.faults.trial import CONTEXT, trial
+from benchmarks.servers import ServerError
 from tests.tiny_model import write_tiny_model
 
 SECONDS = 2.0
+SEED = 21
+"""One whose first pause is short enough in each fault for something to break within these seconds."""
+PEOPLE = 3
+"""More than the engines, and half of the benchmark's: on busy cores they wait half as long for each other."""
 KNOWN = Question("known", {"max_output_tokens": 5}, "1 2 3")
 OWN = Question("own", {"max_output_tokens": 5}, None)
 
@@ -40,6 +50,30 @@ def response(text: str, *, status: str = "completed", tokens: int = 5) -> dict[s
 
 def test_the_same_seed_asks_the_same() -> None:
     assert scripts(7, 3) == scripts(7, 3) != scripts(8, 3)
+
+
+def scene(folder: Path, *, seed: str = "7 cache") -> Scene:
+    """A house that nobody started."""
+    return Scene(House(folder, folder / "tiny.gguf", log=folder / "log"), Ledger({}), seed, folder)
+
+
+def test_what_is_drawn_next_does_not_depend_on_what_was_found_or_on_what_others_draw(tmp_path: Path) -> None:
+    small, large = scene(tmp_path), scene(tmp_path)
+    (tmp_path / "small").write_bytes(bytes(10))
+    (tmp_path / "large").write_bytes(bytes(1 << 20))
+    for damaged, name in ((small, "small"), (large, "large"), (small, "none"), (large, "large")):
+        injuries._damage(damaged, tmp_path / name)
+    large.mischief.random()
+    large.people(1, scripts(7, 3))[0]._draw.random()
+    assert injuries._an_engine(large) is None
+    small.chance.random()  # for the engine that it did not have
+    assert small.chance.random() == large.chance.random() != scene(tmp_path, seed="8 cache").chance.random()
+    assert small.mischief.random() != large.mischief.random()
+
+
+def test_hangs_that_were_found_out_are_told_apart_from_pauses() -> None:
+    assert line("stopped", Row(inflicted=24, for_good=3)).startswith("| stopped | 24, 3 of them for good | 0 |")
+    assert line("killed", Row(inflicted=24)).startswith("| killed | 24 | 0 |")
 
 
 @pytest.mark.parametrize(
@@ -84,11 +118,19 @@ def test_what_is_kept_of_a_cut_answer_must_be_its_beginning(ledger: Ledger) -> N
     assert ledger.row.wrong == 1
 
 
-def test_only_honest_codes_may_refuse(ledger: Ledger) -> None:
-    ledger.refused("engine_unavailable", "")
+def test_only_honest_codes_may_refuse_and_what_they_say_is_noted(ledger: Ledger) -> None:
+    ledger.row.inflicted = 1
+    ledger.refused("engine_unavailable", "it died")
     assert (ledger.row.refused, ledger.row.wrong) == (1, 0)
+    assert dict(ledger.row.notes) == {"refused with engine_unavailable: it died": 1}
     ledger.refused("invalid_request", "")
     assert (ledger.row.refused, ledger.row.wrong) == (2, 1)
+
+
+def test_where_nothing_is_broken_nobody_may_be_refused(ledger: Ledger) -> None:
+    ledger.refused("engine_unavailable", "llama_decode returned 1")
+    assert (ledger.row.refused, ledger.row.wrong) == (1, 1)
+    assert ledger.row.notes["engine_unavailable while nothing was broken"] == 1
 
 
 def test_what_does_not_come_back_is_a_leak() -> None:
@@ -99,11 +141,21 @@ def test_what_does_not_come_back_is_a_leak() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["kills", "disk", "conversations", "descriptors", "memory", "clients"])
+@pytest.mark.parametrize(
+    "fault",
+    ["kills", "redis", "disk", "cache", "conversations", "clock", "descriptors", "memory", "model", "clients"],
+)
 async def test_under_a_fault_no_token_is_lost_or_doubled_no_turn_is_lost_and_nothing_leaks(
     fault: str, tmp_path: Path, roomy_model: Path
 ) -> None:
-    row = await trial(fault, roomy_model, tmp_path / fault, seconds=SECONDS, seed=1, texts={})
+    row = await trial(fault, roomy_model, tmp_path / fault, seconds=SECONDS, seed=SEED, texts={}, count=PEOPLE)
     assert row.inflicted
     assert row.turns
     assert not any(row.zeros), f"{row.zeros} {dict(row.notes)}"
+
+
+def test_a_house_that_is_closed_does_not_start_again(tmp_path: Path) -> None:
+    house = House(tmp_path, tmp_path / "tiny.gguf", log=tmp_path / "log")
+    house.close()
+    with pytest.raises(ServerError, match="closed"):
+        house.start()

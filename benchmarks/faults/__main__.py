@@ -2,8 +2,10 @@
 
 python -m benchmarks.faults [--minutes 10] [--seed 0] [--only engines,redis]: six clients hold conversations with a
 gateway of two engines (the tests' tiny model, real llama.cpp) while one thing after another breaks, each for its share
-of the time; prints a row for each, and fails when one of the figures that must be 0 is not. The same seed asks the same
-questions and breaks the same things in the same order.
+of the time; prints a row for each, and fails when one of the figures that must be 0 is not.
+
+With the same seed each client asks the same questions in the same order, and the same things break in the same order
+with the same pauses between. How far they get in their time, and in the middle of what they break it, differs.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ def line(what: str, row: Row) -> str:
     """A row of the table."""
     share = f"{100 * row.changed / row.compared:.1f} % of {row.compared:,}" if row.compared else ""
     cut = f"{row.cut}" + (f", {row.unkept} not" if row.unkept else "")
-    counts = [f"{count:,}" for count in (row.inflicted, row.turns, *row.zeros)]
-    return "| " + " | ".join([what, *counts, share, f"{row.refused:,}", f"{row.resumed:,}", cut]) + " |"
+    times = f"{row.inflicted:,}" + (f", {row.for_good} of them for good" if row.for_good else "")
+    counts = [f"{count:,}" for count in (row.turns, *row.zeros)]
+    return "| " + " | ".join([what, times, *counts, share, f"{row.refused:,}", f"{row.resumed:,}", cut]) + " |"
 
 
 async def run(names: Sequence[str], *, minutes: float, seed: int) -> bool:

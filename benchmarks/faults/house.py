@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from contextlib import suppress
@@ -68,6 +69,8 @@ class House:
         self._command = [sys.executable, "-m", *program, "serve"]
         self._command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
+        self._closed = False
         self._seen: set[psutil.Process] = set()
 
     @property
@@ -88,7 +91,9 @@ class House:
 
     def start(self) -> Self:
         """Start it and wait until it is ready. Raises ServerError."""
-        with self.log.open("ab") as log:
+        with self._starting, self.log.open("ab") as log:
+            if self._closed:
+                raise ServerError("the house is closed")
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment())
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until and self._process.poll() is None:
@@ -111,8 +116,21 @@ class House:
         self.engines()
         return stop(self._process, STOP_SECONDS)
 
+    def close(self) -> None:
+        """Stop it for good, with whatever engine is left: a thread that was about to start it again can no more."""
+        with self._starting:
+            self._closed = True
+        try:
+            self.stop()
+        finally:
+            for engine in tuple(self._seen):
+                with suppress(psutil.Error):
+                    engine.kill()
+
     def engines(self) -> list[psutil.Process]:
         """Its engine processes, remembered so that one that is left over is seen."""
+        if self._process is None:
+            return []
         with suppress(psutil.Error):
             found = [child for child in self.gateway.children() if _is_engine(child)]
             self._seen.update(found)

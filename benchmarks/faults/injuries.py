@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import time
 from collections.abc import Awaitable, Callable
@@ -57,36 +58,34 @@ async def nothing(scene: Scene, until: float) -> None:
 async def kill_engines(scene: Scene, until: float) -> None:
     """SIGKILL for one of the engines."""
     while await scene.pause(0.3, 2.0, until):
-        if engines := scene.house.engines():
-            with suppress(psutil.NoSuchProcess):
-                scene.chance.choice(engines).kill()
-                scene.done()
+        _kill_an_engine(scene)
 
 
 async def stop_engines(scene: Scene, until: float) -> None:
     """SIGSTOP: an engine says nothing more. Some go on after a while, some must be found out."""
     while await scene.pause(0.3, 2.0, until):
-        engines = scene.house.engines()
-        if not engines:
+        engine, pause = _an_engine(scene), scene.chance.uniform(0.2, 1.5)
+        if engine is None:
             continue
-        engine = scene.chance.choice(engines)
         for_good = until - time.monotonic() > HANG_SECONDS
         with suppress(psutil.NoSuchProcess):
             engine.suspend()
             scene.done()
-            seconds = HANG_SECONDS if for_good else scene.chance.uniform(0.2, 1.5)
-            with suppress(psutil.TimeoutExpired):
-                await asyncio.to_thread(engine.wait, seconds)
-            if for_good and engine.is_running():
-                scene.ledger.stuck(f"an engine that hung was not seen within {HANG_SECONDS:.0f} s")
-            engine.resume()
+            try:
+                await asyncio.to_thread(engine.wait, HANG_SECONDS if for_good else pause)
+                scene.ledger.row.for_good += for_good
+            except psutil.TimeoutExpired:
+                if for_good:
+                    scene.ledger.stuck(f"an engine that hung was not seen within {HANG_SECONDS:.0f} s")
+            finally:  # a run that is interrupted leaves nobody behind who cannot hear that it should end
+                engine.resume()
 
 
 async def kill_gateways(scene: Scene, until: float) -> None:
     """SIGKILL for the gateway, which is started again at once."""
     while await scene.pause(1.0, 4.0, until):
-        await asyncio.to_thread(scene.house.kill)
         scene.done()
+        await asyncio.to_thread(scene.house.kill)
         await asyncio.to_thread(scene.house.start)
 
 
@@ -94,11 +93,11 @@ async def kill_everything(scene: Scene, until: float) -> None:
     """Engines and gateways, in any order."""
     while await scene.pause(0.3, 2.0, until):
         if scene.chance.random() < 0.3:
-            await asyncio.to_thread(scene.house.kill)
             scene.done()
+            await asyncio.to_thread(scene.house.kill)
             await asyncio.to_thread(scene.house.start)
         else:
-            await kill_engines(scene, time.monotonic() + 1.0)
+            _kill_an_engine(scene)
 
 
 async def hurt_redis(scene: Scene, until: float) -> None:
@@ -116,7 +115,7 @@ async def hurt_redis(scene: Scene, until: float) -> None:
             _tell_redis(scene, "CONFIG SET maxmemory 1")
         await scene.pause(0.3, 3.0, until)
         if kind == "killed":
-            await asyncio.to_thread(redis.start)
+            redis.start()  # here, as it takes no time: a thread might start it after an interrupted run's end
         elif kind == "paused":
             redis.thaw()
         else:
@@ -148,11 +147,11 @@ async def damage_conversations(scene: Scene, until: float) -> None:
         scene.done()
         try:
             await asyncio.to_thread(scene.house.start)
-            await scene.pause(0.5, 2.0, until)
-            await asyncio.to_thread(scene.house.kill)
         except ServerError as error:
             if CONVERSATIONS not in str(error):
                 scene.ledger.row.blame("a damaged file was not named when the gateway refused to start")
+        await scene.pause(0.5, 2.0, until)
+        await asyncio.to_thread(scene.house.kill)
         _remove(path)
         await asyncio.to_thread(scene.house.start)
 
@@ -174,7 +173,9 @@ async def limit_files(scene: Scene, until: float) -> None:
         soft, hard = gateway.rlimit(psutil.RLIMIT_NOFILE)
         gateway.rlimit(psutil.RLIMIT_NOFILE, (gateway.num_fds() + scene.chance.randrange(3), hard))
         scene.done()
-        await kill_engines(scene, time.monotonic() + 2.0)
+        await scene.pause(0.3, 1.0, until)
+        _kill_an_engine(scene)
+        await scene.pause(0.5, 1.5, until)
         await vandals.vanish(scene, 2)
         gateway.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
 
@@ -205,7 +206,9 @@ async def damage_models(scene: Scene, until: float) -> None:
             for _ in range(8):
                 garbled[scene.chance.randrange(2048)] ^= 1 << scene.chance.randrange(8)
             _replace(model, bytes(garbled))
-        await kill_engines(scene, time.monotonic() + 2.0)
+        await scene.pause(0.3, 1.0, until)
+        _kill_an_engine(scene)
+        await scene.pause(0.5, 1.5, until)
         _replace(model, whole)
         await scene.pause(1.0, 2.0, until)
     _replace(model, whole)
@@ -222,7 +225,7 @@ async def send_vandals(scene: Scene, until: float) -> None:
 INJURIES: Final = {
     "nothing": Injury("nothing", nothing),
     "engines": Injury("engines killed (SIGKILL)", kill_engines),
-    "hangs": Injury("engines stopped (SIGSTOP)", stop_engines, share=4.0),
+    "hangs": Injury("engines stopped (SIGSTOP)", stop_engines, share=8.0),  # in 10 minutes about five for good
     "gateways": Injury("gateway killed (SIGKILL)", kill_gateways),
     "kills": Injury("engines and gateways killed", kill_everything, share=3.0),
     "redis": Injury("Redis killed, paused, filled", hurt_redis, redis=True),
@@ -235,6 +238,20 @@ INJURIES: Final = {
     "model": Injury("model file cut and garbled", damage_models, own_model=True),
     "clients": Injury("clients vanish, stall, flood", send_vandals, flighty=0.5),
 }
+
+
+def _an_engine(scene: Scene) -> psutil.Process | None:
+    """One of those that live. It draws once, whatever it finds: what is drawn next does not depend on that."""
+    luck, engines = scene.chance.random(), scene.house.engines()
+    return engines[int(luck * len(engines))] if engines else None
+
+
+def _kill_an_engine(scene: Scene) -> None:
+    engine = _an_engine(scene)
+    with suppress(psutil.NoSuchProcess):
+        if engine is not None:
+            scene.done()
+            engine.kill()
 
 
 def _tell_redis(scene: Scene, command: str) -> None:
@@ -267,16 +284,17 @@ def _forbid_growth(scene: Scene) -> Callable[[], None]:
 
 
 def _damage(scene: Scene, path: Path) -> None:
-    """Cut a file, or write junk into it, anywhere."""
+    """Cut a file, or write junk into it, anywhere. It draws alike whatever its size."""
+    where, cut, junk = (scene.chance.random() for _ in range(3))
     with suppress(FileNotFoundError):
         size = path.stat().st_size
-        at = scene.chance.randrange(max(1, size))
-        if scene.chance.random() < 0.5:
+        at = int(where * size)
+        if cut < 0.5:
             os.truncate(path, at)
             return
         with path.open("r+b") as file:
             file.seek(at)
-            file.write(scene.chance.randbytes(min(DAMAGE, size - at)))
+            file.write(random.Random(junk).randbytes(min(DAMAGE, size - at)))
 
 
 def _remove(path: Path) -> None:

@@ -27,12 +27,14 @@ class Row:
     turns_lost: int = 0
     """Answers that were acknowledged, and are not there any more or say something else."""
     wrong: int = 0
-    """Texts that are not what they must be, events out of order, and errors without an honest code."""
+    """Texts that are not what they must be, events out of order, errors without an honest code or without a fault."""
     stuck: int = 0
     """Requests that never ended."""
     leaks: int = 0
     """Kinds of resources that did not come back."""
     inflicted: int = 0
+    for_good: int = 0
+    """Of these, hangs that lasted until the engine was found out and killed; the others were pauses."""
     turns: int = 0
     """Acknowledged."""
     compared: int = 0
@@ -40,7 +42,7 @@ class Row:
     changed: int = 0
     """Of these, those that differ."""
     refused: int = 0
-    """Requests that were refused or failed with an honest code."""
+    """Requests that were refused or failed, with whatever code."""
     resumed: int = 0
     """Answers whose connection was lost and that were heard to their end on another."""
     cut: int = 0
@@ -48,7 +50,7 @@ class Row:
     unkept: int = 0
     """Answers that a gateway's end cut off before anything of them was on disk."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What was wrong, in words."""
+    """What was wrong, and why requests were refused, in words."""
 
     @property
     def zeros(self) -> tuple[int, ...]:
@@ -106,10 +108,13 @@ class Ledger:
             self.row.blame("what was kept of a cut answer is not its beginning")
 
     def refused(self, code: str, message: str) -> None:
-        """A request was refused, or failed."""
+        """A request was refused, or failed; wrong without an honest code, or while nothing was ever broken."""
         self.row.refused += 1
+        self.row.notes[f"refused with {code}: {message[:100]}"] += 1
         if code not in HONEST:
-            self.row.blame(f"{code}: {message[:100]}")
+            self.row.blame(f"{code} is no code for what is broken")
+        elif not self.row.inflicted:
+            self.row.blame(f"{code} while nothing was broken")
 
     def stuck(self, what: str) -> None:
         """A request never ended."""

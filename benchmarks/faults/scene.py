@@ -28,14 +28,26 @@ class Scene:
 
     house: House
     ledger: Ledger
-    chance: random.Random
-    """Draws what is done, and when: the same seed does the same again."""
+    seed: str
+    """Whoever draws has a generator of its own, made of this and its name: no one's draws depend on another's speed."""
     folder: Path
     redis: RedisServer | None = None
     clock: Path | None = None
     disk: Path | None = None
     """A file system of the house's own, where this process may make one."""
     talkers: list[Talker] = field(default_factory=list)
+    chance: random.Random = field(init=False)
+    """Draws what is broken, and after which pause."""
+    mischief: random.Random = field(init=False)
+    """Draws how long vandals stay."""
+
+    def __post_init__(self) -> None:
+        """Give everybody a generator."""
+        self.chance, self.mischief = self.draw("injury"), self.draw("vandals")
+
+    def draw(self, name: str) -> random.Random:
+        """The generator of whoever has this name."""
+        return random.Random(f"{self.seed} {name}")
 
     def done(self) -> None:
         """It was inflicted once more."""
@@ -50,7 +62,7 @@ class Scene:
 
     def people(self, count: int, scripts: Sequence[Sequence[Question]], *, flighty: float = 0.0) -> list[Talker]:
         """So many clients, who talk until they are told to end."""
-        draws = [random.Random(self.chance.random()) for _ in range(count)]
+        draws = [self.draw(f"talker {number}") for number in range(count)]
         self.talkers = [Talker(self.house.address, self.ledger, scripts, draw) for draw in draws]
         for talker in self.talkers:
             talker.flighty = flighty
@@ -62,10 +74,8 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
     """A file system that holds little, mounted on `folder`; None where that is not allowed."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        yield None
-        return
     try:
-        yield folder
+        yield None if subprocess.run(command, capture_output=True, check=False).returncode else folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=True)
+        if folder.is_mount():  # also when it was interrupted just after it was mounted
+            subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=True)

@@ -43,19 +43,22 @@ class Talker:
         """Conversations until then, in monotonic seconds; the last answer is waited for."""
         try:
             while time.monotonic() < until:
-                await self._converse(self._draw.choice(self._scripts), until)
+                script, whims = self._draw.choice(self._scripts), random.Random(self._draw.random())
+                await self._converse(script, whims, until)
         finally:
             await self._leave()
 
-    async def _converse(self, script: Sequence[Question], until: float) -> None:
+    async def _converse(self, script: Sequence[Question], whims: random.Random, until: float) -> None:
+        """One conversation, with whims of its own: that it ends early changes nothing of the next one."""
         previous, alike = None, True
         for question in script:
             if time.monotonic() > until:
                 return
             answer = _Answer(question)
+            leaving = answer.size_at_leaving(whims) if whims.random() < self.flighty else None
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    response = await self._hear(answer, previous)
+                    response = await self._hear(answer, previous, leaving)
             except TimeoutError:
                 self._ledger.stuck(f"an answer had no end after {ANSWER_SECONDS:.0f} s")
                 await self._leave()
@@ -72,9 +75,11 @@ class Talker:
                 alike = self._ledger.ended(question, answer.text, response, comparable=alike, whole=whole)
             previous = response["id"]
 
-    async def _hear(self, answer: _Answer, previous: str | None) -> dict[str, Any] | None:
-        """The response as its last event told it; None when it was refused, failed, or never began."""
-        leaving = answer.size_at_leaving(self._draw) if self._draw.random() < self.flighty else None
+    async def _hear(self, answer: _Answer, previous: str | None, leaving: int | None) -> dict[str, Any] | None:
+        """The response as its last event told it; None when it was refused, failed, or never began.
+
+        After so many letters as `leaving` says its connection is lost once.
+        """
         while True:
             try:
                 socket = await self._connected()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -33,17 +32,23 @@ SETTINGS: Final = {
 }
 
 
-async def trial(name: str, model: Path, folder: Path, *, seconds: float, seed: int, texts: dict[str, str]) -> Row:
-    """Inflict the fault `name` for so many seconds; `texts` are undisturbed answers, and get those that are new."""
+async def trial(
+    name: str, model: Path, folder: Path, *, seconds: float, seed: int, texts: dict[str, str], count: int = PEOPLE
+) -> Row:
+    """Inflict the fault `name` for so many seconds on `count` clients.
+
+    `texts` are undisturbed answers by the key of their question, and get those that are new.
+    """
     injury = INJURIES[name]
     with _scene(name, injury, model, folder, seed=seed, texts=texts) as scene:
-        people = scene.people(PEOPLE, scripts(seed, SCRIPTS), flighty=injury.flighty)
+        people = scene.people(count, scripts(seed, SCRIPTS), flighty=injury.flighty)
         await _talk(scene, WARM_SECONDS)
         before = await asyncio.to_thread(scene.house.rest)
         until = time.monotonic() + seconds
-        talking = [asyncio.create_task(talker.talk(until)) for talker in people]
-        await injury.inflict(scene, until)
-        await asyncio.gather(*talking)
+        async with asyncio.TaskGroup() as talking:  # who interrupts it does not wait for their answers
+            for talker in people:
+                talking.create_task(talker.talk(until))
+            await injury.inflict(scene, until)
         await _heal(scene)
         for leak in (await asyncio.to_thread(scene.house.rest)).leaks(before):
             scene.ledger.row.leaks += 1
@@ -60,7 +65,10 @@ def _scene(
 ) -> Iterator[Scene]:
     folder.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
-        redis = stack.enter_context(RedisServer(folder)) if injury.redis else None
+        redis = RedisServer(folder) if injury.redis else None
+        if redis is not None:
+            stack.callback(redis.stop)
+            redis.start()
         disk = stack.enter_context(small_disk(folder / "disk")) if injury.disk else None
         clock = folder / "clock" if injury.clock else None
         if clock is not None:
@@ -70,9 +78,9 @@ def _scene(
         state = (disk or folder) / "state"
         settings = {**SETTINGS, **({"cache": redis.unix} if redis else {})}
         house = House(state, model, log=folder / "log", clock=clock, **settings)
-        stack.callback(house.stop)
+        stack.callback(house.close)
         ledger = Ledger(texts)
-        yield Scene(house.start(), ledger, random.Random(f"{seed} {name}"), folder, redis, clock, disk)
+        yield Scene(house.start(), ledger, f"{seed} {name}", folder, redis, clock, disk)
 
 
 async def _talk(scene: Scene, seconds: float) -> None:

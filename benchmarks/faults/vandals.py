@@ -23,16 +23,17 @@ FLOOD: Final = 50
 async def vanish(scene: Scene, count: int) -> None:
     """Ask, hear a little, and be gone without a close frame."""
 
-    async def one() -> None:
+    async def one(seconds: float) -> None:
         async with _socket(scene) as socket:
             await socket.send(_request())
             with suppress(TimeoutError):
-                async with asyncio.timeout(scene.chance.uniform(0.0, 0.5)):
+                async with asyncio.timeout(seconds):
                     while True:
                         await socket.recv()
             socket.transport.abort()
 
-    await asyncio.gather(*(one() for _ in range(count)))
+    stays = [scene.mischief.uniform(0.0, 0.5) for _ in range(count)]  # before any of them meets the others
+    await asyncio.gather(*map(one, stays))
 
 
 async def stall(scene: Scene, count: int) -> None:
