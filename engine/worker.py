@@ -57,9 +57,9 @@ PAUSE: Final = 1.0
 STAY: Final = 5.0
 """Seconds for which an ended answer's cells stay while others run: 1 000 idle ones slow their steps by about 2 %, and
 fetching these again takes 20 ms, once."""
-SMOOTH: Final = 0.012
+SMOOTH: Final = 0.02
 """Seconds within which tokens are sent together: an eye sees no difference, and each sending costs the gateway a share
-of a core that the engines then lack."""
+of a core that the engines then lack. One answer alone, of 18 ms a token, is 2 % faster than with 12 ms."""
 
 
 @dataclass(eq=False)
@@ -201,7 +201,9 @@ class Worker:
         )
         run = self._runs[message.request] = Run(message, sequence, sampler)
         missing = len(message.tokens) - 1 - sequence.computed
-        if self._keeper is None or not message.stored or missing < WORTH_FETCHING:
+        # What was answered elsewhere is computed again a few tokens a step: any of it is worth fetching.
+        worth = 1 if message.generated else WORTH_FETCHING
+        if self._keeper is None or not message.stored or missing < worth:
             self._begin(run)
             return
         # The last token is always computed: its logits are wanted, and no block holds these.

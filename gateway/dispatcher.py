@@ -161,7 +161,7 @@ class Dispatcher:
         if not by_load or self._gather() or any(not p.streaming or p.target for p in self._all()):
             return  # prompts are under way: what they need comes first
         idle = [engine for engine in self._engines if engine.state is State.IDLE and not self._placed[engine]]
-        if len(by_load) < self._wanted() and idle:
+        if len(by_load) < self._wanted() and idle and len(self._placed[by_load[-1]]) > 1:
             self._move(by_load[-1], idle[0])
         elif len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:
             self._move(by_load[-1], by_load[0])

@@ -86,6 +86,21 @@ def test_even_prompts_move_when_so_many_come_that_all_are_better_off_together() 
     assert sorted(len(dispatcher._placed[engine]) for engine in (one, two)) == [0, 10]
 
 
+def test_who_is_alone_in_an_engine_stays_there_when_another_falls_idle_for_a_moment() -> None:
+    one, two = engines(2)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    left: list[Placement] = []
+    first, second = (placed(dispatcher, Demand(300, tokens=30, stored=True)) for _ in range(2))
+    for placement in (first, second):
+        placement.streaming = True
+        placement.placed -= 60
+        placement.leave = partial(left.append, placement)
+    assert first.engine is not second.engine
+    dispatcher.release(first)  # whose reader asks again at once
+    dispatcher.rebalance()
+    assert left == []
+
+
 def test_a_lull_of_a_moment_moves_nobody() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)

@@ -131,22 +131,31 @@ async def test_an_answer_moves_between_engines_in_the_middle_and_is_the_same(spa
         (UNENDED, replace(UNENDED, temperature=1.2, top_p=0.9, top_k=40, repeat_penalty=1.3, presence_penalty=0.5))
     ):
         scope = str(number)
-        _, whole, _ = await answer(one, Generate(10 + number, PROMPT[:100], 400, sampling, scope, stored=False))
+        _, whole, _ = await answer(one, Generate(10 + number, PROMPT[:100], 700, sampling, scope, stored=False))
         drawn: list[int] = []
-        async for message in one.generate(Generate(20 + number, PROMPT[:100], 400, sampling, f"moved {scope}")):
+        async for message in one.generate(Generate(20 + number, PROMPT[:100], 700, sampling, f"moved {scope}")):
             if isinstance(message, Tokens):
                 drawn += message.ids
                 if len(drawn) >= 50:
                     one.suspend(20 + number)
         assert isinstance(message, Finished)
         assert message.reason == "moved"
-        assert 50 <= len(drawn) < 400
+        assert 50 <= len(drawn) < 700
         rest = Generate(
-            30 + number, [*PROMPT[:100], *drawn], 400 - len(drawn), sampling, f"moved {scope}", generated=len(drawn)
+            30 + number, [*PROMPT[:100], *drawn], 700 - len(drawn), sampling, f"moved {scope}", generated=len(drawn)
         )
         begun, ids, _ = await answer(two, rest)
         assert begun.fetched == 100 + len(drawn) - 1
         assert drawn + ids == whole
+
+
+async def test_an_answer_that_moves_fetches_the_last_few_tokens_too(spawn: Spawn) -> None:
+    one, two = await started(spawn()), await started(spawn())
+    _, drawn, _ = await answer(one, Generate(1, PROMPT, 20, UNENDED, "a"))
+    await answer(two, Generate(2, [*PROMPT, *drawn[:14]], 0, UNENDED, "a", stored=False))
+    rest = Generate(3, [*PROMPT, *drawn], 5, UNENDED, "a", generated=20)
+    begun, _, _ = await answer(two, rest)
+    assert (begun.cached, begun.fetched) == (len(PROMPT) + 19, 5)
 
 
 async def test_another_tenant_gets_the_operators_blocks_and_no_others(spawn: Spawn) -> None:
