@@ -33,7 +33,7 @@ from tests.plans import MEASURED
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 ENDLESS = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
-UNENDED = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=5, logit_bias={259: -1000.0})
+UNENDED = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=5, logit_bias={257: -1000.0, 259: -1000.0})
 PROMPT = [40 + i % 50 for i in range(300)]
 
 Spawn = Callable[[], EngineProcess]
