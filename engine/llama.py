@@ -30,6 +30,12 @@ _STREAMS_HEAD = struct.Struct("<III")
 """The same, before the first stream's cells."""
 _COUNT = 4
 """Bytes in which a stream's number of cells is written, and all that is written of an empty one."""
+_CELL = np.dtype("<i4, <u4, <u4")
+"""Of each cell: position, number of owners, and the owner; some models' cells have more."""
+_LAYERS = struct.Struct("<II")
+"""Whether values lie transposed, and the number of layers."""
+_ROWS = struct.Struct("<iQ")
+"""Before the keys of all cells in a layer, and likewise the values: their type, and the bytes of one cell's."""
 
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
 
@@ -316,16 +322,25 @@ class Streams(_Context):
         total = cells * sequences
         super().__init__(model, cells=total, sequences=sequences, threads=1, batch=sequences, unified=False)
 
+    def save(self, sequence: int, start: int) -> bytes | None:
+        """The KV of all its tokens from `start` on; None for models that only `take` can do it for."""
+        return _tail(self._alone(sequence), start)
+
     def take(self, sequence: int, start: int) -> bytes:
-        """The KV of all its tokens from `start` on, and with that empty `sequence`."""
+        """The same, and with that empty `sequence`."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, 0, start)
-        state = self._state(sequence)
+        state = bytes(self._alone(sequence))
         self.cut(sequence, 0)
+        return state
+
+    def _alone(self, sequence: int) -> bytearray:
+        """Its state as a context of one stream writes it."""
+        state = self._state(sequence)
         # llama.cpp writes, for each stream, a count of cells and what they hold; all but this one's are empty.
         magic, version, _ = _STREAMS_HEAD.unpack_from(state)
         body = _STREAMS_HEAD.size + _COUNT * sequence
         end = len(state) - _COUNT * (self._count - 1 - sequence)
-        return _STREAMS_HEAD.pack(magic, version, 1) + state[body:end]
+        return bytearray(_STREAMS_HEAD.pack(magic, version, 1)) + state[body:end]
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
         """Fill the empty `sequence` with tokens `start` to `end`; False, with nothing done, if that is not whole."""
@@ -336,6 +351,33 @@ class Streams(_Context):
         if not whole:
             self.cut(sequence, 0)
         return whole
+
+
+def _tail(state: bytearray, start: int) -> bytes | None:
+    """Of a sequence's state the part from token `start` on; None if it does not look as it is taken to do."""
+    view = memoryview(state)
+    magic, version, streams, cells = _STATE_HEAD.unpack_from(view)
+    if len(view) < _STATE_HEAD.size + cells * _CELL.itemsize:
+        return None
+    positions = np.frombuffer(view, _CELL, cells, _STATE_HEAD.size)["f0"]
+    if not np.array_equal(positions, np.arange(cells)):
+        return None
+    parts: list[bytes | memoryview] = [_STATE_HEAD.pack(magic, version, streams, cells - start)]
+    at = _STATE_HEAD.size
+
+    def keep(size: int, each: int = 0) -> None:
+        """Take the next `size` bytes, and of what follows, `each` bytes a cell, what belongs to the tail."""
+        nonlocal at
+        parts.append(view[at : at + size])
+        parts.append(view[at + size + start * each : at + size + cells * each])
+        at += size + cells * each
+
+    keep(0, _CELL.itemsize)
+    keep(_LAYERS.size)
+    while at < len(view):
+        _, row = _ROWS.unpack_from(view, at)
+        keep(_ROWS.size, row)
+    return b"".join(parts)
 
 
 class GrammarState:

@@ -45,8 +45,11 @@ class Streams(Protocol):
     def cut(self, sequence: int, length: int) -> None:
         """Keep the first `length` tokens of `sequence`."""
 
+    def save(self, sequence: int, start: int) -> bytes | None:
+        """The KV of all tokens from `start` on; None if only `take` can do that."""
+
     def take(self, sequence: int, start: int) -> bytes:
-        """The KV of all tokens from `start` on, and with that empty `sequence`."""
+        """The same, and with that empty `sequence`."""
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
         """Fill the empty `sequence` with what a `save` gave; whether that was whole."""
@@ -115,8 +118,22 @@ class Seats(Generic[Context]):
             seat.length += 1
         return own, [seat.number for seat in seats]
 
+    def copy(self, answer: Answer) -> bool:
+        """Write home what was computed on its seat beyond what its resident says; whether that is whole there.
+
+        It stays on its seat, where the model's cells allow for that.
+        """
+        seat = self._taken.get(answer.request)
+        if seat is None or self._own is None:
+            return True
+        start = len(answer.resident.tokens)
+        state = self._own.save(seat.number, start)
+        if state is None:
+            return self.leave(answer)
+        return seat.length == start or self._home.load(state, answer.resident.sequence, start, seat.length)
+
     def leave(self, answer: Answer) -> bool:
-        """Bring home what was computed on its seat beyond what its resident says; whether that is whole there."""
+        """Bring that home, and let it have no seat any more."""
         seat = self._taken.pop(answer.request, None)
         if seat is None or self._own is None:
             return True

@@ -294,7 +294,7 @@ class Worker:
         """Have the blocks stored that it has filled while it runs on, from home. Raises DecodeError."""
         chain = self._runs[sequence.request].chain
         if chain is not None and self._keeper is not None and sequence.computed >= chain.due:
-            self._places.bring_home(sequence)
+            self._places.write_home(sequence)
             full = chain.extend(sequence.resident.tokens[len(chain.tokens) :])
             self._keeper.keep(sequence.resident, chain, full)
 

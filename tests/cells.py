@@ -59,8 +59,12 @@ class Chairs(Cells):
         assert all(position < self.each for _, position, _, _ in entries)
         super().decode(entries)
 
+    def save(self, sequence: int, start: int, end: int | None = None) -> bytes:
+        """What `load` takes, of all from `start` on."""
+        return super().save(sequence, start, len(self.held[sequence]) if end is None else end)
+
     def take(self, sequence: int, start: int) -> bytes:
-        """What `load` takes, of all from `start` on; nothing is held afterwards."""
+        """The same, and nothing is held afterwards."""
         state = self.save(sequence, start, len(self.held[sequence]))
         self.cut(sequence, 0)
         return state

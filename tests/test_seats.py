@@ -114,6 +114,35 @@ def test_a_token_computed_on_a_seat_has_the_same_logits_and_the_same_future(tiny
         assert np.allclose(home.logits(0), alone.logits(n), atol=1e-3)
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_is_written_home_from_a_seat_is_there_and_the_answer_goes_on(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    if not plain:  # as with a model whose cells say more than their position
+        monkeypatch.setattr("engine.llama._tail", lambda _state, _start: None)
+    model = Model(tiny_model)
+    home, alone = (Context(model, cells=1024, sequences=4, threads=1) for _ in range(2))
+    here = Seats(home, lambda _sequences, _cells: Streams(model, 4, 256))
+    tokens = [7 + j % 50 for j in range(40)]
+    home.decode([(token, p, 2, False) for p, token in enumerate(tokens)])
+    answer = Sequence(2, Resident(2, tokens=list(tokens)), [*tokens, *range(11, 31)], 40, 100)
+    for written in range(2):
+        for _ in range(5):
+            here.decode([answer], rows=4, threads=1)
+            answer.computed += 1
+        assert here.copy(answer)
+        assert (2 in here) is plain
+        answer.resident.tokens = answer.tokens[: answer.computed]
+        n = 45 + 5 * written
+        assert home.length(2) == n
+        for each in (home, alone):
+            each.cut(2, n if each is home else 0)
+            for p, token in list(enumerate([*answer.tokens[:n], 9]))[n if each is home else 0 :]:
+                each.decode([(token, p, 2, True)])
+        assert np.allclose(home.logits(0), alone.logits(0), atol=1e-3)
+        home.cut(2, n)
+
+
 def test_what_an_engine_says_on_seats_is_what_the_model_says(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two turns of twelve conversations of other lengths, one of which is aborted while it sits."""
     steps = 0
@@ -180,7 +209,7 @@ def converse(model: Model, config: WorkerConfig) -> tuple[Texts, dict[int, str]]
         worker = Worker(Channel(near), model, config)
         gateway = threading.Thread(target=ask, args=(far, texts, ends))
         gateway.start()
-        with contextlib.suppress(EOFError):
+        with contextlib.suppress(EOFError, BrokenPipeError):
             worker.run()
         gateway.join()
     return texts, ends
