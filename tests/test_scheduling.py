@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -171,6 +172,16 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     steps = [alone.schedule().parts for _ in range(2)]
     assert [(s.request, n) for s, n in steps[0]] == [(1, 224)]
     assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 164)]
+
+
+@pytest.mark.parametrize(("waiting", "rows"), [(1, 128), (2, 128), (3, 224)])
+def test_who_waits_for_a_first_word_gets_longer_steps_once_more_wait_than_read(waiting: int, rows: int) -> None:
+    two_threads = scheduler(threads=2)
+    decoding(two_threads, 2)
+    for request in range(waiting):
+        two_threads.add(sequence(10 + request, 1000))
+    steps = [two_threads.schedule() for _ in range(3)]
+    assert max(step.rows for step in steps) == rows
 
 
 def test_an_empty_scheduler_schedules_nothing() -> None:

@@ -1,0 +1,148 @@
+"""What it costs that answers go on while prompts are computed: the scheduler beside one that computes prompts first.
+
+python -m benchmarks.beside [--model standin] [--streams 8 16] [--rounds 3]: the document load (prompts of 150 to 300
+new tokens, answered by 64, three turns) on an engine's own loop in this process, in turns with both; tokens a second,
+first token, and the longest gaps that readers see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+from unittest import mock
+
+from benchmarks.bare import GREEDY
+from benchmarks.figures import Figure, tell
+from benchmarks.loads import LOADS, MODELS, TURNS, subject
+from benchmarks.machine import cores, machine
+from benchmarks.overhead import configuration
+from benchmarks.runs import percentile
+from engine import Finished, Generate, Model, Tokens, WorkerConfig
+from engine.channel import Channel
+from engine.messages import Frames, SetThreads, frame, from_engine_decoder
+from engine.scheduler import Scheduler, Step
+from engine.worker import Worker
+
+LOAD: Final = LOADS["document"]
+WORDS: Final = range(256, 4096)
+
+
+class PromptsFirst(Scheduler):
+    """Computes all prompts that there are before anybody's answer goes on, as llama-server does."""
+
+    def schedule(self) -> Step:
+        """The next step; without parts when nothing runs."""
+        return self._prefill() if self._prefilling else super().schedule()
+
+
+@dataclass
+class Talk:
+    """One conversation as it went."""
+
+    tokens: list[int]
+    """All that was said, by both."""
+    asked: float = 0.0
+    firsts: list[float] = field(default_factory=list)
+    """Seconds to the first token of each turn."""
+    gaps: list[float] = field(default_factory=list)
+    heard: float = 0.0
+    said: int = 0
+    """Tokens of answers."""
+
+    def hear(self, ids: list[int], now: float) -> None:
+        """Some tokens came."""
+        if self.heard:
+            self.gaps.append(now - self.heard)
+        else:
+            self.firsts.append(now - self.asked)
+        self.heard = now
+        self.said += len(ids)
+        self.tokens += ids
+
+
+def ask(far: socket.socket, number: int, talk: Talk, chance: random.Random) -> None:
+    """Begin a turn."""
+    talk.tokens += chance.choices(WORDS, k=chance.randint(*LOAD.turn))
+    talk.asked, talk.heard = time.perf_counter(), 0.0
+    far.sendall(frame(Generate(number, list(talk.tokens), LOAD.answer, GREEDY, str(number))))
+
+
+def converse(far: socket.socket, talks: list[Talk], chance: random.Random) -> None:
+    """The gateway's part: all conversations to their ends, and then leave."""
+    far.sendall(frame(SetThreads(cores())))
+    turns = [TURNS] * len(talks)
+    for number, talk in enumerate(talks):
+        ask(far, number, talk, chance)
+    frames = Frames()
+    while any(turns):
+        for body in frames.feed(far.recv(1 << 20)):
+            message = from_engine_decoder.decode(body)
+            if isinstance(message, Tokens):
+                talks[message.request].hear(message.ids, time.perf_counter())
+            if isinstance(message, Finished):
+                turns[message.request] -= 1
+                if turns[message.request]:
+                    ask(far, message.request, talks[message.request], chance)
+    far.close()
+
+
+def run(model: Model, config: WorkerConfig, scheduler: type[Scheduler], streams: int, seed: int) -> dict[str, float]:
+    """Figures of one run."""
+    chance = random.Random(seed)
+    system = chance.choices(WORDS, k=LOAD.system)
+    talks = [Talk(list(system)) for _ in range(streams)]
+    near, far = socket.socketpair()
+    with near, mock.patch("engine.worker.Scheduler", scheduler):
+        worker = Worker(Channel(near), model, config)
+        gateway = threading.Thread(target=converse, args=(far, talks, chance))
+        began = time.perf_counter()
+        gateway.start()
+        with contextlib.suppress(EOFError):
+            worker.run()
+        gateway.join()
+        seconds = time.perf_counter() - began
+    return {
+        "tok/s": sum(talk.said for talk in talks) / seconds,
+        "s": statistics.median(first for talk in talks for first in talk.firsts),
+        "ms": 1000 * percentile([gap for talk in talks for gap in talk.gaps], 0.99),
+    }
+
+
+def figures(name: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> Iterator[Figure]:
+    """Both sides, and what ours has of the other's speed."""
+    for side, runs in (("as it is", ours), ("prompts first", theirs)):
+        for unit, what in (("tok/s", "tokens a second"), ("s", "first token"), ("ms", "gaps, 99 of 100 below")):
+            values = [run[unit] for run in runs]
+            yield Figure(benchmark="beside", name=f"{name}, {side}: {what}", values=values, unit=unit)
+    ratios = [a["tok/s"] / b["tok/s"] for a, b in zip(ours, theirs, strict=True)]
+    yield Figure(benchmark="beside", name=f"{name}: speed over that of prompts first", values=ratios, unit="x")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser.add_argument("--streams", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print(machine())
+    path = subject(options.model).path
+    model, config = Model(path), configuration(path)
+    for streams in options.streams:
+        ours, theirs = [], []
+        for seed in range(options.rounds):
+            ours.append(run(model, config, Scheduler, streams, seed))
+            theirs.append(run(model, config, PromptsFirst, streams, seed))
+        tell(list(figures(f"{options.model}, {streams} streams of documents", ours, theirs)))
+
+
+if __name__ == "__main__":
+    main()
