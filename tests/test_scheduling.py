@@ -174,7 +174,7 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 164)]
 
 
-@pytest.mark.parametrize(("waiting", "rows"), [(1, 128), (2, 128), (3, 224)])
+@pytest.mark.parametrize(("waiting", "rows"), [(1, 96), (2, 96), (3, 256)])
 def test_who_waits_for_a_first_word_gets_longer_steps_once_more_wait_than_read(waiting: int, rows: int) -> None:
     two_threads = scheduler(threads=2)
     decoding(two_threads, 2)
