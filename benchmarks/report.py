@@ -90,7 +90,7 @@ def _tables(pairs: Rows) -> Iterator[str]:
         yield f"## {title}\n"
         yield (
             "| conversations | ratio (least to most, pairs) | goal | tokens/s | llama-server "
-            "| first token, turn 1 / 2 / 3 | llama-server | between pieces of text, median and p99 | llama-server | commit |"
+            "| first token, turn 1 / 2 / 3 | llama-server | between pieces, median and p99 | llama-server | commit |"
         )
         yield "|---|---|---|---|---|---|---|---|---|---|"
         for streams, summary in found.items():

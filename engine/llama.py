@@ -10,7 +10,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import struct
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
@@ -20,22 +19,9 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import states
 from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeError
 from engine.plan import BATCH
-
-_STATE_HEAD = struct.Struct("<IIII")
-"""How a sequence's state begins: magic number, version, number of streams, number of cells."""
-
-_STREAMS_HEAD = struct.Struct("<III")
-"""The same, before the first stream's cells."""
-_COUNT = 4
-"""Bytes in which a stream's number of cells is written, and all that is written of an empty one."""
-_CELL = np.dtype("<i4, <u4, <u4")
-"""Of each cell: position, number of owners, and the owner; some models' cells have more."""
-_LAYERS = struct.Struct("<II")
-"""Whether values lie transposed, and the number of layers."""
-_ROWS = struct.Struct("<iQ")
-"""Before the keys of all cells in a layer, and likewise the values: their type, and the bytes of one cell's."""
 
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
 
@@ -299,8 +285,7 @@ class Context(_Context):
         llama.cpp takes a state with a hole without a word, so what it took is looked at before it is used.
         """
         self._clear_scratch()
-        cells = _STATE_HEAD.unpack_from(state)[3] if len(state) >= _STATE_HEAD.size else 0
-        whole = self._restore(state, self._scratch, start, end) and cells == end - start
+        whole = self._restore(state, self._scratch, start, end) and states.cells(state) == end - start
         if whole:
             llama_cpp.llama_memory_seq_cp(self._memory, self._scratch, sequence, start, end)
         self._clear_scratch()
@@ -324,7 +309,7 @@ class Streams(_Context):
 
     def save(self, sequence: int, start: int) -> bytes | None:
         """The KV of all its tokens from `start` on; None for models that only `take` can do it for."""
-        return _tail(self._alone(sequence), start)
+        return states.tail(self._alone(sequence), start)
 
     def take(self, sequence: int, start: int) -> bytes:
         """The same, and with that empty `sequence`."""
@@ -335,49 +320,14 @@ class Streams(_Context):
 
     def _alone(self, sequence: int) -> bytearray:
         """Its state as a context of one stream writes it."""
-        state = self._state(sequence)
-        # llama.cpp writes, for each stream, a count of cells and what they hold; all but this one's are empty.
-        magic, version, _ = _STREAMS_HEAD.unpack_from(state)
-        body = _STREAMS_HEAD.size + _COUNT * sequence
-        end = len(state) - _COUNT * (self._count - 1 - sequence)
-        return bytearray(_STREAMS_HEAD.pack(magic, version, 1)) + state[body:end]
+        return states.of_one(self._state(sequence), sequence, self._count)
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
         """Fill the empty `sequence` with tokens `start` to `end`; False, with nothing done, if that is not whole."""
-        magic, version, streams = _STREAMS_HEAD.unpack_from(state)
-        body = state[_STREAMS_HEAD.size :] + bytes(_COUNT * (self._count - 1))
-        state = _STREAMS_HEAD.pack(magic, version, self._count) + body
-        whole = streams == 1 and self._restore(state, sequence, start, end)
+        whole = self._restore(states.among(state, self._count), sequence, start, end)
         if not whole:
             self.cut(sequence, 0)
         return whole
-
-
-def _tail(state: bytearray, start: int) -> bytes | None:
-    """Of a sequence's state the part from token `start` on; None if it does not look as it is taken to do."""
-    view = memoryview(state)
-    magic, version, streams, cells = _STATE_HEAD.unpack_from(view)
-    if len(view) < _STATE_HEAD.size + cells * _CELL.itemsize:
-        return None
-    positions = np.frombuffer(view, _CELL, cells, _STATE_HEAD.size)["f0"]
-    if not np.array_equal(positions, np.arange(cells)):
-        return None
-    parts: list[bytes | memoryview] = [_STATE_HEAD.pack(magic, version, streams, cells - start)]
-    at = _STATE_HEAD.size
-
-    def keep(size: int, each: int = 0) -> None:
-        """Take the next `size` bytes, and of what follows, `each` bytes a cell, what belongs to the tail."""
-        nonlocal at
-        parts.append(view[at : at + size])
-        parts.append(view[at + size + start * each : at + size + cells * each])
-        at += size + cells * each
-
-    keep(0, _CELL.itemsize)
-    keep(_LAYERS.size)
-    while at < len(view):
-        _, row = _ROWS.unpack_from(view, at)
-        keep(_ROWS.size, row)
-    return b"".join(parts)
 
 
 class GrammarState:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from engine.errors import ModelLoadError
 
 
 class Mark(NamedTuple):
@@ -19,6 +22,16 @@ def mark(path: Path) -> Mark:
     """A file's marks now. Raises OSError."""
     stat = path.stat()
     return Mark(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def require_same(path: Path, before: Mark | None, was: object) -> None:
+    """Refuse another model than the one whose marks and digest these are: its KV would be taken for that one's.
+
+    Raises ModelLoadError.
+    """
+    with suppress(OSError):  # what cannot be read cannot be loaded either
+        if before not in (None, mark(path)) and digest(path) != was:
+            raise ModelLoadError(f"{path.name} is another model than when the server started: restart it")
 
 
 def digest(path: Path) -> str:

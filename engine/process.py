@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import enum
 import os
+import signal
 import socket
 import sys
 import time
@@ -223,9 +224,10 @@ class EngineProcess:
     def _died(self, last_words: bytes) -> None:
         status = self._process.returncode if self._process else None
         wanted = self._stopping or status == 0
+        outside = status == -signal.SIGKILL and not self.reason  # for want of memory, or by hand: not by its model
         if not wanted and not self.reason:
             self.reason = cause_of_death(status, last_words)
-        if not wanted and self.state is State.LOADING and self._process is not None:
+        if not wanted and not outside and self.state is State.LOADING and self._process is not None:
             self._stillborn += 1
             if self._stillborn >= STILLBORN:  # what happens twice in a row is no accident
                 self.load_failed = True

@@ -46,6 +46,11 @@ class Resident:
         """Whether no request runs on it."""
         return self.reserved == 0
 
+    def note_stored(self, tokens: list[int], stored: bool) -> None:
+        """Note whether what it held when its request ended can be fetched again, if it still holds just that."""
+        if self.tokens == tokens:
+            self.stored = stored
+
     @property
     def cells(self) -> int:
         """Cells it may hold at most; shared ones are counted for each owner, so the sum errs on the safe side."""

@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from cache import Chain, Operation, PrefixCache, Stored, StoreError
 from engine.candidates import Logits
 from engine.channel import Channel
 from engine.constraint import Grammars
-from engine.errors import DecodeError, EngineError, ModelLoadError
+from engine.errors import DecodeError, EngineError
 from engine.keeper import Keeper
 from engine.llama import Model
 from engine.messages import (
@@ -42,7 +41,7 @@ from engine.messages import (
     Tokens,
     WorkerConfig,
 )
-from engine.modelfile import digest, mark
+from engine.modelfile import require_same
 from engine.places import Computed, Places
 from engine.residents import Resident, Residents, common_prefix
 from engine.sampler import Sampler
@@ -347,7 +346,7 @@ class Worker:
             self._keeper.keep(resident, run.chain, run.chain.blocks, done=lambda _: self._channel.send(last))
         else:
             self._channel.send(last)
-            done = partial(_note_stored, resident, list(resident.tokens))
+            done = partial(resident.note_stored, list(resident.tokens))
             self._keeper.keep(resident, run.chain, run.chain.blocks, done=done)
 
     def _keep_before_loss(self, resident: Resident) -> None:
@@ -360,24 +359,6 @@ class Worker:
             self._channel.send(StoreUsed(operations, self._cache.up))
 
 
-def _note_stored(resident: Resident, tokens: list[int], stored: bool) -> None:
-    """Note whether what it held when its request ended can be fetched again, if it still holds just that."""
-    if resident.tokens == tokens:
-        resident.stored = stored
-
-
-def _open(config: WorkerConfig) -> Model:
-    """The model, unless it is another one than when the gateway began: its KV would be taken for that one's.
-
-    Raises ModelLoadError.
-    """
-    path = Path(config.model)
-    with suppress(OSError):  # what cannot be read cannot be loaded either
-        if config.mark not in (None, mark(path)) and digest(path) != config.build["model"]:
-            raise ModelLoadError(f"{path.name} is another model than when the server started: restart it")
-    return Model(path)
-
-
 def main(argv: list[str]) -> int:
     """Load the model, say so, and serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to answer: it drains first
@@ -386,7 +367,8 @@ def main(argv: list[str]) -> int:
         config = channel.first()
         assert isinstance(config, WorkerConfig)  # noqa: S101 - the pool's first word
         began = time.monotonic()
-        model = _open(config)
+        require_same(Path(config.model), config.mark, config.build.get("model"))
+        model = Model(Path(config.model))
         loaded = time.monotonic()
         worker = Worker(channel, model, config)
     except EOFError:

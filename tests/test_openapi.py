@@ -24,7 +24,7 @@ from gateway.openapi import document
 from gateway.settings import load
 from tests.running import Gateway
 
-PAGES = {"/", "/page.json", "/monitor"}
+PAGES = {"/", "/page.json", "/monitor", "/monitor/metrics"}
 """Routes for people and their page, which no program is told of."""
 
 

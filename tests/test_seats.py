@@ -119,7 +119,7 @@ def test_what_is_written_home_from_a_seat_is_there_and_the_answer_goes_on(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
 ) -> None:
     if not plain:  # as with a model whose cells say more than their position
-        monkeypatch.setattr("engine.llama._tail", lambda _state, _start: None)
+        monkeypatch.setattr("engine.states.tail", lambda _state, _start: None)
     model = Model(tiny_model)
     home, alone = (Context(model, cells=1024, sequences=4, threads=1) for _ in range(2))
     here = Seats(home, lambda _sequences, _cells: Streams(model, 4, 256))
