@@ -1,6 +1,7 @@
 """The engine room: child processes that compute tokens, and the handles by which the gateway keeps them."""
 
 from engine.annex import CELLS as ANNEX_CELLS
+from engine.child import environment
 from engine.comparison import Pace, Rate, compare
 from engine.errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from engine.llama import Model, Vocabulary, build_features, repacks_weights
@@ -64,6 +65,7 @@ __all__ = [
     "compare",
     "digest",
     "drift",
+    "environment",
     "groups",
     "heuristic",
     "mark",

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from engine.autopsy import cause_of_death
+from engine.child import environment
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import (
     Abort,
@@ -47,7 +48,7 @@ EXIT_SECONDS: Final = 1.0
 SPAWN_FILES: Final = 12
 """Open files that the gateway needs for a moment to start a process, and some more."""
 STILLBORN: Final = 2
-"""An engine that died so often while it loaded has a model that cannot be loaded, whatever it died of."""
+"""An engine that died so often while it loaded has a model that cannot be loaded, unless it was killed from outside."""
 LAST_WORDS: Final = 1 << 14
 """Bytes of a process's stderr that are kept, to tell of what it died."""
 MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
@@ -176,7 +177,7 @@ class EngineProcess:
                     sys.executable, "-m", "engine.worker", str(theirs.fileno()),
                     pass_fds=[theirs.fileno()], start_new_session=True,
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-                    env={**MALLOC, **os.environ, "GGML_NO_BACKTRACE": "1"},  # a backtrace's debugger outlives us
+                    env={**MALLOC, **environment()},
                 )  # fmt: skip
         except OSError:
             ours.close()

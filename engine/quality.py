@@ -6,7 +6,6 @@ text. A child, since weights that llama.cpp can't compute with may end the proce
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.child import environment
 from engine.errors import ModelLoadError
 from engine.llama import Context, Model
 
@@ -61,7 +61,7 @@ def drift(before: Path, after: Path, *, threads: int) -> list[Drift]:
     command = [sys.executable, "-m", "engine.quality", str(before), str(after), str(threads)]
     made = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True,
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+        env=environment(),
     )  # fmt: skip
     if made.returncode != 0:
         raise ModelLoadError(f"{after.name} can't be computed with; delete it, and see `samovar doctor`")

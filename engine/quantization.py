@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from engine.child import environment
 from engine.errors import EngineError, QuantizeError
 from engine.llama import quantize as run_llama
 
@@ -106,7 +107,7 @@ def quantize(
     failure = ""
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+        env=environment(),
     )  # fmt: skip
     whole = False
     try:

@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from engine import Model, ModelLoadError
+from engine import Model, ModelLoadError, environment
 from gateway.catalogue import ModelNotAvailableError
 from gateway.prompt import Prompt, TemplateError
 
@@ -79,10 +79,9 @@ def _remember(state: Path, known: dict[str, str]) -> None:
 def inspect(model: Path) -> Verdict:
     """Look at `model` in a child process."""
     command = [sys.executable, "-m", "gateway.inspection", str(model)]
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # its backtrace starts a debugger that outlives us
     try:
         child = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             timeout=SECONDS, start_new_session=True, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
