@@ -314,11 +314,11 @@ class Streams(_Context):
     def take(self, sequence: int, start: int) -> bytes:
         """The same, and with that empty `sequence`."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, 0, start)
-        state = bytes(self._alone(sequence))
+        state = self._alone(sequence)
         self.cut(sequence, 0)
         return state
 
-    def _alone(self, sequence: int) -> bytearray:
+    def _alone(self, sequence: int) -> bytes:
         """Its state as a context of one stream writes it."""
         return states.of_one(self._state(sequence), sequence, self._count)
 

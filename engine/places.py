@@ -55,7 +55,7 @@ class Places:
         computed = self._on_seats(step, used)
         if computed is None:
             for sequence, _ in step.parts:
-                self._bring_home(sequence)
+                self.write_home(sequence, leave=True)
             self._give_up_seats()
             computed = self._in_annex(step, used) or self._at_home(step)
         for sequence, tokens in step.parts:
@@ -64,17 +64,20 @@ class Places:
                 _is_home(sequence)
         return computed
 
-    def write_home(self, sequence: Sequence) -> None:
-        """Have all at home that was computed of a sequence, which may stay on its seat. Raises DecodeError."""
+    def write_home(self, sequence: Sequence, *, leave: bool = False) -> None:
+        """Have all at home that was computed of a sequence; it may stay on its seat, or is to `leave` it.
+
+        Raises DecodeError.
+        """
         if self._seats is not None and sequence.request in self._seats:
-            if not self._seats.copy(sequence):
+            if not (self._seats.leave if leave else self._seats.copy)(sequence):
                 raise DecodeError(1)
             _is_home(sequence)
 
     def leave(self, sequence: Sequence) -> None:
         """Make an end of a sequence, after whatever step: at home is what its resident says then, and nowhere else."""
         with suppress(DecodeError):
-            self._bring_home(sequence)
+            self.write_home(sequence, leave=True)
         if self._annex is not None:
             self._annex.drop(sequence.request)
         # A failed step may have left part of a chunk behind.
@@ -84,13 +87,6 @@ class Places:
         """Use so many from the next step on."""
         self._threads = threads
         self.home.set_threads(threads)
-
-    def _bring_home(self, sequence: Sequence) -> None:
-        """Let a sequence leave its seat, if it has one. Raises DecodeError."""
-        if self._seats is not None and sequence.request in self._seats:
-            if not self._seats.leave(sequence):
-                raise DecodeError(1)
-            _is_home(sequence)
 
     @property
     def _crowded(self) -> bool:

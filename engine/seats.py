@@ -1,8 +1,9 @@
 """Where many answers are decoded: a context in which each of them has cells of its own.
 
 In the context that holds everybody's, a step's attention walks every cell once for each row, whoever owns it. With 400
-cells each, a step of 16 answers takes 106 ms there and 90 here, one of eight 75 and 71; with 700 cells each 129 and
-100, 83 and 76 (stand-in, 2 threads). Taking a seat takes 5 ms, and bringing home what was computed on it 3.
+cells each, a step of 16 answers takes 106 ms there and 93 here, one of eight 75 and 71; with 700 cells each 128 and
+106, 82 and 78. Taking a seat with 700 tokens takes 2 ms, and bringing 128 home 0.5 (`make bench BENCH=crowd`, stand-in,
+2 threads).
 
 What is in a resident's `tokens` is at home; what an answer has computed beyond it is on its seat alone, and goes home
 before anybody needs it there.
@@ -126,27 +127,27 @@ class Seats(Generic[Context]):
         seat = self._taken.get(answer.request)
         if seat is None or self._own is None:
             return True
-        start = len(answer.resident.tokens)
-        state = self._own.save(seat.number, start)
-        if state is None:
-            return self.leave(answer)
-        return seat.length == start or self._home.load(state, answer.resident.sequence, start, seat.length)
+        state = self._own.save(seat.number, len(answer.resident.tokens))
+        return self.leave(answer) if state is None else self._written(answer, state, seat.length)
 
     def leave(self, answer: Answer) -> bool:
         """Bring that home, and let it have no seat any more."""
         seat = self._taken.pop(answer.request, None)
         if seat is None or self._own is None:
             return True
-        start = len(answer.resident.tokens)
         self._own.cut(seat.number, seat.length)  # a step that failed may have left more
-        state = self._own.take(seat.number, start)
-        return seat.length == start or self._home.load(state, answer.resident.sequence, start, seat.length)
+        return self._written(answer, self._own.take(seat.number, len(answer.resident.tokens)), seat.length)
 
     def close(self) -> None:
         """Give the memory back, unless somebody still sits there."""
         if self._own is not None and not self._taken:
             self._own.close()
             self._own = None
+
+    def _written(self, answer: Answer, state: bytes, length: int) -> bool:
+        """Append to what is at home; whether it holds `length` tokens then."""
+        start = len(answer.resident.tokens)
+        return length == start or self._home.load(state, answer.resident.sequence, start, length)
 
     def _context(self, rows: int, longest: int) -> Context:
         """One with a seat for each of `rows` and for the `longest`; only an empty one is made anew."""

@@ -22,27 +22,25 @@ _ROWS = struct.Struct("<iQ")
 """Before the keys of all cells in a layer, and likewise the values: their type, and the bytes of one cell's."""
 
 
-def cells(state: bytes | bytearray) -> int:
+def cells(state: bytes) -> int:
     """How many cells a state of one stream has."""
     return int(_COUNT.unpack_from(state, _HEAD.size)[0]) if len(state) >= _START else 0
 
 
-def of_one(state: memoryview, sequence: int, count: int) -> bytearray:
+def of_one(state: memoryview, sequence: int, count: int) -> bytes:
     """Of a state of `count` streams, all of which but that of `sequence` are empty, the state of one stream."""
     magic, version, _ = _HEAD.unpack_from(state)
     end = len(state) - _COUNT.size * (count - 1 - sequence)
-    return bytearray(_HEAD.pack(magic, version, 1)) + state[_HEAD.size + _COUNT.size * sequence : end]
+    return _HEAD.pack(magic, version, 1) + state[_HEAD.size + _COUNT.size * sequence : end]
 
 
 def among(state: bytes, count: int) -> bytes:
-    """A state of one stream as one of `count` streams, the others empty; with no streams if it is none of one."""
+    """A state of one stream with empty ones after it, `count` in all; llama.cpp refuses it if it was none of one."""
     magic, version, streams = _HEAD.unpack_from(state)
-    if streams != 1:
-        return _HEAD.pack(magic, version, 0)
-    return _HEAD.pack(magic, version, count) + state[_HEAD.size :] + bytes(_COUNT.size * (count - 1))
+    return _HEAD.pack(magic, version, streams + count - 1) + state[_HEAD.size :] + bytes(_COUNT.size * (count - 1))
 
 
-def tail(state: bytearray, start: int) -> bytes | None:
+def tail(state: bytes, start: int) -> bytes | None:
     """Of a state of one stream the part from token `start` on; None if it does not look as it is taken to do."""
     view = memoryview(state)
     count = cells(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import statistics
 import subprocess
@@ -15,6 +14,7 @@ from typing import IO, Final, Self
 
 import msgspec
 
+from engine.child import environment
 from engine.errors import ModelLoadError
 from engine.plan import Plan, Times, heuristic, seconds
 from engine.stopwatch import Kind, Question
@@ -37,7 +37,7 @@ class Watch:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "engine.stopwatch", str(model)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"}, start_new_session=True,
+            env=environment(), start_new_session=True,
         )  # fmt: skip
         if self._process.stdin is None or self._process.stdout is None:
             raise AssertionError("both were asked for as pipes")
@@ -170,7 +170,9 @@ def _whole(table: Mapping[Kind, dict[int, float]], guess: Times) -> dict[Kind, d
 def _completed(measured: Mapping[int, float], guess: Mapping[int, float]) -> dict[int, float]:
     """Those that lie between two measured ones are left to `seconds`."""
     least, most = min(measured), max(measured)
-    known = {width: measured[least if width < least else most] for width in guess if not least <= width <= most}
-    near = {width: seconds(guess, least if width < least else most) for width in known}
-    added = {width: guess[width] * known[width] / near[width] for width in known}
-    return dict(sorted({**added, **measured}.items()))
+    whole = dict(measured)
+    for width in guess:
+        if not least <= width <= most:
+            nearest = least if width < least else most
+            whole[width] = guess[width] * measured[nearest] / seconds(guess, nearest)
+    return dict(sorted(whole.items()))
