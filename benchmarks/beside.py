@@ -8,11 +8,9 @@ first token, and the longest gaps that readers see.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import random
 import socket
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,14 +20,12 @@ from unittest import mock
 from benchmarks.bare import GREEDY
 from benchmarks.figures import Figure, tell
 from benchmarks.loads import LOADS, MODELS, TURNS, subject
+from benchmarks.loop import configuration, serve
 from benchmarks.machine import cores, machine
-from benchmarks.overhead import configuration
 from benchmarks.runs import percentile
 from engine import Finished, Generate, Model, Tokens, WorkerConfig
-from engine.channel import Channel
 from engine.messages import Frames, SetThreads, frame, from_engine_decoder
 from engine.scheduler import Scheduler, Step
-from engine.worker import Worker
 
 LOAD: Final = LOADS["document"]
 WORDS: Final = range(256, 4096)
@@ -49,6 +45,8 @@ class Talk:
 
     tokens: list[int]
     """All that was said, by both."""
+    began: float = 0.0
+    """When its first turn did."""
     asked: float = 0.0
     firsts: list[float] = field(default_factory=list)
     """Seconds to the first token of each turn."""
@@ -72,6 +70,7 @@ def ask(far: socket.socket, number: int, talk: Talk, chance: random.Random) -> N
     """Begin a turn."""
     talk.tokens += chance.choices(WORDS, k=chance.randint(*LOAD.turn))
     talk.asked, talk.heard = time.perf_counter(), 0.0
+    talk.began = talk.began or talk.asked
     far.sendall(frame(Generate(number, list(talk.tokens), LOAD.answer, GREEDY, str(number))))
 
 
@@ -99,16 +98,9 @@ def run(model: Model, config: WorkerConfig, scheduler: type[Scheduler], streams:
     chance = random.Random(seed)
     system = chance.choices(WORDS, k=LOAD.system)
     talks = [Talk(list(system)) for _ in range(streams)]
-    near, far = socket.socketpair()
-    with near, mock.patch("engine.worker.Scheduler", scheduler):
-        worker = Worker(Channel(near), model, config)
-        gateway = threading.Thread(target=converse, args=(far, talks, chance))
-        began = time.perf_counter()
-        gateway.start()
-        with contextlib.suppress(EOFError):
-            worker.run()
-        gateway.join()
-        seconds = time.perf_counter() - began
+    with mock.patch("engine.worker.Scheduler", scheduler):
+        serve(model, config, lambda far: converse(far, talks, chance))
+    seconds = max(talk.heard for talk in talks) - min(talk.began for talk in talks)
     return {
         "tok/s": sum(talk.said for talk in talks) / seconds,
         "s": statistics.median(first for talk in talks for first in talk.firsts),

@@ -30,14 +30,23 @@ NEW: Final = 72
 """Tokens of a prompt that comes while others answer."""
 
 
-def fill(place: Place, sequences: int, tokens: int) -> None:
-    """Let each of the first `sequences` hold so many tokens, and no other any."""
-    widest = ANSWERS[0]  # what a place of so many seats takes in a step
+def history(model: Model, tokens: int, threads: int) -> bytes:
+    """The KV of a sequence of so many tokens."""
+    context = Context(model, cells=max(EACH) + BATCH, sequences=1, threads=threads)
+    for start in range(0, tokens, BATCH):
+        positions = range(start, min(tokens, start + BATCH))
+        context.decode([(random.choice(TOKENS), p, 0, False) for p in positions])
+    state = context.save(0, 0, tokens)
+    context.close()
+    return state
+
+
+def fill(place: Place, sequences: int, state: bytes, tokens: int) -> None:
+    """Let each of the first `sequences` hold a copy of a `history` of so many tokens, and nothing else."""
     for sequence in range(sequences):
         place.cut(sequence, 0)
-        for start in range(0, tokens, widest):
-            positions = range(start, min(tokens, start + widest))
-            place.decode([(random.choice(TOKENS), p, sequence, False) for p in positions])
+        if tokens and not place.load(state, sequence, 0, tokens):
+            raise SystemExit("a history could not be copied")
 
 
 def decoded(place: Place, rows: int, at: int) -> float:
@@ -71,8 +80,9 @@ def answers(model: Model, count: int, threads: int, times: int) -> Iterator[tupl
     apart = Streams(model, count, EACH[-1] + 2)
     apart.set_threads(threads)
     for each in EACH:
-        fill(home, count, each)
-        fill(apart, count, each)
+        state = history(model, each, threads)
+        for place in (home, apart):
+            fill(place, count, state, each)
         both = [(decoded(home, count, each), decoded(apart, count, each)) for _ in range(times)]
         together, seated = zip(*both, strict=True)
         yield f"{count} answers, {each} cells each: a step where all are", list(together)
@@ -112,7 +122,7 @@ def beside(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[f
     count, each = ANSWERS[-1], EACH[1]
     home = Context(model, cells=count * each + BATCH, sequences=count + 1, threads=threads)
     annex = Context(model, cells=1024, sequences=1, threads=threads)
-    fill(home, count, each)
+    fill(home, count, history(model, each, threads), each)
     both = [(prefilled(home, count, NEW), prefilled(annex, 0, NEW)) for _ in range(times)]
     among, apart = zip(*both, strict=True)
     yield f"{NEW} tokens of a prompt, among {count * each} cells of others", list(among)

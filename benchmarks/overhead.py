@@ -8,13 +8,9 @@ gives it, and from eight streams on the prompts are long enough that answers are
 from __future__ import annotations
 
 import argparse
-import contextlib
 import socket
-import tempfile
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -23,15 +19,12 @@ import llama_cpp
 from benchmarks.bare import GREEDY
 from benchmarks.figures import Figure, tell
 from benchmarks.loads import MODELS, Subject, subject
+from benchmarks.loop import configuration, serve
 from benchmarks.machine import cores, machine
-from engine import Finished, Generate, Model, WorkerConfig, heuristic
+from engine import Finished, Generate, Model, WorkerConfig
 from engine.candidates import Logits
-from engine.channel import Channel
 from engine.messages import Frames, SetThreads, frame, from_engine_decoder
 from engine.sampler import Sampler
-from engine.worker import Worker
-from gateway.served import SEQUENCES, load
-from gateway.settings import load as settings
 
 ROUNDS: Final = 5
 STEPS: Final = 60
@@ -107,15 +100,9 @@ def converse(far: socket.socket, streams: int, tokens: int) -> None:
 def shares(model: Model, config: WorkerConfig, streams: int) -> tuple[float, float]:
     """Percent of decode steps' time (neither inside llama.cpp nor on drawing, on drawing)."""
     clocked = Clocked(llama_cpp)
-    near, far = socket.socketpair()
     draw = mock.patch.object(Sampler, "draw", lambda sampler, logits: clocked.draw(sampler, logits))
-    with near, draw, mock.patch("engine.llama.llama_cpp", clocked):
-        worker = Worker(Channel(near), model, config)
-        gateway = threading.Thread(target=converse, args=(far, streams, STEPS + MARGIN))
-        gateway.start()
-        with contextlib.suppress(EOFError):
-            worker.run()
-        gateway.join()
+    with draw, mock.patch("engine.llama.llama_cpp", clocked):
+        serve(model, config, lambda far: converse(far, streams, STEPS + MARGIN))
     # At the very end some have ended already, who began first.
     end = -2 * streams - 2
     if streams >= SEATED and clocked.contexts[0] in clocked.contexts[end - STEPS : end]:
@@ -123,13 +110,6 @@ def shares(model: Model, config: WorkerConfig, streams: int) -> tuple[float, flo
     first, last = clocked.steps[end - STEPS], clocked.steps[end]
     whole, inside, drawing = (later - earlier for earlier, later in zip(first, last, strict=True))
     return 100 * (whole - inside - drawing) / whole, 100 * drawing / whole
-
-
-def configuration(path: Path) -> WorkerConfig:
-    """An engine as `samovar serve` starts it here, but alone and without a cache."""
-    with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
-        cells = load(settings({"model": str(path), "state_dir": Path(folder)}), remember=False).cells
-    return WorkerConfig(str(path), cells, SEQUENCES, heuristic(path.stat().st_size, cores(), 1))
 
 
 def measure(subject: Subject, streams: list[int]) -> None:

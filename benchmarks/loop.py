@@ -1,0 +1,36 @@
+"""An engine's own loop in this process, with a thread in the gateway's place."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.machine import cores
+from engine import Model, WorkerConfig, heuristic
+from engine.channel import Channel
+from engine.worker import Worker
+from gateway.served import SEQUENCES, load
+from gateway.settings import load as settings
+
+
+def configuration(path: Path) -> WorkerConfig:
+    """An engine as `samovar serve` starts it here, but alone and without a cache."""
+    with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
+        cells = load(settings({"model": str(path), "state_dir": Path(folder)}), remember=False).cells
+    return WorkerConfig(str(path), cells, SEQUENCES, heuristic(path.stat().st_size, cores(), 1))
+
+
+def serve(model: Model, config: WorkerConfig, gateway: Callable[[socket.socket], object]) -> None:
+    """Run the loop until `gateway`, which speaks with it over a socket, closes that."""
+    near, far = socket.socketpair()
+    with near:
+        worker = Worker(Channel(near), model, config)
+        thread = threading.Thread(target=gateway, args=(far,))
+        thread.start()
+        with contextlib.suppress(EOFError, BrokenPipeError):  # it leaves while something is still to be said
+            worker.run()
+        thread.join()
