@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +16,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from engine import EngineProcess, Model, WorkerConfig
+from engine.stopwatch import Question
+from engine.tuning import Watch
 from tests.browsing import CHROMIUM_ARGUMENTS, SOCKET, OpenPage, Play
 from tests.plans import MEASURED
 from tests.running import Gateway
@@ -34,6 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight model that real llama.cpp runs in milliseconds."""
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture
+def killed_stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that measure are gone when they are asked for the first time."""
+    ask = Watch.ask
+
+    def killed(watch: Watch, question: Question) -> None:
+        os.kill(watch.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, watch.pid, os.WEXITED | os.WNOWAIT)
+        ask(watch, question)
+
+    monkeypatch.setattr(Watch, "ask", killed)
 
 
 @pytest.fixture(scope="session")

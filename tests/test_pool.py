@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -154,29 +155,13 @@ async def test_a_request_that_comes_while_its_engine_unloads_is_answered(pool: E
         await stopping
 
 
-async def test_a_hung_engine_is_killed_and_replaced(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@asynccontextmanager
+async def hung(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[EnginePool, EngineProcess, asyncio.Task[tuple[int, str]]]]:
+    """A pool that finds hangs out in half a second, its only engine, stopped by SIGSTOP, and what that has to do."""
     monkeypatch.setattr(Plan, "deadline", lambda _: 0.5)
-    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
-    keeper = asyncio.create_task(pool.keep())
-    [engine] = pool.engines
-    await run(pool, engine, 1, 2)
-    running = asyncio.create_task(run(pool, engine, 2, 1900))
-    await until(lambda: engine.state is State.BUSY)
-    assert engine.pid is not None
-    os.kill(engine.pid, signal.SIGSTOP)
-    with pytest.raises(EngineDiedError, match="did not answer within"):
-        await running
-    await until(lambda: engine.state is State.IDLE)
-    assert await run(pool, engine, 3, 5) == (5, "length")
-    keeper.cancel()
-    await pool.close()
-
-
-async def test_an_engine_that_hangs_is_found_out_however_much_it_is_sent(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Plan, "deadline", lambda _: 0.5)
-    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
+    pool = EnginePool(WorkerConfig(str(model), 2048, 8, MEASURED), count=1, cores=1)
     keeper = asyncio.create_task(pool.keep())
     [engine] = pool.engines
     await run(pool, engine, 1, 2)
@@ -184,13 +169,28 @@ async def test_an_engine_that_hangs_is_found_out_however_much_it_is_sent(
     await until(lambda: engine.threads > 0 and engine.state is State.BUSY)
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGSTOP)
-    while not running.done():
-        engine.forget([99])
-        await asyncio.sleep(0.05)
-    with pytest.raises(EngineDiedError, match="did not answer within"):
-        await running
+    yield pool, engine, running
     keeper.cancel()
     await pool.close()
+
+
+async def test_a_hung_engine_is_killed_and_replaced(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with hung(tiny_model, monkeypatch) as (pool, engine, running):
+        with pytest.raises(EngineDiedError, match="did not answer within"):
+            await running
+        await until(lambda: engine.state is State.IDLE)
+        assert await run(pool, engine, 3, 5) == (5, "length")
+
+
+async def test_an_engine_that_hangs_is_found_out_however_much_it_is_sent(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hung(tiny_model, monkeypatch) as (_, engine, running):
+        while not running.done():
+            engine.forget([99])
+            await asyncio.sleep(0.05)
+        with pytest.raises(EngineDiedError, match="did not answer within"):
+            await running
 
 
 async def test_an_engine_that_hangs_up_and_does_not_end_is_killed_and_its_next_request_answered(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from engine import QUANTIZATIONS, Drift, Model, ModelLoadError, QuantizeError, bits, drift, quantize
-from engine.stopwatch import Question
-from engine.tuning import Watch
 from gateway.cli import main
 from gateway.cli.quantizing import FAR
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
@@ -194,17 +190,10 @@ def test_a_model_of_the_catalogue_becomes_one_of_the_library_and_is_served_by_na
         assert gateway.get("/v1/models").json()["data"][0]["id"] == name
 
 
+@pytest.mark.usefixtures("killed_stopwatch")
 def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask = Watch.ask
-
-    def killed(watch: Watch, question: Question) -> None:
-        os.kill(watch.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, watch.pid, os.WEXITED | os.WNOWAIT)
-        ask(watch, question)
-
-    monkeypatch.setattr(Watch, "ask", killed)
     small = tmp_path / "small.gguf"
     assert main(["models", "quantize", "--cores=1", str(tiny_model), "--type=q8_0", f"--output={small}"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("samovar: the process that measures ended in the middle")

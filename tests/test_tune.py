@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from pathlib import Path
 
 import pytest
 
 from engine import WIDEST
-from engine.stopwatch import Question
-from engine.tuning import Watch
 from gateway.cli import main
 from gateway.cli.curves import STEP, curves
 from gateway.plans import planned, save
@@ -104,17 +100,10 @@ def test_the_curves_show_each_number_of_engines_as_high_as_it_is_fast_and_what_i
         assert rows[str(chosen)] == min(rows.values())  # the fastest is the highest
 
 
+@pytest.mark.usefixtures("killed_stopwatch")
 def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
-    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask = Watch.ask
-
-    def killed(watch: Watch, question: Question) -> None:
-        os.kill(watch.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, watch.pid, os.WEXITED | os.WNOWAIT)
-        ask(watch, question)
-
-    monkeypatch.setattr(Watch, "ask", killed)
     assert main(["tune", *flags, "--budget=1"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("samovar: the process that measures ended in the middle of it (SIGKILL)")
