@@ -17,8 +17,7 @@ BESIDE: Final = 0.42
 """Seconds that it may take beside answers that people read as they come, or three rounds of these if that is more.
 
 Narrow steps are dear, and everybody waits for that: 128 tokens take 3.3 ms each, 72 take 3.7, and eight take 7. While
-more wait for their first word than read on, a step may take as long as without these: documents of eight finish 2 %
-sooner."""
+more wait for their first word than read on, a step may take as long as without these."""
 LIKE_DECODING: Final = 3
 """Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits (design.md)."""
 GROUP: Final = 8
