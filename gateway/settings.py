@@ -169,7 +169,7 @@ class Settings(BaseSettings):
         if self.host not in LOOPBACK and not self.host.startswith("127."):
             where = f"host: {self.host} is beyond loopback"
         elif self.trusted_proxies:
-            where = "trusted_proxies: a proxy brings in whom it likes"
+            where = "trusted_proxies: a proxy leads others here"
         if where:
             raise SettingsError(
                 f"{where}, where everybody who reaches it could chat; make keys with `samovar keys add NAME`, or say "
