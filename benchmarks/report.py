@@ -50,8 +50,8 @@ which all share. Temperature is 0, and every answer is as long as it was asked t
 BOUND: Final = """\
 ## What decides
 
-*One conversation*: both do the same steps. The tenths of a millisecond by which our tokens are further apart are what a
-token costs a gateway in Python, which shares two cores with two threads that want both.
+*One conversation*: both do the same steps, and stand within a few per cent of each other. What documents lose there is
+not found yet.
 
 *From eight on*: llama-server gives each conversation a cache of its own. Samovar's engine has one for all, so that
 prefixes are shared and any mix of lengths fits; but the attention of every step walks all cells in it, once for each
@@ -63,7 +63,7 @@ and saves is under *crowd* below.
 
 *Documents*: llama-server computes the prompts of all before anybody reads a word, and then all answers in lockstep,
 which makes the fullest steps there are. Samovar lets the first read while others' prompts are computed: compare the
-first tokens.
+first tokens. *beside* below has what that costs and saves, on the same engine.
 """
 
 
