@@ -84,6 +84,7 @@ async def test_users_of_one_browser_see_their_own_conversations_alone(browser: B
     keys = [locked.keys("add", name) for name in ("ann", "ben")]
     page, _ = await arrive(browser, locked.gateway.url)
     await enter(page, keys[0])
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")  # until then nobody can write
     await ended(await ask(page, "Of Ann"), "done")
     await page.get_by_test_id("sign-out").click()
     await expect(page.get_by_test_id("sign-in")).to_be_visible()
