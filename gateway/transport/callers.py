@@ -40,6 +40,10 @@ class Callers:
         self._per_user = per_user
         self._per_address = per_address
         self._connections = itertools.count(1)
+        self._asked = itertools.count(1)
+        self._reading = asyncio.Lock()
+        self._read = 0
+        """When the last reading began, in the order of those who asked."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, with the caller said."""
@@ -67,17 +71,25 @@ class Callers:
     async def _identify(self, scope: Scope, address: str) -> Caller:
         """Who it is, by the users as they are now: a key is good from its making on. Raises InvalidApiKeyError."""
         key, stranger = _key(scope), self._stranger(scope, address)
-        if not self._roster.needs_keys and key is not None and key.startswith(PREFIX):
+        could_be_new = key is not None and key.startswith(PREFIX)
+        if not self._roster.needs_keys and could_be_new:
             await self._refresh()  # perhaps the first key of all: what is said under it must not become everybody's
         try:
             return self._roster.identify(key, stranger)
         except InvalidApiKeyError:
+            if not could_be_new:
+                raise
             await self._refresh()
             return self._roster.identify(key, stranger)
 
     async def _refresh(self) -> None:
-        with suppress(StoreError):  # who was known stays known
-            await self._roster.refresh()
+        """Read the users as they are from now on: once for all who ask meanwhile, so that wrong keys cost little."""
+        asked = next(self._asked)
+        async with self._reading:
+            if self._read < asked:
+                self._read = next(self._asked)
+                with suppress(StoreError):  # who was known stays known
+                    await self._roster.refresh()
 
     def _stranger(self, scope: Scope, address: str) -> str:
         """Without keys: every connection is a user of its own, over HTTP every address."""
