@@ -250,7 +250,7 @@ class _Context:
 
     def _restore(self, state: bytes, sequence: int, start: int, end: int) -> bool:
         """Fill the empty `sequence`; whether all was taken and it runs from `start` to `end`."""
-        data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))  # no copy: it is only read
         taken = llama_cpp.llama_state_seq_set_data(self._pointer, data, len(state), sequence)
         first = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
         return bool(taken == len(state) and (first, self.length(sequence)) == (start, end))

@@ -30,6 +30,8 @@ ROUND: Final = 1.0
 """Seconds between two rounds of the keeper, who looks for idle and hung engines."""
 SAMPLE_ROUNDS: Final = 5
 """Rounds between two readings of memory and processor time."""
+WALK_ROUNDS: Final = 60
+"""Rounds between two walks through the pages of engines that are busy: each takes 15 to 40 ms from their answers."""
 
 log = structlog.get_logger("engine")
 
@@ -141,7 +143,7 @@ class EnginePool:
             self._retry_if_changed()
             await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
             if rounds % SAMPLE_ROUNDS == 0:
-                await asyncio.to_thread(self._sample)
+                await asyncio.to_thread(self._sample, walk=rounds % WALK_ROUNDS == 0)
             rounds += 1
             await asyncio.sleep(ROUND)
 
@@ -181,9 +183,10 @@ class EnginePool:
         self.unloads[engine.name] += 1
         await engine.stop()
 
-    def _sample(self) -> None:
+    def _sample(self, *, walk: bool) -> None:
+        idle = not any(engine.state is State.BUSY for engine in self.engines)
         for engine in self.engines:
-            self.usage[engine.name] = self._meters[engine.name].read(engine.pid)
+            self.usage[engine.name] = self._meters[engine.name].read(engine.pid, walk=walk or idle)
 
     def _set_threads(self, name: str, threads: int) -> None:
         with suppress(EngineError):  # it just died, and its end will be told

@@ -18,11 +18,14 @@ class Usage:
     cpu_seconds: float = 0.0
 
 
-def usage(pid: int) -> Usage:
-    """What the process uses now; nothing when it has just ended. Takes milliseconds: the kernel walks its pages."""
+def usage(pid: int, *, walk: bool = True) -> Usage:
+    """What the process uses now; nothing when it has just ended.
+
+    Its PSS is 0 without `walk`: for that the kernel walks its pages, which takes tens of milliseconds of a core.
+    """
     try:
         process = psutil.Process(pid)
-        memory, times = process.memory_full_info(), process.cpu_times()
+        memory, times = process.memory_full_info() if walk else process.memory_info(), process.cpu_times()
     except psutil.Error:
         return Usage()
     return Usage(memory.rss, getattr(memory, "pss", 0), times.user + times.system)
@@ -36,11 +39,16 @@ class Meter:
         self._pid: int | None = None
         self._before = self._latest = 0.0
         """Seconds of the processes that are gone, and of this one when it was last looked at."""
+        self._proportional = 0
+        """Bytes when its pages were last walked."""
 
-    def read(self, pid: int | None) -> Usage:
-        """What it uses now, as process `pid`, if it is one. Takes as long as `usage`."""
+    def read(self, pid: int | None, *, walk: bool = True) -> Usage:
+        """What it uses now, as process `pid`, if it is one. Without `walk` its PSS is that of the last time."""
         if pid != self._pid:
             self._before, self._latest, self._pid = self._before + self._latest, 0.0, pid
-        now = Usage() if pid is None else usage(pid)
+            walk = True
+        now = Usage() if pid is None else usage(pid, walk=walk)
         self._latest = max(self._latest, now.cpu_seconds)  # one that has just ended tells nothing any more
-        return replace(now, cpu_seconds=self._before + self._latest)
+        if walk:
+            self._proportional = now.proportional
+        return replace(now, proportional=self._proportional, cpu_seconds=self._before + self._latest)

@@ -89,10 +89,11 @@ class Sampler:
     def _choose(self, logits: Logits, number: float) -> int:
         """Index of one of `logits`, drawn by a number below 1. Raises SamplingError."""
         s = self._sampling
-        if not math.isfinite(logits.max()):
+        likeliest = int(logits.argmax())  # the first that is no number, if there is one
+        if not math.isfinite(logits[likeliest]):
             raise SamplingError("the model's logits are no numbers; its file may be broken")
         if s.temperature < COLD:
-            return int(logits.argmax())
+            return likeliest
         if not s.top_k and s.top_p >= 1 and not s.min_p:
             return among_all(logits, s.temperature, number)
         ids, probabilities = candidates(logits, s)
