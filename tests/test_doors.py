@@ -369,12 +369,15 @@ def test_the_terminals_chat_asks_for_the_key_that_is_needed(closed: tuple[Gatewa
 async def test_who_begins_a_request_and_does_not_go_on_is_hung_up_on(tiny_server: Gateway) -> None:
     port = int(tiny_server.url.rpartition(":")[2])
     whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+    async def until_hung_up_on(said: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        async with asyncio.timeout(40):
+            await reader.read()
+        writer.close()
+
     async with connect(socket_url(tiny_server)) as socket:
-        for said in (b"", whole[:20], whole + whole[:20]):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(said)
-            async with asyncio.timeout(40):
-                await reader.read()
-            writer.close()
+        await asyncio.gather(*map(until_hung_up_on, (b"", whole[:20], whole + whole[:20])))
         await socket.send("{")
         assert "invalid_json" in str(await socket.recv())
