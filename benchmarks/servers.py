@@ -22,6 +22,7 @@ import psutil
 
 from benchmarks.machine import cache_folder, cores
 from benchmarks.rival import program
+from engine import engines_of
 
 Found = TypeVar("Found")
 START_SECONDS: Final = 60.0
@@ -50,7 +51,7 @@ class Server:
 
     def engines(self) -> list[psutil.Process]:
         """Samovar's engine processes."""
-        return [child for child in self.process.children() if "engine.worker" in child.cmdline()]
+        return engines_of(self.process)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from engine.quality import Drift, drift
 from engine.quantization import KINDS as QUANTIZATIONS
 from engine.quantization import bits, quantize
 from engine.residents import common_prefix
-from engine.resources import Usage, usage
+from engine.resources import Usage, engines_of, usage
 from engine.tuning import measure
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "compare",
     "digest",
     "drift",
+    "engines_of",
     "environment",
     "groups",
     "heuristic",

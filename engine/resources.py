@@ -1,4 +1,4 @@
-"""What a process takes of the machine, as psutil reads it."""
+"""Which processes engines are, and what one takes of the machine, as psutil reads it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ class Usage:
     proportional: int = 0
     """PSS: they are counted once between those that share them. 0 where the system does not tell."""
     cpu_seconds: float = 0.0
+
+
+def engines_of(gateway: psutil.Process) -> list[psutil.Process]:
+    """Its engine processes, those that have just ended left out; none when it has ended itself."""
+    try:
+        children = gateway.children()
+    except psutil.Error:
+        return []
+    return [child for child in children if _is_engine(child)]
 
 
 def usage(pid: int, *, walk: bool = True) -> Usage:
@@ -52,3 +61,10 @@ class Meter:
         if walk:
             self._proportional = now.proportional
         return replace(now, proportional=self._proportional, cpu_seconds=self._before + self._latest)
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    try:
+        return "engine.worker" in process.cmdline()
+    except psutil.Error:
+        return False

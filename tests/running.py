@@ -18,6 +18,8 @@ import psutil
 from openai import AsyncOpenAI
 from openai.resources.responses.responses import AsyncResponsesConnection
 
+from engine import engines_of
+
 SAMOVAR = [sys.executable, "-m", "gateway.cli"]
 CHILD_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
 
@@ -61,7 +63,7 @@ class Gateway:
 
     def engines(self) -> list[psutil.Process]:
         """Its engine processes."""
-        return [child for child in self.process.children() if "engine.worker" in child.cmdline()]
+        return engines_of(self.process)
 
     def log(self) -> str:
         """What it wrote to stderr."""

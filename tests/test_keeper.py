@@ -136,11 +136,10 @@ async def test_an_answer_moves_between_engines_in_the_middle_and_is_the_same(spa
         async for message in one.generate(Generate(20 + number, PROMPT[:100], 700, sampling, f"moved {scope}")):
             if isinstance(message, Tokens):
                 drawn += message.ids
-                if len(drawn) >= 50:
-                    one.suspend(20 + number)
+                one.suspend(20 + number)  # after the first one, and others until it is heard
         assert isinstance(message, Finished)
         assert message.reason == "moved"
-        assert 50 <= len(drawn) < 700
+        assert 0 < len(drawn) < 700
         rest = Generate(
             30 + number, [*PROMPT[:100], *drawn], 700 - len(drawn), sampling, f"moved {scope}", generated=len(drawn)
         )

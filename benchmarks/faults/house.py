@@ -16,6 +16,7 @@ from typing import Final, Self
 import psutil
 
 from benchmarks.servers import ServerError, environment, free_port, stop
+from engine import engines_of
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 45.0
@@ -129,13 +130,12 @@ class House:
 
     def engines(self) -> list[psutil.Process]:
         """Its engine processes, remembered so that one that is left over is seen."""
-        if self._process is None:
-            return []
-        with suppress(psutil.Error):
-            found = [child for child in self.gateway.children() if _is_engine(child)]
-            self._seen.update(found)
-            return found
-        return []
+        found: list[psutil.Process] = []
+        if self._process is not None:
+            with suppress(psutil.Error):
+                found = engines_of(self.gateway)
+        self._seen.update(found)
+        return found
 
     def rest(self) -> Rest:
         """What it holds now, when it has had a while to come to rest."""
@@ -192,10 +192,3 @@ class House:
     def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
-
-
-def _is_engine(process: psutil.Process) -> bool:
-    try:
-        return "engine.worker" in process.cmdline()
-    except psutil.Error:
-        return False

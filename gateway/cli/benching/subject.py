@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
+from engine import engines_of
 from gateway.catalogue import CATALOGUE, Entry
 from gateway.settings import SQLITE, Settings
 
@@ -43,7 +44,7 @@ class Subject:
 
     def engines(self) -> list[psutil.Process]:
         """Its engine processes."""
-        return [child for child in self.process.children() if "engine.worker" in _command(child)]
+        return engines_of(self.process)
 
     def logged(self, event: str) -> dict[str, Any]:
         """The newest line of its log that tells of `event`, waited for. Raises BenchError."""
@@ -124,10 +125,3 @@ def _key(source: Path | str) -> Iterator[str]:
         yield f"--cache-key={source}"
     elif source.exists():
         yield f"--cache-key={source.absolute()}"
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:  # it has just ended
-        return []
