@@ -7,6 +7,8 @@ stand behind the same face.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -16,7 +18,7 @@ from typing import Final
 import structlog
 
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
-from engine.messages import Generate, Stepped, StoreUsed, WorkerConfig
+from engine.messages import Finished, Generate, Stepped, StoreUsed, Tokens, WorkerConfig
 from engine.modelfile import Mark, mark
 from engine.process import Answer, EngineProcess, State
 from engine.resources import Meter, Usage
@@ -24,6 +26,9 @@ from engine.shares import CoreShares
 
 BACKOFF: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the first, second, … restart of an engine that dies without having answered anything between."""
+LOAD_AGAIN: Final = (60.0, 120.0, 300.0, 600.0)
+"""Seconds after which a model that could not be loaded is tried again, though its file is the same: there may have been
+no memory for it. Balancers send nobody to a gateway that says so, whose request would try it."""
 LOAD_SECONDS: Final = 120.0
 """How long a load may take before it counts as hung: gigabytes from a slow disk."""
 ROUND: Final = 1.0
@@ -64,7 +69,7 @@ class EnginePool:
         )
         names = [engine.name for engine in self.engines]
         self.restarts = dict.fromkeys(names, 0)
-        """Starts after a crash, by engine: by the pool itself, or by a request that could not wait for that."""
+        """Starts after a failure, by engine: by the pool itself, or by a request that could not wait for that."""
         self.unloads = dict.fromkeys(names, 0)
         """Times that it was stopped for being idle, by engine."""
         self.usage = dict.fromkeys(names, Usage())
@@ -81,6 +86,7 @@ class EnginePool:
         self._on_change = on_change
         self._failures = dict.fromkeys(names, 0)
         self._retry_at = dict.fromkeys(names, 0.0)
+        self._load_again_at = dict.fromkeys(names, 0.0)
         self._model = Path(config.model)
         self._unloadable = ""
         """Why the model could not be loaded, until an engine has it."""
@@ -108,7 +114,8 @@ class EnginePool:
         await self.start(engine)
         async with aclosing(engine.generate(request)) as messages:
             async for message in messages:
-                self._failures[engine.name] = 0
+                if isinstance(message, Tokens | Finished):  # it has computed something: not dead from the start
+                    self._failures[engine.name] = 0
                 yield message
 
     async def start(self, engine: EngineProcess) -> None:
@@ -133,19 +140,22 @@ class EnginePool:
     async def keep(self) -> None:
         """Look after the engines until cancelled: hung ones are killed, idle ones unloaded, what they use is read.
 
-        A model that could not be loaded is tried again when its file has changed.
+        A model that could not be loaded is tried again when its file has changed, or after LOAD_AGAIN.
         """
-        rounds = 0
-        while True:
-            now = time.monotonic()
-            for engine in self.engines:
-                self._end_if_hung(engine, now)
-            self._retry_if_changed()
-            await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
-            if rounds % SAMPLE_ROUNDS == 0:
-                await asyncio.to_thread(self._sample, walk=rounds % WALK_ROUNDS == 0)
-            rounds += 1
+        for round_ in itertools.count():
+            try:
+                await self._look_after(round_, time.monotonic())
+            except (OSError, RuntimeError) as error:  # no file or thread is left: what this round missed, the next does
+                log.error("engines could not be looked after", reason=str(error))
             await asyncio.sleep(ROUND)
+
+    async def _look_after(self, round_: int, now: float) -> None:
+        for engine in self.engines:
+            self._end_if_hung(engine, now)
+        self._load_again(now)
+        await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
+        if round_ % SAMPLE_ROUNDS == 0:
+            await asyncio.to_thread(self._sample, walk=round_ % WALK_ROUNDS == 0)
 
     async def close(self) -> None:
         """Stop every engine; what they still owe fails."""
@@ -165,12 +175,18 @@ class EnginePool:
     def _is_spare(self, engine: EngineProcess, now: float) -> bool:
         return engine.state is State.IDLE and 0 < self._idle_unload <= now - engine.since
 
-    def _retry_if_changed(self) -> None:
-        """Nobody may be sent here while `failure` says something, so that nobody's request would try it."""
+    def _load_again(self, now: float) -> None:
+        """Try what could not be loaded: no request does that while another engine serves, or `failure` says no."""
         if self._unloadable and self._seen != (seen := self._mark()):
             self._seen = seen
             self._retry_at = dict.fromkeys(self._retry_at, 0.0)
             self.warm(self.engines[0])
+            return
+        for engine in self.engines:
+            if engine.state is State.FAILED and engine.load_failed and now >= self._load_again_at[engine.name]:
+                self._load_again_at[engine.name] = math.inf  # until it has failed again
+                self._retry_at[engine.name] = 0.0
+                self.warm(engine)
 
     def _mark(self) -> Mark | None:
         with suppress(OSError):
@@ -214,14 +230,16 @@ class EnginePool:
     def _mend(self, engine: EngineProcess) -> None:
         failures = self._failures[engine.name]
         self._failures[engine.name] = failures + 1
+        self._crashed.add(engine.name)
         delay = BACKOFF[min(failures, len(BACKOFF) - 1)]
-        if engine.load_failed:  # no loop: it is tried again when somebody asks for it, or the file changes
+        if engine.load_failed:  # no loop: it is tried again when somebody asks, the file changes, or after a while
             log.error("model cannot be loaded", engine=engine.name, reason=engine.reason)
             self._unloadable, self._seen = engine.reason, self._mark()
             self._retry_at[engine.name] = time.monotonic() + delay
+            again = LOAD_AGAIN[min(failures, len(LOAD_AGAIN) - 1)]
+            self._load_again_at[engine.name] = time.monotonic() + again
         else:
             log.error("engine failed", engine=engine.name, reason=engine.reason, again_in_seconds=delay)
-            self._crashed.add(engine.name)
             self._mending[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
 
     async def _restart(self, engine: EngineProcess, delay: float) -> None:

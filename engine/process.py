@@ -126,6 +126,11 @@ class EngineProcess:
         return self._process.pid if self._process and self._process.returncode is None else None
 
     @property
+    def loaded(self) -> bool:
+        """Whether it can compute at once: not one that is on its way out."""
+        return self.state in (State.IDLE, State.BUSY) and not (self._stopping or self._hung_up)
+
+    @property
     def requests(self) -> int:
         """Requests that it owes an answer."""
         return len(self._answers)

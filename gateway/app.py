@@ -68,8 +68,8 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
 
     def changed(engine: EngineProcess) -> None:
         log.changed(engine)
-        if engine.state in (State.IDLE, State.STOPPED):
-            admission.pump()  # a mended engine has room for those who wait
+        if engine.state in (State.IDLE, State.STOPPED, State.FAILED):
+            admission.pump()  # a mended engine has room for those who wait, and the last one's failure is told to them
 
     worker = model.worker(cache.config, settings.state_dir)
     pool = EnginePool(

@@ -160,7 +160,7 @@ class Dispatcher:
         by_load = self._by_load()
         if not by_load or self._gather() or any(not p.streaming or p.target for p in self._all()):
             return  # prompts are under way: what they need comes first
-        idle = [engine for engine in self._engines if engine.state is State.IDLE and not self._placed[engine]]
+        idle = [e for e in self._engines if e.state is State.IDLE and e.loaded and not self._placed[e]]
         if len(by_load) < self._wanted() and idle and len(self._placed[by_load[-1]]) > 1:
             self._move(by_load[-1], idle[0])
         elif len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:
@@ -192,17 +192,17 @@ class Dispatcher:
         placed = self._placed[engine]
         working = len({*self._working(), engine})
         times = self._plan.at(max(1, self._plan.cores // working))
-        home = self._homes.get(demand.previous or "") is engine and engine.state in (State.IDLE, State.BUSY)
+        home = self._homes.get(demand.previous or "") is engine and engine.loaded
         missing = demand.tokens - (demand.known if home or demand.stored else 0)
         rows, taken = max(times.prefill.items())
         prompt = missing * taken / rows + (0.0 if home else demand.known * FETCH)
         answer = ANSWER * round_seconds(times, len(placed) + 1)
-        load = 0.0 if engine.state in (State.IDLE, State.BUSY) else LOAD
+        load = 0.0 if engine.loaded else LOAD
         return load + prompt * (1 + len(placed)) + answer
 
     def _clear(self, engine: EngineProcess) -> None:
         """Have those who stream in `engine` go on elsewhere, where they can."""
-        others = [e for e in self._engines if e is not engine and e.state in (State.IDLE, State.BUSY)]
+        others = [e for e in self._engines if e is not engine and e.loaded]
         for _ in self._placed[engine] if others else ():
             self._move(engine, min(others, key=lambda other: len(self._placed[other])))
 
@@ -232,9 +232,13 @@ class Dispatcher:
 
     def _fits(self, engine: EngineProcess, demand: Demand) -> bool:
         placed = self._placed[engine]
-        if (engine.state is State.FAILED and not engine.load_failed) or len(placed) >= WIDEST:
+        if len(placed) >= WIDEST or (engine.state is State.FAILED and not self._is_last_hope(engine)):
             return False
         return sum(placement.demand.cells for placement in placed) + demand.cells <= engine.cells
+
+    def _is_last_hope(self, engine: EngineProcess) -> bool:
+        """Whether a request may try what failed: when no engine could load the model. Crashed ones are mended."""
+        return engine.load_failed and all(other.load_failed for other in self._engines)
 
     def _working(self) -> list[EngineProcess]:
         return [engine for engine, placed in self._placed.items() if placed]

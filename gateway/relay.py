@@ -15,17 +15,29 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
-from engine import Answer, EngineDiedError, EngineError, EnginePool, EngineProcess, Finished, Generate, Started, Tokens
+from engine import (
+    Answer,
+    EngineDiedError,
+    EngineError,
+    EnginePool,
+    EngineProcess,
+    Finished,
+    Generate,
+    ModelLoadError,
+    Started,
+    Tokens,
+)
 from gateway.dispatcher import Dispatcher, Placement
 
 MOST_DEATHS: Final = 2
 """A request whose engines died so often is what kills them."""
-MOST_TRIES: Final = 5
-"""Engines that it is sent to, those among them that were gone before they had it."""
+MOST_TRIES: Final = 8
+"""Engines that it is sent to, those among them that were gone before they had it, or could not be loaded."""
 MOST_FAILURES: Final = 2
 """A request whose steps failed so often in engines that live on is what fails."""
 PAUSE: Final = 0.05
-"""Seconds until it is sent again when an engine was gone already: time to hear of that."""
+"""Seconds until it is sent again when an engine was gone already, and twice as long each time: to hear of that, and for
+what no process could be started with, files or memory, to be there again. Seven seconds in all."""
 
 
 log = structlog.get_logger()
@@ -74,7 +86,7 @@ class Relay:
                         first = False
                         if isinstance(message, Finished):
                             return
-            except EngineDiedError as error:
+            except (EngineDiedError, ModelLoadError) as error:
                 await self._survive(error)
             finally:
                 self._current = self._placement.leave = None
@@ -83,16 +95,23 @@ class Relay:
                 return
             self._dispatcher.arrive(self._placement)
 
-    async def _survive(self, error: EngineDiedError) -> None:
-        """Go on after an engine's death, or raise it again when it is the request that kills them."""
+    async def _survive(self, error: EngineDiedError | ModelLoadError) -> None:
+        """Go on after an engine's death, or where there is one that is loaded; raise what nothing can be done about.
+
+        Nothing can when it is the request that kills them, or when none of them can load the model.
+        """
         self._tries += 1
-        if error.requests:
+        if isinstance(error, ModelLoadError):  # for want of memory: another engine may have it
+            had, hopeless = 0, all(engine.load_failed for engine in self._pool.engines)
+        else:
+            had, hopeless = error.requests, False
+        if had:
             self.deaths += 1
-            self.blame += 1 / error.requests
-        if self.deaths >= MOST_DEATHS or self._tries >= MOST_TRIES:
+            self.blame += 1 / had
+        if hopeless or self.deaths >= MOST_DEATHS or self._tries >= MOST_TRIES:
             raise error
-        if not error.requests:
-            await asyncio.sleep(PAUSE)
+        if not had:
+            await asyncio.sleep(PAUSE * 2 ** (self._tries - 1))
 
     def _endures(self, end: Finished) -> bool:
         """Whether it goes on after a step that failed without anybody's fault."""

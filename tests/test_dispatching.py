@@ -49,6 +49,23 @@ def test_requests_spread_and_a_conversation_goes_home() -> None:
     assert placed(dispatcher, Demand(200, "resp_1", tokens=150, known=100)).engine is second.engine
 
 
+def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could() -> None:
+    one, two = engines(2)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    two.state, two.load_failed = State.FAILED, True
+    assert [placed(dispatcher, Demand(10)).engine for _ in range(8)] == [one] * 8
+    one.state = State.FAILED  # killed, and soon mended
+    assert dispatcher.place(Demand(10)) is None
+    one.load_failed = True  # now a request may hear the reason
+    assert dispatcher.place(Demand(10)) is not None
+
+
+def test_an_engine_that_unloads_is_not_taken_for_a_loaded_one() -> None:
+    one, two = engines(2)
+    one._stopping = True
+    assert placed(Dispatcher([one, two], MEASURED), Demand(10)).engine is two
+
+
 def test_a_conversation_leaves_home_when_waiting_there_costs_more_than_moving() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from engine import (
+    Answer,
     EngineDiedError,
     EnginePool,
     EngineProcess,
@@ -27,6 +29,7 @@ from engine import (
     ModelLoadError,
     Plan,
     Sampling,
+    Started,
     State,
     Tokens,
     WorkerConfig,
@@ -35,6 +38,7 @@ from engine import (
 )
 from engine.autopsy import cause_of_death
 from engine.pool import BACKOFF
+from engine.resources import Meter
 from engine.shares import CoreShares
 from tests.plans import MEASURED
 
@@ -275,6 +279,63 @@ async def test_a_model_of_which_engines_die_while_they_load_it_is_not_tried_in_a
     with pytest.raises(ModelLoadError):
         await run(pool, pool.engines[0], 2, 5)
     await pool.close()
+
+
+async def test_what_could_not_be_loaded_for_a_while_is_loaded_then_though_nobody_asks_and_its_file_is_the_same(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.pool.ROUND", 0.05)
+    monkeypatch.setattr("engine.pool.LOAD_AGAIN", (0.3,))
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")  # as if there were no memory
+        with pytest.raises(EngineDiedError):
+            await run(pool, pool.engines[0], 1, 5)
+        await until(lambda: bool(pool.failure) and pool.engines[0].load_failed)
+    keeper = asyncio.create_task(pool.keep())
+    await until(lambda: not pool.failure and pool.engines[0].state is State.IDLE)
+    assert pool.restarts == {"0": 2}
+    keeper.cancel()
+    await pool.close()
+
+
+async def test_a_keeper_that_cannot_open_a_file_looks_after_engines_again_a_round_later(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("engine.pool.ROUND", 0.05)
+    monkeypatch.setattr(Meter, "read", full)
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1, idle_unload=0.3)
+    keeper = asyncio.create_task(pool.keep())
+    with capture_logs() as lines:
+        await run(pool, pool.engines[0], 1, 5)
+        await until(lambda: pool.engines[0].state is State.STOPPED)
+    assert "Too many open files" in next(line["reason"] for line in lines if "looked after" in line["event"])
+    keeper.cancel()
+    await pool.close()
+
+
+async def test_an_engine_that_dies_before_its_first_token_is_restarted_later_each_time(pool: EnginePool) -> None:
+    [engine, _] = pool.engines
+
+    async def die(request: Generate) -> AsyncIterator[Answer]:
+        yield Started(request.request, 0)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        await until(lambda: engine.state is State.FAILED)
+        raise EngineDiedError("engine 0: killed", requests=1)
+
+    with capture_logs() as lines, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "generate", die)
+        for request in range(3):
+            with pytest.raises(EngineDiedError):
+                await run(pool, engine, request, 5)
+    delays = [line["again_in_seconds"] for line in lines if line["event"] == "engine failed"]
+    assert delays == list(BACKOFF[:3])
+    assert await run(pool, engine, 9, 5) == (5, "length")
+    assert pool._failures["0"] == 0
 
 
 async def test_another_model_in_the_place_of_the_first_is_not_taken_for_it(tmp_path: Path, tiny_model: Path) -> None:

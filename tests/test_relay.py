@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine import Answer, EngineDiedError, Finished, Generate, Sampling, Started, Tokens
+from engine import Answer, EngineDiedError, EngineError, Finished, Generate, ModelLoadError, Sampling, Started, Tokens
 from gateway.dispatcher import Demand, Placement
 from gateway.relay import Relay
 
@@ -19,8 +19,9 @@ FAILED = Finished(0, "failed", "llama_decode returned 1")
 class Pool:
     """Engines that say what is written here, one list for each time that they are asked."""
 
-    def __init__(self, *stretches: list[Answer | EngineDiedError]) -> None:
+    def __init__(self, *stretches: list[Answer | EngineError], unloadable: int = 0) -> None:
         self.left = list(stretches)
+        self.engines = [SimpleNamespace(load_failed=number < unloadable) for number in range(2)]
         self.asked: list[Generate] = []
 
     async def start(self, _engine: object) -> None:
@@ -29,7 +30,7 @@ class Pool:
     async def generate(self, _engine: object, request: Generate) -> AsyncIterator[Answer]:
         self.asked.append(request)
         for message in self.left.pop(0):
-            if isinstance(message, EngineDiedError):
+            if isinstance(message, EngineError):
                 raise message
             yield message
 
@@ -80,3 +81,20 @@ async def test_a_request_that_kills_two_engines_fails() -> None:
     died = EngineDiedError("engine 0: killed", requests=1)
     with pytest.raises(EngineDiedError):
         await heard(Pool([Started(0, 0, 0), died], [Started(0, 0, 0), died]))
+
+
+async def test_an_answer_waits_until_an_engine_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.relay.PAUSE", 0.001)
+    gone = EngineDiedError("engine 0: no process could be started: Too many open files")
+    unloadable = ModelLoadError("no memory for the model's context")
+    whole: list[Answer | EngineError] = [Started(0, 0, 0), Tokens(0, [4]), Finished(0, "stop")]
+    assert await heard(Pool([gone], [gone], [gone], [gone], [gone], [unloadable], whole, unloadable=1)) == ([4], "stop")
+    with pytest.raises(EngineDiedError):
+        await heard(Pool([gone], [gone], [gone], [gone], [gone], [gone], [gone], [gone]))
+
+
+async def test_a_request_fails_at_once_when_no_engine_can_load_the_model() -> None:
+    pool = Pool([ModelLoadError("not a model")], unloadable=2)
+    with pytest.raises(ModelLoadError):
+        await heard(pool)
+    assert pool.left == []

@@ -1,4 +1,4 @@
-"""Queue, dispatcher, relay, thread shares and schedulers as one, without a model: whatever comes, aborts or crashes.
+"""Queue, dispatcher, relay, thread shares and schedulers as one, without a model: whatever comes, leaves or breaks.
 
 Each request's tokens are its positions, so that one that is lost or doubled is seen.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import Answer, EngineDiedError, Finished, Generate, Sampling, Started, State, Tokens
+from engine import Answer, EngineDiedError, Finished, Generate, ModelLoadError, Sampling, Started, State, Tokens
 from engine.residents import Resident
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
@@ -23,7 +23,7 @@ from gateway.admission import Admission, Ticket
 from gateway.caller import Caller
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.fairness import Work
-from gateway.relay import MOST_DEATHS, Relay
+from gateway.relay import MOST_DEATHS, MOST_TRIES, Relay
 from tests.plans import MEASURED
 
 CORES, ENGINES, CELLS = 2, 3, 1200
@@ -33,10 +33,9 @@ GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 class Engine:
     """A process as dispatcher and relay see it, which steps when it is told to."""
 
-    load_failed = False
-
     def __init__(self, name: str, pool: Pool) -> None:
         self.name, self.cells, self.state = name, CELLS, State.IDLE
+        self.load_failed = False
         self.threads = 0
         self.told: deque[int] = deque()
         """Numbers of threads that it was told and has not heard yet."""
@@ -126,6 +125,31 @@ class Engine:
             for queue in queues:
                 queue.put_nowait(EngineDiedError(f"engine {self.name}: killed", requests=len(queues)))
 
+    def spoil(self) -> None:
+        """End, and not be able to load the model."""
+        self.crash()
+        self.load_failed = True
+        self._pool.change(self, State.FAILED)
+
+    def mend(self) -> None:
+        """Load again, as the pool has it done after a while."""
+        if self.state is State.FAILED:
+            self.load_failed = False
+            self._pool.change(self, State.IDLE)
+
+    def unload(self) -> None:
+        """Give the memory back, if nobody is there."""
+        if self.state is State.IDLE:
+            self._begin()
+            self.threads = 0
+            self.told.clear()
+            self._pool.change(self, State.STOPPED)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it computes at once."""
+        return self.state in (State.IDLE, State.BUSY)
+
 
 class Pool:
     """The engines and their threads, as engine/pool.py keeps them."""
@@ -133,18 +157,22 @@ class Pool:
     def __init__(self) -> None:
         self.shares = CoreShares(CORES, lambda name, threads: self.engines[int(name)].told.append(threads))
         self.engines = [Engine(str(i), self) for i in range(ENGINES)]
+        self.changed: Callable[[], None] = lambda: None
 
     def change(self, engine: Engine, state: State) -> None:
         """As `EnginePool._changed` does."""
         engine.state = state
-        if state is State.FAILED:
+        if state in (State.FAILED, State.STOPPED):
             self.shares.lost(engine.name)
         else:
             self.shares.work([e.name for e in self.engines if e.state is State.BUSY])
+        self.changed()
 
     async def start(self, engine: Engine) -> None:
         """A request does not wait for the pool to mend its engine."""
-        if engine.state is State.FAILED:
+        if engine.load_failed:
+            raise ModelLoadError("no memory")
+        if not engine.loaded:
             self.change(engine, State.IDLE)
 
     async def generate(self, engine: Engine, request: Generate) -> AsyncIterator[Answer]:
@@ -168,6 +196,7 @@ class House:
         self.admission: Admission[Demand, Placement] = Admission(
             self.dispatcher.place, self.dispatcher.release, limit=1000, timeout=1000
         )
+        self.pool.changed = self.admission.pump
         self.clients: list[asyncio.Task[None]] = []
         self.ended: dict[int, str] = {}
         self.relays: dict[int, Relay] = {}
@@ -209,6 +238,9 @@ class House:
         except EngineDiedError:
             reason = "failed"
             assert self.relays[request].deaths >= MOST_DEATHS
+        except ModelLoadError:
+            reason = "failed"
+            assert all(engine.load_failed for engine in self.pool.engines) or self.relays[request]._tries >= MOST_TRIES
         finally:
             self.admission.leave(ticket)
         assert tokens == list(range(prompt, prompt + len(tokens))), "a token was lost or doubled"
@@ -217,7 +249,7 @@ class House:
         self.ended[request] = reason
 
 
-KINDS = ("step", "step", "step", "hear", "hear", "abort", "crash", "rebalance")
+KINDS = ("step", "step", "step", "hear", "hear", "abort", "crash", "spoil", "mend", "unload", "rebalance")
 Events = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.integers(1, 300), st.integers(1, 40)),
@@ -242,6 +274,8 @@ async def live(events: list[tuple[str, int, int]]) -> None:
     for event, number, answer in events:
         house.happen(event, number, answer)
         await settled(house)
+    for engine in house.pool.engines:
+        engine.mend()
     for _ in range(3000):
         if all(client.done() for client in house.clients) and not house.pool.shares.held:
             break
