@@ -289,6 +289,31 @@ async def test_who_was_cut_off_takes_its_answer_up_through_the_balancer_at_the_g
     raise AssertionError("all went to one gateway")
 
 
+@pytest.mark.slow
+@BALANCERS
+async def test_all_connections_of_a_key_and_its_cancel_reach_one_gateway(
+    tmp_path: Path, lasting_house: House, kind: type[Balancer]
+) -> None:
+    house = lasting_house
+    balancer = kind(tmp_path / "balancer", house.addresses, (house.ports[2], house.ports[3]))
+    with balancer.running():
+        for key in house.keys[:2]:
+            before = [metric(gateway, "samovar_requests_total") for gateway in house.gateways]
+            async with AsyncExitStack() as stack:
+                opened = [connect(balancer.url, key, balancer.tls) for _ in range(5)]
+                sockets = [await stack.enter_async_context(one) for one in opened]
+                for conversation in sockets:
+                    await conversation.ask("Hello", **ANSWER)
+                await sockets[-1].send({"type": "response.create", "input": "Hello", **LONG})
+                running = (await anext(sockets[-1].stream())).response.id
+                path = f"/v1/responses/{running}/cancel"
+                cancelled = await asyncio.to_thread(balancer.post, path, {}, Authorization=f"Bearer {key}")
+                assert cancelled.status_code == 200, cancelled.text
+                assert (await sockets[-1].events())[-1].response.status == "cancelled"
+            after = [metric(gateway, "samovar_requests_total") for gateway in house.gateways]
+            assert sorted(now - then for now, then in zip(after, before, strict=True)) == [0, len(sockets) + 1]
+
+
 @BALANCERS
 def test_the_gateway_sees_a_clients_own_address_and_not_what_the_client_says_of_it(
     tmp_path: Path, kind: type[Balancer]
