@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import signal
 import socket
+import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
@@ -24,8 +29,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from cache import KeyRing, Ledger
 from gateway.transport.proxies import Proxies
 from gateway.users import Users
-from tests.balancers import Balancer, HAProxy, Nginx
+from tests.balancers import DEPLOY, Balancer, HAProxy, Nginx
 from tests.browsing import OpenPage, ask, ended
+from tests.certificates import make_certificate
+from tests.readme import blocks
 from tests.redis_server import RedisServer
 from tests.running import Conversation, Gateway, connect, said
 
@@ -329,6 +336,43 @@ def test_the_gateway_sees_a_clients_own_address_and_not_what_the_client_says_of_
             challenge = httpx.get(balancer.plain + "/.well-known/acme-challenge/word", timeout=10)
             assert challenge.status_code == 200
             assert httpx.get(balancer.plain + "/.well-known/acme", timeout=10).status_code == 308
+
+
+def test_nginx_shows_a_certificate_that_certbot_has_renewed(tmp_path: Path) -> None:
+    live, folder = tmp_path / "live", tmp_path / "balancer"
+    live.mkdir()
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    [links] = [block.text for block in blocks(page) if "/etc/nginx/samovar.crt" in block.text]
+    with witness() as address:
+        ports = free_ports(2)
+        balancer = Nginx(folder, [address, address], (ports[0], ports[1]))
+        (folder / "cert.pem").rename(live / "fullchain.pem")
+        (folder / "key.pem").rename(live / "privkey.pem")
+        for line in re.findall("^ln -s .*", links, re.MULTILINE):
+            moved = line.replace("/etc/letsencrypt/live/samovar.example.org", str(live))
+            moved = moved.replace("/etc/nginx/samovar.crt", str(folder / "cert.pem"))
+            moved = moved.replace("/etc/nginx/samovar.key", str(folder / "key.pem"))
+            assert "/etc/" not in moved
+            subprocess.run(["sh", "-c", moved], check=True)
+        with balancer.running():
+            first = ssl.get_server_certificate(("127.0.0.1", ports[0]))
+            for name in ("fullchain.pem", "privkey.pem"):
+                (live / name).unlink()
+            make_certificate(live / "fullchain.pem", live / "privkey.pem", address="127.0.0.1")
+            assert ssl.get_server_certificate(("127.0.0.1", ports[0])) == first
+            systemctl = tmp_path / "systemctl"  # which does what the real one has nginx do
+            systemctl.write_text(
+                f'#!/bin/sh\n[ "$*" = "try-reload-or-restart nginx" ] && kill -HUP $(cat {folder}/nginx.pid)\n'
+            )
+            systemctl.chmod(0o755)
+            environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "RENEWED_LINEAGE": str(live)}
+            subprocess.run(["sh", DEPLOY / "nginx" / "renewed.sh"], env=environment, check=True)
+            for _ in range(500):
+                shown = ssl.get_server_certificate(("127.0.0.1", ports[0]))
+                if shown != first:
+                    break
+                time.sleep(0.02)
+            assert shown.split() == (live / "fullchain.pem").read_text().split()
 
 
 @pytest.mark.slow
