@@ -77,7 +77,7 @@ def audit(folder: Path, osv: Osv, pins: str) -> subprocess.CompletedProcess[str]
     (folder / "constraints.txt").write_text(pins)
     here = {"PIP_AUDIT_OSV_URL": f"http://127.0.0.1:{osv.server_port}/v1/query", "no_proxy": "127.0.0.1"}
     environment = {**CHILD_ENVIRONMENT, **here}
-    command = ["sh", folder / "deploy" / "audit.sh"]
+    command = ["sh", str(folder / "deploy" / "audit.sh")]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from gateway.settings import load
 from tests.prometheus_server import promtool
@@ -78,3 +81,50 @@ def test_prometheus_and_grafana_look_where_the_gateway_and_prometheus_are(tmp_pa
     run("\n".join(copying), ROOT, opt_samovar=ROOT, etc_grafana=grafana, var_lib_grafana_dashboards=grafana / "boards")
     assert "url: http://127.0.0.1:9090" in (grafana / "provisioning" / "datasources" / "samovar.yml").read_text()
     assert list((grafana / "boards").glob("*.json"))
+
+
+def test_the_images_have_the_backup_where_the_commands_call_it() -> None:
+    dockerfile = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    assert "\nCOPY deploy/backup.py /opt/samovar/deploy/\n" in dockerfile.rpartition("\nFROM ")[2]
+    for words in ("compose.yaml exec", "kubectl -n samovar exec samovar-0 -- python"):
+        assert " python /opt/samovar/deploy/backup.py /var/lib/samovar /var/lib/samovar/backups\n" in block(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        ("compose.yaml run", ["cache.key", "conversations.db", "users.db"]),
+        ("kind: Pod", ["conversations.db", "users.db"]),
+    ],
+)
+def test_a_restored_volume_holds_the_backup_and_what_was_there_is_put_aside(
+    tmp_path: Path, words: str, files: list[str]
+) -> None:
+    """With the very words of the page, but for the container between tar and tar."""
+    backup, state = tmp_path / "backup", tmp_path / "state"
+    for folder, age in ((backup, "old"), (state, "new")):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text(age)
+    (state / "conversations.db-wal").write_text("new")  # which would be played into the old database
+    (state / "models").mkdir()
+    [(packed, unpack)] = re.findall(r"^tar -C \S+ (.*) \|\n[^|]* -ec '(.*)'$", block(words), re.MULTILINE)
+    moved = unpack.replace("/var/lib/samovar", str(state))
+    command = f"tar -C {backup} {packed} | sh -ec {shlex.quote(moved)}"
+    subprocess.run(["sh", "-euc", command], cwd=tmp_path, check=True)
+    assert sorted(path.name for path in state.iterdir()) == sorted([*files, "before", "models"])
+    assert {(state / name).read_text() for name in files} == {"old"}
+    assert sorted(path.name for path in (state / "before").iterdir()) == sorted([*files, "conversations.db-wal"])
+
+
+def test_the_pod_that_restores_a_volume_fits_the_manifest() -> None:
+    [pod] = [yaml.safe_load(text) for text in re.findall(r"<<'END'\n(.*?)^END$", PAGE, re.MULTILINE | re.DOTALL)]
+    kubernetes_validate.validate(pod, "1.34.0", strict=True)
+    documents = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "samovar.yaml").read_text())
+    [gateway] = [document["spec"] for document in documents if document["kind"] == "StatefulSet"]
+    [claim] = gateway["volumeClaimTemplates"]
+    pods = gateway["template"]["spec"]
+    assert pod["spec"]["containers"][0]["image"] == pods["containers"][0]["image"]
+    assert pod["spec"]["securityContext"].items() <= pods["securityContext"].items()
+    [volume] = pod["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == f"{claim['metadata']['name']}-samovar-0"
