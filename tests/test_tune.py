@@ -87,6 +87,34 @@ def test_a_plan_of_fewer_engines_than_may_run_is_not_used(tiny_model: Path, tmp_
     assert planned(tiny_model, load({"state_dir": tmp_path, "cores": 2, "engines": 1})).measured
 
 
+def test_a_plan_of_another_model_build_processor_or_number_of_cores_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each alone; a plan of two engines, so that it is not passed over for having too few."""
+    model, settings = tmp_path / "model.gguf", load({"state_dir": tmp_path, "cores": 2, "engines": 1})
+    model.write_bytes(b"one")
+    save(MEASURED, model, settings)
+
+    def measured() -> bool:
+        return planned(model, settings).measured
+
+    assert measured()
+    assert not planned(model, settings.model_copy(update={"cores": 1})).measured
+    for what, other in (
+        ("processor", lambda: "another processor"),
+        ("version", lambda _: "another version"),
+        ("build_features", lambda: {"AVX9"}),
+    ):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(f"gateway.plans.{what}", other)
+            assert not measured(), what
+        assert measured()
+    model.write_bytes(b"two")
+    assert not measured()
+    model.write_bytes(b"one")
+    assert measured()
+
+
 def test_the_curves_show_each_number_of_engines_as_high_as_it_is_fast_and_what_is_chosen_in_bold() -> None:
     lines = list(curves(MEASURED))
     assert lines[-1].plain.split() == [str(n) for n in range(1, WIDEST + 1)]
