@@ -99,6 +99,12 @@ def test_the_unit_forbids_what_ends_other_processes_services_or_machines() -> No
     assert not permitted & {"reboot", "mount", "ptrace", "init_module", "bpf", "setuid", "chroot", "add_key", "swapon"}
 
 
+def test_the_unit_forbids_swap_and_core_dumps() -> None:
+    said = properties(UNIT)
+    assert said["MemorySwapMax"] == ["0"]
+    assert said["LimitCORE"] == ["0"]
+
+
 def test_what_the_unit_and_the_gateway_promise_each_other_fits() -> None:
     from gateway.cli import serve
 

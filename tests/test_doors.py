@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from gateway.transport.doors import Doors
 from gateway.transport.proxies import Proxies
 from tests.chatting import ENGLISH, Terminal
-from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway, said
 
 ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0}
 
@@ -112,6 +112,43 @@ async def test_another_users_response_is_as_unknown_as_none(closed: tuple[Gatewa
     async with gateway.connect(other) as conversation:
         [error] = await conversation.ask("y", previous_response_id=first[-1].response.id)
     assert error.error.code == "previous_response_not_found"
+
+
+async def test_an_admins_key_reads_ends_continues_and_deletes_nothing_of_others(closed: tuple[Gateway, str]) -> None:
+    """To it, another's response is as unknown as one that never was, and the operator's pages tell nothing of it."""
+    gateway, key = closed
+    admin = keys(gateway.state, "add", "root", "--admin")
+    async with gateway.connect(key) as conversation:
+        first = await conversation.ask("a secret question", max_output_tokens=2, **ENDLESS)
+    theirs, none = first[-1].response.id, f"resp_{'0' * 32}"
+
+    def found(method: str, path: str, id_: str) -> tuple[int, str]:
+        url = f"{gateway.url}/v1/responses/{id_}{path}"
+        answer = httpx.request(method, url, headers=bearer(admin), timeout=10)
+        return answer.status_code, answer.text.replace(id_, "ID")
+
+    for method, path in (
+        ("GET", ""),
+        ("GET", "?stream=true"),
+        ("GET", "/input_items"),
+        ("POST", "/cancel"),
+        ("DELETE", ""),
+    ):
+        assert found(method, path, theirs) == found(method, path, none)
+        assert found(method, path, theirs)[0] == 404
+    async with gateway.connect(admin) as conversation:
+        [error] = await conversation.ask("y", previous_response_id=theirs)
+        assert error.error.code == "previous_response_not_found"
+        for kind in ("response.resume", "response.cancel"):
+            await conversation.send({"type": kind, "response_id": theirs})
+            [error] = await conversation.events()
+            assert (error.type, error.error.param) == ("error", "response_id")
+    for path in ("/monitor", "/monitor/metrics", "/v1/models"):
+        page = gateway.get(path, **bearer(admin))
+        assert page.status_code == 200
+        assert not any(word in page.text for word in ("secret", theirs, "anna"))
+    kept = gateway.get(f"/v1/responses/{theirs}", **bearer(key))
+    assert (kept.status_code, kept.json()["id"]) == (200, theirs)
 
 
 async def test_use_is_counted_for_the_operator(closed: tuple[Gateway, str]) -> None:
@@ -316,15 +353,19 @@ async def test_contents_and_keys_are_never_logged(closed: tuple[Gateway, str]) -
     assert key not in log
 
 
-async def test_the_metrics_count_what_was_refused_and_what_goes_on(closed: tuple[Gateway, str]) -> None:
+async def test_the_metrics_count_what_was_refused_and_what_goes_on_and_hold_no_name_id_or_word(
+    closed: tuple[Gateway, str],
+) -> None:
     gateway, key = closed
     gateway.get("/v1/models")
     gateway.get("/v1/responses/../secret")
     gateway.get("/v1/models", host="evil.example")
     async with gateway.connect(key) as conversation:
-        first = await conversation.ask("x", max_output_tokens=2, **ENDLESS)
+        first = await conversation.ask("a secret question", max_output_tokens=8, **ENDLESS)
         await conversation.ask("y", previous_response_id=first[-1].response.id, max_output_tokens=2, **ENDLESS)
-        await conversation.ask("z", max_output_tokens=2, **ENDLESS)
+        await conversation.ask("z", metadata={"secret": "secret"}, max_output_tokens=2, **ENDLESS)
+        await conversation.ask("z", model="secret")
+        gateway.get(f"/v1/responses/{first[-1].response.id}", **bearer(key))
         metrics = gateway.get("/metrics").text
     for line in (
         'samovar_requests_total{code="invalid_api_key",route="models",status="rejected"} 1.0',
@@ -333,8 +374,11 @@ async def test_the_metrics_count_what_was_refused_and_what_goes_on(closed: tuple
         'samovar_limit{name="user_concurrency"} 2.0',
     ):
         assert line in metrics
-    assert "secret" not in metrics
-    assert "anna" not in metrics
+    [tenant] = re.findall('"tenant": "([0-9a-f]{8})"', gateway.log())[:1]
+    answered = said(first)
+    assert answered == "A" * 8
+    for word in ("secret", "anna", key, first[-1].response.id, "resp_", tenant, answered):
+        assert word not in metrics
 
 
 def test_the_terminals_chat_asks_for_the_key_that_is_needed(closed: tuple[Gateway, str]) -> None:

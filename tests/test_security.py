@@ -54,6 +54,17 @@ def test_every_claim_of_the_security_page_names_tests_that_exist_and_can_fail() 
     assert [name for name in named if not existing[name]] == []
 
 
+def test_all_that_somebody_may_not_names_tests_too() -> None:
+    """That they exist and can fail is looked at above, as of every test that the page names."""
+    [section] = re.findall(r"## Who is trusted\n(.*?)\n## ", DOCUMENT, re.DOTALL)
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    head, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert head == ["who", "may", "may not", "held by"]
+    denied = {who: re.findall(r"`(test_\w+)`", tests) for who, _, may_not, tests in rows if may_not}
+    assert len(denied) > 5
+    assert [who for who, tests in denied.items() if not tests] == []
+
+
 def test_what_is_said_not_to_be_defended_is_not() -> None:
     """Whoever pins by digest takes the sentence out."""
     [said] = re.findall(r"## Not defended\n(.*?)\n## ", DOCUMENT, re.DOTALL)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.caller import ANONYMOUS, Caller, Limits
@@ -48,6 +50,32 @@ async def test_a_key_is_told_once_and_only_its_digest_lies_on_disk(users: Users,
     assert find([user], key) == user
     assert find([user], key[:-1]) is None
     assert not any(key.encode() in content for content in contents(tmp_path))
+
+
+async def test_a_key_is_compared_with_everybodys_each_in_constant_time(
+    users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Digest(bytes):
+        """One that no ordinary comparison may touch, as that ends at the first byte that differs."""
+
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("it was compared by ==")
+
+        __hash__ = None  # type: ignore[assignment]  # nor may it be looked up in a table
+
+    keys = [await users.add(name) for name in ("anna", "bert", "carl")]
+    everybody = [msgspec.structs.replace(user, digest=Digest(user.digest)) for user in await users.all()]
+    compared, compare = list[bytes](), hmac.compare_digest
+
+    def compare_and_note(one: bytes, other: bytes) -> bool:
+        compared.append(one)
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare_and_note)
+    for key, whose in ((keys[0], 0), (keys[2], 2), ("smv_wrong", None)):
+        compared.clear()
+        assert find(everybody, key) is (None if whose is None else everybody[whose])
+        assert [bytes(one) for one in compared] == [bytes(user.digest) for user in everybody]
 
 
 async def test_a_new_key_for_an_old_name_is_a_new_tenant(users: Users) -> None:
