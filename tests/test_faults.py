@@ -18,8 +18,10 @@ from benchmarks.faults.house import House, Rest
 from benchmarks.faults.ledger import Ledger, Row
 from benchmarks.faults.questions import Question, flaws, scripts
 from benchmarks.faults.scene import Scene
+from benchmarks.faults.talker import KEPT_SECONDS, _Answer
 from benchmarks.faults.trial import CONTEXT, trial
 from benchmarks.servers import ServerError
+from tests.clock import Clock
 from tests.tiny_model import write_tiny_model
 
 SECONDS = 2.0
@@ -111,11 +113,49 @@ def test_an_answer_of_the_models_own_is_compared_with_the_undisturbed_one_and_it
 
 
 def test_what_is_kept_of_a_cut_answer_must_be_its_beginning(ledger: Ledger) -> None:
-    ledger.cut_off(KNOWN, "1 2", response("1"))
-    ledger.cut_off(OWN, "ab", response("abc"))
-    assert ledger.row.wrong == 0
-    ledger.cut_off(KNOWN, "1 2", response("2"))
+    ledger.cut_off(KNOWN, "1 2", response("1"), due="")
+    ledger.cut_off(OWN, "ab", response("abc"), due="a")
+    assert not any(ledger.row.zeros)
+    ledger.cut_off(KNOWN, "1 2", response("2"), due="")
     assert ledger.row.wrong == 1
+
+
+def test_a_cut_answer_without_what_was_heard_long_before_is_a_lost_turn(ledger: Ledger) -> None:
+    ledger.not_kept(due="")  # it had just begun
+    ledger.cut_off(KNOWN, "1 2", response("1 "), due="1 ")
+    assert (ledger.row.cut, ledger.row.unkept, ledger.row.due, ledger.row.turns_lost) == (1, 1, 1, 0)
+    ledger.not_kept(due="1")
+    assert (ledger.row.unkept, ledger.row.turns_lost) == (2, 1)
+    ledger.cut_off(KNOWN, "1 2", response("1"), due="1 ")
+    ledger.cut_off(OWN, "ab", response(""), due="a")
+    assert (ledger.row.cut, ledger.row.due, ledger.row.turns_lost) == (3, 4, 3)
+    assert line("killed", ledger.row).endswith("| 3, 2 not; 4 due |")
+
+
+def test_of_a_damaged_file_nothing_is_due() -> None:
+    ledger = Ledger({}, keeps=False)
+    ledger.not_kept(due="1")
+    ledger.cut_off(KNOWN, "1 2", response(""), due="1")
+    assert (ledger.row.cut, ledger.row.unkept, ledger.row.due, ledger.row.turns_lost) == (1, 1, 0, 0)
+    assert [name for name, injury in injuries.INJURIES.items() if not injury.keeps] == ["conversations"]
+
+
+def test_due_is_what_was_heard_some_seconds_before_the_gateway_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, clock = _Answer(KNOWN), Clock(100.0)
+    monkeypatch.setattr("benchmarks.faults.talker.time.monotonic", clock)
+
+    def hear(number: int, text: str) -> None:
+        answer.hear({"type": "response.output_text.delta", "sequence_number": number, "delta": text})
+
+    hear(1, "1")
+    clock.now += 1
+    hear(2, " 2")
+    clock.now += KEPT_SECONDS - 0.5
+    answer.lose(clock.now)
+    assert (answer.text, answer.due) == ("1 2", "1")
+    clock.now += 60  # the next gateway ended too, before it said anything
+    answer.lose(clock.now)
+    assert answer.due == "1"
 
 
 def test_only_honest_codes_may_refuse_and_what_they_say_is_noted(ledger: Ledger) -> None:

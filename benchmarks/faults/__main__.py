@@ -36,7 +36,7 @@ HEAD: Final = (
 def line(what: str, row: Row) -> str:
     """A row of the table."""
     share = f"{100 * row.changed / row.compared:.1f} % of {row.compared:,}" if row.compared else ""
-    cut = f"{row.cut}" + (f", {row.unkept} not" if row.unkept else "")
+    cut = f"{row.cut}" + (f", {row.unkept} not" if row.unkept else "") + (f"; {row.due} due" if row.due else "")
     times = f"{row.inflicted:,}" + (f", {row.for_good} of them for good" if row.for_good else "")
     counts = [f"{count:,}" for count in (row.turns, *row.zeros)]
     return "| " + " | ".join([what, times, *counts, share, f"{row.refused:,}", f"{row.resumed:,}", cut]) + " |"

@@ -18,6 +18,7 @@ from redis import Redis
 
 from benchmarks.faults import vandals
 from benchmarks.faults.scene import Scene
+from benchmarks.faults.talker import KEPT_SECONDS
 from benchmarks.servers import ServerError
 
 HANG_SECONDS: Final = 60.0
@@ -45,6 +46,8 @@ class Injury:
     """Whether it damages the model's file: then it gets a copy."""
     share: float = 1.0
     """Of the time, beside the others."""
+    keeps: bool = True
+    """Whether what is noted of running answers outlives it."""
     flighty: float = 0.0
     """Chance that a client loses its connection in the middle of an answer."""
 
@@ -82,10 +85,26 @@ async def stop_engines(scene: Scene, until: float) -> None:
 
 
 async def kill_gateways(scene: Scene, until: float) -> None:
-    """SIGKILL for the gateway, which is started again at once."""
+    """SIGKILL for the gateway, which is started again at once.
+
+    Before half of the kills its engines say nothing for a while: answers here are soon whole, and of those that are
+    under way then it must keep what they have said so far.
+    """
     while await scene.pause(1.0, 4.0, until):
+        silence = KEPT_SECONDS + 0.5 if scene.chance.random() < 0.5 else 0.0
+        engines = scene.house.engines() if silence and time.monotonic() + silence < until else []
         scene.done()
-        await asyncio.to_thread(scene.house.kill)
+        try:
+            for engine in engines:
+                with suppress(psutil.NoSuchProcess):
+                    engine.suspend()
+            if engines:
+                await asyncio.sleep(silence)
+            await asyncio.to_thread(scene.house.kill)
+        finally:
+            for engine in engines:
+                with suppress(psutil.NoSuchProcess):
+                    engine.resume()
         await asyncio.to_thread(scene.house.start)
 
 
@@ -231,7 +250,9 @@ INJURIES: Final = {
     "redis": Injury("Redis killed, paused, filled", hurt_redis, redis=True),
     "disk": Injury("disk full", fill_disk, disk=True),
     "cache": Injury("SQLite cache cut and garbled", damage_cache),
-    "conversations": Injury("conversations cut and garbled, copies in Redis", damage_conversations, redis=True),
+    "conversations": Injury(
+        "conversations cut and garbled, copies in Redis", damage_conversations, redis=True, keeps=False
+    ),
     "clock": Injury("clock jumps", jump_clocks, clock=True),
     "descriptors": Injury("no more open files", limit_files),
     "memory": Injury("no more memory for engines", limit_memory),

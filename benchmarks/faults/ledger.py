@@ -48,7 +48,9 @@ class Row:
     cut: int = 0
     """Answers that a gateway's end cut off: marked as such, and continued."""
     unkept: int = 0
-    """Answers that a gateway's end cut off before anything of them was on disk."""
+    """Answers that a gateway's end cut off and that were not there afterwards."""
+    due: int = 0
+    """Of both, those of which something was heard so long before that it must have been kept."""
     notes: Counter[str] = field(default_factory=Counter)
     """What was wrong, and why requests were refused, in words."""
 
@@ -66,9 +68,13 @@ class Row:
 class Ledger:
     """Judges answers, and remembers those that were acknowledged."""
 
-    def __init__(self, texts: dict[str, str]) -> None:
-        """Begin with nothing promised; `texts` are undisturbed answers by the key of their question, or are to be."""
+    def __init__(self, texts: dict[str, str], *, keeps: bool = True) -> None:
+        """Begin with nothing promised; `texts` are undisturbed answers by the key of their question, or are to be.
+
+        Without `keeps`, what was noted of running answers may be gone: the fault takes the file that it stands in.
+        """
         self.row = Row()
+        self._keeps = keeps
         self.firsts: list[float] = []
         """Seconds to the first text of each answer that ended."""
         self._promised: dict[str, tuple[str, str]] = {}
@@ -98,14 +104,23 @@ class Ledger:
             self.row.blame(f"{text[:40]!r} came instead of {question.expected[:40]!r}")
         return comparable
 
-    def cut_off(self, question: Question, streamed: str, response: Mapping[str, Any]) -> None:
-        """An answer that its gateway's end cut off: what was kept must begin what was meant to be said."""
+    def cut_off(self, question: Question, streamed: str, response: Mapping[str, Any], *, due: str) -> None:
+        """An answer that its gateway's end cut off: what was kept must begin what was meant to be said.
+
+        `due` is what was heard of it so long before that end that it must have been kept.
+        """
         text = said(response)
         self.row.cut += 1
+        self._check_due(due, text)
         self._promised[response["id"]] = response["status"], text
         whole = question.expected or max(text, streamed, key=len)
         if not (whole.startswith(text) and whole.startswith(streamed)):
             self.row.blame("what was kept of a cut answer is not its beginning")
+
+    def not_kept(self, *, due: str) -> None:
+        """An answer that its gateway's end cut off is not there: as it must be, if anything of it was `due`."""
+        self.row.unkept += 1
+        self._check_due(due, "")
 
     def refused(self, code: str, message: str) -> None:
         """A request was refused, or failed; wrong without an honest code, or while nothing was ever broken."""
@@ -135,6 +150,14 @@ class Ledger:
 
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             await asyncio.gather(*(look(client, id_, *promise) for id_, promise in tuple(self._promised.items())))
+
+    def _check_due(self, due: str, kept: str) -> None:
+        if not due or not self._keeps:
+            return
+        self.row.due += 1
+        if len(kept) < len(due):
+            self.row.turns_lost += 1
+            self.row.notes[f"of a cut answer {len(kept)} letters were kept where {len(due)} were due"] += 1
 
     def _check_length(self, question: Question, response: Mapping[str, Any]) -> None:
         missing = question.fields["max_output_tokens"] - response["usage"]["output_tokens"]

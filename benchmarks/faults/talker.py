@@ -20,6 +20,8 @@ ANSWER_SECONDS: Final = 90.0
 """An answer that does not end within this is stuck: an engine that hangs is seen after half of it."""
 AGAIN_SECONDS: Final = 0.1
 """Between two tries to reach a gateway that is not there."""
+KEPT_SECONDS: Final = 3.0
+"""What was heard so long before a gateway's end is on disk: running answers are noted there about once a second."""
 TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 LOST: Final = (ConnectionClosed, OSError, InvalidHandshake, InvalidMessage, TimeoutError)
 
@@ -67,7 +69,7 @@ class Talker:
                 return
             if (response["incomplete_details"] or {}).get("reason") == "interrupted":
                 alike = False
-                self._ledger.cut_off(question, answer.text, response)
+                self._ledger.cut_off(question, answer.text, response, due=answer.due)
             else:
                 if answer.first is not None:
                     self._ledger.firsts.append(answer.first - answer.asked)
@@ -104,12 +106,12 @@ class Talker:
                 self._socket = None
                 if answer.id is None:  # nobody promised anything yet
                     return None
-                answer.returned = True
+                answer.lose(time.monotonic())
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def _refused(self, error: dict[str, Any], answer: _Answer) -> None:
-        if answer.returned and error.get("param") == "response_id":  # its gateway ended before it could note it
-            self._ledger.row.unkept += 1
+        if answer.returned and error.get("param") == "response_id":  # its gateway ended before it noted it
+            self._ledger.not_kept(due=answer.due)
             return
         self._ledger.refused(error["code"], error["message"])
         if "retry_after" in error:  # held off: as another connection it is another user
@@ -147,7 +149,11 @@ class _Answer:
         """When its first text came."""
         self.returned = False
         self.disorder = False
+        self.due = ""
+        """What a gateway that ended when its connection was lost must have kept."""
         self._last = -1
+        self._heard: list[tuple[float, int]] = []
+        """When how many letters had come, since its connection was lost if it was."""
 
     def request(self, previous: str | None) -> str:
         """What to send: the question, or, when the answer has begun, where to go on with it."""
@@ -169,4 +175,14 @@ class _Answer:
             self.id = event["response"]["id"]
         elif event["type"] == "response.output_text.delta":
             self.text += event["delta"]
-            self.first = self.first or time.monotonic()
+            now = time.monotonic()
+            self._heard.append((now, len(self.text)))
+            self.first = self.first or now
+
+    def lose(self, now: float) -> None:
+        """Its connection is lost. If nothing came by it, its gateway may have ended long before."""
+        self.returned = True
+        for when, size in self._heard:
+            if when <= now - KEPT_SECONDS:
+                self.due = self.text[:size]
+        self._heard.clear()

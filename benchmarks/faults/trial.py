@@ -79,7 +79,7 @@ def _scene(
         settings = {**SETTINGS, **({"cache": redis.unix} if redis else {})}
         house = House(state, model, log=folder / "log", clock=clock, **settings)
         stack.callback(house.close)
-        ledger = Ledger(texts)
+        ledger = Ledger(texts, keeps=injury.keeps)
         yield Scene(house.start(), ledger, f"{seed} {name}", folder, redis, clock, disk)
 
 
