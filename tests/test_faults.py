@@ -7,9 +7,13 @@ costs half a minute, and shorter ones are pauses. test_pool has one with a short
 
 from __future__ import annotations
 
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.faults import injuries
@@ -44,6 +48,14 @@ def ledger() -> Ledger:
     return Ledger({"own": "abcde"})
 
 
+@pytest.fixture
+def sleeper() -> Iterator[psutil.Process]:
+    """A process that can be stopped."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
 def response(text: str, *, status: str = "completed", tokens: int = 5) -> dict[str, Any]:
     """A response as its last event tells it."""
     output = [{"type": "message", "content": [{"text": text}]}]
@@ -76,6 +88,27 @@ def test_what_is_drawn_next_does_not_depend_on_what_was_found_or_on_what_others_
 def test_hangs_that_were_found_out_are_told_apart_from_pauses() -> None:
     assert line("stopped", Row(inflicted=24, for_good=3)).startswith("| stopped | 24, 3 of them for good | 0 |")
     assert line("killed", Row(inflicted=24)).startswith("| killed | 24 | 0 |")
+
+
+@pytest.mark.parametrize(("waited", "stuck"), [(None, 0), (1.0, 0), (injuries.PATIENCE + 1, 1)])
+async def test_a_hang_that_is_not_found_out_is_one_where_somebody_waits_for_it(
+    waited: float | None, stuck: int, tmp_path: Path, sleeper: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine without work owes nothing, and nobody can know that it would not answer."""
+    hurt = scene(tmp_path)
+    [talker] = hurt.people(1, scripts(7, 3))
+    talker.asked = None if waited is None else time.monotonic() - waited
+    monkeypatch.setattr(injuries, "HANG_SECONDS", 0.01)
+    times = iter([True, False])
+
+    async def pause(*_: float) -> bool:
+        return next(times)
+
+    monkeypatch.setattr(hurt, "pause", pause)
+    monkeypatch.setattr(injuries, "_an_engine", lambda _: sleeper)
+    await injuries.stop_engines(hurt, time.monotonic() + 60)
+    assert (hurt.ledger.row.inflicted, hurt.ledger.row.for_good, hurt.ledger.row.stuck) == (1, 0, stuck)
+    assert hurt.ledger.row.notes.total() == 1
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from benchmarks.faults.talker import KEPT_SECONDS
 from benchmarks.servers import ServerError
 
 HANG_SECONDS: Final = 60.0
-"""An engine that hangs is killed within this; a shorter run only makes it pause."""
+"""An engine that hangs while it owes something is killed within this; a shorter run only makes it pause."""
+PATIENCE: Final = 45.0
+"""Who waits for longer waits for an engine that should have been found out: that takes about half a minute."""
 FILES: Final = ("blocks.db", "blocks.db-wal")
 """Of the cache: what is damaged while it is in use."""
 CONVERSATIONS: Final = "conversations.db"
@@ -78,8 +80,10 @@ async def stop_engines(scene: Scene, until: float) -> None:
                 await asyncio.to_thread(engine.wait, HANG_SECONDS if for_good else pause)
                 scene.ledger.row.for_good += for_good
             except psutil.TimeoutExpired:
-                if for_good:
+                if for_good and _somebody_waits(scene):
                     scene.ledger.stuck(f"an engine that hung was not seen within {HANG_SECONDS:.0f} s")
+                elif for_good:  # it owed nothing: that it does not answer can't be known before it is asked
+                    scene.ledger.row.notes["an engine that hung without work was not seen, and nobody waited"] += 1
             finally:  # a run that is interrupted leaves nobody behind who cannot hear that it should end
                 engine.resume()
 
@@ -265,6 +269,12 @@ def _an_engine(scene: Scene) -> psutil.Process | None:
     """One of those that live. It draws once, whatever it finds: what is drawn next does not depend on that."""
     luck, engines = scene.chance.random(), scene.house.engines()
     return engines[int(luck * len(engines))] if engines else None
+
+
+def _somebody_waits(scene: Scene) -> bool:
+    """Whether an answer has been waited for so long that a hang should have been found out."""
+    now = time.monotonic()
+    return any(talker.asked is not None and now - talker.asked > PATIENCE for talker in scene.talkers)
 
 
 def _kill_an_engine(scene: Scene) -> None:

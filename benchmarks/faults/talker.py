@@ -38,6 +38,8 @@ class Talker:
         self._scripts = scripts
         self._draw = draw
         self._socket: ClientConnection | None = None
+        self.asked: float | None = None
+        """When it asked what it waits for now, in monotonic seconds."""
         self.flighty = 0.0
         """Chance that it loses its connection in the middle of an answer, and comes back for the rest."""
 
@@ -48,6 +50,7 @@ class Talker:
                 script, whims = self._draw.choice(self._scripts), random.Random(self._draw.random())
                 await self._converse(script, whims, until)
         finally:
+            self.asked = None
             await self._leave()
 
     async def _converse(self, script: Sequence[Question], whims: random.Random, until: float) -> None:
@@ -57,6 +60,7 @@ class Talker:
             if time.monotonic() > until:
                 return
             answer = _Answer(question)
+            self.asked = answer.asked
             leaving = answer.size_at_leaving(whims) if whims.random() < self.flighty else None
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
