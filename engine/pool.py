@@ -168,8 +168,9 @@ class EnginePool:
         if engine.state is State.LOADING and now - engine.since > LOAD_SECONDS:
             engine.kill(f"it did not load within {LOAD_SECONDS:.0f} s")
         # Without threads it may not step: then its silence is not its own. Its longest step is one of prompts alone.
+        # One that has them with nothing to do has not answered that they are taken back: others wait for these.
         deadline = self._plan.deadline()
-        if engine.state is State.BUSY and engine.threads and now - engine.heard > deadline:
+        if engine.threads and now - engine.heard > deadline:
             engine.kill(f"it did not answer within {deadline:.0f} s")
 
     def _is_spare(self, engine: EngineProcess, now: float) -> bool:

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -195,6 +195,25 @@ async def test_an_engine_that_hangs_is_found_out_however_much_it_is_sent(
             await asyncio.sleep(0.05)
         with pytest.raises(EngineDiedError, match="did not answer within"):
             await running
+
+
+async def test_an_engine_that_hangs_before_it_gave_its_threads_back_is_found_out(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "deadline", lambda _: 0.5)
+    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=2, cores=2)
+    keeper = asyncio.create_task(pool.keep())
+    one, two = pool.engines
+    await pool.start(one)
+    async with aclosing(pool.generate(one, Generate(1, PROMPT, 20, ENDLESS, "a"))) as messages:
+        async for message in messages:
+            if isinstance(message, Finished):
+                assert one.pid is not None
+                os.kill(one.pid, signal.SIGSTOP)  # all threads are its own, and it has nothing more to say
+    async with asyncio.timeout(20):
+        assert await run(pool, two, 2, 5) == (5, "length")
+    keeper.cancel()
+    await pool.close()
 
 
 async def test_an_engine_that_hangs_up_and_does_not_end_is_killed_and_its_next_request_answered(
