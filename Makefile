@@ -22,7 +22,7 @@ lint: ## ruff and mypy alone (they are among the tests, too)
 format: ## mend style and format
 	$(DEV) sh -c '.venv/bin/ruff check --fix . && .venv/bin/ruff format .'
 
-bench: ## Samovar beside llama-server, or what BENCH=name measures; ARGS="--load chat --streams 2" picks a part
+bench: ## Samovar beside llama-server, or what BENCH=name measures, everything among them; ARGS="--load chat" picks a part
 	$(DEV) .venv/bin/python -m benchmarks.$(or $(BENCH),compare) $(ARGS)
 
 pictures: ## take the pictures in docs/ anew: the real page in Chromium, the board on a real Prometheus

@@ -116,7 +116,7 @@ def _figures(figures: Sequence[Figure]) -> Iterator[str]:
     if not figures:
         return
     yield "## Other figures\n"
-    yield "Each by `make bench BENCH=` and its name.\n"
+    yield "Each by `make bench BENCH=` and its name; `BENCH=everything` measures all of this page in three hours.\n"
     for benchmark in dict.fromkeys(figure.benchmark for figure in figures):
         yield f"### {benchmark}\n"
         yield "| what | median | least to most | goal | commit |"

@@ -10,8 +10,10 @@ import pytest
 
 from benchmarks import prompts, report, standin
 from benchmarks.clients import Samovar, Turn
+from benchmarks.everything import RUNS, verdicts
 from benchmarks.figures import Figure
 from benchmarks.loads import LOADS, Load, Subject, conversations, subject
+from benchmarks.machine import ROOT
 from benchmarks.results import Pair, Summary, rows
 from benchmarks.runs import Run, run
 from benchmarks.servers import samovar
@@ -117,3 +119,19 @@ async def test_a_run_counts_what_the_gateway_counts(embedded: Subject) -> None:
     assert found.cached >= 2 * (2 * 40 + 3 * 8)
     assert len(found.first) == 3
     assert 0 < found.gap <= found.gap_p99
+
+
+def test_no_benchmark_is_forgotten_when_all_are_run() -> None:
+    others = {"bare", "everything", "report", "rival", "soak", "standin"}  # no figures, or judged by themselves
+    programs = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if '"__main__"' in path.read_text()}
+    assert {command.split()[0] for command in RUNS} == programs - others
+
+
+def test_goals_that_were_missed_are_told_last() -> None:
+    values: dict[str, Any] = {"benchmark": "b", "values": [2.0], "unit": "x"}
+    low, none = Figure(name="low", goal=1.0, **values), Figure(name="none", **values)
+    high = Figure(name="high", goal=1.0, high=True, **values)
+    assert [("high" in line, "NOT met" in line) for line in verdicts([low, none, high])] == [
+        (True, False),
+        (False, True),
+    ]

@@ -1,0 +1,88 @@
+"""Every benchmark that has figures, one after the other; docs/benchmarks.md at the end, and what came of each goal.
+
+python -m benchmarks.everything [--from NAME]: about three hours on two cores, in which nothing else may run. What was
+measured is kept, so that a run that was broken off goes on with --from. `soak` and `faults` take long and judge
+themselves: they are called by their own names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks import report
+from benchmarks.figures import Figure, told
+from benchmarks.machine import machine, revision
+from benchmarks.servers import leave_on_sigterm
+
+RUNS: Final = (
+    "stream",
+    "stream --model standin --streams 2",
+    "memory",
+    "memory --model embedded",
+    "prompts --rival",
+    "sampling",
+    "overhead",
+    "compare",
+    "beside",
+    "crowd",
+    "returning",
+    "returning --cache redis",
+    "returning --model embedded",
+    "returning --model embedded --cache redis",
+    "writeback --streams 2 4",
+    "writeback --model embedded --streams 8",
+    "blocks",
+    "ahead",
+    "cancel",
+    "fairness",
+    "idle",
+    "scrape",
+    "fuzz",
+)
+"""Names and arguments, those first whose figures the others rest on."""
+SECONDS: Final = 5400.0
+"""After which one is ended: the comparison takes an hour."""
+
+
+def run(command: str) -> bool:
+    """Whether one of RUNS came to its end within its time."""
+    print(f"\n{time.strftime('%H:%M')} {command}", flush=True)
+    name, *arguments = command.split()
+    with subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}", *arguments]) as process:
+        try:
+            return process.wait(SECONDS) == 0
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            process.terminate()
+
+
+def verdicts(figures: Sequence[Figure]) -> list[str]:
+    """A line for each goal, missed ones last."""
+    judged = sorted((figure for figure in figures if figure.met is not None), key=lambda figure: not figure.met)
+    return [f"{figure.benchmark:12} {figure}" for figure in judged]
+
+
+def main() -> None:
+    """Run them, write the report and print the verdicts; exit code 1 when one did not come to its end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(dict.fromkeys(command.split()[0] for command in RUNS))
+    parser.add_argument("--from", dest="first", choices=names, default=names[0], help="begin with this one")
+    options = parser.parse_args()
+    leave_on_sigterm()
+    print(machine(), revision())
+    first = next(i for i, command in enumerate(RUNS) if command.split()[0] == options.first)
+    failed = [command for command in RUNS[first:] if not run(command)]
+    report.write()
+    print(*verdicts(list(told().values())), sep="\n")
+    if failed:
+        raise SystemExit(f"not measured: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
