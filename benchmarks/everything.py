@@ -62,10 +62,10 @@ def run(command: str) -> bool:
             process.terminate()
 
 
-def verdicts(figures: Sequence[Figure]) -> list[str]:
-    """A line for each goal, missed ones last."""
-    judged = sorted((figure for figure in figures if figure.met is not None), key=lambda figure: not figure.met)
-    return [f"{figure.benchmark:12} {figure}" for figure in judged]
+def verdicts(figures: Sequence[Figure], revision: str) -> list[str]:
+    """A line for each goal that was tried at `revision`, missed ones last."""
+    judged = [figure for figure in figures if figure.met is not None and figure.revision == revision]
+    return [f"{figure.benchmark:12} {figure}" for figure in sorted(judged, key=lambda figure: not figure.met)]
 
 
 def main() -> None:
@@ -75,13 +75,16 @@ def main() -> None:
     parser.add_argument("--from", dest="first", choices=names, default=names[0], help="begin with this one")
     options = parser.parse_args()
     leave_on_sigterm()
-    print(machine(), revision())
+    now = revision()
+    print(machine(), now)
+    if now.endswith("+"):
+        raise SystemExit("commit your changes first: figures of what no commit has are left out of the report")
     first = next(i for i, command in enumerate(RUNS) if command.split()[0] == options.first)
     failed = [command for command in RUNS[first:] if not run(command)]
     report.write()
-    print(*verdicts(list(told().values())), sep="\n")
+    print(*verdicts(list(told().values()), now), sep="\n")
     if failed:
-        raise SystemExit(f"not measured: {', '.join(failed)}")
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

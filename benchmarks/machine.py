@@ -42,10 +42,20 @@ def engine_version() -> str:
     return importlib.metadata.version(ENGINE_PACKAGE)
 
 
+REPORT: Final = ("docs/benchmarks.md", "docs/benchmarks.svg")
+"""What measuring writes."""
+
+
 def revision() -> str:
-    """The commit that is measured, with `+` when files differ from it; empty outside of a clone."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit that is measured, with `+` when files but REPORT differ from it; empty outside of a clone."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    others = [f":(exclude){path}" for path in REPORT]
+    changed = git("diff", "HEAD", "--stat", "--", ".", *others)
+    return git("describe", "--always", "--abbrev=10", "--exclude=*") + ("+" if changed else "")
 
 
 def embedded() -> Path:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.figures import Figure, number, told
-from benchmarks.machine import ROOT
+from benchmarks.machine import REPORT, ROOT
 from benchmarks.results import Medians, Summary, kept, rows
 
-PAGE: Final = ROOT / "docs" / "benchmarks.md"
-PLOT: Final = ROOT / "docs" / "benchmarks.svg"
+PAGE, PLOT = (ROOT / path for path in REPORT)
 Rows = Mapping[tuple[str, str, int], Summary]
 TITLES: Final = {
     ("standin", "chat"): "Chat, users' model (stand-in)",

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Final
@@ -19,16 +18,15 @@ import structlog
 
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import Finished, Generate, Stepped, StoreUsed, Tokens, WorkerConfig
-from engine.modelfile import Mark, mark
 from engine.process import Answer, EngineProcess, State
+from engine.reloads import Reloads
 from engine.resources import Meter, Usage
 from engine.shares import CoreShares
 
 BACKOFF: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the first, second, … restart of an engine that dies without having answered anything between."""
-LOAD_AGAIN: Final = (60.0, 120.0, 300.0, 600.0)
-"""Seconds after which a model that could not be loaded is tried again, though its file is the same: there may have been
-no memory for it. Balancers send nobody to a gateway that says so, whose request would try it."""
+COMPUTED: Final = ("stop", "length", "moved")
+"""Ends of requests for which an engine has computed something: it is not one that dies from the start."""
 LOAD_SECONDS: Final = 120.0
 """How long a load may take before it counts as hung: gigabytes from a slow disk."""
 ROUND: Final = 1.0
@@ -69,7 +67,7 @@ class EnginePool:
         )
         names = [engine.name for engine in self.engines]
         self.restarts = dict.fromkeys(names, 0)
-        """Starts after a failure, by engine: by the pool itself, or by a request that could not wait for that."""
+        """Starts after a crash, by engine: by the pool itself, or by a request that could not wait for that."""
         self.unloads = dict.fromkeys(names, 0)
         """Times that it was stopped for being idle, by engine."""
         self.usage = dict.fromkeys(names, Usage())
@@ -85,13 +83,9 @@ class EnginePool:
         self._by_name = {engine.name: engine for engine in self.engines}
         self._on_change = on_change
         self._failures = dict.fromkeys(names, 0)
-        self._retry_at = dict.fromkeys(names, 0.0)
-        self._load_again_at = dict.fromkeys(names, 0.0)
-        self._model = Path(config.model)
+        self._reloads = Reloads(Path(config.model))
         self._unloadable = ""
         """Why the model could not be loaded, until an engine has it."""
-        self._seen: Mark | None = None
-        """The file's marks when that was tried last; None when there was none."""
         self._mending: dict[str, asyncio.Task[None]] = {}
         self._warming: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -114,24 +108,29 @@ class EnginePool:
         await self.start(engine)
         async with aclosing(engine.generate(request)) as messages:
             async for message in messages:
-                if isinstance(message, Tokens | Finished):  # it has computed something: not dead from the start
+                if isinstance(message, Tokens) or (isinstance(message, Finished) and message.reason in COMPUTED):
                     self._failures[engine.name] = 0
                 yield message
 
     async def start(self, engine: EngineProcess) -> None:
-        """Have `engine` loaded. A model that could not be loaded is not tried again at once. Raises EngineError."""
+        """Have `engine` loaded. Raises EngineError.
+
+        A model that it could not load is not tried again at once, nor by a request while another engine has it.
+        """
         if self._closing:  # a request that goes on after its engine ended must not bring up another that nobody stops
             raise EngineDiedError(f"engine {engine.name} is not started any more: the pool is closed")
-        if engine.load_failed and time.monotonic() < self._retry_at[engine.name]:
+        if engine.load_failed and (self._reloads.refuses(engine.name) or any(e.loaded for e in self.engines)):
             raise ModelLoadError(engine.reason)
         await engine.start()
 
     def warm(self, engine: EngineProcess) -> None:
         """Have `engine` loaded while others do without it; whether that works is seen when it is needed."""
+        self._soon(self.start(engine))
 
+    def _soon(self, start: Coroutine[None, None, None]) -> None:
         async def load() -> None:
             with suppress(EngineError):
-                await self.start(engine)
+                await start
 
         task = asyncio.get_running_loop().create_task(load())
         self._warming.add(task)
@@ -140,22 +139,24 @@ class EnginePool:
     async def keep(self) -> None:
         """Look after the engines until cancelled: hung ones are killed, idle ones unloaded, what they use is read.
 
-        A model that could not be loaded is tried again when its file has changed, or after LOAD_AGAIN.
+        A model that could not be loaded is tried again when its file has changed, or after a while.
         """
         for round_ in itertools.count():
             try:
                 await self._look_after(round_, time.monotonic())
-            except (OSError, RuntimeError) as error:  # no file or thread is left: what this round missed, the next does
+            except (OSError, RuntimeError) as error:  # no file or thread is left for it: there may be in the next round
                 log.error("engines could not be looked after", reason=str(error))
             await asyncio.sleep(ROUND)
 
     async def _look_after(self, round_: int, now: float) -> None:
         for engine in self.engines:
             self._end_if_hung(engine, now)
-        self._load_again(now)
+        self._load_again()
         await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
         if round_ % SAMPLE_ROUNDS == 0:
-            await asyncio.to_thread(self._sample, walk=round_ % WALK_ROUNDS == 0)
+            busy = any(engine.state is State.BUSY for engine in self.engines)
+            pids = {engine.name: engine.pid for engine in self.engines}  # here: they change while a thread looks
+            await asyncio.to_thread(self._sample, pids, walk=not busy or round_ % WALK_ROUNDS == 0)
 
     async def close(self) -> None:
         """Stop every engine; what they still owe fails."""
@@ -176,23 +177,12 @@ class EnginePool:
     def _is_spare(self, engine: EngineProcess, now: float) -> bool:
         return engine.state is State.IDLE and 0 < self._idle_unload <= now - engine.since
 
-    def _load_again(self, now: float) -> None:
-        """Try what could not be loaded: no request does that while another engine serves, or `failure` says no."""
-        if self._unloadable and self._seen != (seen := self._mark()):
-            self._seen = seen
-            self._retry_at = dict.fromkeys(self._retry_at, 0.0)
-            self.warm(self.engines[0])
+    def _load_again(self) -> None:
+        if self._closing:
             return
-        for engine in self.engines:
-            if engine.state is State.FAILED and engine.load_failed and now >= self._load_again_at[engine.name]:
-                self._load_again_at[engine.name] = math.inf  # until it has failed again
-                self._retry_at[engine.name] = 0.0
-                self.warm(engine)
-
-    def _mark(self) -> Mark | None:
-        with suppress(OSError):
-            return mark(self._model)
-        return None
+        failed = [engine.name for engine in self.engines if engine.state is State.FAILED and engine.load_failed]
+        for name in self._reloads.due(failed):
+            self._soon(self._by_name[name].start())
 
     async def _unload(self, engine: EngineProcess) -> None:
         if engine.state is not State.IDLE:  # a request came a moment ago
@@ -200,10 +190,9 @@ class EnginePool:
         self.unloads[engine.name] += 1
         await engine.stop()
 
-    def _sample(self, *, walk: bool) -> None:
-        idle = not any(engine.state is State.BUSY for engine in self.engines)
-        for engine in self.engines:
-            self.usage[engine.name] = self._meters[engine.name].read(engine.pid, walk=walk or idle)
+    def _sample(self, pids: Mapping[str, int | None], *, walk: bool) -> None:
+        for name, pid in pids.items():
+            self.usage[name] = self._meters[name].read(pid, walk=walk)
 
     def _set_threads(self, name: str, threads: int) -> None:
         with suppress(EngineError):  # it just died, and its end will be told
@@ -212,6 +201,7 @@ class EnginePool:
     def _changed(self, engine: EngineProcess) -> None:
         if engine.state is State.IDLE:
             self._unloadable = ""
+            self._reloads.loaded(engine.name)
         if engine.state is State.LOADING and engine.name in self._crashed:
             self._crashed.remove(engine.name)
             self.restarts[engine.name] += 1
@@ -231,20 +221,20 @@ class EnginePool:
     def _mend(self, engine: EngineProcess) -> None:
         failures = self._failures[engine.name]
         self._failures[engine.name] = failures + 1
-        self._crashed.add(engine.name)
         delay = BACKOFF[min(failures, len(BACKOFF) - 1)]
-        if engine.load_failed:  # no loop: it is tried again when somebody asks, the file changes, or after a while
+        if (timer := self._mending.pop(engine.name, None)) is not None:
+            timer.cancel()  # of its last end, after which a request could not wait for it
+        if engine.load_failed:
             log.error("model cannot be loaded", engine=engine.name, reason=engine.reason)
-            self._unloadable, self._seen = engine.reason, self._mark()
-            self._retry_at[engine.name] = time.monotonic() + delay
-            again = LOAD_AGAIN[min(failures, len(LOAD_AGAIN) - 1)]
-            self._load_again_at[engine.name] = time.monotonic() + again
+            self._unloadable = engine.reason
+            self._reloads.failed(engine.name, pause=delay)
         else:
             log.error("engine failed", engine=engine.name, reason=engine.reason, again_in_seconds=delay)
+            self._crashed.add(engine.name)
             self._mending[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
 
     async def _restart(self, engine: EngineProcess, delay: float) -> None:
         await asyncio.sleep(delay)
-        if engine.state is State.FAILED:
+        if engine.state is State.FAILED and not self._closing:
             with suppress(EngineError):  # it failed again: its end called for the next try
                 await engine.start()

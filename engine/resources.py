@@ -53,10 +53,11 @@ class Meter:
 
     def read(self, pid: int | None, *, walk: bool = True) -> Usage:
         """What it uses now, as process `pid`, if it is one. Without `walk` its PSS is that of the last time."""
-        if pid != self._pid:
-            self._before, self._latest, self._pid = self._before + self._latest, 0.0, pid
-            walk = True
+        new = pid != self._pid
+        walk = walk or new
         now = Usage() if pid is None else usage(pid, walk=walk)
+        if new:  # only now: for want of files it may have told nothing
+            self._before, self._latest, self._pid = self._before + self._latest, 0.0, pid
         self._latest = max(self._latest, now.cpu_seconds)  # one that has just ended tells nothing any more
         if walk:
             self._proportional = now.proportional

@@ -225,7 +225,7 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
             "object": "model",
             "created": int(entry.path.stat().st_mtime),
             "owned_by": "samovar",
-            "loaded": any(engine.state in (State.IDLE, State.BUSY) for engine in house.pool.engines),
+            "loaded": any(engine.loaded for engine in house.pool.engines),
             "context_length": house.model.context,
             "languages": list(entry.languages),
         }

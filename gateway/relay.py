@@ -31,13 +31,15 @@ from gateway.dispatcher import Dispatcher, Placement
 
 MOST_DEATHS: Final = 2
 """A request whose engines died so often is what kills them."""
-MOST_TRIES: Final = 8
-"""Engines that it is sent to, those among them that were gone before they had it, or could not be loaded."""
+MOST_TRIES: Final = 7
+"""Engines that it is sent to, those among them that were gone before they had it."""
+MOST_WAITS: Final = 120
+"""Seconds that it waits for room in an engine that has the model, when another could not load it."""
 MOST_FAILURES: Final = 2
 """A request whose steps failed so often in engines that live on is what fails."""
 PAUSE: Final = 0.05
 """Seconds until it is sent again when an engine was gone already, and twice as long each time: to hear of that, and for
-what no process could be started with, files or memory, to be there again. Seven seconds in all."""
+what no process could be started with, files or memory, to be there again. Three seconds in all."""
 
 
 log = structlog.get_logger()
@@ -60,6 +62,7 @@ class Relay:
         self.blame = 0.0
         """Its share in these deaths: 1 for an engine that had no other request."""
         self._tries = 0
+        self._waits = 0
         self._failures = 0
         self._pool = pool
         self._dispatcher = dispatcher
@@ -68,7 +71,7 @@ class Relay:
         self._number = number
         self._drawn: list[int] = []
         self._current: tuple[EngineProcess, int] | None = None
-        self._aborted = False
+        self._aborted = asyncio.Event()
         self.traces: list[tuple[EngineProcess, int]] = []
         """Where it left cells, and under which numbers."""
 
@@ -90,8 +93,8 @@ class Relay:
                 await self._survive(error)
             finally:
                 self._current = self._placement.leave = None
-            if self._aborted or self._left == 0:
-                yield Finished(self._request.request, "aborted" if self._aborted else "length")
+            if self._aborted.is_set() or self._left == 0:
+                yield Finished(self._request.request, "aborted" if self._aborted.is_set() else "length")
                 return
             self._dispatcher.arrive(self._placement)
 
@@ -100,18 +103,24 @@ class Relay:
 
         Nothing can when it is the request that kills them, or when none of them can load the model.
         """
+        if isinstance(error, ModelLoadError):  # for want of memory: another engine may have it, and be full
+            self._waits += 1
+            if self._waits >= MOST_WAITS or not any(engine.loaded for engine in self._pool.engines):
+                raise error
+            await self._pause(20 * PAUSE)
+            return
         self._tries += 1
-        if isinstance(error, ModelLoadError):  # for want of memory: another engine may have it
-            had, hopeless = 0, all(engine.load_failed for engine in self._pool.engines)
-        else:
-            had, hopeless = error.requests, False
-        if had:
+        if error.requests:
             self.deaths += 1
-            self.blame += 1 / had
-        if hopeless or self.deaths >= MOST_DEATHS or self._tries >= MOST_TRIES:
+            self.blame += 1 / error.requests
+        if self.deaths >= MOST_DEATHS or self._tries >= MOST_TRIES:
             raise error
-        if not had:
-            await asyncio.sleep(PAUSE * 2 ** (self._tries - 1))
+        if not error.requests:
+            await self._pause(PAUSE * 2 ** (self._tries - 1))
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._aborted.wait(), seconds)
 
     def _endures(self, end: Finished) -> bool:
         """Whether it goes on after a step that failed without anybody's fault."""
@@ -123,7 +132,7 @@ class Relay:
 
     def abort(self) -> None:
         """End it within a step; `Finished` still comes."""
-        self._aborted = True
+        self._aborted.set()
         if self._current is not None:
             engine, number = self._current
             with suppress(EngineError):  # its end is told by `run`
@@ -147,7 +156,7 @@ class Relay:
         )
         self._current = engine, number
         self.traces.append(self._current)
-        if self._aborted:
+        if self._aborted.is_set():
             yield Finished(number, "aborted")
             return
         async with aclosing(self._pool.generate(engine, request)) as messages:

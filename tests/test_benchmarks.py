@@ -127,11 +127,10 @@ def test_no_benchmark_is_forgotten_when_all_are_run() -> None:
     assert {command.split()[0] for command in RUNS} == programs - others
 
 
-def test_goals_that_were_missed_are_told_last() -> None:
-    values: dict[str, Any] = {"benchmark": "b", "values": [2.0], "unit": "x"}
+def test_goals_that_were_missed_are_told_last_and_older_ones_not_at_all() -> None:
+    values: dict[str, Any] = {"benchmark": "b", "values": [2.0], "unit": "x", "revision": "abc"}
     low, none = Figure(name="low", goal=1.0, **values), Figure(name="none", **values)
     high = Figure(name="high", goal=1.0, high=True, **values)
-    assert [("high" in line, "NOT met" in line) for line in verdicts([low, none, high])] == [
-        (True, False),
-        (False, True),
-    ]
+    old = Figure(name="old", goal=1.0, **{**values, "revision": "abb"})
+    lines = verdicts([low, none, old, high], "abc")
+    assert [("high" in line, "NOT met" in line) for line in lines] == [(True, False), (False, True)]

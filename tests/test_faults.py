@@ -111,6 +111,26 @@ async def test_a_hang_that_is_not_found_out_is_one_where_somebody_waits_for_it(
     assert hurt.ledger.row.notes.total() == 1
 
 
+async def test_engines_say_nothing_for_a_while_before_half_of_the_gateways_kills(
+    tmp_path: Path, sleeper: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurt, seen = scene(tmp_path), list[str]()
+    times = iter([True] * 20 + [False])
+
+    async def pause(*_: float) -> bool:
+        return next(times)
+
+    monkeypatch.setattr(injuries, "KEPT_SECONDS", -0.49)  # and half a second more
+    monkeypatch.setattr(hurt, "pause", pause)
+    monkeypatch.setattr(hurt.house, "engines", lambda: [sleeper])
+    monkeypatch.setattr(hurt.house, "kill", lambda: seen.append(sleeper.status()))
+    monkeypatch.setattr(hurt.house, "start", lambda: None)
+    await injuries.kill_gateways(hurt, time.monotonic() + 60)
+    assert hurt.ledger.row.inflicted == len(seen) == 20
+    assert 0 < seen.count(psutil.STATUS_STOPPED) < 20
+    assert sleeper.status() != psutil.STATUS_STOPPED
+
+
 @pytest.mark.parametrize(
     ("text", "expected", "lost", "doubled", "wrong"),
     [

@@ -21,7 +21,7 @@ class Pool:
 
     def __init__(self, *stretches: list[Answer | EngineError], unloadable: int = 0) -> None:
         self.left = list(stretches)
-        self.engines = [SimpleNamespace(load_failed=number < unloadable) for number in range(2)]
+        self.engines = [SimpleNamespace(loaded=number >= unloadable) for number in range(2)]
         self.asked: list[Generate] = []
 
     async def start(self, _engine: object) -> None:
@@ -90,7 +90,7 @@ async def test_an_answer_waits_until_an_engine_can_be_started_again(monkeypatch:
     whole: list[Answer | EngineError] = [Started(0, 0, 0), Tokens(0, [4]), Finished(0, "stop")]
     assert await heard(Pool([gone], [gone], [gone], [gone], [gone], [unloadable], whole, unloadable=1)) == ([4], "stop")
     with pytest.raises(EngineDiedError):
-        await heard(Pool([gone], [gone], [gone], [gone], [gone], [gone], [gone], [gone]))
+        await heard(Pool([gone], [gone], [gone], [gone], [gone], [gone], [gone]))
 
 
 async def test_a_request_fails_at_once_when_no_engine_can_load_the_model() -> None:
