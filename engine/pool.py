@@ -142,21 +142,16 @@ class EnginePool:
         A model that could not be loaded is tried again when its file has changed, or after a while.
         """
         for round_ in itertools.count():
-            try:
-                await self._look_after(round_, time.monotonic())
-            except (OSError, RuntimeError) as error:  # no file or thread is left for it: there may be in the next round
-                log.error("engines could not be looked after", reason=str(error))
+            now = time.monotonic()
+            for engine in self.engines:
+                self._end_if_hung(engine, now)
+            self._load_again()
+            await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
+            if round_ % SAMPLE_ROUNDS == 0:
+                busy = any(engine.state is State.BUSY for engine in self.engines)
+                pids = {engine.name: engine.pid for engine in self.engines}  # here: they change while a thread looks
+                await asyncio.to_thread(self._sample, pids, walk=not busy or round_ % WALK_ROUNDS == 0)
             await asyncio.sleep(ROUND)
-
-    async def _look_after(self, round_: int, now: float) -> None:
-        for engine in self.engines:
-            self._end_if_hung(engine, now)
-        self._load_again()
-        await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
-        if round_ % SAMPLE_ROUNDS == 0:
-            busy = any(engine.state is State.BUSY for engine in self.engines)
-            pids = {engine.name: engine.pid for engine in self.engines}  # here: they change while a thread looks
-            await asyncio.to_thread(self._sample, pids, walk=not busy or round_ % WALK_ROUNDS == 0)
 
     async def close(self) -> None:
         """Stop every engine; what they still owe fails."""

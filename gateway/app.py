@@ -28,6 +28,7 @@ from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.enginelog import EngineLog
 from gateway.errors import EngineUnavailableError
 from gateway.house import House, new_id
+from gateway.keepers import keep_up
 from gateway.metrics import Metrics
 from gateway.openapi import published
 from gateway.responses import STOPPING, Responses
@@ -161,10 +162,14 @@ def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
         with suppress(StoreError):  # every request will tell
             await house.sessions.interrupted()
         await house.roster.refresh()
-        keepers = [
-            asyncio.create_task(keeper.keep()) for keeper in (house.sessions, house.cache, house.pool, house.dispatcher)
-        ]
-        watch = asyncio.create_task(house.roster.watch())
+        work = {
+            "sessions": house.sessions.keep,
+            "cache": house.cache.keep,
+            "engines": house.pool.keep,
+            "dispatcher": house.dispatcher.keep,
+        }
+        keepers = [asyncio.create_task(keep_up(name, keep)) for name, keep in work.items()]
+        watch = asyncio.create_task(keep_up("users", house.roster.watch))
         yield
         await responses.close(within=0)
         watch.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import resource
 import signal
@@ -38,7 +37,6 @@ from engine import (
 )
 from engine.autopsy import cause_of_death
 from engine.pool import BACKOFF
-from engine.resources import Meter
 from engine.shares import CoreShares
 from tests.plans import MEASURED
 
@@ -348,24 +346,6 @@ async def test_no_request_has_an_engine_try_again_while_another_serves(tmp_path:
             await run(pool, two, 2, 5)
     assert pool._reloads._failures["1"] == 1
     assert await run(pool, one, 3, 5) == (5, "length")
-    await pool.close()
-
-
-async def test_a_keeper_that_cannot_open_a_file_looks_after_engines_again_a_round_later(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr("engine.pool.ROUND", 0.05)
-    monkeypatch.setattr(Meter, "read", full)
-    pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1, idle_unload=0.3)
-    keeper = asyncio.create_task(pool.keep())
-    with capture_logs() as lines:
-        await run(pool, pool.engines[0], 1, 5)
-        await until(lambda: pool.engines[0].state is State.STOPPED)
-    assert "Too many open files" in next(line["reason"] for line in lines if "looked after" in line["event"])
-    keeper.cancel()
     await pool.close()
 
 

@@ -22,6 +22,8 @@ START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 45.0
 """Running answers may take as long to end as the gateway lets them."""
 ORPHAN_SECONDS: Final = 10.0
+UNLOAD_SECONDS: Final = 60.0
+"""Idle ones go after a few seconds."""
 SETTLE_SECONDS: Final = 20.0
 """How long a gateway may take to come to rest when the last client has left."""
 MORE_FILES: Final = 8
@@ -153,8 +155,11 @@ class House:
         return Rest(gateway.memory_info().rss, gateway.num_fds(), len(engines), len(orphans), entries)
 
     def wait_for_unload(self) -> None:
-        """Until no engine is left; idle ones go by themselves."""
+        """Until no engine is left; idle ones go by themselves. Raises ServerError."""
+        until = time.monotonic() + UNLOAD_SECONDS
         while self.engines():
+            if time.monotonic() > until:
+                raise ServerError(f"engines that had nothing to do were not unloaded within {UNLOAD_SECONDS:.0f} s")
             time.sleep(0.2)
 
     def metric(self, name: str) -> float:
