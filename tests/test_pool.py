@@ -393,7 +393,8 @@ async def test_a_pool_that_is_closed_brings_up_no_engine_that_nobody_would_stop(
     assert pool.engines[0].pid is None
 
 
-async def test_the_keeper_reads_what_engines_use(pool: EnginePool) -> None:
+async def test_the_keeper_reads_what_engines_use(pool: EnginePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.pool.ROUND", 0.1)
     keeper = asyncio.create_task(pool.keep())
     await pool.start(pool.engines[0])
     await until(lambda: pool.usage["0"].resident > 0)

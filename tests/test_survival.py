@@ -19,7 +19,7 @@ import pytest
 from cache import BLOCK
 from tests.running import Conversation, Gateway, said
 
-SECONDS = 12.0
+SECONDS = 7.0
 CLIENTS = 6
 TOKENS = 150
 # Byte 65 is the letter A: an answer's length tells whether a token was lost or doubled.
