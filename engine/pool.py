@@ -117,10 +117,13 @@ class EnginePool:
 
         A model that it could not load is not tried again at once, nor by a request while another engine has it.
         """
-        if self._closing:  # a request that goes on after its engine ended must not bring up another that nobody stops
-            raise EngineDiedError(f"engine {engine.name} is not started any more: the pool is closed")
         if engine.load_failed and (self._reloads.refuses(engine.name) or any(e.loaded for e in self.engines)):
             raise ModelLoadError(engine.reason)
+        await self._start(engine)
+
+    async def _start(self, engine: EngineProcess) -> None:
+        if self._closing:  # who goes on after an engine ended must not bring up another that nobody stops
+            raise EngineDiedError(f"engine {engine.name} is not started any more: the pool is closed")
         await engine.start()
 
     def warm(self, engine: EngineProcess) -> None:
@@ -173,11 +176,9 @@ class EnginePool:
         return engine.state is State.IDLE and 0 < self._idle_unload <= now - engine.since
 
     def _load_again(self) -> None:
-        if self._closing:
-            return
         failed = [engine.name for engine in self.engines if engine.state is State.FAILED and engine.load_failed]
         for name in self._reloads.due(failed):
-            self._soon(self._by_name[name].start())
+            self._soon(self._start(self._by_name[name]))
 
     async def _unload(self, engine: EngineProcess) -> None:
         if engine.state is not State.IDLE:  # a request came a moment ago
@@ -230,6 +231,6 @@ class EnginePool:
 
     async def _restart(self, engine: EngineProcess, delay: float) -> None:
         await asyncio.sleep(delay)
-        if engine.state is State.FAILED and not self._closing:
+        if engine.state is State.FAILED:
             with suppress(EngineError):  # it failed again: its end called for the next try
-                await engine.start()
+                await self._start(engine)
