@@ -33,8 +33,10 @@ MOST_DEATHS: Final = 2
 """A request whose engines died so often is what kills them."""
 MOST_TRIES: Final = 7
 """Engines that it is sent to, those among them that were gone before they had it."""
+WAIT: Final = 1.0
+"""Seconds between two looks for room in an engine that has the model, when another could not load it."""
 MOST_WAITS: Final = 120
-"""Seconds that it waits for room in an engine that has the model, when another could not load it."""
+"""Such looks."""
 MOST_FAILURES: Final = 2
 """A request whose steps failed so often in engines that live on is what fails."""
 PAUSE: Final = 0.05
@@ -107,7 +109,7 @@ class Relay:
             self._waits += 1
             if self._waits >= MOST_WAITS or not any(engine.loaded for engine in self._pool.engines):
                 raise error
-            await self._pause(20 * PAUSE)
+            await self._pause(WAIT)
             return
         self._tries += 1
         if error.requests:

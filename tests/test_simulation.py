@@ -264,6 +264,7 @@ Events = st.lists(
 def test_no_request_is_lost_doubled_or_left_whatever_comes_aborts_or_crashes(events: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gateway.relay.PAUSE", 0)
+        patch.setattr("gateway.relay.WAIT", 0)
         patch.setattr("gateway.relay.MOST_WAITS", 1_000_000)
         patch.setattr("gateway.dispatcher.REST", 0)
         asyncio.run(live(events))
