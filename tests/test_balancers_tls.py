@@ -11,8 +11,7 @@ from threading import Thread
 
 import pytest
 
-from tests.balancers import Balancer, HAProxy, Nginx
-from tests.test_several_gateways import free_ports
+from tests.balancers import BALANCERS, Balancer, HAProxy, Nginx, free_ports
 
 ANYTHING = """\
 openssl_conf = all
@@ -65,7 +64,7 @@ def speaks(port: int, newest: ssl.TLSVersion) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-@pytest.mark.parametrize("kind", [HAProxy, Nginx])
+@BALANCERS
 def test_the_balancers_speak_no_tls_older_than_1_2(
     tmp_path: Path, ready: str, monkeypatch: pytest.MonkeyPatch, kind: type[Balancer]
 ) -> None:

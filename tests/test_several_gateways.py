@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import signal
-import socket
-import ssl
-import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
@@ -18,21 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cache import KeyRing, Ledger
-from gateway.transport.proxies import Proxies
 from gateway.users import Users
-from tests.balancers import DEPLOY, Balancer, HAProxy, Nginx
+from tests.balancers import BALANCERS, Balancer, free_ports
 from tests.browsing import OpenPage, ask, ended
-from tests.certificates import make_certificate
-from tests.readme import blocks
 from tests.redis_server import RedisServer
 from tests.running import Conversation, Gateway, connect, said
 
@@ -42,7 +27,6 @@ KEYS = 24
 ANSWER = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 5}
 """The tiny model says A."""
 LONG: dict[str, Any] = {**ANSWER, "max_output_tokens": 400}
-BALANCERS = pytest.mark.parametrize("kind", [HAProxy, Nginx])
 
 
 class House:
@@ -61,6 +45,14 @@ class House:
             Gateway(folder / name, port=port, trusted_proxies="127.0.0.1", **shared) for name, port in names
         ]
         self.addresses = [f"127.0.0.1:{port}" for port in self.ports[:2]]
+
+    def behind(self, kind: type[Balancer], folder: Path) -> Balancer:
+        """A balancer before both, its files in `folder`; it does not run yet."""
+        return kind(folder / "balancer", self.addresses, (self.ports[2], self.ports[3]))
+
+    def requests(self) -> list[float]:
+        """How many each gateway has had."""
+        return [metric(gateway, "samovar_requests_total") for gateway in self.gateways]
 
 
 class Client:
@@ -150,33 +142,6 @@ async def make_keys(folder: Path, redis: RedisServer, secret: KeyRing) -> list[s
     return keys
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in sockets]
-
-
-@contextmanager
-def witness() -> Iterator[str]:
-    """A server behind a gateway's own `Proxies` that answers what it sees of a request; gives its address."""
-
-    async def tell(request: Request) -> JSONResponse:
-        client = request.client.host if request.client else None
-        return JSONResponse({"client": client, "host": request.headers["host"], "scheme": request.url.scheme})
-
-    app = Proxies(Starlette(routes=[Route("/{path:path}", tell)]), trusted=["127.0.0.1"])
-    server = uvicorn.Server(uvicorn.Config(app, proxy_headers=False, log_level="error", lifespan="off"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 def metric(gateway: Gateway, name: str, **labels: str) -> float:
     """The sum of a metric's samples that have these labels."""
     families = text_string_to_metric_families(gateway.get("/metrics").text)
@@ -194,22 +159,12 @@ async def until_stored(gateway: Gateway) -> None:
     raise AssertionError("blocks were not stored")
 
 
-def test_the_shipped_configurations_are_what_the_programs_themselves_accept(tmp_path: Path) -> None:
-    for kind in (HAProxy, Nginx):
-        balancer = kind(tmp_path / kind.__name__, ["127.0.0.1:1", "127.0.0.1:2"], (3, 4))
-        found = balancer.check()
-        assert found.returncode == 0, found.stderr
-        assert "warning" not in (found.stdout + found.stderr).lower()
-        balancer.config.write_text(balancer.config.read_text() + "\nnonsense here;\n")
-        assert balancer.check().returncode != 0
-
-
 @pytest.mark.slow
 @BALANCERS
 async def test_when_a_gateway_is_killed_its_clients_go_on_with_the_other_and_nothing_is_encoded_twice(
     tmp_path: Path, house: House, kind: type[Balancer]
 ) -> None:
-    balancer = kind(tmp_path / "balancer", house.addresses, (house.ports[2], house.ports[3]))
+    balancer = house.behind(kind, tmp_path)
     clients: list[Client] = []
     with balancer.running():
         for key in house.keys:
@@ -247,7 +202,7 @@ async def test_when_a_gateway_is_killed_its_clients_go_on_with_the_other_and_not
 async def test_a_gateway_that_stops_ends_its_answers_while_newcomers_are_led_to_the_other(
     tmp_path: Path, house: House, kind: type[Balancer]
 ) -> None:
-    balancer = kind(tmp_path / "balancer", house.addresses, (house.ports[2], house.ports[3]))
+    balancer = house.behind(kind, tmp_path)
     with balancer.running():
         client = Client(house.keys[0], balancer)
         await client.ask("Hello")
@@ -272,8 +227,8 @@ async def test_who_was_cut_off_takes_its_answer_up_through_the_balancer_at_the_g
     tmp_path: Path, lasting_house: House, kind: type[Balancer]
 ) -> None:
     house = lasting_house
-    balancer = kind(tmp_path / "balancer", house.addresses, (house.ports[2], house.ports[3]))
-    earlier = [metric(gateway, "samovar_requests_total") for gateway in house.gateways]
+    balancer = house.behind(kind, tmp_path)
+    earlier = house.requests()
     with balancer.running():
         for key in house.keys:
             async with connect(balancer.url, key, balancer.tls) as conversation:
@@ -290,7 +245,7 @@ async def test_who_was_cut_off_takes_its_answer_up_through_the_balancer_at_the_g
             path = f"/v1/responses/{place['response_id']}?stream=true&starting_after={place['starting_after']}"
             again = await asyncio.to_thread(balancer.get, path, Authorization=f"Bearer {key}")
             assert again.text.count("event: response.output_text.delta") > 0
-            counts = [metric(gateway, "samovar_requests_total") for gateway in house.gateways]
+            counts = house.requests()
             if all(now > then for now, then in zip(counts, earlier, strict=True)):
                 return
     raise AssertionError("all went to one gateway")
@@ -302,10 +257,10 @@ async def test_all_connections_of_a_key_and_its_cancel_reach_one_gateway(
     tmp_path: Path, lasting_house: House, kind: type[Balancer]
 ) -> None:
     house = lasting_house
-    balancer = kind(tmp_path / "balancer", house.addresses, (house.ports[2], house.ports[3]))
+    balancer = house.behind(kind, tmp_path)
     with balancer.running():
         for key in house.keys[:2]:
-            before = [metric(gateway, "samovar_requests_total") for gateway in house.gateways]
+            before = house.requests()
             async with AsyncExitStack() as stack:
                 opened = [connect(balancer.url, key, balancer.tls) for _ in range(5)]
                 sockets = [await stack.enter_async_context(one) for one in opened]
@@ -317,62 +272,8 @@ async def test_all_connections_of_a_key_and_its_cancel_reach_one_gateway(
                 cancelled = await asyncio.to_thread(balancer.post, path, {}, Authorization=f"Bearer {key}")
                 assert cancelled.status_code == 200, cancelled.text
                 assert (await sockets[-1].events())[-1].response.status == "cancelled"
-            after = [metric(gateway, "samovar_requests_total") for gateway in house.gateways]
+            after = house.requests()
             assert sorted(now - then for now, then in zip(after, before, strict=True)) == [0, len(sockets) + 1]
-
-
-@BALANCERS
-def test_the_gateway_sees_a_clients_own_address_and_not_what_the_client_says_of_it(
-    tmp_path: Path, kind: type[Balancer]
-) -> None:
-    with witness() as address:
-        tls, plain = free_ports(2)
-        balancer = kind(tmp_path / "balancer", [address, address], (tls, plain), int(address.rpartition(":")[2]))
-        with balancer.running():
-            lies = {"X-Forwarded-For": "10.9.8.7", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "http"}
-            seen = balancer.get("/", source="127.0.0.5", **lies).json()
-            assert seen == {"client": "127.0.0.5", "host": balancer.url.removeprefix("https://"), "scheme": "https"}
-            # While a certificate is renewed; all else moves to TLS.
-            challenge = httpx.get(balancer.plain + "/.well-known/acme-challenge/word", timeout=10)
-            assert challenge.status_code == 200
-            assert httpx.get(balancer.plain + "/.well-known/acme", timeout=10).status_code == 308
-
-
-def test_nginx_shows_a_certificate_that_certbot_has_renewed(tmp_path: Path) -> None:
-    live, folder = tmp_path / "live", tmp_path / "balancer"
-    live.mkdir()
-    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
-    [links] = [block.text for block in blocks(page) if "/etc/nginx/samovar.crt" in block.text]
-    with witness() as address:
-        ports = free_ports(2)
-        balancer = Nginx(folder, [address, address], (ports[0], ports[1]))
-        (folder / "cert.pem").rename(live / "fullchain.pem")
-        (folder / "key.pem").rename(live / "privkey.pem")
-        for line in re.findall("^ln -s .*", links, re.MULTILINE):
-            moved = line.replace("/etc/letsencrypt/live/samovar.example.org", str(live))
-            moved = moved.replace("/etc/nginx/samovar.crt", str(folder / "cert.pem"))
-            moved = moved.replace("/etc/nginx/samovar.key", str(folder / "key.pem"))
-            assert "/etc/" not in moved
-            subprocess.run(["sh", "-c", moved], check=True)
-        with balancer.running():
-            first = ssl.get_server_certificate(("127.0.0.1", ports[0]))
-            for name in ("fullchain.pem", "privkey.pem"):
-                (live / name).unlink()
-            make_certificate(live / "fullchain.pem", live / "privkey.pem", address="127.0.0.1")
-            assert ssl.get_server_certificate(("127.0.0.1", ports[0])) == first
-            systemctl = tmp_path / "systemctl"  # which does what the real one has nginx do
-            systemctl.write_text(
-                f'#!/bin/sh\n[ "$*" = "try-reload-or-restart nginx" ] && kill -HUP $(cat {folder}/nginx.pid)\n'
-            )
-            systemctl.chmod(0o755)
-            environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "RENEWED_LINEAGE": str(live)}
-            subprocess.run(["sh", DEPLOY / "nginx" / "renewed.sh"], env=environment, check=True)
-            for _ in range(500):
-                shown = ssl.get_server_certificate(("127.0.0.1", ports[0]))
-                if shown != first:
-                    break
-                time.sleep(0.02)
-            assert shown.split() == (live / "fullchain.pem").read_text().split()
 
 
 @pytest.mark.slow
@@ -381,7 +282,7 @@ def test_the_balancer_adds_what_the_gateway_believes_of_it_alone(
     tmp_path: Path, lasting_house: House, kind: type[Balancer]
 ) -> None:
     house = lasting_house
-    balancer = kind(tmp_path / "balancer", house.addresses, (house.ports[2], house.ports[3]))
+    balancer = house.behind(kind, tmp_path)
     with balancer.running():
         key = {"Authorization": f"Bearer {house.keys[0]}"}
         moved = httpx.get(balancer.plain + "/v1/models", timeout=10)
