@@ -34,7 +34,7 @@ ROUND: Final = 1.0
 SAMPLE_ROUNDS: Final = 5
 """Rounds between two readings of memory and processor time."""
 WALK_ROUNDS: Final = 60
-"""Rounds between two walks through the pages of engines that are busy: each takes 15 to 40 ms from their answers."""
+"""Rounds between two walks through the pages of busy engines, which take tens of milliseconds from their answers."""
 
 log = structlog.get_logger("engine")
 

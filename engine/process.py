@@ -53,8 +53,7 @@ LAST_WORDS: Final = 1 << 14
 """Bytes of a process's stderr that are kept, to tell of what it died."""
 MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 """KV comes and goes on the heap, blocks of 1.6 MB and whole conversations of 14: by the default, glibc asks the kernel
-for each one's pages anew, which doubles the time of a fetch (`make bench BENCH=blocks` with and without) and takes 30
-of the 35 ms for 600 tokens of the embedded model on their way to a seat."""
+for each one's pages anew, which doubles the time of a fetch (`make bench BENCH=blocks` with and without)."""
 
 Answer = Started | Tokens | Finished
 

@@ -58,8 +58,7 @@ STAY: Final = 5.0
 fetching these again takes 20 ms, once."""
 SMOOTH: Final = 0.04
 """Seconds within which tokens are sent together: 25 pictures a second are a film to the eye, and each sending costs the
-gateway a share of a core that the engines then lack. With 0.02 eight answers of the embedded model, a step of which
-takes 33 ms, are 4 % slower, and documents of the stand-in, 20 ms a token, 2 %."""
+gateway a share of a core that the engines then lack."""
 
 
 @dataclass(eq=False)
