@@ -17,10 +17,10 @@ from engine import annex, seats
 from engine.annex import Annex
 from engine.errors import DecodeError, ModelLoadError
 from engine.llama import Context, Model, Streams
+from engine.memory import settle
 from engine.plan import WIDEST
 from engine.scheduler import Sequence, Step
 from engine.seats import Seats
-from engine.zeros import give_back
 
 
 class Computed(NamedTuple):
@@ -38,7 +38,7 @@ class Places:
         self._padding = sequences  # the number of a sequence that holds nothing but a step's padding
         self.home = Context(model, cells=cells + WIDEST, sequences=sequences + 1, threads=1)
         self.cells = self.home.cells - WIDEST
-        give_back()  # before there are threads beside this one
+        settle()  # before there are threads beside this one
         self._touched = 0
         """Cells that home has memory for: as many as were ever in use."""
         self._threads = 1

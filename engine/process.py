@@ -51,9 +51,6 @@ STILLBORN: Final = 2
 """An engine that died so often while it loaded has a model that cannot be loaded, unless it was killed from outside."""
 LAST_WORDS: Final = 1 << 14
 """Bytes of a process's stderr that are kept, to tell of what it died."""
-MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
-"""KV comes and goes on the heap, blocks of 1.6 MB and whole conversations of 14: by the default, glibc asks the kernel
-for each one's pages anew, which doubles the time of a fetch (`make bench BENCH=blocks` with and without)."""
 
 Answer = Started | Tokens | Finished
 
@@ -182,7 +179,7 @@ class EngineProcess:
                     sys.executable, "-m", "engine.worker", str(theirs.fileno()),
                     pass_fds=[theirs.fileno()], start_new_session=True,
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-                    env={**MALLOC, **environment()},
+                    env=environment(),
                 )  # fmt: skip
         except OSError:
             ours.close()

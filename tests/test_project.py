@@ -136,7 +136,7 @@ def test_ctypes_stops_at_llama_cpp_and_its_memory() -> None:
         )
 
     found = {path.relative_to(ROOT).as_posix() for path in SOURCES if low(path)}
-    assert found == {"engine/llama.py", "engine/zeros.py"}
+    assert found == {"engine/llama.py", "engine/memory.py"}
 
 
 def test_set_up_needs_nothing_that_it_would_have_to_install() -> None:
