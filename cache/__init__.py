@@ -1,38 +1,9 @@
-"""What outlives an engine: the room for KV blocks and the stores that keep them."""
+"""What outlives an engine: the room for KV blocks and the stores that keep them.
 
-from cache.archive import Archive, Progress
-from cache.blocks import BLOCK, Block, Chain
-from cache.config import Cache, CacheConfig
-from cache.database import Database
-from cache.errors import KeyMismatchError, StoreError, StoreFullError
-from cache.guarded import Guarded, Operation
-from cache.keys import KeyRing
-from cache.ledger import Ledger
-from cache.prefixes import PrefixCache, Stored
-from cache.redis import RedisStore
-from cache.store import Store, check_url, open_store, shown
+What the room shows at its door stands in `__init__.pyi` and is loaded when it is first used, so that an engine has in
+memory what fetches blocks, and not what keeps conversations.
+"""
 
-__all__ = [
-    "BLOCK",
-    "Archive",
-    "Block",
-    "Cache",
-    "CacheConfig",
-    "Chain",
-    "Database",
-    "Guarded",
-    "KeyMismatchError",
-    "KeyRing",
-    "Ledger",
-    "Operation",
-    "PrefixCache",
-    "Progress",
-    "RedisStore",
-    "Store",
-    "StoreError",
-    "StoreFullError",
-    "Stored",
-    "check_url",
-    "open_store",
-    "shown",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

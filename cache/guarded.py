@@ -42,6 +42,9 @@ class Operation(msgspec.Struct, frozen=True):
     bytes: int
 
 
+Observe = Callable[[Operation], None]
+
+
 class Guarded:
     """A Store whose every method returns or raises StoreError in bounded time."""
 
@@ -49,7 +52,7 @@ class Guarded:
         self,
         store: Store,
         *,
-        observe: Callable[[Operation], None] = lambda _: None,
+        observe: Observe = lambda _: None,
         read_seconds: float = READ_SECONDS,
         write_seconds: float = WRITE_SECONDS,
     ) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from cache.guarded import Guarded, Operation
+from cache.guarded import Guarded, Observe
 from cache.keys import KeyRing
 from cache.redis import RedisStore
 from cache.sealing import Sealer
@@ -29,7 +29,7 @@ class Ledger:
         """Whether the store at `url` is a server that gateways can share."""
         return urlsplit(url).scheme in _SHARED
 
-    def __init__(self, url: str, keys: KeyRing, *, observe: Callable[[Operation], None] = lambda _: None) -> None:
+    def __init__(self, url: str, keys: KeyRing, *, observe: Observe = lambda _: None) -> None:
         """What lies at `url`; that may be away, now or later."""
         self._url = url
         self._keys = keys

@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 from cache.errors import StoreError
 from cache.memory import MemoryStore, SharedMemoryStore
-from cache.redis import RedisStore
 from cache.sqlite import SqliteStore
 
 SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "unix")
@@ -116,4 +115,6 @@ def open_store(url: str, *, ttl: float, max_bytes: int) -> Store:
             raise StoreError(f"cache: no memory file system can be used: {error}") from error
     if parts.scheme == "sqlite":
         return SqliteStore(Path(unquote(parts.path)), ttl=ttl, max_bytes=max_bytes)
+    from cache.redis import RedisStore  # an engine beside another store does without the client's 8 MB
+
     return RedisStore(url, ttl=ttl)

@@ -14,7 +14,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from engine.errors import DecodeError
 from engine.scheduler import Sequence as Prompt
 
-CELLS: Final = 3072
+ANNEX_CELLS: Final = 3072
 """Prompts that take more, with what came before them, are computed at home."""
 SLOTS: Final = 8
 """Prompts that can be under way here."""
@@ -60,7 +60,7 @@ class Annex(Generic[Context]):
     """Mirrors of the prompts that are computed now, in a context that is made when it is first wanted."""
 
     def __init__(self, home: Context, make: Callable[[], Context]) -> None:
-        """`make` gives a context of CELLS cells and SLOTS sequences."""
+        """`make` gives a context of ANNEX_CELLS cells and SLOTS sequences."""
         self._home = home
         self._make = make
         self._own: Context | None = None
@@ -74,7 +74,7 @@ class Annex(Generic[Context]):
         brought = sum(prompt.computed for prompt, _ in parts if prompt.request not in self._mirrors)
         crowd = used - before
         worth = crowd >= CROWD and rows * crowd >= WORTH * brought
-        return worth and before + rows <= CELLS and len(parts) <= SLOTS
+        return worth and before + rows <= ANNEX_CELLS and len(parts) <= SLOTS
 
     def decode(self, parts: Sequence[tuple[Prompt, int]], threads: int) -> Context:
         """Compute the step and bring its cells home; gives the context that has its logits. Raises DecodeError."""
@@ -111,7 +111,7 @@ class Annex(Generic[Context]):
         ends = sum(prompt.computed + tokens for prompt, tokens in parts)
         for request in [request for request in self._mirrors if request not in asked]:
             others = [mirror for other, mirror in self._mirrors.items() if other not in asked]
-            if ends + sum(mirror.length for mirror in others) <= CELLS and len(others) + len(parts) <= SLOTS:
+            if ends + sum(mirror.length for mirror in others) <= ANNEX_CELLS and len(others) + len(parts) <= SLOTS:
                 return
             self.drop(request)
 

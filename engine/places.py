@@ -45,7 +45,7 @@ class Places:
         self._annex: Annex[Context] | None = None
         self._seats: Seats[Streams] | None = None
         if model.has_blocks:  # else nothing can be brought from one to the other
-            make = partial(Context, model, cells=annex.CELLS, sequences=annex.SLOTS, threads=1)
+            make = partial(Context, model, cells=annex.ANNEX_CELLS, sequences=annex.SLOTS, threads=1)
             self._annex = Annex(self.home, make)
             self._seats = Seats(self.home, partial(Streams, model))
 

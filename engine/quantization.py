@@ -33,7 +33,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 # Those that need an importance matrix, or are made for other processors than these, are left out.
-KINDS: Final = {
+QUANTIZATIONS: Final = {
     "f16": Kind(1, 16),
     "bf16": Kind(32, 16),
     "q8_0": Kind(7, 8.5),
@@ -60,7 +60,7 @@ _OTHERS: Final = {
     0: 32.0, 19: 2.1, 20: 2.3, 21: 2.6, 22: 3.3, 23: 3.1, 24: 1.6, 26: 3.4, 27: 3.7, 28: 2.5, 29: 2.7, 31: 1.8, 36: 1.7,
     37: 2.1, 38: 4.3, 39: 4.5,
 }  # fmt: skip
-_BITS: Final = _OTHERS | {kind.ftype: kind.bits for kind in KINDS.values()}
+_BITS: Final = _OTHERS | {kind.ftype: kind.bits for kind in QUANTIZATIONS.values()}
 _GUESSED: Final = 1024
 """What is added to the number when the file did not say it."""
 
@@ -151,7 +151,7 @@ def main(argv: list[str]) -> int:
     """Quantize as the command line says."""
     source, target, kind, threads = argv[1:]
     try:
-        run_llama(Path(source), Path(target), KINDS[kind].ftype, threads=int(threads), log=_hear)
+        run_llama(Path(source), Path(target), QUANTIZATIONS[kind].ftype, threads=int(threads), log=_hear)
     except EngineError as error:
         _say(Failed(str(error)))
         return 1

@@ -24,7 +24,7 @@ def prompt(request: int, tokens: list[int], computed: int = 0) -> Sequence:
 @given(st.lists(st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 40)), max_size=40))
 def test_home_has_all_that_was_computed_whoever_takes_turns(steps: list[tuple[list[int], int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"CELLS": 100, "SLOTS": 3, "CROWD": 0, "WORTH": 0}.items():
+        for name, value in {"ANNEX_CELLS": 100, "SLOTS": 3, "CROWD": 0, "WORTH": 0}.items():
             patch.setattr(annex, name, value)
         home = Cells(6, 1000)
         here = Annex(home, lambda: Cells(3, 100))
@@ -51,7 +51,7 @@ def test_only_a_crowd_makes_the_way_worth_it() -> None:
     assert not here.takes(alone, used=300)
     assert here.takes(alone, used=300 + annex.CROWD)
     assert not here.takes([(prompt(0, [1] * 500, computed=499), 1)], used=5000)
-    assert not here.takes([(prompt(0, [1] * 9000, computed=annex.CELLS), 100)], used=9000)
+    assert not here.takes([(prompt(0, [1] * 9000, computed=annex.ANNEX_CELLS), 100)], used=9000)
 
 
 def test_a_prompt_computed_there_has_the_same_logits_and_the_same_future(tiny_model: Path) -> None:

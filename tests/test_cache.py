@@ -94,7 +94,7 @@ def test_another_service_at_its_address_hinders_no_start() -> None:
 
 
 async def test_a_store_that_comes_later_is_checked_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cache.config.CHECK_SECONDS", 0.05)
+    monkeypatch.setattr("cache.cache.CHECK_SECONDS", 0.05)
     server = RedisServer(tmp_path)
     cache = open_cache(server.url)
     keeping = asyncio.create_task(cache.keep())

@@ -49,7 +49,7 @@ def small() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr("engine.places.Streams", Streams)
         for name, value in {"CELLS": 300, "COUNTS": (2, 6), "WORTH": 20, "SLACK": 3}.items():
             patch.setattr(seats, name, value)
-        for name, value in {"CELLS": 100, "SLOTS": 3, "CROWD": 40, "WORTH": 0}.items():
+        for name, value in {"ANNEX_CELLS": 100, "SLOTS": 3, "CROWD": 40, "WORTH": 0}.items():
             patch.setattr(annex, name, value)
         yield patch
 

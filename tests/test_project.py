@@ -47,8 +47,9 @@ def taken(tree: ast.AST, room: str) -> set[str]:
 
 
 def public_names(room: str) -> set[str]:
-    """What a room shows at its door: `__all__` of its `__init__.py`."""
-    for node in ast.parse((ROOT / room / "__init__.py").read_text()).body:
+    """What a room shows at its door: `__all__` of its `__init__.pyi`, or of its `__init__.py` where that says it."""
+    door = next(path for end in ("pyi", "py") if (path := ROOT / room / f"__init__.{end}").exists())
+    for node in ast.parse(door.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
     return set()
@@ -127,6 +128,14 @@ def test_going_through_the_door_is_fine() -> None:
     name = min(public_names("engine"))
     assert trespasses("gateway", f"import engine\nfrom engine import {name}\nengine.{name}") == []
     assert trespasses("engine", "from engine.llama import Model\nfrom . import llama") == []
+
+
+def test_an_engine_loads_nothing_of_what_keeps_engines() -> None:
+    code = "import engine.worker, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "llama_cpp" in loaded
+    assert loaded & {"asyncio", "psutil", "redis", "rich", "structlog"} == set()
 
 
 def test_ctypes_stops_at_llama_cpp_and_its_memory() -> None:

@@ -1,0 +1,37 @@
+from .archive import Archive, Progress
+from .blocks import BLOCK, Block, Chain
+from .cache import Cache
+from .config import CacheConfig
+from .database import Database
+from .errors import KeyMismatchError, StoreError, StoreFullError
+from .guarded import Guarded, Operation
+from .keys import KeyRing
+from .ledger import Ledger
+from .prefixes import PrefixCache, Stored
+from .redis import RedisStore
+from .store import Store, check_url, open_store, shown
+
+__all__ = [
+    "BLOCK",
+    "Archive",
+    "Block",
+    "Cache",
+    "CacheConfig",
+    "Chain",
+    "Database",
+    "Guarded",
+    "KeyMismatchError",
+    "KeyRing",
+    "Ledger",
+    "Operation",
+    "PrefixCache",
+    "Progress",
+    "RedisStore",
+    "Store",
+    "StoreError",
+    "StoreFullError",
+    "Stored",
+    "check_url",
+    "open_store",
+    "shown",
+]
