@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ class Database:
 
     def __init__(self, path: Path, schema: str) -> None:
         """Open or create `path` with the idempotent `schema`, readable by its owner alone. Raises StoreError."""
+        self._name = path.name
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=path.stem)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -41,18 +43,13 @@ class Database:
 
     async def run(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement, committed when this returns, and give its rows. Raises StoreError."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._executor, self._run, statement, parameters)
-        except sqlite3.Error as error:
-            raise StoreError(str(error)) from error
+        with self._named():
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, statement, parameters)
 
     def run_now(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Likewise, before there is an event loop."""
-        try:
+        with self._named():
             return self._executor.submit(self._run, statement, parameters).result()
-        except sqlite3.Error as error:
-            raise StoreError(str(error)) from error
 
     async def shrink(self) -> None:
         """Give the space of what was deleted back to the disk. Raises StoreError."""
@@ -60,11 +57,17 @@ class Database:
         before = None
         while before != (now := await self.run("PRAGMA freelist_count")):
             before = now
-            try:
+            with self._named():
                 # A script, as `execute` would stop after one page; in strides, as turns wait for this thread.
                 await loop.run_in_executor(self._executor, self._connection.executescript, _SHRINK)
-            except sqlite3.Error as error:
-                raise StoreError(str(error)) from error
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Tell of which file SQLite complains: whoever reads that has several."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._name}: {error}") from error
 
     def _run(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         return self._connection.execute(statement, parameters).fetchall()

@@ -71,8 +71,11 @@ def copy_database(source: Path, target: Path) -> None:
         contextlib.closing(sqlite3.connect(address, uri=True)) as read,
         contextlib.closing(sqlite3.connect(target)) as written,
     ):
-        read.backup(written)
-        [[verdict]] = written.execute("PRAGMA integrity_check(1)")
+        try:
+            read.backup(written)
+            [[verdict]] = written.execute("PRAGMA integrity_check(1)")
+        except sqlite3.Error as error:
+            raise sqlite3.DatabaseError(f"{source}: {error}") from error
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"{source} is damaged: {verdict}")
 

@@ -303,3 +303,27 @@ async def test_deleting_much_gives_the_disk_its_space_back(tmp_path: Path) -> No
     await archive.sweep()
     archive.close()
     assert (tmp_path / "c.db").stat().st_size < 200_000
+
+
+async def test_whatever_of_the_file_is_damaged_the_complaint_names_it(tmp_path: Path) -> None:
+    whole = tmp_path / "conversations.db"
+    archive = Archive(whole, KEYS, ttl=1e6)
+    for number in range(9):
+        await archive.put("a", f"resp_{number}", bytes(3000), ENDED)
+    archive.close()
+    content, complaints = whole.read_bytes(), []
+    for start in range(0, len(content), 4096):
+        damaged = tmp_path / str(start) / "conversations.db"
+        damaged.parent.mkdir()
+        damaged.write_bytes(content[:start] + b"\xff" * 4096 + content[start + 4096 :])
+        try:
+            archive = Archive(damaged, KEYS, ttl=1e6)
+            try:
+                await archive.get("a", "resp_0")
+                await archive.sweep()
+            finally:
+                archive.close()
+        except StoreError as error:
+            complaints.append(str(error))
+    assert len(complaints) > 2
+    assert [complaint for complaint in complaints if "conversations.db" not in complaint] == []

@@ -103,5 +103,5 @@ def test_a_damaged_database_is_no_backup(tmp_path: Path) -> None:
     (state / "conversations.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     done = back_up(state, tmp_path / "backups")
     assert done.returncode == 1
-    assert "conversations.db" in done.stderr or "malformed" in done.stderr or "not a database" in done.stderr
+    assert "conversations.db" in done.stderr
     assert names(tmp_path / "backups") == []
