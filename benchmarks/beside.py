@@ -34,9 +34,9 @@ WORDS: Final = range(256, 4096)
 class PromptsFirst(Scheduler):
     """Computes all prompts that there are before anybody's answer goes on, as llama-server does."""
 
-    def schedule(self) -> Step:
+    def schedule(self, *, brief: bool = False) -> Step:
         """The next step; without parts when nothing runs."""
-        return self._prefill() if self._prefilling else super().schedule()
+        return self._prefill(brief=brief) if self._prefilling else super().schedule(brief=brief)
 
 
 @dataclass

@@ -131,6 +131,11 @@ class Keeper:
             while job in self._jobs:
                 self._write(job)
 
+    def drain(self) -> None:
+        """Write out all that is left, as somebody waits for what comes last."""
+        while self._jobs:
+            self._write(self._jobs[0])
+
     def settle(self) -> None:
         """Do what the threads left for the loop."""
         while self._settled:
@@ -138,8 +143,7 @@ class Keeper:
 
     def close(self) -> None:
         """Write out and store all that is left, within the store's own deadlines."""
-        while self._jobs:
-            self._write(self._jobs[0])
+        self.drain()
         self._fetching.shutdown(cancel_futures=True)
         self._storing.shutdown()
         self._cache.close()

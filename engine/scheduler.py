@@ -18,6 +18,8 @@ BESIDE: Final = 0.42
 
 Narrow steps are dear, and everybody waits for that: 128 tokens take 3.3 ms each, 72 take 3.7, and eight take 7. While
 more wait for their first word than read on, a step may take as long as without these."""
+BRIEF: Final = 0.1
+"""Seconds that it may take while somebody leaves for another engine, and hears nothing until it is over."""
 LIKE_DECODING: Final = 3
 """Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits (design.md)."""
 GROUP: Final = 8
@@ -124,11 +126,11 @@ class Scheduler:
         self._decoding.append(sequence)
         self._round.clear()
 
-    def schedule(self) -> Step:
-        """The next step; without parts when nothing runs."""
+    def schedule(self, *, brief: bool = False) -> Step:
+        """The next step, a `brief` one when somebody waits for its end; without parts when nothing runs."""
         if self._prefilling and not self._round and (self._prompts_next or not self._decoding):
             self._prompts_next = False
-            return self._prefill()
+            return self._prefill(brief=brief)
         if not self._decoding:
             return Step([])
         self._prompts_next = True
@@ -142,8 +144,8 @@ class Scheduler:
         padding = padded(self._times, len(group)) - len(group)
         return Step([(sequence, 1) for sequence in group], padding, round=len(group) == len(self._decoding))
 
-    def _prefill(self) -> Step:
-        parts, rows = [], self._width()
+    def _prefill(self, *, brief: bool) -> Step:
+        parts, rows = [], self._width(brief=brief)
         for sequence in self._in_turn():
             tokens = sequence.chunk(rows)
             if tokens:
@@ -158,10 +160,12 @@ class Scheduler:
             return self._prefilling
         return sorted(self._prefilling, key=lambda sequence: sequence.pending)
 
-    def _width(self) -> int:
+    def _width(self, *, brief: bool) -> int:
         """Prompt tokens of the next step: all that wait, in equal steps of which none takes longer than it may."""
-        budget = ALONE
-        if len(self._decoding) >= len(self._prefilling):  # else more wait for their first word than read on
+        budget = BRIEF if brief else ALONE
+        if not brief and len(self._decoding) >= len(
+            self._prefilling
+        ):  # else more wait for their first word than read on
             budget = min(ALONE, max(BESIDE, 3 * round_seconds(self._times, len(self._decoding))))
         most = widest(self._times, budget)
         most = max(GROUP, most - most % _group(most))

@@ -102,6 +102,8 @@ class Worker:
         self._scheduler = Scheduler(config.plan)
         self._runs: dict[int, Run] = {}
         self._threads = 0
+        self._leaving = 0
+        """Requests that move to another engine as soon as their KV is stored."""
         self._unsaid: dict[int, Tokens] = {}
         self._spoke = 0.0
         """When something was last sent."""
@@ -119,6 +121,8 @@ class Worker:
                 self._keeper.step()
                 self._tell_of_store()
             self._expire()  # before a step counts what is in use: home's memory grows with that
+            if self._channel.urgent:  # a step of a prompt is long
+                self._channel.flush()
             if self._threads > 0:
                 self._step()
             self._speak()
@@ -264,7 +268,7 @@ class Worker:
 
     def _step(self) -> None:
         began = time.perf_counter()
-        step = self._scheduler.schedule()
+        step = self._scheduler.schedule(brief=self._leaving > 0)
         if not step.parts:
             return
         computed = self._compute(step)
@@ -343,11 +347,17 @@ class Worker:
         # All that was computed, an unfilled block at its end too; who moves is gone only when it is stored.
         run.chain.extend(resident.tokens[len(run.chain.tokens) :])
         if reason == "moved":
-            self._keeper.keep(resident, run.chain, run.chain.blocks, done=lambda _: self._channel.send(last))
+            self._leaving += 1
+            self._keeper.keep(resident, run.chain, run.chain.blocks, done=lambda _: self._left(last))
+            self._keeper.drain()
         else:
             self._channel.send(last)
             done = partial(resident.note_stored, list(resident.tokens))
             self._keeper.keep(resident, run.chain, run.chain.blocks, done=done)
+
+    def _left(self, last: Finished) -> None:
+        self._leaving -= 1
+        self._channel.send(last)
 
     def _keep_before_loss(self, resident: Resident) -> None:
         if self._keeper is not None:

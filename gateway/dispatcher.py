@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine import WIDEST, EngineProcess, Plan, State, round_seconds
+from engine import WIDEST, EngineProcess, Plan, State, Times, round_seconds
 
 HOMES: Final = 4096
 """Responses whose engine is remembered; an engine holds far fewer conversations."""
@@ -62,12 +62,24 @@ class Placement:
     """Makes the engine give it up, with its KV in the store; None as long as it cannot be moved."""
     target: EngineProcess | None = None
     """Where it goes, once its engine has given it up."""
+    prompt: float = 0.0
+    """Seconds that its prompt takes there, alone."""
     placed: float = field(default_factory=time.monotonic)
 
     @property
     def rested(self) -> bool:
         """Whether it has been where it is for long enough to be moved on."""
         return time.monotonic() - self.placed > REST
+
+    @property
+    def prefilling(self) -> float:
+        """Seconds for which its prompt will go on, at least."""
+        return 0.0 if self.streaming else max(0.0, self.placed + self.prompt - time.monotonic())
+
+    @property
+    def holds_up(self) -> bool:
+        """Whether those who stream beside it wait for its prompt."""
+        return not self.streaming and self.demand.tokens - self.demand.known > LONG
 
 
 class Peak:
@@ -118,12 +130,10 @@ class Dispatcher:
         if not able:
             return None
         engine = min(self._candidates(able), key=lambda engine: self._cost(engine, demand))
-        placement = Placement(engine, demand)
+        placement = Placement(engine, demand, prompt=self._prefill(engine, demand))
         self._placed[engine].append(placement)
-        load = self._peak.of(self.running)
-        if demand.tokens - demand.known > LONG and self._plan.engines(load) > 1:
+        if not self._gather():
             self._clear(engine)
-        self._gather()
         self._warm_up()
         return placement
 
@@ -158,7 +168,11 @@ class Dispatcher:
     def rebalance(self) -> None:
         """Move requests, where the plan says that all then get more tokens a second."""
         by_load = self._by_load()
-        if not by_load or self._gather() or any(not p.streaming or p.target for p in self._all()):
+        if not by_load or self._gather():
+            return
+        for engine in by_load:
+            self._clear(engine)
+        if any(not p.streaming or p.target for p in self._all()):
             return  # prompts are under way: what they need comes first
         idle = [e for e in self._engines if e.state is State.IDLE and e.loaded and not self._placed[e]]
         if len(by_load) < self._wanted() and idle and len(self._placed[by_load[-1]]) > 1:
@@ -190,20 +204,32 @@ class Dispatcher:
     def _cost(self, engine: EngineProcess, demand: Demand) -> float:
         """Seconds until its answer is done, and that others lose by it."""
         placed = self._placed[engine]
-        working = len({*self._working(), engine})
-        times = self._plan.at(max(1, self._plan.cores // working))
+        load = 0.0 if engine.loaded else LOAD
+        prompt = self._prefill(engine, demand) * (1 + len(placed))
+        # Of another's prompt a step comes between any two of its tokens.
+        wait = sum(placement.prefilling for placement in placed)
+        return load + prompt + wait + ANSWER * round_seconds(self._times(engine), len(placed) + 1)
+
+    def _prefill(self, engine: EngineProcess, demand: Demand) -> float:
+        """Seconds that its prompt takes there."""
         home = self._homes.get(demand.previous or "") is engine and engine.loaded
         missing = demand.tokens - (demand.known if home or demand.stored else 0)
-        rows, taken = max(times.prefill.items())
-        prompt = missing * taken / rows + (0.0 if home else demand.known * FETCH)
-        answer = ANSWER * round_seconds(times, len(placed) + 1)
-        load = 0.0 if engine.loaded else LOAD
-        return load + prompt * (1 + len(placed)) + answer
+        rows, taken = max(self._times(engine).prefill.items())
+        return missing * taken / rows + (0.0 if home else demand.known * FETCH)
+
+    def _times(self, engine: EngineProcess) -> Times:
+        """What steps take there, while those work who work now."""
+        return self._plan.at(max(1, self._plan.cores // len({*self._working(), engine})))
 
     def _clear(self, engine: EngineProcess) -> None:
-        """Have those who stream in `engine` go on elsewhere, where they can."""
-        others = [e for e in self._engines if e is not engine and e.loaded]
-        for _ in self._placed[engine] if others else ():
+        """Have those who stream in `engine` beside a long prompt go on where there is none."""
+        placed = self._placed[engine]
+        if self._wanted() < 2 or not any(placement.holds_up for placement in placed):
+            return
+        others = [
+            e for e in self._engines if e is not engine and e.loaded and not any(p.holds_up for p in self._placed[e])
+        ]
+        for _ in placed if others else ():
             self._move(engine, min(others, key=lambda other: len(self._placed[other])))
 
     def _move(self, source: EngineProcess, target: EngineProcess, *, prompts: bool = False) -> None:

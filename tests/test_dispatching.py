@@ -176,6 +176,34 @@ def test_those_who_stream_make_room_for_a_long_prompt() -> None:
     assert moved.engine is not long.engine
 
 
+def test_who_comes_while_a_long_prompt_is_computed_goes_where_there_is_none() -> None:
+    one, two = engines(2, cells=10_000)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    long = placed(dispatcher, Demand(1200, tokens=1000))
+    assert {placed(dispatcher, Demand(300, tokens=30)).engine for _ in range(2)} == {one, two} - {long.engine}
+    long.streaming = True
+    assert placed(dispatcher, Demand(300, tokens=30)).engine is long.engine
+
+
+def test_who_just_began_to_stream_beside_a_long_prompt_makes_room_later_but_not_beside_another() -> None:
+    one, two = engines(2, cells=10_000)
+    dispatcher = Dispatcher([one, two], MEASURED)
+    left: list[Placement] = []
+    reader = Placement(one, Demand(300, tokens=30, stored=True), streaming=True)
+    reader.leave = partial(left.append, reader)
+    prompts = [Placement(engine, Demand(1200, tokens=1000), prompt=5.0) for engine in (one, two)]
+    for placement in (reader, *prompts):
+        dispatcher._placed[placement.engine].append(placement)
+    dispatcher.rebalance()
+    reader.placed -= 60  # it has come to rest, but the other engine has a long prompt too
+    dispatcher.rebalance()
+    assert left == []
+    prompts[1].streaming = True
+    dispatcher.rebalance()
+    assert left == [reader]
+    assert reader.target is two
+
+
 def test_when_few_are_left_in_one_engine_they_spread() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)

@@ -152,6 +152,14 @@ def test_a_prompt_alone_goes_in_wide_steps_and_beside_answers_in_narrow_ones_bet
     assert steps == [[(0, 1)], [(1, 1)], [(9, 96)], [(0, 1)], [(1, 1)], [(9, 96)]]
 
 
+def test_a_step_of_a_prompt_is_short_while_somebody_waits_for_its_end() -> None:
+    two_threads = scheduler(threads=2)
+    two_threads.add(sequence(9, 1000))
+    [(_, n)] = two_threads.schedule(brief=True).parts
+    assert n == 24
+    assert two_threads.schedule().rows > 150
+
+
 def test_a_prompt_is_cut_into_equal_steps_and_not_into_wide_ones_and_a_rest() -> None:
     two_threads = scheduler(threads=2)
     long = sequence(9, 300)
