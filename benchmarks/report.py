@@ -49,8 +49,7 @@ which all share. Temperature is 0, and every answer is as long as it was asked t
 BOUND: Final = """\
 ## What decides
 
-*One conversation*: both do the same steps, and stand within a few per cent of each other. What documents lose there is
-not found yet.
+*One conversation*: both do the same steps, and stand within a few per cent of each other.
 
 *From eight on*: llama-server gives each conversation a cache of its own. Samovar's engine has one for all, so that
 prefixes are shared and any mix of lengths fits; but the attention of every step walks all cells in it, once for each
@@ -60,9 +59,17 @@ conversations than a seat holds (768 tokens of sixteen, 1 536 of eight) are deco
 Kernels take rows by four: a step is filled up with rows of nothing where that makes it faster. What each of these costs
 and saves is under *crowd* below.
 
+*Long prompts beside answers*: llama-server computes them first, in its widest steps, and everybody else waits for that.
+Samovar has those who read along go on in another engine (`gateway/dispatcher.py`), which leaves the prompt one engine
+and its share of the cores. What that costs either of them is under *prompts* below.
+
 *Documents*: llama-server computes the prompts of all before anybody reads a word, and then all answers in lockstep,
 which makes the fullest steps there are. Samovar lets the first read while others' prompts are computed: compare the
 first tokens. *beside* below has what that costs and saves, on the same engine.
+
+*The embedded model from eight on*: its steps are short, so that what is done between them weighs more: blocks of 2.9 MB
+are sealed and stored while answers go on, and the gateway sends what was said, on the cores that compute. How much of
+what is missing each of these takes is not measured yet.
 """
 
 
