@@ -162,10 +162,10 @@ class Scheduler:
 
     def _width(self, *, brief: bool) -> int:
         """Prompt tokens of the next step: all that wait, in equal steps of which none takes longer than it may."""
-        budget = BRIEF if brief else ALONE
-        if not brief and len(self._decoding) >= len(
-            self._prefilling
-        ):  # else more wait for their first word than read on
+        budget = ALONE
+        if brief:
+            budget = BRIEF
+        elif len(self._decoding) >= len(self._prefilling):  # else more wait for their first word than read on
             budget = min(ALONE, max(BESIDE, 3 * round_seconds(self._times, len(self._decoding))))
         most = widest(self._times, budget)
         most = max(GROUP, most - most % _group(most))

@@ -223,14 +223,15 @@ class Dispatcher:
 
     def _clear(self, engine: EngineProcess) -> None:
         """Have those who stream in `engine` beside a long prompt go on where there is none."""
-        placed = self._placed[engine]
-        if self._wanted() < 2 or not any(placement.holds_up for placement in placed):
+        if self._wanted() < 2 or not self._is_held_up(engine):
             return
-        others = [
-            e for e in self._engines if e is not engine and e.loaded and not any(p.holds_up for p in self._placed[e])
-        ]
-        for _ in placed if others else ():
+        others = [e for e in self._engines if e is not engine and e.loaded and not self._is_held_up(e)]
+        for _ in self._placed[engine] if others else ():
             self._move(engine, min(others, key=lambda other: len(self._placed[other])))
+
+    def _is_held_up(self, engine: EngineProcess) -> bool:
+        """Whether a long prompt is computed there."""
+        return any(placement.holds_up for placement in self._placed[engine])
 
     def _move(self, source: EngineProcess, target: EngineProcess, *, prompts: bool = False) -> None:
         """Send who has the shortest context from `source` to `target`; one whose prompt is computed only if asked."""
