@@ -24,15 +24,18 @@ PRESENT: Final = np.uint64(1 << 63)
 HEAP: Final = {-3: 32 << 20, -1: 64 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 """Bytes up to which a chunk lies on glibc's heap, and that are free at its end before they are given back. KV comes and
 goes there, blocks of 1.6 MB and whole conversations of 14: by the default, glibc asks the kernel for each one's pages
-anew, which doubles the time of a fetch (`make bench BENCH=blocks` with and without). From the start, the buffers that a
-model is loaded through would lie there too, and stay: 20 MB."""
+anew, which doubles the time of a fetch (`make bench BENCH=blocks`, with these as MALLOC_MMAP_THRESHOLD_ and
+MALLOC_TRIM_THRESHOLD_ and without). Set from the start, they would have what loading leaves lie there too, and stay."""
 _libc: Final = ctypes.CDLL(None)
 
 
 def settle() -> None:
-    """Give back what loading left over, keep what serving uses; at most 50 ms. No other thread may run meanwhile."""
+    """Give back what loading left over, and keep what serving uses, in 0.15 s a GB of cells.
+
+    No other thread may run meanwhile.
+    """
     with suppress(AttributeError):  # another libc than glibc
-        _libc.malloc_trim(0)  # 10 MB of freed chunks between those of a vocabulary of 152 000
+        _libc.malloc_trim(0)  # freed chunks between those of the vocabulary
         for parameter, size in HEAP.items():
             _libc.mallopt(parameter, size)
     with suppress(OSError):  # where the kernel does not tell, memory stays as it is
