@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,10 +13,13 @@ from engine.residents import Resident
 ALONE: Final = 0.9
 """Seconds that a step of prompts may take: an abort, or a call for this engine's threads, is heard between two."""
 BESIDE: Final = 0.42
-"""Seconds that it may take beside answers that people read as they come, or three rounds of these if that is more.
+"""Seconds that a step of one prompt may take beside answers that people read as they come, or three rounds of these if
+that is more: 128 tokens take 3.1 ms each, 32 take 3.6, and eight take 7.
 
-Narrow steps are dear, and everybody waits for that: 128 tokens take 3.3 ms each, 72 take 3.7, and eight take 7. While
-more wait for their first word than read on, a step may take as long as without these."""
+While more than one waits for its first word, a step may take as long as without readers. What comes between two steps
+is a round of fewer answers than there are going to be, in the time of a full one: shorter steps, and so more of these,
+cost eight streams of documents 3 % of their tokens, and a third more time until the first (`make bench BENCH=beside`).
+"""
 BRIEF: Final = 0.1
 """Seconds that it may take while somebody leaves for another engine, and hears nothing until it is over."""
 LIKE_DECODING: Final = 3
@@ -25,7 +27,7 @@ LIKE_DECODING: Final = 3
 GROUP: Final = 8
 """Kernels take rows in groups of so many."""
 WIDE: Final = 32
-"""And from 64 rows on of so many: 64 take 228 ms and 72 269, 128 take 422 and 144 486."""
+"""And from 64 rows on of so many: 64 take 3.2 ms each and 80 3.3, 128 take 3.1 and 256 3.0 (stand-in, 2 threads)."""
 
 
 @dataclass(eq=False)
@@ -161,17 +163,14 @@ class Scheduler:
         return sorted(self._prefilling, key=lambda sequence: sequence.pending)
 
     def _width(self, *, brief: bool) -> int:
-        """Prompt tokens of the next step: all that wait, in equal steps of which none takes longer than it may."""
+        """Prompt tokens that the next step has room for."""
         budget = ALONE
         if brief:
             budget = BRIEF
-        elif len(self._decoding) >= len(self._prefilling):  # else more wait for their first word than read on
+        elif self._decoding and len(self._prefilling) == 1:
             budget = min(ALONE, max(BESIDE, 3 * round_seconds(self._times, len(self._decoding))))
-        most = widest(self._times, budget)
-        most = max(GROUP, most - most % _group(most))
-        pending = sum(sequence.pending for sequence in self._prefilling)
-        even = math.ceil(pending / math.ceil(pending / most))
-        return min(most, math.ceil(even / _group(even)) * _group(even))
+        rows = widest(self._times, budget)
+        return max(GROUP, rows - rows % _group(rows))
 
 
 def _group(rows: int) -> int:
