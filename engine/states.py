@@ -37,7 +37,8 @@ def of_one(state: memoryview, sequence: int, count: int) -> bytes:
 def among(state: bytes, count: int) -> bytes:
     """A state of one stream with empty ones after it, `count` in all; llama.cpp refuses it if it was none of one."""
     magic, version, streams = _HEAD.unpack_from(state)
-    return _HEAD.pack(magic, version, streams + count - 1) + state[_HEAD.size :] + bytes(_COUNT.size * (count - 1))
+    head, empty = _HEAD.pack(magic, version, streams + count - 1), bytes(_COUNT.size * (count - 1))
+    return b"".join((head, memoryview(state)[_HEAD.size :], empty))
 
 
 def tail(state: bytes, start: int) -> bytes | None:
