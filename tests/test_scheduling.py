@@ -170,6 +170,16 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 196)]
 
 
+def test_prompts_that_fill_a_step_do_not_share_one() -> None:
+    alone = scheduler(threads=2)
+    for request in (1, 2, 3):
+        alone.add(sequence(request, 150 + request))
+    for request in (1, 2, 3):
+        [(only, n)] = alone.schedule().parts
+        assert (only.request, n) == (request, 150 + request)
+        alone.remove(only)
+
+
 @pytest.mark.parametrize(("waiting", "rows"), [(1, 96), (2, 256)])
 def test_who_waits_for_a_first_word_gets_longer_steps_while_another_waits_too(waiting: int, rows: int) -> None:
     two_threads = scheduler(threads=2)
