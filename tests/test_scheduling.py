@@ -170,14 +170,19 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 196)]
 
 
-def test_prompts_that_fill_a_step_do_not_share_one() -> None:
+def test_a_prompt_joins_a_step_that_is_wide_without_it_only_as_a_whole() -> None:
     alone = scheduler(threads=2)
-    for request in (1, 2, 3):
-        alone.add(sequence(request, 150 + request))
-    for request in (1, 2, 3):
-        [(only, n)] = alone.schedule().parts
-        assert (only.request, n) == (request, 150 + request)
-        alone.remove(only)
+    for request, length in enumerate((150, 160, 80, 170)):
+        alone.add(sequence(request, length))
+    steps = []
+    while len(alone):
+        parts = alone.schedule().parts
+        steps.append([(prompt.request, n) for prompt, n in parts])
+        for prompt, n in parts:
+            prompt.computed += n
+            if prompt.pending == 0:
+                alone.remove(prompt)
+    assert steps == [[(0, 150), (2, 80)], [(1, 160)], [(3, 170)]]
 
 
 @pytest.mark.parametrize(("waiting", "rows"), [(1, 96), (2, 256)])
