@@ -18,7 +18,7 @@ that is more: 128 tokens take 3.1 ms each, 32 take 3.6, and eight take 7.
 
 While more than one waits for its first word, a step may take as long as without readers. What comes between two steps
 is a round of fewer answers than there are going to be, in the time of a full one: shorter steps, and so more of these,
-cost eight streams of documents 3 % of their tokens, and a third more time until the first (`make bench BENCH=beside`).
+cost eight conversations about documents 3 % of their tokens a second, and their first words come no sooner.
 """
 BRIEF: Final = 0.1
 """Seconds that it may take while somebody leaves for another engine, and hears nothing until it is over."""
