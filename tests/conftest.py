@@ -29,6 +29,11 @@ NPM = "openai@6.49.0"
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_configure() -> None:
+    """Hear SIGINT, and let children hear it: a shell starts what runs in the background deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run slow tests last, so that a mistake shows in seconds."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
