@@ -149,7 +149,7 @@ async def undisturbed(server: Gateway, talk: Conversation, question: dict[str, A
 
 async def disturbed(server: Gateway, talk: Conversation, heard: str, question: dict[str, Any]) -> list[Any]:
     """Events of an answer whose engine is killed when so much of it was `heard`."""
-    engine = await only(server)
+    [engine] = server.engines()
     await talk.send(question)
     events: list[Any] = []
     pace = asyncio.create_task(slow(engine))
@@ -177,15 +177,6 @@ async def slow(engine: psutil.Process) -> None:
                 await asyncio.sleep(0.004)
         finally:
             engine.resume()
-
-
-async def only(server: Gateway) -> psutil.Process:
-    """The engine, waited for if it was killed a moment ago."""
-    for _ in range(200):
-        if engines := server.engines():
-            return engines[0]
-        await asyncio.sleep(0.05)
-    raise AssertionError("no engine came back")
 
 
 async def begun(talk: Conversation) -> list[Any]:
