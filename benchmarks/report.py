@@ -49,9 +49,8 @@ which all share. Temperature is 0, and every answer is as long as it was asked t
 BOUND: Final = """\
 ## What decides
 
-*One conversation*: both do the same steps, and stand within a few per cent of each other. Between two of them an engine
-is in Python for 1.2 % of the time with the users' model, and for 2.3 % with the embedded one, whose steps take 7 ms
-(*overhead* below): that is what it lacks there.
+*One conversation*: both do the same steps, and stand within a few per cent of each other. Python's share of a step
+(*overhead* below) is about what is missing with the embedded model, whose steps are short.
 
 *From eight on*: llama-server gives each conversation a cache of its own. Samovar's engine has one for all, so that
 prefixes are shared and any mix of lengths fits; but the attention of every step walks all cells in it, once for each
@@ -69,14 +68,13 @@ and its share of the cores. What that costs either of them is under *prompts* be
 which makes the fullest steps there are. Samovar lets the first read while others' prompts are computed: compare the
 first tokens. *beside* below has what that costs and saves, on the same engine: prompts first is the order with the
 fullest steps, and what it is faster by is about what scheduling could still bring. Sixteen conversations of 1 000
-tokens do not fit on seats: their last turns are decoded in the shared cache, where a step of sixteen takes a quarter
-longer (*crowd* below). Seats for them would take 214 MB, where the cells that they come from have used up the memory
-that an engine may take.
+tokens do not fit on seats: their last turns are decoded in the shared cache, where a step takes longer (*crowd* below),
+as the cells that seats would be filled from have used up the memory that an engine may take.
 
-*The embedded model from eight on*: its steps are short, 33 ms for eight, so that what runs on the two cores beside them
-weighs more: both threads of a step wait for the one whose core the gateway has. It takes 1.4 % of a core for 100
-tokens a second (*fairness* below), and has 200 to send. Python takes 0.8 % of a step (*overhead*); what storing takes
-does not show in *writeback*, whose runs differ by more. The distance to llama-server is less than the rows' own spread.
+*The embedded model from eight on*: its steps are short, so that what runs on the two cores beside them weighs more:
+both threads of a step wait for the one whose core the gateway has (its share of a core is under *fairness* below).
+Python's share is under *overhead*; what storing takes does not show in *writeback*, whose runs differ by more. The
+distance to llama-server is less than the rows' own spread.
 """
 
 

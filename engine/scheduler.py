@@ -24,7 +24,7 @@ BRIEF: Final = 0.1
 """Seconds that it may take while somebody leaves for another engine, and hears nothing until it is over."""
 ENOUGH: Final = 64
 """Prompt tokens that another prompt joins only as a whole: they are hardly faster by the token with more beside them,
-whose cells are partly walked for nothing. 256 after 600 take 3.4 ms each, 128 of two prompts after 600 each 3.5."""
+and partly walk each other's cells for nothing."""
 LIKE_DECODING: Final = 3
 """Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits (design.md)."""
 GROUP: Final = 8
