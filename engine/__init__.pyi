@@ -15,7 +15,7 @@ from .messages import (
     Tokens,
     WorkerConfig,
 )
-from .modelfile import digest, mark
+from .modelfile import Mark, digest, mark
 from .plan import WIDEST, Plan, Times, groups, heuristic, round_seconds, seconds
 from .pool import EnginePool
 from .process import Answer, EngineProcess, State
@@ -40,6 +40,7 @@ __all__ = [
     "Generate",
     "Grammar",
     "Logprob",
+    "Mark",
     "Model",
     "ModelLoadError",
     "Pace",

@@ -92,6 +92,16 @@ class Vocabulary:
                 return self._buffer.raw[:n]
             self._buffer = ctypes.create_string_buffer(-n)
 
+    def longest_piece(self) -> int:
+        """Return the most bytes of text that one token stands for; 0 where tokenizing may drop bytes.
+
+        Looks at every token: 0.15 s for 152 000.
+        """
+        kinds = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE, llama_cpp.LLAMA_VOCAB_TYPE_RWKV)
+        if llama_cpp.llama_vocab_type(self._vocab) not in kinds:
+            return 0
+        return max(len(self.bare_piece(token)) for token in range(self.size))
+
     def text(self, token: int) -> str:
         """The token as the vocabulary writes it, `<|im_end|>` for instance."""
         return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode(errors="replace")

@@ -31,6 +31,7 @@ from gateway.house import House, new_id
 from gateway.keepers import keep_up
 from gateway.metrics import Metrics
 from gateway.openapi import published
+from gateway.prompts.pool import PromptWorkers
 from gateway.responses import STOPPING, Responses
 from gateway.roster import Roster
 from gateway.served import ServedModel
@@ -86,6 +87,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     admission: Admission[Demand, Placement] = Admission(
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )
+    prompts = PromptWorkers(model.prompts(settings.instructions))
     house = House(
         settings=settings,
         model=model,
@@ -100,12 +102,8 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
             concurrency=settings.user_concurrency,
             messages=settings.messages_per_minute,
         ),
-        conversations=Conversations(
-            model.prompt,
-            limit=model.context,
-            instructions=settings.instructions,
-            new_id=new_id,
-        ),
+        prompts=prompts,
+        conversations=Conversations(prompts, limit=model.context, new_id=new_id),
         metrics=metrics,
     )
     metrics.watch(pool)
@@ -166,6 +164,7 @@ def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
             "sessions": house.sessions.keep,
             "cache": house.cache.keep,
             "engines": house.pool.keep,
+            "prompts": house.prompts.run,
             "dispatcher": house.dispatcher.keep,
         }
         keepers = [asyncio.create_task(keep_up(name, keep)) for name, keep in work.items()]

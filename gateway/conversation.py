@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import bisect
-import time
+import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
 from engine import common_prefix
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.histories import Known
-from gateway.prompt import Prompt, TemplateError
+from gateway.prompts.messages import Encode, Encoded
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.tools import Format, JsonObject, JsonSchema
+from gateway.protocol.tools import Form
 from gateway.sessions import Turn
-from gateway.wording import Message, dump
 
 Previous = tuple[Turn, list[int] | None]
 """A turn and the ids that it ended with, where they are still good."""
@@ -34,30 +33,41 @@ class Context:
     """Tokens of it that the model saw before."""
     began: int
     """When the conversation began, seconds of the epoch."""
+    form: Form
+    """What its answer must look like."""
     public: int = 0
     """Tokens at its beginning that are the operator's alone, whoever asks."""
     ended_by: str = "assistant"
     """Role of the message with which its ids end, once it is answered or encoded."""
 
 
+class PromptEncoder(Protocol):
+    """Renders and tokenizes: the prompt workers."""
+
+    async def encode(self, job: Encode, *, user: str) -> Encoded:
+        """Return the prompt of a request of `user`'s. Raises ApiError."""
+
+    async def operator_prefix(self, began: int) -> bytes:
+        """Return the ids with which all prompts of conversations that began then start. Raises ApiError."""
+
+
 class Conversations:
     """Builds contexts of at most `limit` tokens, an answer of at least one token included."""
 
-    def __init__(self, prompt: Prompt, *, limit: int, instructions: str, new_id: Callable[[str], str]) -> None:
-        """`instructions` are the operator's own, put before everybody's; `new_id` gives ids by their prefix."""
-        self._prompt = prompt
+    def __init__(self, workers: PromptEncoder, *, limit: int, new_id: Callable[[str], str]) -> None:
+        """`workers` render and tokenize; `new_id` gives ids by their prefix."""
+        self._workers = workers
         self._limit = limit
-        self._instructions = instructions
         self._new_id = new_id
 
-    def context(
-        self, request: ResponseCreate, previous: Previous | None, history: Known | None = None, *, now: int
+    async def context(
+        self, request: ResponseCreate, previous: Previous | None, history: Known | None = None, *, now: int, user: str
     ) -> Context:
-        """The context of `request` after `previous`, or with what is known of the `history` that it brings along.
+        """Return the context of `request` after `previous`, or with what is known of the `history` that it carries.
 
-        Raises InvalidRequestError or ContextLengthExceededError.
+        `user` is who waits for it, for fairness. Raises ApiError.
         """
-        context = self.build(request, previous, history, now=now)
+        context = await self._build(request, previous, history, now=now, user=user, limit=self._limit)
         if len(context.ids) >= self._limit:
             raise ContextLengthExceededError(
                 f"the prompt has {len(context.ids)} tokens, and with at least one of the answer {self._limit} is the "
@@ -66,72 +76,92 @@ class Conversations:
             )
         return context
 
-    def build(
-        self, request: ResponseCreate, previous: Previous | None, history: Known | None = None, *, now: int
+    async def count(self, request: ResponseCreate, previous: Previous | None, *, now: int, user: str) -> int:
+        """Return the number of tokens of the request's prompt, however long it is. Raises ApiError."""
+        limit = self._limit if request.truncation == "auto" else 0
+        return len((await self._build(request, previous, None, now=now, user=user, limit=limit)).ids)
+
+    async def public(self, ids: Sequence[int], began: int) -> int:
+        """Return how many of `ids` come from the operator's instructions whatever follows them. Raises ApiError."""
+        return common_prefix(_unpacked(await self._workers.operator_prefix(began)), ids)
+
+    async def _build(
+        self,
+        request: ResponseCreate,
+        previous: Previous | None,
+        history: Known | None,
+        *,
+        now: int,
+        user: str,
+        limit: int,
     ) -> Context:
-        """The same, however long it is. Raises InvalidRequestError."""
         new = [input_item(item, self._new_id) for item in request.items]
         turn, known = previous or (None, None)
         began = turn.began if turn else now
         items = [*(turn.items if turn else []), *new]
-        answer = not request.prepares
-        try:
-            if turn is not None and known is not None and _begins_alike(turn, request):
-                ids = known + self._prompt.follow_up(
-                    messages(new), date=_date(began), after=turn.ended_by, answer=answer
-                )
-            elif turn is None and history is not None:
-                known = history.ids
-                ids = known + self._prompt.follow_up(messages(new)[history.messages :], date=_date(began))
-            else:
-                known, ids = None, self._whole(request, items, began)
-            if len(ids) >= self._limit and request.truncation == "auto":
-                known = None
-                items, ids = self._truncated(request, items, began)
-        except TemplateError as error:
-            raise InvalidRequestError(
-                f"the model's chat template refuses these messages: {error}", param=request.places.input
-            ) from error
+        encode = _Encoding(self._workers, request, began=began, user=user, limit=limit)
+        if turn is not None and known is not None and _begins_alike(turn, request):
+            encoded = await encode.follow_up(messages(new), after=turn.ended_by)
+        elif turn is None and history is not None:
+            known = history.ids
+            encoded = await encode.follow_up(messages(new)[history.messages :], after="assistant")
+        else:
+            known, encoded = None, await encode.whole(messages(items))
+        ids = [*(known or ()), *_unpacked(encoded.ids)]
+        if known is not None and len(ids) >= limit > 0 and request.truncation == "auto":
+            known, encoded = None, await encode.whole(messages(items))
+            ids = _unpacked(encoded.ids)
         if not ids:
             raise InvalidRequestError("there is nothing to encode", param=request.places.input)
-        ended_by = _ended_by(new, turn) if request.prepares else "assistant"
-        return Context(ids, items, len(known or ()), began, self.public(ids, began), ended_by)
-
-    def _whole(self, request: ResponseCreate, items: Sequence[Item], began: int) -> list[int]:
-        system = "\n\n".join(
-            text for text in (self._instructions, request.instructions, _asked(request.format)) if text
+        return Context(
+            ids,
+            _kept(items, encoded.turn),
+            len(known or ()),
+            began,
+            encoded.form,
+            common_prefix(_unpacked(encoded.operator), ids),
+            _ended_by(new, turn) if request.prepares else "assistant",
         )
-        first = [Message(role="system", content=system)] if system else []
-        return self._prompt.whole(
-            [*first, *messages(items)],
-            date=_date(began),
+
+
+class _Encoding:
+    """One request's way to the workers."""
+
+    def __init__(self, workers: PromptEncoder, request: ResponseCreate, *, began: int, user: str, limit: int) -> None:
+        self._workers = workers
+        self._user = user
+        self._job = Encode(
+            messages=[],
+            began=began,
+            instructions=request.instructions,
+            tools=request.functions,
+            choice=request.choice,
+            format=request.format,
+            places=request.places,
             answer=not request.prepares,
-            tools=[tool.shown for tool in request.functions],
+            limit=limit,
+            truncate=request.truncation == "auto",
         )
 
-    def public(self, ids: Sequence[int], began: int) -> int:
-        """Tokens that come from the operator's instructions whatever follows them: what two examples have in common."""
-        if not self._instructions:
-            return 0
-        example = [Message(role="user", content="x")]
-        systems = (self._instructions, f"{self._instructions}\n\nx")
-        one, other = (
-            self._prompt.whole([Message(role="system", content=system), *example], date=_date(began))
-            for system in systems
+    async def whole(self, conversation: list[dict[str, object]]) -> Encoded:
+        return await self._encode(conversation, after="")
+
+    async def follow_up(self, added: list[dict[str, object]], *, after: str) -> Encoded:
+        return await self._encode(added, after=after)
+
+    async def _encode(self, shown: list[dict[str, object]], *, after: str) -> Encoded:
+        return await self._workers.encode(
+            msgspec.structs.replace(self._job, messages=shown, after=after), user=self._user
         )
-        return common_prefix(one[: common_prefix(one, other)], ids)
 
-    def _truncated(self, request: ResponseCreate, items: list[Item], began: int) -> tuple[list[Item], list[int]]:
-        """Drop the oldest turns down to half of the limit at once, so that the next turns can be appended again."""
-        starts = [i for i, item in enumerate(items) if item.get("role") == "user"] or [0]
-        kept = [item for item in items[: starts[0]] if item.get("role") in ("system", "developer")]
 
-        def fits(start: int) -> bool:
-            return len(self._whole(request, [*kept, *items[start:]], began)) <= self._limit // 2
-
-        cut = starts[min(bisect.bisect_left(starts, True, key=fits), len(starts) - 1)]
-        rest = [*kept, *items[cut:]]
-        return rest, self._whole(request, rest, began)
+def _kept(items: list[Item], turn: int) -> list[Item]:
+    """Drop all before user message number `turn`, but for the system messages before the first one."""
+    if not turn:
+        return items
+    starts = [i for i, item in enumerate(items) if item.get("role") == "user"]
+    system = [item for item in items[: starts[0]] if item.get("role") in ("system", "developer")]
+    return [*system, *items[starts[turn] :]]
 
 
 def _begins_alike(turn: Turn, request: ResponseCreate) -> bool:
@@ -144,13 +174,6 @@ def _begins_alike(turn: Turn, request: ResponseCreate) -> bool:
     )
 
 
-def _asked(wanted: Format) -> str:
-    """What the model is told of the form that its grammar holds it to, so that it knows what to fill in."""
-    if isinstance(wanted, JsonSchema):
-        return f"Answer with JSON that fits this schema, and nothing else:\n{dump(wanted.schema)}"
-    return "Answer with a JSON object, and nothing else." if isinstance(wanted, JsonObject) else ""
-
-
 def _ended_by(new: Sequence[Item], previous: Turn | None) -> str:
     """Whose message is the last one where nothing is answered."""
     if new:
@@ -158,6 +181,5 @@ def _ended_by(new: Sequence[Item], previous: Turn | None) -> str:
     return previous.ended_by if previous is not None else "system"
 
 
-def _date(began: int) -> Callable[[str], str]:
-    """The template's clock: it stands still for a conversation, or its first tokens would change at midnight."""
-    return lambda pattern: time.strftime(pattern, time.localtime(began))
+def _unpacked(ids: bytes) -> list[int]:
+    return array.array("i", ids).tolist()

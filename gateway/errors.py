@@ -147,3 +147,15 @@ class StoreUnavailableError(ApiError):
     code = "store_unavailable"
     status = 503
     type = "server_error"
+
+
+class InternalError(ApiError):
+    """A fault of this program; the log says more."""
+
+    code = "internal_error"
+    status = 500
+    type = "server_error"
+
+    def __init__(self) -> None:
+        """The request id, which transports add, leads to the log's line."""
+        super().__init__("the gateway failed on this request; this is a fault of the server, which its log describes")

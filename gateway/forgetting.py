@@ -17,7 +17,8 @@ async def forget(house: House, tenant: str, turn: Turn, ids: list[int] | None) -
     """
     if ids is None:  # of another vocabulary, and so of another model's blocks
         return
-    chain = house.prefixes.chain(ids, tenant, public=house.conversations.public(ids, turn.began))
+    public = await house.conversations.public(ids, turn.began)
+    chain = house.prefixes.chain(ids, tenant, public=public)
     await asyncio.to_thread(house.prefixes.forget, chain, start=await _kept(house, tenant, turn, ids))
 
 

@@ -16,6 +16,7 @@ from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.histories import Histories
 from gateway.holdoff import HoldOff
 from gateway.metrics import Metrics
+from gateway.prompts.pool import PromptWorkers
 from gateway.roster import Roster
 from gateway.served import ServedModel
 from gateway.sessions import Sessions
@@ -35,6 +36,7 @@ class House:
     pool: EnginePool
     dispatcher: Dispatcher
     admission: Admission[Demand, Placement]
+    prompts: PromptWorkers
     conversations: Conversations
     metrics: Metrics
     roster: Roster

@@ -18,7 +18,7 @@ from gateway.histories import Known
 from gateway.house import House, new_id
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.tools import Form, form
+from gateway.protocol.tools import Form
 from gateway.unstored import Unstored
 
 
@@ -29,10 +29,13 @@ class Prepared:
     context: Context
     limit: int
     """Tokens that its answer may have; 0 when only the context is to be encoded."""
-    form: Form
-    """What its answer must look like."""
     previous: str | None
     """The response whose KV it goes on with, as far as that is known."""
+
+    @property
+    def form(self) -> Form:
+        """What its answer must look like."""
+        return self.context.form
 
     @property
     def cells(self) -> int:
@@ -49,19 +52,18 @@ async def prepare(house: House, request: ResponseCreate, caller: Caller, unstore
     """Make a request ready. Raises ApiError."""
     _check(house, request)
     previous = await _previous(house, request, caller, unstored)
-    wanted = form(request.functions, request.choice, request.format, request.places)
     known = None if request.remembered or request.forgotten else _known(house, request, caller)
-    context = house.conversations.context(request, previous, known, now=int(house.clock()))
+    context = await house.conversations.context(request, previous, known, now=int(house.clock()), user=caller.user)
     limit = min(request.max_output_tokens or house.settings.max_output_tokens, house.model.context - len(context.ids))
     before = request.previous_response_id or (known.response if known else None)
-    return Prepared(context, 0 if request.prepares else limit, wanted, before)
+    return Prepared(context, 0 if request.prepares else limit, before)
 
 
 async def count(house: House, request: ResponseCreate, caller: Caller) -> int:
     """Tokens that the request's prompt has, be it too long or not. Raises ApiError."""
     _check(house, request)
     previous = await _previous(house, request, caller, Unstored())
-    return len(house.conversations.build(request, previous, now=int(house.clock())).ids)
+    return await house.conversations.count(request, previous, now=int(house.clock()), user=caller.user)
 
 
 def _known(house: House, request: ResponseCreate, caller: Caller) -> Known | None:

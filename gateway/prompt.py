@@ -26,7 +26,6 @@ _KEPT: Final = frozenset(
     {"type", "function", "name", "description", "parameters", "arguments", "properties", "required", "items", "enum"}
 )
 """Keys by which templates find their way in tools and calls; all others are outside text."""
-_EDGES: Final = re.compile(r"^(\s*)(.*?)(\s*)$", re.DOTALL)
 
 
 class TemplateError(Exception):
@@ -90,10 +89,11 @@ class _Marks:
 
     def _hide(self, content: str) -> str:
         # Space at the edges stays outside of the mark, so that a template that trims sees it.
-        match = _EDGES.match(content)
-        before, text, after = match.groups() if match else ("", content, "")
+        text = content.strip()
         if not text:
             return content
+        start = content.index(text[0])
+        before, after = content[:start], content[start + len(text) :]
         number = self._numbers.setdefault(text, len(self._texts))
         if number == len(self._texts):
             self._texts.append(text)
@@ -131,9 +131,10 @@ class Prompt:
         answer: bool = True,
         tools: Sequence[Tool] = (),
     ) -> list[int]:
-        """Ids of a conversation from its beginning, ready for an answer. Raises TemplateError.
+        """Ids of a conversation from its beginning, ready for an answer.
 
-        Without `answer` they end with the last message's content, so that any follow-up begins with them.
+        Without `answer` they end with the last message's content, so that any follow-up begins with them. Raises
+        TemplateError, RecursionError or MemoryError.
         """
         if not self._knows_tools:
             messages, tools = with_tools(messages, tools), ()
@@ -144,7 +145,7 @@ class Prompt:
     ) -> list[int]:
         """Ids to append after the last content token of a message by `after`: its end, then `messages`.
 
-        They are what a fixed example grows by; `answer` as for `whole`. Raises TemplateError.
+        They are what a fixed example grows by; `answer` and what is raised as for `whole`.
         """
         example: list[Message] = [{"role": "user", "content": "x"}] if after in ("assistant", "tool") else []
         if after == "tool":  # a template may join a result to the one before it
@@ -165,8 +166,10 @@ class Prompt:
                 messages=[_hidden(message, marks) for message in shown],
                 add_generation_prompt=answer, enable_thinking=False, strftime_now=date, samovar_marks=marks, **given,
             )  # fmt: skip
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            raise TemplateError(str(error)) from error
+        except (RecursionError, MemoryError):
+            raise
+        except Exception as error:
+            raise TemplateError(str(error) or type(error).__name__) from error
         spans = list(marks.spans(rendered))
         if not answer:
             while spans and not spans[-1].outside:

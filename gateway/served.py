@@ -8,13 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache import CacheConfig
-from engine import ANNEX_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark
+from engine import ANNEX_CELLS, WIDEST, Mark, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.digests import file_digest
 from gateway.inspection import require_good
 from gateway.machine import total_memory
 from gateway.plans import planned
-from gateway.prompt import Prompt
+from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
 from gateway.settings import Settings
 
@@ -35,7 +35,10 @@ class ServedModel:
 
     entry: Entry
     vocabulary: Vocabulary
-    prompt: Prompt
+    template: str
+    """Jinja source of the chat template."""
+    mark: Mark
+    """The file's mark when its vocabulary was loaded."""
     defaults: SamplingDefaults
     context: int
     """Tokens that a conversation may hold."""
@@ -67,6 +70,12 @@ class ServedModel:
             idle_cells=IDLE_CELLS,
         )
 
+    def prompts(self, instructions: str) -> Configuration:
+        """What its prompt workers are started with; `instructions` are the operator's."""
+        return Configuration(
+            model=str(self.entry.path), mark=self.mark, template=self.template, instructions=instructions
+        )
+
     def sampling(self, request: ResponseCreate) -> Sampling:
         """How the request wants its tokens drawn, with the model's defaults for what it leaves open."""
         defaults = self.defaults
@@ -92,6 +101,7 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     entry = find(settings.model)
     if not entry.trusted:
         require_good(entry.path, settings.state_dir, remember=remember)
+    before = mark(entry.path)
     model = Model(entry.path, vocab_only=True)
     template = model.chat_template
     if template is None:
@@ -103,7 +113,8 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     return ServedModel(
         entry=entry,
         vocabulary=model.vocabulary,
-        prompt=Prompt(template, model.vocabulary, mark=lambda: secrets.token_hex(16)),
+        template=template,
+        mark=before,
         defaults=sampling_defaults(entry, model),
         context=context,
         cells=_cells(memory, context, entry.path.stat().st_size, model.bytes_a_token),

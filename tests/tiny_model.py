@@ -22,8 +22,11 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-def write_tiny_model(path: Path, *, seed: int = 0, context: int = CONTEXT) -> Path:
-    """Write the model to `path`: the 256 bytes, one merge (llama.cpp wants some) and the ChatML specials."""
+def write_tiny_model(path: Path, *, seed: int = 0, context: int = CONTEXT, pre: str = "qwen2") -> Path:
+    """Write the model to `path`: the 256 bytes, one merge (llama.cpp wants some) and the ChatML specials.
+
+    `pre` names how llama.cpp splits text into words before it tokenizes them.
+    """
     random = np.random.default_rng(seed)
     tokens = [*byte_alphabet(), "Ġt", *SPECIAL]
     writer = gguf.GGUFWriter(path, "qwen2")
@@ -36,7 +39,7 @@ def write_tiny_model(path: Path, *, seed: int = 0, context: int = CONTEXT) -> Pa
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * len(SPECIAL))
     writer.add_token_merges(["Ġ t"])

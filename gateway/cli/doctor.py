@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import re
+import secrets
 import shutil
 import socket
 import sqlite3
@@ -29,7 +30,7 @@ from gateway.cli.line import get
 from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import forgive_encodings, plain
 from gateway.machine import available_cores, schedulable_cpus, total_memory
-from gateway.prompt import TemplateError
+from gateway.prompt import Prompt, TemplateError
 from gateway.served import OVERHEAD, ServedModel, load
 from gateway.settings import Settings
 
@@ -96,8 +97,9 @@ class Doctor:
         name = self._settings.model
         try:
             served = load(self._settings, remember=False)
-            served.prompt.whole(MESSAGE, date=lambda _: "")
-            served.prompt.follow_up(MESSAGE, date=lambda _: "")
+            prompt = Prompt(served.template, served.vocabulary, mark=lambda: secrets.token_hex(16))
+            prompt.whole(MESSAGE, date=lambda _: "")
+            prompt.follow_up(MESSAGE, date=lambda _: "")
         except ModelNotAvailableError as error:
             yield self._bad(Mark.FAIL, "model", "reason", "another_model", reason=str(error).removeprefix("model: "))
             return

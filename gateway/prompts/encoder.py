@@ -1,0 +1,159 @@
+"""One request's prompt, computed in the calling process: what a prompt worker does between two messages."""
+
+from __future__ import annotations
+
+import array
+import bisect
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from engine import Vocabulary, common_prefix
+from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError
+from gateway.prompt import Prompt, TemplateError
+from gateway.prompts.messages import Encode, Encoded, Job, Refused
+from gateway.protocol.tools import Form, Format, JsonObject, JsonSchema, form
+from gateway.wording import Message, dump
+
+UNSUSPICIOUS: Final = 16
+"""Bytes a token up to which a text is tokenized without looking for the longest token; ordinary text has 2 to 6."""
+
+
+class Encoder:
+    """Renders, tokenizes and builds grammars for one model. Not thread-safe."""
+
+    def __init__(self, vocabulary: Vocabulary, template: str, *, instructions: str) -> None:
+        """`instructions` are the operator's. Raises TemplateError."""
+        self._vocabulary = vocabulary
+        self._instructions = instructions
+        self._tokenizer = _CachedTokenizer(vocabulary)
+        self._prompt = Prompt(template, self._tokenizer, mark=lambda: os.urandom(16).hex())
+        self._longest: int | None = None
+
+    def run(self, job: Job) -> Encoded | Refused:
+        """Do one job. What the request is to blame for is a reply; any other exception is a fault of this program."""
+        try:
+            return self._encode(job) if isinstance(job, Encode) else Encoded(b"", _packed(self._operator(job.began)))
+        except ApiError as error:
+            return Refused(error.code, error.message, error.param)
+        except TemplateError as error:
+            return _refused(job, f"the model's chat template refuses these messages: {error}")
+        except RecursionError:
+            return _refused(job, "the request is nested too deeply")
+        except MemoryError:
+            return _refused(job, "the prompt takes too much memory; shorten the request")
+        finally:
+            self._tokenizer.clear()
+
+    def _encode(self, job: Encode) -> Encoded:
+        answer_form = form(job.tools, job.choice, job.format, job.places)
+        if job.after:
+            ids = self._prompt.follow_up(job.messages, date=_clock(job.began), after=job.after, answer=job.answer)
+            return self._encoded(ids, job, answer_form)
+        first = self._system(job)
+        if not job.limit or not self._is_too_long(job.messages, job.limit):
+            ids = self._whole(job, [*first, *job.messages])
+            if not (job.truncate and len(ids) >= job.limit > 0):
+                return self._encoded(ids, job, answer_form)
+        elif not job.truncate:
+            raise ContextLengthExceededError(
+                f"no tokenizer could make this prompt fit: {job.limit} tokens are the limit, with at least one of the "
+                'answer; shorten it, or let `truncation: "auto"` drop the oldest turns',
+                param=job.places.input,
+            )
+        turn, ids = self._truncated(job, first)
+        return self._encoded(ids, job, answer_form, turn)
+
+    def _encoded(self, ids: list[int], job: Encode, answer_form: Form, turn: int = 0) -> Encoded:
+        return Encoded(_packed(ids), _packed(self._operator(job.began)), turn, answer_form)
+
+    def _system(self, job: Encode) -> list[Message]:
+        parts = (self._instructions, job.instructions, _description(job.format))
+        system = "\n\n".join(text for text in parts if text)
+        return [Message(role="system", content=system)] if system else []
+
+    def _whole(self, job: Encode, messages: Sequence[Message]) -> list[int]:
+        tools = [tool.shown for tool in job.tools]
+        return self._prompt.whole(messages, date=_clock(job.began), answer=job.answer, tools=tools)
+
+    def _truncated(self, job: Encode, first: list[Message]) -> tuple[int, list[int]]:
+        """Drop the oldest turns down to half of the limit at once, so that the next turns can be appended again."""
+        starts = [i for i, message in enumerate(job.messages) if message["role"] == "user"] or [0]
+        kept = [*first, *(message for message in job.messages[: starts[0]] if message["role"] == "system")]
+
+        def fits(start: int) -> bool:
+            rest, target = job.messages[start:], job.limit // 2
+            return not self._is_too_long(rest, target) and len(self._whole(job, [*kept, *rest])) <= target
+
+        turn = min(bisect.bisect_left(starts, True, key=fits), len(starts) - 1)
+        rest = job.messages[starts[turn] :]
+        if self._is_too_long(rest, job.limit):
+            raise ContextLengthExceededError(
+                f"the last turn alone is too long: {job.limit} tokens are the limit, with at least one of the answer",
+                param=job.places.input,
+            )
+        return turn, self._whole(job, [*kept, *rest])
+
+    def _is_too_long(self, messages: Sequence[Message], limit: int) -> bool:
+        """Whether the messages' text has more bytes than `limit` tokens can stand for."""
+        size = sum(len(message["content"].encode()) for message in messages)
+        return size > limit * UNSUSPICIOUS and size > limit * self._longest_token()
+
+    def _longest_token(self) -> float:
+        if self._longest is None:
+            self._longest = self._vocabulary.longest_piece()
+        return self._longest or float("inf")
+
+    def _operator(self, began: int) -> list[int]:
+        """Ids that come from the operator's instructions whatever follows them: what two examples have in common."""
+        if not self._instructions:
+            return []
+        example = [Message(role="user", content="x")]
+        systems = (self._instructions, f"{self._instructions}\n\nx")
+        one, other = (
+            self._prompt.whole([Message(role="system", content=system), *example], date=_clock(began))
+            for system in systems
+        )
+        return one[: common_prefix(one, other)]
+
+
+class _CachedTokenizer:
+    """A vocabulary that tokenizes equal texts of one job once: truncating tries many beginnings of one conversation."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._known: dict[tuple[str, bool], list[int]] = {}
+
+    @property
+    def edges(self) -> dict[str, str]:
+        return self._vocabulary.edges
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        key = (text, special)
+        if key not in self._known:
+            self._known[key] = self._vocabulary.tokenize(text, special=special)
+        return self._known[key]
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+def _refused(job: Job, message: str) -> Refused:
+    return Refused(InvalidRequestError.code, message, job.places.input if isinstance(job, Encode) else None)
+
+
+def _description(wanted: Format) -> str:
+    """What the prompt says of the form that the grammar enforces, so that the model knows what to fill in."""
+    if isinstance(wanted, JsonSchema):
+        return f"Answer with JSON that fits this schema, and nothing else:\n{dump(wanted.schema)}"
+    return "Answer with a JSON object, and nothing else." if isinstance(wanted, JsonObject) else ""
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    return array.array("i", ids).tobytes()
+
+
+def _clock(began: int) -> Callable[[str], str]:
+    """The template's clock: it stands still for a conversation, or its first tokens would change at midnight."""
+    return lambda pattern: time.strftime(pattern, time.localtime(began))

@@ -1,0 +1,295 @@
+"""The gateway's end of its prompt workers: starts their host, gives them jobs, and replaces what dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import Final
+
+import psutil
+import structlog
+
+from engine import environment
+from gateway.errors import (
+    ApiError,
+    ContextLengthExceededError,
+    EngineUnavailableError,
+    InternalError,
+    InvalidRequestError,
+)
+from gateway.prompts import messages
+from gateway.prompts.messages import (
+    HEAD,
+    MAX_FRAME,
+    Configuration,
+    Died,
+    Encode,
+    Encoded,
+    Fault,
+    Job,
+    OperatorPrefix,
+    Refused,
+    Reply,
+    Serving,
+    Unavailable,
+)
+from gateway.prompts.queue import JobQueue, Waiting
+from gateway.prompts.worker import SLOW_SECONDS
+
+WORKERS: Final = 2
+"""One takes short jobs only, so that no long ones, however many, keep a short one waiting."""
+LOWEST: Final = 19
+"""Nice value of a worker whose job is slow."""
+BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds before the first, second, … restart of a host that ended without having served a job."""
+_TIME: Final = frozenset({signal.SIGALRM, signal.SIGPROF, signal.SIGXCPU})
+
+log = structlog.get_logger("prompts")
+
+
+class PromptWorkers:
+    """Renders and tokenizes in processes of their own. `run` must be running."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        """Start nothing."""
+        self.restarts = 0
+        """Workers that were replaced after they died."""
+        self._configuration = configuration
+        self._queue = JobQueue()
+        self._slots = [_Slot(self, short_only=number == 0) for number in range(WORKERS)]
+        self._unavailable = ""
+        """Why no host can be started; empty while one runs or is being started."""
+        self._failures = 0
+
+    async def encode(self, job: Encode, *, user: str) -> Encoded:
+        """Return the prompt of a request of `user`'s. Raises ApiError."""
+        return await self._submit(job, user)
+
+    async def operator_prefix(self, began: int) -> bytes:
+        """Return the ids with which all prompts of conversations that began then start. Raises ApiError."""
+        if not self._configuration.instructions:
+            return b""
+        return (await self._submit(OperatorPrefix(began), "")).operator
+
+    async def run(self) -> None:
+        """Have a host run until cancelled, and stop it then."""
+        while True:
+            try:
+                await self._host()
+            except OSError as error:
+                self._unavailable = f"no process could be started: {error.strerror}"
+            self._failures += 1
+            self._fail_waiting()
+            await asyncio.sleep(BACKOFF[min(self._failures, len(BACKOFF)) - 1])
+
+    def pids(self) -> list[int]:
+        """Return the processes of the workers."""
+        return [slot.pid for slot in self._slots if slot.pid is not None]
+
+    async def _submit(self, job: Job, user: str) -> Encoded:
+        if self._unavailable:
+            raise EngineUnavailableError(f"prompts cannot be read: {self._unavailable}")
+        waiting = Waiting(user, messages.encode_job(job))
+        if len(waiting.body) > MAX_FRAME:
+            raise ContextLengthExceededError("the conversation is too long", param="input")
+        self._queue.add(waiting)
+        self.dispatch()
+        return await waiting.result
+
+    def dispatch(self) -> None:
+        """Give waiting jobs to idle workers."""
+        for slot in self._slots:
+            if slot.idle and (job := self._queue.take(short_only=slot.short_only)) is not None:
+                slot.begin(job)
+
+    def available(self) -> None:
+        """A worker is ready."""
+        self._unavailable = ""
+
+    def served(self) -> None:
+        """A worker answered: the host works."""
+        self._failures = 0
+
+    def unavailable(self, reason: str) -> None:
+        """The host cannot load the model."""
+        self._unavailable = reason
+        log.error("prompt workers unavailable", reason=reason)
+
+    def requeue(self, job: Waiting) -> bool:
+        """Give a job that lost its worker through no fault of its own to another one, once."""
+        if job.retried:
+            return False
+        job.retried = True
+        self._queue.add_first(job)
+        return True
+
+    def _fail_waiting(self) -> None:
+        if self._unavailable:
+            for job in self._queue.clear():
+                _refuse(job, EngineUnavailableError(f"prompts cannot be read: {self._unavailable}"))
+
+    async def _host(self) -> None:
+        """Run one host to its end."""
+        pairs = [socket.socketpair() for _ in self._slots]
+        theirs = [pair[1] for pair in pairs]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway.prompts.worker", *(str(sock.fileno()) for sock in theirs),
+                pass_fds=[sock.fileno() for sock in theirs], start_new_session=True,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+                env=environment() | {"OPENBLAS_NUM_THREADS": "1"},  # a process with threads must not fork
+            )  # fmt: skip
+        except BaseException:
+            for ours, _ in pairs:
+                ours.close()
+            raise
+        finally:
+            for sock in theirs:
+                sock.close()
+        try:
+            assert process.stdin is not None  # noqa: S101 - asked for as a pipe
+            process.stdin.write(messages.encode_configuration(self._configuration))
+            process.stdin.close()
+            async with asyncio.TaskGroup() as group:
+                for slot, (ours, _) in zip(self._slots, pairs, strict=True):
+                    group.create_task(slot.connect(ours))
+                await process.wait()
+                _end_session(process.pid)  # its workers outlive it; once they are gone, the slots have read all
+        finally:
+            _end_session(process.pid)
+            for slot in self._slots:
+                slot.disconnect()
+            await process.wait()
+
+
+class _Slot:
+    """The connection to one worker, whichever process that is now."""
+
+    def __init__(self, pool: PromptWorkers, *, short_only: bool) -> None:
+        self.short_only = short_only
+        self.pid: int | None = None
+        self._pool = pool
+        self._writer: asyncio.StreamWriter | None = None
+        self._job: Waiting | None = None
+        self._number = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._before = 0.0
+        """Processor seconds of the worker when its job began."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can take a job."""
+        return self._writer is not None and self.pid is not None and self._job is None
+
+    def begin(self, job: Waiting) -> None:
+        """Send a job."""
+        assert self._writer is not None and self.pid is not None  # noqa: S101 - it is idle
+        self._job = job
+        self._number = (self._number + 1) & 0xFFFFFFFF
+        self._writer.write(messages.frame(job.body, self._number))
+        with suppress(OSError, psutil.Error):
+            self._before = _processor_seconds(self.pid)
+        self._timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._lower)
+
+    async def connect(self, sock: socket.socket) -> None:
+        """Read replies until the host closes the socket."""
+        reader, self._writer = await asyncio.open_connection(sock=sock)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                size, number = HEAD.unpack(await reader.readexactly(HEAD.size))
+                self._receive(messages.reply_decoder.decode(await reader.readexactly(size)), number)
+
+    def disconnect(self) -> None:
+        """Close the connection; a job that was under way goes to another host."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = self.pid = None
+        job = self._take()
+        if job is not None and not self._pool.requeue(job):
+            _refuse(job, EngineUnavailableError("the process that reads prompts ended; try again"))
+
+    def _receive(self, reply: Reply, number: int) -> None:
+        match reply:
+            case Serving():
+                self.pid = reply.pid
+                self._pool.available()
+            case Unavailable():
+                self._pool.unavailable(reply.reason)
+            case Died():
+                self._died(reply.signal)
+            case Encoded() | Refused() | Fault() if number == self._number and (job := self._take()) is not None:
+                self._pool.served()
+                _conclude(job, reply)
+        self._pool.dispatch()
+
+    def _died(self, number: int) -> None:
+        self.pid = None
+        self._pool.restarts += 1
+        job = self._take()
+        cause = signal.Signals(number).name if number else "exit"
+        log.warning("prompt worker died", cause=cause, busy=job is not None)
+        if job is None or (number == signal.SIGKILL and self._pool.requeue(job)):  # killed from outside
+            return
+        text = "takes too long to process" if number in _TIME else "crashed the tokenizer or the chat template"
+        _refuse(
+            job,
+            InvalidRequestError(
+                f"this request {text}; a long run of letters or spaces without a break, or a very long message, is the "
+                "usual cause: shorten it",
+                param="input",
+            ),
+        )
+
+    def _take(self) -> Waiting | None:
+        job, self._job = self._job, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return job
+
+    def _lower(self) -> None:
+        """Lower the worker's priority once its job has used so much of a processor that engines might notice."""
+        self._timer = None
+        if self._job is None:
+            return
+        with suppress(OSError, psutil.Error):
+            if self.pid is not None and _processor_seconds(self.pid) - self._before >= SLOW_SECONDS:
+                os.setpriority(os.PRIO_PROCESS, self.pid, LOWEST)
+                return
+        self._timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._lower)
+
+
+def _conclude(job: Waiting, reply: Encoded | Refused | Fault) -> None:
+    match reply:
+        case Encoded():
+            if not job.result.done():
+                job.result.set_result(reply)
+        case Refused():
+            _refuse(job, reply.error())
+        case Fault():
+            log.error("prompt worker fault", kind=reply.kind, place=reply.place)
+            _refuse(job, InternalError())
+
+
+def _end_session(leader: int) -> None:
+    """Kill a host with its workers: they are a session of their own."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _refuse(job: Waiting, error: ApiError) -> None:
+    if not job.result.done():
+        job.result.set_exception(error)
+
+
+def _processor_seconds(pid: int) -> float:
+    """Raises OSError or psutil.Error when the process has ended."""
+    if os.uname().sysname == "Linux":
+        return time.clock_gettime(~pid << 3 | 2)  # its CPUCLOCK_SCHED: 1 us, where psutil reads three files
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
