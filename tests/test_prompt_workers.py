@@ -196,6 +196,10 @@ async def test_one_users_jobs_delay_anothers_by_one() -> None:
     jobs[1].result.cancel()
     taken = [queue.take(short_only=False) for _ in range(4)]
     assert [each.body for each in taken if each] == [b"1", b"4", b"3"]
+    queue.add(Waiting("anna", bytes(1 << 20)))
+    queue.add(Waiting("anna", b"5"))
+    sizes = [len(job.body) if (job := queue.take(short_only=only)) else 0 for only in (True, True, False)]
+    assert sizes == [1, 0, 1 << 20]
     with pytest.raises(QueueFullError):
         for _ in range(40):
             queue.add(Waiting("anna", bytes(1 << 20)))

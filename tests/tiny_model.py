@@ -22,7 +22,9 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-def write_tiny_model(path: Path, *, seed: int = 0, context: int = CONTEXT, pre: str = "qwen2") -> Path:
+def write_tiny_model(
+    path: Path, *, seed: int = 0, context: int = CONTEXT, pre: str = "qwen2", template: str = CHAT_TEMPLATE
+) -> Path:
     """Write the model to `path`: the 256 bytes, one merge (llama.cpp wants some) and the ChatML specials.
 
     `pre` names how llama.cpp splits text into words before it tokenizes them.
@@ -45,7 +47,7 @@ def write_tiny_model(path: Path, *, seed: int = 0, context: int = CONTEXT, pre: 
     writer.add_token_merges(["Ġ t"])
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(template)
 
     def tensor(name: str, *shape: int) -> None:
         writer.add_tensor(name, (random.standard_normal(shape) * 0.2).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Jobs that wait for a prompt worker: users take turns, and what is long has fewer workers than what is short."""
+"""Jobs that wait for a prompt worker: users take turns, and long jobs never hold up short ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.errors import QueueFullError
 from gateway.prompts.messages import Encoded
 
 SHORT_BYTES: Final = 64 << 10
-"""A job of at most so many bytes is done in milliseconds, whatever it says; a longer one may take seconds."""
+"""A job of at most so many bytes takes milliseconds, whatever it says; a longer one may take seconds."""
 USER_BYTES: Final = 16 << 20
 """Bytes of one user's waiting jobs at most."""
 ALL_BYTES: Final = 64 << 20
@@ -28,55 +28,76 @@ class Waiting:
     retried: bool = False
     """Whether it was given to a second worker already."""
 
-    @property
-    def short(self) -> bool:
-        """Whether any worker may take it."""
-        return len(self.body) <= SHORT_BYTES
-
 
 class JobQueue:
-    """First in, first out for each user; users in turns, so that one user's thousand jobs delay another's by one."""
+    """Short and long jobs apart, each first in, first out for a user and in turns between users."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._users: OrderedDict[str, deque[Waiting]] = OrderedDict()
-        self._bytes = 0
+        self._short = _Turns()
+        self._long = _Turns()
 
     def add(self, job: Waiting) -> None:
         """Append a job. Raises QueueFullError."""
-        own = sum(len(waiting.body) for waiting in self._users.get(job.user, ()))
-        if own + len(job.body) > USER_BYTES or self._bytes + len(job.body) > ALL_BYTES:
-            raise QueueFullError("too many long requests wait for their prompts to be read; try again in a moment")
-        self._users.setdefault(job.user, deque()).append(job)
-        self._bytes += len(job.body)
+        queues = (self._short, self._long)
+        own, every = sum(queue.bytes_of(job.user) for queue in queues), sum(queue.bytes for queue in queues)
+        if own + len(job.body) > USER_BYTES or every + len(job.body) > ALL_BYTES:
+            raise QueueFullError("too many long requests are waiting to be tokenized; try again in a moment")
+        self._queue(job).add(job)
 
     def add_first(self, job: Waiting) -> None:
         """Put a job that lost its worker before all others."""
-        self._users.setdefault(job.user, deque()).appendleft(job)
-        self._users.move_to_end(job.user, last=False)
-        self._bytes += len(job.body)
+        self._queue(job).add_first(job)
 
     def take(self, *, short_only: bool) -> Waiting | None:
-        """Remove and return the next job that somebody still waits for; its user's next one waits a turn."""
-        for user in list(self._users):
-            jobs = self._users[user]
-            while jobs and jobs[0].result.done():  # its request was cancelled
-                self._bytes -= len(jobs.popleft().body)
-            if not jobs:
-                del self._users[user]
-            elif jobs[0].short or not short_only:
-                job = jobs.popleft()
-                self._bytes -= len(job.body)
-                if jobs:
-                    self._users.move_to_end(user)
-                else:
-                    del self._users[user]
-                return job
-        return None
+        """Remove and return the next job; a worker that takes long ones at all takes them first."""
+        queues = (self._short,) if short_only else (self._long, self._short)
+        return next((job for queue in queues if (job := queue.take()) is not None), None)
 
     def clear(self) -> list[Waiting]:
         """Remove and return all jobs."""
+        return [*self._short.clear(), *self._long.clear()]
+
+    def _queue(self, job: Waiting) -> _Turns:
+        return self._short if len(job.body) <= SHORT_BYTES else self._long
+
+
+class _Turns:
+    """One user's thousand jobs delay another's by one."""
+
+    def __init__(self) -> None:
+        self._users: OrderedDict[str, deque[Waiting]] = OrderedDict()
+        self.bytes = 0
+
+    def bytes_of(self, user: str) -> int:
+        return sum(len(job.body) for job in self._users.get(user, ()))
+
+    def add(self, job: Waiting) -> None:
+        self._users.setdefault(job.user, deque()).append(job)
+        self.bytes += len(job.body)
+
+    def add_first(self, job: Waiting) -> None:
+        self._users.setdefault(job.user, deque()).appendleft(job)
+        self._users.move_to_end(job.user, last=False)
+        self.bytes += len(job.body)
+
+    def take(self) -> Waiting | None:
+        while self._users:
+            user, jobs = self._users.popitem(last=False)
+            job = jobs.popleft()
+            self.bytes -= len(job.body)
+            if job.result.done():  # its request was cancelled: the turn is not used up
+                if jobs:
+                    self._users[user] = jobs
+                    self._users.move_to_end(user, last=False)
+                continue
+            if jobs:
+                self._users[user] = jobs
+            return job
+        return None
+
+    def clear(self) -> list[Waiting]:
         jobs = [job for waiting in self._users.values() for job in waiting]
         self._users.clear()
-        self._bytes = 0
+        self.bytes = 0
         return jobs
