@@ -87,7 +87,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     admission: Admission[Demand, Placement] = Admission(
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )
-    prompts = PromptWorkers(model.prompts(settings.instructions))
+    prompts = PromptWorkers(model.prompts(settings.instructions), on_death=metrics.prompt_workers.inc)
     house = House(
         settings=settings,
         model=model,

@@ -76,6 +76,11 @@ class Metrics:
             "samovar_engine_batch_size", "Sequences in a step of an engine", buckets=WIDTHS, registry=r
         )
         self.step = _seconds("engine_step", "Of a step of an engine", r)
+        self.prompt_workers = Counter(
+            "samovar_prompt_worker_restarts",
+            "Processes that render and tokenize prompts which died and were replaced",
+            registry=r,
+        )
         self._limit = Gauge("samovar_limit", "Limits in force, for thresholds on boards", ["name"], registry=r)
         self._build = Gauge(
             "samovar_build_info",

@@ -29,6 +29,7 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "request_seconds": ("histogram", set()),
     "prompt_tokens_total": ("counter", {"source"}),
     "generation_tokens_total": ("counter", set()),
+    "prompt_worker_restarts_total": ("counter", set()),
     "engine_state": ("gauge", {"engine", "state"}),
     "engine_resident_bytes": ("gauge", {"engine"}),
     "engine_proportional_bytes": ("gauge", {"engine"}),

@@ -139,6 +139,14 @@ class House:
         self._seen.update(found)
         return found
 
+    def prompt_workers(self) -> list[psutil.Process]:
+        """Its processes that render and tokenize, their host first."""
+        with suppress(psutil.Error):
+            for child in self.gateway.children():
+                if "gateway.prompts.worker" in child.cmdline():
+                    return [child, *child.children()]
+        return []
+
     def rest(self) -> Rest:
         """What it holds now, when it has had a while to come to rest."""
         until = time.monotonic() + SETTLE_SECONDS

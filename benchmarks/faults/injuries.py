@@ -66,6 +66,15 @@ async def kill_engines(scene: Scene, until: float) -> None:
         _kill_an_engine(scene)
 
 
+async def kill_prompt_workers(scene: Scene, until: float) -> None:
+    """SIGKILL for a process that renders and tokenizes, or for the host of all of them."""
+    while await scene.pause(0.1, 1.0, until):
+        luck, workers = scene.chance.random(), scene.house.prompt_workers()
+        with suppress(psutil.NoSuchProcess, IndexError):
+            workers[int(luck * len(workers))].kill()
+            scene.done()
+
+
 async def stop_engines(scene: Scene, until: float) -> None:
     """SIGSTOP: an engine says nothing more. Some go on after a while, some must be found out."""
     while await scene.pause(0.3, 2.0, until):
@@ -248,6 +257,7 @@ async def send_vandals(scene: Scene, until: float) -> None:
 INJURIES: Final = {
     "nothing": Injury("nothing", nothing),
     "engines": Injury("engines killed (SIGKILL)", kill_engines),
+    "prompts": Injury("prompt workers killed (SIGKILL)", kill_prompt_workers),
     "hangs": Injury("engines stopped (SIGSTOP)", stop_engines, share=8.0),  # in 10 minutes about five for good
     "gateways": Injury("gateway killed (SIGKILL)", kill_gateways),
     "kills": Injury("engines and gateways killed", kill_everything, share=3.0),

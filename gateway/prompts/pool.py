@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -55,10 +56,9 @@ log = structlog.get_logger("prompts")
 class PromptWorkers:
     """Renders and tokenizes in processes of their own. `run` must be running."""
 
-    def __init__(self, configuration: Configuration) -> None:
-        """Start nothing."""
-        self.restarts = 0
-        """Workers that were replaced after they died."""
+    def __init__(self, configuration: Configuration, *, on_death: Callable[[], None] = lambda: None) -> None:
+        """Start nothing. `on_death` is called when a worker died."""
+        self.on_death = on_death
         self._configuration = configuration
         self._queue = JobQueue()
         self._slots = [_Slot(self, short_only=number == 0) for number in range(WORKERS)]
@@ -229,7 +229,7 @@ class _Slot:
 
     def _died(self, number: int) -> None:
         self.pid = None
-        self._pool.restarts += 1
+        self._pool.on_death()
         job = self._take()
         cause = signal.Signals(number).name if number else "exit"
         log.warning("prompt worker died", cause=cause, busy=job is not None)
