@@ -15,7 +15,7 @@ from .messages import (
     Tokens,
     WorkerConfig,
 )
-from .modelfile import digest, mark
+from .modelfile import digest, file_digest, file_mark, mark, model_files, model_path, model_size, shard
 from .plan import WIDEST, Plan, Times, groups, heuristic, round_seconds, seconds
 from .pool import EnginePool
 from .process import Answer, EngineProcess, State
@@ -23,6 +23,7 @@ from .quality import Drift, drift
 from .quantization import QUANTIZATIONS, bits, quantize
 from .residents import common_prefix
 from .resources import Usage, engines_of, usage
+from .splits import split_fault
 from .tuning import measure
 
 __all__ = [
@@ -64,13 +65,20 @@ __all__ = [
     "drift",
     "engines_of",
     "environment",
+    "file_digest",
+    "file_mark",
     "groups",
     "heuristic",
     "mark",
     "measure",
+    "model_files",
+    "model_path",
+    "model_size",
     "quantize",
     "repacks_weights",
     "round_seconds",
     "seconds",
+    "shard",
+    "split_fault",
     "usage",
 ]

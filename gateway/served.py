@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache import CacheConfig
-from engine import ANNEX_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark
+from engine import ANNEX_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark, model_size
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
-from gateway.digests import file_digest
+from gateway.digests import model_digest
 from gateway.inspection import require_good
 from gateway.machine import total_memory
 from gateway.plans import planned
@@ -59,7 +59,7 @@ class ServedModel:
             self.plan,
             cache if self.has_blocks else None,
             {
-                "model": file_digest(self.entry.path, state_dir),
+                "model": model_digest(self.entry.path, state_dir),
                 "llama-cpp-python": version("llama-cpp-python"),
                 "context": "f16 keys and values, flash attention, unified, full sliding windows, rope of the model",
             },
@@ -106,7 +106,7 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
         prompt=Prompt(template, model.vocabulary, mark=lambda: secrets.token_hex(16)),
         defaults=sampling_defaults(entry, model),
         context=context,
-        cells=_cells(memory, context, entry.path.stat().st_size, model.bytes_a_token),
+        cells=_cells(memory, context, model_size(entry.path), model.bytes_a_token),
         has_blocks=model.has_blocks,
         memory=memory,
         plan=plan.limited(engines),

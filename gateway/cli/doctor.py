@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 from rich.text import Text
 
-from engine import EngineError, Model, build_features, repacks_weights
+from engine import EngineError, Model, build_features, model_size, repacks_weights
 from gateway.catalogue import EMBEDDED, RECOMMENDED, ModelNotAvailableError
 from gateway.cli.finding import Finding, Mark
 from gateway.cli.keys import has_keys
@@ -108,7 +108,7 @@ class Doctor:
             yield self._bad(Mark.FAIL, "model", "template", "another_model", name=name, reason=error)
             return
         self._served = served
-        size = _size(served.entry.path.stat().st_size)
+        size = _size(model_size(served.entry.path))
         yield self._good("model", "opened", name=served.entry.name, size=size, vocabulary=served.vocabulary.size)
         yield self._languages(served)
         if not Model(served.entry.path, vocab_only=True).has_blocks:
@@ -155,7 +155,7 @@ class Doctor:
         if self._served is None:
             return
         path = self._served.entry.path
-        weights, engines = path.stat().st_size, self._settings.engine_count
+        weights, engines = model_size(path), self._settings.engine_count
         engine = self._served.cells * Model(path, vocab_only=True).bytes_a_token + OVERHEAD
         shared, engine = (0, engine + weights) if repacks_weights() else (weights, engine)
         available = _available_memory()
