@@ -1,6 +1,7 @@
 from .annex import ANNEX_CELLS
 from .child import environment
 from .comparison import Pace, Rate, compare
+from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from .llama import Model, Vocabulary, build_features, repacks_weights
 from .messages import (
@@ -32,6 +33,7 @@ __all__ = [
     "WIDEST",
     "Answer",
     "DecodeError",
+    "Dimensions",
     "Drift",
     "EngineDiedError",
     "EngineError",

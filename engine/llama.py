@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import states
+from engine.dimensions import Dimensions
 from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeError
 from engine.plan import BATCH
 
@@ -149,22 +150,10 @@ class Model:
         n = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return None if n < 0 else buffer.value.decode(errors="replace")
 
-    def _number(self, key: str, default: int) -> int:
-        value = self.metadata(f"{self.metadata('general.architecture')}.{key}") or ""
-        return int(value) if value.isdecimal() else default
-
-    @property
-    def trained_context(self) -> int:
-        """Tokens of context that the model was trained for."""
-        return self._number("context_length", 2048)
-
-    @property
-    def bytes_a_token(self) -> int:
-        """Bytes that one token's KV takes in f16, over all layers; known without the weights."""
-        heads = self._number("attention.head_count", 1)
-        width = self._number("embedding_length", 0) // heads
-        key, value = (self._number(f"attention.{part}_length", width) for part in ("key", "value"))
-        return self._number("block_count", 1) * self._number("attention.head_count_kv", heads) * (key + value) * 2
+    @functools.cached_property
+    def dimensions(self) -> Dimensions:
+        """The sizes that the file's metadata states."""
+        return Dimensions(self.metadata)
 
     @property
     def has_blocks(self) -> bool:
@@ -228,9 +217,9 @@ class _Context:
         """Use `threads` from the next step on; costs nothing."""
         llama_cpp.llama_set_n_threads(self._pointer, threads, threads)
 
-    def cut(self, sequence: int, length: int) -> None:
-        """Keep the first `length` tokens of `sequence`."""
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
+    def cut(self, sequence: int, length: int) -> bool:
+        """Keep the first `length` tokens of `sequence`; False if that cannot be done, as in a recurrent state."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1))
 
     def length(self, sequence: int) -> int:
         """Tokens of `sequence` in the cells."""

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache import CacheConfig
-from engine import ANNEX_CELLS, WIDEST, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark, model_size
+from engine import ANNEX_CELLS, WIDEST, Dimensions, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark, model_size
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.digests import model_digest
 from gateway.inspection import require_good
@@ -43,6 +43,8 @@ class ServedModel:
     """KV cells of one engine."""
     memory: int
     """Bytes that one engine may take."""
+    cell_bytes: int
+    """Bytes that the cells of one engine, and its recurrent states, take."""
     has_blocks: bool
     """Whether its KV can be kept in blocks."""
     plan: Plan
@@ -96,17 +98,25 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     template = model.chat_template
     if template is None:
         raise ModelNotAvailableError(f"model: {entry.name} has no chat template, so it is no chat model")
-    context = min(settings.context, model.trained_context)
+    dimensions = model.dimensions
+    if dimensions.trained_context == 0:
+        raise ModelNotAvailableError(
+            f"model: {entry.name} states no trained context ({dimensions.context_key} is 0 or missing), so that no "
+            "request would fit: set that key in its file, or use another file of the model"
+        )
+    context = min(settings.context, dimensions.trained_context)
     plan = planned(entry.path, settings)
     engines = settings.engine_count if settings.engines != "auto" else _engines(plan)
     memory = _memory(settings, engines)
+    cells = _cells(memory - model_size(entry.path), context, dimensions)
     return ServedModel(
         entry=entry,
         vocabulary=model.vocabulary,
         prompt=Prompt(template, model.vocabulary, mark=lambda: secrets.token_hex(16)),
         defaults=sampling_defaults(entry, model),
         context=context,
-        cells=_cells(memory, context, model_size(entry.path), model.bytes_a_token),
+        cells=cells,
+        cell_bytes=cells * dimensions.bytes_a_token + SEQUENCES * dimensions.bytes_a_sequence,
         has_blocks=model.has_blocks,
         memory=memory,
         plan=plan.limited(engines),
@@ -124,9 +134,13 @@ def _memory(settings: Settings, engines: int) -> int:
     return min(total_memory() // 4 // engines, 1 << 30) if settings.engine_memory == "auto" else settings.engine_memory
 
 
-def _cells(memory: int, context: int, weights: int, bytes_a_token: int) -> int:
-    cells = (memory - weights - OVERHEAD) // bytes_a_token - ANNEX_CELLS
-    return max(context, min(cells, MOST_CONTEXTS * context))
+def _cells(memory: int, context: int, dimensions: Dimensions) -> int:
+    """Return the KV cells of one engine that has `memory` bytes beside its weights."""
+    most = MOST_CONTEXTS * context
+    if dimensions.bytes_a_token == 0:  # the state of a recurrent model does not grow with its tokens
+        return most
+    cells = (memory - OVERHEAD - SEQUENCES * dimensions.bytes_a_sequence) // dimensions.bytes_a_token - ANNEX_CELLS
+    return max(context, min(cells, most))
 
 
 def _given(value: float | None, default: float) -> float:

@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 from rich.text import Text
 
-from engine import EngineError, Model, build_features, model_size, repacks_weights
+from engine import EngineError, build_features, model_size, repacks_weights
 from gateway.catalogue import EMBEDDED, RECOMMENDED, ModelNotAvailableError
 from gateway.cli.finding import Finding, Mark
 from gateway.cli.keys import has_keys
@@ -111,7 +111,7 @@ class Doctor:
         size = _size(model_size(served.entry.path))
         yield self._good("model", "opened", name=served.entry.name, size=size, vocabulary=served.vocabulary.size)
         yield self._languages(served)
-        if not Model(served.entry.path, vocab_only=True).has_blocks:
+        if not served.has_blocks:
             yield self._bad(Mark.WARN, "cache", "no_blocks", "model_with_blocks", name=served.entry.name)
         if served.context < self._settings.context:
             yield self._bad(
@@ -156,7 +156,7 @@ class Doctor:
             return
         path = self._served.entry.path
         weights, engines = model_size(path), self._settings.engine_count
-        engine = self._served.cells * Model(path, vocab_only=True).bytes_a_token + OVERHEAD
+        engine = self._served.cell_bytes + OVERHEAD
         shared, engine = (0, engine + weights) if repacks_weights() else (weights, engine)
         available = _available_memory()
         one, all_ = (GATEWAY_BYTES + shared + count * engine for count in (1, engines))
