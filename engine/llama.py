@@ -10,16 +10,17 @@ import ctypes
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import states
+from engine import loaderrors, states
 from engine.dimensions import Dimensions
 from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeError
 from engine.plan import BATCH
@@ -27,9 +28,34 @@ from engine.plan import BATCH
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
 
 
+_ERROR: Final = 4
+"""GGML_LOG_LEVEL_ERROR."""
+_CONTINUED: Final = 5
+"""GGML_LOG_LEVEL_CONT: text that continues the last line, whatever its level was."""
+
+
 def silence() -> None:
     """Drop llama.cpp's own log, which prints prompts' details and a page of tensors at every load."""
     llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+
+
+@contextmanager
+def _logging_to(log: Callable[[str], None], *, least: int = 0) -> Iterator[None]:
+    """Pass the lines of llama.cpp's log of at least the level `least` to `log`, and silence it afterwards."""
+    current = 0
+
+    def write(level: int, text: bytes, _data: int) -> None:
+        nonlocal current
+        current = current if level == _CONTINUED else level
+        if current >= least:
+            log(text.decode(errors="replace"))
+
+    callback = llama_cpp.llama_log_callback(write)  # kept alive: llama.cpp holds the pointer
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    try:
+        yield
+    finally:
+        silence()
 
 
 def _has_amx() -> bool:
@@ -138,9 +164,11 @@ class Model:
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only
         params.use_extra_bufts = not _has_amx()
-        pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        errors: list[str] = []
+        with _logging_to(errors.append, least=_ERROR):
+            pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
-            raise ModelLoadError(f"{path.name} is not a model that llama.cpp can load")
+            raise ModelLoadError(f"{path.name} can't be loaded: {loaderrors.reason(path, errors)}")
         self.pointer = pointer
         self.vocabulary = Vocabulary(self)
 
@@ -354,20 +382,15 @@ def quantize(source: Path, target: Path, ftype: int, *, threads: int, log: Calla
     """Write the weights of `source` as `ftype` to `target`; `log` hears llama.cpp. Raises QuantizeError."""
     failure = ""
 
-    def hear(_level: int, text: bytes, _data: int) -> None:
+    def hear(line: str) -> None:
         nonlocal failure
-        line = text.decode(errors="replace")
         failure = line.partition("failed to quantize:")[2].strip() or failure
         log(line)
 
-    callback = llama_cpp.llama_log_callback(hear)  # kept alive: llama.cpp holds the pointer
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.allow_requantize = ftype, threads, True
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    try:
+    with _logging_to(hear):
         status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
-    finally:
-        silence()
     if status != 0:
         raise QuantizeError(failure or f"llama_model_quantize returned {status}")

@@ -16,9 +16,9 @@ from gateway import inspection, served
 from gateway.catalogue import ModelNotAvailableError, find
 from gateway.cli.models import rows
 from gateway.digests import model_digest
-from gateway.inspection import inspect
+from gateway.inspection import Verdict, inspect
 from gateway.library import Library
-from gateway.settings import Settings
+from gateway.settings import load as load_settings
 from tests.running import Gateway
 from tests.tiny_model import write_tiny_model
 
@@ -90,7 +90,12 @@ def test_a_model_is_inspected_again_when_a_later_shard_changes(
     shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[Path] = []
-    monkeypatch.setattr(inspection, "inspect", lambda path: looked.append(path) or inspection.Verdict())
+
+    def look(path: Path) -> Verdict:
+        looked.append(path)
+        return Verdict()
+
+    monkeypatch.setattr(inspection, "inspect", look)
     for _ in range(2):
         inspection.require_good(shards[0], tmp_path, remember=True)
     os.utime(shards[2], (1, 1))
@@ -155,7 +160,8 @@ def test_the_library_lists_a_split_model_once_with_its_whole_size(shards: list[P
 def test_the_memory_plan_counts_all_shards(shards: list[Path], tiny_model: Path, tmp_path: Path) -> None:
     def load(model: Path) -> served.ServedModel:
         memory = served.OVERHEAD + (2 << 20)
-        settings = Settings(model=str(model), state_dir=tmp_path, engines=1, engine_memory=memory, context=512)
+        flags = {"model": str(model), "state_dir": str(tmp_path), "engines": 1, "engine_memory": memory, "context": 512}
+        settings = load_settings(flags)
         return served.load(settings, remember=False)
 
     whole, divided = load(tiny_model), load(shards[0])

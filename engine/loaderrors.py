@@ -1,0 +1,55 @@
+"""Why llama.cpp could not load a model, in one line, from the errors that it logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+_SAID: Final = (
+    (r"failed to open GGUF file '(?:.*/)?(.*)' \((.*)\)", r"\1 can't be opened: \2"),
+    (r"invalid magic characters", "it is not a GGUF file"),
+    (r"GGUFv1 is no longer supported", "it is GGUF version 1, which llama.cpp no longer reads: convert it again"),
+    (
+        r"this GGUF file is version (\d+) but this software only supports up to version (\d+)",
+        r"it is GGUF version \1, and this llama.cpp reads versions up to \2: update Samovar",
+    ),
+    (r"version \d+ is extremely large|bad GGUF version", "its GGUF version is impossible: it is damaged or big-endian"),
+    (
+        r"unknown model architecture: '(.*)'",
+        r"this llama.cpp does not know its architecture '\1': update Samovar, or use another model",
+    ),
+    (r"unknown pre-tokenizer type: '(.*)'", r"this llama.cpp does not know its tokenizer '\1': update Samovar"),
+    (
+        r"failed to read (magic|header|key-value pairs|tensor info|tensor data)|remaining file size|the file bounds",
+        "it is incomplete or damaged: download it again",
+    ),
+    (
+        r"illegal split file idx: (\d+)",
+        "it is not the first part of its split model: name the one with -00001-of-",
+    ),
+    (r"invalid split file name", "it is the first part of a split model, and must keep its name NAME-00001-of-N.gguf"),
+    (
+        r"(?:unable to|failed to) allocate.*|.*bad_alloc.*|.*Cannot allocate memory.*",
+        r"there is not enough memory: \g<0>",
+    ),
+)
+"""Patterns of llama.cpp 0.3.36's messages, in the order of precedence, and what they mean."""
+_PREFIX: Final = re.compile(r"^(?:\w+: )?(?:error loading model(?: \w+)?: )*")
+"""The function that logs, and what llama.cpp puts before the message of an exception."""
+
+
+def reason(path: Path, errors: Sequence[str]) -> str:
+    """Return why `path` could not be loaded. `errors` are llama.cpp's lines of the level ERROR, the cause first."""
+    try:
+        if path.stat().st_size == 0:
+            return "it is empty: download it again"
+    except OSError as error:
+        return f"it can't be opened: {error.strerror}"
+    for pattern, meaning in _SAID:
+        for line in errors:
+            if match := re.search(pattern, line):
+                return match.expand(meaning)
+    lines = [text for line in errors if (text := " ".join(_PREFIX.sub("", line.strip()).split()))]
+    return lines[0][:300] if lines else "llama.cpp gives no reason"
