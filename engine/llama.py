@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -28,10 +28,7 @@ from engine.plan import BATCH
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
 
 
-_ERROR: Final = 4
-"""GGML_LOG_LEVEL_ERROR."""
-_CONTINUED: Final = 5
-"""GGML_LOG_LEVEL_CONT: text that continues the last line, whatever its level was."""
+_ERROR, _CONTINUED = 4, 5  # ggml's log levels; the second is of text that continues the last line
 
 
 def silence() -> None:
@@ -131,6 +128,12 @@ class Vocabulary:
             "eos_token": llama_cpp.llama_vocab_eos(self._vocab),
         }
         return {name: self.text(token) for name, token in tokens.items() if token >= 0}
+
+    @property
+    def leading_bos(self) -> int | None:
+        """The token that llama.cpp's tokenizer puts before a prompt (`add_bos_token`), or None."""
+        bos: int = llama_cpp.llama_vocab_bos(self._vocab)
+        return bos if bos >= 0 and llama_cpp.llama_vocab_get_add_bos(self._vocab) else None
 
     @functools.cached_property
     def digest(self) -> str:

@@ -24,12 +24,12 @@ def byte_alphabet() -> list[str]:
 
 
 def write_tiny_model(
-    path: Path, *, seed: int = 0, context: int = CONTEXT, shard_tensors: int = 0, adds_bos: bool = False
+    path: Path, *, seed: int = 0, context: int = CONTEXT, shard_tensors: int = 0, bos: bool | None = None
 ) -> Path:
     """Write the model to `path`: the 256 bytes, one merge (llama.cpp wants some) and the ChatML specials.
 
-    `shard_tensors` splits it into files of so many tensors; the path of the first is returned. With `adds_bos` the
-    file states that prompts begin with `<|endoftext|>`.
+    `shard_tensors` splits it into files of so many tensors; the path of the first is returned. With `bos` the token
+    `<|endoftext|>` is its BOS, and the file states whether prompts begin with it.
     """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "qwen2", split_max_tensors=shard_tensors)
@@ -41,7 +41,7 @@ def write_tiny_model(
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
-    _add_vocabulary(writer, adds_bos=adds_bos)
+    _add_vocabulary(writer, bos=bos)
 
     def tensor(name: str, *shape: int) -> None:
         writer.add_tensor(name, (random.standard_normal(shape) * 0.2).astype(np.float32))
@@ -106,17 +106,17 @@ def write_tiny_mamba(path: Path, *, seed: int = 0) -> Path:
     return _written(writer, path)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, *, adds_bos: bool = False) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, *, bos: bool | None = None) -> None:
     tokens = [*byte_alphabet(), "Ġt", *SPECIAL]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * len(SPECIAL))
     writer.add_token_merges(["Ġ t"])
-    if adds_bos:
+    if bos is not None:
         writer.add_bos_token_id(tokens.index("<|endoftext|>"))
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
-    writer.add_add_bos_token(adds_bos)
+    writer.add_add_bos_token(bool(bos))
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
