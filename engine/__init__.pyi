@@ -1,9 +1,10 @@
+from .amx import repacks_weights
 from .annex import ANNEX_CELLS
 from .child import environment
 from .comparison import Pace, Rate, compare
 from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
-from .llama import Model, Vocabulary, build_features, repacks_weights
+from .llama import Model, Vocabulary, build_features
 from .messages import (
     Finished,
     Generate,

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import loaderrors, states
+from engine.amx import repacks_weights
 from engine.dimensions import Dimensions
 from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeError
 from engine.plan import BATCH
@@ -53,23 +54,6 @@ def _logging_to(log: Callable[[str], None], *, least: int = 0) -> Iterator[None]
         yield
     finally:
         silence()
-
-
-def _has_amx() -> bool:
-    """Whether llama.cpp would repack weights for AMX tiles, which is not safe.
-
-    Its first `ldtilecfg` in a worker thread was seen to fault (SIGSEGV in ggml_backend_amx_mul_mat, Xeon on KVM). The
-    AVX-512 kernels on weights as they lie are what is left there; elsewhere repacking is on.
-    """
-    try:
-        return " amx_tile " in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
-def repacks_weights() -> bool:
-    """Whether weights are laid out anew for this processor's kernels when they are loaded."""
-    return not _has_amx()
 
 
 def build_features() -> frozenset[str]:
@@ -166,7 +150,7 @@ class Model:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only
-        params.use_extra_bufts = not _has_amx()
+        params.use_extra_bufts = repacks_weights()
         errors: list[str] = []
         with _logging_to(errors.append, least=_ERROR):
             pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
@@ -216,9 +200,11 @@ class _Context:
         params.swa_full = True
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.no_perf = True
-        pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        errors: list[str] = []
+        with _logging_to(errors.append, least=_ERROR):
+            pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
-            raise ModelLoadError(f"no context of {cells} cells could be made")
+            raise ModelLoadError(f"no context of {cells} cells could be made: {loaderrors.context_reason(errors)}")
         self._pointer = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._batch = llama_cpp.llama_batch_init(batch, 0, 1)

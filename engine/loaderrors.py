@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+_NO_MEMORY: Final = r"(?:unable to|failed to) allocate|insufficient memory|bad_alloc|Cannot allocate memory"
 _SAID: Final = (
     (r"failed to open GGUF file '(?:.*/)?(.*)' \((.*)\)", r"\1 can't be opened: \2"),
     (r"invalid magic characters", "it is not a GGUF file"),
@@ -22,6 +23,10 @@ _SAID: Final = (
     ),
     (r"unknown pre-tokenizer type: '(.*)'", r"this llama.cpp does not know its tokenizer '\1': update Samovar"),
     (
+        r"encountered (?:bad_alloc|length_error) error while reading",
+        "it is damaged, or there is not enough memory to read it",
+    ),
+    (
         r"failed to read (magic|header|key-value pairs|tensor info|tensor data)|remaining file size|the file bounds",
         "it is incomplete or damaged: download it again",
     ),
@@ -30,10 +35,7 @@ _SAID: Final = (
         "it is not the first part of its split model: name the one with -00001-of-",
     ),
     (r"invalid split file name", "it is the first part of a split model, and must keep its name NAME-00001-of-N.gguf"),
-    (
-        r"(?:unable to|failed to) allocate.*|.*bad_alloc.*|.*Cannot allocate memory.*",
-        r"there is not enough memory: \g<0>",
-    ),
+    (_NO_MEMORY, "there is not enough memory: raise the memory limit, or use a smaller model"),
 )
 """Patterns of llama.cpp 0.3.36's messages, in the order of precedence, and what they mean."""
 _PREFIX: Final = re.compile(r"^(?:\w+: )?(?:error loading model(?: \w+)?: )*")
@@ -51,5 +53,17 @@ def reason(path: Path, errors: Sequence[str]) -> str:
         for line in errors:
             if match := re.search(pattern, line):
                 return match.expand(meaning)
+    return _first(errors)
+
+
+def context_reason(errors: Sequence[str]) -> str:
+    """Return why no context could be made of a model that is loaded."""
+    if any(re.search(_NO_MEMORY, line) for line in errors):
+        return "there is not enough memory: set a smaller context or engine_memory, or raise the memory limit"
+    return _first(errors)
+
+
+def _first(errors: Sequence[str]) -> str:
+    """Return the cause in llama.cpp's own words."""
     lines = [text for line in errors if (text := " ".join(_PREFIX.sub("", line.strip()).split()))]
     return lines[0][:300] if lines else "llama.cpp gives no reason"

@@ -8,7 +8,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache import CacheConfig
-from engine import ANNEX_CELLS, WIDEST, Dimensions, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark, model_size
+from engine import (
+    ANNEX_CELLS,
+    WIDEST,
+    Dimensions,
+    Model,
+    Plan,
+    Sampling,
+    Vocabulary,
+    WorkerConfig,
+    mark,
+    model_size,
+    repacks_weights,
+)
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.digests import model_digest
 from gateway.inspection import require_good
@@ -20,6 +32,8 @@ from gateway.settings import Settings
 
 SEQUENCES = 32
 """Sequence numbers of one engine, running and remembered."""
+GATEWAY_BYTES = 150 << 20
+"""Bytes of the gateway itself, with the libraries and a vocabulary (measured, facts.md)."""
 OVERHEAD = 250 << 20
 """Bytes of an engine beside weights and cells: interpreter, libraries, vocabulary, contexts' buffers (measured)."""
 IDLE_CELLS = 2048
@@ -50,6 +64,16 @@ class ServedModel:
     plan: Plan
     engines: int
     """Engine processes at most."""
+
+    def footprint(self, engines: int) -> int:
+        """Return the bytes that the gateway and so many engines take, all cells in use. Raises OSError.
+
+        Cells are allocated when an engine starts; weights are shared unless they are repacked.
+        """
+        weights, engine = model_size(self.entry.path), self.cell_bytes + OVERHEAD
+        if repacks_weights():
+            return GATEWAY_BYTES + engines * (engine + weights)
+        return GATEWAY_BYTES + weights + engines * engine
 
     def worker(self, cache: CacheConfig, state_dir: Path) -> WorkerConfig:
         """What its engines are started with; digests of files are remembered in `state_dir`. Raises OSError."""

@@ -15,7 +15,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-import psutil
 from rich.console import Console
 from rich.text import Text
 
@@ -28,13 +27,11 @@ from gateway.cli.larder import Larder
 from gateway.cli.line import get
 from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import forgive_encodings, plain
-from gateway.machine import available_cores, schedulable_cpus, total_memory
+from gateway.machine import available_cores, available_memory, schedulable_cpus
 from gateway.prompt import TemplateError
-from gateway.served import OVERHEAD, ServedModel, load
+from gateway.served import ServedModel, load
 from gateway.settings import Settings
 
-GATEWAY_BYTES: Final = 150 << 20
-"""The gateway itself, with the libraries and a vocabulary (measured, facts.md)."""
 Values = Mapping[str, object]
 LEAST_DISK: Final = 1 << 30
 MESSAGE: Final = [{"role": "user", "content": "x"}]
@@ -151,15 +148,10 @@ class Doctor:
             yield self._good("cores", "cores_are", **values)
 
     def _memory(self) -> Iterator[Finding]:
-        """Cells are paid for when an engine starts; weights are shared unless they are repacked."""
         if self._served is None:
             return
-        path = self._served.entry.path
-        weights, engines = model_size(path), self._settings.engine_count
-        engine = self._served.cell_bytes + OVERHEAD
-        shared, engine = (0, engine + weights) if repacks_weights() else (weights, engine)
-        available = _available_memory()
-        one, all_ = (GATEWAY_BYTES + shared + count * engine for count in (1, engines))
+        engines, available = self._settings.engine_count, available_memory()
+        one, all_ = (self._served.footprint(count) for count in (1, engines))
         values: Values = {
             "one": _size(one),
             "all": _size(all_),
@@ -262,11 +254,6 @@ def _cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(found[1].split()) if found else frozenset()
-
-
-def _available_memory() -> int:
-    """Bytes that can be had without swapping; a container's limit is one, too."""
-    return min(psutil.virtual_memory().available, total_memory())
 
 
 def _size(size: int) -> str:
