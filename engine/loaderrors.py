@@ -9,7 +9,7 @@ from typing import Final
 
 _NO_MEMORY: Final = r"(?:unable to|failed to) allocate|insufficient memory|bad_alloc|Cannot allocate memory"
 _SAID: Final = (
-    (r"failed to open GGUF file '(?:.*/)?(.*)' \((.*)\)", r"\1 can't be opened: \2"),
+    (r"failed to open GGUF file '.*' \((.*)\)", r"it can't be opened: \1"),
     (r"invalid magic characters", "it is not a GGUF file"),
     (r"GGUFv1 is no longer supported", "it is GGUF version 1, which llama.cpp no longer reads: convert it again"),
     (
@@ -38,6 +38,8 @@ _SAID: Final = (
     (_NO_MEMORY, "there is not enough memory: raise the memory limit, or use a smaller model"),
 )
 """Patterns of llama.cpp 0.3.36's messages, in the order of precedence, and what they mean."""
+_SHARD: Final = re.compile(r"failed to load GGUF split from (?:.*/)?(.*)")
+"""Which file of a split model a cause concerns, if it is not the first."""
 _PREFIX: Final = re.compile(r"^(?:\w+: )?(?:error loading model(?: \w+)?: )*")
 """The function that logs, and what llama.cpp puts before the message of an exception."""
 
@@ -49,6 +51,11 @@ def reason(path: Path, errors: Sequence[str]) -> str:
             return "it is empty: download it again"
     except OSError as error:
         return f"it can't be opened: {error.strerror}"
+    shard = next((match[1] for line in errors if (match := _SHARD.search(line))), "")
+    return f"{shard}: {_cause(errors)}" if shard else _cause(errors)
+
+
+def _cause(errors: Sequence[str]) -> str:
     for pattern, meaning in _SAID:
         for line in errors:
             if match := re.search(pattern, line):

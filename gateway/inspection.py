@@ -114,7 +114,7 @@ def _look(path: Path) -> Verdict:
         message = [{"role": "user", "content": "x"}]
         prompt.whole(message, date=lambda _: "")
         prompt.follow_up(message, date=lambda _: "")
-    except ModelLoadError as error:
+    except (ModelLoadError, OSError) as error:
         return Verdict("unreadable", str(error))
     except (TemplateError, StopIteration) as error:
         reason = " ".join(str(error).split())[:300]

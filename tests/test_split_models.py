@@ -108,7 +108,16 @@ def test_missing_shards_are_named(shards: list[Path]) -> None:
     with pytest.raises(ModelNotAvailableError, match=r"tiny-00002-of-00003\.gguf is missing in"):
         find(str(shards[0]))
     shards[2].unlink()
-    assert "tiny-00002-of-00003.gguf can't be opened: No such file" in inspect(shards[0]).reason
+    assert "tiny-00002-of-00003.gguf: it can't be opened: No such file" in inspect(shards[0]).reason
+
+
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_shard_whose_header_is_truncated_is_named(shards: list[Path], length: int) -> None:
+    os.truncate(shards[1], length)
+    reason = inspect(shards[0]).reason
+    assert (
+        reason == f"{shards[0].name} can't be loaded: {shards[1].name}: it is incomplete or damaged: download it again"
+    )
 
 
 def test_a_later_shard_refers_to_the_first(shards: list[Path]) -> None:
