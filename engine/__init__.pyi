@@ -1,8 +1,10 @@
+from .amx import repacks_weights
 from .annex import ANNEX_CELLS
 from .child import environment
 from .comparison import Pace, Rate, compare
+from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
-from .llama import Model, Vocabulary, build_features, repacks_weights
+from .llama import Model, Vocabulary, build_features
 from .messages import (
     Finished,
     Generate,
@@ -15,7 +17,7 @@ from .messages import (
     Tokens,
     WorkerConfig,
 )
-from .modelfile import Mark, digest, mark
+from .modelfile import Mark, digest, file_digest, file_mark, mark, model_files, model_path, model_size, shard
 from .plan import WIDEST, Plan, Times, groups, heuristic, round_seconds, seconds
 from .pool import EnginePool
 from .process import Answer, EngineProcess, State
@@ -23,6 +25,7 @@ from .quality import Drift, drift
 from .quantization import QUANTIZATIONS, bits, quantize
 from .residents import common_prefix
 from .resources import Usage, engines_of, usage
+from .splits import split_fault
 from .tuning import measure
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "WIDEST",
     "Answer",
     "DecodeError",
+    "Dimensions",
     "Drift",
     "EngineDiedError",
     "EngineError",
@@ -65,13 +69,20 @@ __all__ = [
     "drift",
     "engines_of",
     "environment",
+    "file_digest",
+    "file_mark",
     "groups",
     "heuristic",
     "mark",
     "measure",
+    "model_files",
+    "model_path",
+    "model_size",
     "quantize",
     "repacks_weights",
     "round_seconds",
     "seconds",
+    "shard",
+    "split_fault",
     "usage",
 ]

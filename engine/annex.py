@@ -32,7 +32,7 @@ class Cells(Protocol):
     def decode(self, entries: Sequence[tuple[int, int, int, bool]]) -> None:
         """Run a step."""
 
-    def cut(self, sequence: int, length: int) -> None:
+    def cut(self, sequence: int, length: int) -> object:
         """Keep the first `length` tokens of `sequence`."""
 
     def save(self, sequence: int, start: int, end: int) -> bytes:

@@ -7,6 +7,7 @@ import signal
 from typing import Final
 
 _SIGNS: Final = (
+    (re.compile(rb"GGML_ASSERT\(ctx->mem_buffer != NULL\)"), "out of memory"),
     (re.compile(rb"GGML_ASSERT|GGML_ABORT"), "llama.cpp found itself in a state that it refuses"),
     (re.compile(rb"bad_alloc|failed to allocate|MemoryError|out of memory|Cannot allocate"), "out of memory"),
     (re.compile(rb"Too many open files"), "too many open files"),

@@ -31,7 +31,7 @@ class Cells(Protocol):
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
         """Append them to `sequence`, which ends at `start`; False, and nothing done, if they do not fit."""
 
-    def cut(self, sequence: int, length: int) -> None:
+    def cut(self, sequence: int, length: int) -> object:
         """Keep the first `length` tokens of `sequence`."""
 
 

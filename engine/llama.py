@@ -10,8 +10,9 @@ import ctypes
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import states
+from engine import loaderrors, states
+from engine.amx import repacks_weights
+from engine.dimensions import Dimensions
 from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeError
 from engine.plan import BATCH
 
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
+
+
+_ERROR, _CONTINUED = 4, 5  # ggml's log levels; the second is of text that continues the last line
 
 
 def silence() -> None:
@@ -31,21 +37,23 @@ def silence() -> None:
     llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
 
 
-def _has_amx() -> bool:
-    """Whether llama.cpp would repack weights for AMX tiles, which is not safe.
+@contextmanager
+def _logging_to(log: Callable[[str], None], *, least: int = 0) -> Iterator[None]:
+    """Pass the lines of llama.cpp's log of at least the level `least` to `log`, and silence it afterwards."""
+    current = 0
 
-    Its first `ldtilecfg` in a worker thread was seen to fault (SIGSEGV in ggml_backend_amx_mul_mat, Xeon on KVM). The
-    AVX-512 kernels on weights as they lie are what is left there; elsewhere repacking is on.
-    """
+    def write(level: int, text: bytes, _data: int) -> None:
+        nonlocal current
+        current = current if level == _CONTINUED else level
+        if current >= least:
+            log(text.decode(errors="replace"))
+
+    callback = llama_cpp.llama_log_callback(write)  # kept alive: llama.cpp holds the pointer
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     try:
-        return " amx_tile " in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
-def repacks_weights() -> bool:
-    """Whether weights are laid out anew for this processor's kernels when they are loaded."""
-    return not _has_amx()
+        yield
+    finally:
+        silence()
 
 
 def build_features() -> frozenset[str]:
@@ -115,6 +123,12 @@ class Vocabulary:
         }
         return {name: self.text(token) for name, token in tokens.items() if token >= 0}
 
+    @property
+    def leading_bos(self) -> int | None:
+        """The token that llama.cpp's tokenizer puts before a prompt (`add_bos_token`), or None."""
+        bos: int = llama_cpp.llama_vocab_bos(self._vocab)
+        return bos if bos >= 0 and llama_cpp.llama_vocab_get_add_bos(self._vocab) else None
+
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all tokens' texts and kinds: token ids mean the same under the same digest."""
@@ -146,10 +160,12 @@ class Model:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only
-        params.use_extra_bufts = not _has_amx()
-        pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        params.use_extra_bufts = repacks_weights()
+        errors: list[str] = []
+        with _logging_to(errors.append, least=_ERROR):
+            pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
-            raise ModelLoadError(f"{path.name} is not a model that llama.cpp can load")
+            raise ModelLoadError(f"{path.name} can't be loaded: {loaderrors.reason(path, errors)}")
         self.pointer = pointer
         self.vocabulary = Vocabulary(self)
 
@@ -159,22 +175,10 @@ class Model:
         n = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return None if n < 0 else buffer.value.decode(errors="replace")
 
-    def _number(self, key: str, default: int) -> int:
-        value = self.metadata(f"{self.metadata('general.architecture')}.{key}") or ""
-        return int(value) if value.isdecimal() else default
-
-    @property
-    def trained_context(self) -> int:
-        """Tokens of context that the model was trained for."""
-        return self._number("context_length", 2048)
-
-    @property
-    def bytes_a_token(self) -> int:
-        """Bytes that one token's KV takes in f16, over all layers; known without the weights."""
-        heads = self._number("attention.head_count", 1)
-        width = self._number("embedding_length", 0) // heads
-        key, value = (self._number(f"attention.{part}_length", width) for part in ("key", "value"))
-        return self._number("block_count", 1) * self._number("attention.head_count_kv", heads) * (key + value) * 2
+    @functools.cached_property
+    def dimensions(self) -> Dimensions:
+        """The sizes that the file's metadata states."""
+        return Dimensions(self.metadata)
 
     @property
     def has_blocks(self) -> bool:
@@ -206,9 +210,11 @@ class _Context:
         params.swa_full = True
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.no_perf = True
-        pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        errors: list[str] = []
+        with _logging_to(errors.append, least=_ERROR):
+            pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
-            raise ModelLoadError(f"no context of {cells} cells could be made")
+            raise ModelLoadError(f"no context of {cells} cells could be made: {loaderrors.context_reason(errors)}")
         self._pointer = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._batch = llama_cpp.llama_batch_init(batch, 0, 1)
@@ -238,9 +244,9 @@ class _Context:
         """Use `threads` from the next step on; costs nothing."""
         llama_cpp.llama_set_n_threads(self._pointer, threads, threads)
 
-    def cut(self, sequence: int, length: int) -> None:
-        """Keep the first `length` tokens of `sequence`."""
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
+    def cut(self, sequence: int, length: int) -> bool:
+        """Keep the first `length` tokens of `sequence`; False if that cannot be done, as in a recurrent state."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1))
 
     def length(self, sequence: int) -> int:
         """Tokens of `sequence` in the cells."""
@@ -375,20 +381,15 @@ def quantize(source: Path, target: Path, ftype: int, *, threads: int, log: Calla
     """Write the weights of `source` as `ftype` to `target`; `log` hears llama.cpp. Raises QuantizeError."""
     failure = ""
 
-    def hear(_level: int, text: bytes, _data: int) -> None:
+    def hear(line: str) -> None:
         nonlocal failure
-        line = text.decode(errors="replace")
         failure = line.partition("failed to quantize:")[2].strip() or failure
         log(line)
 
-    callback = llama_cpp.llama_log_callback(hear)  # kept alive: llama.cpp holds the pointer
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.allow_requantize = ftype, threads, True
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    try:
+    with _logging_to(hear):
         status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
-    finally:
-        silence()
     if status != 0:
         raise QuantizeError(failure or f"llama_model_quantize returned {status}")

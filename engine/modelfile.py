@@ -1,40 +1,123 @@
-"""What a model file is told by: its contents' digest, and marks that change when somebody writes to it."""
+"""Identity of a model: the files that it consists of, their change marks, and the digest of their contents.
+
+A model is one GGUF file, or a split model: shards `NAME-00001-of-00003.gguf` and so on in one folder, of which
+llama.cpp is given the first and opens the others by their names.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from engine.errors import ModelLoadError
 
+_SHARD: Final = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+"""llama.cpp's own pattern (llama_split_path): it loads no split model whose files have other names."""
 
-class Mark(NamedTuple):
-    """As long as these stay the same, so does the content."""
+
+class FileMark(NamedTuple):
+    """While these stay the same, so does the content of a file."""
 
     size: int
     changed_ns: int
     inode: int
 
 
-def mark(path: Path) -> Mark:
-    """A file's marks now. Raises OSError."""
+Mark = tuple[FileMark, ...]
+"""The marks of all files of a model, the first shard's first."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The place of a file in a split model, as its name states it."""
+
+    prefix: str
+    number: int
+    """Counted from 1."""
+    count: int
+
+    def file(self, number: int) -> str:
+        """Return the name of shard `number`."""
+        return f"{self.prefix}-{number:05}-of-{self.count:05}.gguf"
+
+
+def shard(path: Path) -> Shard | None:
+    """Return what the name of `path` states about a split model of two or more shards; None for any other name."""
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
+        return None
+    found = Shard(match["prefix"], int(match["number"]), int(match["count"]))
+    return found if 1 <= found.number <= found.count and found.count > 1 else None
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return all files of the model whose first file is `path`, whether they exist or not.
+
+    A first shard without any sibling counts as a single file: it may be one that only has such a name, and if it is
+    not, llama.cpp names the shard that is missing.
+    """
+    named = shard(path)
+    if named is None or named.number != 1:
+        return [path]
+    shards = [path, *(path.with_name(named.file(number)) for number in range(2, named.count + 1))]
+    return shards if any(file.exists() for file in shards[1:]) else [path]
+
+
+def model_path(path: Path) -> Path:
+    """Return the absolute path by which llama.cpp finds all shards of `path`.
+
+    Links are followed, except where they would lead a first shard away from its siblings: in a Hugging Face cache the
+    shards are links into a folder of blobs, whose names are digests.
+    """
+    kept, followed = path.absolute(), path.resolve()
+    if shard(path) is None:
+        return followed
+    return followed if shard(followed) and len(model_files(kept)) < len(model_files(followed)) else kept
+
+
+def model_size(path: Path) -> int:
+    """Return the bytes of all files of a model. Raises OSError."""
+    return sum(file.stat().st_size for file in model_files(path))
+
+
+def file_mark(path: Path) -> FileMark:
+    """Return the marks of one file. Raises OSError."""
     stat = path.stat()
-    return Mark(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return FileMark(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def mark(path: Path) -> Mark:
+    """Return the marks of all files of a model. Raises OSError."""
+    return tuple(map(file_mark, model_files(path)))
 
 
 def require_same(path: Path, before: Mark | None, was: object) -> None:
-    """Refuse another model than the one whose marks and digest these are: its KV would be taken for that one's.
+    """Refuse a model that is not the one with these marks and this digest, because its KV would be taken for its own.
 
     Raises ModelLoadError.
     """
-    with suppress(OSError):  # what cannot be read cannot be loaded either
+    with suppress(OSError):  # a file that cannot be read cannot be loaded either
         if before not in (None, mark(path)) and digest(path) != was:
             raise ModelLoadError(f"{path.name} is another model than when the server started: restart it")
 
 
-def digest(path: Path) -> str:
-    """Hexadecimal SHA-256; half a gigabyte takes a third of a second. Raises OSError."""
+def file_digest(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of one file; half a gigabyte takes a third of a second. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(path: Path, of_file: Callable[[Path], str] = file_digest) -> str:
+    """Return the digest of a model: the SHA-256 of a single file, or of the lines of all shards' SHA-256.
+
+    `of_file` returns that of one file. Raises OSError.
+    """
+    digests = [of_file(file) for file in model_files(path)]
+    if len(digests) == 1:  # stored KV blocks depend on it
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()

@@ -80,8 +80,11 @@ class Places:
             self.write_home(sequence, leave=True)
         if self._annex is not None:
             self._annex.drop(sequence.request)
-        # A failed step may have left part of a chunk behind.
-        self.home.cut(sequence.resident.sequence, len(sequence.resident.tokens))
+        # A failed step may have left part of a chunk behind, which cannot be taken back from a recurrent state.
+        resident = sequence.resident
+        if not self.home.cut(resident.sequence, len(resident.tokens)):
+            self.home.cut(resident.sequence, 0)
+            resident.tokens = []
 
     def set_threads(self, threads: int) -> None:
         """Use so many from the next step on."""

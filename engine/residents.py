@@ -19,7 +19,7 @@ class Cells(Protocol):
     def share(self, source: int, target: int, length: int) -> None:
         """Let `target` own the first `length` cells of `source` too."""
 
-    def cut(self, sequence: int, length: int) -> None:
+    def cut(self, sequence: int, length: int) -> object:
         """Keep the first `length` tokens of `sequence`."""
 
 
@@ -74,14 +74,19 @@ class Residents:
         *,
         cells: int,
         sequences: int,
+        divisible: bool = True,
         on_loss: Callable[[Resident], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start empty; `on_loss` is called before cells of an idle resident are given up."""
+        """Start empty; `on_loss` is called before cells of an idle resident are given up.
+
+        A context that is not `divisible` holds recurrent states: a prompt continues all tokens of a resident, or none.
+        """
         self._context = context
         self._clock = clock
         self._on_loss = on_loss
         self._cells = cells
+        self.divisible = divisible
         self._all = [Resident(sequence) for sequence in range(sequences)]
 
     @property
@@ -149,7 +154,7 @@ class Residents:
             common = len(tokens) - 1 if resident.scope == scope else min(resident.public, public, len(tokens) - 1)
             if common > length and resident.tokens:
                 n = min(common_prefix(resident.tokens, tokens), common)
-                if n > length:
+                if n > length and (self.divisible or n == len(resident.tokens)):
                     best, length = resident, n
         return best, length
 

@@ -43,7 +43,7 @@ class Streams(Protocol):
     def decode(self, entries: Sequence[tuple[int, int, int, bool]]) -> None:
         """Run a step, its entries in the order of their sequences."""
 
-    def cut(self, sequence: int, length: int) -> None:
+    def cut(self, sequence: int, length: int) -> object:
         """Keep the first `length` tokens of `sequence`."""
 
     def save(self, sequence: int, start: int) -> bytes | None:

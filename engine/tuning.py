@@ -16,6 +16,7 @@ import msgspec
 
 from engine.child import environment
 from engine.errors import ModelLoadError
+from engine.modelfile import model_size
 from engine.plan import Plan, Times, heuristic, seconds
 from engine.stopwatch import Kind, Question
 
@@ -121,7 +122,7 @@ def measure(
     asked wait for their input. Raises ModelLoadError.
     """
     counts = range(1, min(engines, cores) + 1)
-    guesses = heuristic(model.stat().st_size, cores, len(counts)).times
+    guesses = heuristic(model_size(model), cores, len(counts)).times
     span = _Budget(budget, clock)
     times = []
     with ExitStack() as stack:

@@ -89,7 +89,7 @@ class Worker:
         self._vocabulary = model.vocabulary
         self._grammars = Grammars(model.vocabulary)
         self._places = Places(model, cells=config.cells, sequences=config.sequences)
-        self.cells = self._places.cells
+        home, self.cells = self._places.home, self._places.cells
         self._idle_cells = config.idle_cells
         self._operations: deque[Operation] = deque()
         self._cache: PrefixCache | None = None
@@ -97,7 +97,7 @@ class Worker:
         if config.cache is not None and model.has_blocks:
             self._open_cache(config)
         self._residents = Residents(
-            self._places.home, cells=self.cells, sequences=config.sequences, on_loss=self._keep_before_loss
+            home, cells=self.cells, sequences=config.sequences, divisible=model.has_blocks, on_loss=self._before_loss
         )
         self._scheduler = Scheduler(config.plan)
         self._runs: dict[int, Run] = {}
@@ -241,7 +241,7 @@ class Worker:
         for other in self._runs.values():
             within = len(tokens) - 1 if other.message.scope == scope else min(public, other.message.public)
             most = min(within, other.sequence.prompt)
-            if other.scheduled and most >= length:
+            if other.scheduled and most >= length and self._residents.divisible:
                 common = min(most, common_prefix(other.sequence.tokens, tokens))
                 if common >= length:
                     best, length = other, common
@@ -359,7 +359,7 @@ class Worker:
         self._leaving -= 1
         self._channel.send(last)
 
-    def _keep_before_loss(self, resident: Resident) -> None:
+    def _before_loss(self, resident: Resident) -> None:
         if self._keeper is not None:
             self._keeper.flush(resident)
 

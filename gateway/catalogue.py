@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from engine import model_files, model_path, shard
 from gateway.library import Library
 
 if TYPE_CHECKING:
@@ -114,14 +115,31 @@ def find(model: str, library: Library | None = None) -> Entry:
         return Entry(model, path, published.languages, published.defaults, trusted=model == EMBEDDED)
     own = (library or Library()).own(model)
     if own is not None:
-        return Entry(model, own.resolve())
+        return _own_model(model, own)
     with contextlib.suppress(OSError, RuntimeError):  # a name too long for a file, or a home that nobody has
         path = Path(model).expanduser()
         if path.is_file():
-            return Entry(path.name.removesuffix(".gguf"), path.resolve())
+            return _own_model(path.name.removesuffix(".gguf"), path)
     raise ModelNotAvailableError(
         f"model: {model} is neither a file here nor a known name; `samovar models list` shows those ({EMBEDDED}, …)"
     )
+
+
+def _own_model(name: str, path: Path) -> Entry:
+    """Return the entry of a file that is not the catalogue's. Raises ModelNotAvailableError for an incomplete model."""
+    part = shard(path)
+    if part is not None and part.number > 1 and path.with_name(part.file(1)).exists():
+        raise ModelNotAvailableError(
+            f"model: {path.name} is part {part.number} of a split model: name its first part, {part.file(1)}"
+        )
+    path = model_path(path)
+    missing = [file.name for file in model_files(path) if not file.is_file()]
+    if missing:
+        raise ModelNotAvailableError(
+            f"model: {path.name} is a split model, and {', '.join(missing)} is missing in {path.parent}: "
+            "put all its parts into one folder"
+        )
+    return Entry(name, path)
 
 
 def sampling_defaults(entry: Entry, model: Model) -> SamplingDefaults:

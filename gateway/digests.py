@@ -1,4 +1,4 @@
-"""SHA-256 of model files, each file read once: a digest is good as long as size, time and inode stay the same."""
+"""Digests of models, each file read once: a file's SHA-256 is good while size, time and inode stay the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from engine import digest, mark
+from engine import digest, file_mark
+from engine import file_digest as compute_digest
 
 _FILE: Final = "digests.json"
 
@@ -20,15 +21,20 @@ class _Known(msgspec.Struct, frozen=True):
     digest: str
 
 
+def model_digest(path: Path, state_dir: Path) -> str:
+    """Return the digest of a model, all its shards included. Raises OSError."""
+    return digest(path, lambda file: file_digest(file, state_dir))
+
+
 def file_digest(path: Path, state_dir: Path) -> str:
     """Hexadecimal SHA-256 of a file; half a gigabyte takes a third of a second the first time. Raises OSError."""
     path = path.resolve()
     known = _read(state_dir)
-    now = mark(path)
+    now = file_mark(path)
     found = known.get(str(path))
     if found is not None and (found.size, found.changed_ns, found.inode) == now:
         return found.digest
-    new_digest = digest(path)
+    new_digest = compute_digest(path)
     # Two gateways that write at the same time lose one entry at worst, which is found out again.
     with contextlib.suppress(OSError):  # as it is where there is no such folder yet, or it can't be written to
         new = state_dir / f"{_FILE}.new"

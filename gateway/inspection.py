@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from engine import Model, ModelLoadError, environment
+from engine import Model, ModelLoadError, environment, model_files, split_fault
 from gateway.catalogue import ModelNotAvailableError
 from gateway.prompt import Prompt, TemplateError
 
@@ -96,13 +96,16 @@ def inspect(model: Path) -> Verdict:
 
 
 def _stamp(model: Path) -> str:
-    """What tells a file from another at the same path, and a build of llama.cpp from another."""
-    status = model.stat()
-    return f"{status.st_size} {status.st_mtime_ns} {metadata.version('llama-cpp-python')}"
+    """What tells a model from another at the same path, and a build of llama.cpp from another."""
+    marks = [file.stat() for file in model_files(model)]
+    shown = (f"{mark.st_size} {mark.st_mtime_ns}" for mark in marks)
+    return f"{' '.join(shown)} {metadata.version('llama-cpp-python')}"
 
 
 def _look(path: Path) -> Verdict:
     try:
+        if fault := split_fault(path):
+            return Verdict("unreadable", f"{path.name} can't be loaded: {fault}")
         model = Model(path, vocab_only=True)
         template = model.chat_template
         if template is None:
@@ -111,7 +114,7 @@ def _look(path: Path) -> Verdict:
         message = [{"role": "user", "content": "x"}]
         prompt.whole(message, date=lambda _: "")
         prompt.follow_up(message, date=lambda _: "")
-    except ModelLoadError as error:
+    except (ModelLoadError, OSError) as error:
         return Verdict("unreadable", str(error))
     except (TemplateError, StopIteration) as error:
         reason = " ".join(str(error).split())[:300]

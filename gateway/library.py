@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from engine import shard
+
 
 class Record(msgspec.Struct, frozen=True):
     """What was verified when a file came here."""
@@ -64,8 +66,12 @@ class Library:
             return None
 
     def files(self) -> list[Path]:
-        """All model files of the library."""
-        return sorted(self.folder.glob("*.gguf"))
+        """Return the first file of each model of the library."""
+        return [path for path in sorted(self.folder.glob("*.gguf")) if not self._is_later_shard(path)]
+
+    def _is_later_shard(self, path: Path) -> bool:
+        part = shard(path)
+        return part is not None and part.number > 1 and path.with_name(part.file(1)).exists()
 
     def _record_path(self, file: str) -> Path:
         return self.folder / f"{file}.json"

@@ -33,6 +33,11 @@ def total_memory(*, root: Path = ROOT) -> int:
     return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
+def available_memory() -> int:
+    """Bytes that can be had without swapping; a container's limit is one, too."""
+    return min(psutil.virtual_memory().available, total_memory())
+
+
 def processor() -> str:
     """The processor's own name, as far as the system tells."""
     lines = _read(Path("/proc/cpuinfo")).splitlines()

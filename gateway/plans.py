@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from engine import Plan, build_features, heuristic
-from gateway.digests import file_digest
+from engine import Plan, build_features, heuristic, model_size
+from gateway.digests import model_digest
 from gateway.machine import processor
 from gateway.settings import Settings
 
@@ -22,7 +22,7 @@ class Key(msgspec.Struct, frozen=True):
     """What step times depend on."""
 
     model: str
-    """SHA-256 of the model file."""
+    """Digest of the model's files."""
     build: str
     processor: str
     cores: int
@@ -31,7 +31,7 @@ class Key(msgspec.Struct, frozen=True):
     def of(cls, path: Path, settings: Settings) -> Key:
         """The key of a model file on this machine. Raises OSError."""
         build = f"{version('llama-cpp-python')} {' '.join(sorted(build_features()))}"
-        return cls(file_digest(path, settings.state_dir), build, processor(), settings.cores)
+        return cls(model_digest(path, settings.state_dir), build, processor(), settings.cores)
 
     @property
     def file(self) -> str:
@@ -52,7 +52,7 @@ def planned(path: Path, settings: Settings) -> Plan:
             plan = msgspec.json.decode((folder / Key.of(path, settings).file).read_bytes(), type=_Saved).plan
             if plan.times[-1].engines >= settings.engine_count:  # else it can't tell whether more engines are better
                 return plan
-    return heuristic(path.stat().st_size, settings.cores, settings.engine_count)
+    return heuristic(model_size(path), settings.cores, settings.engine_count)
 
 
 def save(plan: Plan, path: Path, settings: Settings) -> Path:

@@ -20,6 +20,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gateway.bos import beginning
 from gateway.wording import OPENING, Message, Tool, in_words, with_tools
 
 _KEPT: Final = frozenset(
@@ -38,6 +39,10 @@ class Tokenizer(Protocol):
     @property
     def edges(self) -> Mapping[str, str]:
         """The tokens that begin and end a text, as `bos_token` and `eos_token`; not all models have both."""
+
+    @property
+    def leading_bos(self) -> int | None:
+        """The token that the model's file asks for before a prompt, or None."""
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of `text`; only with `special` may it become control tokens."""
@@ -138,7 +143,7 @@ class Prompt:
         """
         if not self._knows_tools:
             messages, tools = with_tools(messages, tools), ()
-        return self._tokenize(self._render(messages, date, answer=answer, tools=tools))
+        return self._begun(self._render(messages, date, answer=answer, tools=tools))
 
     def follow_up(
         self, messages: Sequence[Message], *, date: Callable[[str], str], after: str = "assistant", answer: bool = True
@@ -175,6 +180,15 @@ class Prompt:
             while spans and not spans[-1].outside:
                 spans.pop()
         return spans
+
+    def _begun(self, spans: Sequence[Span]) -> list[int]:
+        """Return the ids of a prompt from its beginning; there are none if nothing is to be encoded."""
+        if not spans:
+            return []
+        text = "" if spans[0].outside else spans[0].text
+        bos, rest = beginning(text, self._tokenizer.leading_bos, self._tokenizer.edges.get("bos_token", ""))
+        spans = spans if spans[0].outside else [Span(rest, outside=False), *spans[1:]]
+        return bos + self._tokenize(spans)
 
     def _tokenize(self, spans: Sequence[Span]) -> list[int]:
         return [i for span in spans for i in self._tokenizer.tokenize(span.text, special=not span.outside)]

@@ -8,9 +8,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache import CacheConfig
-from engine import ANNEX_CELLS, WIDEST, Mark, Model, Plan, Sampling, Vocabulary, WorkerConfig, mark
+from engine import (
+    ANNEX_CELLS,
+    WIDEST,
+    Dimensions,
+    Mark,
+    Model,
+    Plan,
+    Sampling,
+    Vocabulary,
+    WorkerConfig,
+    mark,
+    model_size,
+    repacks_weights,
+)
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
-from gateway.digests import file_digest
+from gateway.digests import model_digest
 from gateway.inspection import require_good
 from gateway.machine import total_memory
 from gateway.plans import planned
@@ -20,6 +33,8 @@ from gateway.settings import Settings
 
 SEQUENCES = 32
 """Sequence numbers of one engine, running and remembered."""
+GATEWAY_BYTES = 150 << 20
+"""Bytes of the gateway itself, with the libraries and a vocabulary (measured, facts.md)."""
 OVERHEAD = 250 << 20
 """Bytes of an engine beside weights and cells: interpreter, libraries, vocabulary, contexts' buffers (measured)."""
 IDLE_CELLS = 2048
@@ -46,11 +61,23 @@ class ServedModel:
     """KV cells of one engine."""
     memory: int
     """Bytes that one engine may take."""
+    cell_bytes: int
+    """Bytes that the cells of one engine, and its recurrent states, take."""
     has_blocks: bool
     """Whether its KV can be kept in blocks."""
     plan: Plan
     engines: int
     """Engine processes at most."""
+
+    def footprint(self, engines: int) -> int:
+        """Return the bytes that the gateway and so many engines take, all cells in use. Raises OSError.
+
+        Cells are allocated when an engine starts; weights are shared unless they are repacked.
+        """
+        weights, engine = model_size(self.entry.path), self.cell_bytes + OVERHEAD
+        if repacks_weights():
+            return GATEWAY_BYTES + engines * (engine + weights)
+        return GATEWAY_BYTES + weights + engines * engine
 
     def worker(self, cache: CacheConfig, state_dir: Path) -> WorkerConfig:
         """What its engines are started with; digests of files are remembered in `state_dir`. Raises OSError."""
@@ -62,7 +89,7 @@ class ServedModel:
             self.plan,
             cache if self.has_blocks else None,
             {
-                "model": file_digest(self.entry.path, state_dir),
+                "model": model_digest(self.entry.path, state_dir),
                 "llama-cpp-python": version("llama-cpp-python"),
                 "context": "f16 keys and values, flash attention, unified, full sliding windows, rope of the model",
             },
@@ -106,10 +133,17 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     template = model.chat_template
     if template is None:
         raise ModelNotAvailableError(f"model: {entry.name} has no chat template, so it is no chat model")
-    context = min(settings.context, model.trained_context)
+    dimensions = model.dimensions
+    if dimensions.trained_context == 0:
+        raise ModelNotAvailableError(
+            f"model: {entry.name} states no trained context ({dimensions.context_key} is 0 or missing), so that no "
+            "request would fit: set that key in its file, or use another file of the model"
+        )
+    context = min(settings.context, dimensions.trained_context)
     plan = planned(entry.path, settings)
     engines = settings.engine_count if settings.engines != "auto" else _engines(plan)
     memory = _memory(settings, engines)
+    cells = _cells(memory - model_size(entry.path), context, dimensions)
     return ServedModel(
         entry=entry,
         vocabulary=model.vocabulary,
@@ -117,7 +151,8 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
         mark=before,
         defaults=sampling_defaults(entry, model),
         context=context,
-        cells=_cells(memory, context, entry.path.stat().st_size, model.bytes_a_token),
+        cells=cells,
+        cell_bytes=cells * dimensions.bytes_a_token + SEQUENCES * dimensions.bytes_a_sequence,
         has_blocks=model.has_blocks,
         memory=memory,
         plan=plan.limited(engines),
@@ -135,9 +170,13 @@ def _memory(settings: Settings, engines: int) -> int:
     return min(total_memory() // 4 // engines, 1 << 30) if settings.engine_memory == "auto" else settings.engine_memory
 
 
-def _cells(memory: int, context: int, weights: int, bytes_a_token: int) -> int:
-    cells = (memory - weights - OVERHEAD) // bytes_a_token - ANNEX_CELLS
-    return max(context, min(cells, MOST_CONTEXTS * context))
+def _cells(memory: int, context: int, dimensions: Dimensions) -> int:
+    """Return the KV cells of one engine that has `memory` bytes beside its weights."""
+    most = MOST_CONTEXTS * context
+    if dimensions.bytes_a_token == 0:  # the state of a recurrent model does not grow with its tokens
+        return most
+    cells = (memory - OVERHEAD - SEQUENCES * dimensions.bytes_a_sequence) // dimensions.bytes_a_token - ANNEX_CELLS
+    return max(context, min(cells, most))
 
 
 def _given(value: float | None, default: float) -> float:

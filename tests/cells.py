@@ -26,9 +26,10 @@ class Cells:
         assert self.held[target] == [], "cells would be mixed"
         self.held[target] = self.held[source][:length]
 
-    def cut(self, sequence: int, length: int) -> None:
+    def cut(self, sequence: int, length: int) -> bool:
         """Keep the first `length` tokens."""
         del self.held[sequence][length:]
+        return True
 
     def save(self, sequence: int, start: int, end: int) -> bytes:
         """What `load` takes."""

@@ -119,7 +119,7 @@ def test_more_cores_than_there_are_is_a_warning(settings: Settings, monkeypatch:
 def test_too_little_memory_is_a_failure_for_one_engine_and_a_warning_for_all(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, available: int, mark: Mark
 ) -> None:
-    monkeypatch.setattr(doctor, "_available_memory", lambda: available << 20)
+    monkeypatch.setattr(doctor, "available_memory", lambda: available << 20)
     assert findings(settings, cores=2, engines=2)["memory"].mark is mark
 
 
@@ -153,7 +153,7 @@ def test_an_address_of_another_machine_is_a_failure(settings: Settings) -> None:
 def test_a_port_that_a_samovar_holds_is_fine_and_its_memory_is_taken_already(
     tiny_server: Gateway, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_available_memory", lambda: 1)
+    monkeypatch.setattr(doctor, "available_memory", lambda: 1)
     found = findings(settings, port=int(tiny_server.url.rpartition(":")[2]))
     assert (found["port"].mark, tiny_server.url in found["port"].text) == (Mark.OK, True)
     assert found["memory"].mark is Mark.OK

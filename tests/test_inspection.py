@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from engine import ModelLoadError
+from engine import ModelLoadError, loaderrors
 from gateway import inspection
 from gateway.catalogue import ModelNotAvailableError
 from gateway.inspection import Verdict, inspect, require_good
@@ -146,6 +148,51 @@ def test_a_truncated_file_is_unreadable_wherever_it_ends(tmp_path: Path, tiny_mo
         verdict = inspect(broken)
         assert (verdict.fault, verdict.reason.count("\n"), length) == ("unreadable", 0, length)
         assert "broken.gguf" in verdict.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda _: b"", "it is empty"),
+        (lambda content: content[:-1], "it is incomplete or damaged: download it again"),
+        (lambda content: b"PK" + content[2:], "it is not a GGUF file"),
+        (lambda content: content[:4] + struct.pack("<I", 1) + content[8:], "it is GGUF version 1, which llama.cpp no"),
+        (lambda content: content[:4] + struct.pack("<I", 9) + content[8:], "reads versions up to 3: update Samovar"),
+        (lambda content: content[:4] + struct.pack(">I", 3) + content[8:], "its GGUF version is impossible"),
+        (lambda content: content.replace(b"qwen2", b"qwen9"), "does not know its architecture 'qwen9'"),
+        (lambda content: content.replace(b"\0qwen2\x15", b"\0qwen9\x15"), "does not know its tokenizer 'qwen9'"),
+    ],
+    ids=["empty", "truncated", "no GGUF", "version 1", "too new", "big-endian", "architecture", "tokenizer"],
+)
+def test_each_kind_of_file_that_is_no_model_has_its_own_reason(
+    tmp_path: Path, tiny_model: Path, change: Callable[[bytes], bytes], reason: str
+) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(change(tiny_model.read_bytes()))
+    verdict = inspect(file)
+    assert verdict.fault == "unreadable"
+    assert verdict.reason.startswith("model.gguf can't be loaded: ")
+    assert reason in verdict.reason
+
+
+def test_a_reason_that_nobody_knows_is_llama_cpps_own(tiny_model: Path) -> None:
+    lines = [
+        "llama_model_load: error loading model: error loading model vocabulary: key not found in model: x\n",
+        "b\n",
+    ]
+    assert loaderrors.reason(tiny_model, lines) == "key not found in model: x"
+    assert loaderrors.reason(tiny_model, []) == "llama.cpp gives no reason"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_a_file_without_a_trained_context_is_refused_by_the_name_of_its_key(tmp_path: Path, command: str) -> None:
+    file = tiny.write_tiny_model(tmp_path / "model.gguf", context=0)
+    arguments = [command, f"--model={file}", "--port=0", f"--state-dir={tmp_path / 'state'}"]
+    run = subprocess.run([*SAMOVAR, *arguments], env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (run.returncode, "Traceback" in run.stderr) == (1, False)
+    assert "qwen2.context_length is 0 or missing" in run.stdout + run.stderr
 
 
 @pytest.mark.slow

@@ -262,6 +262,7 @@ async def test_the_keeper_reads_what_engines_use(pool: EnginePool, monkeypatch: 
 def test_what_an_engine_died_of_is_told_in_classes_and_not_in_its_words() -> None:
     secret = b"the prompt was: my password\n"
     assert "refuses" in cause_of_death(-6, secret + b"ggml.c:1: GGML_ASSERT(x) failed")
+    assert cause_of_death(-6, secret + b"ggml.c:1: GGML_ASSERT(ctx->mem_buffer != NULL) failed") == "out of memory"
     assert "SIGKILL" in cause_of_death(-9, secret)
     assert cause_of_death(1, secret + b"ValueError: my password") == "a fault of its own: ValueError"
     assert cause_of_death(3, secret) == "ended with status 3"

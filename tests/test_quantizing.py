@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_computed_with_is_an_error_that_names_it(tmp_path:
     [
         ("tiny", "q9", 2, "--type: q9 is none of f16, "),
         ("no-such-model", "q4_0", 1, "no-such-model is neither a file here"),
-        ("broken", "q4_0", 1, "broken.gguf is not a model"),
+        ("broken", "q4_0", 1, "broken.gguf can't be loaded: it is incomplete or damaged"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(

@@ -16,11 +16,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-import psutil
 from rich.console import Console
 from rich.text import Text
 
-from engine import EngineError, Model, build_features, repacks_weights
+from engine import EngineError, build_features, model_size, repacks_weights
 from gateway.catalogue import EMBEDDED, RECOMMENDED, ModelNotAvailableError
 from gateway.cli.finding import Finding, Mark
 from gateway.cli.keys import has_keys
@@ -29,13 +28,11 @@ from gateway.cli.larder import Larder
 from gateway.cli.line import get
 from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import forgive_encodings, plain
-from gateway.machine import available_cores, schedulable_cpus, total_memory
+from gateway.machine import available_cores, available_memory, schedulable_cpus
 from gateway.prompt import Prompt, TemplateError
-from gateway.served import OVERHEAD, ServedModel, load
+from gateway.served import ServedModel, load
 from gateway.settings import Settings
 
-GATEWAY_BYTES: Final = 150 << 20
-"""The gateway itself, with the libraries and a vocabulary (measured, facts.md)."""
 Values = Mapping[str, object]
 LEAST_DISK: Final = 1 << 30
 MESSAGE: Final = [{"role": "user", "content": "x"}]
@@ -110,10 +107,10 @@ class Doctor:
             yield self._bad(Mark.FAIL, "model", "template", "another_model", name=name, reason=error)
             return
         self._served = served
-        size = _size(served.entry.path.stat().st_size)
+        size = _size(model_size(served.entry.path))
         yield self._good("model", "opened", name=served.entry.name, size=size, vocabulary=served.vocabulary.size)
         yield self._languages(served)
-        if not Model(served.entry.path, vocab_only=True).has_blocks:
+        if not served.has_blocks:
             yield self._bad(Mark.WARN, "cache", "no_blocks", "model_with_blocks", name=served.entry.name)
         if served.context < self._settings.context:
             yield self._bad(
@@ -153,15 +150,10 @@ class Doctor:
             yield self._good("cores", "cores_are", **values)
 
     def _memory(self) -> Iterator[Finding]:
-        """Cells are paid for when an engine starts; weights are shared unless they are repacked."""
         if self._served is None:
             return
-        path = self._served.entry.path
-        weights, engines = path.stat().st_size, self._settings.engine_count
-        engine = self._served.cells * Model(path, vocab_only=True).bytes_a_token + OVERHEAD
-        shared, engine = (0, engine + weights) if repacks_weights() else (weights, engine)
-        available = _available_memory()
-        one, all_ = (GATEWAY_BYTES + shared + count * engine for count in (1, engines))
+        engines, available = self._settings.engine_count, available_memory()
+        one, all_ = (self._served.footprint(count) for count in (1, engines))
         values: Values = {
             "one": _size(one),
             "all": _size(all_),
@@ -264,11 +256,6 @@ def _cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(found[1].split()) if found else frozenset()
-
-
-def _available_memory() -> int:
-    """Bytes that can be had without swapping; a container's limit is one, too."""
-    return min(psutil.virtual_memory().available, total_memory())
 
 
 def _size(size: int) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from engine import model_size
 from gateway.catalogue import CATALOGUE, EMBEDDED, ModelNotAvailableError, Published, find
 from gateway.cli import CommandError
 from gateway.cli.arguments import Parser
@@ -114,10 +115,18 @@ def rows(library: Library) -> list[Row]:
     published = [_row(entry, library) for entry in CATALOGUE.values()]
     known = {entry.file for entry in CATALOGUE.values()}
     return published + [
-        Row(path.stem, "", path.name, path.stat().st_size, None, "", (), here=True)
+        Row(path.stem, "", path.name, _size(path), None, "", (), here=True)
         for path in library.files()
         if path.name not in known
     ]
+
+
+def _size(path: Path) -> int | None:
+    """Return the bytes of a model, all its parts included; None if one of them is missing."""
+    try:
+        return model_size(path)
+    except OSError:
+        return None
 
 
 def _row(published: Published, library: Library) -> Row:

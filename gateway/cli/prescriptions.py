@@ -28,8 +28,8 @@ TEXTS: Final = {
         "用 --model 指定 samovar models list 中的名称或对话模型的 GGUF 文件，或去掉该设置",
     ),
     "another_file": (
-        "download the file again, or name another with --model",
-        "重新下载该文件，或用 --model 指定另一个文件",
+        "fix that, or set another model with --model",
+        "请先解决该问题，或用 --model 指定另一个模型",
     ),
     "known": ("the model knows {names}", "模型懂：{names}"),
     "unknown": ("the model's file does not say which it knows", "模型文件没有说明支持哪些语言"),

@@ -13,7 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine import QUANTIZATIONS, Drift, EngineError, Model, QuantizeError, Rate, bits, compare, drift, quantize
+from engine import (
+    QUANTIZATIONS,
+    Drift,
+    EngineError,
+    Model,
+    QuantizeError,
+    Rate,
+    bits,
+    compare,
+    drift,
+    model_size,
+    quantize,
+)
 from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.language import Phrases
@@ -190,7 +202,7 @@ def _measure(say: Phrases, console: Console, before: Path, after: Path, threads:
     for path, pace in ((before, old), (after, new)):
         table.add_row(path.name, _size(path), _rate(pace.prefill), _rate(pace.decode))
     gains = (
-        after.stat().st_size / before.stat().st_size,
+        model_size(after) / model_size(before),
         new.prefill.median / old.prefill.median,
         new.decode.median / old.decode.median,
     )
@@ -222,4 +234,4 @@ def _rate(rate: Rate) -> str:
 
 
 def _size(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.0f} MB"
+    return f"{model_size(path) / 1e6:.0f} MB"

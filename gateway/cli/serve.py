@@ -21,6 +21,7 @@ from gateway.app import build
 from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
 from gateway.cli.keys import has_keys
+from gateway.machine import available_memory
 from gateway.prompt import TemplateError
 from gateway.responses import Responses
 from gateway.settings import Settings
@@ -105,6 +106,7 @@ def run(settings: Settings) -> int:
     try:
         model = served.load(settings)
         stages.done("vocabulary")
+        _warn_of_memory(model)
         app, responses = build(settings, model)
     except (ModelNotAvailableError, TemplateError, EngineError, StoreError) as error:
         listener.close()
@@ -138,6 +140,18 @@ def run(settings: Settings) -> int:
     server.greeting += f"\n{MEASURED_PLAN if model.plan.measured else ASSUMED_PLAN}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
+
+
+def _warn_of_memory(model: served.ServedModel) -> None:
+    """Log that not even one engine fits the memory of this machine or its cgroup: the kernel would kill it."""
+    needed, available = model.footprint(1), available_memory()
+    if needed > available:
+        structlog.get_logger().warning(
+            "too little memory for an engine",
+            needed_bytes=needed,
+            available_bytes=available,
+            hint="set a smaller context, engine_memory or model, or raise the memory limit",
+        )
 
 
 def _allow_connections() -> None:

@@ -129,6 +129,10 @@ class _CachedTokenizer:
     def edges(self) -> dict[str, str]:
         return self._vocabulary.edges
 
+    @property
+    def leading_bos(self) -> int | None:
+        return self._vocabulary.leading_bos
+
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         key = (text, special)
         if key not in self._known:

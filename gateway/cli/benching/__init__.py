@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from engine import EngineError
+from engine import EngineError, model_size
 from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.benching import report, tables
@@ -112,7 +112,7 @@ def _measured(entry: Entry, settings: Settings, effort: Effort, say: Phrases) ->
 def _conditions(entry: Entry, settings: Settings) -> Conditions:
     return Conditions(
         model=entry.name,
-        file_bytes=entry.path.stat().st_size,
+        file_bytes=model_size(entry.path),
         processor=processor(),
         cores=settings.cores,
         memory_bytes=total_memory(),

@@ -1,0 +1,52 @@
+"""What is said where a model does not fit the memory: a real limit on a process, and a machine with too little."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway import logs, served
+from gateway.cli import serve
+from gateway.settings import load
+from tests.running import CHILD_ENVIRONMENT
+
+UNDER_A_LIMIT = """
+import re, resource, sys
+from pathlib import Path
+from engine import EngineError, Model
+from engine.llama import Context
+
+model = Model(Path(sys.argv[1]))
+used = int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (used + (8 << 20),) * 2)
+try:
+    Context(model, cells=1 << 18, sequences=4, threads=1)
+except EngineError as error:
+    print(error)
+"""
+
+
+def test_a_context_that_no_memory_is_left_for_names_the_settings(tiny_model: Path) -> None:
+    command = [sys.executable, "-c", UNDER_A_LIMIT, str(tiny_model)]
+    run = subprocess.run(command, env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert run.stdout == (
+        "no context of 262144 cells could be made: there is not enough memory: set a smaller context or engine_memory, "
+        "or raise the memory limit\n"
+    )
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_serve_warns_where_not_even_one_engine_fits(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: int
+) -> None:
+    model = served.load(load({"model": str(tiny_model), "state_dir": str(tmp_path)}), remember=False)
+    needed = model.footprint(1)
+    monkeypatch.setattr(serve, "available_memory", lambda: needed - missing)
+    logs.configure()
+    serve._warn_of_memory(model)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["needed_bytes"] for line in lines] == [needed] * missing
