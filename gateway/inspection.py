@@ -116,9 +116,8 @@ def _look(path: Path) -> Verdict:
         prompt.follow_up(message, date=lambda _: "")
     except (ModelLoadError, OSError) as error:
         return Verdict("unreadable", str(error))
-    except (TemplateError, StopIteration) as error:
-        reason = " ".join(str(error).split())[:300]
-        return Verdict("template", reason or "it leaves the answer out of the conversation")
+    except TemplateError as error:
+        return Verdict("template", " ".join(str(error).split())[:300])
     except (MemoryError, RecursionError, OverflowError) as error:
         return Verdict("template", f"it asks for too much ({type(error).__name__})")
     return Verdict()

@@ -157,7 +157,9 @@ class Prompt:
             example.append({"role": "assistant", "content": "x"})
         own = self._mark()
         spans = self._render([*example, {"role": after, "content": own}, *messages], date, answer=answer)
-        last = next(i for i, span in enumerate(spans) if span.outside and own in span.text)
+        last = next((i for i, span in enumerate(spans) if span.outside and own in span.text), None)
+        if last is None:
+            raise TemplateError("it leaves the answer out of the conversation")
         return self._tokenize(spans[last + 1 :])
 
     def _render(

@@ -21,9 +21,9 @@ from gateway.cli.finding import Finding, Mark
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.prescriptions import TEXTS
 from gateway.settings import Settings, load
-from tests import tiny_model as tiny
 from tests.certificates import make_certificate
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+from tests.tiny_model import write_tiny_model
 
 
 @pytest.fixture
@@ -79,11 +79,8 @@ def test_a_model_that_is_none_is_a_failure(settings: Settings, model: str) -> No
 
 
 @pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('no') }}"])
-def test_a_chat_template_that_fails_is_a_failure(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
-) -> None:
-    monkeypatch.setattr(tiny, "CHAT_TEMPLATE", template)
-    model = tiny.write_tiny_model(tmp_path / "model.gguf")
+def test_a_chat_template_that_fails_is_a_failure(settings: Settings, tmp_path: Path, template: str) -> None:
+    model = write_tiny_model(tmp_path / "model.gguf", template=template)
     finding = findings(settings, model=str(model))["model"]
     assert (finding.mark, "template" in finding.text) == (Mark.FAIL, True)
 

@@ -16,8 +16,8 @@ from gateway import inspection
 from gateway.catalogue import ModelNotAvailableError
 from gateway.inspection import Verdict, inspect, require_good
 from gateway.prompt import TemplateError
-from tests import tiny_model as tiny
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR
+from tests.tiny_model import write_tiny_model
 
 # In the manner of Qwen3's: a namespace, messages from behind, and an empty thought where thinking is off.
 THINKING_TEMPLATE = """\
@@ -45,10 +45,9 @@ THINKING_TEMPLATE = """\
 """
 
 
-def with_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str) -> Path:
+def with_template(tmp_path: Path, template: str) -> Path:
     """A real model with another template."""
-    monkeypatch.setattr(tiny, "CHAT_TEMPLATE", template)
-    return tiny.write_tiny_model(tmp_path / "model.gguf")
+    return write_tiny_model(tmp_path / "model.gguf", template=template)
 
 
 def test_a_good_file_is_looked_at_once(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +106,8 @@ def test_each_fault_is_the_error_that_serving_would_meet(
         require_good(tiny_model, tmp_path, remember=True)
 
 
-def test_a_template_with_thoughts_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert inspect(with_template(tmp_path, monkeypatch, THINKING_TEMPLATE)) == Verdict()
+def test_a_template_with_thoughts_renders(tmp_path: Path) -> None:
+    assert inspect(with_template(tmp_path, THINKING_TEMPLATE)) == Verdict()
 
 
 @pytest.mark.parametrize(
@@ -123,10 +122,8 @@ def test_a_template_with_thoughts_renders(tmp_path: Path, monkeypatch: pytest.Mo
         ("no word of it", "leaves the answer out"),
     ],
 )
-def test_a_hostile_template_is_told_in_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, said: str
-) -> None:
-    verdict = inspect(with_template(tmp_path, monkeypatch, template))
+def test_a_hostile_template_is_told_in_a_line(tmp_path: Path, template: str, said: str) -> None:
+    verdict = inspect(with_template(tmp_path, template))
     assert verdict.fault == "template"
     assert said in verdict.reason
     assert "\n" not in verdict.reason
@@ -136,7 +133,7 @@ def test_a_hostile_template_is_told_in_a_line(
 def test_a_template_that_never_ends_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     monkeypatch.setattr(inspection, "SECONDS", 3.0)
-    verdict = inspect(with_template(tmp_path, monkeypatch, loops))
+    verdict = inspect(with_template(tmp_path, loops))
     assert (verdict.fault, verdict.reason) == ("unreadable", "model.gguf took longer than 3 s to open")
 
 
@@ -188,7 +185,7 @@ def test_a_reason_that_nobody_knows_is_llama_cpps_own(tiny_model: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_a_file_without_a_trained_context_is_refused_by_the_name_of_its_key(tmp_path: Path, command: str) -> None:
-    file = tiny.write_tiny_model(tmp_path / "model.gguf", context=0)
+    file = write_tiny_model(tmp_path / "model.gguf", context=0)
     arguments = [command, f"--model={file}", "--port=0", f"--state-dir={tmp_path / 'state'}"]
     run = subprocess.run([*SAMOVAR, *arguments], env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=False)
     assert (run.returncode, "Traceback" in run.stderr) == (1, False)

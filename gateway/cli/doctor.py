@@ -103,7 +103,7 @@ class Doctor:
         except (EngineError, OSError, RuntimeError) as error:  # RuntimeError: `~nobody`
             yield self._bad(Mark.FAIL, "model", "unreadable", "another_file", reason=error)
             return
-        except (TemplateError, StopIteration) as error:
+        except TemplateError as error:
             yield self._bad(Mark.FAIL, "model", "template", "another_model", name=name, reason=error)
             return
         self._served = served
