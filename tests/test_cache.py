@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from cache import Cache, KeyMismatchError, KeyRing, PrefixCache, Stored
 from tests.redis_server import RedisServer, babbler
@@ -86,6 +87,17 @@ def test_a_start_while_the_store_is_away_is_a_start(tmp_path: Path) -> None:
     assert not finds(engine)
     cache.close()
     engine.close()
+
+
+@pytest.mark.parametrize("wrong", ["a plain port", "no file"])
+def test_a_start_logs_the_cause_even_where_the_deadline_of_a_call_hides_it(tmp_path: Path, wrong: str) -> None:
+    with RedisServer(tmp_path) as server, capture_logs() as logs:
+        url = server.url.replace("redis://", "rediss://:s3cret@")
+        open_cache(url if wrong == "a plain port" else f"{url}?ssl_ca_certs={tmp_path}/ca.pem").close()
+    [line] = [line for line in logs if line["log_level"] == "warning"]
+    cause = "does not speak TLS" if wrong == "a plain port" else f"ssl_ca_certs: there is no file {tmp_path}/ca.pem"
+    assert cause in line["reason"]
+    assert (line["store"], "s3cret" in str(line)) == (f"rediss://127.0.0.1:{server.port}/0", False)
 
 
 def test_another_service_at_its_address_hinders_no_start() -> None:
