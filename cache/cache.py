@@ -110,13 +110,14 @@ class Cache:
 
     def _report(self, reason: str = "") -> None:
         """Log once that the store went away, takes no writes, or is back."""
-        up, where = self.store.up, shown(self.config.url)
-        if up and not self._was_up:
+        where = shown(self.config.url)
+        bad = next((store for store in (self.store, self.copies) if store is not None and not store.up), None)
+        if bad is None and not self._was_up:
             log.info("the cache is back", store=where)
-        elif not up and self._was_up:
-            event = TAKES_NOTHING if self.store.reachable else AWAY
-            log.warning(event, store=where, reason=reason or self.store.reason)
-        self._was_up = up
+        elif bad is not None and self._was_up:
+            event = TAKES_NOTHING if bad.reachable else AWAY
+            log.warning(event, store=where, reason=reason or bad.reason)
+        self._was_up = bad is None
 
     def close(self) -> None:
         """Close the store; one in memory is gone then."""
