@@ -152,8 +152,10 @@ def _options(scheme: str, query: str) -> dict[str, Any]:
             raise ValueError(f"the option {name} goes with {needed}://, not with {scheme}://")
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, 1)
-            said = f"has no option {name}; {near[0]} is one" if near else "has an unknown option"
-            raise ValueError(f"{said}; the options are {', '.join(sorted(allowed))}; in a password write & as %26")
+            if near:
+                raise ValueError(f"has no option {name}; {near[0]} is one")
+            known = ", ".join(sorted(allowed))
+            raise ValueError(f"has an unknown option; the options are {known}; in a password write & as %26")
         try:
             options[name] = allowed[name](text)
         except ValueError:
