@@ -1,15 +1,23 @@
+from .address import check_url, parse_address, shown
 from .archive import Archive, Progress
 from .blocks import BLOCK, Block, Chain
 from .cache import Cache
 from .config import CacheConfig
 from .database import Database
-from .errors import KeyMismatchError, StoreError, StoreFullError
+from .errors import (
+    KeyMismatchError,
+    StoreDeniedError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    UnsupportedStoreError,
+)
 from .guarded import Guarded, Operation
 from .keys import KeyRing
 from .ledger import Ledger
 from .prefixes import PrefixCache, Stored
 from .redis import RedisStore
-from .store import Store, check_url, open_store, shown
+from .store import Store, open_store
 
 __all__ = [
     "BLOCK",
@@ -28,10 +36,14 @@ __all__ = [
     "Progress",
     "RedisStore",
     "Store",
+    "StoreDeniedError",
     "StoreError",
     "StoreFullError",
+    "StoreReadOnlyError",
     "Stored",
+    "UnsupportedStoreError",
     "check_url",
     "open_store",
+    "parse_address",
     "shown",
 ]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import time
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import structlog
+
+from cache.clock import DAY, ElapsedClock, Reading, plausible_gap
 from cache.database import Database
 from cache.errors import StoreError
 from cache.guarded import Guarded
@@ -35,6 +37,8 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE INDEX IF NOT EXISTS by_expiry ON records (expires);
 CREATE INDEX IF NOT EXISTS outbox ON records (progress) WHERE copied = 0;
 CREATE TABLE IF NOT EXISTS marks (only INTEGER PRIMARY KEY CHECK (only = 1), fingerprint TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS clock (only INTEGER PRIMARY KEY CHECK (only = 1), wall REAL NOT NULL, elapsed REAL NOT NULL)
+STRICT;
 """
 _PUT: Final = """
 INSERT INTO records VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT DO UPDATE
@@ -48,6 +52,11 @@ SET progress = 3, copied = 0, expires = excluded.expires, sealed = x''
 _SWEEP: Final = """
 DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE expires < ? LIMIT 100) RETURNING 1
 """
+_READ_CLOCK: Final = "SELECT wall, elapsed FROM clock"
+_NEWEST: Final = "SELECT max(expires) - ?, max(expires) - ? FROM records HAVING count(*) > 0"
+_SAVE_CLOCK: Final = "INSERT OR REPLACE INTO clock VALUES (1, ?, ?)"
+
+log = structlog.get_logger("cache")
 
 
 class Progress(IntEnum):
@@ -83,9 +92,11 @@ class Archive:
         *,
         ttl: float,
         copies: Guarded | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Open or create `path`; records unused for `ttl` seconds go. `copies`, which other gateways share, stays open.
+
+        Records expire by `clock`; without one, by an ElapsedClock that continues from process to process.
 
         Raises StoreError, or KeyMismatchError when it was sealed under a key that is not among `keys`.
         """
@@ -94,13 +105,14 @@ class Archive:
         self._id_keys = keys.derive("turn ids")
         self._ttl = ttl
         self._copies = copies
-        self._clock = clock
+        self._elapsed: ElapsedClock | None = None
         self._behind = asyncio.Event()
         self._behind.set()  # an earlier process may have left something in the outbox
         try:
             found = self._database.run_now("SELECT fingerprint FROM marks")
             if keys.check(found[0][0] if found else None, str(path)):
                 self._database.run_now("INSERT OR REPLACE INTO marks VALUES (1, ?)", (keys.fingerprints[0],))
+            self._clock = clock or self._resume_clock(path.name)
         except BaseException:
             self._database.close()
             raise
@@ -169,11 +181,34 @@ class Archive:
         """Drop what is past its time."""
         while await self._database.run(_SWEEP, (self._clock(),)):
             continue
+        if self._elapsed is not None:
+            await self._database.run(_SAVE_CLOCK, self._elapsed.read())
         await self._database.shrink()
 
     def close(self) -> None:
         """Close the file; the outbox waits in it for the next start."""
+        if self._elapsed is not None:
+            with contextlib.suppress(StoreError):  # the reading of the last sweep is there
+                self._database.run_now(_SAVE_CLOCK, self._elapsed.read())
         self._database.close()
+
+    def _resume_clock(self, name: str) -> ElapsedClock:
+        """Return the clock that continues from the last process's, or from the newest record of an older version."""
+        last = None
+        with contextlib.suppress(StoreError):  # of a damaged file, which is served as far as it can be read
+            rows = self._database.run_now(_READ_CLOCK) or self._database.run_now(_NEWEST, (self._ttl, self._ttl))
+            last = Reading(*rows[0]) if rows else None
+        self._elapsed = ElapsedClock(last, longest=plausible_gap(self._ttl))
+        if self._elapsed.jump:
+            log.warning(
+                "the system clock is far past the last use of the conversations: no conversation expires for that time",
+                file=name,
+                days=round(self._elapsed.jump / DAY, 1),
+                advice="if the clock is wrong, set it (timedatectl) and restart; if it is right, nothing is to be done",
+            )
+        with contextlib.suppress(StoreError):
+            self._database.run_now(_SAVE_CLOCK, self._elapsed.read())
+        return self._elapsed
 
     async def _drain(self) -> None:
         query = "SELECT tenant, id, progress, sealed FROM records WHERE copied = 0 AND progress > 0 LIMIT ?"

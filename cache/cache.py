@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import structlog
 
+from cache.address import shown
 from cache.config import CacheConfig
-from cache.errors import KeyMismatchError, StoreError
+from cache.errors import KeyMismatchError, StoreError, UnsupportedStoreError
 from cache.guarded import READ_SECONDS, Guarded, Observe
 from cache.keys import KeyRing
 from cache.ledger import Ledger
 from cache.prefixes import PrefixCache
 from cache.redis import RedisStore
-from cache.store import open_store, shown
+from cache.store import Store, open_store
 
 log = structlog.get_logger("cache")
 
 SWEEP_SECONDS: Final = 3_600.0
 CHECK_SECONDS: Final = 10.0
 """Between two looks at the store, which tell of an outage while nobody uses it."""
+AWAY: Final = "the cache is away: everything is computed until it is back"
+TAKES_NOTHING: Final = "the cache takes no writes: what is computed now is not stored"
+CAUSE_SECONDS: Final = 3.0
+"""Longest search for the cause, at start, of what Guarded gave up earlier."""
 
 
 class Cache:
@@ -48,19 +54,24 @@ class Cache:
         self.config = CacheConfig(raw.url, ttl, max_bytes, keys.text)
         self._keys = keys
         self._checked = False
+        self._foreign = False
+        """Whether what lies there was sealed under another key, which was noticed after the start."""
+        self._was_up = True
         try:
             self.check_key()
-        except KeyMismatchError:
+        except (KeyMismatchError, UnsupportedStoreError):
             self.close()
             raise
         except StoreError as error:
-            log.warning(
-                "the cache is away: everything is computed until it is back", store=shown(url), reason=str(error)
-            )
+            self._report(_cause(raw, error))
+        self._report()
 
-    def check_key(self) -> None:
-        """Compare the fingerprint beside the data. Raises KeyMismatchError, or StoreError when it can't be read."""
-        if self._keys.check(self.store.read_mark(), shown(self.config.url)):
+    def check_key(self, *, write: bool = False) -> None:
+        """Compare the fingerprint beside the data, and write it if it is missing or `write` says so.
+
+        Raises KeyMismatchError, or StoreError when it can't be read or written.
+        """
+        if self._keys.check(self.store.read_mark(), shown(self.config.url)) or write:
             self.store.write_mark(self._keys.fingerprints[0])
         self._checked = True
 
@@ -73,16 +84,40 @@ class Cache:
         swept = time.monotonic()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
+            self._report()
             try:
-                await asyncio.to_thread(self.store.ping if self._checked else self.check_key)
+                await asyncio.to_thread(self._look)
                 if time.monotonic() - swept > SWEEP_SECONDS:
                     swept = time.monotonic()
                     await asyncio.to_thread(self.store.sweep)
             except KeyMismatchError as error:
-                self._checked = True  # said once; under another key nothing of it is ever found, so nothing is harmed
+                # Logged once: under another key nothing of it is ever found, so nothing is harmed.
+                self._checked = self._foreign = True
                 log.error("the cache is another's", reason=str(error))
             except StoreError:  # the guard has counted it and tries again
                 continue
+            finally:
+                self._report()
+
+    def _look(self) -> None:
+        """Raise StoreError unless the store is up. One that takes no writes is written to: nobody else may try."""
+        if not self._checked:
+            self.check_key()
+        elif self.store.writable and not self.store.up and not self._foreign:
+            self.check_key(write=True)
+        else:
+            self.store.ping()
+
+    def _report(self, reason: str = "") -> None:
+        """Log once that the store went away, takes no writes, or is back."""
+        where = shown(self.config.url)
+        bad = next((store for store in (self.store, self.copies) if store is not None and not store.up), None)
+        if bad is None and not self._was_up:
+            log.info("the cache is back", store=where)
+        elif bad is not None and self._was_up:
+            event = TAKES_NOTHING if bad.reachable else AWAY
+            log.warning(event, store=where, reason=reason or bad.reason)
+        self._was_up = bad is None
 
     def close(self) -> None:
         """Close the store; one in memory is gone then."""
@@ -90,3 +125,17 @@ class Cache:
         for shared in (self.copies, self.users):
             if shared is not None:
                 shared.close()
+
+
+def _cause(store: Store, error: StoreError) -> str:
+    """Return why `store` is away, in the words of an unhurried call: a deadline may have hidden it in `error`."""
+    asking = ThreadPoolExecutor(1, thread_name_prefix="store-cause")
+    try:
+        asking.submit(store.ping).result(CAUSE_SECONDS)
+    except TimeoutError:
+        store.interrupt()
+    except StoreError as cause:
+        return str(cause)
+    finally:
+        asking.shutdown(wait=False)
+    return str(error)

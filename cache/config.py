@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from cache.address import shown
 from cache.guarded import Guarded, Observe
 from cache.keys import KeyRing
 from cache.prefixes import PrefixCache
-from cache.store import open_store, shown
+from cache.store import open_store
 
 
 class CacheConfig(msgspec.Struct, frozen=True):

@@ -11,3 +11,15 @@ class StoreFullError(StoreError):
 
 class KeyMismatchError(StoreError):
     """What lies there was sealed under a key that this house does not have."""
+
+
+class StoreDeniedError(StoreFullError):
+    """The store's user may not run a command."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The store is a replica: it can be read and takes no writes, as after a failover."""
+
+
+class UnsupportedStoreError(StoreError):
+    """What answers can never be used: a Redis Cluster."""

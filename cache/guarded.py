@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from cache.errors import StoreError, StoreFullError
+from cache.errors import StoreError, StoreFullError, StoreReadOnlyError
 from cache.store import Store
 
 T = TypeVar("T")
@@ -28,6 +28,12 @@ VALUE_SECONDS: Final = 0.02
 """More for every value that is carried: 1.6 MB in this time is 80 MB/s, below which computing is hardly slower."""
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
+"""Longest pause of a store that answers a ping and fails at the next call, or that is full."""
+LONGEST_AWAY: Final = 1.0
+"""Longest pause between two pings of a store that answers none, and between two writes to a replica.
+
+No request waits for these, and a failover has to be noticed soon.
+"""
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -220,8 +226,12 @@ class Guarded:
             self.count(operation, "timeout", time.monotonic() - started)
             raise StoreError(self.reason) from None
         except StoreFullError as error:
-            self._fill(error)
+            self._fill(error, LONGEST_PAUSE)
             self.count(operation, "full", time.monotonic() - started)
+            raise
+        except StoreReadOnlyError as error:
+            self._fill(error, LONGEST_AWAY)
+            self.count(operation, "error", time.monotonic() - started)
             raise
         except StoreError as error:
             self._fail(error)
@@ -233,11 +243,11 @@ class Guarded:
         self.count(operation, outcome(result), time.monotonic() - started, size(result))
         return result
 
-    def _fill(self, error: StoreError) -> None:
-        """Try no write for a while."""
+    def _fill(self, error: StoreError, longest: float) -> None:
+        """Try no write for a while, at most `longest` seconds."""
         with self._state:
             self.reason = str(error)
-            self._full_until = time.monotonic() + self._full_pause
+            self._full_until = time.monotonic() + min(self._full_pause, longest)
             self._full_pause = min(2 * self._full_pause, LONGEST_PAUSE)
 
     def _fail(self, error: StoreError) -> None:
@@ -251,7 +261,9 @@ class Guarded:
                     self._mender = mender
 
     def _mend(self) -> None:
-        while not self._closed.wait(self._next_pause()):
+        pause, away = self._next_pause(), FIRST_PAUSE
+        while not self._closed.wait(pause):
+            pause, away = away, min(2 * away, LONGEST_AWAY)
             try:
                 future = self._reading.submit(self._store.ping)
                 future.result(self._read_seconds)

@@ -9,16 +9,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Mapping
-from typing import Final
-from urllib.parse import urlsplit
 
+from cache.address import SERVERS, parse_address, shown
 from cache.guarded import Guarded, Observe
 from cache.keys import KeyRing
 from cache.redis import RedisStore
 from cache.sealing import Sealer
-from cache.store import shown
-
-_SHARED: Final = ("redis", "rediss", "unix")
 
 
 class Ledger:
@@ -27,7 +23,7 @@ class Ledger:
     @staticmethod
     def serves(url: str) -> bool:
         """Whether the store at `url` is a server that gateways can share."""
-        return urlsplit(url).scheme in _SHARED
+        return parse_address(url).scheme in SERVERS
 
     def __init__(self, url: str, keys: KeyRing, *, observe: Observe = lambda _: None) -> None:
         """What lies at `url`; that may be away, now or later."""

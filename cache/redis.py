@@ -7,31 +7,22 @@ hit is shorter.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
+from redis.exceptions import RedisError
 
-from cache.errors import StoreError, StoreFullError
+from cache.address import parse_address
+from cache.errors import StoreError
+from cache.redis_connection import connect, drop_idle
+from cache.redis_errors import explained, has_lost_role
 
 T = TypeVar("T")
 
-CONNECT_SECONDS: Final = 0.25
-READ_SECONDS: Final = 0.5
-"""Longest silence within an answer; the whole call is bounded by Guarded."""
-CONNECTIONS: Final = 8
-_TAKES_NOTHING: Final = (OutOfMemoryError, ReadOnlyError, NoPermissionError)
-_TAKES_NOTHING_CODES: Final = ("MISCONF", "NOREPLICAS")
-"""The other errors by which a Redis that can be read refuses to be written."""
-
-
 _REVISION: Final = b"revision"
+_KEY: Final = b"samovar:key"
+_OTHER_SLOT: Final = b"samovar:users"
+"""A key that a Redis Cluster keeps in another slot than `_KEY`: to ask for both shows what it is."""
 APART: Final = 1000
 """Milliseconds by which a parent outlives its child: more than a pipeline takes, as each counts from its command."""
 
@@ -46,28 +37,19 @@ class RedisStore:
         self.url = url
         self._ttl = int(ttl * 1000)
         self._prefix = f"samovar:{names}:".encode()
-        self._client = redis.Redis.from_url(
-            url,
-            protocol=2,  # no HELLO: older servers and proxies answer too
-            socket_connect_timeout=CONNECT_SECONDS,
-            socket_timeout=READ_SECONDS,
-            socket_read_size=1 << 20,  # 12.6 MB in 8 values: 4 ms instead of 9
-            retry=Retry(NoBackoff(), 1),  # once, on a fresh connection: the server may have restarted since
-            max_connections=CONNECTIONS,
-            decode_responses=False,
-        )
+        self._address = parse_address(url)
+        self._client = connect(self._address)
 
     def get_many(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """The values, None where there is none."""
         if not ids:
             return []
-        with _told():
-            return _expected(self._client.mget(self._keys(ids)), len(ids), (bytes, type(None)))
+        return self._do(lambda: self._mget(self._keys(ids)))
 
     def has_many(self, ids: Sequence[bytes]) -> list[bool]:
         """Which ids have a value."""
-        with _told():
-            return [bool(n) for n in self._pipeline([("EXISTS", key) for key in self._keys(ids)], int)]
+        commands = [("EXISTS", key) for key in self._keys(ids)]
+        return self._do(lambda: [bool(n) for n in self._pipeline(commands, int)])
 
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]], renew: Sequence[bytes] = ()) -> None:
         """Store values and renew a chain, leaf first. Raises StoreFullError when there is no room."""
@@ -76,21 +58,19 @@ class RedisStore:
             ("SET", key, value, "PX", self._ttl + i * APART)
             for i, (key, (_, value)) in enumerate(zip(reversed(keys), reversed(pairs), strict=True))
         ]
-        with _told():
-            # The root first: what a server that fills up in the middle has taken is then of use.
-            self._pipeline(sets[::-1], bytes)
+        # The root first: what a server that fills up in the middle has taken is then of use.
+        self._do(lambda: self._pipeline(sets[::-1], bytes))
         self.touch(renew)
 
     def touch(self, ids: Sequence[bytes]) -> None:
         """Renew a chain, leaf first."""
-        with _told():
-            self._pipeline([("PEXPIRE", key, self._ttl + i * APART) for i, key in enumerate(self._keys(ids))], int)
+        commands = [("PEXPIRE", key, self._ttl + i * APART) for i, key in enumerate(self._keys(ids))]
+        self._do(lambda: self._pipeline(commands, int))
 
     def delete(self, ids: Sequence[bytes]) -> None:
         """Drop values."""
         if ids:
-            with _told():
-                self._client.unlink(*self._keys(ids))
+            self._do(lambda: self._client.unlink(*self._keys(ids)))
 
     def sweep(self) -> None:
         """Redis drops what is past its time by itself."""
@@ -101,26 +81,24 @@ class RedisStore:
 
     def about(self, section: str) -> dict[str, Any]:
         """What the server tells of itself."""
-        with _told():
-            answer = self._client.info(section)
-            if not isinstance(answer, dict):
-                raise StoreError("cache: what answers is no Redis")
-            return answer
+        answer = self._do(lambda: self._client.info(section))
+        if not isinstance(answer, dict):
+            raise StoreError("cache: what answers is no Redis")
+        return answer
 
     def revision(self, table: str) -> int | None:
         """How often a table was written; None when there is none."""
-        with _told():
-            [revision] = _expected([self._client.hget(_table(table), _REVISION)], 1, (bytes, type(None)))
-            return None if revision is None else int(revision)
+        revision = self._do(lambda: self._from_master("HGET", _table(table), _REVISION))
+        [revision] = _expected([revision], 1, (bytes, type(None)))
+        return None if revision is None else int(revision)
 
     def read_table(self, table: str) -> dict[bytes, bytes]:
         """Values that do not grow old, beside the others: all of a table."""
-        with _told():
-            answer: Any = self._client.hgetall(_table(table))
-            if not isinstance(answer, dict):
-                raise StoreError("cache: what answers is no Redis")
-            fields = _expected([*answer], len(answer), (bytes,))
-            return {id_: answer[id_] for id_ in fields if id_ != _REVISION}
+        answer: Any = self._do(lambda: self._client.hgetall(_table(table)))
+        if not isinstance(answer, dict):
+            raise StoreError("cache: what answers is no Redis")
+        fields = _expected([*answer], len(answer), (bytes,))
+        return {id_: answer[id_] for id_ in fields if id_ != _REVISION}
 
     def write_table(self, table: str, values: Mapping[bytes, bytes], *, drop: Sequence[bytes] = ()) -> int:
         """Put values there, drop others, and give the new revision.
@@ -129,25 +107,22 @@ class RedisStore:
         """
         commands: list[tuple[Any, ...]] = [("HSET", _table(table), id_, value) for id_, value in values.items()]
         commands += [("HDEL", _table(table), id_) for id_ in drop]
-        with _told():
-            return self._pipeline([*commands, ("HINCRBY", _table(table), _REVISION, 1)], int)[-1]
+        commands += [("HINCRBY", _table(table), _REVISION, 1)]
+        return self._do(lambda: self._pipeline(commands, int))[-1]
 
     def read_mark(self) -> str | None:
-        """The fingerprint of the key that the values were sealed under."""
-        with _told():
-            [mark] = _expected([self._client.get(b"samovar:key")], 1, (bytes, type(None)))
-            return None if mark is None else mark.decode(errors="replace")
+        """The fingerprint of the key that the values were sealed under. Raises UnsupportedStoreError at a Cluster."""
+        mark, _ = self._do(lambda: self._mget([_KEY, _OTHER_SLOT]))
+        return None if mark is None else mark.decode(errors="replace")
 
     def write_mark(self, fingerprint: str) -> None:
         """Say it; it stays longer than anything that it is said of."""
-        with _told():
-            self._client.set(b"samovar:key", fingerprint)
+        self._do(lambda: self._client.set(_KEY, fingerprint))
 
     def ping(self) -> None:
         """Raise StoreError unless it answers."""
-        with _told():
-            if self._client.ping() is not True:
-                raise StoreError("cache: what answers is no Redis")
+        if self._do(lambda: self._from_master("PING")) not in (True, b"PONG"):
+            raise StoreError("cache: what answers is no Redis")
 
     def interrupt(self) -> None:
         """Cut all connections: who waits on one gets an error."""
@@ -160,8 +135,43 @@ class RedisStore:
     def _keys(self, ids: Sequence[bytes]) -> list[bytes]:
         return [self._prefix + id_.hex().encode() for id_ in ids]
 
+    def _do(self, work: Callable[[], T]) -> T:
+        """Do `work`; where the server has lost its role, do it again on new connections. Raises StoreError."""
+        with explained(self._address):
+            try:
+                return work()
+            except RedisError as error:
+                if not has_lost_role(error):
+                    raise
+                drop_idle(self._client)
+                return work()
+
+    def _mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return _expected(self._client.mget(keys), len(keys), (bytes, type(None)))
+
+    def _from_master(self, *command: Any) -> Any:
+        """Return the answer to a reading `command`, after a failover that of the new master.
+
+        A replica answers reads, so nothing else shows one who only reads that this connection leads to the old master.
+        """
+        answer, role = self._answers([command, ("ROLE",)])
+        if isinstance(role, list) and role[:1] == [b"slave"]:
+            drop_idle(self._client)
+            [answer] = self._answers([command])  # also if it is a replica still: what it has can be read
+        if isinstance(answer, RedisError):
+            raise answer
+        return answer
+
     def _pipeline(self, commands: Sequence[tuple[Any, ...]], kind: type[T]) -> list[T]:
         """All commands in one round trip. Their first error is raised when all have been answered."""
+        answers = self._answers(commands)
+        for answer in answers:
+            if isinstance(answer, RedisError):
+                raise answer
+        return _expected(answers, len(commands), (bool, kind))
+
+    def _answers(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """All answers and errors, in one round trip."""
         if not commands:
             return []
         pipeline = self._client.pipeline(transaction=False)
@@ -169,10 +179,9 @@ class RedisStore:
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
         # An error raised by `execute` would quote the command, and so the value.
         answers = pipeline.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, RedisError):
-                raise answer
-        return _expected(answers, len(commands), (bool, kind))
+        if len(answers) != len(commands):
+            raise StoreError("cache: what answers is no Redis")
+        return answers
 
 
 def _table(name: str) -> bytes:
@@ -184,20 +193,3 @@ def _expected(answer: Any, count: int, kinds: tuple[type, ...]) -> list[Any]:
     if not isinstance(answer, list) or len(answer) != count or not all(isinstance(one, kinds) for one in answer):
         raise StoreError("cache: what answers is no Redis")
     return answer
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turns the library's errors into this room's; none of them shows a password."""
-    try:
-        yield
-    except ResponseError as error:
-        full = isinstance(error, _TAKES_NOTHING) or str(error).startswith(_TAKES_NOTHING_CODES)
-        raise (StoreFullError if full else StoreError)(f"cache: Redis refuses: {error}") from error
-    except RedisTimeoutError as error:
-        raise StoreError("cache: Redis does not answer in time") from error
-    except RedisConnectionError as error:
-        raise StoreError(f"cache: Redis can't be reached: {error}") from error
-    except (RedisError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        # Garbage, or a connection that `interrupt` cut, can fail anywhere in the parser and in what reads its output.
-        raise StoreError(f"cache: what answers is no Redis: {type(error).__name__}") from error

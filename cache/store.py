@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import Protocol
 
+from cache.address import parse_address
 from cache.errors import StoreError
 from cache.memory import MemoryStore, SharedMemoryStore
 from cache.sqlite import SqliteStore
-
-SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "unix")
 
 
 class Store(Protocol):
@@ -79,42 +77,23 @@ class Store(Protocol):
         ...
 
 
-def check_url(url: str) -> str:
-    """`url`, if it names a store. Raises ValueError, which shows no password."""
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES or "://" not in url:
-        raise ValueError("must be sqlite:///PATH, redis://…, rediss://…, unix://PATH or memory://")
-    if parts.scheme == "sqlite" and (parts.netloc or not unquote(parts.path).strip("/")):
-        raise ValueError("must have three slashes and a path: sqlite:///var/lib/samovar/blocks.db")
-    if parts.scheme == "unix" and not parts.path.strip("/"):
-        raise ValueError("must have a path: unix:///run/redis/redis.sock")
-    if parts.scheme in ("redis", "rediss") and not parts.hostname:
-        raise ValueError(f"must have a host: {parts.scheme}://HOST:6379/0")
-    return url
-
-
-def shown(url: str) -> str:
-    """`url` as it may be shown: without user, password and options."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}"
-
-
 def open_store(url: str, *, ttl: float, max_bytes: int) -> Store:
     """The store that `url` names. Raises StoreError when it can't be had, ValueError when `url` names none.
 
     Values unused for `ttl` seconds go; `max_bytes` bounds files and memory; a Redis has its own `maxmemory`. Files
     are not opened and servers not asked yet: they may come later.
     """
-    parts = urlsplit(check_url(url))
-    if parts.scheme == "memory" and parts.path:
-        return SharedMemoryStore(Path(unquote(parts.path)), ttl=ttl, max_bytes=max_bytes)
-    if parts.scheme == "memory":
+    address = parse_address(url)
+    path = Path(address.path)
+    if address.scheme == "memory" and address.path:
+        return SharedMemoryStore(path, ttl=ttl, max_bytes=max_bytes)
+    if address.scheme == "memory":
         try:
             return MemoryStore(ttl=ttl, max_bytes=max_bytes)
         except OSError as error:
             raise StoreError(f"cache: no memory file system can be used: {error}") from error
-    if parts.scheme == "sqlite":
-        return SqliteStore(Path(unquote(parts.path)), ttl=ttl, max_bytes=max_bytes)
+    if address.scheme == "sqlite":
+        return SqliteStore(path, ttl=ttl, max_bytes=max_bytes)
     from cache.redis import RedisStore  # an engine beside another store does without the client's 8 MB
 
     return RedisStore(url, ttl=ttl)

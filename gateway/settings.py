@@ -132,7 +132,8 @@ class Settings(BaseSettings):
         SQLITE,
         repr=False,
         description="where KV blocks lie, and copies of conversations for other gateways: sqlite (a file in the state "
-        "folder), sqlite:///PATH, redis://HOST, rediss://HOST, unix:///SOCKET or memory://",
+        "folder), sqlite:///PATH, redis://HOST, rediss://HOST, "
+        "redis+sentinel://HOST,HOST/NAME/DB, unix:///SOCKET or memory://",
     )
     cache_ttl: Seconds = Field(
         7 * 86_400, ge=60, le=1e9, description="seconds, or `7 days`, after which what nobody used is dropped"

@@ -73,16 +73,15 @@ class User(Key, frozen=True):
         """What this user may have."""
         return Limits(self.concurrency, self.tokens_per_minute, self.weight)
 
-    def and_used(self, use: Use) -> User:
-        """With what another gateway did for them."""
-        latest = max(self.day, use.day)
-        today = [each for each in (self, use) if each.day == latest]
+    def and_used(self, use: Use, day: str) -> User:
+        """Return this user with what another gateway did for them; "today" is `day`, whatever clock a gateway has."""
+        today = [each for each in (self, use) if each.day == day]
         return msgspec.structs.replace(
             self,
             last_used=max((moment for moment in (self.last_used, use.last_used) if moment is not None), default=None),
             requests=self.requests + use.requests,
             tokens=self.tokens + use.tokens,
-            day=latest,
+            day=day,
             requests_today=sum(each.requests_today for each in today),
             tokens_today=sum(each.tokens_today for each in today),
         )

@@ -209,10 +209,10 @@ class Users:
         if self._ledger is not None:
             with suppress(StoreError):
                 uses = [msgspec.msgpack.decode(record, type=Use) for record in await self._ledger.read(USE)]
-        here = await self._here()
+        here, today = await self._here(), day(self._clock())
         for use in uses:
             if use.gateway != here:
-                users = [user.and_used(use) if user.tenant == use.tenant else user for user in users]
+                users = [user.and_used(use, today) if user.tenant == use.tenant else user for user in users]
         return users
 
     async def _tell_use(self) -> None:

@@ -8,10 +8,13 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import redis
 
 from tests.certificates import make_certificate
 
@@ -76,6 +79,80 @@ class RedisServer:
     def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
+
+    def command(self, *words: str | bytes | int) -> Any:
+        """The answer to one command."""
+        with redis.Redis(unix_socket_path=str(self.socket)) as client:
+            return client.execute_command(*words)
+
+    def follow(self, master: RedisServer | None) -> None:
+        """Become a replica of `master`, and wait for its data; or a master."""
+        if master is None:
+            self.command("REPLICAOF", "NO", "ONE")
+            return
+        self.command("REPLICAOF", "127.0.0.1", str(master.port))
+        wait_until(lambda: self.command("ROLE")[3] == b"connected")
+
+
+class Sentinel:
+    """A Sentinel that watches a master under the name `samovar`."""
+
+    def __init__(self, folder: Path, master: RedisServer, *, quorum: int, options: Sequence[str] = ()) -> None:
+        """Keep its configuration in `folder`; it takes a master for dead after half a second."""
+        self.port = _free_port()
+        self._folder = folder
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"sentinel monitor samovar 127.0.0.1 {master.port} {quorum}"]
+        lines += ["sentinel down-after-milliseconds samovar 500", "sentinel failover-timeout samovar 3000", *options]
+        folder.mkdir()
+        (folder / "sentinel.conf").write_text("\n".join([*lines, f"dir {folder}"]) + "\n")
+
+    def __enter__(self) -> Self:
+        """Start, and wait until it answers."""
+        command = ["redis-server", str(self._folder / "sentinel.conf"), "--sentinel"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until(self._listens)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._process.kill()
+        self._process.wait()
+
+    def knows(self, sentinels: int, replicas: int) -> bool:
+        """Whether it has found so many other Sentinels and replicas: before, it can't fail over."""
+        with redis.Redis(port=self.port, socket_timeout=2) as client:
+            state = client.sentinel_master("samovar")
+            return bool(state["num-other-sentinels"] == sentinels and state["num-slaves"] == replicas)
+
+    def _listens(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Switch:
+    """A port that leads new connections to one server or another; old ones stay where they lead, as behind HAProxy."""
+
+    def __init__(self, target: int) -> None:
+        """Lead to port `target` at first."""
+        self.target = target
+        self.taken: Counter[int] = Counter()
+        """Connections by target."""
+
+    def serve(self, client: socket.socket) -> None:
+        """Lead one connection."""
+        self.taken[self.target] += 1
+        with client, suppress(OSError), socket.create_connection(("127.0.0.1", self.target)) as server:
+            never = threading.Event()
+            threading.Thread(target=_copy, args=(client, server, 0.0, never), daemon=True).start()
+            _copy(server, client, 0.0, never)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait, not for ever."""
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from cache import Cache, KeyMismatchError, KeyRing, PrefixCache, Stored
+from cache import Cache, KeyMismatchError, KeyRing, PrefixCache, Stored, StoreFullError
 from tests.redis_server import RedisServer, babbler
 
 KEYS = KeyRing.new()
@@ -86,6 +87,37 @@ def test_a_start_while_the_store_is_away_is_a_start(tmp_path: Path) -> None:
     assert not finds(engine)
     cache.close()
     engine.close()
+
+
+@pytest.mark.parametrize("wrong", ["a plain port", "no file"])
+def test_a_start_logs_the_cause_even_where_the_deadline_of_a_call_hides_it(tmp_path: Path, wrong: str) -> None:
+    with RedisServer(tmp_path) as server, capture_logs() as logs:
+        url = server.url.replace("redis://", "rediss://:s3cret@")
+        open_cache(url if wrong == "a plain port" else f"{url}?ssl_ca_certs={tmp_path}/ca.pem").close()
+    [line] = [line for line in logs if line["log_level"] == "warning"]
+    cause = "does not speak TLS" if wrong == "a plain port" else f"ssl_ca_certs: there is no file {tmp_path}/ca.pem"
+    assert cause in line["reason"]
+    assert (line["store"], "s3cret" in str(line)) == (f"rediss://127.0.0.1:{server.port}/0", False)
+
+
+async def test_a_redis_that_fills_up_and_is_emptied_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.cache.CHECK_SECONDS", 0.05)
+    with RedisServer(tmp_path) as server, capture_logs() as logs:
+        cache = open_cache(server.url)
+        assert cache.copies is not None
+        server.command("CONFIG", "SET", "maxmemory", "1")
+        keeping = asyncio.create_task(cache.keep())
+        with pytest.raises(StoreFullError):
+            await asyncio.to_thread(cache.copies.put_many, [(bytes(32), b"x")])
+        await until(lambda: len(logs) == 1)
+        server.command("CONFIG", "SET", "maxmemory", "0")
+        await until(lambda: cache.copies is not None and cache.copies.writable)
+        await asyncio.to_thread(cache.copies.put_many, [(bytes(32), b"x")])
+        await until(lambda: len(logs) == 2)
+        keeping.cancel()
+        await asyncio.to_thread(cache.close)
+    assert logs[0]["event"] == "the cache takes no writes: what is computed now is not stored"
+    assert ("maxmemory" in logs[0]["reason"], logs[1]["event"]) == (True, "the cache is back")
 
 
 def test_another_service_at_its_address_hinders_no_start() -> None:

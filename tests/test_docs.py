@@ -113,6 +113,18 @@ def test_every_error_code_is_explained_where_people_look_for_it() -> None:
     assert codes - set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set()
 
 
+def test_the_failures_page_quotes_events_and_alerts_that_there_are() -> None:
+    page = (ROOT / "docs" / "failures.md").read_text()
+    code = "".join(path.read_text() for room in ("cache", "engine", "gateway") for path in (ROOT / room).rglob("*.py"))
+    rules = (ROOT / "grafana" / "rules" / "samovar.yml").read_text()
+    events = set(re.findall(r'"event": "([^"]+)"', page))
+    alerts = set(re.findall(r"`(Samovar[A-Z]\w+)`", page))
+    assert len(events) > 4
+    assert len(alerts) > 4
+    assert [event for event in events if f'"{event}"' not in code] == []
+    assert [alert for alert in alerts if f"alert: {alert}\n" not in rules] == []
+
+
 def test_every_finding_of_the_doctor_is_explained() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     sources = "".join((ROOT / "gateway" / "cli" / f"{part}.py").read_text() for part in ("doctor", "larder"))

@@ -106,6 +106,26 @@ def test_a_redis_is_asked_for_its_policy(tmp_path: Path, policy: str, mark: Mark
         assert (finding.mark, policy in findings(tmp_path, cache=server.unix)[-1].text) == (mark, True)
 
 
+def test_a_redis_user_without_info_is_told_so_and_that_the_cache_works(tmp_path: Path, redis: RedisServer) -> None:
+    redis.command("ACL", "SETUSER", "tea", "on", ">s3cret", "~samovar:*", "+@all", "-@dangerous")
+    finding = worst(tmp_path, cache=f"redis://tea:s3cret@127.0.0.1:{redis.port}/0")
+    assert (finding.mark, "answers; its maxmemory and role can't be checked" in finding.text) == (Mark.WARN, True)
+    assert ("computed anew" in finding.text, "+info" in finding.mend) == (False, True)
+
+
+def test_a_redis_that_is_a_replica_is_a_warning(tmp_path: Path, redis: RedisServer) -> None:
+    redis.command("REPLICAOF", "127.0.0.1", "1")
+    finding = worst(tmp_path, cache=redis.url)
+    assert (finding.mark, "is a replica" in finding.text) == (Mark.WARN, True)
+
+
+def test_a_redis_cluster_is_a_failure(tmp_path: Path) -> None:
+    bus = RedisServer(tmp_path).port
+    with RedisServer(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(bus)) as server:
+        finding = worst(tmp_path, cache=server.url, cache_key=KEYS.text.strip())
+    assert (finding.mark, "is a Redis Cluster" in finding.text) == (Mark.FAIL, True)
+
+
 def test_a_redis_that_is_away_is_a_warning_that_shows_no_password(tmp_path: Path) -> None:
     finding = worst(tmp_path, cache="redis://:s3cret@127.0.0.1:1/0")
     assert (finding.mark, "can't be reached" in finding.text) == (Mark.WARN, True)
@@ -117,6 +137,8 @@ def test_a_redis_that_is_away_is_a_warning_that_shows_no_password(tmp_path: Path
     [
         ({"cache": "redis://:s3cret@"}, "cache: must have a host"),
         ({"cache": "http://x"}, "cache: must be sqlite"),
+        ({"cache": "redis://:s3cret#x@host/0"}, "cache: must not contain #; percent-encode the password"),
+        ({"cache": "rediss://:s3cret@host/0?ssl_ca_cert=x"}, "cache: has no option ssl_ca_cert; ssl_ca_certs is one"),
         ({"cache_ttl": "soon"}, "cache_ttl: "),
         ({"cache_ttl": "1 s"}, "cache_ttl: "),
         ({"cache_max_bytes": "1 KiB"}, "cache_max_bytes: "),

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -74,6 +75,21 @@ async def test_use_is_counted_over_all_gateways(tmp_path: Path, server: RedisSer
                 break
             await asyncio.sleep(0.1)
         assert user.tokens == 13_210
+
+
+async def test_a_gateway_whose_clock_is_years_ahead_hides_no_use_of_today(tmp_path: Path, server: RedisServer) -> None:
+    ledger = Ledger(server.url, SECRET)
+    ahead = Users(tmp_path / "a", ledger=ledger, clock=lambda: time.time() + 3650 * 86_400)
+    async with house(tmp_path / "b", server) as right:
+        await ahead.add("anna")
+        await right.share()
+        [anna] = await right.all()
+        await ahead.used({anna.tenant: Usage(1, 10)})
+        await right.used({anna.tenant: Usage(1, 200)})
+        [user] = await right.everywhere()
+        assert (user.tokens, user.tokens_today) == (210, 200)
+    ahead.close()
+    ledger.close()
 
 
 def raw(server: RedisServer) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from cache.address import check_url, shown
+from cache.cache import Cache
+from cache.errors import StoreDeniedError, StoreError
+from cache.keys import KeyRing
 from cache.memory import PREFIX, MemoryStore
 from cache.redis import RedisStore
 from cache.sqlite import SqliteStore
-from cache.store import Store, check_url, open_store, shown
+from cache.store import Store, open_store
 from tests.redis_server import RedisServer, make_certificates
 
 IDS = [bytes([n]) * 32 for n in range(12)]
@@ -142,12 +147,56 @@ def test_redis_speaks_tls_and_takes_a_password_and_neither_is_optional(tmp_path:
         store.put_many([(IDS[0], b"one")])
         assert store.get_many([IDS[0]]) == [b"one"]
         store.close()
-        for wrong in (url.partition("?")[0], url.replace("s3cret", "other"), url.replace("rediss", "redis")):
-            other = RedisStore(wrong, ttl=DAY)
-            with pytest.raises(Exception, match="Redis") as caught:
-                other.get_many([IDS[0]])
-            assert "s3cret" not in str(caught.value)
-            other.close()
+        bare, missing = url.partition("?")[0], tmp_path / "missing.pem"
+        (tmp_path / "empty.pem").touch()
+        causes = {
+            bare: "is not trusted: self-signed certificate; .* ssl_ca_certs",
+            url.replace("s3cret", "other"): "refuses the user or the password",
+            bare.replace("rediss", "redis"): "speaks TLS; write rediss://",
+            f"{bare}?ssl_ca_certs={missing}": f"ssl_ca_certs: there is no file {missing}",
+            f"{bare}?ssl_ca_certs={tmp_path}/empty.pem": "ssl_ca_certs: .*empty.pem holds no certificate in PEM",
+            f"{bare}?ssl_ca_certs={tmp_path}": "ssl_ca_certs: .* is a folder",
+        }
+        for wrong, cause in causes.items():
+            assert re.search(cause, failure(wrong)), failure(wrong)
+
+
+def test_the_rights_of_the_docs_are_all_that_a_redis_user_needs(tmp_path: Path, redis_server: RedisServer) -> None:
+    docs = Path(__file__).parent.parent / "docs" / "cache.md"
+    found = re.search(r"^ACL SETUSER samovar (.*)$", docs.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    redis_server.command(
+        "ACL", "SETUSER", "samovar", *found[1].replace("PASSWORD", "pot").replace(" +info", "").split()
+    )
+    url = f"redis://samovar:pot@127.0.0.1:{redis_server.port}/1"
+    Cache(url, KeyRing.load(tmp_path / "key"), ttl=DAY, max_bytes=1 << 26).close()
+    store = RedisStore(url, ttl=DAY)
+    store.put_many([(IDS[0], b"one")], [IDS[0]])
+    assert (store.get_many(IDS[:2]), store.has_many(IDS[:2])) == ([b"one", None], [True, False])
+    store.delete(IDS[:1])
+    assert (store.write_table("t", {b"a": b"1"}, drop=[b"b"]), store.revision("t"), store.read_table("t")) == (
+        1,
+        1,
+        {b"a": b"1"},
+    )
+    store.ping()
+    with pytest.raises(StoreDeniedError, match="'info'"):
+        store.about("memory")
+    store.close()
+
+
+def test_tls_to_a_port_without_it_is_said(redis_server: RedisServer) -> None:
+    assert "does not speak TLS; write redis://" in failure(redis_server.url.replace("redis://", "rediss://"))
+
+
+def failure(url: str) -> str:
+    """What is said of a Redis that can't be used; it shows no password."""
+    store = RedisStore(url, ttl=DAY)
+    with pytest.raises(StoreError) as caught:
+        store.get_many([IDS[0]])
+    store.close()
+    assert "s3cret" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +211,17 @@ def test_redis_speaks_tls_and_takes_a_password_and_neither_is_optional(tmp_path:
         ("unix://", "must have a path"),
         ("redis:///0", "must have a host"),
         ("rediss://:secret@/0", "must have a host"),
+        ("redis+sentinel://:secret@a,b", "must have the name of the master"),
+        ("redis+sentinel://a,,b/name", "must have a host"),
+        ("redis://host/name", "must have the number of a database"),
+        ("redis://host:99999", "must have a host, and a number as port"),
+        ("unix://run/redis.sock", "must have a path"),
+        ("sqlite:///b.db?mode=ro", "takes no options"),
+        ("sqlite:///b#.db", "must not contain #"),
+        ("rediss://host?ssl_ca_cert=x", "has no option ssl_ca_cert; ssl_ca_certs is one"),
+        ("redis://host?ssl_ca_certs=x", "ssl_ca_certs goes with rediss://, not with redis://"),
+        ("redis://host?socket_timeout=secret", "option socket_timeout has an impossible value"),
+        ("redis://host?password=top&secret=1", "has an unknown option; .* write & as %26"),
     ],
 )
 def test_a_url_that_names_no_store_is_refused_without_showing_it(url: str, reason: str) -> None:
@@ -173,14 +233,32 @@ def test_a_url_that_names_no_store_is_refused_without_showing_it(url: str, reaso
 @pytest.mark.parametrize(
     ("url", "seen"),
     [
-        ("redis://user:pass@host:6379/1?ssl_password=x", "redis://host:6379/1"),
+        ("rediss://user:pass@host:6379/1?ssl_password=x", "rediss://host:6379/1"),
         ("unix:///run/redis.sock?password=x", "unix:///run/redis.sock"),
         ("sqlite:///var/blocks.db", "sqlite:///var/blocks.db"),
         ("memory://", "memory://"),
+        ("redis://host", "redis://host:6379/0"),
+        ("redis://:p@ss@[::1]", "redis://[::1]:6379/0"),
+        ("redis://:Sesam%23t%2Fu%3F@127.0.0.1:6380/3", "redis://127.0.0.1:6380/3"),
+        (
+            "redis+sentinel://u:pass@a,b:26380/mymaster/2?sentinel_password=x",
+            "redis+sentinel://a:26379,b:26380/mymaster/2",
+        ),
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, seen: str) -> None:
     assert shown(check_url(url)) == seen
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+sentinel"])
+@pytest.mark.parametrize(
+    "password", ["Se#sam", "Se/sam", "Se?sam", "12#Sesam", "12/Sesam", "12?Sesam", "Se@sa/m", "#", "/?"]
+)
+def test_a_password_that_is_not_percent_encoded_is_refused_and_hidden(scheme: str, password: str) -> None:
+    where = {"unix": "/run/redis.sock", "redis+sentinel": "h:1,h:2/name/0"}.get(scheme, "127.0.0.1:6399/0")
+    with pytest.raises(ValueError, match="percent-encode the password") as caught:
+        check_url(f"{scheme}://default:{password}@{where}")
+    assert [part for part in ("Se", "sam", "12") if part in str(caught.value)] == []
 
 
 def test_a_path_may_hold_any_letter(tmp_path: Path) -> None:

@@ -9,9 +9,17 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
-from cache import KeyMismatchError, KeyRing, RedisStore, StoreError, shown
+from cache import (
+    KeyMismatchError,
+    KeyRing,
+    RedisStore,
+    StoreDeniedError,
+    StoreError,
+    UnsupportedStoreError,
+    parse_address,
+    shown,
+)
 from gateway.cli.finding import Finding, Mark
 from gateway.cli.language import Phrases
 from gateway.settings import Settings
@@ -69,40 +77,54 @@ class Larder:
 
     def _cache(self, keys: KeyRing | None) -> Iterator[Finding]:
         url = self._settings.cache_url
-        file = Path(unquote(urlsplit(url).path))
-        if url.startswith("memory"):
+        address = parse_address(url)
+        file = Path(address.path)
+        if address.scheme == "memory":
             yield from self._room(SHARED_MEMORY, "cache_memory")
-        elif url.startswith("sqlite") and not file.exists():
+        elif address.scheme == "sqlite" and not file.exists():
             yield from self._room(file, "cache_file")
         else:
             yield from self._stored(url, file, keys)
 
     def _stored(self, url: str, file: Path, keys: KeyRing | None) -> Iterator[Finding]:
         try:
-            yield from self._file(file, keys) if url.startswith("sqlite") else self._redis(url, keys)
+            yield self._file(file, keys) if url.startswith("sqlite") else self._redis(url, keys)
         except KeyMismatchError as error:
             yield self._bad(Mark.FAIL, "cache", "reason", "mend_key", reason=error)
+        except UnsupportedStoreError as error:
+            reason = str(error).removeprefix("cache: ")
+            yield self._bad(Mark.FAIL, "cache", "reason", "other_cache", reason=reason)
         except (StoreError, sqlite3.Error) as error:
             reason = str(error).removeprefix("cache: ")
             mend = "mend_file" if url.startswith("sqlite") else "mend_cache"
             yield self._bad(Mark.WARN, "cache", "cache_away", mend, store=shown(url), reason=reason)
 
-    def _file(self, file: Path, keys: KeyRing | None) -> Iterator[Finding]:
+    def _file(self, file: Path, keys: KeyRing | None) -> Finding:
         found = _mark(file)
         if keys is not None:
             keys.check(found, str(file))
         most = self._settings.cache_max_bytes
-        yield self._good("cache", "cache_used", store=file, size=_size(file.stat().st_size), most=_size(most))
+        return self._good("cache", "cache_used", store=file, size=_size(file.stat().st_size), most=_size(most))
 
-    def _redis(self, url: str, keys: KeyRing | None) -> Iterator[Finding]:
+    def _redis(self, url: str, keys: KeyRing | None) -> Finding:
         store = RedisStore(url, ttl=self._settings.cache_ttl)
         try:
             store.ping()
             if keys is not None:
                 keys.check(store.read_mark(), shown(url))
-            yield self._policy(store.about("memory"), url)
+            return self._server(store, url)
         finally:
             store.close()
+
+    def _server(self, store: RedisStore, url: str) -> Finding:
+        """Return the finding on a server that answers: its role and policy, if its user may ask for them."""
+        try:
+            about = {**store.about("memory"), **store.about("replication")}
+        except StoreDeniedError:
+            return self._bad(Mark.WARN, "cache", "redis_unasked", "allow_info", store=shown(url))
+        if about.get("role") == "slave":
+            return self._bad(Mark.WARN, "cache", "redis_replica", "mend_replica", store=shown(url))
+        return self._policy(about, url)
 
     def _policy(self, about: dict[str, Any], url: str) -> Finding:
         most, policy = int(about.get("maxmemory", 0)), str(about.get("maxmemory_policy", "noeviction"))

@@ -128,8 +128,8 @@ TEXTS: Final = {
         "用 --cache 指定另一个文件；若是 Samovar 自己的文件损坏，会自动重建",
     ),
     "mend_cache": (
-        "start it, or mend its address and password in --cache",
-        "请启动它，或在 --cache 中更正地址和密码",
+        "start it, or correct its address, password or options in --cache",
+        "请启动它，或在 --cache 中更正地址、密码或选项",
     ),
     "no_blocks": (
         "{name} is recurrent or hybrid: its state can't be kept in blocks, so every conversation is computed anew",
@@ -138,6 +138,26 @@ TEXTS: Final = {
     "model_with_blocks": (
         "if conversations are long, choose a model that is a plain transformer",
         "若对话较长，请换用普通的 Transformer 模型",
+    ),
+    "redis_unasked": (
+        "{store} answers; its maxmemory and role can't be checked, as this user may not use INFO",
+        "{store} 可用；但该用户无权执行 INFO，无法检查 maxmemory 与角色",
+    ),
+    "allow_info": (
+        "ACL SETUSER NAME +info, or see to maxmemory and maxmemory-policy yourself",
+        "执行 ACL SETUSER 用户名 +info，或自行确认 maxmemory 与 maxmemory-policy",
+    ),
+    "redis_replica": (
+        "{store} is a replica: what is stored there is read, and nothing new is stored",
+        "{store} 是从节点：只能读取，无法写入新内容",
+    ),
+    "mend_replica": (
+        "give the address of the master, or of the Sentinels: redis+sentinel://HOST,HOST/NAME/0",
+        "请在 --cache 中填写主节点地址，或 Sentinel 地址：redis+sentinel://主机,主机/名称/0",
+    ),
+    "other_cache": (
+        "give the address of a Redis that is no Cluster in --cache",
+        "请在 --cache 中填写非 Cluster 的 Redis 地址",
     ),
     "redis_good": ("{store} answers; maxmemory {size}, {policy}", "{store} 可用；maxmemory {size}，{policy}"),
     "redis_unbounded": (
