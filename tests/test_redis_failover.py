@@ -56,6 +56,7 @@ def switch(pair: tuple[RedisServer, RedisServer]) -> Iterator[tuple[Switch, str]
 def fail_over(pair: tuple[RedisServer, RedisServer], switch: Switch) -> None:
     """The second becomes the master, the first its replica, and new connections lead to the second."""
     one, two = pair
+    one.command("WAIT", 1, 10_000)  # until the replica has all
     two.follow(None)
     one.follow(two)
     switch.target = two.port
@@ -79,6 +80,7 @@ def test_a_replica_is_no_full_store_and_is_left_once_the_address_leads_elsewhere
     seen: list[str] = []
     store = Guarded(RedisStore(switch[1], ttl=100), observe=lambda operation: seen.append(operation.outcome))
     store.put_many([(IDS[0], b"before")])
+    pair[0].command("WAIT", 1, 10_000)  # until the replica has it
     pair[1].follow(None)
     pair[0].follow(pair[1])  # the address still leads to the first
     with pytest.raises(StoreReadOnlyError, match="it is a replica"):
@@ -119,6 +121,7 @@ async def test_a_gateway_that_only_reads_users_hears_the_new_master_of_a_revoked
     reader = Ledger(switch[1], KEYS)
     assert await reader.revision("users") is None
     one, two = pair
+    one.command("WAIT", 1, 10_000)  # until the replica has all
     two.follow(None)
     one.command("REPLICAOF", "127.0.0.1", "1")  # demoted, and cut off: what it has is old
     switch[0].target = two.port
