@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from cache import KeyRing, check_url
+from gateway.durations import FORMS, parse_duration
 from gateway.machine import available_cores, schedulable_cpus
 
 PREFIX: Final = "SAMOVAR_"
@@ -31,8 +32,6 @@ SQLITE: Final = "sqlite"
 """The cache that needs no other server: a file in the state folder."""
 _SECRETS: Final = ("cache", "cache_key")
 """Settings whose values may hold a password or a key, and are not shown."""
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_TIME: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd])[a-z]*\s*$", re.IGNORECASE)
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
 
 
@@ -50,10 +49,13 @@ def _size(value: object) -> object:
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
 
 
-def _seconds(value: object) -> object:
-    """Seconds of `7 days`, `12h` or a bare number."""
-    match = _TIME.match(value) if isinstance(value, str) else None
-    return value if match is None else float(match[1]) * _SECONDS[match[2].lower()]
+def _seconds(value: object) -> float:
+    """Return the seconds of `7 days`, `12h` or a number. Raises ValueError for everything else, booleans included."""
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"must be {FORMS}")
 
 
 def _store(value: object) -> object:
@@ -109,12 +111,14 @@ class Settings(BaseSettings):
     context: int = Field(4096, ge=64, le=1 << 20, description="tokens that a conversation may hold")
     max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
-    idle_unload: float = Field(
+    idle_unload: Seconds = Field(
         300, ge=0, le=1e6, description="seconds after which an idle engine gives its memory back; 0 keeps it"
     )
     queue_limit: int = Field(64, ge=0, le=100_000, description="requests that may wait")
-    queue_timeout: float = Field(60, gt=0, le=86_400, description="seconds that a request may wait")
-    resume_grace: float = Field(30, ge=0, le=86_400, description="seconds for which a lost connection cancels nothing")
+    queue_timeout: Seconds = Field(60, gt=0, le=86_400, description="seconds that a request may wait")
+    resume_grace: Seconds = Field(
+        30, ge=0, le=86_400, description="seconds for which a lost connection cancels nothing"
+    )
     allow_anonymous: bool = Field(False, description="serve beyond loopback without API keys")
     allowed_origins: Words = Field([], description="origins of pages that may call, beside the gateway's own")
     allowed_hosts: Words = Field([], description="names in `Host` that are answered, beside loopback and `host`")
@@ -135,7 +139,7 @@ class Settings(BaseSettings):
         "folder), sqlite:///PATH, redis://HOST, rediss://HOST, unix:///SOCKET or memory://",
     )
     cache_ttl: Seconds = Field(
-        7 * 86_400, ge=60, le=1e9, description="seconds, or `7 days`, after which what nobody used is dropped"
+        7 * 86_400, ge=60, le=1e9, description="seconds after which what nobody used is dropped; `7 days` is 604800"
     )
     cache_max_bytes: Bytes = Field(2 << 30, ge=64 << 20, description="most that KV blocks may take, `2 GiB`")
     cache_key: str = Field(

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.cli import Command, commands, main
 from gateway.cli.arguments import Parser
+from gateway.durations import parse_duration
 from gateway.machine import schedulable_cpus
 from gateway.settings import Settings, SettingsError, load
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR
@@ -91,6 +92,31 @@ def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
 )
 def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
     assert load({"engine_memory": text}).engine_memory == size
+
+
+DURATIONS = [name for name, field in Settings.model_fields.items() if field.annotation is float]
+"""Every setting that is no whole number is a duration."""
+
+
+def test_every_setting_in_seconds_takes_the_forms_of_a_duration(tmp_path: Path) -> None:
+    assert {"idle_unload", "queue_timeout", "resume_grace", "cache_ttl"} <= set(DURATIONS)
+    for name in DURATIONS:
+        for text, seconds in (("300", 300), ("61.5", 61.5), ("90s", 90), ("15 min", 900), ("2 Hours ", 7200)):
+            assert getattr(load({name: text}), name) == seconds
+        for value in ("3 months", "5 minuten", "soon", "-5", "nan", "inf", "", "1h30m", "５"):
+            assert refusal(**{name: value}).startswith(f"{name}: must be seconds (300, 1.5) or a number with s, min,")
+        (tmp_path / "samovar.toml").write_text(f"{name} = true\n")
+        assert refusal().startswith(f"{name}: must be seconds")
+        (tmp_path / "samovar.toml").write_text(f'{name} = "75 s"\n')
+        assert getattr(load({}), name) == 75
+        (tmp_path / "samovar.toml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), (".5", 0.5), ("1 day", 86_400), ("7 days", 604_800), ("2w", 1_209_600)]
+)
+def test_a_duration_may_be_bare_seconds_or_days_and_weeks(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
 
 
 def test_a_word_for_a_choice_of_the_programs_own_is_kept() -> None:
