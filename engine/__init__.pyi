@@ -1,5 +1,5 @@
 from .annex import ANNEX_CELLS
-from .child import environment
+from .child import environment, module_command
 from .comparison import Pace, Rate, compare
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from .llama import Model, Vocabulary, build_features, repacks_weights
@@ -68,6 +68,7 @@ __all__ = [
     "heuristic",
     "mark",
     "measure",
+    "module_command",
     "quantize",
     "repacks_weights",
     "round_seconds",

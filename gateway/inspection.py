@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from engine import Model, ModelLoadError, environment
+from engine import Model, ModelLoadError, environment, module_command
 from gateway.catalogue import ModelNotAvailableError
 from gateway.prompt import Prompt, TemplateError
 
@@ -78,11 +78,10 @@ def _remember(state: Path, known: dict[str, str]) -> None:
 
 def inspect(model: Path) -> Verdict:
     """Look at `model` in a child process."""
-    command = [sys.executable, "-m", "gateway.inspection", str(model)]
     try:
         child = subprocess.run(
-            command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            timeout=SECONDS, start_new_session=True, check=False,
+            module_command("gateway.inspection", str(model)), env=environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS, start_new_session=True, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Verdict("unreadable", f"{model.name} took longer than {SECONDS:.0f} s to open")
