@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import ipaddress
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from cache import KeyRing, check_url
@@ -102,6 +104,8 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", protected_namespaces=(), frozen=True
     )
 
+    from_file: ClassVar[dict[str, Any]] = {}
+
     model: str = Field("smollm2-135m-instruct", description="catalogue name, or path of a GGUF file")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -145,6 +149,16 @@ class Settings(BaseSettings):
     cache_key: str = Field(
         "", repr=False, description="file of the key that seals what is stored, or the key itself; made if missing"
     )
+
+    @model_validator(mode="after")
+    def _unicode(self) -> Self:
+        for name, value in self:
+            try:
+                str(value).encode()
+            except UnicodeEncodeError as error:
+                encoding = sys.getfilesystemencoding()
+                raise ValueError(f"{name}: is no text in {encoding}; rename what it names, or set LC_ALL") from error
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -212,8 +226,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, file; `_toml` is set by `load` for this one call's class."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Flags, environment, file; `from_file` is set by `load` for this one call's class."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, cls.from_file)
 
 
 def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
@@ -224,9 +238,10 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     file = config or CONFIG
     if config is not None and not _is_file(config):
         raise SettingsError(f"--config: there is no file {config}")
-    for name in _read_toml(file):
+    values = _read_toml(file)
+    for name in values:
         _known(name, str(file))
-    configured = type("Settings", (Settings,), {"model_config": {**Settings.model_config, "toml_file": file}})
+    configured = type("Settings", (Settings,), {"from_file": values})
     try:
         return configured(**flags)  # type: ignore[no-any-return]
     except ValidationError as error:
@@ -234,9 +249,15 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
+    """Return the settings of a file; Notepad begins it with a byte order mark. Raises SettingsError."""
     try:
-        return tomllib.loads(file.read_text("utf-8")) if _is_file(file) else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        data = file.read_bytes() if _is_file(file) else b""
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise SettingsError(f"{file}: is saved as UTF-16; save it as UTF-8")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except (tomllib.TOMLDecodeError, OSError) as error:
         raise SettingsError(f"{file}: {error}") from error
 
 

@@ -86,6 +86,18 @@ def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
     assert refusal().startswith("samovar.toml: ")
 
 
+def test_a_file_saved_by_notepad_is_read_or_its_encoding_is_named(tmp_path: Path) -> None:
+    text = 'queue_limit = 11\r\ninstructions = "用中文回答。"\r\n'
+    file = tmp_path / "samovar.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert (load({}).queue_limit, load({}).instructions) == (11, "用中文回答。")
+    for data in (text.encode("utf-16"), b"\xfe\xff" + text.encode("utf-16-be")):
+        file.write_bytes(data)
+        assert refusal() == "samovar.toml: is saved as UTF-16; save it as UTF-8"
+    file.write_bytes(b'instructions = "caf\xe9"')
+    assert refusal() == "samovar.toml: byte 19 is not UTF-8; save the file as UTF-8"
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("512 MiB", 512 << 20), ("512mb", 512 << 20), ("1.5G", 3 << 29), ("4096", 4096), ("2 KiB", 2048), ("1T", 1 << 40)],
