@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
 
     GGML_NO_BACKTRACE: the backtrace of a crash would start a debugger that outlives its process. PYTHONPATH: names the
     folder of the packages unless they are installed, as the working folder is no longer searched. Its empty entries,
-    which mean the working folder, are left out.
+    which mean the working folder, are left out. PYTHONUTF8: a child reads paths in the encoding of its parent.
     """
     search = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     # Not for installed packages: everything beside them would precede the standard library.
@@ -33,4 +33,4 @@ def environment() -> dict[str, str]:
         search = [_PACKAGES, *search]
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     paths = {"PYTHONPATH": os.pathsep.join(search)} if search else {}
-    return {**own, **paths, "PYTHONSAFEPATH": "1", "GGML_NO_BACKTRACE": "1"}
+    return {**own, **paths, "PYTHONSAFEPATH": "1", "PYTHONUTF8": str(sys.flags.utf8_mode), "GGML_NO_BACKTRACE": "1"}

@@ -137,7 +137,7 @@ class Model:
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only
         params.use_extra_bufts = not _has_amx()
-        pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
             raise ModelLoadError(f"{path.name} is not a model that llama.cpp can load")
         self.pointer = pointer

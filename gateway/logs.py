@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import structlog
 
+STDERR: Final = 2
+"""The descriptor that the log goes to."""
 QUEUE_BYTES: Final = 1 << 20
 """Bytes of lines that wait for stderr: some thousand lines, beside the pipe's own 64 KiB."""
 FLUSH_SECONDS: Final = 1.0
@@ -114,7 +116,7 @@ def configure() -> QueueHandler:
         if people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     )
-    handler = QueueHandler(sys.stderr.fileno(), encoding=sys.stderr.encoding)
+    handler = QueueHandler(STDERR, encoding=sys.stderr.encoding)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(allow=["lines"]), *shared],

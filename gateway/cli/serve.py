@@ -21,6 +21,7 @@ from gateway.app import build
 from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
 from gateway.cli.keys import has_keys
+from gateway.cli.streams import OutputError, discard_output
 from gateway.prompt import TemplateError
 from gateway.responses import Responses
 from gateway.settings import Settings
@@ -63,7 +64,7 @@ class Server(uvicorn.Server):
         if self.started:
             self.stages.done("listening")
             structlog.get_logger().info("serving", **self.stages.seconds)
-            print(self.greeting, flush=True)
+            _greet(self.greeting)
             self.supervisor.ready(self.greeting.partition(" — ")[0])
 
     @contextlib.contextmanager
@@ -138,6 +139,15 @@ def run(settings: Settings) -> int:
     server.greeting += f"\n{MEASURED_PLAN if model.plan.measured else ASSUMED_PLAN}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
+
+
+def _greet(greeting: str) -> None:
+    """Print the greeting; a gateway whose stdout is full or closed serves all the same."""
+    try:
+        print(greeting, flush=True)
+    except OutputError as error:
+        discard_output()
+        structlog.get_logger().warning("greeting not printed", reason=str(error))
 
 
 def _allow_connections() -> None:
