@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from cache.errors import StoreError, StoreFullError
+from cache.replies import BoundedParser
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ class RedisStore:
             socket_read_size=1 << 20,  # 12.6 MB in 8 values: 4 ms instead of 9
             retry=Retry(NoBackoff(), 1),  # once, on a fresh connection: the server may have restarted since
             max_connections=CONNECTIONS,
+            parser_class=BoundedParser,
             decode_responses=False,
         )
 
