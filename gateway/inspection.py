@@ -20,6 +20,7 @@ import msgspec
 
 from engine import Model, ModelLoadError, environment, module_command
 from gateway.catalogue import ModelNotAvailableError
+from gateway.files import write_private
 from gateway.prompt import Prompt, TemplateError
 
 FILE: Final = "inspected.json"
@@ -69,11 +70,9 @@ def _known(state: Path) -> dict[str, str]:
 
 def _remember(state: Path, known: dict[str, str]) -> None:
     newest = dict(list(known.items())[-REMEMBERED:])
-    draft = state / f"{FILE}.{os.getpid()}"
     with contextlib.suppress(OSError):  # then it is looked at again
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft.write_bytes(msgspec.json.encode(newest))
-        draft.replace(state / FILE)
+        write_private(state / FILE, msgspec.json.encode(newest))
 
 
 def inspect(model: Path) -> Verdict:
