@@ -204,6 +204,8 @@ def _routes(house: House, responses: Responses) -> list[BaseRoute]:
 
 
 def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
+    created = int(house.model.entry.path.stat().st_mtime)  # now, as the file may be gone later
+
     async def page(_: Request) -> Response:
         return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
 
@@ -228,7 +230,7 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
         model = {
             "id": entry.name,
             "object": "model",
-            "created": int(entry.path.stat().st_mtime),
+            "created": created,
             "owned_by": "samovar",
             "loaded": any(engine.loaded for engine in house.pool.engines),
             "context_length": house.model.context,
