@@ -29,6 +29,8 @@ from gateway.stages import Stages
 from gateway.supervision import Supervisor
 from gateway.transport.patience import Patient
 
+BACKLOG: Final = 2048
+"""Connections that wait until they are accepted: those of clients that come back at once after a restart."""
 GRACE_SECONDS: Final = 30
 """How long running answers may take to end after SIGTERM; a service manager's patience is 90 s."""
 UNREAD_MILLISECONDS: Final = 120_000
@@ -157,7 +159,10 @@ def _allow_connections() -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Bind before anything is loaded, so that a taken port is told at once."""
+    """Take the port before anything is loaded. Raises CommandError when another process has it.
+
+    With SO_REUSEADDR two processes can bind to one port, and only listen(2) refuses the second.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -165,6 +170,7 @@ def _listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise CommandError(f"port: {settings.host}:{settings.port} can't be used: {error.strerror}") from error
