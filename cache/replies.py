@@ -40,6 +40,8 @@ class _BoundedReader:
 class BoundedParser(DefaultParser):  # type: ignore[misc, valid-type]  # redis-py chooses it at import
     """redis-py's parser, which takes no reply that announces too many elements."""
 
+    _reader: Any
+
     def on_connect(self, connection: Any, **kwargs: Any) -> None:
         """Begin to parse what `connection` reads."""
         super().on_connect(connection, **kwargs)

@@ -39,6 +39,8 @@ FAREWELL_SECONDS: Final = 0.2
 """For the last events and the close frames that send clients away."""
 LAST_SECONDS: Final = 5
 """How long connections that do not close may hold up the end."""
+HURRIED_SECONDS: Final = 1
+"""The same after a second signal."""
 
 MEASURED_PLAN: Final = "Engines work by the plan that was measured here. 引擎按本机实测的方案工作。"
 ASSUMED_PLAN: Final = (
@@ -59,6 +61,7 @@ class Server(uvicorn.Server):
     stages: Stages
     supervisor: Supervisor
     _draining: asyncio.Task[None] | None = None
+    _signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
@@ -71,19 +74,23 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM let running answers end; a second one ends them, a third leaves at once."""
+        """SIGINT and SIGTERM let running answers end; a second one ends them at once, a third ends the process."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
         yield
 
     def _signalled(self) -> None:
+        self._signals += 1
         if self._draining is None:
             self.supervisor.stopping(f"running answers may end within {GRACE_SECONDS} s")
             # uvicorn closes every socket when it begins to shut down, so those that still answer come first.
             self._draining = asyncio.create_task(self._drain())
+        elif self._signals == 2:
+            self.config.timeout_graceful_shutdown = HURRIED_SECONDS
+            self.responses.end_now()
         else:
-            self.force_exit = self.should_exit
+            self.force_exit = True
             self._draining.cancel()
 
     async def _drain(self) -> None:
