@@ -204,8 +204,6 @@ def _routes(house: House, responses: Responses) -> list[BaseRoute]:
 
 
 def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
-    created = int(house.model.entry.path.stat().st_mtime)  # now, as the file may be gone later
-
     async def page(_: Request) -> Response:
         return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
 
@@ -230,7 +228,7 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
         model = {
             "id": entry.name,
             "object": "model",
-            "created": created,
+            "created": house.model.created,
             "owned_by": "samovar",
             "loaded": any(engine.loaded for engine in house.pool.engines),
             "context_length": house.model.context,

@@ -34,6 +34,8 @@ class ServedModel:
     """One model with everything derived from it."""
 
     entry: Entry
+    created: int
+    """When the file was written, in seconds of the epoch; the file may be gone later."""
     vocabulary: Vocabulary
     prompt: Prompt
     defaults: SamplingDefaults
@@ -102,6 +104,7 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     memory = _memory(settings, engines)
     return ServedModel(
         entry=entry,
+        created=int(entry.path.stat().st_mtime),
         vocabulary=model.vocabulary,
         prompt=Prompt(template, model.vocabulary, mark=lambda: secrets.token_hex(16)),
         defaults=sampling_defaults(entry, model),
