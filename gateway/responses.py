@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from cache import StoreError
 from gateway.caller import Caller
@@ -196,7 +196,7 @@ class Responses:
         tasks = [running.task for running in self._running.values()]
         if not tasks:
             return
-        waits = {asyncio.create_task(asyncio.wait(tasks))}
+        waits: set[asyncio.Task[Any]] = {asyncio.create_task(asyncio.wait(tasks))}
         if unless is not None:
             waits.add(asyncio.create_task(unless.wait()))
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
