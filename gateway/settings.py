@@ -87,7 +87,12 @@ def _is_file(path: Path) -> bool:
 
 def _default_state() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "samovar"
+    try:
+        return Path(base).expanduser() / "samovar"
+    except RuntimeError as error:  # no HOME and no entry in passwd, as in a container under an arbitrary user id
+        raise SettingsError(
+            "state_dir: this user has no home folder; name a folder with state_dir, or set XDG_STATE_HOME"
+        ) from error
 
 
 Bytes = Annotated[int, BeforeValidator(_size)]
@@ -168,6 +173,10 @@ class Settings(BaseSettings):
             raise ValueError(f"engines: between 1 and cores, which is {self.cores}: each needs a core of its own")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert: goes with tls_key, and tls_key with tls_cert")
+        try:
+            _ = self.key_source
+        except RuntimeError as error:
+            raise ValueError("cache_key: must be a key or a path; this user has no home folder") from error
         for name in ("tls_cert", "tls_key"):
             path = getattr(self, name)
             if path is not None and not _is_file(path):

@@ -215,6 +215,32 @@ def test_help_does_not_wait_for_the_engine(arguments: list[str]) -> None:
     assert (run.returncode, run.stderr) == (0, "")
 
 
+HOMELESS = """
+import os, pwd, sys
+def unknown(_): raise KeyError
+pwd.getpwuid = pwd.getpwnam = unknown
+from gateway.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["--state-dir=s"]], ids=["state_dir", "cache_key"])
+@pytest.mark.parametrize("command", ["serve", "chat", "doctor", "models list", "keys list", "tune", "bench", "top"])
+def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path: Path, command: str, flags: list[str]) -> None:
+    environment = {name: value for name, value in CHILD_ENVIRONMENT.items() if name not in ("HOME", "XDG_STATE_HOME")}
+    run = subprocess.run(
+        [sys.executable, "-c", HOMELESS, *command.split(), *flags],
+        cwd=tmp_path, env={**environment, "SAMOVAR_CACHE_KEY": "~/cache.key" if flags else ""},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    expected = (
+        "samovar: cache_key: must be a key or a path; this user has no home folder\n"
+        if flags
+        else "samovar: state_dir: this user has no home folder; name a folder with state_dir, or set XDG_STATE_HOME\n"
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", expected)
+
+
 @pytest.fixture
 def kettle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A command with arguments of its own, which gives the number of cups as exit code."""
