@@ -162,7 +162,8 @@ class Settings(BaseSettings):
                 str(value).encode()
             except UnicodeEncodeError as error:
                 encoding = sys.getfilesystemencoding()
-                raise ValueError(f"{name}: is no text in {encoding}; rename what it names, or set LC_ALL") from error
+                other = "" if encoding == "utf-8" else ", or set LC_ALL=C.UTF-8"
+                raise ValueError(f"{name}: is no text in {encoding}; rename what it names{other}") from error
         return self
 
     @model_validator(mode="after")

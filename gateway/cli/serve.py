@@ -7,6 +7,7 @@ import contextlib
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -42,9 +43,9 @@ LAST_SECONDS: Final = 5
 HURRIED_SECONDS: Final = 1
 """The same after a second signal."""
 
-MEASURED_PLAN: Final = "Engines work by the plan that was measured here. 引擎按本机实测的方案工作。"
+MEASURED_PLAN: Final = "Engines work by the plan that was measured here.\n引擎按本机实测的方案工作。"
 ASSUMED_PLAN: Final = (
-    "Engines work by an ordinary machine's plan; `samovar tune` measures this one in a minute or two. "
+    "Engines work by an ordinary machine's plan; `samovar tune` measures this one in a minute or two.\n"
     "引擎按一般机器的方案工作；运行 samovar tune 可测量本机。"
 )
 NO_KEYS: Final = (
@@ -151,12 +152,22 @@ def run(settings: Settings) -> int:
 
 
 def _greet(greeting: str) -> None:
-    """Print the greeting; a gateway whose stdout is full or closed serves all the same."""
+    """Print the greeting without lines that stdout's encoding lacks; a gateway whose stdout is full serves, too."""
+    first, *rest = greeting.splitlines()
+    lines = [first, *(line for line in rest if _is_printable(line))]
     try:
-        print(greeting, flush=True)
+        print(*lines, sep="\n", flush=True)
     except OutputError as error:
         discard_output()
         structlog.get_logger().warning("greeting not printed", reason=str(error))
+
+
+def _is_printable(line: str) -> bool:
+    try:
+        line.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _allow_connections() -> None:
