@@ -12,6 +12,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from cache.address import Address
+from cache.replies import BoundedParser
 
 CONNECT_SECONDS: Final = 0.25
 READ_SECONDS: Final = 0.5
@@ -62,6 +63,7 @@ def _options() -> dict[str, Any]:
     return {
         "protocol": 2,  # no HELLO: older servers and proxies answer too
         "socket_connect_timeout": CONNECT_SECONDS,
+        "parser_class": BoundedParser,
         "retry": Retry(NoBackoff(), 1),  # once, on a fresh connection: the server may have restarted since
     }
 

@@ -1,6 +1,6 @@
 from .amx import repacks_weights
 from .annex import ANNEX_CELLS
-from .child import environment
+from .child import environment, module_command
 from .comparison import Pace, Rate, compare
 from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
@@ -78,6 +78,7 @@ __all__ = [
     "model_files",
     "model_path",
     "model_size",
+    "module_command",
     "quantize",
     "repacks_weights",
     "round_seconds",

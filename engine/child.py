@@ -1,10 +1,36 @@
-"""What child processes that run llama.cpp have in common."""
+"""How child processes that run Samovar's own modules are started."""
 
 from __future__ import annotations
 
 import os
+import site
+import sys
+from pathlib import Path
+from typing import Final
+
+_PACKAGES: Final = str(Path(__file__).resolve().parent.parent)
+"""The folder that this process loaded the packages from: children must load the same ones."""
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """Return the command line that runs `module` in this interpreter.
+
+    With `-P`, so that an `engine.py` or a `cache` folder in the working folder is never imported.
+    """
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """That of this process, without the backtrace of a crash: that starts a debugger which outlives everybody."""
-    return {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    """Return the environment for a child process.
+
+    GGML_NO_BACKTRACE: the backtrace of a crash would start a debugger that outlives its process. PYTHONPATH: names the
+    folder of the packages unless they are installed, as the working folder is no longer searched. Its empty entries,
+    which mean the working folder, are left out. PYTHONUTF8: a child reads paths in the encoding of its parent.
+    """
+    search = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    # Not for installed packages: everything beside them would precede the standard library.
+    if _PACKAGES not in (*site.getsitepackages(), site.getusersitepackages()):
+        search = [_PACKAGES, *search]
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    paths = {"PYTHONPATH": os.pathsep.join(search)} if search else {}
+    return {**own, **paths, "PYTHONSAFEPATH": "1", "PYTHONUTF8": str(sys.flags.utf8_mode), "GGML_NO_BACKTRACE": "1"}

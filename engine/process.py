@@ -8,7 +8,6 @@ import enum
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import Final
 import msgspec
 
 from engine.autopsy import cause_of_death
-from engine.child import environment
+from engine.child import environment, module_command
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import (
     Abort,
@@ -176,7 +175,7 @@ class EngineProcess:
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "engine.worker", str(theirs.fileno()),
+                    *module_command("engine.worker", str(theirs.fileno())),
                     pass_fds=[theirs.fileno()], start_new_session=True,
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
                     env=environment(),

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.child import environment
+from engine.child import environment, module_command
 from engine.errors import ModelLoadError
 from engine.llama import Context, Model
 
@@ -58,7 +58,7 @@ class Drift:
 
 def drift(before: Path, after: Path, *, threads: int) -> list[Drift]:
     """Compare two files of one model, text by text; a few seconds. Raises ModelLoadError."""
-    command = [sys.executable, "-m", "engine.quality", str(before), str(after), str(threads)]
+    command = module_command("engine.quality", str(before), str(after), str(threads))
     made = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True,
         env=environment(),

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from engine.child import environment
+from engine.child import environment, module_command
 from engine.errors import EngineError, QuantizeError
 from engine.llama import quantize as run_llama
 
@@ -102,7 +102,7 @@ def quantize(
     Gives how many tensors became another kind, since their rows don't fit. Raises QuantizeError, and then leaves no
     `target`.
     """
-    command = [sys.executable, "-m", "engine.quantization", str(source), str(target), kind, str(threads)]
+    command = module_command("engine.quantization", str(source), str(target), kind, str(threads))
     fallbacks: Counter[str] = Counter()
     failure = ""
     child = subprocess.Popen(

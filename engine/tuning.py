@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from typing import IO, Final, Self
 
 import msgspec
 
-from engine.child import environment
+from engine.child import environment, module_command
 from engine.errors import ModelLoadError
 from engine.modelfile import model_size
 from engine.plan import Plan, Times, heuristic, seconds
@@ -36,7 +35,7 @@ class Watch:
     def __init__(self, model: Path) -> None:
         """Start it; `wait` tells when it is ready."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "engine.stopwatch", str(model)],
+            module_command("engine.stopwatch", str(model)),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env=environment(), start_new_session=True,
         )  # fmt: skip

@@ -227,7 +227,7 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
         model = {
             "id": entry.name,
             "object": "model",
-            "created": int(entry.path.stat().st_mtime),
+            "created": house.model.created,
             "owned_by": "samovar",
             "loaded": any(engine.loaded for engine in house.pool.engines),
             "context_length": house.model.context,

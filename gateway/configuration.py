@@ -35,7 +35,9 @@ over the environment, which goes over the file. What is unknown or impossible is
 ```toml
 {example}```
 
-Sizes are bytes, or have a unit: `768 MiB`, `1.5G`. Lists in flags and in the environment are separated by commas.
+Sizes are bytes, or have a unit: `768 MiB`, `1.5G`. Durations are seconds, or have a unit: `90s`, `15 min`, `12h`,
+`7 days`, `2 weeks`; months and years are refused, as their length varies. Lists in
+flags and in the environment are separated by commas.
 
 | setting | default | allowed | meaning |
 |---|---|---|---|

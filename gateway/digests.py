@@ -10,6 +10,7 @@ import msgspec
 
 from engine import digest, file_mark
 from engine import file_digest as compute_digest
+from gateway.files import write_private
 
 _FILE: Final = "digests.json"
 
@@ -37,9 +38,7 @@ def file_digest(path: Path, state_dir: Path) -> str:
     new_digest = compute_digest(path)
     # Two gateways that write at the same time lose one entry at worst, which is found out again.
     with contextlib.suppress(OSError):  # as it is where there is no such folder yet, or it can't be written to
-        new = state_dir / f"{_FILE}.new"
-        new.write_bytes(msgspec.json.encode({**known, str(path): _Known(*now, new_digest)}))
-        new.replace(state_dir / _FILE)
+        write_private(state_dir / _FILE, msgspec.json.encode({**known, str(path): _Known(*now, new_digest)}))
     return new_digest
 
 

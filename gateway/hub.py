@@ -175,9 +175,9 @@ class _Pull:
         headers = build_hf_headers(token=False, library_name="samovar") | {"Accept-Encoding": "identity"}
         if file.tell():
             headers["Range"] = f"bytes={file.tell()}-"
-        with get_session().stream("GET", remote.url, headers=headers, timeout=SILENCE_SECONDS) as response:
-            with self._refusals():
-                hf_raise_for_status(response)
+        request = get_session().stream("GET", remote.url, headers=headers, timeout=SILENCE_SECONDS)
+        with self._refusals(), request as response:
+            hf_raise_for_status(response)
             if response.status_code == httpx2.codes.OK:  # also to a Range, where a server or proxy knows none
                 _empty(file)
             for chunk in response.iter_bytes():
@@ -206,7 +206,7 @@ class _Pull:
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
-        """Say in a line what the hub says no to."""
+        """Raise PullError for whatever the hub answers that is no file; a broken connection stays a TransportError."""
         try:
             yield
         except (RepositoryNotFoundError, EntryNotFoundError, RevisionNotFoundError) as error:
@@ -214,6 +214,12 @@ class _Pull:
             raise PullError(f"{self._endpoint} has no {where}; try another mirror with --endpoint") from error
         except HfHubHTTPError as error:
             raise PullError(f"{self._endpoint} answers {error.response.status_code}; pull again later") from error
+        except httpx2.TransportError:
+            raise
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:  # redirects in a circle, or to no address
+            raise PullError(
+                f"{self._endpoint} is no hub ({_reason(error)}); name another mirror with --endpoint"
+            ) from error
 
 
 def _empty(file: BinaryIO) -> None:

@@ -18,8 +18,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from engine import Model, ModelLoadError, environment, model_files, split_fault
+from engine import Model, ModelLoadError, environment, model_files, module_command, split_fault
 from gateway.catalogue import ModelNotAvailableError
+from gateway.files import write_private
 from gateway.prompt import Prompt, TemplateError
 
 FILE: Final = "inspected.json"
@@ -69,20 +70,17 @@ def _known(state: Path) -> dict[str, str]:
 
 def _remember(state: Path, known: dict[str, str]) -> None:
     newest = dict(list(known.items())[-REMEMBERED:])
-    draft = state / f"{FILE}.{os.getpid()}"
     with contextlib.suppress(OSError):  # then it is looked at again
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft.write_bytes(msgspec.json.encode(newest))
-        draft.replace(state / FILE)
+        write_private(state / FILE, msgspec.json.encode(newest))
 
 
 def inspect(model: Path) -> Verdict:
     """Look at `model` in a child process."""
-    command = [sys.executable, "-m", "gateway.inspection", str(model)]
     try:
         child = subprocess.run(
-            command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            timeout=SECONDS, start_new_session=True, check=False,
+            module_command("gateway.inspection", str(model)), env=environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS, start_new_session=True, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Verdict("unreadable", f"{model.name} took longer than {SECONDS:.0f} s to open")

@@ -1,16 +1,105 @@
-"""The log: one line an event on stderr, for people on a terminal and as JSON for everything else."""
+"""The log: one line an event on stderr, for people on a terminal and as JSON for everything else.
+
+A thread writes the lines, so that a reader of stderr that stands still never stops the event loop. What does not fit
+into the queue is dropped and counted.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import select
 import sys
-from typing import Any
+import threading
+from collections import deque
+from typing import Any, Final
 
 import structlog
 
+STDERR: Final = 2
+"""The descriptor that the log goes to."""
+QUEUE_BYTES: Final = 1 << 20
+"""Bytes of lines that wait for stderr: some thousand lines, beside the pipe's own 64 KiB."""
+FLUSH_SECONDS: Final = 1.0
+"""Longest time that the end of the process waits for lines still unwritten."""
 
-def configure() -> None:
-    """Send structlog's and the standard library's lines to stderr."""
+
+class QueueHandler(logging.Handler):
+    """Formats records in the calling thread and writes them to a file descriptor in a thread of its own."""
+
+    def __init__(self, fd: int, *, encoding: str = "utf-8", limit: int = QUEUE_BYTES) -> None:
+        """Write to `fd`, which stays the caller's, with at most `limit` bytes waiting."""
+        super().__init__()
+        self._dropped = 0
+        """Lines dropped since the last report of them."""
+        self._fd = fd
+        self._encoding = encoding
+        self._limit = limit
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self._writing = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record's line, or count it as dropped when the queue is full. Never blocks."""
+        try:
+            line = self._line(record)
+        except Exception as error:  # noqa: BLE001 - a record that cannot be formatted must not fail its caller
+            line = f"log record of {record.name} cannot be formatted: {type(error).__name__}\n".encode()
+        with self._changed:
+            if self._bytes + len(line) > self._limit:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._bytes += len(line)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until all is written, at most FLUSH_SECONDS; `logging` calls this at the end of the process."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._lines or self._writing), FLUSH_SECONDS)
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode(self._encoding, "backslashreplace")
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lines)
+                line, lost = self._lines.popleft(), self._dropped
+                self._writing = True
+            report = self._line(_report(lost)) if lost else b""
+            try:
+                self._write(report + line)
+            except OSError:  # nobody reads any more, or the disk is full
+                with self._changed:
+                    self._bytes -= len(line)
+                    self._dropped += 1
+                continue
+            with self._changed:
+                self._bytes -= len(line)
+                self._dropped -= lost
+
+    def _write(self, data: bytes) -> None:
+        """Write all of `data`, however long that takes. Raises OSError."""
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # another process with the same terminal made it non-blocking
+                select.select([], [self._fd], [])
+
+
+def _report(lost: int) -> logging.LogRecord:
+    """The record that `lost` lines were dropped."""
+    values = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": "log lines dropped"}
+    return logging.makeLogRecord({**values, "lines": lost})
+
+
+def configure() -> QueueHandler:
+    """Send structlog's and the standard library's lines to stderr, and return the handler that writes them."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -27,10 +116,10 @@ def configure() -> None:
         if people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     )
-    handler = logging.StreamHandler()
+    handler = QueueHandler(STDERR, encoding=sys.stderr.encoding)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(allow=["lines"]), *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
@@ -39,6 +128,7 @@ def configure() -> None:
     root.setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it says at INFO what is said here with ids
     logging.getLogger("uvicorn.error").addFilter(_is_no_clients_mistake)
+    return handler
 
 
 def _is_no_clients_mistake(record: logging.LogRecord) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 
 from engine import Plan, build_features, heuristic, model_size
 from gateway.digests import model_digest
+from gateway.files import write_private
 from gateway.machine import processor
 from gateway.settings import Settings
 
@@ -60,7 +61,6 @@ def save(plan: Plan, path: Path, settings: Settings) -> Path:
     folder = settings.state_dir / _FOLDER
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = Key.of(path, settings)
-    file, new = folder / key.file, folder / f"{key.file}.new"
-    new.write_bytes(msgspec.json.format(msgspec.json.encode(_Saved(key, plan))))
-    new.replace(file)
+    file = folder / key.file
+    write_private(file, msgspec.json.format(msgspec.json.encode(_Saved(key, plan))))
     return file

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from cache import StoreError
 from gateway.caller import Caller
-from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, StoreUnavailableError
+from gateway.errors import (
+    ApiError,
+    EngineUnavailableError,
+    InvalidRequestError,
+    ResponseNotFoundError,
+    StoreUnavailableError,
+)
 from gateway.house import House
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
@@ -21,6 +27,9 @@ KEPT_BYTES: Final = 64 << 20
 """Bytes of ended responses' events that are kept for those who come back; the oldest go."""
 LAST_SECONDS: Final = 2.0
 """How long responses may take to end once they are told to."""
+HURRY_SECONDS: Final = 0.5
+"""Longest wait for them after `end_now`: a step of an engine that works."""
+STOPPED: Final = "the gateway stopped before the answer was complete; try again in a moment"
 STOPPING: Final = "the gateway is about to stop; connect again in a moment"
 TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events waited for it"
 
@@ -35,9 +44,17 @@ class Running:
         self.caller = caller
         self._grace = grace
         self._holders = 0
+        self._stopped = False
+        """Whether the gateway ended the response because it stops."""
         self._timer: asyncio.TimerHandle | None = None
         self.task = asyncio.create_task(self._run())
         """Is done when it has ended."""
+
+    @property
+    def failure(self) -> ApiError | None:
+        """The error for a client that gets only the whole response; half an answer would pass for all of it."""
+        cut = self._stopped and self.turn.response["status"] == "cancelled"
+        return EngineUnavailableError(STOPPED) if cut else self.turn.error
 
     @property
     def ended(self) -> bool:
@@ -76,6 +93,11 @@ class Running:
         else:
             self.turn.end()
 
+    def stop(self) -> None:
+        """End the response because the gateway stops."""
+        self._stopped = True
+        self.turn.end("cancelled", "the gateway stops")
+
     def fell_behind(self) -> None:
         """A holder did not read for so long that events were dropped: when it is the only one, why go on?"""
         if self._holders == 1:
@@ -101,6 +123,7 @@ class Responses:
         self.on_closing: set[Callable[[], None]] = set()
         """Called once when it begins to close."""
         self.house = house
+        self._hurry = asyncio.Event()
         self._grace = grace
         self._running: dict[str, Running] = {}
         self._ended: OrderedDict[str, Running] = OrderedDict()
@@ -156,18 +179,29 @@ class Responses:
         watchers, self.on_closing = self.on_closing, set()
         for watcher in watchers:
             watcher()
-        await self._wait(within)
+        await self._wait(within, unless=self._hurry)
         for running in self._running.values():
-            running.turn.end("cancelled", "the gateway stops")
-        await self._wait(LAST_SECONDS)
+            running.stop()
+        await self._wait(HURRY_SECONDS if self._hurry.is_set() else LAST_SECONDS)
         for running in self._running.values():
             running.task.cancel()
         await self._wait(LAST_SECONDS)
 
-    async def _wait(self, seconds: float) -> None:
+    def end_now(self) -> None:
+        """End the time that `close` grants to running responses."""
+        self._hurry.set()
+
+    async def _wait(self, seconds: float, *, unless: asyncio.Event | None = None) -> None:
+        """Wait until all responses have ended, for at most `seconds`, or `unless` the event is set."""
         tasks = [running.task for running in self._running.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+        if not tasks:
+            return
+        waits: set[asyncio.Task[Any]] = {asyncio.create_task(asyncio.wait(tasks))}
+        if unless is not None:
+            waits.add(asyncio.create_task(unless.wait()))
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
     def _watch(self, running: Running) -> None:
         """See it end."""

@@ -49,6 +49,8 @@ class ServedModel:
     """One model with everything derived from it."""
 
     entry: Entry
+    created: int
+    """When the file was written, in seconds of the epoch; the file may be gone later."""
     vocabulary: Vocabulary
     template: str
     """Jinja source of the chat template."""
@@ -146,6 +148,7 @@ def load(settings: Settings, *, remember: bool = True) -> ServedModel:
     cells = _cells(memory - model_size(entry.path), context, dimensions)
     return ServedModel(
         entry=entry,
+        created=int(entry.path.stat().st_mtime),
         vocabulary=model.vocabulary,
         template=template,
         mark=before,

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import ipaddress
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from cache import KeyRing, check_url
+from gateway.durations import FORMS, parse_duration
 from gateway.machine import available_cores, schedulable_cpus
 
 PREFIX: Final = "SAMOVAR_"
@@ -31,8 +34,6 @@ SQLITE: Final = "sqlite"
 """The cache that needs no other server: a file in the state folder."""
 _SECRETS: Final = ("cache", "cache_key")
 """Settings whose values may hold a password or a key, and are not shown."""
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_TIME: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd])[a-z]*\s*$", re.IGNORECASE)
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
 
 
@@ -50,10 +51,13 @@ def _size(value: object) -> object:
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
 
 
-def _seconds(value: object) -> object:
-    """Seconds of `7 days`, `12h` or a bare number."""
-    match = _TIME.match(value) if isinstance(value, str) else None
-    return value if match is None else float(match[1]) * _SECONDS[match[2].lower()]
+def _seconds(value: object) -> float:
+    """Return the seconds of `7 days`, `12h` or a number. Raises ValueError for everything else, booleans included."""
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"must be {FORMS}")
 
 
 def _store(value: object) -> object:
@@ -83,7 +87,12 @@ def _is_file(path: Path) -> bool:
 
 def _default_state() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "samovar"
+    try:
+        return Path(base).expanduser() / "samovar"
+    except RuntimeError as error:  # no HOME and no entry in passwd, as in a container under an arbitrary user id
+        raise SettingsError(
+            "state_dir: this user has no home folder; name a folder with state_dir, or set XDG_STATE_HOME"
+        ) from error
 
 
 Bytes = Annotated[int, BeforeValidator(_size)]
@@ -100,6 +109,8 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", protected_namespaces=(), frozen=True
     )
 
+    from_file: ClassVar[dict[str, Any]] = {}
+
     model: str = Field("smollm2-135m-instruct", description="catalogue name, or path of a GGUF file")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -109,12 +120,14 @@ class Settings(BaseSettings):
     context: int = Field(4096, ge=64, le=1 << 20, description="tokens that a conversation may hold")
     max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
-    idle_unload: float = Field(
+    idle_unload: Seconds = Field(
         300, ge=0, le=1e6, description="seconds after which an idle engine gives its memory back; 0 keeps it"
     )
     queue_limit: int = Field(64, ge=0, le=100_000, description="requests that may wait")
-    queue_timeout: float = Field(60, gt=0, le=86_400, description="seconds that a request may wait")
-    resume_grace: float = Field(30, ge=0, le=86_400, description="seconds for which a lost connection cancels nothing")
+    queue_timeout: Seconds = Field(60, gt=0, le=86_400, description="seconds that a request may wait")
+    resume_grace: Seconds = Field(
+        30, ge=0, le=86_400, description="seconds for which a lost connection cancels nothing"
+    )
     allow_anonymous: bool = Field(False, description="serve beyond loopback without API keys")
     allowed_origins: Words = Field([], description="origins of pages that may call, beside the gateway's own")
     allowed_hosts: Words = Field([], description="names in `Host` that are answered, beside loopback and `host`")
@@ -136,12 +149,23 @@ class Settings(BaseSettings):
         "redis+sentinel://HOST,HOST/NAME/DB, unix:///SOCKET or memory://",
     )
     cache_ttl: Seconds = Field(
-        7 * 86_400, ge=60, le=1e9, description="seconds, or `7 days`, after which what nobody used is dropped"
+        7 * 86_400, ge=60, le=1e9, description="seconds after which what nobody used is dropped; `7 days` is 604800"
     )
     cache_max_bytes: Bytes = Field(2 << 30, ge=64 << 20, description="most that KV blocks may take, `2 GiB`")
     cache_key: str = Field(
         "", repr=False, description="file of the key that seals what is stored, or the key itself; made if missing"
     )
+
+    @model_validator(mode="after")
+    def _unicode(self) -> Self:
+        for name, value in self:
+            try:
+                str(value).encode()
+            except UnicodeEncodeError as error:
+                encoding = sys.getfilesystemencoding()
+                other = "" if encoding == "utf-8" else ", or set LC_ALL=C.UTF-8"
+                raise ValueError(f"{name}: is no text in {encoding}; rename what it names{other}") from error
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -151,6 +175,10 @@ class Settings(BaseSettings):
             raise ValueError(f"engines: between 1 and cores, which is {self.cores}: each needs a core of its own")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert: goes with tls_key, and tls_key with tls_cert")
+        try:
+            _ = self.key_source
+        except RuntimeError as error:
+            raise ValueError("cache_key: must be a key or a path; this user has no home folder") from error
         for name in ("tls_cert", "tls_key"):
             path = getattr(self, name)
             if path is not None and not _is_file(path):
@@ -209,8 +237,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, file; `_toml` is set by `load` for this one call's class."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Flags, environment, file; `from_file` is set by `load` for this one call's class."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, cls.from_file)
 
 
 def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
@@ -221,9 +249,10 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
     file = config or CONFIG
     if config is not None and not _is_file(config):
         raise SettingsError(f"--config: there is no file {config}")
-    for name in _read_toml(file):
+    values = _read_toml(file)
+    for name in values:
         _known(name, str(file))
-    configured = type("Settings", (Settings,), {"model_config": {**Settings.model_config, "toml_file": file}})
+    configured = type("Settings", (Settings,), {"from_file": values})
     try:
         return configured(**flags)  # type: ignore[no-any-return]
     except ValidationError as error:
@@ -231,9 +260,15 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
+    """Return the settings of a file; Notepad begins it with a byte order mark. Raises SettingsError."""
     try:
-        return tomllib.loads(file.read_text("utf-8")) if _is_file(file) else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        data = file.read_bytes() if _is_file(file) else b""
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise SettingsError(f"{file}: is saved as UTF-16; save it as UTF-8")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except (tomllib.TOMLDecodeError, OSError) as error:
         raise SettingsError(f"{file}: {error}") from error
 
 

@@ -124,7 +124,8 @@ class TurnRunner:
 
     def break_off(self) -> None:
         """Tell that it failed, when `run` could not."""
-        self._tell(self._events.failed(EngineUnavailableError("the gateway could not finish this answer; try again")))
+        self.error = EngineUnavailableError("the gateway could not finish this answer; try again")
+        self._tell(self._events.failed(self.error))
 
     def end(self, reason: str = "cancelled", explanation: str | None = None) -> None:
         """End it within one step, wherever it is, as `incomplete` for `reason`; it still tells its terminal event."""

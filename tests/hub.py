@@ -24,6 +24,10 @@ class Hub:
         }
         self.refusal: tuple[int, str] | None = None
         """Status and `X-Error-Code` that every question is answered with."""
+        self.location = ""
+        """Where it sends those who ask for a file, instead of to its content; `{path}` is what they asked for."""
+        self.loops = False
+        """Whether the content's own address leads to itself."""
         self.cuts: list[int] = []
         """After how many bytes each of the next answers breaks off."""
         self.ranges = True
@@ -81,13 +85,20 @@ class Hub:
         else:
             request.send_response(302)
             # Another name of this machine: to a client, another host.
-            request.send_header("Location", f"http://localhost:{self._server.server_port}/content")
+            content = f"http://localhost:{self._server.server_port}/content"
+            request.send_header("Location", self.location.format(path=request.path) or content)
             for name, value in self.headers.items():
                 request.send_header(name, value)
         request.send_header("Content-Length", "0")
         request.end_headers()
 
     def _send(self, request: BaseHTTPRequestHandler) -> None:
+        if self.loops:
+            request.send_response(302)
+            request.send_header("Location", request.path)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
         asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", "bytes=0-"))
         start = int(asked[1]) if asked and self.ranges else 0
         self.starts.append(start)

@@ -179,7 +179,7 @@ def test_the_settings_that_the_files_give_are_settings(tmp_path: Path, monkeypat
     settings = load({})
     assert settings.cache_url == "redis://redis:6379/0"
     assert settings.allowed_hosts == ["localhost", "samovar"]
-    assert set(given) - {"PATH", "PYTHONDONTWRITEBYTECODE", "XDG_DATA_HOME"} <= {
+    assert set(given) - {"PATH", "PYTHONDONTWRITEBYTECODE", "XDG_DATA_HOME", "XDG_STATE_HOME"} <= {
         f"SAMOVAR_{name.upper()}" for name in Settings.model_fields
     }
 
@@ -200,6 +200,15 @@ def image_environment() -> dict[str, str]:
     """What the image's ENV says."""
     [line] = instructions("ENV")
     return dict(word.split("=", 1) for word in shlex.split(line))
+
+
+def test_the_image_runs_under_an_arbitrary_user_id_in_group_0() -> None:
+    environment = image_environment()
+    folder = environment["SAMOVAR_STATE_DIR"]
+    assert f"{environment['XDG_STATE_HOME']}/samovar" == f"{environment['XDG_DATA_HOME']}/samovar" == folder
+    [made] = [line for line in instructions("RUN") if "install -d" in line]
+    assert f"install -d -m 770 -o samovar -g 0 {folder}" in made
+    assert instructions("VOLUME") == [folder]
 
 
 def test_the_containers_have_no_rights_that_they_do_not_need() -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import os
+import select
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from gateway import logs
 from gateway.cli import main
 from tests.chatting import Terminal
-from tests.running import SAMOVAR, Gateway
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
 BRIEF = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 3}
 
@@ -82,6 +91,66 @@ def test_on_a_terminal_a_line_is_for_people(tiny_server: Gateway) -> None:
         httpx.get(f"{url}/v1/models")
         assert "{" not in terminal.see("/v1/models").rpartition("\n")[2]
         assert terminal.leave("\x03") == 0
+
+
+def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(tiny_server: Gateway) -> None:
+    state = tiny_server.state.parent / "unread"
+    command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={state}", *tiny_server.flags]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=CHILD_ENVIRONMENT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            url = process.stdout.readline().split()[1]
+            fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+            with httpx.Client() as client:
+                for _ in range(40):  # some 250 bytes each in the log
+                    assert client.get(f"{url}/v1/models").status_code == 200
+            assert select.select([process.stderr], [], [], 0)[0]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+        assert len(process.stderr.read()) <= 4096
+
+
+WITH_COUNT = logging.Formatter("%(message)s %(lines)s", defaults={"lines": ""})
+
+
+def test_lines_that_do_not_fit_are_dropped_and_their_number_is_logged_when_there_is_room() -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    handler = logs.QueueHandler(writing, limit=2000)
+    handler.setFormatter(WITH_COUNT)
+    for number in range(1000):
+        handler.handle(logging.makeLogRecord({"msg": f"line {number}"}))
+    with open(reading, encoding="utf-8") as reader, ThreadPoolExecutor() as pool:  # noqa: PTH123 - a descriptor
+        told = pool.submit(reader.read)
+        handler.flush()
+        handler.handle(logging.makeLogRecord({"msg": "line 1000"}))
+        handler.flush()
+        os.close(writing)
+        lines = told.result()
+    numbers = [int(line.split()[1]) for line in lines.splitlines() if line.startswith("line")]
+    dropped = [int(line.split()[-1]) for line in lines.splitlines() if line.startswith("log lines dropped")]
+    assert numbers == sorted(numbers)
+    assert (numbers[0], numbers[-1]) == (0, 1000)
+    assert sum(dropped) == 1001 - len(numbers) > 0
+
+
+def test_a_log_whose_reader_left_or_that_cannot_format_a_record_goes_on(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    handler = logs.QueueHandler(writing)
+    handler.setFormatter(WITH_COUNT)
+    handler.handle(logging.makeLogRecord({"msg": "lost"}))
+    handler.flush()
+    file = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY, 0o600)
+    os.dup2(file, writing)
+    handler.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",), "name": "here"}))
+    handler.flush()
+    assert (tmp_path / "log").read_text() == "log lines dropped 1\nlog record of here cannot be formatted: TypeError\n"
+    os.close(file)
 
 
 def test_the_list_of_keys_tells_whose_lines_are_whose(tiny_server: Gateway, capsys: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -238,16 +239,77 @@ async def test_a_stopping_gateway_lets_answers_end_refuses_new_ones_and_sends_cl
     assert tiny_server.wait() == 0
 
 
-async def test_a_second_signal_ends_what_still_runs(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
-        await say(socket, max_output_tokens=450)
-        await hear(socket, "response.output_text.delta")
-        for engine in tiny_server.engines():
-            engine.suspend()
-        tiny_server.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
-        tiny_server.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(tiny_server.wait) == 0
+CHAT = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 450, "logit_bias": {"65": 100}}
+PATHS: dict[str, dict[str, Any]] = {
+    "/v1/responses": {"input": "x", "max_output_tokens": 450, "logit_bias": {"65": 100}},
+    "/v1/chat/completions": {**CHAT, "model": "tiny"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hangs", [False, True], ids=["engine works", "engine hangs"])
+async def test_a_second_signal_ends_every_response_with_its_terminal_event(
+    tmp_path: Path, tiny_model: Path, hangs: bool
+) -> None:
+    with Gateway(tmp_path / "state", model=tiny_model, context=512, cores=1) as gateway:
+        async with (
+            wire(gateway) as socket,
+            wire(gateway) as idle,
+            httpx.AsyncClient(base_url=gateway.url, timeout=60) as client,
+        ):
+            await say(socket, max_output_tokens=450)
+            await hear(socket, "response.output_text.delta")
+            for engine in gateway.engines():
+                engine.suspend()
+            streams = [client.stream("POST", path, json={**body, "stream": True}) for path, body in PATHS.items()]
+            plain = [asyncio.create_task(client.post(path, json=body)) for path, body in PATHS.items()]
+            reader, writer = await unfinished(gateway)
+            opened = [await stream.__aenter__() for stream in streams]
+            while sum(await gauges(client, "samovar_requests_running", "samovar_requests_waiting")) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            gateway.process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosed):  # the gateway has seen the first signal
+                await idle.recv()
+            if not hangs:
+                for engine in gateway.engines():
+                    engine.resume()
+            gateway.process.send_signal(signal.SIGINT)
+            events = await hear(socket, *TERMINAL)
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.recv()
+            streamed = [(await stream.aread()).decode().strip().split("\n\n") for stream in opened]
+            answers = await asyncio.gather(*plain)
+            cut = await reader.read()
+            writer.close()
+        assert await asyncio.to_thread(gateway.wait) == 0
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    status = "failed" if hangs else "cancelled"
+    assert events[-1]["response"]["status"] == status
+    assert f'"status":"{status}"' in streamed[0][-1]
+    assert streamed[1][-1] == "data: [DONE]"
+    errors = [answer.json()["error"]["code"] for answer in answers]
+    errors.append(json.loads(streamed[1][-2].removeprefix("data: "))["error"]["code"])
+    errors.append(json.loads(cut.rpartition(b"\r\n\r\n")[2])["error"]["code"])
+    assert errors == ["engine_unavailable"] * 4
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert "Traceback" not in gateway.log()
+
+
+async def gauges(client: httpx.AsyncClient, *names: str) -> list[float]:
+    """Return the values of metrics without labels."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    return [float(line.split()[1]) for line in lines if line.split()[0] in names]
+
+
+async def unfinished(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Begin a request whose body never ends, and return its connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+    head = (
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
+    writer.write(head.encode())
+    return reader, writer
 
 
 @pytest.mark.slow

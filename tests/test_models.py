@@ -277,6 +277,17 @@ def test_without_a_network_the_error_says_where_no_hub_was(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("location", ["{path}", "http://[::1", "content"])
+def test_redirects_that_lead_nowhere_are_one_line(hub: Hub, location: str, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.location, hub.loops = ("", True) if location == "content" else (location, False)
+    assert main(["models", "pull", NAME, "--endpoint", hub.url]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"samovar: {hub.url} is no hub (")
+    assert error.endswith("); name another mirror with --endpoint\n")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("library")
 def test_the_list_shows_what_is_here_and_json_leaves_nothing_out(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "pull", EMBEDDED]) == 0
     assert main(["models", "pull", NAME, "--endpoint", hub.url]) == 0

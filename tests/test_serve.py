@@ -1,17 +1,20 @@
-"""`samovar serve`: what it says when it listens."""
+"""`samovar serve`: the port that it takes, and what it says when it listens."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from gateway.cli import CommandError
+from gateway.cli.serve import _listen
 from gateway.plans import save
 from gateway.settings import load
 from tests.plans import MEASURED
-from tests.running import CHILD_ENVIRONMENT, SAMOVAR
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
 ASSUMED = (
     "by an ordinary machine's plan; `samovar tune` measures this one",
@@ -43,3 +46,20 @@ def test_it_says_in_both_languages_whether_it_works_by_a_plan_that_was_measured_
     after = told(tmp_path, tiny_model)
     assert all(words in after for words in HERE)
     assert not any(words in after for words in ASSUMED)
+
+
+def test_a_port_is_taken_before_anything_is_loaded() -> None:
+    with _listen(load({"port": 0})) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(CommandError, match=f"port: 127.0.0.1:{port} can't be used: Address already in use"):
+            _listen(load({"port": port}))
+
+
+def test_the_models_are_listed_when_their_file_is_gone(tmp_path: Path, tiny_model: Path) -> None:
+    file = Path(shutil.copy(tiny_model, tmp_path / "gone.gguf"))
+    with Gateway(tmp_path / "state", model=file, context=512) as gateway:
+        before = gateway.get("/v1/models")
+        file.unlink()
+        after = gateway.get("/v1/models")
+    assert (after.status_code, after.json()) == (200, before.json())
+    assert [model["id"] for model in after.json()["data"]] == ["gone"]

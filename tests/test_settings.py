@@ -14,6 +14,7 @@ import pytest
 
 from gateway.cli import Command, commands, main
 from gateway.cli.arguments import Parser
+from gateway.durations import parse_duration
 from gateway.machine import schedulable_cpus
 from gateway.settings import Settings, SettingsError, load
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR
@@ -85,12 +86,49 @@ def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
     assert refusal().startswith("samovar.toml: ")
 
 
+def test_a_file_saved_by_notepad_is_read_or_its_encoding_is_named(tmp_path: Path) -> None:
+    text = 'queue_limit = 11\r\ninstructions = "用中文回答。"\r\n'
+    file = tmp_path / "samovar.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert (load({}).queue_limit, load({}).instructions) == (11, "用中文回答。")
+    for data in (text.encode("utf-16"), b"\xfe\xff" + text.encode("utf-16-be")):
+        file.write_bytes(data)
+        assert refusal() == "samovar.toml: is saved as UTF-16; save it as UTF-8"
+    file.write_bytes(b'instructions = "caf\xe9"')
+    assert refusal() == "samovar.toml: byte 19 is not UTF-8; save the file as UTF-8"
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("512 MiB", 512 << 20), ("512mb", 512 << 20), ("1.5G", 3 << 29), ("4096", 4096), ("2 KiB", 2048), ("1T", 1 << 40)],
 )
 def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
     assert load({"engine_memory": text}).engine_memory == size
+
+
+DURATIONS = [name for name, field in Settings.model_fields.items() if field.annotation is float]
+"""Every setting that is no whole number is a duration."""
+
+
+def test_every_setting_in_seconds_takes_the_forms_of_a_duration(tmp_path: Path) -> None:
+    assert {"idle_unload", "queue_timeout", "resume_grace", "cache_ttl"} <= set(DURATIONS)
+    for name in DURATIONS:
+        for text, seconds in (("300", 300), ("61.5", 61.5), ("90s", 90), ("15 min", 900), ("2 Hours ", 7200)):
+            assert getattr(load({name: text}), name) == seconds
+        for value in ("3 months", "5 minuten", "soon", "-5", "nan", "inf", "", "1h30m", "５"):
+            assert refusal(**{name: value}).startswith(f"{name}: must be seconds (300, 1.5) or a number with s, min,")
+        (tmp_path / "samovar.toml").write_text(f"{name} = true\n")
+        assert refusal().startswith(f"{name}: must be seconds")
+        (tmp_path / "samovar.toml").write_text(f'{name} = "75 s"\n')
+        assert getattr(load({}), name) == 75
+        (tmp_path / "samovar.toml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), (".5", 0.5), ("1 day", 86_400), ("7 days", 604_800), ("2w", 1_209_600)]
+)
+def test_a_duration_may_be_bare_seconds_or_days_and_weeks(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
 
 
 def test_a_word_for_a_choice_of_the_programs_own_is_kept() -> None:
@@ -175,6 +213,32 @@ def test_help_does_not_wait_for_the_engine(arguments: list[str]) -> None:
     script = "import sys; sys.modules['llama_cpp'] = None; from gateway.cli import main; main(sys.argv[1:])"
     run = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+HOMELESS = """
+import os, pwd, sys
+def unknown(_): raise KeyError
+pwd.getpwuid = pwd.getpwnam = unknown
+from gateway.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["--state-dir=s"]], ids=["state_dir", "cache_key"])
+@pytest.mark.parametrize("command", ["serve", "chat", "doctor", "models list", "keys list", "tune", "bench", "top"])
+def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path: Path, command: str, flags: list[str]) -> None:
+    environment = {name: value for name, value in CHILD_ENVIRONMENT.items() if name not in ("HOME", "XDG_STATE_HOME")}
+    run = subprocess.run(
+        [sys.executable, "-c", HOMELESS, *command.split(), *flags],
+        cwd=tmp_path, env={**environment, "SAMOVAR_CACHE_KEY": "~/cache.key" if flags else ""},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    expected = (
+        "samovar: cache_key: must be a key or a path; this user has no home folder\n"
+        if flags
+        else "samovar: state_dir: this user has no home folder; name a folder with state_dir, or set XDG_STATE_HOME\n"
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", expected)
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from gateway.plans import save
+from gateway.settings import load
+from tests.plans import MEASURED
 from tests.running import Gateway, said
 
 BACKUP = Path(__file__).parent.parent / "deploy" / "backup.py"
 ANSWER = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 5}
 """The tiny model says A."""
-SAYS_NOTHING = {"digests.json", "inspected.json"}
-"""Paths, sizes and digests of model files: as open as the folder, which matters where somebody else has made that."""
 
 
 @pytest.fixture
@@ -78,14 +79,19 @@ async def test_a_backup_that_is_taken_while_turns_are_written_is_whole_and_goes_
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ordinary_umask")
 async def test_nothing_in_the_state_folder_is_for_other_users_of_the_machine(tmp_path: Path, tiny_model: Path) -> None:
-    with Gateway(tmp_path / "state", model=tiny_model, context=512) as gateway:
-        async with gateway.connect() as conversation:
-            await conversation.ask("A secret", **ANSWER)
-        assert mode(gateway.state) == 0o700
-        assert {*open_to_others(gateway.state)} <= SAYS_NOTHING
-        assert {"cache.key", "conversations.db", "conversations.db-wal"} <= {*names(gateway.state)}
+    before = os.umask(0)
+    try:
+        with Gateway(tmp_path / "state", model=tiny_model, context=512) as gateway:
+            async with gateway.connect() as conversation:
+                await conversation.ask("A secret", **ANSWER)
+            plan = save(MEASURED, tiny_model, load({"state_dir": gateway.state}))
+            assert {mode(gateway.state), mode(plan.parent)} == {0o700}
+            assert open_to_others(gateway.state) == []
+            expected = {"cache.key", "conversations.db", "conversations.db-wal", "digests.json", "inspected.json"}
+            assert expected <= {*names(gateway.state)}
+    finally:
+        os.umask(before)
 
 
 def test_a_folder_that_is_no_state_folder_is_told_and_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -259,6 +261,30 @@ def test_a_password_that_is_not_percent_encoded_is_refused_and_hidden(scheme: st
     with pytest.raises(ValueError, match="percent-encode the password") as caught:
         check_url(f"{scheme}://default:{password}@{where}")
     assert [part for part in ("Se", "sam", "12") if part in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    "parts", [[b"*2147483648\r\n"], [b"*21474", b"83648\r\n"], [b"*1\r\n*2147", b"483648\r\n"], [b"~99999999\r\n"]]
+)
+def test_a_server_that_announces_billions_of_elements_is_no_redis(parts: list[bytes]) -> None:
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.recv(1 << 16)
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(0.02)  # so that each part is a read of its own
+            connection.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=[listener])
+        thread.start()
+        store = RedisStore(f"redis://127.0.0.1:{listener.getsockname()[1]}", ttl=DAY)
+        with pytest.raises(StoreError, match="what answers is no Redis: InvalidResponse"):
+            store.get_many(IDS)
+        store.close()
+        thread.join()
 
 
 def test_a_path_may_hold_any_letter(tmp_path: Path) -> None:

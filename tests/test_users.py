@@ -197,7 +197,9 @@ def keys(capsys: pytest.CaptureFixture[str], state: Path, *arguments: str) -> tu
 
 def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not asyncio.run(exist(tmp_path))
-    code, key, _ = keys(capsys, tmp_path, "add", "anna", "--admin", "--expires", "90d", "--tokens-per-minute", "6000")
+    code, key, _ = keys(
+        capsys, tmp_path, "add", "anna", "--admin", "--expires", "90 days", "--tokens-per-minute", "6000"
+    )
     assert code == 0
     assert KEY.fullmatch(key.removesuffix("\n"))
     assert asyncio.run(exist(tmp_path))
@@ -218,6 +220,9 @@ def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.Capture
         (["add"], 2, "NAME"),
         (["add", "a", "--expires", "yesterday"], 2, "yesterday"),
         (["add", "a", "--expires", "2001-01-01"], 2, "past"),
+        (["add", "a", "--expires", "3 months"], 2, "3 months"),
+        (["add", "a", "--expires", "90"], 2, "neither a span"),
+        (["add", "a", "--expires", "9999999999999 weeks"], 2, "neither a span"),
         (["add", "a", "--tokens-per-minute", "0"], 2, "number from 1"),
         (["add", "a", "--weight", "nan"], 2, "between"),
         (["mint"], 2, "mint"),

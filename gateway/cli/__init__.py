@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Final
 
 from gateway.cli.arguments import Parser, split
+from gateway.cli.streams import OutputError, complain, discard_output, prepare, require_unicode_paths
 from gateway.settings import Settings, SettingsError, load
 
 SHARED: Final = ("state_dir", "cache")
@@ -64,18 +65,34 @@ def commands() -> dict[str, Command]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command: 0 well, 1 failed, 2 wrong usage."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run a command and return its exit code: 0 success, 1 failure, 2 wrong usage."""
+    if arguments is None:
+        require_unicode_paths()
+        arguments = sys.argv[1:]
+    prepare()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except OutputError as error:
+        discard_output()
+        if not error.unread:
+            complain(str(error))
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         command, settings, options = _parse(arguments)
         # Imported late: `samovar --help` need not wait for llama.cpp.
         run = command.module.run
         return int(run(settings, options) if command.has_arguments else run(settings))
     except SettingsError as error:
-        print(f"samovar: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except CommandError as error:
-        print(f"samovar: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 1

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 
 from gateway.settings import Settings, SettingsError
 
+_SOURCES: Final = "also read from SAMOVAR_* and from samovar.toml; durations are seconds, or 90s, 15 min, 7 days"
 _SETTING: Final = "setting "
 """Begins the names under which settings are parsed, so that no argument of a command is mistaken for one."""
 
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def _add_settings(self) -> None:
         # No defaults: a subcommand's would hide what was said before it.
-        group = self.add_argument_group("settings", "also read from SAMOVAR_* and from samovar.toml")
+        group = self.add_argument_group("settings", _SOURCES)
         text = "settings file, instead of ./samovar.toml"
         group.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=text)
         for name in self._settings:

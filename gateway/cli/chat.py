@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import http.client
-import os
 import re
 import sys
 import time
@@ -108,10 +107,6 @@ def run(settings: Settings) -> int:
         return Chat(line, Screen(), say, settings).run()
     except (UnreachableError, RefusedError) as error:
         raise CommandError(_why(say, settings, error)) from error
-    except BrokenPipeError:
-        # Who read the answers left; without this Python would complain at its end that they can't be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     finally:
         line.close()
 

@@ -27,7 +27,7 @@ from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.larder import Larder
 from gateway.cli.line import get
 from gateway.cli.prescriptions import TEXTS
-from gateway.cli.screen import forgive_encodings, plain
+from gateway.cli.screen import plain
 from gateway.machine import available_cores, available_memory, schedulable_cpus
 from gateway.prompt import Prompt, TemplateError
 from gateway.served import ServedModel, load
@@ -51,7 +51,6 @@ FLAGS: Final = {
 def run(settings: Settings) -> int:
     """Print all findings; 1 when serving would fail. Raises SettingsError where everybody could come in by accident."""
     settings.check_door(has_keys=has_keys(settings))
-    forgive_encodings()
     console = Console(highlight=False, markup=False, emoji=False)
     failed = False
     for finding in Doctor(settings, Phrases(TEXTS, chinese=is_chinese())).findings():

@@ -21,13 +21,13 @@ from cache import KeyMismatchError, KeyRing, Ledger, StoreError
 from cache import shown as shown_url
 from gateway.caller import Limits, shown
 from gateway.cli import CommandError
+from gateway.durations import parse_duration
 from gateway.settings import Settings
 from gateway.user import User
 from gateway.users import UserError, Users, day, exist
 
 SETTINGS: Final = ()
 _AWAY: Final = "other gateways hear of changes from this one, when it serves and that is back"
-_SECONDS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,14 +191,14 @@ def _date(moment: int | None) -> str:
 
 def _moment(text: str) -> int:
     """A time to come, in seconds of the epoch: a span from now, or a local date or time."""
-    span = re.fullmatch(r"(\d{1,5})([mhdw])", text)
+    is_span = re.fullmatch(r"[0-9.]+\s*[a-z]+\s*", text, re.IGNORECASE)  # a bare number may be a date cut short
     try:
-        moment = (
-            time.time() + int(span[1]) * _SECONDS[span[2]]
-            if span
-            else datetime.datetime.fromisoformat(text).astimezone().timestamp()
-        )
-    except (ValueError, OverflowError) as error:
+        if is_span:
+            moment = time.time() + parse_duration(text)
+        else:
+            moment = datetime.datetime.fromisoformat(text).astimezone().timestamp()
+        time.localtime(moment)  # fails for years that `keys list` cannot print
+    except (ValueError, OverflowError, OSError) as error:
         raise argparse.ArgumentTypeError(
             f"{text} is neither a span such as 90d nor a date such as 2027-01-31"
         ) from error

@@ -19,7 +19,6 @@ from gateway.catalogue import CATALOGUE, EMBEDDED, ModelNotAvailableError, Publi
 from gateway.cli import CommandError
 from gateway.cli.arguments import Parser
 from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.screen import forgive_encodings
 from gateway.library import Library
 from gateway.settings import Settings
 
@@ -77,7 +76,6 @@ def arguments(parser: Parser) -> None:
 
 def run(settings: Settings, options: Namespace) -> int:
     """Do what was asked. Raises CommandError."""
-    forgive_encodings()
     say = Phrases(TEXTS, chinese=is_chinese())
     match options.action:
         case "list":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import locale
 import re
 import signal
@@ -57,19 +56,11 @@ def plain(text: str) -> str:
     return " ".join(_CONTROL.sub("", _SEQUENCE.sub("", text)).split())
 
 
-def forgive_encodings() -> None:
-    """Let a character that the terminal has no code for be a question mark, and no error."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 class Screen:
     """Answers and what was asked for go to stdout; on a terminal the rest does so too, in a pipe to stderr."""
 
     def __init__(self) -> None:
         """Look at what stdin and stdout are."""
-        forgive_encodings()
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self._out = Console(highlight=False, markup=False, emoji=False)
         self._notes = self._out if self.interactive else Console(stderr=True, highlight=False, markup=False)

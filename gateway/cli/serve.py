@@ -7,6 +7,7 @@ import contextlib
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -21,6 +22,7 @@ from gateway.app import build
 from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
 from gateway.cli.keys import has_keys
+from gateway.cli.streams import OutputError, discard_output
 from gateway.machine import available_memory
 from gateway.prompt import TemplateError
 from gateway.responses import Responses
@@ -29,6 +31,8 @@ from gateway.stages import Stages
 from gateway.supervision import Supervisor
 from gateway.transport.patience import Patient
 
+BACKLOG: Final = 2048
+"""Connections that wait until they are accepted: those of clients that come back at once after a restart."""
 GRACE_SECONDS: Final = 30
 """How long running answers may take to end after SIGTERM; a service manager's patience is 90 s."""
 UNREAD_MILLISECONDS: Final = 120_000
@@ -37,10 +41,12 @@ FAREWELL_SECONDS: Final = 0.2
 """For the last events and the close frames that send clients away."""
 LAST_SECONDS: Final = 5
 """How long connections that do not close may hold up the end."""
+HURRIED_SECONDS: Final = 1
+"""The same after a second signal."""
 
-MEASURED_PLAN: Final = "Engines work by the plan that was measured here. 引擎按本机实测的方案工作。"
+MEASURED_PLAN: Final = "Engines work by the plan that was measured here.\n引擎按本机实测的方案工作。"
 ASSUMED_PLAN: Final = (
-    "Engines work by an ordinary machine's plan; `samovar tune` measures this one in a minute or two. "
+    "Engines work by an ordinary machine's plan; `samovar tune` measures this one in a minute or two.\n"
     "引擎按一般机器的方案工作；运行 samovar tune 可测量本机。"
 )
 NO_KEYS: Final = (
@@ -57,6 +63,7 @@ class Server(uvicorn.Server):
     stages: Stages
     supervisor: Supervisor
     _draining: asyncio.Task[None] | None = None
+    _signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
@@ -64,24 +71,28 @@ class Server(uvicorn.Server):
         if self.started:
             self.stages.done("listening")
             structlog.get_logger().info("serving", **self.stages.seconds)
-            print(self.greeting, flush=True)
+            _greet(self.greeting)
             self.supervisor.ready(self.greeting.partition(" — ")[0])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM let running answers end; a second one ends them, a third leaves at once."""
+        """SIGINT and SIGTERM let running answers end; a second one ends them at once, a third ends the process."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
         yield
 
     def _signalled(self) -> None:
+        self._signals += 1
         if self._draining is None:
             self.supervisor.stopping(f"running answers may end within {GRACE_SECONDS} s")
             # uvicorn closes every socket when it begins to shut down, so those that still answer come first.
             self._draining = asyncio.create_task(self._drain())
+        elif self._signals == 2:
+            self.config.timeout_graceful_shutdown = HURRIED_SECONDS
+            self.responses.end_now()
         else:
-            self.force_exit = self.should_exit
+            self.force_exit = True
             self._draining.cancel()
 
     async def _drain(self) -> None:
@@ -154,6 +165,25 @@ def _warn_of_memory(model: served.ServedModel) -> None:
         )
 
 
+def _greet(greeting: str) -> None:
+    """Print the greeting without lines that stdout's encoding lacks; a gateway whose stdout is full serves, too."""
+    first, *rest = greeting.splitlines()
+    lines = [first, *(line for line in rest if _is_printable(line))]
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OutputError as error:
+        discard_output()
+        structlog.get_logger().warning("greeting not printed", reason=str(error))
+
+
+def _is_printable(line: str) -> bool:
+    try:
+        line.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _allow_connections() -> None:
     """Raise the limit of open files to what this user may have: each connection is one, and shells allow 1 024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -161,7 +191,10 @@ def _allow_connections() -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Bind before anything is loaded, so that a taken port is told at once."""
+    """Take the port before anything is loaded. Raises CommandError when another process has it.
+
+    With SO_REUSEADDR two processes can bind to one port, and only listen(2) refuses the second.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -169,6 +202,7 @@ def _listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise CommandError(f"port: {settings.host}:{settings.port} can't be used: {error.strerror}") from error

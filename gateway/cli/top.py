@@ -21,7 +21,7 @@ from gateway.cli.board import TEXTS, Board
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.line import pinned
 from gateway.cli.readings import Reading, Source, UnreadableError
-from gateway.cli.screen import forgive_encodings, plain
+from gateway.cli.screen import plain
 from gateway.settings import Settings
 
 try:
@@ -54,7 +54,6 @@ def arguments(parser: Parser) -> None:
 
 def run(settings: Settings, options: Namespace) -> int:
     """Show it until q or Ctrl-C; in a pipe, once. Raises CommandError."""
-    forgive_encodings()
     say = Phrases(WORDS, chinese=is_chinese())
     try:
         source = Source(options.url or settings.url, key=settings.api_key, tls=pinned(settings.tls_cert))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.cli.arguments import Parser
+from gateway.durations import parse_duration
 from gateway.settings import Settings
 
 SETTINGS: Final = ("model", "cores", "engines")
@@ -32,6 +33,6 @@ def run(settings: Settings, options: Namespace) -> int:
 
 def _budget(text: str) -> float:
     with contextlib.suppress(ValueError):
-        if 1 <= (budget := float(text)) <= 3600:
+        if 1 <= (budget := parse_duration(text)) <= 3600:
             return budget
     raise ArgumentTypeError("between 1 and 3600 seconds")

@@ -16,7 +16,6 @@ from gateway.catalogue import ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.curves import curves
 from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.screen import forgive_encodings
 from gateway.plans import planned, save
 from gateway.settings import Settings
 
@@ -49,7 +48,6 @@ TEXTS: Final = {
 
 def run(settings: Settings, options: Namespace) -> int:
     """Measure, print, save. Raises CommandError."""
-    forgive_encodings()
     say = Phrases(TEXTS, chinese=is_chinese())
     console = Console(highlight=False, emoji=False)
     if options.picture is not None and options.picture.suffix not in (".svg", ".png"):
@@ -76,9 +74,10 @@ def run(settings: Settings, options: Namespace) -> int:
         console.print(say("drawn", file=options.picture))
     if not options.show:
         try:
-            console.print(say("saved", file=save(whole, entry.path, settings)), soft_wrap=True)
+            file = save(whole, entry.path, settings)
         except OSError as error:
             raise CommandError(f"state_dir: the plan can't be saved: {error.strerror}") from error
+        console.print(say("saved", file=file), soft_wrap=True)
     return 0
 
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Final
 import psutil
 import structlog
 
-from engine import environment
+from engine import environment, module_command
 from gateway.errors import (
     ApiError,
     ContextLengthExceededError,
@@ -139,7 +138,7 @@ class PromptWorkers:
         theirs = [pair[1] for pair in pairs]
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway.prompts.worker", *(str(sock.fileno()) for sock in theirs),
+                *module_command("gateway.prompts.worker", *(str(sock.fileno()) for sock in theirs)),
                 pass_fds=[sock.fileno() for sock in theirs], start_new_session=True,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
                 env=environment() | {"OPENBLAS_NUM_THREADS": "1"},  # a process with threads must not fork

@@ -169,7 +169,7 @@ def _allow_deep_recursion() -> None:
             resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
         if resource.getrlimit(resource.RLIMIT_STACK)[0] != wanted:
             return
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program
+        os.execv(sys.orig_argv[0], sys.orig_argv)  # noqa: S606 - this very program
 
 
 def _limit(kind: int, wanted: int) -> None:

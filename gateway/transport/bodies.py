@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from cache import StoreError
 from gateway.errors import (
     ApiError,
+    EngineUnavailableError,
     InvalidRequestError,
     MessageTooLargeError,
     StoreUnavailableError,
@@ -31,7 +32,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 def answering(handler: Handler) -> Handler:
-    """The handler, with its ApiErrors and StoreErrors answered and counted."""
+    """The handler, with its ApiErrors and StoreErrors answered and counted, and cut off with an error at the end."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -40,6 +41,8 @@ def answering(handler: Handler) -> Handler:
             return _refused(request, error)
         except StoreError as error:
             return _refused(request, StoreUnavailableError(f"the conversation can't be read: {error}"))
+        except asyncio.CancelledError:  # by uvicorn alone, when its time to stop is over
+            return _refused(request, EngineUnavailableError("the gateway stops; try again in a moment"))
 
     return answer
 

@@ -49,6 +49,7 @@ async def _frames(running: Running, completion: Completion) -> AsyncIterator[byt
         if event is None:
             yield ALIVE
             continue
-        for chunk in completion.feed(event):
+        failure = running.failure if event["type"] == "response.incomplete" else None
+        for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
             yield b"data: %b\n\n" % msgspec.json.encode(chunk)
     yield b"data: [DONE]\n\n"

@@ -71,8 +71,9 @@ async def whole(request: Request, running: Running) -> dict[str, Any] | Response
         await asyncio.wait({leaving, running.task}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         leaving.cancel()
-    if running.turn.error is not None:
-        return error_answer(running.turn.error)  # counted as failed, not as one that was refused
+    failure = running.failure
+    if failure is not None:
+        return error_answer(failure)  # counted as failed, not as one that was refused
     return GONE if running.log.terminal is None else dict(running.log.terminal["response"])
 
 

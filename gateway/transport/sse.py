@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -79,7 +80,9 @@ class EventStream(Response):
         sending = asyncio.create_task(self._send(send))
         leaving = asyncio.create_task(departure(self._request))
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            # Cancelled by uvicorn alone, which would log that with a traceback: the client did not read to the end.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (sending, leaving):
                 task.cancel()

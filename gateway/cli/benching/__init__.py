@@ -25,7 +25,6 @@ from gateway.cli.benching.measuring import SHAPES, Measuring, Step
 from gateway.cli.benching.results import FULL, QUICK, Conditions, Effort, Results
 from gateway.cli.benching.subject import BenchError, Workshop
 from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.screen import forgive_encodings
 from gateway.machine import processor, total_memory
 from gateway.plans import planned
 from gateway.settings import Settings
@@ -50,7 +49,6 @@ TEXTS: Final = {
 
 def run(settings: Settings, *, quick: bool, output: Path | None) -> int:
     """Measure, print, write. Raises CommandError."""
-    forgive_encodings()
     say = Phrases(TEXTS, chinese=is_chinese())
     if output is not None:
         _try_folder(output, say)

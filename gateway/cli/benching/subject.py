@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
-from engine import engines_of
+from engine import engines_of, environment, module_command
 from gateway.catalogue import CATALOGUE, Entry
 from gateway.settings import SQLITE, Settings
 
@@ -65,14 +63,14 @@ class Workshop:
     def __init__(self, entry: Entry, settings: Settings, folder: Path) -> None:
         """Keep all in `folder`: nothing of what the user has is touched."""
         self._folder = folder
-        self._command = [sys.executable, "-m", "gateway.cli", "serve", *_flags(entry, settings, folder / "state")]
+        self._command = module_command("gateway.cli", "serve", *_flags(entry, settings, folder / "state"))
         with contextlib.suppress(OSError):  # nobody tuned here
             shutil.copytree(settings.state_dir / "plans", folder / "state" / "plans")
 
     @contextlib.contextmanager
     def started(self, *, idle_unload: float = 0) -> Iterator[Subject]:
         """`samovar serve`, stopped at the end. Raises BenchError."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
+        own = {name: value for name, value in environment().items() if not name.startswith("SAMOVAR_")}
         with (self._folder / "out").open("wb") as out, (self._folder / "log").open("wb") as log:
             began = time.monotonic()
             process = subprocess.Popen(
@@ -80,7 +78,7 @@ class Workshop:
                 stdout=out,
                 stderr=log,
                 cwd=self._folder,  # where no samovar.toml lies
-                env=environment,
+                env=own,
             )
         try:
             address = self._address(process)

@@ -1,0 +1,28 @@
+"""Durations as people write them: bare seconds, or a number with one of a fixed list of units."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+FORMS: Final = "seconds (300, 1.5) or a number with s, min, h, days or weeks (90s, 15 min, 7 days)"
+"""The accepted forms, for messages."""
+_NAMES: Final = {
+    1: "s sec secs second seconds",
+    60: "m min mins minute minutes",
+    3600: "h hr hrs hour hours",
+    86_400: "d day days",
+    7 * 86_400: "w week weeks",
+}
+UNITS: Final = {name: seconds for seconds, names in _NAMES.items() for name in names.split()}
+"""Seconds of each accepted unit. Months and years are left out, as their length varies."""
+_DURATION: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of `300`, `1.5`, `90s` or `7 days`. Raises ValueError for every other form."""
+    match = _DURATION.fullmatch(text)
+    unit = match[2].lower() if match else ""
+    if match is None or (unit and unit not in UNITS):
+        raise ValueError(f"must be {FORMS}")
+    return float(match[1]) * UNITS.get(unit, 1)
