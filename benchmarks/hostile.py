@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import string
+from collections.abc import Callable
 from typing import Any, Final
 
 Random = random.Random
@@ -35,7 +36,7 @@ _PATTERNS: Final = (
 )
 _FORMATS: Final = ("date", "uuid", "regex", "email", "int32", "")
 _NUMBERS: Final = (0, 1, -1, 0.5, 3, 512, 513, 1e300, -1e-300, 1 << 63, 1 << 64, -(1 << 63) - 1, 10**40, True, None)
-_WRONG: Final = (None, True, 3, "x", [], [1], [[]], [{}], {}, {"a": [1]})
+_WRONG: Final[tuple[Any, ...]] = (None, True, 3, "x", [], [1], [[]], [{}], {}, {"a": [1]})
 _REFERENCES: Final = ("#", "#/$defs/a", "#/$defs/b", "#/properties/a", "#/nowhere", "https://example.org/", "#/$defs")
 
 
@@ -69,7 +70,7 @@ def schema(draw: Random) -> Any:
 def _schema(draw: Random, depth: int) -> Any:
     if draw.random() < 0.06:
         return draw.choice([True, False, {}, None, 3, [[]], "string"])
-    makers = {
+    makers: dict[str, Callable[[], Any]] = {
         "type": lambda: draw.choice([draw.choice(_TYPES), [draw.choice(_TYPES) for _ in range(draw.randrange(3))]]),
         "enum": lambda: [junk(draw, 1) for _ in range(draw.randrange(4))],
         "const": lambda: junk(draw, 1),

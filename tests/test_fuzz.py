@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import hostile
-from benchmarks.fuzz import send_all
+from benchmarks.fuzz import Tally, send_all, send_hostile
 from gateway.errors import ApiError
 from gateway.protocol.chat import read_chat
 from gateway.protocol.requests import decode, read_body
@@ -27,6 +27,18 @@ async def test_malformed_frames_and_requests_get_the_right_code(tmp_path: Path, 
         assert tally.right > 500
         assert gateway.get("/readyz").status_code == 200
         assert gateway.log().count("Traceback") == 0
+
+
+@pytest.mark.slow
+async def test_no_request_that_is_nearly_right_is_the_gateways_fault_or_stops_a_lane(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    with Gateway(tmp_path, model=tiny_model, messages_per_minute=1_000_000) as gateway:
+        tally = Tally()
+        await send_hostile(gateway.url, 240, Random(1), tally)
+        assert tally.wrong == {}
+        assert tally.right == 240
+        assert "internal error" not in gateway.log()
 
 
 def test_any_schema_becomes_a_grammar_or_is_refused_by_name() -> None:

@@ -57,8 +57,8 @@ def tag(schemas: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     properties = [_dictionary(schema.get("properties")) for schema in schemas]
     for name in properties[0]:
-        described = [each.get(name) for each in properties]
-        if all(isinstance(schema, dict) for schema in described) and all_apart(described):
+        described = [inner for each in properties if isinstance(inner := each.get(name), dict)]
+        if len(described) == len(properties) and all_apart(described):
             return name
     return None
 
