@@ -16,7 +16,7 @@ from gateway.errors import ApiError, EngineUnavailableError
 from gateway.protocol.chat import read_chat
 from gateway.protocol.events import Event, MessageItem, ResponseEvents, Usage, refusal
 from gateway.protocol.items import input_item, messages
-from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse
+from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse, receive
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -171,6 +171,39 @@ def test_a_failure_carries_its_code() -> None:
 def test_a_refusal_names_the_response_that_it_is_about() -> None:
     event = refusal(EngineUnavailableError("x"), response_id="resp_1")
     assert (event["type"], event["status"], event["response_id"]) == ("error", 503, "resp_1")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "address", "has_lane"),
+    [
+        (b'{"type":"response.create","stream_id":"a","input":[{}]}', "response.create", {"stream_id": "a"}, True),
+        (b'{"stream_id":null,"response_id":"r"}', None, {"response_id": "r"}, True),
+        (b"{}", None, {}, True),
+        (b'{"type":7,"stream_id":{"a":1},"response_id":[]}', None, {}, False),
+        (b'{"stream_id":"\\u0061 b"}', None, {"stream_id": "a b"}, False),
+        (b'{"stream_id":"%s"}' % (b"a" * 257), None, {}, False),
+        (b'{"stream_id":"%s"}' % (b"\\u0061" * 256), None, {"stream_id": "a" * 256}, True),
+    ],
+)
+def test_a_message_tells_its_address_before_it_is_decoded(
+    data: bytes, kind: str | None, address: dict[str, str], has_lane: bool
+) -> None:
+    assert receive(data) == (data, kind, address, has_lane)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b'{"a":"', b"{}{}", b'{"a":01}', b'{"type":"\\ud800"}'])
+def test_what_is_no_json_is_told_before_it_is_decoded(data: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        receive(data)
+    assert caught.value.code == "invalid_json"
+
+
+@given(st.binary(max_size=40) | st.text(max_size=20).map(lambda text: json.dumps({text: text}).encode()))
+def test_no_frame_breaks_what_reads_addresses(data: bytes) -> None:
+    try:
+        receive(data)
+    except ApiError as error:
+        assert error.code in ("invalid_json", "invalid_request")
 
 
 def nested(depth: int) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,17 @@ async def flood(writer: asyncio.StreamWriter, piece: bytes, most: int) -> int:
     except ConnectionError:
         return sent
     return sent
+
+
+async def taken(writer: asyncio.StreamWriter, data: bytes) -> bool:
+    """Whether the gateway took all of `data`, which is more than the system buffers, and did not hang up."""
+    try:
+        async with asyncio.timeout(30):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("opcode", [PING, PONG])
@@ -112,6 +123,18 @@ async def test_a_message_in_endless_empty_fragments_is_hung_up_on(tiny_server: G
         assert (await reader.readexactly(12))[2:] == b"still here"
         await flood(writer, frame(CONTINUATION) * 2, 1)
         assert int.from_bytes((await reader.readexactly(4))[2:]) == 1009
+
+
+async def test_long_messages_that_do_not_end_are_bounded_for_all_connections_together(tiny_server: Gateway) -> None:
+    before = tiny_server.process.memory_info().rss
+    unended = struct.pack("!BBQ4x", 0x81, 0xFF, 16 << 20) + bytes(15 << 20)
+    async with AsyncExitStack() as sockets:
+        writers = [(await sockets.enter_async_context(opened(tiny_server)))[1] for _ in range(8)]
+        assert [await taken(writer, unended) for writer in writers] == [True] * 4 + [False] * 4
+        assert tiny_server.process.memory_info().rss - before < 128 << 20
+        async with wire(tiny_server) as client:
+            await say(client, max_output_tokens=2)
+            assert (await hear(client, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
 async def busy(client: ClientConnection) -> str:

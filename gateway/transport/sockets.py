@@ -14,6 +14,10 @@ CONTROLS: Final = 60
 """Control frames beyond the message rate before a connection is closed. A program pings a few times a minute."""
 FRAGMENTS: Final = 16_384
 """Fragments of one message: 1 KiB each where the message is as long as it may be. Empty ones have no other bound."""
+LONG: Final = 1 << 20
+"""Bytes from which on a message will be refused. Up to 16 MiB it is received all the same, so that it is answered."""
+LONG_BYTES: Final = 64 << 20
+"""Bytes of all such messages that may be on their way at a time."""
 _POLICY: Final = 1008
 _TOO_BIG: Final = 1009
 WATCH: Final = "watch_controls"
@@ -36,6 +40,21 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         """Have `heard` count each control frame; it raises ApiError where there are too many."""
         self._heard = heard
         self._excess = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of the message that is on its way."""
+        return len(self.conn.reader.buffer) + sum(map(len, self.frames))
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece; hang up if too many long messages are on their way already."""
+        super().data_received(data)
+        held = self.held
+        if held // LONG == (held - len(data)) // LONG:  # to look at all connections takes time: once for each MiB
+            return
+        others = (other.held for other in self.connections if isinstance(other, BoundedSocket))
+        if held > LONG and sum(size for size in others if size > LONG) > LONG_BYTES and not self.close_sent:
+            self._refuse(_TOO_BIG, "too many long messages come at once")
 
     def handle_connect(self, event: Any) -> None:
         """Let the app find this connection."""
