@@ -41,9 +41,10 @@ from gateway.transport.bodies import unrouted
 from gateway.transport.callers import SUBPROTOCOL
 from gateway.transport.entrance import entrance
 from gateway.transport.http import HttpResponses
+from gateway.transport.intake import Intake
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
-from gateway.transport.websocket import Connection, Intake
+from gateway.transport.websocket import Connection
 from gateway.users import Users
 
 WEB: Final = Path(__file__).parent / "web"

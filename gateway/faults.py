@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from gateway.errors import InternalError
+from gateway.errors import ApiError, InternalError
 
 log = structlog.get_logger("faults")
 
@@ -24,6 +24,11 @@ def report(error: BaseException, request_id: str) -> InternalError:
     """
     log.error("internal error", request_id=request_id, error=_kinds(error), frames=_frames(error))
     return InternalError(request_id)
+
+
+def as_api_error(error: Exception, request_id: str) -> ApiError:
+    """Return what a client is told of `error`: one that is no ApiError is logged under `request_id`."""
+    return error if isinstance(error, ApiError) else report(error, request_id)
 
 
 def _kinds(error: BaseException) -> list[str]:

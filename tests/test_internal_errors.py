@@ -23,6 +23,7 @@ from gateway.protocol.events import ResponseEvents
 from gateway.protocol.outbox import Outbox
 from gateway.responses import Responses
 from gateway.settings import load
+from gateway.transport.websocket import Connection
 from tests.serving import serving
 from tests.test_losses import TERMINAL, hear
 
@@ -163,6 +164,19 @@ async def test_a_writer_that_fails_closes_the_connection_with_a_code(
     async with gateway(tmp_path, tiny_model) as url, socket(url) as client:
         with monkeypatch.context() as broken:
             broken.setattr(Outbox, "next", fails)
+            await say(client)
+            with pytest.raises(ConnectionClosed) as closed:
+                await hear(client, *TERMINAL)
+            assert closed.value.rcvd is not None
+            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1011, "internal_error")
+
+
+async def test_a_reader_that_fails_closes_the_connection_with_a_code(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(tmp_path, tiny_model) as url:
+        monkeypatch.setattr(Connection, "_hear", fails)
+        async with socket(url) as client:
             await say(client)
             with pytest.raises(ConnectionClosed) as closed:
                 await hear(client, *TERMINAL)

@@ -16,7 +16,8 @@ from gateway.errors import ApiError, EngineUnavailableError
 from gateway.protocol.chat import read_chat
 from gateway.protocol.events import Event, MessageItem, ResponseEvents, Usage, refusal
 from gateway.protocol.items import input_item, messages
-from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse, receive
+from gateway.protocol.received import receive
+from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -38,8 +38,8 @@ StopString = Annotated[str, Meta(max_length=1024)]
 Key64 = Annotated[str, Meta(max_length=64)]
 MAX_ID: Final = 256
 """Characters of a lane's name, or of a response's id where an error names it."""
-_LANE: Final = re.compile(rf"^[A-Za-z0-9_.-]{{1,{MAX_ID}}}\Z")
-StreamId = Annotated[str, Meta(pattern=_LANE.pattern)]
+LANE: Final = re.compile(rf"^[A-Za-z0-9_.-]{{1,{MAX_ID}}}\Z")
+StreamId = Annotated[str, Meta(pattern=LANE.pattern)]
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text", forbid_unknown_fields=True):
@@ -232,7 +232,7 @@ def parse(data: str | bytes) -> ClientMessage:
 
 def decode(data: str | bytes) -> dict[str, Any]:
     """A JSON object. Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError."""
-    _check_size(len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass")))
+    check_size(len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass")))
     try:
         raw = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -242,68 +242,10 @@ def decode(data: str | bytes) -> dict[str, Any]:
     return raw
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
+    """Raise MessageTooLargeError for a message of too many bytes."""
     if size > MAX_MESSAGE:
         raise MessageTooLargeError(f"a message of {size} bytes is over the limit of {MAX_MESSAGE}")
-
-
-class _Named(msgspec.Struct):
-    """The fields by which a message says what it is and whom it concerns, not looked into."""
-
-    type: msgspec.Raw = msgspec.Raw(b"null")
-    stream_id: msgspec.Raw = msgspec.Raw(b"null")
-    response_id: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class Received(NamedTuple):
-    """A message as it was received: valid JSON, of which only the address is decoded."""
-
-    data: bytes
-    kind: str | None
-    """Its type."""
-    address: dict[str, str]
-    """The lane and the response that it names, valid or not: an error about it has to name them too."""
-    has_lane: bool
-    """Whether its `stream_id` is one, or it has none."""
-
-
-def receive(data: bytes) -> Received:
-    """Check that a frame is a JSON object, and read its address: no objects are made of the rest.
-
-    Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError.
-    """
-    _check_size(len(data))
-    try:
-        named = msgspec.json.decode(data, type=_Named)
-    except msgspec.ValidationError as error:
-        decode(data)  # raises if what begins as something else than an object is no JSON at all
-        raise InvalidRequestError("a message is a JSON object") from error
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise InvalidJsonError(f"the message is not valid JSON: {error}") from error
-    kind, lane, response = (_short_text(raw) for raw in (named.type, named.stream_id, named.response_id))
-    address = {"stream_id": lane, "response_id": response}
-    has_lane = bool(_LANE.match(lane)) if lane is not None else bytes(named.stream_id) == b"null"
-    return Received(data, kind, {name: text for name, text in address.items() if text is not None}, has_lane)
-
-
-def _short_text(raw: msgspec.Raw) -> str | None:
-    """A text of up to 256 characters; None for anything else."""
-    data = bytes(raw)
-    if len(data) > 6 * MAX_ID + 2:  # an escape makes six bytes of one character
-        return None
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return None
-    return value if isinstance(value, str) and len(value) <= MAX_ID else None
-
-
-def lane_of(received: Received) -> str | None:
-    """The lane that a message names. Raises ApiError for a name that is none."""
-    if not received.has_lane:
-        parse(received.data)
-        raise InvalidRequestError("stream_id: it is no name of a lane", param="stream_id")
-    return received.address.get("stream_id")
 
 
 def read(raw: dict[str, Any]) -> ClientMessage:

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 import structlog
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
-from gateway.caller import ANONYMOUS, Caller
+from gateway.caller import Caller
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
-from gateway.faults import report
+from gateway.faults import as_api_error, report
 from gateway.house import new_id
 from gateway.protocol.events import Event, refusal, retold
-from gateway.protocol.lanes import Backlog, Lanes
+from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
-from gateway.protocol.requests import (
-    Received,
-    ResponseCancel,
-    ResponseCreate,
-    ResponseResume,
-    convert,
-    decode,
-    lane_of,
-    parse,
-    receive,
-)
+from gateway.protocol.received import Received, lane_of, receive
+from gateway.protocol.requests import ResponseCancel, ResponseCreate, ResponseResume, convert, decode, parse
 from gateway.protocol.steering import (
     ResponseSteer,
     Steer,
@@ -43,29 +34,18 @@ from gateway.protocol.steering import (
     successor,
 )
 from gateway.responses import STOPPING, Responses, Running
+from gateway.transport.intake import Intake, owner
+from gateway.transport.sending import Sender
 from gateway.unstored import Unstored
 
 log = structlog.get_logger("websocket")
 
-SEND_SECONDS: Final = 30.0
-"""A client that takes nothing for so long is gone."""
 RESTARTING: Final = 1012
 """The close code on which clients connect again: service restart."""
 FAILED: Final = 1011
 """The close code for a fault of the server."""
 SMALL: Final = 1 << 16
 """Bytes of a message that is decoded at once: about 4 ms at worst. Larger ones take turns between all connections."""
-
-
-class Intake:
-    """What all connections share of reading messages."""
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.backlog = Backlog()
-        """Messages that wait for their lanes."""
-        self.decoding = asyncio.Lock()
-        """Held while a large message is decoded: between two of them the event loop serves everybody else."""
 
 
 class Connection:
@@ -83,10 +63,11 @@ class Connection:
         """Serve `socket`, accepted already, for `caller`; `heard` counts messages, and may refuse one."""
         self._responses = responses
         self._socket = socket
+        self._sender = Sender(socket)
         self._caller = caller
         self._heard = heard
         self._decoding = intake.decoding
-        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=_owner(socket, caller))
+        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=owner(socket, caller))
         self._outbox = Outbox(self._wake, self._fell_behind, self._delivered)
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
@@ -107,6 +88,8 @@ class Connection:
             self._closing()
         try:
             await asyncio.wait({self._reader})
+            if not self._reader.cancelled() and (error := self._reader.exception()) is not None:
+                await self._fail(error)
         finally:
             self._responses.on_closing.discard(self._closing)
             tasks = {self._reader, *self._starting} | ({self._writer} if self._writer is not None else set())
@@ -241,7 +224,7 @@ class Connection:
                 found = (running, Reader(running.log, stream_id=lane))
         except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
             if steers:
-                refused = _as_api_error(error, new_id("req"))
+                refused = as_api_error(error, new_id("req"))
                 self._count(refused)
                 self._give_back(steers, SteerError("successor_creation_failed", refused.message), lane)
             else:
@@ -307,7 +290,7 @@ class Connection:
     def _refuse(self, error: Exception, named: Mapping[str, str]) -> None:
         """Tell that a message was not taken, and leave its number in the log: what it said stays out of that."""
         number = new_id("req")
-        refused = _as_api_error(error, number)
+        refused = as_api_error(error, number)
         self._count(refused)
         flood = isinstance(refused, RateLimitExceededError)
         if not (self._flooded and flood):  # of a flood only its beginning
@@ -332,16 +315,20 @@ class Connection:
         """Send until there is nothing left to send."""
         try:
             while (event := self._outbox.next()) is not None:
-                await self._send(event if isinstance(event, bytes) else self._encoded(event))
+                await self._sender.send(event if isinstance(event, bytes) else self._encoded(event))
             if self._responses.closing and self._lanes.idle and self._outbox.empty:
-                await self._close(RESTARTING, "the gateway restarts; connect again")
+                await self._sender.close(RESTARTING, "the gateway restarts; connect again")
         except ConnectionError:
             self._leave()
         except Exception as error:  # noqa: BLE001 - nothing more can be sent, so that the client must connect again
-            self._count(report(error, new_id("req")))
-            with suppress(ConnectionError):
-                await self._close(FAILED, InternalError.code)
+            await self._fail(error)
             self._leave()
+
+    async def _fail(self, error: BaseException) -> None:
+        """Close the connection for a fault of the gateway's own; the client may connect again and resume."""
+        self._count(report(error, new_id("req")))
+        with suppress(ConnectionError):
+            await self._sender.close(FAILED, InternalError.code)
 
     def _leave(self) -> None:
         if self._reader is not None:
@@ -358,39 +345,6 @@ class Connection:
             named = {"stream_id": event.get("stream_id"), "response_id": event.get("response", {}).get("id")}
             address = {name: value for name, value in named.items() if value is not None}
             return msgspec.json.encode(refusal(fault, request_id=number, **address))
-
-    async def _send(self, data: bytes) -> None:
-        """Raises ConnectionError."""
-        with _gone():
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._socket.send_text(data.decode())
-
-    async def _close(self, code: int, reason: str) -> None:
-        """Raises ConnectionError."""
-        with _gone():
-            await self._socket.close(code, reason)
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    """Raise ConnectionError for all that tells that a socket is closed, or might as well be."""
-    try:
-        yield
-    except (TimeoutError, WebSocketDisconnect, RuntimeError) as error:
-        # RuntimeError is what starlette and uvicorn say about a socket that is closed already.
-        raise ConnectionError from error
-
-
-def _as_api_error(error: Exception, request_id: str) -> ApiError:
-    """What a client is told of `error`: one that is no ApiError is logged under `request_id`."""
-    return error if isinstance(error, ApiError) else report(error, request_id)
-
-
-def _owner(socket: WebSocket, caller: Caller) -> str:
-    """For whom waiting messages count: the user, or without keys the address, of which connections cost nothing."""
-    if caller.tenant != ANONYMOUS or socket.client is None:
-        return caller.user
-    return socket.client.host
 
 
 def _address(message: ResponseCreate | ResponseResume) -> dict[str, str]:
