@@ -1,4 +1,4 @@
-"""Malformed frames and requests: does each get the right code, and does the gateway stay as it was?
+"""Malformed and hostile requests: does each get the right code, and does the gateway stay as it was?
 
 python -m benchmarks.fuzz [--count 100000] [--seed 0]: sends them to a gateway with the embedded model over many
 connections; prints how many were answered as they should be, each that was not, and the gateway's memory before and
@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import random
-import string
 import sys
 import time
 from collections import Counter
@@ -23,7 +22,9 @@ import httpx
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks import hostile
 from benchmarks.figures import Figure, tell
+from benchmarks.hostile import junk, text
 from benchmarks.machine import embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
 
@@ -34,6 +35,9 @@ REQUESTS_SHARE: Final = 0.1
 """Of all, those that come over HTTP."""
 RAW_SHARE: Final = 0.02
 """Of all, those that are no WebSocket frames or no HTTP at all: each costs its connection."""
+HOSTILE_SHARE: Final = 0.02
+"""Of all, those that are valid JSON and nearly right (hostile.py): an engine answers many of them."""
+TERMINAL: Final = ("response.completed", "response.incomplete", "response.failed", "error")
 
 Random = random.Random
 Data = str | bytes
@@ -47,48 +51,30 @@ class Frame:
     codes: frozenset[str]
 
 
-def _text(draw: Random, length: int = 12) -> str:
-    letters = string.ascii_letters + string.digits + ' äß茶炊🫖\u202e\x7f"\\'
-    return "".join(draw.choices(letters, k=draw.randrange(length + 1)))
-
-
-def _junk(draw: Random, depth: int = 3) -> Any:
-    """Any JSON value."""
-    kind = draw.randrange(8 if depth else 6)
-    plain = (None, draw.random() < 0.5, draw.randrange(-(1 << 70), 1 << 70), draw.uniform(-1e300, 1e300), _text(draw))
-    if kind < 5:
-        return plain[kind]
-    if kind == 5:
-        return draw.choice([[], {}, "", 0, -1])
-    if kind == 6:
-        return [_junk(draw, depth - 1) for _ in range(draw.randrange(4))]
-    return {_text(draw): _junk(draw, depth - 1) for _ in range(draw.randrange(4))}
-
-
 def _create(**fields: Any) -> str:
     return json.dumps({"type": "response.create", "input": "x", "max_output_tokens": 1, **fields})
 
 
 def _not_json(draw: Random) -> Data:
     """Cut, garbled, or bytes that are no text."""
-    whole = _create(metadata={"a": _text(draw)})
+    whole = _create(metadata={"a": text(draw)})
     cut = whole[: draw.randrange(len(whole) - 1)]
     kinds: list[Data] = [cut, cut + "}" * 40, "NaN", "", whole + whole, draw.randbytes(20) + b"\xff", "[" * 100_000]
     return draw.choice(kinds)
 
 
 def _not_an_object(draw: Random) -> Data:
-    values = [None, True, 1, -0.5, "response.create", [], [{"type": "response.create"}], _text(draw)]
+    values = [None, True, 1, -0.5, "response.create", [], [{"type": "response.create"}], text(draw)]
     return json.dumps(draw.choice(values))
 
 
 def _wrong_type(draw: Random) -> Data:
-    name = draw.choice(["response.crate", "", "session.update", "response.created", _text(draw)])
+    name = draw.choice(["response.crate", "", "session.update", "response.created", text(draw)])
     return json.dumps({"type": draw.choice([name, None, 7, [], {}]), "input": "x"})
 
 
 def _unknown_field(draw: Random) -> Data:
-    return _create(**{f"x_{_text(draw)}": draw.choice([1, "", [], {"a": 1}, True])})
+    return _create(**{f"x_{text(draw)}": draw.choice([1, "", [], {"a": 1}, True])})
 
 
 def _wrong_value(draw: Random) -> Data:
@@ -117,7 +103,7 @@ def _wrong_value(draw: Random) -> Data:
 
 
 def _cancel(draw: Random) -> Data:
-    response = draw.choice([f"resp_{draw.randrange(1 << 64):032x}", "", _text(draw)])
+    response = draw.choice([f"resp_{draw.randrange(1 << 64):032x}", "", text(draw)])
     return json.dumps({"type": "response.cancel", "response_id": response})
 
 
@@ -127,7 +113,7 @@ def _nested(draw: Random) -> Data:
 
 
 def _anything(draw: Random) -> Data:
-    return json.dumps({"type": "response.create", **{_text(draw): _junk(draw) for _ in range(4)}, "x_never": 1})
+    return json.dumps({"type": "response.create", **{text(draw): junk(draw) for _ in range(4)}, "x_never": 1})
 
 
 def codes(*names: str) -> frozenset[str]:
@@ -146,8 +132,8 @@ KINDS: Final[list[Kind]] = [
     (10, _cancel, codes("invalid_request")),
     (2, _nested, codes("invalid_json", "invalid_request")),
     (10, _anything, codes("invalid_request", "unsupported_parameter")),
-    (5, lambda draw: _create(model="gpt-" + _text(draw)), codes("model_not_found")),
-    (5, lambda draw: _create(previous_response_id="resp_" + _text(draw)), codes("previous_response_not_found")),
+    (5, lambda draw: _create(model="gpt-" + text(draw)), codes("model_not_found")),
+    (5, lambda draw: _create(previous_response_id="resp_" + text(draw)), codes("previous_response_not_found")),
     (2, lambda draw: _create(input=f"{draw.random()} " * 800), codes("context_length_exceeded")),
     (1, lambda _: _create(input="x" * (1 << 20)), codes("message_too_large")),
 ]
@@ -155,6 +141,13 @@ KINDS: Final[list[Kind]] = [
 
 BODIES: Final = [kind for kind in KINDS if kind[1] is not _wrong_type]
 """Those that are malformed as the body of a request, too, which needs no type."""
+
+
+NEARLY_RIGHT: Final = codes(
+    "response.completed", "response.incomplete", "invalid_request", "unsupported_parameter",
+    "previous_response_not_found", "context_length_exceeded",
+)  # fmt: skip
+"""What a hostile request may come to."""
 
 
 def frames(count: int, draw: Random, kinds: list[Kind] = KINDS) -> Iterable[Frame]:
@@ -214,6 +207,40 @@ async def send_requests(url: str, count: int, draw: Random, tally: Tally) -> Non
             tally.count(f"{method} {path} {kind} ".encode() + body, found, codes("4xx"))
 
 
+async def send_hostile(url: str, count: int, draw: Random, tally: Tally) -> None:
+    """Send hostile requests in lanes of one connection that must live on, and over HTTP: none is a fault of ours."""
+    async with connect(url.replace("http", "ws", 1) + "/v1/responses", compression=None, max_size=None) as socket:
+        for _ in range(count // 2):
+            lane = draw.choice([{}, {"stream_id": "a"}, {"stream_id": "b"}])
+            data = json.dumps({"type": "response.create", **hostile.body(draw), **lane})
+            await socket.send(data)
+            tally.count(data, await _ending(socket), NEARLY_RIGHT)
+    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as client:
+        for _ in range(count - count // 2):
+            path, make = draw.choice(
+                [
+                    ("responses", hostile.body),
+                    ("responses/input_tokens", hostile.body),
+                    ("chat/completions", hostile.chat_body),
+                ]
+            )
+            body = make(draw) | draw.choice([{}, {}, {"stream": True}])
+            answer = await client.post(f"/v1/{path}", json=body)
+            found = "4xx" if 400 <= answer.status_code < 500 else f"{answer.status_code}"
+            if "internal_error" in answer.text:
+                found = "internal_error"
+            tally.count(f"{path} {json.dumps(body)}", found, codes("200", "4xx"))
+
+
+async def _ending(socket: ClientConnection) -> str:
+    """How the one request that was sent ended: the type of its last event, or the code of its error."""
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while (event := json.loads(await socket.recv()))["type"] not in TERMINAL:
+            pass
+    error = event.get("error") or (event.get("response") or {}).get("error")
+    return str(error["code"] if error else event["type"])
+
+
 def _masked(opcode: int, payload: bytes, *, mask: bool = True) -> bytes:
     return bytes([opcode, (0x80 if mask else 0) | len(payload)]) + (b"\0\0\0\0" if mask else b"") + payload
 
@@ -263,13 +290,14 @@ async def send_all(server_port: int, count: int, seed: int) -> Tally:
     """Everything, over several connections at once."""
     tally, draw = Tally(), Random(seed)
     url = f"http://127.0.0.1:{server_port}"
-    requests, raw = round(count * REQUESTS_SHARE), round(count * RAW_SHARE)
-    per_socket = (count - requests - raw) // SOCKETS
+    requests, raw, nearly = (round(count * share) for share in (REQUESTS_SHARE, RAW_SHARE, HOSTILE_SHARE))
+    per_socket = (count - requests - raw - nearly) // SOCKETS
     batches = [frames(per_socket, Random(f"{seed} {number}")) for number in range(SOCKETS)]
     await asyncio.gather(
         *(send_frames(url.replace("http", "ws") + "/v1/responses", list(batch), tally) for batch in batches),
         send_requests(url, requests, Random(draw.random()), tally),
         send_raw(server_port, raw, Random(draw.random()), tally),
+        send_hostile(url, nearly, Random(draw.random()), tally),
     )
     return tally
 
@@ -285,8 +313,8 @@ async def measure(server: Server, count: int, seed: int) -> Tally:
     await asyncio.sleep(2)
     after = server.process.memory_info().rss
     print(f"  {tally.right:,} answered as they should be, in {seconds:.0f} s")
-    for text, times in tally.wrong.most_common(20):
-        print(f"  {times:6} × {text}")
+    for answer, times in tally.wrong.most_common(20):
+        print(f"  {times:6} × {answer}")
     wrong = float(sum(tally.wrong.values()))
     tell(
         [

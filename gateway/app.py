@@ -42,7 +42,9 @@ from gateway.transport.bodies import unrouted
 from gateway.transport.callers import SUBPROTOCOL
 from gateway.transport.entrance import entrance
 from gateway.transport.http import HttpResponses
+from gateway.transport.intake import Intake
 from gateway.transport.refusals import refuse
+from gateway.transport.sockets import WATCH
 from gateway.transport.websocket import Connection
 from gateway.users import Users
 
@@ -184,6 +186,8 @@ def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
 
 
 def _routes(house: House, responses: Responses) -> list[BaseRoute]:
+    intake = Intake()
+
     async def connection(socket: WebSocket) -> None:
         if responses.closing:  # a balancer that has not noticed yet opens it elsewhere
             await refuse(EngineUnavailableError(STOPPING), socket.scope, socket.receive, socket.send)
@@ -191,7 +195,10 @@ def _routes(house: House, responses: Responses) -> list[BaseRoute]:
         await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         with house.metrics.connections.track_inprogress():
             caller = caller_of(socket)
-            await Connection(responses, socket, caller=caller, heard=partial(house.roster.heard, caller)).serve()
+            heard = partial(house.roster.heard, caller)
+            if (watch_controls := socket.scope["state"].get(WATCH)) is not None:
+                watch_controls(heard)
+            await Connection(responses, socket, caller=caller, heard=heard, intake=intake).serve()
 
     return [
         WebSocketRoute("/v1/responses", connection),

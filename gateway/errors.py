@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+MAX_TEXT: Final = 1000
+"""Characters of a message, and of a field's name: both may quote what a client sent."""
 
 
 class ApiError(Exception):
@@ -15,8 +18,8 @@ class ApiError(Exception):
     def __init__(self, message: str, *, param: str | None = None) -> None:
         """Keep `message`, which tells the user what to do."""
         super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _shortened(message)
+        self.param = None if param is None else _shortened(param)
 
     def body(self) -> dict[str, Any]:
         """The `error` object, alike over WebSocket and HTTP."""
@@ -150,12 +153,23 @@ class StoreUnavailableError(ApiError):
 
 
 class InternalError(ApiError):
-    """A fault of this program; the log says more."""
+    """The gateway itself is at fault; the log has the stack under the request's id."""
 
     code = "internal_error"
     status = 500
     type = "server_error"
 
-    def __init__(self) -> None:
-        """The request id, which transports add, leads to the log's line."""
-        super().__init__("the gateway failed on this request; this is a fault of the server, which its log describes")
+    def __init__(self, request_id: str) -> None:
+        """`request_id` is the id under which the fault is logged."""
+        super().__init__(
+            f"the gateway failed on this request; its operator finds the reason in the log as {request_id}"
+        )
+        self.request_id = request_id
+
+    def body(self) -> dict[str, Any]:
+        """With the id, for those who report it."""
+        return {**super().body(), "request_id": self.request_id}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"

@@ -29,8 +29,14 @@ FAILURES: Final = (
     errors.StoreUnavailableError,
     errors.QueueTimeoutError,
     errors.QueueFullError,
+    errors.InternalError,
 )
-REFUSALS: Final = (errors.QueueFullError, errors.RateLimitExceededError, errors.InvalidRequestError)
+REFUSALS: Final = (
+    errors.QueueFullError,
+    errors.RateLimitExceededError,
+    errors.InvalidRequestError,
+    errors.InternalError,
+)
 
 
 class Metrics:

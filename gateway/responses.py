@@ -16,7 +16,8 @@ from gateway.errors import (
     ResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.house import House
+from gateway.faults import report
+from gateway.house import House, new_id
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
 from gateway.sessions import Turn
@@ -106,11 +107,16 @@ class Running:
     async def _run(self) -> None:
         try:
             await self.turn.run()
+        except Exception as error:  # noqa: BLE001 - `run` could not even tell that it failed
+            self._break_off(report(error, self.turn.id))
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            if not self.ended:
-                self.turn.break_off()
+            self._break_off(EngineUnavailableError("the gateway could not finish this answer; try again"))
+
+    def _break_off(self, error: ApiError) -> None:
+        if not self.ended:
+            self.turn.break_off(error)
 
 
 class Responses:
@@ -139,7 +145,7 @@ class Responses:
                 f"{previous.turn.id} is still being answered; continue it on its own lane, or when it has ended",
                 param="previous_response_id",
             )
-        log = EventLog()
+        log = EventLog(on_fault=lambda error: report(error, new_id("req")))
         turn = await TurnRunner.begin(self.house, request, caller=caller, unstored=unstored, publish=log.append)
         running = Running(turn, log, caller, grace=self._grace)
         running.hold()

@@ -18,6 +18,7 @@ from gateway.caller import Caller
 from gateway.dispatcher import Demand, Placement
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
 from gateway.fairness import Work
+from gateway.faults import report
 from gateway.generation import Generation
 from gateway.house import House, new_id
 from gateway.prepared import Prepared, prepare
@@ -116,16 +117,19 @@ class TurnRunner:
         except EngineError as error:
             self._house.holdoff.blame(self._caller.user, self._generation.blame)
             await self._fail(EngineUnavailableError(f"the engine failed: {error}; try again"))
+        except Exception as error:  # noqa: BLE001 - a fault of the gateway's own ends the response like any other
+            await self._fail(report(error, self.id))
         finally:
             noted.cancel()
             usage = self._generation.usage
             self._house.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
             self._house.roster.record(self._caller, usage.input + usage.output)
 
-    def break_off(self) -> None:
-        """Tell that it failed, when `run` could not."""
-        self.error = EngineUnavailableError("the gateway could not finish this answer; try again")
-        self._tell(self._events.failed(self.error))
+    def break_off(self, error: ApiError) -> None:
+        """Emit that it failed, when `run` could not."""
+        self.error = error
+        self._count("failed", error.code)
+        self._tell(self._events.failed(error))
 
     def end(self, reason: str = "cancelled", explanation: str | None = None) -> None:
         """End it within one step, wherever it is, as `incomplete` for `reason`; it still tells its terminal event."""

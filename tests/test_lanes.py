@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.errors import ApiError, InvalidRequestError, QueueFullError
 from gateway.protocol.events import Event
-from gateway.protocol.lanes import Lanes
+from gateway.protocol.lanes import Backlog, Lanes
 from gateway.protocol.log import EventLog, Reader
-from gateway.protocol.outbox import NOTES, Outbox
+from gateway.protocol.outbox import NOTE_BYTES, NOTES, Outbox
 
 LANE = st.sampled_from([None, "a", "b", "c"])
 WORDS = st.text(max_size=20)
@@ -83,6 +83,37 @@ def test_lanes_and_waiting_requests_are_bounded() -> None:
             refusals.append(error)
     assert [type(error) for error in refusals] == [InvalidRequestError, QueueFullError]
     assert refusals[0].param == "stream_id"
+
+
+def test_what_waits_is_bounded_in_bytes_for_a_connection_its_owner_and_the_gateway() -> None:
+    backlog = Backlog(owner=150, gateway=250)
+
+    def room(lanes: Lanes[str], size: int) -> bool:
+        try:
+            lanes.add("a", "x", size)
+        except QueueFullError:
+            return False
+        return True
+
+    def connection(owner: str) -> Lanes[str]:
+        lanes: Lanes[str] = Lanes(size=100, backlog=backlog, owner=owner)
+        assert room(lanes, 1000)  # it need not wait
+        assert lanes.begin() == ("a", "x")
+        return lanes
+
+    first, second, third = (connection(owner) for owner in ("anna", "anna", "bert"))
+    assert [room(first, 60), room(first, 41), room(first, 40)] == [True, False, True]  # 100 of one connection
+    assert [room(second, 51), room(second, 50)] == [False, True]  # 150 of anna
+    assert room(third, 100)  # 250 of all
+    fourth = connection("carl")
+    assert not room(fourth, 1)
+    first.end("a")
+    assert first.begin() == ("a", "x")  # 60 of them are free again
+    assert room(fourth, 60)
+    assert not room(fourth, 1)
+    for lanes in (first, second, third, fourth):
+        lanes.clear()
+    assert all(room(connection(owner), 100) for owner in ("anna", "bert"))
 
 
 def read_all(reader: Reader) -> list[Event]:
@@ -177,7 +208,7 @@ def test_an_outbox_takes_turns_between_responses_and_says_when_each_is_done() ->
         box.attach(Reader(log, stream_id=lane))
         for event in (created(), delta("x"), completed()):
             log.append(event)
-    sent = list(iter(box.next, None))
+    sent = [event for event in iter(box.next, None) if isinstance(event, dict)]
     assert [event["stream_id"] for event in sent] == list("ababab")
     assert [reader.stream_id for reader in done] == ["a", "b"]
     assert box.empty
@@ -202,6 +233,28 @@ def test_an_outbox_is_full_when_too_many_notes_wait() -> None:
     assert box.full
     box.next()
     assert not box.full
+
+
+def test_an_outbox_is_full_when_its_notes_are_long() -> None:
+    box, _, _ = outbox()
+    box.note({"type": "error", "text": "x" * (NOTE_BYTES - 100)})
+    assert not box.full
+    box.note({"type": "error", "text": "x" * 100})
+    assert box.full
+
+
+def test_a_watcher_that_fails_neither_ends_the_response_nor_leaves_others_out() -> None:
+    faults: list[Exception] = []
+    log, seen = EventLog(on_fault=faults.append), []
+
+    def fails() -> None:
+        raise ValueError("x")
+
+    log.watchers = {fails, lambda: seen.append(log.end)}
+    log.append(created())
+    log.append(completed())
+    assert seen == [1, 2]
+    assert len(faults) == 2
 
 
 @pytest.mark.parametrize("event", [created(), delta("x")])

@@ -20,13 +20,12 @@ from engine import Model
 from gateway.errors import (
     ContextLengthExceededError,
     EngineUnavailableError,
-    InternalError,
     InvalidRequestError,
     QueueFullError,
 )
 from gateway.prompts.encoder import Encoder
 from gateway.prompts.messages import Configuration, Encode, Encoded
-from gateway.prompts.pool import LOWEST, PromptWorkers
+from gateway.prompts.pool import LOWEST, PromptWorkerError, PromptWorkers
 from gateway.prompts.queue import JobQueue, Waiting
 from gateway.protocol.tools import FunctionTool, JsonObject
 from tests.encoding import LocalEncoder
@@ -232,11 +231,11 @@ async def test_a_text_too_long_for_any_tokenizer_is_refused_and_truncation_skips
         assert len(ids(encoded)) <= 100
 
 
-async def test_a_fault_of_the_worker_is_an_internal_error(tiny_model: Path) -> None:
+async def test_a_fault_of_the_worker_is_no_error_of_the_contract(tiny_model: Path) -> None:
     # An Encode without a role in a message is something that only a fault of the gateway can send.
     async with running(tiny_model) as workers:
         broken = Encode(messages=[{"content": "x"}, {"content": "y"}], began=5, limit=10, truncate=True)
-        with pytest.raises(InternalError):
+        with pytest.raises(PromptWorkerError):
             await workers.encode(broken, user="anna")
         await workers.encode(job(), user="anna")
 

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from gateway.detokenizer import overlap
 from gateway.errors import ApiError, EngineUnavailableError
+from gateway.protocol.chat import read_chat
 from gateway.protocol.events import Event, MessageItem, ResponseEvents, Usage, refusal
+from gateway.protocol.items import input_item, messages
+from gateway.protocol.received import receive
 from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -168,3 +172,84 @@ def test_a_failure_carries_its_code() -> None:
 def test_a_refusal_names_the_response_that_it_is_about() -> None:
     event = refusal(EngineUnavailableError("x"), response_id="resp_1")
     assert (event["type"], event["status"], event["response_id"]) == ("error", 503, "resp_1")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "address", "has_lane"),
+    [
+        (b'{"type":"response.create","stream_id":"a","input":[{}]}', "response.create", {"stream_id": "a"}, True),
+        (b'{"stream_id":null,"response_id":"r"}', None, {"response_id": "r"}, True),
+        (b"{}", None, {}, True),
+        (b'{"type":7,"stream_id":{"a":1},"response_id":[]}', None, {}, False),
+        (b'{"stream_id":"\\u0061 b"}', None, {"stream_id": "a b"}, False),
+        (b'{"stream_id":"%s"}' % (b"a" * 257), None, {}, False),
+        (b'{"stream_id":"%s"}' % (b"\\u0061" * 256), None, {"stream_id": "a" * 256}, True),
+    ],
+)
+def test_a_message_tells_its_address_before_it_is_decoded(
+    data: bytes, kind: str | None, address: dict[str, str], has_lane: bool
+) -> None:
+    assert receive(data) == (data, kind, address, has_lane)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b'{"a":"', b"{}{}", b'{"a":01}', b'{"type":"\\ud800"}'])
+def test_what_is_no_json_is_told_before_it_is_decoded(data: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        receive(data)
+    assert caught.value.code == "invalid_json"
+
+
+@given(st.binary(max_size=40) | st.text(max_size=20).map(lambda text: json.dumps({text: text}).encode()))
+def test_no_frame_breaks_what_reads_addresses(data: bytes) -> None:
+    try:
+        receive(data)
+    except ApiError as error:
+        assert error.code in ("invalid_json", "invalid_request")
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function", "name": "f", "parameters": {"x": [{}] * 20_000}}]}, "tools[0].parameters"),
+        ({"tools": [{"type": "function", "name": "f", "parameters": {"a": 1 << 64}}]}, "tools[0].parameters.a"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"enum": [1 << 64]}}}},
+            "text.format.schema.enum[0]",
+        ),
+        ({"input": [{}] * 1025}, "input"),
+        ({"stop": "x" * 1025}, "stop"),
+    ],
+)
+def test_what_is_too_large_for_a_schema_a_list_or_a_number_is_refused_by_name(fields: Any, param: str) -> None:
+    assert refused(json.dumps({"type": "response.create", "input": "x", **fields})) == ("invalid_request", param)
+
+
+def test_a_schema_that_is_nested_too_deep_is_refused_where_that_begins() -> None:
+    tool = {"type": "function", "name": "f", "parameters": {"a": nested(64)}}
+    code, param = refused(json.dumps({"type": "response.create", "input": "x", "tools": [tool]}))
+    assert (code, param) == ("invalid_request", "tools[0].parameters.a" + "[0]" * 63)
+
+
+@pytest.mark.parametrize("arguments", [json.dumps(nested(65)), "[" + "1," * 20_000 + "1]", "[" * 2000, f"{1 << 64}"])
+def test_arguments_that_a_template_could_not_walk_through_stay_text(arguments: str) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
+    [message] = messages([input_item(item, lambda prefix: f"{prefix}_1") for item in create(input=[call]).items])
+    assert message["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_a_chat_has_as_many_calls_as_a_response_has_items() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    read_chat({"messages": [{"role": "assistant", "tool_calls": [call] * 1024}]})
+    with pytest.raises(ApiError) as caught:
+        read_chat({"messages": [{"role": "assistant", "tool_calls": [call] * 1025}]})
+    assert caught.value.param == "messages"
+
+
+@given(st.text("ab", max_size=12), st.text("ab", min_size=1, max_size=8))
+def test_what_may_begin_a_stop_string_is_held_back(text: str, stop: str) -> None:
+    fitting = [n for n in range(len(stop)) if n <= len(text) and text.endswith(stop[:n])]
+    assert overlap(text, stop) == max(fitting)

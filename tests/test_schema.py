@@ -187,6 +187,49 @@ def test_a_schema_is_bounded(fits: Any, too_much: Any, param: str) -> None:
     assert refused(too_much) == param
 
 
+def doubled(depth: int) -> Any:
+    """A schema of a few hundred bytes whose references lead to 6 to the power of `depth` sub-schemas."""
+    defs: dict[str, Any] = {f"a{i}": {"anyOf": [{"allOf": [{"$ref": f"#/$defs/a{i + 1}"}]}] * 6} for i in range(depth)}
+    return {"$ref": "#/$defs/a0", "$defs": {**defs, f"a{depth}": TEXT}}
+
+
+MANY = [f"{i}" for i in range(300)]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        doubled(6),
+        {"oneOf": [{"enum": [f"{i} {j}" for j in range(36)]} for i in range(500)]},
+        {"$defs": {"a": {"enum": MANY}}, "allOf": [{"$ref": "#/$defs/a"}] * 512},
+        {
+            "$defs": {"a": {"properties": {name: {"enum": MANY} for name in "ab"}}},
+            "oneOf": [{"$ref": "#/$defs/a"}] * 99,
+        },
+        {"properties": {f"{i}": {"pattern": "[" + "".join(map(chr, range(1000, 2000, 2))) + "]"} for i in range(128)}},
+        {"enum": [[[]] * 20_000]},
+    ],
+)
+def test_a_schema_costs_no_more_than_the_budget(schema: Any) -> None:
+    assert (refused(schema) or "").startswith("schema")
+
+
+def test_the_schemas_of_all_tools_share_one_budget() -> None:
+    parameters = {"type": "object", "properties": {"a": {"oneOf": [{"const": value} for value in MANY]}}}
+    tools = [FunctionTool(name=f"f{i}", parameters=parameters) for i in range(128)]
+    form(tools[:1], "auto", TextFormat(), Places())
+    with pytest.raises(ApiError, match=r"^tools"):
+        form(tools, "auto", TextFormat(), Places())
+
+
+def test_what_stands_beside_a_reference_counts_in_every_place() -> None:
+    defs = {"a": {"type": "integer", "minimum": 0}}
+    within = {"$ref": "#/$defs/a", "maximum": 5}
+    parts = compiled({"$defs": defs, "allOf": [within]})
+    assert parts == compiled({"type": "integer", "minimum": 0, "maximum": 5})
+    assert parts != compiled({"$defs": defs, "allOf": [{"$ref": "#/$defs/a"}]})
+
+
 @pytest.mark.parametrize(
     ("schema", "param"),
     [
@@ -209,7 +252,17 @@ def test_a_schema_is_bounded(fits: Any, too_much: Any, param: str) -> None:
         ({"type": "integer", "minimum": "1"}, "schema.minimum"),
         ({"type": "integer", "minimum": True}, "schema.minimum"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "schema"),
-        ({"type": "number", "minimum": 10**30}, "schema"),
+        ({"format": [1]}, "schema.format"),
+        ({"propertyNames": {"$ref": 3}}, "schema.propertyNames.$ref"),
+        ({"allOf": [{"$ref": 3}]}, "schema.allOf.$ref"),
+        ({"oneOf": [{"type": [[]]}, {"type": "string"}]}, "schema.oneOf[0].type"),
+        ({"enum": [1 << 64]}, "schema.enum[0]"),
+        ({"const": {"a": -(1 << 63) - 1}}, "schema.const.a"),
+        ({"minimum": 1 << 64}, "schema.minimum"),
+        ({"properties": {"a": {"default": 10**40}}}, "schema.properties.a.default"),
+        ({"maximum": float("inf")}, "schema.maximum"),
+        ({"enum": [float("nan")]}, "schema.enum[0]"),
+        ({"type": "number", "minimum": 1e30}, "schema"),
         ({"type": "string", "pattern": 5}, "schema.pattern"),
         ({"type": "string", "format": "date", "maxLength": 5}, "schema.maxLength"),
         ({"enum": ["a"], "type": "integer"}, "schema"),

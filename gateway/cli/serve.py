@@ -30,6 +30,7 @@ from gateway.settings import Settings
 from gateway.stages import Stages
 from gateway.supervision import Supervisor
 from gateway.transport.patience import Patient
+from gateway.transport.sockets import BoundedSocket
 
 BACKLOG: Final = 2048
 """Connections that wait until they are accepted: those of clients that come back at once after a restart."""
@@ -129,7 +130,7 @@ def run(settings: Settings) -> int:
         proxy_headers=False,  # uvicorn would believe every client on loopback; see transport/proxies.py
         server_header=False,
         http=Patient,
-        ws="websockets-sansio",
+        ws=BoundedSocket,
         ws_max_size=16 << 20,
         ws_per_message_deflate=False,  # it doubles a connection's memory for text that is sent once
         ws_ping_interval=50.0,  # under the 60 s of nginx and most NATs, at half the cost of the usual 20 s

@@ -16,10 +16,8 @@ import structlog
 
 from engine import environment, module_command
 from gateway.errors import (
-    ApiError,
     ContextLengthExceededError,
     EngineUnavailableError,
-    InternalError,
     InvalidRequestError,
 )
 from gateway.prompts import messages
@@ -50,6 +48,10 @@ BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _TIME: Final = frozenset({signal.SIGALRM, signal.SIGPROF, signal.SIGXCPU})
 
 log = structlog.get_logger("prompts")
+
+
+class PromptWorkerError(Exception):
+    """A fault of the worker program, which the log describes."""
 
 
 class PromptWorkers:
@@ -130,7 +132,7 @@ class PromptWorkers:
     def _fail_waiting(self) -> None:
         if self._unavailable:
             for job in self._queue.clear():
-                _refuse(job, EngineUnavailableError(f"prompts cannot be read: {self._unavailable}"))
+                _fail(job, EngineUnavailableError(f"prompts cannot be read: {self._unavailable}"))
 
     async def _host(self) -> None:
         """Run one host to its end."""
@@ -210,7 +212,7 @@ class _Slot:
         self._writer = self.pid = None
         job = self._take()
         if job is not None and not self._pool.requeue(job):
-            _refuse(job, EngineUnavailableError("the process that reads prompts ended; try again"))
+            _fail(job, EngineUnavailableError("the process that reads prompts ended; try again"))
 
     def _receive(self, reply: Reply, number: int) -> None:
         match reply:
@@ -235,7 +237,7 @@ class _Slot:
         if job is None or (number == signal.SIGKILL and self._pool.requeue(job)):  # killed from outside
             return
         text = "takes too long to process" if number in _TIME else "crashed the tokenizer or the chat template"
-        _refuse(
+        _fail(
             job,
             InvalidRequestError(
                 f"this request {text}; a long run of letters or spaces without a break, or a very long message, is the "
@@ -269,10 +271,10 @@ def _conclude(job: Waiting, reply: Encoded | Refused | Fault) -> None:
             if not job.result.done():
                 job.result.set_result(reply)
         case Refused():
-            _refuse(job, reply.error())
+            _fail(job, reply.error())
         case Fault():
             log.error("prompt worker fault", kind=reply.kind, place=reply.place)
-            _refuse(job, InternalError())
+            _fail(job, PromptWorkerError(f"{reply.kind} in a prompt worker"))
 
 
 def _end_session(leader: int) -> None:
@@ -281,7 +283,7 @@ def _end_session(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def _refuse(job: Waiting, error: ApiError) -> None:
+def _fail(job: Waiting, error: Exception) -> None:
     if not job.result.done():
         job.result.set_exception(error)
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 from gateway.errors import InvalidRequestError
 from gateway.protocol.requests import (
     LOGPROBS,
+    MAX_ITEMS,
     FunctionCall,
     FunctionCallOutput,
     InputItem,
@@ -19,6 +20,7 @@ from gateway.protocol.requests import (
     ResponseCreate,
     TextOptions,
     Wishes,
+    check_schemas,
     convert,
     supported,
 )
@@ -145,7 +147,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ChatCreate(Wishes, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a request."""
 
-    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=1024)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_ITEMS)]
     model: str | None = None
     max_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
@@ -190,7 +192,13 @@ def read_chat(raw: dict[str, Any]) -> tuple[Stateless, ChatCreate]:
     """
     chat = convert(supported(raw, ChatCreate, _NEUTRAL), ChatCreate)
     _check(chat)
-    return _request(chat), chat
+    request = _request(chat)
+    if len(request.items) > MAX_ITEMS:
+        raise InvalidRequestError(
+            f"messages: their texts and calls are more than {MAX_ITEMS}; drop the oldest", param="messages"
+        )
+    check_schemas(request)
+    return request, chat
 
 
 def _check(chat: ChatCreate) -> None:

@@ -14,17 +14,31 @@ ANNOTATIONS: Final = frozenset(
 KINDS: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
+_NULLABLE: Final = frozenset(
+    ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", "maximum", "exclusiveMaximum",
+     "maxLength", "maxItems", "maxProperties", "format")
+)  # fmt: skip
+"""Keywords that some clients send as null where they mean none."""
+
+
 class ConflictError(Exception):
     """Two schemas speak of the same thing in a way that is not put together here; the text is the keyword."""
 
 
 def assertions(schema: Mapping[str, Any], *without: str) -> dict[str, Any]:
     """What a schema says of values, but for the keywords `without`."""
-    return {name: value for name, value in schema.items() if name not in ANNOTATIONS and name not in without}
+    return {
+        name: value
+        for name, value in schema.items()
+        if name not in ANNOTATIONS and name not in without and (value is not None or name not in _NULLABLE)
+    }
 
 
 def joined(schemas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One schema that takes only what all of these take. Raises ConflictError."""
+    """One schema that takes only what all of these take; their keywords have values that `keywords` accepts.
+
+    Raises ConflictError.
+    """
     found: dict[str, Any] = {}
     for schema in schemas:
         for one, other in ((found, schema), (schema, found)):
@@ -37,30 +51,35 @@ def joined(schemas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether it is plain that no value fits both."""
-    values = [_values(schema) for schema in (one, other)]
-    if values[0] is not None and values[1] is not None:
-        return not values[0] & values[1]
-    kinds = [_kinds(schema) for schema in (one, other)]
-    return kinds[0] is not None and kinds[1] is not None and not kinds[0] & kinds[1]
-
-
 def tag(schemas: Sequence[Mapping[str, Any]]) -> str | None:
     """A property by which objects of all these schemas are told apart, once it is there."""
     if any(_kinds(schema) != {"object"} for schema in schemas):
         return None
     properties = [_dictionary(schema.get("properties")) for schema in schemas]
     for name in properties[0]:
-        described = [each.get(name) for each in properties]
-        if all(isinstance(schema, dict) for schema in described) and all_apart(described):
+        described = [inner for each in properties if isinstance(inner := each.get(name), dict)]
+        if len(described) == len(properties) and all_apart(described):
             return name
     return None
 
 
-def all_apart(schemas: Sequence[Any]) -> bool:
-    """Whether it is plain that no value fits two of them."""
-    return all(apart(one, other) for i, one in enumerate(schemas) for other in schemas[:i])
+def all_apart(schemas: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether it is plain that no value fits two of them. Takes time linear in what they list."""
+    listed: set[str] = set()
+    kinds_of_listed: set[str] = set()
+    kinds: set[str] = set()
+    for schema in schemas:
+        values, own = _values(schema), _kinds(schema)
+        if values is not None:
+            if values & listed:
+                return False
+            listed |= values
+            kinds_of_listed |= own or set()
+        elif own is None or own & kinds:
+            return False
+        else:
+            kinds |= own
+    return not kinds & kinds_of_listed
 
 
 def is_of(value: Any, kind: str) -> bool:
@@ -78,18 +97,18 @@ def is_of(value: Any, kind: str) -> bool:
 
 
 def _join(name: str, one: Any, other: Any) -> Any:
+    if name in _JOINS:
+        return _JOINS[name](one, other)
     if one == other and type(one) is type(other):
         return one
-    if name not in _JOINS:
-        raise ConflictError(name)
-    try:
-        return _JOINS[name](one, other)
-    except TypeError as error:  # it is no such thing, and is told so where it lies by itself
-        raise ConflictError(name) from error
+    raise ConflictError(name)
 
 
 def _both_properties(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    shared = {name: {"allOf": [one[name], other[name]]} for name in one if name in other and one[name] != other[name]}
+    # By identity: two references to one schema share it, and comparing large ones in depth takes long.
+    shared = {
+        name: {"allOf": [one[name], other[name]]} for name in one if name in other and one[name] is not other[name]
+    }
     return {**one, **other, **shared}
 
 
@@ -103,7 +122,7 @@ def _both_kinds(one: Any, other: Any) -> list[str]:
 
 
 def _both_values(one: list[Any], other: list[Any]) -> list[Any]:
-    texts = [json.dumps(value) for value in other]
+    texts = {json.dumps(value) for value in other}
     found = [value for value in one if json.dumps(value) in texts]
     if not found:
         raise ConflictError("enum")
@@ -112,7 +131,7 @@ def _both_values(one: list[Any], other: list[Any]) -> list[Any]:
 
 _JOINS: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "properties": _both_properties,
-    "required": lambda one, other: [*one, *other],
+    "required": lambda one, other: list(dict.fromkeys([*one, *other])),
     "type": _both_kinds,
     "enum": _both_values,
     **dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max),

@@ -68,10 +68,14 @@ FORMATS: Final = {
 """Formats of strings that are rules above, with the fewest and most characters of what they write."""
 
 
+_ESCAPES: Final = {code: f"\\x{code:02X}" for code in range(0x20)} | {
+    ord("\\"): "\\\\", ord('"'): '\\"', ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"
+}  # fmt: skip
+
+
 def literal(text: str) -> str:
     """`text` as a grammar writes it."""
-    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    return '"' + "".join(escapes.get(c) or (c if c >= " " else f"\\x{ord(c):02X}") for c in text) + '"'
+    return f'"{text.translate(_ESCAPES)}"'
 
 
 class Grammar:

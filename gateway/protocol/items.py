@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.errors import InvalidRequestError
 from gateway.protocol.requests import FunctionCall, InputItem, InputMessage
+from gateway.protocol.values import fits
 from gateway.wording import Message
 
 Item = dict[str, Any]
@@ -72,9 +73,12 @@ def messages(items: Sequence[Item]) -> list[Message]:
 
 
 def _call(item: Item) -> dict[str, Any]:
+    """A call as templates take it; arguments that are cut off, or too large or deep for a template, stay text."""
     try:
         arguments = msgspec.json.decode(item["arguments"])
-    except (msgspec.DecodeError, RecursionError):  # it was cut off
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        arguments = item["arguments"]
+    if not fits(arguments):
         arguments = item["arguments"]
     return {"type": "function", "id": item["call_id"], "function": {"name": item["name"], "arguments": arguments}}
 

@@ -29,8 +29,11 @@ class EventLog:
     `watchers` are called after each event, in no order.
     """
 
-    def __init__(self, *, events: int = EVENTS, size: int = BYTES) -> None:
-        """Keep `events` events and `size` bytes of them."""
+    def __init__(
+        self, *, events: int = EVENTS, size: int = BYTES, on_fault: Callable[[Exception], object] | None = None
+    ) -> None:
+        """Keep `events` events and `size` bytes of them; `on_fault` gets what a watcher raises, else `append` does."""
+        self._on_fault = on_fault
         self.watchers: set[Callable[[], None]] = set()
         self.terminal: Event | None = None
         """The last event of the response, once it has come."""
@@ -67,7 +70,13 @@ class EventLog:
             self._size -= _size(self._events.popleft())
             self._first += 1
         for watcher in tuple(self.watchers):
-            watcher()
+            try:
+                watcher()
+            except Exception as error:
+                # One client's fault must not end the response, nor leave the other watchers out.
+                if self._on_fault is None:
+                    raise
+                self._on_fault(error)
 
     def after(self, number: int) -> Event | None:
         """The event behind `number`, or one that stands for it and its like behind it; None when it is still to come.

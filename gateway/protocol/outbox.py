@@ -6,11 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from gateway.protocol.events import Event
 from gateway.protocol.log import Reader
 
 NOTES: Final = 256
 """Errors and notices that may wait for one client; beyond, nothing more is read from it until it reads."""
+NOTE_BYTES: Final = 1 << 20
+"""The same in bytes: a steer that failed goes back with its input. One more note, however long, may wait."""
 
 
 class Outbox:
@@ -30,14 +34,14 @@ class Outbox:
         self._wake = wake
         self._on_lag = on_lag
         self._on_done = on_done
-        self._notes: list[Event] = []  # short, both of them; two empty deques take 1.5 KB of an idle connection
+        self._notes: list[bytes] = []  # short, both of them; two empty deques take 1.5 KB of an idle connection
         self._readers: list[Reader] = []
         self._watchers: dict[Reader, Callable[[], None]] = {}
 
     @property
     def full(self) -> bool:
         """Whether its client has to read before it may say more."""
-        return len(self._notes) >= NOTES
+        return len(self._notes) >= NOTES or sum(map(len, self._notes)) >= NOTE_BYTES
 
     @property
     def empty(self) -> bool:
@@ -46,7 +50,7 @@ class Outbox:
 
     def note(self, event: Event) -> None:
         """Send an event that is no response's: an error, or word on steering."""
-        self._notes.append(event)
+        self._notes.append(msgspec.json.encode(event))  # as objects it could take many times as much
         self._wake()
 
     def attach(self, reader: Reader) -> None:
@@ -62,8 +66,8 @@ class Outbox:
             self._readers.remove(reader)
             reader.log.watchers.discard(self._watchers.pop(reader))
 
-    def next(self) -> Event | None:
-        """What to send now, or None until `wake` is called."""
+    def next(self) -> Event | bytes | None:
+        """What to send now, encoded or not, or None until `wake` is called."""
         if self._notes:
             return self._notes.pop(0)
         for _ in range(len(self._readers)):
@@ -84,6 +88,8 @@ class Outbox:
         self._notes.clear()
 
     def _news(self, reader: Reader) -> None:
-        if reader.lagging:
-            self._on_lag(reader)
-        self._wake()
+        try:
+            if reader.lagging:
+                self._on_lag(reader)
+        finally:
+            self._wake()

@@ -306,7 +306,9 @@ class _Parser:
         return Times(node, least, most)
 
     def _class(self) -> Characters:
-        inverted, surely, maybe = self._take("^"), Characters(()), Characters(())
+        inverted = self._take("^")
+        surely: list[tuple[int, int]] = []  # merged once at the end: member by member takes quadratic time
+        maybe: list[tuple[int, int]] = []
         while not self._take("]"):
             (sure, possible), single = self._member()
             if (
@@ -319,8 +321,9 @@ class _Parser:
                 if last is None or last < single:
                     raise PatternError("a class has a range without a beginning or an end")
                 sure = possible = Characters(((single, last),))
-            surely, maybe = surely | sure, maybe | possible
-        return ~maybe if inverted else surely
+            surely += sure.ranges
+            maybe += possible.ranges
+        return ~Characters.of(maybe) if inverted else Characters.of(surely)
 
     def _member(self) -> tuple[tuple[Characters, Characters], int | None]:
         """What one member of a class stands for, surely and perhaps; its code, when it is one character."""

@@ -10,10 +10,22 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
-from gateway.protocol.tools import MAX_TOOLS, Format, FunctionTool, Places, TextFormat, ToolChoice, ToolName
+from gateway.protocol.tools import (
+    MAX_TOOLS,
+    Format,
+    FunctionTool,
+    JsonSchema,
+    Places,
+    TextFormat,
+    ToolChoice,
+    ToolName,
+)
+from gateway.protocol.values import MAX_VALUES, check_values
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of one message; the connection lives on when a client sends more."""
+MAX_ITEMS: Final = 1024
+"""Items of one request's input."""
 
 S = TypeVar("S")
 
@@ -21,8 +33,13 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Text512 = Annotated[str, Meta(max_length=512)]
 Key256 = Annotated[str, Meta(min_length=1, max_length=256)]
+StopString = Annotated[str, Meta(max_length=1024)]
+"""Every piece of an answer is compared with its beginnings."""
 Key64 = Annotated[str, Meta(max_length=64)]
-StreamId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,256}\Z")]
+MAX_ID: Final = 256
+"""Characters of a lane's name, or of a response's id where an error names it."""
+LANE: Final = re.compile(rf"^[A-Za-z0-9_.-]{{1,{MAX_ID}}}\Z")
+StreamId = Annotated[str, Meta(pattern=LANE.pattern)]
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text", forbid_unknown_fields=True):
@@ -96,7 +113,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty | None = None
     repeat_penalty: Annotated[float, Meta(ge=0.1, le=2)] | None = None
     seed: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
-    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    stop: StopString | Annotated[list[StopString], Meta(max_length=4)] | None = None
     logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
 
@@ -109,7 +126,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 class ResponseCreate(Wishes, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
     """A request for an answer, or with `generate: false` for one to be prepared."""
 
-    input: str | Annotated[list[InputItem], Meta(max_length=1024)] | None = None
+    input: str | Annotated[list[InputItem], Meta(max_length=MAX_ITEMS)] | None = None
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -215,9 +232,7 @@ def parse(data: str | bytes) -> ClientMessage:
 
 def decode(data: str | bytes) -> dict[str, Any]:
     """A JSON object. Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError."""
-    size = len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass"))
-    if size > MAX_MESSAGE:
-        raise MessageTooLargeError(f"a message of {size} bytes is over the limit of {MAX_MESSAGE}")
+    check_size(len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass")))
     try:
         raw = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -227,10 +242,10 @@ def decode(data: str | bytes) -> dict[str, Any]:
     return raw
 
 
-def address(raw: dict[str, Any]) -> dict[str, str]:
-    """The lane and the response that a message names, valid or not: an error about it has to name them too."""
-    named = {name: raw.get(name) for name in ("stream_id", "response_id")}
-    return {name: value for name, value in named.items() if isinstance(value, str) and len(value) <= 256}
+def check_size(size: int) -> None:
+    """Raise MessageTooLargeError for a message of too many bytes."""
+    if size > MAX_MESSAGE:
+        raise MessageTooLargeError(f"a message of {size} bytes is over the limit of {MAX_MESSAGE}")
 
 
 def read(raw: dict[str, Any]) -> ClientMessage:
@@ -244,6 +259,8 @@ def read(raw: dict[str, Any]) -> ClientMessage:
         if isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] != "function":
             raise UnsupportedParameterError(f"tools: `{tool['type'][:64]}` is not supported here", param="tools")
     if isinstance(body.get("input"), list):
+        if len(body["input"]) > MAX_ITEMS:
+            raise InvalidRequestError(f"input: a request has at most {MAX_ITEMS} items", param="input")
         body["input"] = [_with_type(item) for item in body["input"]]
     message = convert(body, target)
     if isinstance(message, ResponseCreate):
@@ -289,6 +306,19 @@ def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
         raise InvalidRequestError("the message is nested too deeply") from error
 
 
+def check_schemas(request: ResponseCreate) -> None:
+    """Refuse schemas that are too large, too deep, or have a number that cannot be stored.
+
+    Raises InvalidRequestError that names the place.
+    """
+    left = MAX_VALUES
+    for i, tool in enumerate(request.functions):
+        if tool.parameters:
+            left -= check_values(tool.parameters, request.places.tool.format(i), most=left)
+    if isinstance(request.format, JsonSchema):
+        check_values(request.format.schema, request.places.format, most=left)
+
+
 def _with_type(item: Any) -> Any:
     """An item of the input; one that names no type is a message."""
     return {**item, "type": "message"} if isinstance(item, dict) and item.get("type") is None else item
@@ -300,6 +330,7 @@ def _joined(content: str | Sequence[InputText | OutputText]) -> str:
 
 def _check(request: ResponseCreate) -> None:
     """What the types of its fields do not say."""
+    check_schemas(request)
     if unknown := next((name for name in request.include or () if name != LOGPROBS), None):
         raise UnsupportedParameterError(f"include: `{unknown}` is not supported here", param="include")
     if request.top_logprobs is not None and request.logprobs is None:

@@ -13,30 +13,23 @@ from decimal import Decimal
 from typing import Any, Final
 
 from gateway.errors import InvalidRequestError
-from gateway.protocol import combining, pattern
+from gateway.protocol import combining, keywords, pattern
 from gateway.protocol.grammar import FORMATS, Grammar, literal
+from gateway.protocol.keywords import MAX_PROPERTIES, Budget
 from gateway.protocol.numerals import numerals
+from gateway.protocol.values import check_values
 
 MAX_DEPTH: Final = 16
-MAX_PROPERTIES: Final = 128
-MAX_COUNT: Final = 512
-"""Of a length, of items, and of an enumeration's values."""
 MAX_REPEATED: Final = 4096
 """All lengths and counts of a schema together: compiled, each one is a rule."""
+PATTERN_COST: Final = 2
+"""What a character of a pattern costs, in values."""
 
-# What no grammar of ours holds a model to, and formats that JSON Schema knows and we do not.
-_UNHELD: Final = frozenset(
-    ("multipleOf", "uniqueItems", "contains", "minContains", "maxContains", "patternProperties", "dependentRequired",
-     "dependentSchemas", "dependencies", "additionalItems", "not", "if", "then", "else", "unevaluatedItems",
-     "$dynamicRef", "$recursiveRef", "contentSchema")
-)  # fmt: skip
+# Formats that JSON Schema knows and we do not.
 _UNHELD_FORMATS: Final = frozenset(
     ("idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template", "json-pointer",
      "relative-json-pointer", "regex")
 )  # fmt: skip
-_EMPTY: Final = {"uniqueItems": False, "multipleOf": 1, "minContains": 0}
-"""Values by which such a keyword asks for nothing; `multipleOf` only of what is whole."""
-_INFINITE: Final = float("inf")
 _KINDS_OF: Final[dict[str, tuple[str, ...]]] = {
     "object": (
         "properties",
@@ -56,11 +49,12 @@ _KINDS_OF: Final[dict[str, tuple[str, ...]]] = {
 class Schema:
     """One schema on its way into a grammar. `param` is where it lies in the request, for what is wrong with it."""
 
-    def __init__(self, grammar: Grammar, root: Any, *, param: str) -> None:
-        """Nothing of it is looked at before `rule`."""
+    def __init__(self, grammar: Grammar, root: Any, *, param: str, budget: Budget | None = None) -> None:
+        """Nothing of it is looked at before `rule`; schemas of one request share a `budget`."""
         self._grammar = grammar
         self._root = root
         self._param = param
+        self._budget = budget or Budget()
         self._properties = 0
         self._repeated = 0
         self._references: dict[str, str] = {}
@@ -74,20 +68,33 @@ class Schema:
 
     def rule(self) -> str:
         """The name of the rule for all of it. Raises InvalidRequestError."""
+        check_values(self._root, self._param)
         return self._rule(self._root, "", 1)
 
     def _error(self, problem: str, path: str) -> InvalidRequestError:
         return InvalidRequestError(f"{self._param}{path}: {problem}", param=self._param + path)
+
+    def _spend(self, cost: int, path: str) -> None:
+        if not self._budget.spend(cost):
+            raise self._error("the schema is too large; references count as often as they are followed", path)
+
+    def _visited(self, schema: Any, path: str) -> dict[str, Any]:
+        """Return `schema` once its keywords are checked and its cost is paid. Raises InvalidRequestError."""
+        if not isinstance(schema, dict):
+            raise self._error("a schema is a JSON object", path)
+        self._spend(keywords.weight(schema), path)
+        found = keywords.problem(schema)
+        if found is not None:
+            name, problem = found
+            raise self._error(problem, f"{path}.{name}")
+        return schema
 
     def _rule(self, schema: Any, path: str, depth: int) -> str:
         if depth > MAX_DEPTH:
             raise self._error(f"it is nested more than {MAX_DEPTH} deep", path)
         if schema is True:
             return self._grammar.common("value")
-        if not isinstance(schema, dict):
-            raise self._error("a schema is a JSON object", path)
-        self._check(schema, path)
-        said = combining.assertions(schema)
+        said = combining.assertions(self._visited(schema, path))
         if "const" in said or "enum" in said:
             return self._values(said, path)
         for name in ("$ref", "allOf", "anyOf", "oneOf"):
@@ -96,67 +103,60 @@ class Schema:
                 return self._combined(name, said[name], beside, path, depth)
         return self._typed(said, path, depth)
 
-    def _check(self, schema: Mapping[str, Any], path: str) -> None:
-        """Refuse what would be ignored otherwise."""
-        for name in schema:
-            if name in _UNHELD and not (name in _EMPTY and schema[name] == _EMPTY[name]):
-                raise self._error(f"`{name}` cannot be held to; leave it out, and check what comes", f"{path}.{name}")
-        if schema.get("multipleOf") == 1 and schema.get("type") != "integer":
-            raise self._error('say `"type": "integer"` instead', f"{path}.multipleOf")
-
     def _combined(self, name: str, value: Any, beside: Mapping[str, Any], path: str, depth: int) -> str:
         """A schema that is put together from others, with what stands beside."""
         if name == "$ref":
             return self._reference(value, beside, path, depth)
         if name == "allOf":
-            parts = [beside, *self._schemas(value, f"{path}.allOf")]
-            return self._rule(self._joined(parts, f"{path}.allOf"), path, depth + 1)
-        schemas = self._schemas(value, f"{path}.{name}")
-        if name == "oneOf":
-            schemas = self._told_apart(schemas, f"{path}.oneOf")
+            return self._rule(self._joined([beside, *value], f"{path}.allOf"), path, depth + 1)
+        schemas = self._told_apart(value, f"{path}.oneOf") if name == "oneOf" else value
         if beside:
             schemas = [self._joined([beside, schema], f"{path}.{name}[{i}]") for i, schema in enumerate(schemas)]
         return self._either([self._rule(schema, f"{path}.{name}[{i}]", depth + 1) for i, schema in enumerate(schemas)])
 
-    def _schemas(self, schemas: Any, path: str) -> list[Any]:
-        if not isinstance(schemas, list) or not 1 <= len(schemas) <= MAX_COUNT:
-            raise self._error(f"it must list 1 to {MAX_COUNT} schemas", path)
-        return schemas
-
     def _told_apart(self, schemas: Sequence[Any], path: str) -> list[Any]:
         """`schemas` such that what fits one fits no other."""
-        seen = [self._seen(schema, path) for schema in schemas]
+        seen = [self._seen(schema, f"{path}[{i}]") for i, schema in enumerate(schemas)]
         if len(seen) == 1 or combining.all_apart(seen):
             return list(schemas)
+        for i, schema in enumerate(seen):
+            for name, inner in schema.get("properties", {}).items():
+                if isinstance(inner, dict):
+                    self._visited(inner, f"{path}[{i}].properties.{name[:80]}")
         tag = combining.tag(seen)
         if tag is None:
             raise self._error("it is not plain that only one of them fits; use `anyOf`", path)
         # What tells them apart has to be there; where it lies elsewhere, it may go on in a circle.
-        return [self._requiring(schema, tag) for schema in schemas]
-
-    @staticmethod
-    def _requiring(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """`schema`, with a property that must be there."""
-        required = schema.get("required", [])
-        return {**schema, "required": [*required, name] if isinstance(required, list) else required}
+        return [{**schema, "required": [*schema.get("required", []), tag]} for schema in schemas]
 
     def _seen(self, schema: Any, path: str) -> dict[str, Any]:
-        """A schema, or what it refers to."""
-        found = self._find(schema["$ref"], path) if isinstance(schema, dict) and "$ref" in schema else schema
-        if not isinstance(found, dict):
-            raise self._error("it must list schemas", path)
-        return found
+        """A schema, or what it refers to together with what stands beside the reference."""
+        visited = self._visited(schema, path)
+        if "$ref" not in visited:
+            return visited
+        found = self._visited(self._find(visited["$ref"], path), path)
+        beside = combining.assertions(visited, "$ref")
+        return self._merged([beside, found], path) if beside else found
 
     def _joined(self, schemas: Sequence[Any], path: str) -> dict[str, Any]:
-        try:
-            return combining.joined([self._seen(schema, path) for schema in schemas if schema is not True])
-        except combining.ConflictError as error:
-            raise self._error(f"its parts differ about `{error}`", path) from error
+        """One schema for what fits all of `schemas`."""
+        return self._merged([self._seen(schema, path) for schema in schemas if schema is not True], path)
 
-    def _reference(self, reference: Any, beside: Mapping[str, Any], path: str, depth: int) -> str:
+    def _merged(self, schemas: Sequence[Mapping[str, Any]], path: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for schema in schemas:
+            # In full: keywords of both are compared in depth.
+            self._spend(keywords.size(schema) + keywords.weight(found), path)
+            try:
+                found = combining.joined([found, schema])
+            except combining.ConflictError as error:
+                raise self._error(f"its parts differ about `{error}`", path) from error
+        return found
+
+    def _reference(self, reference: str, beside: Mapping[str, Any], path: str, depth: int) -> str:
         """A schema that lies elsewhere, with what stands beside the reference."""
-        if not isinstance(reference, str) or not reference.startswith("#"):
-            raise self._error("only what lies in the schema itself (`#/…`) can be referred to", f"{path}.$ref")
+        if beside:
+            self._spend(keywords.size(beside), path)
         key = json.dumps([reference, beside], sort_keys=True)
         if key not in self._references:
             # Named before it is looked into: it may refer to itself further down.
@@ -177,29 +177,22 @@ class Schema:
 
     def _values(self, said: Mapping[str, Any], path: str) -> str:
         """A rule for values that are listed, as far as they are of the type that is said beside."""
-        values, kinds = said.get("enum", [said.get("const")]), said.get("type")
-        if not isinstance(values, list) or not 1 <= len(values) <= MAX_COUNT:
-            raise self._error(f"it must list 1 to {MAX_COUNT} values", f"{path}.enum")
+        values = said.get("enum", [said.get("const")])
         other = next((name for name in said if name not in ("const", "enum", "type")), None)
         if other is not None:
             raise self._error("it cannot be held to beside values that are listed", f"{path}.{other}")
         if "const" in said:
-            values = [value for value in values if json.dumps(value) == json.dumps(said["const"])]
-        if kinds is not None:
-            kinds = self._types(kinds, path)
+            only = json.dumps(said["const"])
+            values = [value for value in values if json.dumps(value) == only]
+        if "type" in said:
+            kinds = _listed(said["type"])
             values = [value for value in values if any(combining.is_of(value, kind) for kind in kinds)]
         if not values:
             raise self._error("no value fits", path)
         return self._grammar.rule(" | ".join(literal(json.dumps(value, ensure_ascii=False)) for value in values))
 
-    def _types(self, kinds: Any, path: str) -> list[str]:
-        kinds = kinds if isinstance(kinds, list) else [kinds]
-        if not kinds or not all(isinstance(kind, str) and kind in combining.KINDS for kind in kinds):
-            raise self._error(f"it must be among {', '.join(combining.KINDS)}", f"{path}.type")
-        return list(kinds)
-
     def _typed(self, said: Mapping[str, Any], path: str, depth: int) -> str:
-        kinds = self._types(said["type"], path) if "type" in said else _implied(said)
+        kinds = _listed(said["type"]) if "type" in said else _implied(said)
         return self._either(
             [
                 self._kinds[kind](said, path, depth, kind) if kind in self._kinds else self._grammar.common(kind)
@@ -212,22 +205,18 @@ class Schema:
         return rules[0] if len(rules) == 1 else self._grammar.rule(" | ".join(rules))
 
     def _object(self, schema: Mapping[str, Any], path: str, depth: int, _: str) -> str:
-        properties, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(properties, dict):
-            raise self._error("it must be an object of schemas", f"{path}.properties")
-        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            raise self._error("it must list names", f"{path}.required")
+        properties, required = schema.get("properties", {}), dict.fromkeys(schema.get("required", []))
         others = schema.get("additionalProperties", schema.get("unevaluatedProperties", True))
         if not properties and not required:
             return self._map(schema, others, path, depth)
         if "propertyNames" in schema:
             raise self._error("it cannot be held to beside `properties`", f"{path}.propertyNames")
         # What is required and not described is as the others, which may be anything.
-        more = [name for name in dict.fromkeys(required) if name not in properties]
+        more = [name for name in required if name not in properties]
         if more and others is False:
             raise self._error(f"`{more[0][:80]}` is required and not allowed", f"{path}.required")
         properties = {**properties, **dict.fromkeys(more, others)}
-        self._check_number(schema, len(set(required)), len(properties), path)
+        self._check_number(schema, len(required), len(properties), path)
         self._properties += len(properties)
         if self._properties > MAX_PROPERTIES:
             raise self._error(f"there are more than {MAX_PROPERTIES} properties", f"{path}.properties")
@@ -291,8 +280,6 @@ class Schema:
         least, most = self._bounds(schema, "Items", path)
         prefix = schema.get("prefixItems")
         if prefix is not None:
-            if not isinstance(prefix, list) or not 1 <= len(prefix) <= MAX_COUNT:
-                raise self._error(f"it must list 1 to {MAX_COUNT} schemas", f"{path}.prefixItems")
             return self._tuple(prefix, schema.get("items", True), least, most, path=path, depth=depth)
         if (most == 0 or schema.get("items") is False) and not least:
             return self._grammar.rule(f'"[" {ws} "]"')
@@ -328,9 +315,8 @@ class Schema:
             return self._grammar.common("string")
         return self._grammar.rule(rf'"\"" {_repeat(self._grammar.common("char"), least, most)} "\""')
 
-    def _pattern(self, text: Any, least: int, most: int | None, path: str) -> str:
-        if not isinstance(text, str):
-            raise self._error("it must be a string", f"{path}.pattern")
+    def _pattern(self, text: str, least: int, most: int | None, path: str) -> str:
+        self._spend(PATTERN_COST * len(text), path)
         try:
             body, rules = pattern.written(pattern.parse(text), self._grammar.common("char"), least, most)
         except pattern.PatternError as error:
@@ -346,8 +332,8 @@ class Schema:
         return self._grammar.rule(rf'"\"" {self._grammar.common(name)} "\""')
 
     def _number(self, schema: Mapping[str, Any], path: str, _: int, kind: str) -> str:
-        least, strictly_more = self._bound(schema, ("minimum", "exclusiveMinimum"), max, path)
-        most, strictly_less = self._bound(schema, ("maximum", "exclusiveMaximum"), min, path)
+        least, strictly_more = self._bound(schema, ("minimum", "exclusiveMinimum"), max)
+        most, strictly_less = self._bound(schema, ("maximum", "exclusiveMaximum"), min)
         if least is None and most is None:
             return self._grammar.common(kind)
         body = numerals(least, most, whole=kind == "integer", inside=(strictly_more, strictly_less))
@@ -355,8 +341,9 @@ class Schema:
             raise self._error("no number fits, or none of up to 15 digits", path)
         return self._grammar.rule(body)
 
+    @staticmethod
     def _bound(
-        self, schema: Mapping[str, Any], names: tuple[str, str], inner: Callable[..., Any], path: str
+        schema: Mapping[str, Any], names: tuple[str, str], inner: Callable[..., Any]
     ) -> tuple[Decimal | None, bool]:
         """The bound of a number on one side, and whether it must not be met itself."""
         found: list[tuple[Decimal, bool]] = []
@@ -364,8 +351,6 @@ class Schema:
             value = schema.get(name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or value in (_INFINITE, -_INFINITE):
-                raise self._error("it must be a number", f"{path}.{name}")
             found.append((Decimal(repr(value)), name.startswith("exclusive")))
         if not found:
             return None, False
@@ -374,9 +359,6 @@ class Schema:
 
     def _bounds(self, schema: Mapping[str, Any], what: str, path: str) -> tuple[int, int | None]:
         least, most = (schema.get(f"{end}{what}") for end in ("min", "max"))
-        for name, value in ((f"min{what}", least), (f"max{what}", most)):
-            if value is not None and (type(value) is not int or not 0 <= value <= MAX_COUNT):
-                raise self._error(f"it must be a whole number from 0 to {MAX_COUNT}", f"{path}.{name}")
         if least is not None and most is not None and least > most:
             raise self._error(f"it must be at least min{what}", f"{path}.max{what}")
         self._repeat(most if most is not None else least or 0, path)
@@ -390,6 +372,10 @@ class Schema:
 
 def _repeat(rule: str, least: int, most: int | None) -> str:
     return f"{rule}{{{least},{'' if most is None else most}}}"
+
+
+def _listed(kinds: str | list[str]) -> list[str]:
+    return [kinds] if isinstance(kinds, str) else kinds
 
 
 def _implied(said: Mapping[str, Any]) -> list[str]:

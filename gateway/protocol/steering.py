@@ -20,6 +20,8 @@ PENDING: Final = 16
 """Words that may wait for one response."""
 PARENTS: Final = 64
 """Responses of one connection for which words may wait."""
+TEXT: Final = 1 << 20
+"""Characters of all words that wait on one connection."""
 
 
 class UserMessage(msgspec.Struct, frozen=True, tag="message", forbid_unknown_fields=True):
@@ -44,6 +46,11 @@ class ResponseSteer(msgspec.Struct, frozen=True, kw_only=True, tag="response.ste
             InputMessage("user", message.content if isinstance(message.content, str) else list(message.content))
             for message in self.input
         ]
+
+    @property
+    def length(self) -> int:
+        """Characters of its input."""
+        return sum(len(message.text) for message in self.messages)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,9 @@ class Steering:
         waiting = self._waiting.get(parent, [])
         if len(waiting) >= PENDING or (not waiting and len(self._waiting) >= PARENTS):
             raise SteerError("too_many_pending_steers", f"{PENDING} words wait for this response already")
+        length = steer.message.length + sum(each.message.length for words in self._waiting.values() for each in words)
+        if length > TEXT:
+            raise SteerError("too_many_pending_steers", f"the words that wait would have more than {TEXT} characters")
         self._waiting[parent] = [*waiting, steer]
 
     def waiting(self, parent: str) -> list[Steer]:

@@ -12,6 +12,7 @@ from msgspec import Meta
 from gateway.errors import InvalidRequestError
 from gateway.protocol.calls import CLOSING, HEADER
 from gateway.protocol.grammar import Grammar, literal
+from gateway.protocol.keywords import Budget
 from gateway.protocol.schema import Schema
 from gateway.wording import OPENING, Tool
 
@@ -91,10 +92,11 @@ def form(tools: Sequence[FunctionTool], choice: ToolChoice, text: Format, places
     if not callable_ and not json:
         return Form()
     grammar = Grammar("tools" if callable_ else places.format)
-    answer = _answer(grammar, text, places.format) if json else ""
+    budget = Budget()
+    answer = _answer(grammar, text, places.format, budget) if json else ""
     if not callable_:
         return Form(grammar.text(answer))
-    call = _call(grammar, callable_, tools, places.tool)
+    call = _call(grammar, callable_, tools, places.tool, budget)
     if choice != "auto":
         return Form(grammar.text(f"{literal(OPENING)} {call}"), calls=True)
     if json:
@@ -115,13 +117,15 @@ def _callable(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[Functio
     return [] if choice == "none" else list(tools)
 
 
-def _answer(grammar: Grammar, text: Format, param: str) -> str:
+def _answer(grammar: Grammar, text: Format, param: str, budget: Budget) -> str:
     if isinstance(text, JsonSchema):
-        return Schema(grammar, text.schema, param=param).rule()
+        return Schema(grammar, text.schema, param=param, budget=budget).rule()
     return grammar.common("object")
 
 
-def _call(grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[FunctionTool], place: str) -> str:
+def _call(
+    grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[FunctionTool], place: str, budget: Budget
+) -> str:
     """A rule for one call from behind its opening; written as models write it, and as `calls` reads it."""
     calls = []
     for tool in callable_:
@@ -129,6 +133,6 @@ def _call(grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[F
         if tool.parameters and tool.parameters.get("type", "object") != "object":
             raise InvalidRequestError(f"{where}.type: arguments are an object", param=f"{where}.type")
         schema = {"type": "object", **(tool.parameters or {})}
-        arguments = Schema(grammar, schema, param=where).rule()
+        arguments = Schema(grammar, schema, param=where, budget=budget).rule()
         calls.append(grammar.rule(f"{literal(HEADER.format(name=tool.name))} {arguments}"))
     return f"({' | '.join(calls)}) {literal(CLOSING)}"

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from gateway.faults import report
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.log import Reader
@@ -45,11 +46,14 @@ def routes(responses: Responses) -> list[BaseRoute]:
 
 
 async def _frames(running: Running, completion: Completion) -> AsyncIterator[bytes]:
-    async for event in follow(running, Reader(running.log)):
-        if event is None:
-            yield ALIVE
-            continue
-        failure = running.failure if event["type"] == "response.incomplete" else None
-        for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
-            yield b"data: %b\n\n" % msgspec.json.encode(chunk)
+    try:
+        async for event in follow(running, Reader(running.log)):
+            if event is None:
+                yield ALIVE
+                continue
+            failure = running.failure if event["type"] == "response.incomplete" else None
+            for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
+                yield b"data: %b\n\n" % msgspec.json.encode(chunk)
+    except Exception as error:  # noqa: BLE001 - the client must not wait in vain
+        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.turn.id).body()})
     yield b"data: [DONE]\n\n"

@@ -22,7 +22,7 @@ def entrance(settings: Settings, roster: Roster, metrics: Metrics) -> list[Middl
     origins = settings.allowed_origins
     return [
         Middleware(Stamps, refused=metrics.refused),
-        *([Middleware(Proxies, trusted=settings.trusted_proxies)] if settings.trusted_proxies else []),
+        Middleware(Proxies, trusted=settings.trusted_proxies),
         Middleware(Doors, hosts=hosts, origins=origins),
         *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),
         Middleware(

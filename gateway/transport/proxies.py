@@ -1,4 +1,4 @@
-"""Proxies in front of the gateway: only those that the operator trusts may say who the client is."""
+"""Who the client is: its own address, or what a proxy that the operator trusts says."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from gateway.transport import addresses
+
 
 class Proxies:
-    """ASGI middleware that believes `X-Forwarded-For`, `-Proto` and `-Host` of trusted peers, and of nobody else."""
+    """ASGI middleware that believes `X-Forwarded-For`, `-Proto` and `-Host` of trusted peers, and of nobody else.
+
+    IPv4-mapped addresses become IPv4 in `scope["client"]`, so that each client has one address for limits.
+    """
 
     def __init__(self, app: ASGIApp, *, trusted: Iterable[str]) -> None:
         """`trusted` are addresses or networks such as `10.0.0.0/8`."""
         self._app = app
-        trusted = list(trusted)
-        self._trusted = [ipaddress.ip_network(name, strict=False) for name in trusted]
-        self._behind = ProxyHeadersMiddleware(app, trusted_hosts=trusted)  # type: ignore[arg-type]  # uvicorn's types
+        self._trusted = [addresses.network(name) for name in trusted]
+        hosts = [text for network in self._trusted for text in addresses.spellings(network)]
+        self._behind = ProxyHeadersMiddleware(self._forwarded, trusted_hosts=hosts)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, as the client's own request if a trusted proxy says whose it is."""
+        _unmap(scope)
         client = scope.get("client")
         if client is None or not self._trusts(client[0]):
             await self._app(scope, receive, send)
@@ -32,8 +38,18 @@ class Proxies:
             headers["host"] = host
         await self._behind(scope, receive, send)  # type: ignore[arg-type]
 
+    async def _forwarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _unmap(scope)
+        await self._app(scope, receive, send)
+
     def _trusts(self, address: str) -> bool:
         try:
             return any(ipaddress.ip_address(address) in trusted for trusted in self._trusted)
         except ValueError:  # a UNIX socket has no address
             return False
+
+
+def _unmap(scope: Scope) -> None:
+    client = scope.get("client")
+    if client is not None:
+        scope["client"] = (addresses.unmapped(client[0]), client[1])

@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.protocol.events import Event
+from gateway.faults import report
+from gateway.protocol.events import Event, refusal
 from gateway.protocol.log import Reader
 from gateway.responses import Running
 from gateway.transport.bodies import departure
@@ -57,9 +58,12 @@ def frame(event: Event) -> bytes:
 
 
 async def frames(running: Running, reader: Reader) -> AsyncIterator[bytes]:
-    """A response's events as frames."""
-    async for event in follow(running, reader):
-        yield ALIVE if event is None else frame(event)
+    """A response's events as frames; an `error` is the last one if they cannot be told."""
+    try:
+        async for event in follow(running, reader):
+            yield ALIVE if event is None else frame(event)
+    except Exception as error:  # noqa: BLE001 - the client must not wait in vain
+        yield frame(refusal(report(error, running.turn.id)))
 
 
 class EventStream(Response):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
+
+from gateway.errors import InternalError
+from gateway.faults import report
+from gateway.transport.refusals import refuse
 
 SECURITY: Final = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -43,9 +49,11 @@ class Stamps:
             await self._app(scope, receive, send)
             return
         request_id, began, status = f"req_{secrets.token_hex(16)}", self._clock(), 500
+        started = False
 
         async def stamped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
+            started = True
             if message["type"] in _STARTS:
                 status = message.get("status", 101)
                 headers = MutableHeaders(raw=list(message.get("headers", ())))
@@ -61,6 +69,10 @@ class Stamps:
         with structlog.contextvars.bound_contextvars(**{name: request_id}):
             try:
                 await self._app(scope, receive, stamped)
+            except ClientDisconnected:
+                raise
+            except Exception as error:  # noqa: BLE001 - the last resort: uvicorn would log what the exception quotes
+                await _answer(report(error, request_id), scope, receive, stamped, started=started)
             finally:
                 refusal = scope["state"].get("refusal")
                 if refusal is not None:
@@ -81,3 +93,14 @@ class Stamps:
             seconds=round(self._clock() - began, 3),
             tenant=caller.shown if caller else None,
         )
+
+
+async def _answer(fault: InternalError, scope: Scope, receive: Receive, send: Send, *, started: bool) -> None:
+    """Tell the client of `fault`. An HTTP answer that was begun stays without its end: the server closes it then."""
+    if not started:
+        await refuse(fault, scope, receive, send)
+        return
+    scope["state"]["refusal"] = fault.code
+    if scope["type"] == "websocket":
+        with suppress(RuntimeError):  # it is closed already
+            await send({"type": "websocket.close", "code": 1011, "reason": fault.code})

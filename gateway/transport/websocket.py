@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 import structlog
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from gateway.caller import Caller
-from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError, RateLimitExceededError
+from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
+from gateway.faults import as_api_error, report
 from gateway.house import new_id
 from gateway.protocol.events import Event, refusal, retold
 from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
-from gateway.protocol.requests import (
-    ResponseCancel,
-    ResponseCreate,
-    ResponseResume,
-    address,
-    convert,
-    decode,
-    read,
-)
+from gateway.protocol.received import Received, lane_of, receive
+from gateway.protocol.requests import ResponseCancel, ResponseCreate, ResponseResume, convert, decode, parse
 from gateway.protocol.steering import (
     ResponseSteer,
     Steer,
@@ -39,26 +34,40 @@ from gateway.protocol.steering import (
     successor,
 )
 from gateway.responses import STOPPING, Responses, Running
+from gateway.transport.intake import Intake, owner
+from gateway.transport.sending import Sender
 from gateway.unstored import Unstored
 
 log = structlog.get_logger("websocket")
 
-SEND_SECONDS: Final = 30.0
-"""A client that takes nothing for so long is gone."""
 RESTARTING: Final = 1012
 """The close code on which clients connect again: service restart."""
+FAILED: Final = 1011
+"""The close code for a fault of the server."""
+SMALL: Final = 1 << 16
+"""Bytes of a message that is decoded at once: about 4 ms at worst. Larger ones take turns between all connections."""
 
 
 class Connection:
     """One socket. It reads and never waits for an answer; a writer is at work while there is something to send."""
 
-    def __init__(self, responses: Responses, socket: WebSocket, *, caller: Caller, heard: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        responses: Responses,
+        socket: WebSocket,
+        *,
+        caller: Caller,
+        heard: Callable[[], None],
+        intake: Intake,
+    ) -> None:
         """Serve `socket`, accepted already, for `caller`; `heard` counts messages, and may refuse one."""
         self._responses = responses
         self._socket = socket
+        self._sender = Sender(socket)
         self._caller = caller
         self._heard = heard
-        self._lanes: Lanes[ResponseCreate | ResponseResume] = Lanes()
+        self._decoding = intake.decoding
+        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=owner(socket, caller))
         self._outbox = Outbox(self._wake, self._fell_behind, self._delivered)
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
@@ -79,12 +88,15 @@ class Connection:
             self._closing()
         try:
             await asyncio.wait({self._reader})
+            if not self._reader.cancelled() and (error := self._reader.exception()) is not None:
+                await self._fail(error)
         finally:
             self._responses.on_closing.discard(self._closing)
             tasks = {self._reader, *self._starting} | ({self._writer} if self._writer is not None else set())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._lanes.clear()
             self._outbox.close()
             for running in self._held.values():
                 running.let_go(lost=self._lost)
@@ -97,31 +109,37 @@ class Connection:
                 # uvicorn gives a lost connection the code of a close frame without one, but no reason.
                 self._lost = "reason" not in frame
                 return
-            self._hear(frame.get("text") or frame.get("bytes") or "")
+            # As bytes: a text with one character beyond the BMP takes four times as much.
+            self._hear((frame.get("text") or "").encode() or frame.get("bytes") or b"")
             if self._outbox.full and self._writer is not None:
                 await asyncio.wait({self._writer})
 
-    def _hear(self, data: str | bytes) -> None:
+    def _hear(self, data: bytes) -> None:
         named: dict[str, str] = {}
         try:
             try:
-                raw = decode(data)
-                named = address(raw)
+                received = receive(data)
+                named = received.address
             finally:
                 self._heard()  # only now, so that its refusal names the lane, too
-            if raw.get("type") == "response.steer":
-                self._steer(raw)
-                return
-            message = read(raw)
-            if isinstance(message, ResponseCancel):
-                self._cancel(message.response_id)
-                return
-            if self._responses.closing and isinstance(message, ResponseCreate):
-                raise EngineUnavailableError(STOPPING)
-            self._lanes.add(message.stream_id, message)
-            self._begin()
-        except ApiError as error:
+            self._take(received)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection lives on
             self._refuse(error, named)
+
+    def _take(self, received: Received) -> None:
+        """Act on a message, or line it up in its lane as it came. Raises ApiError."""
+        if received.kind == "response.steer":
+            self._steer(decode(received.data))
+            return
+        if received.kind not in ("response.create", "response.resume"):
+            message = parse(received.data)
+            assert isinstance(message, ResponseCancel)  # noqa: S101 - for the type checker: `parse` knows no other
+            self._cancel(message.response_id)
+            return
+        if self._responses.closing and received.kind == "response.create":
+            raise EngineUnavailableError(STOPPING)
+        self._lanes.add(lane_of(received), received, len(received.data))
+        self._begin()
 
     def _count(self, error: ApiError) -> None:
         self._responses.house.metrics.rejected(ResponseCreate.route, error.code)
@@ -159,9 +177,38 @@ class Connection:
     def _begin(self) -> None:
         """Start all that need not wait for their lane."""
         while (next_one := self._lanes.begin()) is not None:
-            task = asyncio.create_task(self._start(*next_one))
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            lane, received = next_one
+            if len(received.data) > SMALL:
+                self._spawn(self._decode(lane, received))
+            elif (message := self._decoded(lane, received)) is not None:
+                self._spawn(self._start(lane, message))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _decode(self, lane: str | None, received: Received) -> None:
+        """Decode and start a large message when no other one is being decoded."""
+        async with self._decoding:
+            await asyncio.sleep(0)
+            message = self._decoded(lane, received)
+        if message is None:
+            self._begin()
+        else:
+            await self._start(lane, message)
+
+    def _decoded(self, lane: str | None, received: Received) -> ResponseCreate | ResponseResume | None:
+        """A message whose turn has come; None when it is refused, and then its lane is free again."""
+        try:
+            message = parse(received.data)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
+            self._refuse(error, received.address)
+        else:
+            if not isinstance(message, ResponseCancel):
+                return message
+        self._lanes.end(lane)
+        return None
 
     async def _start(
         self, lane: str | None, message: ResponseCreate | ResponseResume, steers: Sequence[Steer] = ()
@@ -175,10 +222,11 @@ class Connection:
                     message = steered(message, waiting)
                 running = await self._responses.start(message, caller=self._caller, unstored=self._unstored)
                 found = (running, Reader(running.log, stream_id=lane))
-        except ApiError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
             if steers:
-                self._count(error)
-                self._give_back(steers, SteerError("successor_creation_failed", error.message), lane)
+                refused = as_api_error(error, new_id("req"))
+                self._count(refused)
+                self._give_back(steers, SteerError("successor_creation_failed", refused.message), lane)
             else:
                 self._refuse(error, _address(message))
             found = None
@@ -204,7 +252,12 @@ class Connection:
         """A response's last event is given out. Its lane was taken until now, so that what is unread stays bounded."""
         running = self._held.pop(reader)
         running.let_go(lost=False)
-        if not self._succeed(running, reader.stream_id):
+        try:
+            goes_on = self._succeed(running, reader.stream_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
+            goes_on = False
+            self._refuse(error, {} if reader.stream_id is None else {"stream_id": reader.stream_id})
+        if not goes_on:
             self._lanes.end(reader.stream_id)
             self._begin()
 
@@ -224,10 +277,7 @@ class Connection:
             error = SteerError("response_not_active", f"the response {response['status']} before it could be steered")
             self._give_back(steers, error, lane)
             return False
-        request = successor(running.turn.request, parent, steers)
-        task = asyncio.create_task(self._start(lane, request, steers))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        self._spawn(self._start(lane, successor(running.turn.request, parent, steers), steers))
         return True
 
     def _give_back(self, steers: Sequence[Steer], error: SteerError, lane: str | None) -> None:
@@ -237,22 +287,24 @@ class Connection:
     def _note(self, event: Event, lane: str | None) -> None:
         self._outbox.note(event if lane is None else {**event, "stream_id": lane})
 
-    def _refuse(self, error: ApiError, named: Mapping[str, str]) -> None:
+    def _refuse(self, error: Exception, named: Mapping[str, str]) -> None:
         """Tell that a message was not taken, and leave its number in the log: what it said stays out of that."""
-        self._count(error)
         number = new_id("req")
-        if not (self._flooded and isinstance(error, RateLimitExceededError)):  # of a flood only its beginning
-            log.info("refused", request_id=number, code=error.code, tenant=self._caller.shown)
-        self._flooded = isinstance(error, RateLimitExceededError)
-        self._outbox.note(refusal(error, request_id=number, **named))
+        refused = as_api_error(error, number)
+        self._count(refused)
+        flood = isinstance(refused, RateLimitExceededError)
+        if not (self._flooded and flood):  # of a flood only its beginning
+            log.info("refused", request_id=number, code=refused.code, tenant=self._caller.shown)
+        self._flooded = flood
+        self._outbox.note(refusal(refused, request_id=number, **named))
 
     def _fell_behind(self, reader: Reader) -> None:
         self._held[reader].fell_behind()
 
     def _closing(self) -> None:
         """The gateway stops: what runs may end, what waits is refused, and then the client is sent away."""
-        for _, message in self._lanes.clear():
-            self._refuse(EngineUnavailableError(STOPPING), _address(message))
+        for _, received in self._lanes.clear():
+            self._refuse(EngineUnavailableError(STOPPING), received.address)
         self._wake()
 
     def _wake(self) -> None:
@@ -263,14 +315,36 @@ class Connection:
         """Send until there is nothing left to send."""
         try:
             while (event := self._outbox.next()) is not None:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await self._socket.send_text(msgspec.json.encode(event).decode())
+                await self._sender.send(event if isinstance(event, bytes) else self._encoded(event))
             if self._responses.closing and self._lanes.idle and self._outbox.empty:
-                await self._socket.close(RESTARTING, "the gateway restarts; connect again")
-        except (TimeoutError, WebSocketDisconnect, RuntimeError):
-            # RuntimeError is what starlette and uvicorn say about a socket that is closed already.
-            if self._reader is not None:
-                self._reader.cancel()
+                await self._sender.close(RESTARTING, "the gateway restarts; connect again")
+        except ConnectionError:
+            self._leave()
+        except Exception as error:  # noqa: BLE001 - nothing more can be sent, so that the client must connect again
+            await self._fail(error)
+            self._leave()
+
+    async def _fail(self, error: BaseException) -> None:
+        """Close the connection for a fault of the gateway's own; the client may connect again and resume."""
+        self._count(report(error, new_id("req")))
+        with suppress(ConnectionError):
+            await self._sender.close(FAILED, InternalError.code)
+
+    def _leave(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def _encoded(self, event: Event) -> bytes:
+        """An event as JSON, or an error in its place if it cannot be written."""
+        try:
+            return msgspec.json.encode(event)
+        except Exception as error:  # noqa: BLE001 - the client must not wait for it in vain
+            number = new_id("req")
+            fault = report(error, number)
+            self._count(fault)
+            named = {"stream_id": event.get("stream_id"), "response_id": event.get("response", {}).get("id")}
+            address = {name: value for name, value in named.items() if value is not None}
+            return msgspec.json.encode(refusal(fault, request_id=number, **address))
 
 
 def _address(message: ResponseCreate | ResponseResume) -> dict[str, str]:

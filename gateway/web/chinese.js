@@ -123,6 +123,7 @@ export const chinese = {
     engine_unavailable: "模型暂时停止了工作。",
     store_unavailable: "服务器无法保存对话。",
     invalid_api_key: "服务器需要有效的密钥。",
+    internal_error: "服务器内部出错，管理员可在日志中查看原因。",
     connection_lost: "回答完成之前连接已断开。",
     unknown: "出现了问题。",
   },

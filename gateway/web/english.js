@@ -125,6 +125,7 @@ export const english = {
     engine_unavailable: "The model stopped working for a moment.",
     store_unavailable: "The server could not save the conversation.",
     invalid_api_key: "The server wants a valid key.",
+    internal_error: "The server failed on this request. Its operator finds the reason in the log.",
     connection_lost: "The connection was lost before the answer was complete.",
     unknown: "Something went wrong.",
   },
