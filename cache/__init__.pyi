@@ -1,13 +1,16 @@
-from .archive import Archive, Progress
+from .archive import Archive
+from .block_deletions import BlockDeletions
 from .blocks import BLOCK, Block, Chain
 from .cache import Cache
 from .config import CacheConfig
+from .copies import Copies
 from .database import Database
 from .errors import KeyMismatchError, StoreError, StoreFullError
 from .guarded import Guarded, Operation
 from .keys import KeyRing
 from .ledger import Ledger
 from .prefixes import PrefixCache, Stored
+from .records import Progress
 from .redis import RedisStore
 from .store import Store, check_url, open_store, shown
 
@@ -15,9 +18,11 @@ __all__ = [
     "BLOCK",
     "Archive",
     "Block",
+    "BlockDeletions",
     "Cache",
     "CacheConfig",
     "Chain",
+    "Copies",
     "Database",
     "Guarded",
     "KeyMismatchError",

@@ -10,8 +10,9 @@ from typing import Final
 import structlog
 
 from cache.config import CacheConfig
+from cache.copies import Copies
 from cache.errors import KeyMismatchError, StoreError
-from cache.guarded import READ_SECONDS, Guarded, Observe
+from cache.guarded import Guarded, Observe
 from cache.keys import KeyRing
 from cache.ledger import Ledger
 from cache.prefixes import PrefixCache
@@ -37,12 +38,8 @@ class Cache:
         """
         raw = open_store(url, ttl=ttl, max_bytes=max_bytes)
         self.store = Guarded(raw, observe=observe)
-        self.copies: Guarded | None = None
+        self.copies = Copies(url, keys, ttl=ttl, observe=observe) if isinstance(raw, RedisStore) else None
         """Where conversations are copied to for other gateways."""
-        if isinstance(raw, RedisStore):
-            turns = RedisStore(url, ttl=ttl, names="turn")
-            # A turn is acknowledged after its copy was tried, so that must not take long.
-            self.copies = Guarded(turns, observe=observe, write_seconds=READ_SECONDS)
         self.users = Ledger(url, keys, observe=observe) if Ledger.serves(url) else None
         """Where gateways tell each other of users."""
         self.config = CacheConfig(raw.url, ttl, max_bytes, keys.text)

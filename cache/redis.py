@@ -132,6 +132,25 @@ class RedisStore:
         with _told():
             return self._pipeline([*commands, ("HINCRBY", _table(table), _REVISION, 1)], int)[-1]
 
+    def append(self, log: str, value: bytes, *, most: int) -> str:
+        """Append a value to a log of about `most` values, and return its position: later ones have larger ones."""
+        with _told():
+            command = ("XADD", _table(log), "MAXLEN", "~", most, "*", b"v", value)
+            [position] = _expected([self._client.execute_command(*command)], 1, (bytes,))  # type: ignore[no-untyped-call]
+            return str(position.decode())
+
+    def newest(self, log: str) -> str:
+        """Return the position of a log's newest value; empty when there is none."""
+        with _told():
+            answer: Any = self._client.xrevrange(_table(log), count=1)
+            return str(answer[0][0].decode()) if answer else ""
+
+    def entries(self, log: str, after: str, *, most: int) -> list[tuple[str, bytes]]:
+        """Return the values of a log behind a position (empty: from the beginning), with their positions."""
+        with _told():
+            answer: Any = self._client.xread({_table(log): after or "0"}, count=most)
+            return [(str(at.decode()), fields[b"v"]) for _, found in answer for at, fields in found]
+
     def read_mark(self) -> str | None:
         """The fingerprint of the key that the values were sealed under."""
         with _told():

@@ -135,7 +135,19 @@ class Settings(BaseSettings):
         "folder), sqlite:///PATH, redis://HOST, rediss://HOST, unix:///SOCKET or memory://",
     )
     cache_ttl: Seconds = Field(
-        7 * 86_400, ge=60, le=1e9, description="seconds, or `7 days`, after which what nobody used is dropped"
+        7 * 86_400,
+        ge=60,
+        le=1e9,
+        description="seconds, or `7 days`, after which unused KV blocks and copies in Redis go",
+    )
+    conversation_ttl: Annotated[Seconds, Field(ge=60, le=1e9)] | Literal["never"] = Field(
+        "never", description="seconds, or `90 days`, after which an unused stored conversation is deleted"
+    )
+    user_storage: Bytes = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="most that one user's stored conversations may take, `256 MiB`, and all together 64 times that; "
+        "the oldest turns go first",
     )
     cache_max_bytes: Bytes = Field(2 << 30, ge=64 << 20, description="most that KV blocks may take, `2 GiB`")
     cache_key: str = Field(
