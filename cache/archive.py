@@ -311,8 +311,15 @@ class Archive:
         query = "SELECT progress FROM records WHERE tenant = ? AND id = ?"
         rows = await self._database.run(query, (deletion.tenant, deletion.id))
         fresh = deletion.at + self._tombstone_ttl > self._clock()
-        if rows[0][0] < Progress.GONE if rows else fresh:
+        if not (rows[0][0] < Progress.GONE if rows else fresh):
+            return
+        try:
             await self.on_deletion(deletion.tenant, deletion.id)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a record whose KV can't be named is deleted nevertheless
+            log.error("KV blocks of a deleted response can't be named; they go after cache_ttl", reason=repr(error))
+            await self.bury(deletion.tenant, deletion.id)
 
     async def _note_position(self, position: str, *, seen: bool = False) -> None:
         """Note a position of the journal: one that Redis has lost data before when its journal ends before it."""
