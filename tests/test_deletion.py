@@ -189,6 +189,24 @@ async def test_blocks_in_a_locked_file_are_deleted_when_it_is_unlocked(tiny_serv
     await until(lambda: rows_in(file) == 0)
 
 
+@pytest.mark.slow
+async def test_a_deletion_while_the_engine_still_stores_the_answer_leaves_no_block(tiny_server: Gateway) -> None:
+    file = tiny_server.state / "blocks.db"
+    ask(tiny_server)
+    for n in range(6):
+        await until(lambda: rows_in(file) > 0)
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # engine and gateway wait side by side
+            body = {"input": f"{n} {LONG * 2}", **ANSWER}
+            response = tiny_server.post("/v1/responses", body).raise_for_status().json()["id"]
+            deleting = asyncio.create_task(asyncio.to_thread(tiny_server.delete, f"/v1/responses/{response}"))
+            await asyncio.sleep(0.2)
+            connection.execute("ROLLBACK")
+        assert (await deleting).json()["deleted"] is True
+    tiny_server.delete(f"/v1/responses/{ask(tiny_server)}")
+    await until(lambda: rows_in(file) == 0)
+
+
 class Cells:
     """A context whose cells say which tokens they are of."""
 
