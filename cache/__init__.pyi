@@ -1,8 +1,10 @@
 from .address import check_url, parse_address, shown
-from .archive import Archive, Progress
+from .archive import Archive
+from .block_deletions import BlockDeletions
 from .blocks import BLOCK, Block, Chain
 from .cache import Cache
 from .config import CacheConfig
+from .copies import Copies
 from .database import Database
 from .errors import (
     KeyMismatchError,
@@ -16,6 +18,7 @@ from .guarded import Guarded, Operation
 from .keys import KeyRing
 from .ledger import Ledger
 from .prefixes import PrefixCache, Stored
+from .records import Progress
 from .redis import RedisStore
 from .store import Store, open_store
 
@@ -23,9 +26,11 @@ __all__ = [
     "BLOCK",
     "Archive",
     "Block",
+    "BlockDeletions",
     "Cache",
     "CacheConfig",
     "Chain",
+    "Copies",
     "Database",
     "Guarded",
     "KeyMismatchError",

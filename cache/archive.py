@@ -1,26 +1,42 @@
 """Conversations at rest: sealed records, on disk when they are acknowledged, and copied to where other gateways look.
 
 A copy is made at once when that store answers in time, and from an outbox (the rows that are not copied yet) when it
-does not: an outage delays copies and loses none. Where copies lie, neither tenants nor response ids can be read.
+does not: an outage delays copies and loses none. A deleted record leaves a tombstone at every gateway, which publishes
+it again when the shared store has lost it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-from collections.abc import Callable, Sequence
-from enum import IntEnum
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
+from cache.block_deletions import BlockDeletions
 from cache.clock import DAY, ElapsedClock, Reading, plausible_gap
+from cache.copies import Copies, Deletion, is_before, name
 from cache.database import Database
 from cache.errors import StoreError
 from cache.guarded import Guarded
 from cache.keys import KeyRing
+from cache.quota import Quota
+from cache.records import (
+    BURY,
+    CLAMP,
+    NEVER,
+    NEWEST,
+    PUT,
+    READ_CLOCK,
+    SAVE_CLOCK,
+    SCHEMA,
+    SWEEP,
+    Progress,
+    Row,
+)
 from cache.sealing import Sealer
 
 BATCH: Final = 16
@@ -29,60 +45,17 @@ RENEW_SECONDS: Final = 86_400.0
 """A record that is read is renewed when its last renewal is so long ago: not at every turn."""
 SWEEP_SECONDS: Final = 3_600.0
 RETRY_SECONDS: Final = 1.0
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS records (
-    tenant TEXT NOT NULL, id TEXT NOT NULL, progress INTEGER NOT NULL, copied INTEGER NOT NULL, expires REAL NOT NULL,
-    sealed BLOB NOT NULL, PRIMARY KEY (tenant, id)
-) STRICT;
-CREATE INDEX IF NOT EXISTS by_expiry ON records (expires);
-CREATE INDEX IF NOT EXISTS outbox ON records (progress) WHERE copied = 0;
-CREATE TABLE IF NOT EXISTS marks (only INTEGER PRIMARY KEY CHECK (only = 1), fingerprint TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS clock (only INTEGER PRIMARY KEY CHECK (only = 1), wall REAL NOT NULL, elapsed REAL NOT NULL)
-STRICT;
-"""
-_PUT: Final = """
-INSERT INTO records VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT DO UPDATE
-SET progress = excluded.progress, copied = 0, expires = excluded.expires, sealed = excluded.sealed
-WHERE records.progress < 2 RETURNING id
-"""
-_GO: Final = """
-INSERT INTO records VALUES (?, ?, 3, 0, ?, x'') ON CONFLICT DO UPDATE
-SET progress = 3, copied = 0, expires = excluded.expires, sealed = x''
-"""
-_SWEEP: Final = """
-DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE expires < ? LIMIT 100) RETURNING 1
-"""
-_READ_CLOCK: Final = "SELECT wall, elapsed FROM clock"
-_NEWEST: Final = "SELECT max(expires) - ?, max(expires) - ? FROM records HAVING count(*) > 0"
-_SAVE_CLOCK: Final = "INSERT OR REPLACE INTO clock VALUES (1, ?, ?)"
-
+JOURNAL_SECONDS: Final = 1.0
+"""Seconds between two looks for what other gateways have deleted."""
+TOMBSTONE_SECONDS: Final = 7 * 86_400.0
 log = structlog.get_logger("cache")
-
-
-class Progress(IntEnum):
-    """How far what a record tells of has come."""
-
-    RUNNING = 0
-    INTERRUPTED = 1
-    """Its gateway was taken for dead; if that was wrong, it may still end."""
-    ENDED = 2
-    """Never written again."""
-    GONE = 3
-    """Deleted, and the other gateways have still to be told."""
-
-
-class _Row(NamedTuple):
-    tenant: str
-    id: str
-    progress: int
-    sealed: bytes
 
 
 class Archive:
     """Records by tenant and id. All methods raise StoreError when the disk fails, and only then.
 
-    One exception: a record that is not on this disk while the copies can't be asked may exist elsewhere, so `get` and
-    `delete` raise rather than deny it.
+    One exception: a record that is not on this disk while the copies can't be asked may exist elsewhere, so `get`
+    raises rather than deny it.
     """
 
     def __init__(
@@ -90,28 +63,36 @@ class Archive:
         path: Path,
         keys: KeyRing,
         *,
-        ttl: float,
-        copies: Guarded | None = None,
+        ttl: float | None,
+        tombstone_ttl: float = TOMBSTONE_SECONDS,
+        tenant_bytes: int | None = None,
+        copies: Copies | None = None,
+        blocks: Guarded | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """Open or create `path`; records unused for `ttl` seconds go. `copies`, which other gateways share, stays open.
+        """Open or create `path`; records unused for `ttl` seconds go, with None none does.
 
-        Records expire by `clock`; without one, by an ElapsedClock that continues from process to process.
+        Tombstones go after `tombstone_ttl` seconds. A tenant's oldest records go beyond `tenant_bytes`. `copies` are
+        shared with other gateways, `blocks` is the store of KV blocks; both stay open. Records expire by `clock`;
+        without one, by an ElapsedClock that continues from process to process.
 
         Raises StoreError, or KeyMismatchError when it was sealed under a key that is not among `keys`.
         """
-        self._database = Database(path, _SCHEMA)
+        self._path = path
+        self._keys = keys
+        self._quota = Quota(tenant_bytes)
+        self._database = Database(path, SCHEMA, prepare=self._prepare)
         self._sealer = Sealer(keys.derive("turns"))
-        self._id_keys = keys.derive("turn ids")
         self._ttl = ttl
+        self._tombstone_ttl = tombstone_ttl
         self._copies = copies
+        self.blocks = BlockDeletions(self._database, blocks)
+        self.on_deletion: Callable[[str, str], Awaitable[None]] = self.bury
+        """Called with tenant and id when another gateway has deleted a record; has to bury it."""
         self._elapsed: ElapsedClock | None = None
         self._behind = asyncio.Event()
         self._behind.set()  # an earlier process may have left something in the outbox
         try:
-            found = self._database.run_now("SELECT fingerprint FROM marks")
-            if keys.check(found[0][0] if found else None, str(path)):
-                self._database.run_now("INSERT OR REPLACE INTO marks VALUES (1, ?)", (keys.fingerprints[0],))
             self._clock = clock or self._resume_clock(path.name)
         except BaseException:
             self._database.close()
@@ -119,18 +100,24 @@ class Archive:
 
     async def put(self, tenant: str, id_: str, body: bytes, progress: Progress) -> bool:
         """Write a record; False when one is there that has ended. On disk, and mostly copied, when this returns."""
-        row = _Row(tenant, id_, progress, self._sealer.seal(body, _name(tenant, id_)))
-        if not await self._database.run(_PUT, (tenant, id_, progress, self._clock() + self._ttl, row.sealed)):
+        row = Row(tenant, id_, progress, self._sealer.seal(body, name(tenant, id_)))
+        if not await self._database.run(PUT, (tenant, id_, progress, self._expiry(), row.sealed)):
             return False
+        with contextlib.suppress(StoreError):  # of a damaged file; the record itself is on disk
+            await self._database.transact(lambda connection: self._quota.enforce(connection, tenant, id_))
         await self._copy_now(row)
         return True
+
+    async def take_dropped(self, tenant: str) -> int:
+        """Return how many records of a tenant went for want of room since this was last asked."""
+        return await self._database.transact(lambda connection: self._quota.take_dropped(connection, tenant))
 
     async def get(self, tenant: str, id_: str) -> bytes | None:
         """A record of this tenant's; None when there is none, or it was sealed under a key that is gone.
 
         What cannot be read here, from a damaged file, is looked for among the copies.
         """
-        query = "SELECT progress, sealed, expires FROM records WHERE tenant = ? AND id = ?"
+        query = "SELECT progress, sealed, expires, copied FROM records WHERE tenant = ? AND id = ?"
         try:
             rows = await self._database.run(query, (tenant, id_))
         except StoreError:
@@ -140,65 +127,116 @@ class Archive:
             return copy
         if not rows:
             return await self._get_copy(tenant, id_)
-        progress, sealed, expires = rows[0]
-        if progress == Progress.GONE or expires < self._clock():
+        progress, sealed, expires, copied = rows[0]
+        if progress == Progress.GONE or (self._ttl is not None and expires < self._clock()):
             return None
-        if await self._deleted_elsewhere(tenant, id_):
-            await self._database.run("DELETE FROM records WHERE tenant = ? AND id = ?", (tenant, id_))
+        if await self._is_deleted_elsewhere(tenant, id_):
+            await self.on_deletion(tenant, id_)
             return None
-        if expires < self._clock() + self._ttl - RENEW_SECONDS:
-            await self._renew(tenant, id_)
-        body = self._sealer.open(sealed, _name(tenant, id_))
+        await self._renew(tenant, id_, expires, copied)
+        body = self._sealer.open(sealed, name(tenant, id_))
         return await self._get_copy(tenant, id_) if body is None else body
 
-    async def delete(self, tenant: str, id_: str) -> bool:
-        """Delete a record everywhere; False when there is none."""
+    async def get_local(self, tenant: str, id_: str) -> bytes | None:
+        """A record as it lies on this disk, whatever other gateways know of it."""
+        query = "SELECT sealed FROM records WHERE tenant = ? AND id = ? AND progress < 3"
+        rows = await self._database.run(query, (tenant, id_))
+        return self._sealer.open(rows[0][0], name(tenant, id_)) if rows else None
+
+    async def is_deleted(self, tenant: str, id_: str) -> bool:
+        """Return whether a record was deleted, here or, as far as the copies answer, at another gateway."""
+        rows = await self._database.run("SELECT progress FROM records WHERE tenant = ? AND id = ?", (tenant, id_))
+        if rows and rows[0][0] == Progress.GONE:
+            return True
+        return await self._is_deleted_elsewhere(tenant, id_)
+
+    async def delete(self, tenant: str, id_: str, blocks: Sequence[bytes] = ()) -> bool:
+        """Delete a record everywhere; False when there is none. Its KV `blocks` are noted to be deleted as well.
+
+        Nothing is left here without copies, as then nobody can bring the record back.
+        """
         if await self.get(tenant, id_) is None:
             return False
-        if self._copies is None:
-            await self._database.run("DELETE FROM records WHERE tenant = ? AND id = ?", (tenant, id_))
-        else:
-            await self._database.run(_GO, (tenant, id_, self._clock() + self._ttl))
-            await self._copy_now(_Row(tenant, id_, Progress.GONE, b""))
+        await self._bury(tenant, id_, blocks, copied=0)
+        await self._copy_now(Row(tenant, id_, Progress.GONE, b""))
         return True
+
+    async def bury(self, tenant: str, id_: str, blocks: Sequence[bytes] = ()) -> None:
+        """Delete a record here that another gateway has deleted everywhere."""
+        await self._bury(tenant, id_, blocks, copied=int(self._clock()))
 
     async def running(self) -> list[tuple[str, str, bytes]]:
         """Tenant, id and body of all records that have not ended: after a crash, what was under way."""
         query = "SELECT tenant, id, progress, sealed FROM records WHERE progress = 0"
-        rows = [_Row(*row) for row in await self._database.run(query)]
-        opened = [(row, self._sealer.open(row.sealed, _name(row.tenant, row.id))) for row in rows]
+        rows = [Row(*row) for row in await self._database.run(query)]
+        opened = [(row, self._sealer.open(row.sealed, name(row.tenant, row.id))) for row in rows]
         return [(row.tenant, row.id, body) for row, body in opened if body is not None]
 
     async def keep(self) -> None:
-        """Empty the outbox whenever there is something in it, and drop what is past its time. Runs until cancelled."""
-        while True:
-            with contextlib.suppress(StoreError):  # of the disk; it is tried again
-                await self.sweep()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._drain(), SWEEP_SECONDS)
+        """Empty both outboxes, hear of deletions, and drop what is past its time. Runs until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for loop in (self._sweep_often(), self.blocks.keep()):
+                tasks.create_task(loop)
+            if self._copies is not None:
+                for loop in (self._drain(), self._follow_often()):
+                    tasks.create_task(loop)
 
     async def sweep(self) -> None:
-        """Drop what is past its time."""
-        while await self._database.run(_SWEEP, (self._clock(),)):
+        """Drop what is past its time or beyond the quota, and give its space back."""
+        if self._ttl is not None:  # records may have been stored while none expired
+            while await self._database.run(CLAMP, (self._expiry(),)):
+                continue
+        while await self._database.run(SWEEP, (self._clock(), self._ttl is not None)):
+            continue
+        while await self._database.transact(self._quota.enforce_all):
             continue
         if self._elapsed is not None:
-            await self._database.run(_SAVE_CLOCK, self._elapsed.read())
+            await self._database.run(SAVE_CLOCK, self._elapsed.read())
         await self._database.shrink()
+
+    async def follow(self) -> None:
+        """Bury what other gateways have deleted since the last call, and publish again what Redis has lost."""
+        if self._copies is None or not self._copies.reachable:
+            return
+        rows = await self._database.run("SELECT seen, newest FROM journal")
+        seen, newest = rows[0] if rows else ("", "")
+        end = await asyncio.to_thread(self._copies.journal_end)
+        if is_before(end, newest):
+            log.warning("Redis has lost deletions: those that this gateway knows of are published again")
+            seen = ""
+            await self._database.run("UPDATE records SET copied = 0 WHERE progress = 3")
+            await self._database.run("DELETE FROM journal")
+            self._behind.set()
+        while is_before(seen, end):
+            entries = await asyncio.to_thread(self._copies.journal_after, seen)
+            for _, deletion in entries:
+                if deletion is not None:
+                    await self._hear(deletion)
+            seen = entries[-1][0] if entries else end
+            await self._note_position(seen, seen=True)
 
     def close(self) -> None:
         """Close the file; the outbox waits in it for the next start."""
         if self._elapsed is not None:
             with contextlib.suppress(StoreError):  # the reading of the last sweep is there
-                self._database.run_now(_SAVE_CLOCK, self._elapsed.read())
+                self._database.run_now(SAVE_CLOCK, self._elapsed.read())
         self._database.close()
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Check the key of a file that was opened, and count what lies in it. Raises KeyMismatchError."""
+        found = connection.execute("SELECT fingerprint FROM marks").fetchone()
+        if self._keys.check(found[0] if found else None, str(self._path)):
+            connection.execute("INSERT OR REPLACE INTO marks VALUES (1, ?)", (self._keys.fingerprints[0],))
+        with contextlib.suppress(sqlite3.DatabaseError):  # a damaged file is served as far as it can be read
+            self._quota.count(connection)
 
     def _resume_clock(self, name: str) -> ElapsedClock:
         """Return the clock that continues from the last process's, or from the newest record of an older version."""
-        last = None
+        last, ttl = None, self._ttl or self._tombstone_ttl
         with contextlib.suppress(StoreError):  # of a damaged file, which is served as far as it can be read
-            rows = self._database.run_now(_READ_CLOCK) or self._database.run_now(_NEWEST, (self._ttl, self._ttl))
+            rows = self._database.run_now(READ_CLOCK) or self._database.run_now(NEWEST, (ttl, ttl))
             last = Reading(*rows[0]) if rows else None
-        self._elapsed = ElapsedClock(last, longest=plausible_gap(self._ttl))
+        self._elapsed = ElapsedClock(last, longest=plausible_gap(ttl))
         if self._elapsed.jump:
             log.warning(
                 "the system clock is far past the last use of the conversations: no conversation expires for that time",
@@ -207,18 +245,30 @@ class Archive:
                 advice="if the clock is wrong, set it (timedatectl) and restart; if it is right, nothing is to be done",
             )
         with contextlib.suppress(StoreError):
-            self._database.run_now(_SAVE_CLOCK, self._elapsed.read())
+            self._database.run_now(SAVE_CLOCK, self._elapsed.read())
         return self._elapsed
+
+    def _expiry(self) -> float:
+        return NEVER if self._ttl is None else self._clock() + self._ttl
+
+    async def _sweep_often(self) -> None:
+        while True:
+            with contextlib.suppress(StoreError):  # of the disk; it is tried again
+                await self.sweep()
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _follow_often(self) -> None:
+        while True:
+            with contextlib.suppress(StoreError):
+                await self.follow()
+            await asyncio.sleep(JOURNAL_SECONDS)
 
     async def _drain(self) -> None:
         query = "SELECT tenant, id, progress, sealed FROM records WHERE copied = 0 AND progress > 0 LIMIT ?"
         while True:
             await self._behind.wait()
-            if self._copies is None:
-                await asyncio.sleep(SWEEP_SECONDS)
-                continue
             try:
-                rows = [_Row(*row) for row in await self._database.run(query, (BATCH,))]
+                rows = [Row(*row) for row in await self._database.run(query, (BATCH,))]
                 if not rows:
                     self._behind.clear()
                 for row in rows:
@@ -226,7 +276,7 @@ class Archive:
             except StoreError:
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _copy_now(self, row: _Row) -> None:
+    async def _copy_now(self, row: Row) -> None:
         if self._copies is None or row.progress == Progress.RUNNING:
             return
         try:
@@ -234,63 +284,76 @@ class Archive:
         except StoreError:
             self._behind.set()
 
-    async def _copy(self, row: _Row) -> None:
+    async def _copy(self, row: Row) -> None:
         """Take one record out of the outbox. Raises StoreError when it has to stay."""
-        await asyncio.to_thread(self._send, row)
-        # Unless it was written anew meanwhile.
-        where = "tenant = ? AND id = ? AND progress = ?"
-        done = "DELETE FROM records" if row.progress == Progress.GONE else "UPDATE records SET copied = 1"
-        await self._database.run(f"{done} WHERE {where}", (row.tenant, row.id, row.progress))
-
-    def _send(self, row: _Row) -> None:
         assert self._copies is not None  # noqa: S101
-        copies, tombstones = self._ids("copy", row.tenant, row.id), self._ids("gone", row.tenant, row.id)
         if row.progress == Progress.GONE:
-            self._copies.put_many([(tombstones[0], self._sealer.seal(b"", _tombstone(row.tenant, row.id)))])
-            self._copies.delete(copies)
-        elif not self._is_gone(row.tenant, row.id, self._copies.get_many(tombstones)):
-            self._copies.put_many([(copies[0], row.sealed)])
+            deletion = Deletion(row.tenant, row.id, self._clock())
+            await self._note_position(await asyncio.to_thread(self._copies.delete, deletion))
+        else:
+            await asyncio.to_thread(self._copies.put, row.tenant, row.id, row.sealed)
+        # Unless it was written anew meanwhile.
+        done = "UPDATE records SET copied = ? WHERE tenant = ? AND id = ? AND progress = ?"
+        await self._database.run(done, (int(self._clock()), row.tenant, row.id, row.progress))
+
+    async def _bury(self, tenant: str, id_: str, blocks: Sequence[bytes], *, copied: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            if self._copies is None:
+                connection.execute("DELETE FROM records WHERE tenant = ? AND id = ?", (tenant, id_))
+            else:
+                connection.execute(BURY, (tenant, id_, copied, self._clock() + self._tombstone_ttl))
+            self.blocks.add(connection, blocks)
+
+        await self._database.transact(work)
+
+    async def _hear(self, deletion: Deletion) -> None:
+        """Bury what another gateway has deleted, unless that is done, or too long ago for a tombstone of nothing."""
+        query = "SELECT progress FROM records WHERE tenant = ? AND id = ?"
+        rows = await self._database.run(query, (deletion.tenant, deletion.id))
+        fresh = deletion.at + self._tombstone_ttl > self._clock()
+        if not (rows[0][0] < Progress.GONE if rows else fresh):
+            return
+        try:
+            await self.on_deletion(deletion.tenant, deletion.id)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a record whose KV can't be named is deleted nevertheless
+            log.error("KV blocks of a deleted response can't be named; they go after cache_ttl", reason=repr(error))
+            await self.bury(deletion.tenant, deletion.id)
+
+    async def _note_position(self, position: str, *, seen: bool = False) -> None:
+        """Note a position of the journal: one that Redis has lost data before when its journal ends before it."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            rows = connection.execute("SELECT seen, newest FROM journal").fetchall()
+            before, newest = rows[0] if rows else ("", "")
+            newest = position if is_before(newest, position) else newest
+            connection.execute(
+                "INSERT OR REPLACE INTO journal VALUES (1, ?, ?)", (position if seen else before, newest)
+            )
+
+        await self._database.transact(work)
 
     async def _get_copy(self, tenant: str, id_: str) -> bytes | None:
         if self._copies is None:
             return None
-        copies, tombstones = self._ids("copy", tenant, id_), self._ids("gone", tenant, id_)
-        found = await asyncio.to_thread(self._copies.get_many, [*copies, *tombstones])
-        if self._is_gone(tenant, id_, found[len(copies) :]):
-            return None
-        opened = (self._sealer.open(value, _name(tenant, id_)) for value in found if value is not None)
-        return next((body for body in opened if body is not None), None)
+        return (await asyncio.to_thread(self._copies.get, tenant, id_)).body
 
-    async def _deleted_elsewhere(self, tenant: str, id_: str) -> bool:
+    async def _is_deleted_elsewhere(self, tenant: str, id_: str) -> bool:
         """Whether another gateway has deleted it; while the copies can't be asked, the own one counts."""
         if self._copies is None or not self._copies.reachable:
             return False
         try:
-            found = await asyncio.to_thread(self._copies.get_many, self._ids("gone", tenant, id_))
+            return await asyncio.to_thread(self._copies.is_deleted, tenant, id_)
         except StoreError:
             return False
-        return self._is_gone(tenant, id_, found)
 
-    def _is_gone(self, tenant: str, id_: str, found: Sequence[bytes | None]) -> bool:
-        """Whether one of these is a tombstone that a gateway set: who can write to the copies may not delete by one."""
-        name = _tombstone(tenant, id_)
-        return any(value is not None and self._sealer.open(value, name) is not None for value in found)
-
-    async def _renew(self, tenant: str, id_: str) -> None:
-        query = "UPDATE records SET expires = ?, copied = 0 WHERE tenant = ? AND id = ?"  # the copy is renewed, too
-        await self._database.run(query, (self._clock() + self._ttl, tenant, id_))
-        self._behind.set()
-
-    def _ids(self, kind: str, tenant: str, id_: str) -> list[bytes]:
-        """What a record's copy or tombstone is called, under the newest key and the older ones."""
-        name = kind.encode() + b"\0" + _name(tenant, id_)
-        return [hmac.digest(key, name, "sha256") for key in self._id_keys]
-
-
-def _tombstone(tenant: str, id_: str) -> bytes:
-    """What a tombstone is sealed as: no record's seal will do."""
-    return b"gone\0" + _name(tenant, id_)
-
-
-def _name(tenant: str, id_: str) -> bytes:
-    return f"{tenant}\0{id_}".encode()
+    async def _renew(self, tenant: str, id_: str, expires: float, copied: int) -> None:
+        """Renew a record that is in use, and its copy."""
+        now = self._clock()
+        if self._ttl is not None and expires < now + self._ttl - RENEW_SECONDS:
+            query = "UPDATE records SET expires = ? WHERE tenant = ? AND id = ?"
+            await self._database.run(query, (self._expiry(), tenant, id_))
+        if self._copies is not None and 0 < copied < now - RENEW_SECONDS:
+            await self._database.run("UPDATE records SET copied = 0 WHERE tenant = ? AND id = ?", (tenant, id_))
+            self._behind.set()

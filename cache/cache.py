@@ -12,8 +12,9 @@ import structlog
 
 from cache.address import shown
 from cache.config import CacheConfig
+from cache.copies import Copies
 from cache.errors import KeyMismatchError, StoreError, UnsupportedStoreError
-from cache.guarded import READ_SECONDS, Guarded, Observe
+from cache.guarded import Guarded, Observe
 from cache.keys import KeyRing
 from cache.ledger import Ledger
 from cache.prefixes import PrefixCache
@@ -43,12 +44,8 @@ class Cache:
         """
         raw = open_store(url, ttl=ttl, max_bytes=max_bytes)
         self.store = Guarded(raw, observe=observe)
-        self.copies: Guarded | None = None
+        self.copies = Copies(url, keys, ttl=ttl, observe=observe) if isinstance(raw, RedisStore) else None
         """Where conversations are copied to for other gateways."""
-        if isinstance(raw, RedisStore):
-            turns = RedisStore(url, ttl=ttl, names="turn")
-            # A turn is acknowledged after its copy was tried, so that must not take long.
-            self.copies = Guarded(turns, observe=observe, write_seconds=READ_SECONDS)
         self.users = Ledger(url, keys, observe=observe) if Ledger.serves(url) else None
         """Where gateways tell each other of users."""
         self.config = CacheConfig(raw.url, ttl, max_bytes, keys.text)
@@ -111,7 +108,8 @@ class Cache:
     def _report(self, reason: str = "") -> None:
         """Log once that the store went away, takes no writes, or is back."""
         where = shown(self.config.url)
-        bad = next((store for store in (self.store, self.copies) if store is not None and not store.up), None)
+        stores = (self.store, self.copies.store) if self.copies is not None else (self.store,)
+        bad = next((store for store in stores if not store.up), None)
         if bad is None and not self._was_up:
             log.info("the cache is back", store=where)
         elif bad is not None and self._was_up:

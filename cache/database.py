@@ -1,78 +1,185 @@
-"""One SQLite file behind one thread: what is written is on disk before the writer goes on."""
+"""One SQLite file behind one thread: what is written is on disk before the writer goes on.
+
+Before each use the thread checks that the path still names the file that it has open. A file that was removed or
+replaced is opened again, so that nothing is acknowledged into a file that no restart will find.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import structlog
 
 from cache.errors import StoreError
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
+Identity = tuple[int, int]
 _SHRINK: Final = "PRAGMA incremental_vacuum(1000)"
+_LOG_BYTES: Final = 16 << 20
+"""Size in bytes to which the write-ahead log is cut back once it was written into the file."""
+
+log = structlog.get_logger("cache")
 
 
 class Database:
     """Runs statements in order on a thread of its own, so that the event loop never waits for the disk."""
 
-    def __init__(self, path: Path, schema: str) -> None:
-        """Open or create `path` with the idempotent `schema`, readable by its owner alone. Raises StoreError."""
-        self._name = path.name
+    def __init__(
+        self, path: Path, schema: str, *, prepare: Callable[[sqlite3.Connection], None] = lambda _: None
+    ) -> None:
+        """Open or create `path` with the idempotent `schema`, readable by its owner alone.
+
+        `prepare` is called with each new connection, in the database's thread. Raises StoreError.
+        """
+        self._path = path
+        self._schema = schema
+        self._prepare = prepare
+        self._connection: sqlite3.Connection | None = None
+        self._files: dict[str, Identity | None] = {}
+        """The files of the open connection by suffix: the database and its log."""
+        self.generation = 0
+        """Number of times that the file was opened: a change means that all of its contents may be others."""
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=path.stem)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600)
-            self._connection = self._executor.submit(self._open, path, schema).result()
+            self._folder = _identity(path.parent)
+            self._executor.submit(self._open).result()
         except (OSError, sqlite3.Error) as error:
             self._executor.shutdown()
             raise StoreError(f"{path.name} can't be opened: {error}") from error
+        except BaseException:
+            self._executor.shutdown()
+            raise
 
-    @staticmethod
-    def _open(path: Path, schema: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; what is deleted gives its space back
-        connection.execute("PRAGMA secure_delete = ON")  # and is overwritten
-        connection.execute("PRAGMA journal_mode = WAL")  # readers beside the writer, and other processes
-        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn outlives a power cut too
-        connection.executescript(schema)
-        return connection
+    @property
+    def is_open(self) -> bool:
+        """Whether the file could be opened; False after it was replaced by one that cannot be used."""
+        return self._connection is not None
 
     async def run(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Run one statement, committed when this returns, and give its rows. Raises StoreError."""
-        with self._named():
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, statement, parameters)
+        return await self.work(lambda connection: _rows(connection, statement, parameters))
 
     def run_now(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """Likewise, before there is an event loop."""
         with self._named():
-            return self._executor.submit(self._run, statement, parameters).result()
+            return self._executor.submit(self._do, lambda c: _rows(c, statement, parameters)).result()
+
+    async def work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in the database's thread and return its result. Raises StoreError."""
+        with self._named():
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._do, work)
+
+    async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in one transaction, which is rolled back when it raises. Raises StoreError."""
+        return await self.work(lambda connection: transaction(connection, work))
 
     async def shrink(self) -> None:
         """Give the space of what was deleted back to the disk. Raises StoreError."""
-        loop = asyncio.get_running_loop()
         before = None
         while before != (now := await self.run("PRAGMA freelist_count")):
             before = now
-            with self._named():
-                # A script, as `execute` would stop after one page; in strides, as turns wait for this thread.
-                await loop.run_in_executor(self._executor, self._connection.executescript, _SHRINK)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Tell of which file SQLite complains: whoever reads that has several."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._name}: {error}") from error
-
-    def _run(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
-        return self._connection.execute(statement, parameters).fetchall()
+            # A script, as `execute` would stop after one page; in strides, as turns wait for this thread.
+            await self.work(lambda connection: connection.executescript(_SHRINK))
 
     def close(self) -> None:
         """Finish what was begun and close the file."""
-        self._executor.submit(self._connection.close).result()
+        self._executor.submit(self._close).result()
         self._executor.shutdown()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file in SQLite's errors: whoever reads them has several."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{self._path.name}: {error}") from error
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return work(self._current())
+
+    def _current(self) -> sqlite3.Connection:
+        """Return a connection to the file that the path names now."""
+        if self._connection is None or self._files.get("") != _identity(self._path):
+            self._reopen()
+        assert self._connection is not None  # noqa: S101 - for the type checker
+        return self._connection
+
+    def _reopen(self) -> None:
+        """Open the file anew. Raises StoreError when its folder is gone, too: the volume may be back later."""
+        if self._connection is not None:
+            log.error(
+                "a database was replaced or removed while the gateway runs: it is opened again",
+                file=self._path.name,
+                advice="stop the gateway before you restore or remove its files; what was in the old file is not read",
+            )
+        self._close()
+        if _identity(self._path.parent) != self._folder:
+            raise StoreError(f"{self._path.name}: the folder {self._path.parent} was removed or replaced; restart")
+        self._remove_log()
+        self._open()
+
+    def _remove_log(self) -> None:
+        """Remove the log of the file that is gone: SQLite would write it into the new file, and damage that."""
+        for suffix in ("-wal", "-shm"):
+            path = Path(f"{self._path}{suffix}")
+            if self._files.get(suffix) and self._files[suffix] == _identity(path):
+                path.unlink(missing_ok=True)
+        self._files = {}
+
+    def _open(self) -> None:
+        self._path.touch(mode=0o600)
+        connection = sqlite3.connect(self._path, timeout=5.0, isolation_level=None)
+        try:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; deleted data gives its space back
+            connection.execute("PRAGMA secure_delete = ON")  # and is overwritten
+            connection.execute("PRAGMA journal_mode = WAL")  # readers beside the writer, and other processes
+            connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn outlives a power cut too
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+            connection.executescript(self._schema)
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._files = {suffix: _identity(Path(f"{self._path}{suffix}")) for suffix in ("", "-wal", "-shm")}
+        self.generation += 1
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = None
+
+
+def _rows(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any]) -> list[Row]:
+    return connection.execute(statement, parameters).fetchall()
+
+
+def _identity(path: Path) -> Identity | None:
+    """Return device and inode of what `path` names, None when there is nothing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `work` in one transaction, which is rolled back when it raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return result

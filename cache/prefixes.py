@@ -6,6 +6,7 @@ A store that fails is an empty store: nothing here raises, and a request that fi
 from __future__ import annotations
 
 import bisect
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -98,16 +99,15 @@ class PrefixCache:
         """Note that `chain` was used."""
         return self.keep(chain, [])
 
-    def forget(self, chain: Chain, *, start: int = 0) -> bool:
-        """Delete the tenant's own blocks that reach beyond the first `start` tokens; what is public is nobody's.
+    @staticmethod
+    def deletable(chain: Chain, *, start: int = 0) -> list[bytes]:
+        """Return the ids of the tenant's own blocks that reach beyond the first `start` tokens; public ones stay.
 
-        Wherever turns may have ended on the way, their unfilled blocks go as well.
+        Wherever turns may have ended on the way, their unfilled blocks are among them.
         """
-        done = True
-        for depth in range(len(chain.full) + 1):
-            blocks = [*chain.full[depth : depth + 1], *chain.tails(depth)]
-            done &= self._delete([block.id for block in blocks if not block.shared and block.end > start])
-        return done
+        ends = range(len(chain.full) + 1)
+        blocks = [block for depth in ends for block in (*chain.full[depth : depth + 1], *chain.tails(depth))]
+        return [block.id for block in blocks if not block.shared and block.end > start]
 
     def close(self) -> None:
         """Close the store."""
@@ -133,17 +133,9 @@ class PrefixCache:
         state = self._sealer.open(value, block.id)
         if state is None:
             self._store.count("open", "corrupt", time.monotonic() - started, len(value))
-            self._delete([block.id])
+            with contextlib.suppress(StoreError):
+                self._store.delete([block.id])
         return state
-
-    def _delete(self, ids: Sequence[bytes]) -> bool:
-        if not ids:
-            return True
-        try:
-            self._store.delete(ids)
-        except StoreError:
-            return False
-        return True
 
 
 def _beyond(start: int, blocks: Sequence[Block]) -> list[Block]:

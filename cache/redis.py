@@ -110,6 +110,23 @@ class RedisStore:
         commands += [("HINCRBY", _table(table), _REVISION, 1)]
         return self._do(lambda: self._pipeline(commands, int))[-1]
 
+    def append(self, log: str, value: bytes, *, most: int) -> str:
+        """Append a value to a log of about `most` values, and return its position: later ones have larger ones."""
+        command = ("XADD", _table(log), "MAXLEN", "~", most, "*", b"v", value)
+        [position] = self._do(lambda: self._pipeline([command], bytes))
+        return position.decode()
+
+    def newest(self, log: str) -> str:
+        """Return the position of a log's newest value; empty when there is none."""
+        answer = self._do(lambda: self._from_master("XREVRANGE", _table(log), "+", "-", "COUNT", 1))
+        return str(answer[0][0].decode()) if answer else ""
+
+    def entries(self, log: str, after: str, *, most: int) -> list[tuple[str, bytes]]:
+        """Return the values of a log behind a position (empty: from the beginning), with their positions."""
+        command = ("XREAD", "COUNT", most, "STREAMS", _table(log), after or "0")
+        answer = self._do(lambda: self._from_master(*command)) or []
+        return [(str(at.decode()), fields[b"v"]) for _, found in answer for at, fields in found]
+
     def read_mark(self) -> str | None:
         """The fingerprint of the key that the values were sealed under. Raises UnsupportedStoreError at a Cluster."""
         mark, _ = self._do(lambda: self._mget([_KEY, _OTHER_SLOT]))

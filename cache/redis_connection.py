@@ -39,6 +39,7 @@ def connect(address: Address) -> redis.Redis:
         "socket_timeout": READ_SECONDS,
         "socket_read_size": 1 << 20,  # 12.6 MB in 8 values: 4 ms instead of 9
         "max_connections": CONNECTIONS,
+        "parser_class": BoundedParser,
         "decode_responses": False,
         "db": address.db,
         **address.options,
@@ -63,7 +64,6 @@ def _options() -> dict[str, Any]:
     return {
         "protocol": 2,  # no HELLO: older servers and proxies answer too
         "socket_connect_timeout": CONNECT_SECONDS,
-        "parser_class": BoundedParser,
         "retry": Retry(NoBackoff(), 1),  # once, on a fresh connection: the server may have restarted since
     }
 

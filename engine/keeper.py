@@ -65,6 +65,8 @@ class Keeper:
         self._settled: deque[Callable[[], None]] = deque()
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._under_way: set[bytes] = set()
+        self._discarded: frozenset[bytes] = frozenset()
+        """Ids of blocks that the storing thread must not store, until it is done with what was queued before."""
         self._unwritten = 0
 
     def chain(self, tokens: Sequence[int], scope: str, public: int) -> Chain:
@@ -136,6 +138,30 @@ class Keeper:
         while self._jobs:
             self._write(self._jobs[0])
 
+    def discard(self, chain: Chain, start: int, done: Callable[[], None]) -> None:
+        """Drop the tenant's own blocks of `chain` beyond its first `start` tokens, wherever they are on their way.
+
+        The loop calls `done` when the store has none of them to come. Blocks that are stored stay there.
+        """
+        ids = frozenset(self._cache.deletable(chain, start=start))
+        self._discarded |= ids
+        for job in self._jobs:
+            job.whole &= not ids & job.ids
+            job.blocks = deque(block for block in job.blocks if block.id not in ids)
+
+        def settled() -> None:
+            self._discarded -= ids
+            for id_ in ids:
+                self._known.pop(id_, None)
+            done()
+
+        def passed() -> None:
+            self._settled.append(settled)
+            self._wake()
+
+        self._drain_jobs_with(ids)
+        self._storing.submit(passed)  # behind all that was queued before
+
     def settle(self) -> None:
         """Do what the threads left for the loop."""
         while self._settled:
@@ -156,6 +182,12 @@ class Keeper:
         self._remember([stored.block for stored in blocks])
         found(blocks)
 
+    def _drain_jobs_with(self, ids: frozenset[bytes]) -> None:
+        """Hand over jobs that have written some of these blocks: the storing thread leaves them out."""
+        for job in [job for job in self._jobs if ids & job.ids]:
+            while job in self._jobs:
+                self._write(job)
+
     def _write(self, job: _Job) -> None:
         if job.blocks and self._unwritten < UNWRITTEN and self._cache.writable:
             block = job.blocks.popleft()
@@ -171,18 +203,19 @@ class Keeper:
 
     def _store(self, job: _Job) -> None:
         size = sum(len(stored.state) for stored in job.states)
+        states = [stored for stored in job.states if stored.block.id not in self._discarded]
         kept = False
 
         def settled() -> None:
             self._unwritten -= size
             self._under_way -= job.ids
             if kept:
-                self._remember([stored.block for stored in job.states])
+                self._remember([stored.block for stored in states])
             if job.done is not None:
-                job.done(kept and job.whole)
+                job.done(kept and job.whole and len(states) == len(job.states))
 
         try:
-            kept = self._cache.keep(job.chain, job.states)
+            kept = self._cache.keep(job.chain, states)
         finally:
             self._settled.append(settled)
             self._wake()

@@ -106,6 +106,19 @@ class Forget(msgspec.Struct, frozen=True, tag="forget"):
     requests: list[int]
 
 
+class Discard(msgspec.Struct, frozen=True, tag="discard"):
+    """Drop the cells and the queued blocks of a deleted response's `tokens` beyond the first `start`.
+
+    Answered by `Discarded` once no block of them is on its way to the store.
+    """
+
+    number: int
+    tokens: list[int]
+    scope: str
+    public: int
+    start: int
+
+
 class SetThreads(msgspec.Struct, frozen=True, tag="set_threads"):
     """Compute with so many threads from the next step on; 0 is a pause. Answered by `ThreadsSet`."""
 
@@ -130,6 +143,12 @@ class ThreadsSet(msgspec.Struct, frozen=True, tag="threads_set"):
     """No step runs with more than `threads` from here on, so what was taken away may be given to another engine."""
 
     threads: int
+
+
+class Discarded(msgspec.Struct, frozen=True, tag="discarded"):
+    """The answer to the `Discard` of this number."""
+
+    number: int
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -179,8 +198,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     code: str = ""
 
 
-ToEngine = WorkerConfig | Generate | Abort | Suspend | Forget | SetThreads
-FromEngine = Ready | LoadFailed | ThreadsSet | Started | Tokens | Stepped | StoreUsed | Finished
+ToEngine = WorkerConfig | Generate | Abort | Suspend | Forget | Discard | SetThreads
+FromEngine = Ready | LoadFailed | ThreadsSet | Discarded | Started | Tokens | Stepped | StoreUsed | Finished
 
 _encoder = msgspec.msgpack.Encoder()
 to_engine_decoder: Final = msgspec.msgpack.Decoder(ToEngine)

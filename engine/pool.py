@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
-from engine.messages import Finished, Generate, Stepped, StoreUsed, Tokens, WorkerConfig
+from engine.messages import Discard, Finished, Generate, Stepped, StoreUsed, Tokens, WorkerConfig
 from engine.process import Answer, EngineProcess, State
 from engine.reloads import Reloads
 from engine.resources import Meter, Usage
@@ -89,6 +89,7 @@ class EnginePool:
         self._mending: dict[str, asyncio.Task[None]] = {}
         self._warming: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._numbers = itertools.count()
 
     @property
     def threads(self) -> int:
@@ -125,6 +126,15 @@ class EnginePool:
         if self._closing:  # who goes on after an engine ended must not bring up another that nobody stops
             raise EngineDiedError(f"engine {engine.name} is not started any more: the pool is closed")
         await engine.start()
+
+    async def discard(self, tokens: list[int], scope: str, *, public: int, start: int) -> bool:
+        """Have all engines drop the cells and queued blocks of `tokens` beyond the first `start`.
+
+        The first `public` tokens are everybody's and stay. Returns False if an engine may still store a block.
+        """
+        number = next(self._numbers)
+        message = Discard(number, tokens, scope, public, start)
+        return all(await asyncio.gather(*(engine.discard(message) for engine in self.engines)))
 
     def warm(self, engine: EngineProcess) -> None:
         """Have `engine` loaded while others do without it; whether that works is seen when it is needed."""

@@ -20,6 +20,8 @@ from engine.child import environment, module_command
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import (
     Abort,
+    Discard,
+    Discarded,
     Finished,
     Forget,
     Frames,
@@ -44,6 +46,8 @@ STOP_SECONDS: Final = 5.0
 """How long a process may take to leave after its socket closed: a step of a long prompt, then SIGKILL."""
 EXIT_SECONDS: Final = 1.0
 """Likewise for one that hung up by itself: a fault of its own, and its threads may keep it from ending."""
+DISCARD_SECONDS: Final = 5.0
+"""How long an engine may take to drop a deleted response: a step of a long prompt, and a write to a slow store."""
 SPAWN_FILES: Final = 12
 """Open files that the gateway needs for a moment to start a process, and some more."""
 STILLBORN: Final = 2
@@ -107,6 +111,8 @@ class EngineProcess:
         self._on_step = on_step
         self._on_store = on_store
         self._answers: dict[int, asyncio.Queue[Answer | EngineDiedError]] = {}
+        self._discards: dict[int, asyncio.Future[bool]] = {}
+        """Deletions that it has not confirmed yet, by their numbers."""
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._life: asyncio.Task[None] | None = None
@@ -210,18 +216,28 @@ class EngineProcess:
                 self._on_step(message)
             case StoreUsed():
                 self._on_store(message)
+            case Discarded(number=number):
+                self._confirm_discard(number)
             case ThreadsSet(threads=threads):
                 self.threads = threads
                 self._on_threads(self)
             case Ready():
-                self.cells, self.load_seconds = message.cells, time.monotonic() - self.since
-                self.weights_seconds, self.context_seconds = message.weights_seconds, message.context_seconds
-                self._stillborn = 0
-                self._set_state(State.IDLE)
-                if self._ready and not self._ready.done():
-                    self._ready.set_result(None)
+                self._loaded(message)
             case LoadFailed(reason=reason):
                 self.reason, self.load_failed = reason, True
+
+    def _loaded(self, message: Ready) -> None:
+        self.cells, self.load_seconds = message.cells, time.monotonic() - self.since
+        self.weights_seconds, self.context_seconds = message.weights_seconds, message.context_seconds
+        self._stillborn = 0
+        self._set_state(State.IDLE)
+        if self._ready and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _confirm_discard(self, number: int) -> None:
+        waiting = self._discards.get(number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(True)
 
     def _died(self, last_words: bytes) -> None:
         status = self._process.returncode if self._process else None
@@ -244,6 +260,10 @@ class EngineProcess:
         )
         for queue in self._answers.values():
             queue.put_nowait(error)
+        for waiting in self._discards.values():
+            if not waiting.done():
+                waiting.set_result(False)  # it may have stored blocks on its way out
+        self._discards.clear()
         if ready is not None and not ready.done():
             ready.set_exception(ModelLoadError(self.reason) if self.load_failed else error)
             ready.exception()  # marked as seen: the starter may have left
@@ -316,6 +336,20 @@ class EngineProcess:
         """Let it give up the cells of ended requests; a dead one has none."""
         with suppress(EngineDiedError):
             self._send(Forget(requests))
+
+    async def discard(self, message: Discard) -> bool:
+        """Have a deleted response's cells and queued blocks dropped. Returns False if they may still be stored."""
+        if self._process is None:
+            return True
+        waiting = asyncio.get_running_loop().create_future()
+        self._discards[message.number] = waiting
+        try:
+            self._send(message)
+            return await asyncio.wait_for(waiting, DISCARD_SECONDS)
+        except (EngineDiedError, TimeoutError):
+            return False
+        finally:
+            self._discards.pop(message.number, None)
 
     def kill(self, reason: str) -> None:
         """End a process that does not do its work any more; what it owes fails, for `reason`."""

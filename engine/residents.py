@@ -148,6 +148,15 @@ class Residents:
             if resident.idle and resident.request in requests:
                 self._forget(resident)
 
+    def discard(self, tokens: Sequence[int], scope: str, start: int) -> None:
+        """Cut idle residents that hold more of `tokens` than the first `start`, but for what is for all scopes."""
+        for resident in self._all:
+            kept = max(start, resident.public)
+            if resident.idle and resident.scope == scope and common_prefix(resident.tokens, tokens) > kept:
+                self._on_loss(resident)
+                self._context.cut(resident.sequence, kept)
+                del resident.tokens[kept:]
+
     def _longest(self, tokens: list[int], scope: str, public: int) -> tuple[Resident | None, int]:
         best, length = None, 0
         for resident in self._all:

@@ -11,12 +11,11 @@ import socket
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from cache import Chain, Operation, PrefixCache, Stored, StoreError
+from cache import Operation, PrefixCache, Stored, StoreError
 from engine.candidates import Logits
 from engine.channel import Channel
 from engine.constraint import Grammars
@@ -25,6 +24,8 @@ from engine.keeper import Keeper
 from engine.llama import Model
 from engine.messages import (
     Abort,
+    Discard,
+    Discarded,
     Finished,
     Forget,
     Generate,
@@ -44,6 +45,7 @@ from engine.messages import (
 from engine.modelfile import require_same
 from engine.places import Computed, Places
 from engine.residents import Resident, Residents, common_prefix
+from engine.runs import Run
 from engine.sampler import Sampler
 from engine.scheduler import Scheduler, Sequence, Step
 
@@ -59,25 +61,6 @@ fetching these again takes 20 ms, once."""
 SMOOTH: Final = 0.04
 """Seconds within which tokens are sent together: 25 pictures a second are a film to the eye, and each sending costs the
 gateway a share of a core that the engines then lack."""
-
-
-@dataclass(eq=False)
-class Run:
-    """A request that runs here."""
-
-    message: Generate
-    sequence: Sequence
-    sampler: Sampler
-    chain: Chain | None = None
-    """The blocks of what is in its cells, once it takes part; None when they are not to be stored."""
-    scheduled: bool = False
-    """Whether it takes part in steps: not while its blocks are fetched, or while it waits for another's."""
-    fetched: int = 0
-    """Tokens that came from the store."""
-    leader: Run | None = None
-    """Who computes what it has in common with it; it waits for that."""
-    awaited: int = 0
-    """Tokens that it will take from its leader."""
 
 
 class Worker:
@@ -179,12 +162,24 @@ class Worker:
                     self._finish(request, "moved")
             case Forget(requests=requests):
                 self._residents.forget(requests)
+            case Discard():
+                self._discard(message)
             case SetThreads(threads=threads):
                 self._threads = threads
                 if threads > 0:
                     self._places.set_threads(threads)
                     self._scheduler.threads = threads
                 self._channel.send(ThreadsSet(threads))
+
+    def _discard(self, message: Discard) -> None:
+        """Drop what is left of a deleted response here, and confirm that none of it will be stored."""
+        answer = partial(self._channel.send, Discarded(message.number))
+        if self._keeper is None:
+            answer()
+        else:  # before its cells go, from which other blocks may still have to be written
+            chain = self._keeper.chain(message.tokens, message.scope, message.public)
+            self._keeper.discard(chain, message.start, answer)
+        self._residents.discard(message.tokens, message.scope, message.start)
 
     def _admit(self, message: Generate) -> None:
         try:

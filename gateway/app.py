@@ -128,7 +128,16 @@ def _sessions(settings: Settings, keys: KeyRing, cache: Cache, vocabulary: str) 
     """Raises StoreError; the cache is closed then, as one in memory must not stay behind."""
     try:
         path = settings.state_dir / "conversations.db"
-        return Sessions(Archive(path, keys, ttl=settings.cache_ttl, copies=cache.copies), vocabulary)
+        archive = Archive(
+            path,
+            keys,
+            ttl=None if settings.conversation_ttl == "never" else settings.conversation_ttl,
+            tombstone_ttl=settings.cache_ttl,
+            tenant_bytes=settings.user_storage,
+            copies=cache.copies,
+            blocks=cache.store,
+        )
+        return Sessions(archive, vocabulary)
     except StoreError:
         cache.close()
         raise
@@ -140,6 +149,7 @@ def _limits(house: House) -> dict[str, float]:
     told = (
         "queue_limit",
         "queue_timeout",
+        "user_storage",
         "user_concurrency",
         "connections_per_user",
         "connections_per_address",

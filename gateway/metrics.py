@@ -77,6 +77,11 @@ class Metrics:
         self.sessions = Gauge(
             "samovar_sessions_active", "Conversations that had a turn in the last five minutes", registry=r
         )
+        self.dropped_turns = Counter(
+            "samovar_dropped_turns",
+            "Stored turns that went because their user, or all users together, stored too much",
+            registry=r,
+        )
         self.store = StoreMetrics(r)
         self.batch = Histogram(
             "samovar_engine_batch_size", "Sequences in a step of an engine", buckets=WIDTHS, registry=r

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from cache import StoreError
@@ -17,6 +18,7 @@ from gateway.errors import (
     StoreUnavailableError,
 )
 from gateway.faults import report
+from gateway.forgetting import delete, delete_here
 from gateway.house import House, new_id
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
@@ -134,6 +136,7 @@ class Responses:
         self._running: dict[str, Running] = {}
         self._ended: OrderedDict[str, Running] = OrderedDict()
         self._ended_bytes = 0
+        house.sessions.on_deletion(self._deleted_elsewhere)
 
     async def start(self, request: ResponseCreate, *, caller: Caller, unstored: Unstored) -> Running:
         """Take a request; who gets the response holds it. Raises ApiError."""
@@ -158,12 +161,33 @@ class Responses:
         running = self._running.get(response) or self._ended.get(response)
         return running if running is not None and running.caller.tenant == caller.tenant else None
 
+    async def find_kept(self, caller: Caller, response: str) -> Running | None:
+        """Likewise, for whoever wants its contents: one that was deleted meanwhile, at any gateway, is none."""
+        running = self.find(caller, response)
+        if running is None or not running.ended:
+            return running
+        with suppress(StoreError):  # what can't be asked has deleted nothing that is known of
+            if await self.house.sessions.is_deleted(caller.tenant, response):
+                self.drop(running)
+                return None
+        return running
+
+    async def delete(self, caller: Caller, response: str) -> bool:
+        """Delete a response that does not run; False when there is none. Raises StoreUnavailableError."""
+        running = self.find(caller, response)
+        if running is not None:
+            self.drop(running)
+        try:
+            return await delete(self.house, caller.tenant, response)
+        except StoreError as error:
+            raise StoreUnavailableError(f"the response can't be deleted: {error}; try again") from error
+
     async def record(self, caller: Caller, response: str) -> Turn:
         """A response of the caller's with its items, as it stands.
 
         Raises ResponseNotFoundError or StoreUnavailableError.
         """
-        running = self.find(caller, response)
+        running = await self.find_kept(caller, response)
         if running is not None:
             return running.turn.record
         try:
@@ -173,6 +197,13 @@ class Responses:
         if found is None:
             raise ResponseNotFoundError(response)
         return found[0]
+
+    async def _deleted_elsewhere(self, tenant: str, response: str) -> None:
+        """Drop all that this gateway holds of a response that another one has deleted."""
+        running = self._ended.get(response)
+        if running is not None and running.caller.tenant == tenant:
+            self.drop(running)
+        await delete_here(self.house, tenant, response)
 
     def drop(self, running: Running) -> None:
         """Forget an ended response: it was deleted, or its time is over."""

@@ -14,10 +14,10 @@ import structlog
 
 from cache import StoreError
 from gateway.caller import ANONYMOUS, Caller
-from gateway.errors import InvalidApiKeyError
+from gateway.errors import InvalidApiKeyError, StoreUnavailableError
 from gateway.rates import MessageRates
 from gateway.user import User
-from gateway.users import Usage, Users, find
+from gateway.users import Usage, Users, UsersLostError, find
 
 EVERY: Final = 1.0
 """Seconds between two looks for changes, and between two writings of what was used."""
@@ -44,6 +44,8 @@ class Roster:
         self._clock = clock
         self._messages = MessageRates(time.monotonic, limit=messages)
         self._users: list[User] = []
+        self._unusable = ""
+        """Why users.db cannot say whose keys are good, in words; empty while it can."""
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)
         self._guests: set[Guest] = set()
         self._leaving: set[asyncio.Future[None]] = set()
@@ -55,10 +57,15 @@ class Roster:
     @property
     def needs_keys(self) -> bool:
         """Somebody has, or had, a key, and so everybody needs one."""
-        return bool(self._users)
+        return bool(self._users or self._unusable)
 
     def identify(self, key: str | None, stranger: str) -> Caller:
-        """The caller behind a key; without keys, `stranger` is the user. Raises InvalidApiKeyError."""
+        """The caller behind a key; without keys, `stranger` is the user.
+
+        Raises InvalidApiKeyError, or StoreUnavailableError while users.db is lost.
+        """
+        if self._unusable:
+            raise StoreUnavailableError(f"no key can be checked: {self._unusable}")
         if not self.needs_keys:
             return Caller(ANONYMOUS, stranger)
         user = find(self._users, key) if key else None
@@ -96,23 +103,38 @@ class Roster:
             usage.tokens += tokens
 
     async def watch(self) -> None:
-        """Look for changes for ever. A file that can't be read changes nothing: who was in stays in, and is logged."""
+        """Look for changes for ever. A file that can't be read changes nothing: who was in stays in, and is logged.
+
+        A file that was lost, or replaced by one that is no database, lets nobody in.
+        """
         while True:
             await asyncio.sleep(EVERY)
             try:
-                await self.flush()
                 await self.refresh()
+                await self.flush()
             except StoreError as error:
                 structlog.get_logger().error("users.db can't be used", reason=str(error))
 
     async def refresh(self) -> None:
         """Read what changed, and show those out who may be in no longer. Raises StoreError."""
-        changed = await self._file.changed()
-        if await self._file.share() or changed:
-            self._users = await self._file.all()
+        try:
+            changed = await self._file.changed()
+            if await self._file.share() or changed or self._unusable:
+                self._users = await self._file.all()
+                await self._file.check()
+            self._unusable = ""
+        except StoreError as error:
+            if isinstance(error, UsersLostError) or not self._file.is_open:
+                self._unusable = str(error)
+                self._show_out()
+            raise
+        self._show_out()
+
+    def _show_out(self) -> None:
+        """Close the connections of those who may be in no longer."""
         if self.needs_keys:
             now = self._clock()
-            valid = {user.tenant for user in self._users if user.is_valid(now)}
+            valid = {user.tenant for user in self._users if user.is_valid(now) and not self._unusable}
             for guest in [guest for guest in self._guests if guest.caller.tenant not in valid]:
                 task = asyncio.ensure_future(guest.leave())
                 self._leaving.add(task)

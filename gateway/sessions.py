@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
-from cache import Archive, Progress, StoreError
+from cache import Archive, BlockDeletions, Progress, StoreError
 from gateway.protocol.items import Item
 
 UNENDED: Final = ("queued", "in_progress")
@@ -60,9 +61,15 @@ class Sessions:
         """Note a turn that runs, as far as it has come, so that a crash leaves word of it. Raises StoreError."""
         await self._write(tenant, turn, ids, Progress.RUNNING)
 
-    async def add(self, tenant: str, turn: Turn, ids: list[int] | None) -> None:
-        """Store a turn that ended and its conversation's token ids, end of turn excluded. Raises StoreError."""
+    async def add(self, tenant: str, turn: Turn, ids: list[int] | None) -> int:
+        """Store a turn that ended and its conversation's token ids, end of turn excluded. Raises StoreError.
+
+        Returns how many of the tenant's turns were dropped for want of room since the last call.
+        """
         await self._write(tenant, turn, ids, Progress.ENDED)
+        with suppress(StoreError):  # of a damaged file; the turn is stored
+            return await self._archive.take_dropped(tenant)
+        return 0
 
     async def get(self, tenant: str, response: str) -> tuple[Turn, list[int] | None] | None:
         """A turn of this tenant's and its ids; None when there is none, or it is another's. Raises StoreError."""
@@ -75,11 +82,36 @@ class Sessions:
             record = msgspec.structs.replace(record, turn=_interrupted(record.turn))
             with suppress(StoreError):
                 await self._put(tenant, record, Progress.INTERRUPTED)
-        return record.turn, _unpack(record.ids) if record.vocabulary == self._vocabulary else None
+        return self._opened(record)
 
-    async def delete(self, tenant: str, response: str) -> bool:
-        """Delete a turn; False when there is none. What was said after it keeps its history. Raises StoreError."""
-        return await self._archive.delete(tenant, response)
+    async def get_local(self, tenant: str, response: str) -> tuple[Turn, list[int] | None] | None:
+        """A turn as this gateway has stored it, even if another one has deleted it. Raises StoreError."""
+        body = await self._archive.get_local(tenant, response)
+        return None if body is None else self._opened(self._decoder.decode(body))
+
+    async def is_deleted(self, tenant: str, response: str) -> bool:
+        """Whether a turn was deleted, here or at another gateway. Raises StoreError."""
+        return await self._archive.is_deleted(tenant, response)
+
+    async def delete(self, tenant: str, response: str, blocks: Sequence[bytes] = ()) -> bool:
+        """Delete a turn; False when there is none. What was said after it keeps its history. Raises StoreError.
+
+        The ids of its KV `blocks` go into the outbox `self.blocks` in the same transaction.
+        """
+        return await self._archive.delete(tenant, response, blocks)
+
+    async def bury(self, tenant: str, response: str, blocks: Sequence[bytes]) -> None:
+        """Likewise, for a turn that another gateway has deleted everywhere."""
+        await self._archive.bury(tenant, response, blocks)
+
+    @property
+    def blocks(self) -> BlockDeletions:
+        """KV blocks that have still to be deleted."""
+        return self._archive.blocks
+
+    def on_deletion(self, callback: Callable[[str, str], Awaitable[None]]) -> None:
+        """Have `callback` called with tenant and id of each turn that another gateway deletes; it has to bury it."""
+        self._archive.on_deletion = callback
 
     async def interrupted(self) -> int:
         """Mark what an earlier gateway left unended as incomplete, and count it. Raises StoreError."""
@@ -91,8 +123,11 @@ class Sessions:
         return len(running)
 
     async def keep(self) -> None:
-        """Copy to other gateways what could not be copied at once, and drop what is past its time. Never returns."""
+        """Do what could not be done at once, hear of deletions, and drop what is past its time. Never returns."""
         await self._archive.keep()
+
+    def _opened(self, record: _Record) -> tuple[Turn, list[int] | None]:
+        return record.turn, _unpack(record.ids) if record.vocabulary == self._vocabulary else None
 
     async def _write(self, tenant: str, turn: Turn, ids: list[int] | None, progress: Progress) -> None:
         await self._put(tenant, _Record(turn, "" if ids is None else self._vocabulary, _pack(ids or [])), progress)

@@ -149,7 +149,19 @@ class Settings(BaseSettings):
         "redis+sentinel://HOST,HOST/NAME/DB, unix:///SOCKET or memory://",
     )
     cache_ttl: Seconds = Field(
-        7 * 86_400, ge=60, le=1e9, description="seconds after which what nobody used is dropped; `7 days` is 604800"
+        7 * 86_400,
+        ge=60,
+        le=1e9,
+        description="seconds after which unused KV blocks and copies in Redis are dropped; `7 days` is 604800",
+    )
+    conversation_ttl: Annotated[Seconds, Field(ge=60, le=1e9)] | Literal["never"] = Field(
+        "never", description="seconds after which an unused stored conversation is deleted, `90 days`, or never"
+    )
+    user_storage: Bytes = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="most that one user's stored conversations may take, `256 MiB`, and all together 64 times that; "
+        "the oldest turns go first",
     )
     cache_max_bytes: Bytes = Field(2 << 30, ge=64 << 20, description="most that KV blocks may take, `2 GiB`")
     cache_key: str = Field(

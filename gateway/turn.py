@@ -210,7 +210,10 @@ class TurnRunner:
         house, usage = self._house, self._generation.usage
         (*closing, last), status = self._last()
         self._tell(closing)
-        await self._keep(self._prepared.context.ids + self._generation.said(self._answer.text))
+        dropped = await self._keep(self._prepared.context.ids + self._generation.said(self._answer.text))
+        if dropped:
+            house.metrics.dropped_turns.inc(dropped)
+            last["response"] = {**last["response"], "samovar": {"dropped_turns": dropped}}
         if placement is not None:
             house.dispatcher.settle(self.id, placement.engine)
             house.metrics.prompt_tokens.labels("store").inc(self._generation.fetched)
@@ -247,18 +250,20 @@ class TurnRunner:
             response=response,
         )
 
-    async def _keep(self, ids: list[int] | None) -> None:
+    async def _keep(self, ids: list[int] | None) -> int:
+        """Keep the turn where it belongs. Returns how many of the user's turns were dropped for want of room."""
         if self.request.forgotten:
             self._unstored.keep(self.record, ids)
         elif self.request.remembered:
-            await self._store(ids)
+            return await self._store(ids)
         elif ids is not None:
             turn = self.record
             self._house.histories.keep(self._caller.tenant, self.request, messages(turn.items), ids, self.id)
+        return 0
 
-    async def _store(self, ids: list[int] | None) -> None:
+    async def _store(self, ids: list[int] | None) -> int:
         try:
-            await self._house.sessions.add(self._caller.tenant, self.record, ids)
+            return await self._house.sessions.add(self._caller.tenant, self.record, ids)
         except StoreError as error:
             raise StoreUnavailableError(f"the conversation can't be kept: {error}") from error
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import os
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +23,11 @@ from gateway.caller import Limits
 from gateway.user import Key, Use, User
 
 FILE: Final = "users.db"
+RECORD: Final = "keys.required"
+"""Name of the file that says, outside of users.db, that the gateway has had keys: without users.db it stays closed."""
+_RECORDED: Final = """\
+This gateway has had API keys. While this file is here, it serves nobody without users.db.
+"""
 TABLE: Final = "users"
 """In the ledger."""
 USE: Final = "use"
@@ -49,6 +56,17 @@ class UserError(Exception):
     """A user cannot be added or revoked; the text says why."""
 
 
+class UsersLostError(StoreError):
+    """There were users, and users.db has none any more: nobody can tell whose keys are good."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the state folder."""
+        super().__init__(
+            f"{FILE}: the API keys of this gateway are gone: restore {folder / FILE} from a backup, or delete "
+            f"{folder / RECORD} to let everybody in"
+        )
+
+
 @dataclass
 class Usage:
     """What one user had, since it was last written down."""
@@ -72,10 +90,11 @@ class Users:
 
     def __init__(self, folder: Path, *, ledger: Ledger | None = None, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file in `folder`; `ledger`, which other gateways share, stays open."""
+        self._folder = folder
         self._database = Database(folder / FILE, _SCHEMA)
         self._ledger = ledger
         self._clock = clock
-        self._seen: int | None = None
+        self._seen: tuple[int, int] | None = None
         self._revision: int | None = None
         self._sharing = asyncio.Lock()
         self._unshared: set[str] = set()
@@ -95,6 +114,7 @@ class Users:
         if not _NAME.fullmatch(name):
             raise UserError("a name is 1 to 64 letters, digits or . @ + - _")
         await self.share()
+        await self.check()
         before = next((user for user in await self.all() if user.name == name), None)
         if before is not None and before.revoked_at is None:
             raise UserError(f"there is a user {name} already; revoke it first: samovar keys revoke {name}")
@@ -113,6 +133,7 @@ class Users:
     async def revoke(self, name: str) -> None:
         """End a key. The user stays listed, and the gateway closed to those without a key. Raises UserError."""
         await self.share()
+        await self.check()
         done = await self._database.run(
             "UPDATE users SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL RETURNING name",
             (int(self._clock()), name),
@@ -123,15 +144,33 @@ class Users:
 
     async def all(self) -> list[User]:
         """Everybody by name, the revoked ones too."""
-        rows = await self._database.run(f"SELECT {_COLUMNS} FROM users ORDER BY name")  # noqa: S608 - own names
+        rows = await self._database.work(self._read_all)
         fields = User.__struct_fields__
         return [msgspec.convert(dict(zip(fields, row, strict=True)), User, strict=False) for row in rows]
 
+    def _read_all(self, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+        """Read all rows. That there are any is recorded outside of the file."""
+        rows = connection.execute(f"SELECT {_COLUMNS} FROM users ORDER BY name").fetchall()  # noqa: S608 - own names
+        record = self._folder / RECORD
+        if rows and not record.exists():
+            _write(record, _RECORDED)
+        return rows
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file can be used at all; False after it was replaced by one that is no database."""
+        return self._database.is_open
+
+    async def check(self) -> None:
+        """Raise UsersLostError if there were users and there are none any more: they are revoked, never removed."""
+        if not await self.all() and await self._database.work(lambda _: (self._folder / RECORD).exists()):
+            raise UsersLostError(self._folder)
+
     async def changed(self) -> bool:
-        """Whether another process wrote since this was last asked; the first time, yes."""
+        """Whether another process wrote since this was last asked, or replaced the file; the first time, yes."""
         [[version]] = await self._database.run("PRAGMA data_version")
-        before, self._seen = self._seen, version
-        changed = bool(version != before)
+        before, self._seen = self._seen, (self._database.generation, version)
+        changed = self._seen != before
         self.untold |= changed and self._ledger is not None
         return changed
 
@@ -191,6 +230,7 @@ class Users:
         return told if told == (revision or 0) + 1 else None  # else somebody wrote at the same time: look again
 
     async def _changed_here(self) -> None:
+        await self.all()  # records that there are keys, before the first one is told
         self.untold = self._ledger is not None
         await self.share()
 
@@ -245,7 +285,7 @@ class Users:
 async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
     """Whether anybody has, or had, a key, here or at a gateway that shares `ledger`; nothing is created.
 
-    Raises StoreError; a ledger that is away knows nobody.
+    Raises StoreError, and UsersLostError where there were keys that are gone; a ledger that is away knows nobody.
     """
     if (folder / FILE).exists():
         users = Users(folder)
@@ -255,7 +295,10 @@ async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
         finally:
             users.close()
     with suppress(StoreError):
-        return ledger is not None and bool(await ledger.read(TABLE))
+        if ledger is not None and await ledger.read(TABLE):
+            return True
+    if (folder / RECORD).exists():
+        raise UsersLostError(folder)
     return False
 
 
@@ -280,6 +323,14 @@ def _read(record: bytes) -> Key:
 
 def _written(key: Key) -> bytes:
     return msgspec.msgpack.encode(key)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file for its owner alone, so that it outlives a power cut."""
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def day(now: float) -> str:

@@ -101,6 +101,10 @@ class Gateway:
         """POST a route."""
         return httpx.post(self.url + path, json=body, headers=headers, timeout=60)
 
+    def delete(self, path: str, **headers: str) -> httpx.Response:
+        """DELETE a route."""
+        return httpx.delete(self.url + path, headers=headers, timeout=60)
+
     @asynccontextmanager
     async def connect(self, key: str = "none") -> AsyncIterator[Conversation]:
         """The official client's WebSocket mode."""

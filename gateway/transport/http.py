@@ -14,7 +14,6 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.caller import caller_of
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
-from gateway.forgetting import forget
 from gateway.prepared import count
 from gateway.protocol.events import retold
 from gateway.protocol.items import page
@@ -122,7 +121,7 @@ class HttpResponses:
             raise UnsupportedParameterError("`include_obfuscation` is not supported here", param="include_obfuscation")
         if asked.starting_after is not None and not asked.stream:
             raise InvalidRequestError("starting_after: goes with stream=true", param="starting_after")
-        running = self._responses.find(caller, request.path_params["id"])
+        running = await self._responses.find_kept(caller, request.path_params["id"])
         if running is not None and asked.stream:
             return self._resume(request, running, -1 if asked.starting_after is None else asked.starting_after)
         response = (await self._responses.record(caller, request.path_params["id"])).response
@@ -146,12 +145,8 @@ class HttpResponses:
         running = self._responses.find(caller, response)
         if running is not None:
             await self._end(running)
-            self._responses.drop(running)
-        house = self._responses.house
-        found = await house.sessions.get(caller.tenant, response)
-        if found is None or not await house.sessions.delete(caller.tenant, response):
+        if not await self._responses.delete(caller, response):
             raise ResponseNotFoundError(response)
-        await forget(house, caller.tenant, *found)
         return JSONResponse({"id": response, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:

@@ -241,7 +241,7 @@ class Connection:
     async def _find(self, message: ResponseResume) -> tuple[Running, Reader] | None:
         """The response to go on with; None when it ended so long ago that there is only its end to tell."""
         response, after = message.response_id, -1 if message.starting_after is None else message.starting_after
-        running = self._responses.find(self._caller, response)
+        running = await self._responses.find_kept(self._caller, response)
         if running is not None:
             return running, running.resume(after, stream_id=message.stream_id)
         event = retold((await self._responses.record(self._caller, response)).response, number=after + 1)

@@ -1,0 +1,88 @@
+"""KV blocks that have still to be deleted: an outbox, so that an outage or a restart only delays a deletion."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from cache.database import Database
+from cache.errors import StoreError
+from cache.guarded import Guarded
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS block_deletions (
+    number INTEGER PRIMARY KEY, passes INTEGER NOT NULL, ids BLOB NOT NULL
+) STRICT;
+"""
+PASSES: Final = 2
+"""Successful passes after which blocks count as deleted: an engine that ended, or a write that was sent to a store
+which did not answer, may bring a block back after the first."""
+ROUND_SECONDS: Final = 5.0
+"""Seconds between two passes: longer than an engine that ends takes to store its last blocks."""
+ID_BYTES: Final = 32
+_CHUNK: Final = 512
+"""Ids in one call of the store."""
+
+
+class BlockDeletions:
+    """The outbox, in the database of the conversations: a response and its blocks are deleted in one transaction."""
+
+    def __init__(self, database: Database, store: Guarded | None) -> None:
+        """Delete from `store`; with None there are no blocks to delete."""
+        self._database = database
+        self._store = store
+        self._lock = asyncio.Lock()
+
+    def add(self, connection: sqlite3.Connection, ids: Sequence[bytes]) -> None:
+        """Note ids of blocks, within a transaction in the database's thread."""
+        if ids and self._store is not None:
+            connection.execute("INSERT INTO block_deletions (passes, ids) VALUES (?, ?)", (PASSES, b"".join(ids)))
+
+    async def finish(self, ids: Sequence[bytes]) -> bool:
+        """Delete noted blocks that no engine will write again. Returns False if that fails, and `keep` tries again."""
+        if not ids or self._store is None:
+            return True
+        noted = b"".join(ids)
+        async with self._lock:
+            try:
+                await asyncio.to_thread(self._delete, noted)
+            except StoreError:
+                return False
+            await self._database.run("DELETE FROM block_deletions WHERE ids = ?", (noted,))
+            return True
+
+    async def run(self) -> None:
+        """Make one pass over all entries. Raises StoreError when one fails; the later ones wait, too."""
+        async with self._lock:
+            last = 0
+            query = "SELECT number, passes, ids FROM block_deletions WHERE number > ? ORDER BY number LIMIT 1"
+            while rows := await self._database.run(query, (last,)):
+                [(last, passes, ids)] = rows
+                await self._pass(last, passes, ids)
+
+    async def keep(self) -> None:
+        """Make passes until cancelled; while the store is away, entries wait."""
+        while True:
+            with contextlib.suppress(StoreError):
+                await self.run()
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def _pass(self, number: int, passes: int, ids: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._delete, ids)
+        except StoreError:
+            await self._database.run("UPDATE block_deletions SET passes = ? WHERE number = ?", (PASSES, number))
+            raise
+        if passes > 1:
+            await self._database.run("UPDATE block_deletions SET passes = ? WHERE number = ?", (passes - 1, number))
+        else:
+            await self._database.run("DELETE FROM block_deletions WHERE number = ?", (number,))
+
+    def _delete(self, ids: bytes) -> None:
+        assert self._store is not None  # noqa: S101 - `add` notes nothing otherwise
+        every = [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+        for at in range(0, len(every), _CHUNK):
+            self._store.delete(every[at : at + _CHUNK])

@@ -1,0 +1,140 @@
+"""Copies of conversations in the Redis that gateways share, and the journal of what was deleted.
+
+A deletion leaves a tombstone under the record's own name, so that a read of that record sees it at once, and an entry
+in a journal, so that every gateway deletes its own copy within a second, also of what nobody reads. Without the key
+neither copies nor tombstones tell tenants or response ids.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from cache.guarded import READ_SECONDS, Guarded, Observe
+from cache.keys import KeyRing
+from cache.redis import RedisStore
+from cache.sealing import Sealer
+
+JOURNAL: Final = "deleted"
+ENTRIES: Final = 1 << 16
+"""Entries that the journal holds at least: a gateway that missed more still sees the tombstone of what it reads."""
+BATCH: Final = 256
+"""Journal entries that are read at a time."""
+
+
+class Deletion(NamedTuple):
+    """One entry of the journal."""
+
+    tenant: str
+    id: str
+    at: float
+    """When the record was deleted, in seconds of the epoch by the clock of the gateway that deleted it."""
+
+
+class Copy(NamedTuple):
+    """What the copies know of a record."""
+
+    body: bytes | None
+    deleted: bool
+
+
+class Copies:
+    """The copies at one Redis. All methods block for a bounded time, and raise StoreError while it is away."""
+
+    def __init__(
+        self,
+        url: str,
+        keys: KeyRing,
+        *,
+        ttl: float,
+        observe: Observe = lambda _: None,
+        write_seconds: float = READ_SECONDS,
+    ) -> None:
+        """Copies and tombstones unused for `ttl` seconds go. Connects when first needed."""
+        self._redis = RedisStore(url, ttl=ttl, names="turn")
+        # A turn is acknowledged after its copy was tried, so that must not take long.
+        self.store = Guarded(self._redis, observe=observe, write_seconds=write_seconds)
+        self._sealer = Sealer(keys.derive("turns"))
+        self._id_keys = keys.derive("turn ids")
+
+    @property
+    def reachable(self) -> bool:
+        """Whether Redis is asked at all."""
+        return self.store.reachable
+
+    def put(self, tenant: str, id_: str, sealed: bytes) -> None:
+        """Store a copy, unless the record was deleted."""
+        if not self.is_deleted(tenant, id_):
+            self.store.put_many([(self.ids("copy", tenant, id_)[0], sealed)])
+
+    def get(self, tenant: str, id_: str) -> Copy:
+        """Return the copy of a record, and whether the record was deleted."""
+        copies, tombstones = self.ids("copy", tenant, id_), self.ids("gone", tenant, id_)
+        found = self.store.get_many([*copies, *tombstones])
+        if self._is_tombstone(tenant, id_, found[len(copies) :]):
+            return Copy(None, deleted=True)
+        opened = (self._sealer.open(value, name(tenant, id_)) for value in found if value is not None)
+        return Copy(next((body for body in opened if body is not None), None), deleted=False)
+
+    def is_deleted(self, tenant: str, id_: str) -> bool:
+        """Return whether a gateway has deleted the record."""
+        return self._is_tombstone(tenant, id_, self.store.get_many(self.ids("gone", tenant, id_)))
+
+    def delete(self, deletion: Deletion) -> str:
+        """Delete the copy of a record for all gateways, and return the position of its entry in the journal."""
+        tenant, id_ = deletion.tenant, deletion.id
+        tombstone = self._sealer.seal(b"", _tombstone(tenant, id_))
+        self.store.put_many([(self.ids("gone", tenant, id_)[0], tombstone)])
+        self.store.delete(self.ids("copy", tenant, id_))
+        entry = self._sealer.seal(msgspec.msgpack.encode(deletion), JOURNAL.encode())
+        return self.store.tell("journal", lambda: self._redis.append(JOURNAL, entry, most=ENTRIES))
+
+    def journal_end(self) -> str:
+        """Return the position of the newest entry of the journal; empty when there is none."""
+        return self.store.ask("journal", lambda: self._redis.newest(JOURNAL))
+
+    def journal_after(self, position: str) -> list[tuple[str, Deletion | None]]:
+        """Return the next entries with their positions; an entry that no gateway with this key has made is None."""
+        found = self.store.ask("journal", lambda: self._redis.entries(JOURNAL, position, most=BATCH))
+        return [(at, self._read(entry)) for at, entry in found]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.store.close()
+
+    def ids(self, kind: str, tenant: str, id_: str) -> list[bytes]:
+        """Return the names of a record's copy or tombstone, under the newest key and the older ones."""
+        text = kind.encode() + b"\0" + name(tenant, id_)
+        return [hmac.digest(key, text, "sha256") for key in self._id_keys]
+
+    def _read(self, entry: bytes) -> Deletion | None:
+        body = self._sealer.open(entry, JOURNAL.encode())
+        return None if body is None else msgspec.msgpack.decode(body, type=Deletion)
+
+    def _is_tombstone(self, tenant: str, id_: str, found: Sequence[bytes | None]) -> bool:
+        """Whether one of these is a tombstone that a gateway set: who can write to Redis may not delete by one."""
+        sealed_as = _tombstone(tenant, id_)
+        return any(value is not None and self._sealer.open(value, sealed_as) is not None for value in found)
+
+
+def is_before(position: str, other: str) -> bool:
+    """Return whether one position of the journal comes before another; the empty one comes first."""
+    return _order(position) < _order(other)
+
+
+def name(tenant: str, id_: str) -> bytes:
+    """Return what a record is sealed as."""
+    return f"{tenant}\0{id_}".encode()
+
+
+def _order(position: str) -> tuple[int, int]:
+    milliseconds, _, number = position.partition("-")
+    return int(milliseconds or 0), int(number or 0)
+
+
+def _tombstone(tenant: str, id_: str) -> bytes:
+    """Return what a tombstone is sealed as, which no record is."""
+    return b"gone\0" + name(tenant, id_)
