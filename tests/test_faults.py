@@ -190,7 +190,7 @@ def test_of_a_damaged_file_nothing_is_due() -> None:
     ledger.not_kept(due="1")
     ledger.cut_off(KNOWN, "1 2", response(""), due="1")
     assert (ledger.row.cut, ledger.row.unkept, ledger.row.due, ledger.row.turns_lost) == (1, 1, 0, 0)
-    assert [name for name, injury in injuries.INJURIES.items() if not injury.keeps] == ["conversations"]
+    assert [name for name, injury in injuries.INJURIES.items() if not injury.keeps] == ["conversations", "databases"]
 
 
 def test_due_is_what_was_heard_some_seconds_before_the_gateway_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,20 @@ def test_what_does_not_come_back_is_a_leak() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
-    ["kills", "redis", "disk", "cache", "conversations", "clock", "descriptors", "memory", "model", "clients"],
+    [
+        "kills",
+        "prompts",
+        "redis",
+        "disk",
+        "cache",
+        "conversations",
+        "databases",
+        "clock",
+        "descriptors",
+        "memory",
+        "model",
+        "clients",
+    ],
 )
 async def test_under_a_fault_no_token_is_lost_or_doubled_no_turn_is_lost_and_nothing_leaks(
     fault: str, tmp_path: Path, roomy_model: Path

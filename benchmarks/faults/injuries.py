@@ -6,9 +6,10 @@ import asyncio
 import os
 import random
 import resource
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -188,6 +189,26 @@ async def damage_conversations(scene: Scene, until: float) -> None:
         await asyncio.to_thread(scene.house.start)
 
 
+async def replace_databases(scene: Scene, until: float) -> None:
+    """An administrator's mistake: a database is removed, or an older copy of it put in its place, while it is in use.
+
+    Turns that were acknowledged before that are gone with the file; what is acknowledged afterwards must stay.
+    """
+    path = scene.house.state / CONVERSATIONS
+    while await scene.pause(0.3, 1.5, until):
+        scene.done()
+        if scene.chance.random() < 0.5:
+            _remove(path)
+            continue
+        with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as source:
+            copy = path.with_suffix(".copy")
+            with closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+        await scene.pause(0.2, 0.5, until)
+        if copy.exists():
+            copy.replace(path)
+
+
 async def jump_clocks(scene: Scene, until: float) -> None:
     """The time of day is minutes, hours or days off; less than what conversations are kept for."""
     assert scene.clock is not None, "the scene has one"  # noqa: S101
@@ -266,6 +287,9 @@ INJURIES: Final = {
     "cache": Injury("SQLite cache cut and garbled", damage_cache),
     "conversations": Injury(
         "conversations cut and garbled, copies in Redis", damage_conversations, redis=True, keeps=False
+    ),
+    "databases": Injury(
+        "conversations removed and replaced, copies in Redis", replace_databases, redis=True, keeps=False
     ),
     "clock": Injury("clock jumps", jump_clocks, clock=True),
     "descriptors": Injury("no more open files", limit_files),
