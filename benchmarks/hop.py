@@ -35,7 +35,7 @@ GOAL: Final = 1.0
 async def measure(what: Subject) -> list[Figure]:
     """Time both ways TIMES times."""
     with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
-        served = load(settings({"model": str(what.path), "state_dir": Path(folder)}), remember=False)
+        served = load(settings({"model": str(what.path), "state_dir": Path(folder)}))
     encoder = Encoder(Model(what.path, vocab_only=True).vocabulary, served.template, instructions="")
     workers = PromptWorkers(served.prompts(""))
     task = asyncio.create_task(workers.run())

@@ -20,7 +20,7 @@ from gateway.settings import load as settings
 def configuration(path: Path) -> WorkerConfig:
     """An engine as `samovar serve` starts it here, but alone and without a cache."""
     with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
-        cells = load(settings({"model": str(path), "state_dir": Path(folder)}), remember=False).cells
+        cells = load(settings({"model": str(path), "state_dir": Path(folder)})).cells
     return WorkerConfig(str(path), cells, SEQUENCES, heuristic(path.stat().st_size, cores(), 1))
 
 

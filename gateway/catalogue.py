@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from engine import model_files, model_path, shard
 from gateway.library import Library
 
-if TYPE_CHECKING:
-    from engine import Model
-
 
 class ModelNotAvailableError(Exception):
     """No such model here; the text says how to get one."""
+
+
+SAMPLING_KEYS: Final = ("temp", "top_p", "top_k", "min_p", "penalty_repeat")
+"""Keys of `general.sampling.*` in a file's metadata that say how its makers want it sampled."""
 
 
 @dataclass(frozen=True)
@@ -142,23 +144,23 @@ def _own_model(name: str, path: Path) -> Entry:
     return Entry(name, path)
 
 
-def sampling_defaults(entry: Entry, model: Model) -> SamplingDefaults:
-    """The catalogue's, else the file's own `general.sampling.*`, else the contract's."""
+def sampling_defaults(entry: Entry, stated: Mapping[str, str]) -> SamplingDefaults:
+    """The catalogue's, else those that the file states as `general.sampling.*`, else the contract's."""
     if entry.defaults is not None:
         return entry.defaults
     base = SamplingDefaults()
     return SamplingDefaults(
-        temperature=_number(model, "temp", base.temperature),
-        top_p=_number(model, "top_p", base.top_p),
-        top_k=int(_number(model, "top_k", base.top_k)),
-        min_p=_number(model, "min_p", base.min_p),
-        repeat_penalty=_number(model, "penalty_repeat", base.repeat_penalty),
+        temperature=_number(stated, "temp", base.temperature),
+        top_p=_number(stated, "top_p", base.top_p),
+        top_k=int(_number(stated, "top_k", base.top_k)),
+        min_p=_number(stated, "min_p", base.min_p),
+        repeat_penalty=_number(stated, "penalty_repeat", base.repeat_penalty),
     )
 
 
-def _number(model: Model, key: str, default: float) -> float:
+def _number(stated: Mapping[str, str], key: str, default: float) -> float:
     try:
-        return float(model.metadata(f"general.sampling.{key}") or default)
+        return float(stated.get(key) or default)
     except ValueError:
         return default
 

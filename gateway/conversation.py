@@ -47,6 +47,9 @@ class PromptEncoder(Protocol):
     async def encode(self, job: Encode, *, user: str) -> Encoded:
         """Return the prompt of a request of `user`'s. Raises ApiError."""
 
+    async def tokenize(self, text: str, *, user: str) -> bytes:
+        """Return the ids of a text outside of any template. Raises ApiError."""
+
     async def operator_prefix(self, began: int) -> bytes:
         """Return the ids with which all prompts of conversations that began then start. Raises ApiError."""
 
@@ -80,6 +83,10 @@ class Conversations:
         """Return the number of tokens of the request's prompt, however long it is. Raises ApiError."""
         limit = self._limit if request.truncation == "auto" else 0
         return len((await self._build(request, previous, None, now=now, user=user, limit=limit)).ids)
+
+    async def tokenize(self, text: str, *, user: str) -> list[int]:
+        """Return the ids of a text that was cut out of an answer. Raises ApiError."""
+        return _unpacked(await self._workers.tokenize(text, user=user))
 
     async def public(self, ids: Sequence[int], began: int) -> int:
         """Return how many of `ids` come from the operator's instructions whatever follows them. Raises ApiError."""

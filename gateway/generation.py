@@ -11,7 +11,7 @@ from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started,
 from gateway.caller import Caller
 from gateway.detokenizer import Detokenizer
 from gateway.dispatcher import Placement
-from gateway.errors import EngineUnavailableError, InvalidRequestError
+from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.house import House
 from gateway.prepared import Prepared
 from gateway.protocol.events import Usage
@@ -34,7 +34,8 @@ class Generation:
         self.reason = ""
         """Why the engine ended it: stop, length or aborted; empty when none has."""
         self._house = house
-        self._vocabulary = house.model.vocabulary
+        self._tokens = house.model.tokens
+        self._user = caller.user
         self._prepared = prepared
         form = prepared.form
         self._request = Generate(
@@ -49,7 +50,7 @@ class Generation:
             stored=not request.forgotten,
         )
         self._on_text = on_text
-        self._detokenizer = Detokenizer(self._vocabulary.piece, request.stops)
+        self._detokenizer = Detokenizer(self._tokens.piece, request.stops)
         self._ids: list[int] = []
         self._untold: list[dict[str, Any]] = []
         """Log probabilities of tokens whose text is not certain yet."""
@@ -118,8 +119,8 @@ class Generation:
         if self._relay is not None:
             self._relay.abort()
 
-    def said(self, text: str) -> list[int]:
-        """The ids that stand for `text`, all that the user saw.
+    async def said(self, text: str) -> list[int] | None:
+        """Return the ids that stand for `text`, all that the user saw; None when they cannot be known now.
 
         They are the ids that the model emitted, up to a stop string when one cut it in the middle of a token, and while
         it runs up to what is held back: half a character, or what may begin a stop string.
@@ -128,10 +129,13 @@ class Generation:
             return self._ids
         visible, kept = text.encode(), 0
         for i, token in enumerate(self._ids):
-            size = len(self._vocabulary.piece(token))
+            size = len(self._tokens.piece(token))
             if kept + size > len(visible):
                 rest = visible[kept:].decode(errors="ignore")
-                return self._ids[:i] + self._vocabulary.tokenize(rest, special=False)
+                try:
+                    return self._ids[:i] + await self._house.conversations.tokenize(rest, user=self._user)
+                except ApiError:
+                    return None
             kept += size
         return self._ids
 
@@ -160,5 +164,5 @@ class Generation:
         return {**self._entry(token, logprob.value), "top_logprobs": top}
 
     def _entry(self, token: int, value: float) -> dict[str, Any]:
-        piece = self._vocabulary.piece(token) or self._vocabulary.text(token).encode()
+        piece = self._tokens.shown(token)
         return {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece)}

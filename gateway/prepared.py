@@ -78,9 +78,9 @@ def _check(house: House, request: ResponseCreate) -> None:
         raise ModelNotFoundError(
             f"the model {request.model} is not served here; {house.model.entry.name} is", param="model"
         )
-    if any(not 0 <= token < house.model.vocabulary.size for token in request.logit_bias or {}):
+    if any(not 0 <= token < house.model.tokens.size for token in request.logit_bias or {}):
         raise InvalidRequestError(
-            f"logit_bias: tokens are numbered from 0 to {house.model.vocabulary.size - 1}", param="logit_bias"
+            f"logit_bias: tokens are numbered from 0 to {house.model.tokens.size - 1}", param="logit_bias"
         )
 
 

@@ -11,12 +11,9 @@ from cache import CacheConfig
 from engine import (
     ANNEX_CELLS,
     WIDEST,
-    Dimensions,
     Mark,
-    Model,
     Plan,
     Sampling,
-    Vocabulary,
     WorkerConfig,
     mark,
     model_size,
@@ -24,17 +21,18 @@ from engine import (
 )
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.digests import model_digest
-from gateway.inspection import require_good
+from gateway.inspection import Description, describe
 from gateway.machine import total_memory
 from gateway.plans import planned
 from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
 from gateway.settings import Settings
+from gateway.token_table import TokenTable
 
 SEQUENCES = 32
 """Sequence numbers of one engine, running and remembered."""
-GATEWAY_BYTES = 150 << 20
-"""Bytes of the gateway itself, with the libraries and a vocabulary (measured, facts.md)."""
+GATEWAY_BYTES = 160 << 20
+"""Bytes of the gateway and its prompt workers with a vocabulary of 152 000 tokens (measured: 150 MB)."""
 OVERHEAD = 250 << 20
 """Bytes of an engine beside weights and cells: interpreter, libraries, vocabulary, contexts' buffers (measured)."""
 IDLE_CELLS = 2048
@@ -51,11 +49,11 @@ class ServedModel:
     entry: Entry
     created: int
     """When the file was written, in seconds of the epoch; the file may be gone later."""
-    vocabulary: Vocabulary
+    tokens: TokenTable
     template: str
     """Jinja source of the chat template."""
     mark: Mark
-    """The file's mark when its vocabulary was loaded."""
+    """The file's mark when it was read."""
     defaults: SamplingDefaults
     context: int
     """Tokens that a conversation may hold."""
@@ -121,41 +119,31 @@ class ServedModel:
         )
 
 
-def load(settings: Settings, *, remember: bool = True) -> ServedModel:
-    """Open the model of the settings. Raises ModelNotAvailableError, ModelLoadError or TemplateError.
-
-    A file that was never seen before is looked at in a child process first; `remember` in the state folder that it is
-    good.
-    """
+def load(settings: Settings) -> ServedModel:
+    """Read the model of the settings. Raises ModelNotAvailableError, ModelLoadError, TemplateError or OSError."""
     entry = find(settings.model)
-    if not entry.trusted:
-        require_good(entry.path, settings.state_dir, remember=remember)
     before = mark(entry.path)
-    model = Model(entry.path, vocab_only=True)
-    template = model.chat_template
-    if template is None:
-        raise ModelNotAvailableError(f"model: {entry.name} has no chat template, so it is no chat model")
-    dimensions = model.dimensions
-    if dimensions.trained_context == 0:
+    model = describe(entry.path)
+    if model.trained_context == 0:
         raise ModelNotAvailableError(
-            f"model: {entry.name} states no trained context ({dimensions.context_key} is 0 or missing), so that no "
+            f"model: {entry.name} states no trained context ({model.context_key} is 0 or missing), so that no "
             "request would fit: set that key in its file, or use another file of the model"
         )
-    context = min(settings.context, dimensions.trained_context)
+    context = min(settings.context, model.trained_context)
     plan = planned(entry.path, settings)
     engines = settings.engine_count if settings.engines != "auto" else _engines(plan)
     memory = _memory(settings, engines)
-    cells = _cells(memory - model_size(entry.path), context, dimensions)
+    cells = _cells(memory - model_size(entry.path), context, model)
     return ServedModel(
         entry=entry,
         created=int(entry.path.stat().st_mtime),
-        vocabulary=model.vocabulary,
-        template=template,
+        tokens=model.tokens,
+        template=model.template,
         mark=before,
-        defaults=sampling_defaults(entry, model),
+        defaults=sampling_defaults(entry, model.sampling),
         context=context,
         cells=cells,
-        cell_bytes=cells * dimensions.bytes_a_token + SEQUENCES * dimensions.bytes_a_sequence,
+        cell_bytes=cells * model.bytes_a_token + SEQUENCES * model.bytes_a_sequence,
         has_blocks=model.has_blocks,
         memory=memory,
         plan=plan.limited(engines),
@@ -173,12 +161,12 @@ def _memory(settings: Settings, engines: int) -> int:
     return min(total_memory() // 4 // engines, 1 << 30) if settings.engine_memory == "auto" else settings.engine_memory
 
 
-def _cells(memory: int, context: int, dimensions: Dimensions) -> int:
+def _cells(memory: int, context: int, model: Description) -> int:
     """Return the KV cells of one engine that has `memory` bytes beside its weights."""
     most = MOST_CONTEXTS * context
-    if dimensions.bytes_a_token == 0:  # the state of a recurrent model does not grow with its tokens
+    if model.bytes_a_token == 0:  # the state of a recurrent model does not grow with its tokens
         return most
-    cells = (memory - OVERHEAD - SEQUENCES * dimensions.bytes_a_sequence) // dimensions.bytes_a_token - ANNEX_CELLS
+    cells = (memory - OVERHEAD - SEQUENCES * model.bytes_a_sequence) // model.bytes_a_token - ANNEX_CELLS
     return max(context, min(cells, most))
 
 

@@ -158,17 +158,22 @@ class TurnRunner:
             said = self._answer.text
             if said != noted:
                 with suppress(StoreError):  # its end will tell
-                    await self._house.sessions.begin(self._caller.tenant, *self._beginning(said))
+                    await self._house.sessions.begin(self._caller.tenant, *await self._beginning(said))
                 noted = said
             await asyncio.sleep(NOTED_EVERY)
 
-    def _beginning(self, said: str) -> tuple[Turn, list[int] | None]:
+    async def _beginning(self, said: str) -> tuple[Turn, list[int] | None]:
         """What there is of it, and the ids that it can be continued with: until it says something it is only asked."""
         turn = self.record
         if not said:
             return turn, None
         response = {**turn.response, "usage": self._generation.usage.body()}
-        return replace(turn, response=response), self._prepared.context.ids + self._generation.said(said)
+        return replace(turn, response=response), await self._ids(said)
+
+    async def _ids(self, said: str) -> list[int] | None:
+        """Return the ids of the prompt and of what was said; None when they cannot be known now."""
+        ids = await self._generation.said(said)
+        return None if ids is None else self._prepared.context.ids + ids
 
     async def _place(self) -> Placement | None:
         """Wait for a place, telling the position as it changes; None when it was ended there."""
@@ -210,7 +215,7 @@ class TurnRunner:
         house, usage = self._house, self._generation.usage
         (*closing, last), status = self._last()
         self._tell(closing)
-        dropped = await self._keep(self._prepared.context.ids + self._generation.said(self._answer.text))
+        dropped = await self._keep(await self._ids(self._answer.text))
         if dropped:
             house.metrics.dropped_turns.inc(dropped)
             last["response"] = {**last["response"], "samovar": {"dropped_turns": dropped}}

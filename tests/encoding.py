@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine import Model
 from gateway.prompts.encoder import Encoder
-from gateway.prompts.messages import Encode, Encoded, OperatorPrefix, Refused
+from gateway.prompts.messages import Encode, Encoded, OperatorPrefix, Refused, Tokenize
 
 
 class LocalEncoder:
@@ -18,11 +18,16 @@ class LocalEncoder:
         assert user
         return self._run(job)
 
+    async def tokenize(self, text: str, *, user: str) -> bytes:
+        """As the workers do."""
+        assert user
+        return self._run(Tokenize(text)).ids
+
     async def operator_prefix(self, began: int) -> bytes:
         """As the workers do."""
         return self._run(OperatorPrefix(began)).operator
 
-    def _run(self, job: Encode | OperatorPrefix) -> Encoded:
+    def _run(self, job: Encode | Tokenize | OperatorPrefix) -> Encoded:
         reply = self._encoder.run(job)
         if isinstance(reply, Refused):
             raise reply.error()

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from engine import Model
 from gateway.cli import chat, doctor
 from gateway.cli.doctor import Doctor
 from gateway.cli.finding import Finding, Mark
@@ -23,7 +22,7 @@ from gateway.cli.prescriptions import TEXTS
 from gateway.settings import Settings, load
 from tests.certificates import make_certificate
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import write_tiny_mamba, write_tiny_model
 
 
 @pytest.fixture
@@ -85,10 +84,9 @@ def test_a_chat_template_that_fails_is_a_failure(settings: Settings, tmp_path: P
     assert (finding.mark, "template" in finding.text) == (Mark.FAIL, True)
 
 
-def test_a_model_whose_state_cannot_be_kept_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_whose_state_cannot_be_kept_is_a_warning(settings: Settings, tmp_path: Path) -> None:
     assert findings(settings)["cache"].mark is Mark.OK
-    monkeypatch.setattr(Model, "has_blocks", False)
-    finding = findings(settings)["cache"]
+    finding = findings(settings, model=str(write_tiny_mamba(tmp_path / "mamba.gguf")))["cache"]
     assert (finding.mark, "computed anew" in finding.text) == (Mark.WARN, True)
 
 

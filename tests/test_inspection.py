@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from engine import ModelLoadError, loaderrors
+from engine import Model, ModelLoadError, loaderrors
 from gateway import inspection
 from gateway.catalogue import ModelNotAvailableError
-from gateway.inspection import Verdict, inspect, require_good
+from gateway.inspection import Fault, describe, inspect
 from gateway.prompt import TemplateError
-from tests.running import CHILD_ENVIRONMENT, SAMOVAR
-from tests.tiny_model import write_tiny_model
+from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+from tests.tiny_model import CHAT_TEMPLATE, write_tiny_model
 
 # In the manner of Qwen3's: a namespace, messages from behind, and an empty thought where thinking is off.
 THINKING_TEMPLATE = """\
@@ -50,64 +50,43 @@ def with_template(tmp_path: Path, template: str) -> Path:
     return write_tiny_model(tmp_path / "model.gguf", template=template)
 
 
-def test_a_good_file_is_looked_at_once(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[Path] = []
-
-    def look(path: Path) -> Verdict:
-        looked.append(path)
-        return Verdict()
-
-    monkeypatch.setattr(inspection, "inspect", look)
-    model = tmp_path / "model.gguf"
-    model.write_bytes(tiny_model.read_bytes())
-    for _ in range(3):
-        require_good(model, tmp_path / "state", remember=True)
-    assert looked == [model]
-    os.utime(model, (1, 1))
-    require_good(model, tmp_path / "state", remember=True)
-    assert looked == [model, model]
+def fault_of(path: Path) -> Fault:
+    """Why the model cannot be served."""
+    fault = inspect(path)
+    assert isinstance(fault, Fault)
+    return fault
 
 
-def test_who_must_change_nothing_remembers_nothing(tmp_path: Path, tiny_model: Path) -> None:
-    require_good(tiny_model, tmp_path / "state", remember=False)
-    assert list(tmp_path.iterdir()) == []
+def test_a_description_holds_what_the_vocabulary_says(tiny_model: Path, model: Model) -> None:
+    found, vocabulary = describe(tiny_model), model.vocabulary
+    assert (found.template, found.trained_context, found.has_blocks) == (CHAT_TEMPLATE, 512, True)
+    assert (found.tokens.digest, found.tokens.size) == (vocabulary.digest, vocabulary.size)
+    for token in range(vocabulary.size):
+        assert found.tokens.piece(token) == vocabulary.bare_piece(token)
+        assert found.tokens.shown(token) == (vocabulary.bare_piece(token) or vocabulary.text(token).encode())
 
 
-def test_a_bad_file_is_not_remembered_and_no_more_than_a_few_are(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inspection, "inspect", lambda _: Verdict("unreadable", "no"))
-    with pytest.raises(ModelLoadError):
-        require_good(tiny_model, tmp_path, remember=True)
-    monkeypatch.setattr(inspection, "inspect", lambda _: Verdict())
-    for number in range(inspection.REMEMBERED + 5):
-        file = tmp_path / f"{number}.gguf"
-        file.write_bytes(b"")
-        require_good(file, tmp_path, remember=True)
-    assert (tmp_path / inspection.FILE).read_bytes().count(b".gguf") == inspection.REMEMBERED
-
-
-def test_a_memory_that_is_no_json_is_begun_anew(tmp_path: Path, tiny_model: Path) -> None:
-    (tmp_path / inspection.FILE).write_text("nonsense")
-    require_good(tiny_model, tmp_path, remember=True)
-    assert str(tiny_model) in (tmp_path / inspection.FILE).read_text()
+@pytest.mark.slow
+def test_a_gateway_never_loads_llama_cpp(tiny_server: Gateway) -> None:
+    tiny_server.post("/v1/responses", {"input": "x", "max_output_tokens": 1}).raise_for_status()
+    assert [file for file in tiny_server.process.memory_maps() if "llama" in file.path] == []
+    assert [file for engine in tiny_server.engines() for file in engine.memory_maps() if "libllama" in file.path]
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"),
+    ("kind", "error"),
     [("unreadable", ModelLoadError), ("template", TemplateError), ("no chat model", ModelNotAvailableError)],
 )
 def test_each_fault_is_the_error_that_serving_would_meet(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, fault: str, error: type[Exception]
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception]
 ) -> None:
-    verdict = Verdict(fault, "why")  # type: ignore[arg-type]
-    monkeypatch.setattr(inspection, "inspect", lambda _: verdict)
+    monkeypatch.setattr(inspection, "inspect", lambda _: Fault(kind, "why"))  # type: ignore[arg-type]
     with pytest.raises(error, match="why"):
-        require_good(tiny_model, tmp_path, remember=True)
+        describe(tiny_model)
 
 
 def test_a_template_with_thoughts_renders(tmp_path: Path) -> None:
-    assert inspect(with_template(tmp_path, THINKING_TEMPLATE)) == Verdict()
+    describe(with_template(tmp_path, THINKING_TEMPLATE))
 
 
 @pytest.mark.parametrize(
@@ -123,18 +102,18 @@ def test_a_template_with_thoughts_renders(tmp_path: Path) -> None:
     ],
 )
 def test_a_hostile_template_is_told_in_a_line(tmp_path: Path, template: str, said: str) -> None:
-    verdict = inspect(with_template(tmp_path, template))
-    assert verdict.fault == "template"
-    assert said in verdict.reason
-    assert "\n" not in verdict.reason
+    fault = fault_of(with_template(tmp_path, template))
+    assert fault.kind == "template"
+    assert said in fault.reason
+    assert "\n" not in fault.reason
 
 
 @pytest.mark.slow
 def test_a_template_that_never_ends_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     monkeypatch.setattr(inspection, "SECONDS", 3.0)
-    verdict = inspect(with_template(tmp_path, loops))
-    assert (verdict.fault, verdict.reason) == ("unreadable", "model.gguf took longer than 3 s to open")
+    fault = fault_of(with_template(tmp_path, loops))
+    assert (fault.kind, fault.reason) == ("unreadable", "model.gguf took longer than 3 s to open")
 
 
 @pytest.mark.slow
@@ -142,9 +121,9 @@ def test_a_truncated_file_is_unreadable_wherever_it_ends(tmp_path: Path, tiny_mo
     content, broken = tiny_model.read_bytes(), tmp_path / "broken.gguf"
     for length in (0, 3, 4, 12, 24, 100, 1000, 5000, len(content) // 2, len(content) - 1):
         broken.write_bytes(content[:length])
-        verdict = inspect(broken)
-        assert (verdict.fault, verdict.reason.count("\n"), length) == ("unreadable", 0, length)
-        assert "broken.gguf" in verdict.reason
+        fault = fault_of(broken)
+        assert (fault.kind, fault.reason.count("\n"), length) == ("unreadable", 0, length)
+        assert "broken.gguf" in fault.reason
 
 
 @pytest.mark.slow
@@ -167,10 +146,10 @@ def test_each_kind_of_file_that_is_no_model_has_its_own_reason(
 ) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(change(tiny_model.read_bytes()))
-    verdict = inspect(file)
-    assert verdict.fault == "unreadable"
-    assert verdict.reason.startswith("model.gguf can't be loaded: ")
-    assert reason in verdict.reason
+    fault = fault_of(file)
+    assert fault.kind == "unreadable"
+    assert fault.reason.startswith("model.gguf can't be loaded: ")
+    assert reason in fault.reason
 
 
 def test_a_reason_that_nobody_knows_is_llama_cpps_own(tiny_model: Path) -> None:
@@ -201,9 +180,9 @@ def test_a_damaged_or_random_file_is_one_line_or_still_a_model(tmp_path: Path, t
         for _ in range(chance.choice([1, 5, 50])):
             content[chance.randrange(8 if seed % 2 else 0, 6000)] ^= 1 << chance.randrange(8)
         damaged.write_bytes(content)
-        assert "\n" not in inspect(damaged).reason
+        assert "\n" not in getattr(inspect(damaged), "reason", "")
     damaged.write_bytes(b"GGUF\3\0\0\0" + chance.randbytes(5000))
-    assert inspect(damaged).fault == "unreadable"
+    assert fault_of(damaged).kind == "unreadable"
 
 
 @pytest.mark.slow

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from gateway import logs, served
+from gateway import served
 from gateway.cli import serve
 from gateway.settings import load
 from tests.running import CHILD_ENVIRONMENT
@@ -41,12 +41,11 @@ def test_a_context_that_no_memory_is_left_for_names_the_settings(tiny_model: Pat
 
 @pytest.mark.parametrize("missing", [0, 1])
 def test_serve_warns_where_not_even_one_engine_fits(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: int
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, missing: int
 ) -> None:
-    model = served.load(load({"model": str(tiny_model), "state_dir": str(tmp_path)}), remember=False)
+    model = served.load(load({"model": str(tiny_model), "state_dir": str(tmp_path)}))
     needed = model.footprint(1)
     monkeypatch.setattr(serve, "available_memory", lambda: needed - missing)
-    logs.configure()
-    serve._warn_of_memory(model)
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    with capture_logs() as lines:
+        serve._warn_of_memory(model)
     assert [line["needed_bytes"] for line in lines] == [needed] * missing

@@ -112,7 +112,7 @@ def test_a_recurrent_model_takes_bytes_a_sequence_instead_of_bytes_a_token() -> 
 
 def test_the_memory_plan_and_the_doctor_take_a_model_without_heads(mamba: Path, tmp_path: Path) -> None:
     settings = load({"model": str(mamba), "state_dir": str(tmp_path), "port": 0, "engines": 1})
-    model = served.load(settings, remember=False)
+    model = served.load(settings)
     assert (model.has_blocks, model.context) == (False, 512)
     assert model.cells >= model.context
     assert model.cell_bytes == served.SEQUENCES * Model(mamba, vocab_only=True).dimensions.bytes_a_sequence > 0

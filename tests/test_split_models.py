@@ -12,11 +12,11 @@ import pytest
 from engine import Model, digest, mark, model_files, model_path, model_size, split_fault
 from engine.errors import ModelLoadError
 from engine.modelfile import require_same
-from gateway import inspection, served
+from gateway import served
 from gateway.catalogue import ModelNotAvailableError, find
 from gateway.cli.models import rows
 from gateway.digests import model_digest
-from gateway.inspection import Verdict, inspect
+from gateway.inspection import Fault, describe, inspect
 from gateway.library import Library
 from gateway.settings import load as load_settings
 from tests.running import Gateway
@@ -57,10 +57,18 @@ def as_hub_cache(shards: list[Path], cache: Path) -> Path:
     return snapshot
 
 
+def reason(path: Path) -> str:
+    """Why the model cannot be served."""
+    fault = inspect(path)
+    assert isinstance(fault, Fault)
+    return fault.reason
+
+
 def test_a_split_model_is_loaded_with_all_its_shards(shards: list[Path]) -> None:
     assert [shard.name for shard in shards] == [f"tiny-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     Model(shards[0]).close()
-    assert (inspect(shards[0]).reason, split_fault(shards[0])) == ("", "")
+    describe(shards[0])
+    assert split_fault(shards[0]) == ""
     assert model_size(shards[0]) == sum(shard.stat().st_size for shard in shards)
 
 
@@ -83,24 +91,7 @@ def test_the_digest_of_a_single_file_is_its_sha256_whatever_its_name(tiny_model:
     for path in (tiny_model, alone):
         assert digest(path) == model_digest(path, tmp_path) == expected
         assert len(mark(path)) == 1
-    assert inspect(alone).fault == ""
-
-
-def test_a_model_is_inspected_again_when_a_later_shard_changes(
-    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked: list[Path] = []
-
-    def look(path: Path) -> Verdict:
-        looked.append(path)
-        return Verdict()
-
-    monkeypatch.setattr(inspection, "inspect", look)
-    for _ in range(2):
-        inspection.require_good(shards[0], tmp_path, remember=True)
-    os.utime(shards[2], (1, 1))
-    inspection.require_good(shards[0], tmp_path, remember=True)
-    assert looked == [shards[0]] * 2
+    describe(alone)
 
 
 def test_missing_shards_are_named(shards: list[Path]) -> None:
@@ -108,16 +99,14 @@ def test_missing_shards_are_named(shards: list[Path]) -> None:
     with pytest.raises(ModelNotAvailableError, match=r"tiny-00002-of-00003\.gguf is missing in"):
         find(str(shards[0]))
     shards[2].unlink()
-    assert "tiny-00002-of-00003.gguf: it can't be opened: No such file" in inspect(shards[0]).reason
+    assert "tiny-00002-of-00003.gguf: it can't be opened: No such file" in reason(shards[0])
 
 
 @pytest.mark.parametrize("length", [0, 100])
 def test_a_shard_whose_header_is_truncated_is_named(shards: list[Path], length: int) -> None:
     os.truncate(shards[1], length)
-    reason = inspect(shards[0]).reason
-    assert (
-        reason == f"{shards[0].name} can't be loaded: {shards[1].name}: it is incomplete or damaged: download it again"
-    )
+    said = "it is incomplete or damaged: download it again"
+    assert reason(shards[0]) == f"{shards[0].name} can't be loaded: {shards[1].name}: {said}"
 
 
 def test_a_later_shard_refers_to_the_first(shards: list[Path]) -> None:
@@ -128,13 +117,13 @@ def test_a_later_shard_refers_to_the_first(shards: list[Path]) -> None:
 def test_a_shard_of_another_model_is_named(shards: list[Path], tiny_model: Path) -> None:
     original = shards[1].read_bytes()
     shards[1].write_bytes(tiny_model.read_bytes())
-    assert f"{shards[1].name} is no part of a split model" in inspect(shards[0]).reason
+    assert f"{shards[1].name} is no part of a split model" in reason(shards[0])
     shards[1].write_bytes(shards[2].read_bytes())
-    assert f"{shards[1].name} states that it is part 3 of 3, not 2 of 3" in inspect(shards[0]).reason
+    assert f"{shards[1].name} states that it is part 3 of 3, not 2 of 3" in reason(shards[0])
     key = b"split.tensors.count" + int(gguf.GGUFValueType.INT32).to_bytes(4, "little")
     at = original.index(key) + len(key)
     shards[1].write_bytes(original[:at] + b"\x63" + original[at + 1 :])
-    assert f"{shards[1].name} belongs to another model than {shards[0].name}" in inspect(shards[0]).reason
+    assert f"{shards[1].name} belongs to another model than {shards[0].name}" in reason(shards[0])
 
 
 def test_a_split_model_in_a_hub_cache_is_found_by_its_links(shards: list[Path], tmp_path: Path) -> None:
@@ -142,7 +131,7 @@ def test_a_split_model_in_a_hub_cache_is_found_by_its_links(shards: list[Path], 
     first = as_hub_cache(shards, tmp_path / "hub") / shards[0].name
     entry = find(str(first))
     assert (entry.name, entry.path) == ("tiny-00001-of-00003", first)
-    assert inspect(entry.path).fault == ""
+    describe(entry.path)
     assert digest(entry.path) == was
     first.with_name(shards[2].name).resolve().unlink()  # a download that was cut
     with pytest.raises(ModelNotAvailableError, match=rf"{shards[2].name} is missing"):
@@ -155,7 +144,7 @@ def test_a_link_to_a_model_is_followed(shards: list[Path], tiny_model: Path, tmp
             link = tmp_path / name
             link.symlink_to(target)
             assert find(str(link)).path == model_path(link) == target.resolve()
-            assert inspect(find(str(link)).path).fault == ""
+            describe(find(str(link)).path)
             link.unlink()
 
 
@@ -171,7 +160,7 @@ def test_the_memory_plan_counts_all_shards(shards: list[Path], tiny_model: Path,
         memory = served.OVERHEAD + (2 << 20)
         flags = {"model": str(model), "state_dir": str(tmp_path), "engines": 1, "engine_memory": memory, "context": 512}
         settings = load_settings(flags)
-        return served.load(settings, remember=False)
+        return served.load(settings)
 
     whole, divided = load(tiny_model), load(shards[0])
     headers = abs(model_size(tiny_model) - model_size(shards[0]))

@@ -88,7 +88,7 @@ async def test_nothing_in_the_state_folder_is_for_other_users_of_the_machine(tmp
             plan = save(MEASURED, tiny_model, load({"state_dir": gateway.state}))
             assert {mode(gateway.state), mode(plan.parent)} == {0o700}
             assert open_to_others(gateway.state) == []
-            expected = {"cache.key", "conversations.db", "conversations.db-wal", "digests.json", "inspected.json"}
+            expected = {"cache.key", "conversations.db", "conversations.db-wal", "digests.json"}
             assert expected <= {*names(gateway.state)}
     finally:
         os.umask(before)

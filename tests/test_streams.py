@@ -121,7 +121,7 @@ def test_chinese_paths_work_in_the_c_locale(tmp_path: Path, tiny_model: Path, en
         assert model["id"] == "小"
         answer = gateway.post("/v1/responses", {"input": "Hi", "max_output_tokens": 2})
         assert answer.status_code == 200
-    assert (folder / "状态" / "inspected.json").exists()
+    assert (folder / "状态" / "conversations.db").exists()
 
 
 def test_a_path_that_is_no_utf_8_is_refused_in_one_line(tmp_path: Path, tiny_model: Path) -> None:

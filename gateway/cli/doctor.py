@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import http.client
 import re
-import secrets
 import shutil
 import socket
 import sqlite3
@@ -29,7 +28,7 @@ from gateway.cli.line import get
 from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import plain
 from gateway.machine import available_cores, available_memory, schedulable_cpus
-from gateway.prompt import Prompt, TemplateError
+from gateway.prompt import TemplateError
 from gateway.served import ServedModel, load
 from gateway.settings import Settings
 
@@ -92,10 +91,7 @@ class Doctor:
     def _model(self) -> Iterator[Finding]:
         name = self._settings.model
         try:
-            served = load(self._settings, remember=False)
-            prompt = Prompt(served.template, served.vocabulary, mark=lambda: secrets.token_hex(16))
-            prompt.whole(MESSAGE, date=lambda _: "")
-            prompt.follow_up(MESSAGE, date=lambda _: "")
+            served = load(self._settings)
         except ModelNotAvailableError as error:
             yield self._bad(Mark.FAIL, "model", "reason", "another_model", reason=str(error).removeprefix("model: "))
             return
@@ -107,7 +103,7 @@ class Doctor:
             return
         self._served = served
         size = _size(model_size(served.entry.path))
-        yield self._good("model", "opened", name=served.entry.name, size=size, vocabulary=served.vocabulary.size)
+        yield self._good("model", "opened", name=served.entry.name, size=size, vocabulary=served.tokens.size)
         yield self._languages(served)
         if not served.has_blocks:
             yield self._bad(Mark.WARN, "cache", "no_blocks", "model_with_blocks", name=served.entry.name)

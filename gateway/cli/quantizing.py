@@ -29,7 +29,7 @@ from engine import (
 from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.language import Phrases
-from gateway.inspection import require_good
+from gateway.inspection import describe
 from gateway.library import Library
 from gateway.prompt import TemplateError
 from gateway.settings import Settings, SettingsError
@@ -112,7 +112,7 @@ def make(say: Phrases, settings: Settings, options: Namespace) -> None:
     kind: str = options.type
     if kind not in QUANTIZATIONS:
         raise SettingsError(f"--type: {kind} is none of {', '.join(QUANTIZATIONS)}")
-    entry = _source(options.source, settings)
+    entry = _source(options.source)
     target = _target(say, entry, kind, options.output, force=options.force)
     console = Console(stderr=True, highlight=False)
     for warning in _warnings(say, entry, kind):
@@ -126,11 +126,11 @@ def make(say: Phrases, settings: Settings, options: Namespace) -> None:
     print(say("serve", model=target.stem if Library().own(target.stem) == target else target))
 
 
-def _source(source: str, settings: Settings) -> Entry:
+def _source(source: str) -> Entry:
     try:
         entry = find(source)
         if not entry.trusted:
-            require_good(entry.path, settings.state_dir, remember=True)
+            describe(entry.path)
     except (ModelNotAvailableError, TemplateError, EngineError, OSError) as error:
         raise CommandError(str(error)) from error
     return entry

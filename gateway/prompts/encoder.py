@@ -12,7 +12,7 @@ from typing import Final
 from engine import Vocabulary, common_prefix
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError
 from gateway.prompt import Prompt, TemplateError
-from gateway.prompts.messages import Encode, Encoded, Job, Refused
+from gateway.prompts.messages import Encode, Encoded, Job, OperatorPrefix, Refused, Tokenize
 from gateway.protocol.tools import Form, Format, JsonObject, JsonSchema, form
 from gateway.wording import Message, dump
 
@@ -34,7 +34,7 @@ class Encoder:
     def run(self, job: Job) -> Encoded | Refused:
         """Do one job. What the request is to blame for is a reply; any other exception is a fault of this program."""
         try:
-            return self._encode(job) if isinstance(job, Encode) else Encoded(b"", _packed(self._operator(job.began)))
+            return self._done(job)
         except ApiError as error:
             return Refused(error.code, error.message, error.param)
         except TemplateError as error:
@@ -45,6 +45,15 @@ class Encoder:
             return _refused(job, "the prompt takes too much memory; shorten the request")
         finally:
             self._tokenizer.clear()
+
+    def _done(self, job: Job) -> Encoded:
+        match job:
+            case Encode():
+                return self._encode(job)
+            case Tokenize():
+                return Encoded(_packed(self._vocabulary.tokenize(job.text, special=False)))
+            case OperatorPrefix():
+                return Encoded(b"", _packed(self._operator(job.began)))
 
     def _encode(self, job: Encode) -> Encoded:
         answer_form = form(job.tools, job.choice, job.format, job.places)

@@ -63,6 +63,12 @@ class Encode(msgspec.Struct, frozen=True, kw_only=True, tag="encode"):
     """Whether the oldest turns of a conversation that does not fit are dropped, down to half of `limit`."""
 
 
+class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
+    """Tokenize a text that no template surrounds; it cannot become control tokens."""
+
+    text: str
+
+
 class OperatorPrefix(msgspec.Struct, frozen=True, tag="operator_prefix"):
     """Return the tokens with which every prompt of a conversation that began then starts, whoever asks."""
 
@@ -121,7 +127,7 @@ class Unavailable(msgspec.Struct, frozen=True, tag="unavailable"):
 _ERRORS: Final = {
     error.code: error for error in (InvalidRequestError, ContextLengthExceededError, UnsupportedParameterError)
 }
-Job = Encode | OperatorPrefix
+Job = Encode | Tokenize | OperatorPrefix
 Reply = Serving | Encoded | Refused | Fault | Died | Unavailable
 
 encode_job: Final = msgspec.json.Encoder().encode

@@ -34,6 +34,7 @@ from gateway.prompts.messages import (
     Refused,
     Reply,
     Serving,
+    Tokenize,
     Unavailable,
 )
 from gateway.prompts.queue import JobQueue, Waiting
@@ -70,6 +71,10 @@ class PromptWorkers:
     async def encode(self, job: Encode, *, user: str) -> Encoded:
         """Return the prompt of a request of `user`'s. Raises ApiError."""
         return await self._submit(job, user)
+
+    async def tokenize(self, text: str, *, user: str) -> bytes:
+        """Return the ids of a text outside of any template. Raises ApiError."""
+        return (await self._submit(Tokenize(text), user)).ids
 
     async def operator_prefix(self, began: int) -> bytes:
         """Return the ids with which all prompts of conversations that began then start. Raises ApiError."""
