@@ -29,7 +29,7 @@ pictures: ## take the pictures in docs/ anew: the real page in Chromium, the boa
 	@exec sh deploy/setup.sh test -- sh -c '.venv/bin/python -m tests.pictures && .venv/bin/python -m tests.board_pictures'
 
 docs: ## write docs/configuration.md anew from the settings
-	$(DEV) sh -c '.venv/bin/python -m gateway.configuration > docs/configuration.md'
+	$(DEV) sh -c '.venv/bin/python -m gateway.config.documentation > docs/configuration.md'
 
 board: ## write Grafana's boards in grafana/dashboards/ anew from grafana/board.py
 	$(DEV) .venv/bin/python -m grafana

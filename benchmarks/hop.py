@@ -19,11 +19,11 @@ from benchmarks.figures import Figure, tell
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import machine
 from engine import Model
+from gateway.config.settings import load as settings
 from gateway.prompts.encoder import Encoder
 from gateway.prompts.messages import Encode, Encoded
 from gateway.prompts.pool import PromptWorkers
 from gateway.served import load
-from gateway.settings import load as settings
 
 TIMES: Final = 1000
 WARM_UP: Final = 50

@@ -13,8 +13,8 @@ from benchmarks.machine import cores
 from engine import Model, WorkerConfig, heuristic
 from engine.channel import Channel
 from engine.worker import Worker
+from gateway.config.settings import load as settings
 from gateway.served import SEQUENCES, load
-from gateway.settings import load as settings
 
 
 def configuration(path: Path) -> WorkerConfig:

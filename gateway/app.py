@@ -23,12 +23,13 @@ from engine import EnginePool, EngineProcess, State
 from gateway import served
 from gateway.admission import Admission
 from gateway.caller import caller_of
+from gateway.config.background import keep_up
+from gateway.config.settings import Settings
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.enginelog import EngineLog
 from gateway.errors import EngineUnavailableError
 from gateway.house import House, new_id
-from gateway.keepers import keep_up
 from gateway.metrics import Metrics
 from gateway.openapi import published
 from gateway.prompts.pool import PromptWorkers
@@ -36,7 +37,6 @@ from gateway.responses import STOPPING, Responses
 from gateway.roster import Roster
 from gateway.served import ServedModel
 from gateway.sessions import Sessions
-from gateway.settings import Settings
 from gateway.transport import chat
 from gateway.transport.bodies import unrouted
 from gateway.transport.callers import SUBPROTOCOL

@@ -10,7 +10,7 @@ import msgspec
 
 from engine import digest, file_mark
 from engine import file_digest as compute_digest
-from gateway.files import write_private
+from gateway.config.files import write_private
 
 _FILE: Final = "digests.json"
 

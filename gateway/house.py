@@ -11,6 +11,7 @@ from cache import Cache, PrefixCache
 from engine import EnginePool
 from gateway.activity import Activity
 from gateway.admission import Admission
+from gateway.config.settings import Settings
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.histories import Histories
@@ -20,7 +21,6 @@ from gateway.prompts.pool import PromptWorkers
 from gateway.roster import Roster
 from gateway.served import ServedModel
 from gateway.sessions import Sessions
-from gateway.settings import Settings
 
 
 @dataclass

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from engine import Plan, build_features, heuristic, model_size
+from gateway.config.files import write_private
+from gateway.config.machine import processor
+from gateway.config.settings import Settings
 from gateway.digests import model_digest
-from gateway.files import write_private
-from gateway.machine import processor
-from gateway.settings import Settings
 
 _FOLDER: Final = "plans"
 

@@ -20,13 +20,13 @@ from engine import (
     repacks_weights,
 )
 from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
+from gateway.config.machine import total_memory
+from gateway.config.settings import Settings
 from gateway.digests import model_digest
 from gateway.inspection import Description, describe
-from gateway.machine import total_memory
 from gateway.plans import planned
 from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
-from gateway.settings import Settings
 from gateway.token_table import TokenTable
 
 SEQUENCES = 32

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.configuration import EXAMPLE, markdown
-from gateway.settings import Settings, load
+from gateway.config.documentation import EXAMPLE, markdown
+from gateway.config.settings import Settings, load
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 

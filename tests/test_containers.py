@@ -24,7 +24,7 @@ import yaml
 
 from gateway.app import _handlers
 from gateway.cli import serve
-from gateway.settings import PREFIX, Settings, SettingsError, load
+from gateway.config.settings import PREFIX, Settings, SettingsError, load
 from tests.prometheus_server import promtool
 from tests.running import Gateway
 

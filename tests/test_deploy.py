@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.supervision import Supervisor
+from gateway.config.systemd import Supervisor
 from tests.confined import allowed, properties
 from tests.running import SAMOVAR, Gateway, said
 

@@ -19,7 +19,7 @@ from gateway.cli.doctor import Doctor
 from gateway.cli.finding import Finding, Mark
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.prescriptions import TEXTS
-from gateway.settings import Settings, load
+from gateway.config.settings import Settings, load
 from tests.certificates import make_certificate
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 from tests.tiny_model import write_tiny_mamba, write_tiny_model

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from engine import EnginePool, State, WorkerConfig
 from engine.resources import Meter
-from gateway.keepers import keep_up
+from gateway.config.background import keep_up
 from tests.plans import MEASURED
 
 
@@ -24,7 +24,7 @@ async def test_engines_are_unloaded_although_nothing_can_be_read_of_them(
         raise error
 
     monkeypatch.setattr("engine.pool.ROUND", 0.05)
-    monkeypatch.setattr("gateway.keepers.AGAIN", 0.05)
+    monkeypatch.setattr("gateway.config.background.AGAIN", 0.05)
     monkeypatch.setattr(Meter, "read", broken)
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1, idle_unload=0.3)
     [engine] = pool.engines

@@ -12,7 +12,7 @@ from gateway.cli.finding import Finding, Mark
 from gateway.cli.language import Phrases
 from gateway.cli.larder import Larder
 from gateway.cli.prescriptions import TEXTS
-from gateway.settings import SettingsError, load
+from gateway.config.settings import SettingsError, load
 from tests.redis_server import RedisServer
 
 KEYS = KeyRing.new()

@@ -19,11 +19,11 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway.app import build
 from gateway.caller import Caller
+from gateway.config.settings import load
 from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.responses import Running
-from gateway.settings import load
 from gateway.turn import NOTED_EVERY
 from gateway.unstored import Unstored
 from tests.running import Conversation, Gateway, said

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.machine import available_cores, total_memory
+from gateway.config.machine import available_cores, total_memory
 
 GIB = 1 << 30
 
@@ -16,7 +16,7 @@ GIB = 1 << 30
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The / of a machine of eight cores and 16 GiB, without limits."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr("gateway.machine._siblings", str)
+    monkeypatch.setattr("gateway.config.machine._siblings", str)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=16 * GIB))
     return tmp_path
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from gateway import served
 from gateway.cli import serve
-from gateway.settings import load
+from gateway.config.settings import load
 from tests.running import CHILD_ENVIRONMENT
 
 UNDER_A_LIMIT = """

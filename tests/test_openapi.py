@@ -20,8 +20,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gateway.app import build
+from gateway.config.settings import load
 from gateway.openapi import document
-from gateway.settings import load
 from tests.running import Gateway
 
 PAGES = {"/", "/page.json", "/monitor", "/monitor/metrics"}

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gateway.settings import load
+from gateway.config.settings import load
 from tests.prometheus_server import promtool
 from tests.readme import blocks
 

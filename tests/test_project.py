@@ -117,7 +117,7 @@ def test_rooms_meet_only_at_their_doors(path: Path) -> None:
         ("engine", "from cache.store import Store"),
         ("engine", "import gateway"),
         ("cache", "import engine"),
-        ("cache", "from gateway.settings import Settings"),
+        ("cache", "from gateway.config.settings import Settings"),
     ],
 )
 def test_a_way_around_a_door_is_seen(room: str, source: str) -> None:

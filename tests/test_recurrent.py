@@ -17,7 +17,7 @@ from gateway.cli.doctor import Doctor
 from gateway.cli.finding import Mark
 from gateway.cli.language import Phrases
 from gateway.cli.prescriptions import TEXTS
-from gateway.settings import load
+from gateway.config.settings import load
 from tests.cells import Cells
 from tests.plans import MEASURED
 from tests.tiny_model import write_tiny_mamba

@@ -14,9 +14,9 @@ import pytest
 
 from gateway.cli import Command, commands, main
 from gateway.cli.arguments import Parser
-from gateway.durations import parse_duration
-from gateway.machine import schedulable_cpus
-from gateway.settings import Settings, SettingsError, load
+from gateway.config.durations import parse_duration
+from gateway.config.machine import schedulable_cpus
+from gateway.config.settings import Settings, SettingsError, load
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR
 
 

@@ -15,10 +15,10 @@ from engine.modelfile import require_same
 from gateway import served
 from gateway.catalogue import ModelNotAvailableError, find
 from gateway.cli.models import rows
+from gateway.config.settings import load as load_settings
 from gateway.digests import model_digest
 from gateway.inspection import Fault, describe, inspect
 from gateway.library import Library
-from gateway.settings import load as load_settings
 from tests.running import Gateway
 from tests.tiny_model import write_tiny_model
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.settings import load
 from gateway.plans import save
-from gateway.settings import load
 from tests.plans import MEASURED
 from tests.running import Gateway, said
 

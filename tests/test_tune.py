@@ -10,8 +10,8 @@ import pytest
 from engine import WIDEST
 from gateway.cli import main
 from gateway.cli.curves import STEP, curves
+from gateway.config.settings import load
 from gateway.plans import planned, save
-from gateway.settings import load
 from tests.plans import MEASURED
 
 PNG = b"\x89PNG"

@@ -22,7 +22,7 @@ from typing import Final
 
 from gateway.cli.arguments import Parser, split
 from gateway.cli.streams import OutputError, complain, discard_output, prepare, require_unicode_paths
-from gateway.settings import Settings, SettingsError, load
+from gateway.config.settings import Settings, SettingsError, load
 
 SHARED: Final = ("state_dir", "cache")
 """Settings that every command takes."""

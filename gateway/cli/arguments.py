@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from gateway.settings import Settings, SettingsError
+from gateway.config.settings import Settings, SettingsError
 
 _SOURCES: Final = "also read from SAMOVAR_* and from samovar.toml; durations are seconds, or 90s, 15 min, 7 days"
 _SETTING: Final = "setting "

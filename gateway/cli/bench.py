@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.cli.arguments import Parser
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 SETTINGS: Final = ("model", "cores", "engines", "engine_memory", "context", "cache_key")
 

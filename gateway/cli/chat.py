@@ -16,7 +16,7 @@ from gateway.cli.answer import Answer, Tally
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.line import KeyNeededError, Line, RefusedError, UnreachableError, get
 from gateway.cli.screen import Screen, interrupts, plain
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 ATTEMPTS: Final = 3
 """How often a question is asked when the connection drops before any of its answer came."""

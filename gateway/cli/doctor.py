@@ -27,10 +27,10 @@ from gateway.cli.larder import Larder
 from gateway.cli.line import get
 from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import plain
-from gateway.machine import available_cores, available_memory, schedulable_cpus
+from gateway.config.machine import available_cores, available_memory, schedulable_cpus
+from gateway.config.settings import Settings
 from gateway.prompt import TemplateError
 from gateway.served import ServedModel, load
-from gateway.settings import Settings
 
 Values = Mapping[str, object]
 LEAST_DISK: Final = 1 << 30

@@ -21,8 +21,8 @@ from cache import KeyMismatchError, KeyRing, Ledger, StoreError
 from cache import shown as shown_url
 from gateway.caller import Limits, shown
 from gateway.cli import CommandError
-from gateway.durations import parse_duration
-from gateway.settings import Settings
+from gateway.config.durations import parse_duration
+from gateway.config.settings import Settings
 from gateway.user import User
 from gateway.users import UserError, Users, day, exist
 

@@ -22,7 +22,7 @@ from cache import (
 )
 from gateway.cli.finding import Finding, Mark
 from gateway.cli.language import Phrases
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - only looked at
 GOOD_POLICIES: Final = ("volatile-ttl", "volatile-lru", "allkeys-lru", "volatile-lfu", "allkeys-lfu")

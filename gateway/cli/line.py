@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.protocol import State
 
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 OPEN_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0

@@ -19,8 +19,8 @@ from gateway.catalogue import CATALOGUE, EMBEDDED, ModelNotAvailableError, Publi
 from gateway.cli import CommandError
 from gateway.cli.arguments import Parser
 from gateway.cli.language import Phrases, is_chinese
+from gateway.config.settings import Settings
 from gateway.library import Library
-from gateway.settings import Settings
 
 SETTINGS: Final = ("cores",)
 TEXTS: Final = {

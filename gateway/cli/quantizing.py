@@ -29,10 +29,10 @@ from engine import (
 from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.language import Phrases
+from gateway.config.settings import Settings, SettingsError
 from gateway.inspection import describe
 from gateway.library import Library
 from gateway.prompt import TemplateError
-from gateway.settings import Settings, SettingsError
 
 TEXTS: Final = {
     "quantizing": ("quantizing", "量化"),

@@ -23,12 +23,12 @@ from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
 from gateway.cli.keys import has_keys
 from gateway.cli.streams import OutputError, discard_output
-from gateway.machine import available_memory
+from gateway.config.machine import available_memory
+from gateway.config.settings import Settings
+from gateway.config.systemd import Supervisor
 from gateway.prompt import TemplateError
 from gateway.responses import Responses
-from gateway.settings import Settings
 from gateway.stages import Stages
-from gateway.supervision import Supervisor
 from gateway.transport.patience import Patient
 from gateway.transport.sockets import BoundedSocket
 

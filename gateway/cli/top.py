@@ -22,7 +22,7 @@ from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.line import pinned
 from gateway.cli.readings import Reading, Source, UnreadableError
 from gateway.cli.screen import plain
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 try:
     import termios

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.cli.arguments import Parser
-from gateway.durations import parse_duration
-from gateway.settings import Settings
+from gateway.config.durations import parse_duration
+from gateway.config.settings import Settings
 
 SETTINGS: Final = ("model", "cores", "engines")
 BUDGET: Final = 60.0

@@ -16,8 +16,8 @@ from gateway.catalogue import ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.curves import curves
 from gateway.cli.language import Phrases, is_chinese
+from gateway.config.settings import Settings
 from gateway.plans import planned, save
-from gateway.settings import Settings
 
 SEQUENCES: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 TEXTS: Final = {

@@ -25,9 +25,9 @@ from gateway.cli.benching.measuring import SHAPES, Measuring, Step
 from gateway.cli.benching.results import FULL, QUICK, Conditions, Effort, Results
 from gateway.cli.benching.subject import BenchError, Workshop
 from gateway.cli.language import Phrases, is_chinese
-from gateway.machine import processor, total_memory
+from gateway.config.machine import processor, total_memory
+from gateway.config.settings import Settings
 from gateway.plans import planned
-from gateway.settings import Settings
 
 MOST_SECONDS: Final = 1800
 """However slow the machine is."""

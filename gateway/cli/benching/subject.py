@@ -17,7 +17,7 @@ import psutil
 
 from engine import engines_of, environment, module_command
 from gateway.catalogue import CATALOGUE, Entry
-from gateway.settings import SQLITE, Settings
+from gateway.config.settings import SQLITE, Settings
 
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0

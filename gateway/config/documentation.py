@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.settings import PREFIX, Settings
+from gateway.config.settings import PREFIX, Settings
 
 EXAMPLE: Final = """\
 model = "qwen2.5-0.5b-instruct-q4_k_m"
@@ -23,7 +23,7 @@ _COMPUTED: Final = {
 }
 """Defaults that differ from machine to machine and from user to user."""
 _HEAD: Final = """\
-<!-- Written by `make docs` from gateway/settings.py. -->
+<!-- Written by `make docs` from gateway/config/settings.py. -->
 
 # Configuration · 配置
 

@@ -24,8 +24,8 @@ from pydantic_settings import (
 )
 
 from cache import KeyRing, check_url
-from gateway.durations import FORMS, parse_duration
-from gateway.machine import available_cores, schedulable_cpus
+from gateway.config.durations import FORMS, parse_duration
+from gateway.config.machine import available_cores, schedulable_cpus
 
 PREFIX: Final = "SAMOVAR_"
 CONFIG: Final = Path("samovar.toml")

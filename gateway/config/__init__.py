@@ -1,0 +1,1 @@
+"""The gateway's settings, and what this machine offers: memory, processors, a service manager."""
