@@ -17,7 +17,7 @@ from benchmarks.machine import machine
 from cache import Operation
 from engine import EnginePool, Stepped, WorkerConfig, heuristic, usage
 from gateway import errors
-from gateway.metrics import ANSWERING, ENDED_WELL, Metrics
+from gateway.observability.metrics import ANSWERING, ENDED_WELL, Metrics
 
 ENGINES: Final = 16
 SCRAPES: Final = 500

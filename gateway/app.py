@@ -27,10 +27,10 @@ from gateway.config.background import keep_up
 from gateway.config.settings import Settings
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
-from gateway.enginelog import EngineLog
 from gateway.errors import EngineUnavailableError
 from gateway.house import House, new_id
-from gateway.metrics import Metrics
+from gateway.observability.engine_log import EngineLog
+from gateway.observability.metrics import Metrics
 from gateway.openapi import published
 from gateway.prompts.pool import PromptWorkers
 from gateway.responses import STOPPING, Responses

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from cache import Cache, PrefixCache
 from engine import EnginePool
-from gateway.activity import Activity
 from gateway.admission import Admission
 from gateway.config.settings import Settings
 from gateway.conversation import Conversations
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.histories import Histories
 from gateway.holdoff import HoldOff
-from gateway.metrics import Metrics
+from gateway.observability.activity import Activity
+from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.roster import Roster
 from gateway.served import ServedModel

@@ -17,9 +17,9 @@ from gateway.errors import (
     ResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.faults import report
 from gateway.forgetting import delete, delete_here
 from gateway.house import House, new_id
+from gateway.observability.faults import report
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
 from gateway.sessions import Turn

@@ -18,9 +18,9 @@ from gateway.caller import Caller
 from gateway.dispatcher import Demand, Placement
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
 from gateway.fairness import Work
-from gateway.faults import report
 from gateway.generation import Generation
 from gateway.house import House, new_id
+from gateway.observability.faults import report
 from gateway.prepared import Prepared, prepare
 from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event, ResponseEvents

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.activity import WITHIN, Activity
+from gateway.observability.activity import WITHIN, Activity
 
 
 def test_a_conversation_counts_once_until_it_is_left_alone() -> None:

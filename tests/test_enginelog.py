@@ -7,8 +7,8 @@ from pathlib import Path
 from structlog.testing import capture_logs
 
 from engine import EngineProcess, WorkerConfig
-from gateway.enginelog import EngineLog
-from gateway.stages import Stages
+from gateway.observability.engine_log import EngineLog
+from gateway.observability.stages import Stages
 from tests.plans import MEASURED
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from gateway import logs
 from gateway.cli import main
+from gateway.observability import logs
 from tests.chatting import Terminal
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from cache import Operation
 from engine import StoreUsed
-from gateway.storemetrics import DOWN_SECONDS, StoreMetrics
+from gateway.observability.store_metrics import DOWN_SECONDS, StoreMetrics
 
 HIT = Operation("redis", "get", "hit", 0.004, 1000)
 SKIPPED = Operation("redis", "get", "skipped", 0.0, 0)

@@ -16,7 +16,7 @@ from gateway.cli.board import Board
 from gateway.cli.language import Phrases
 from gateway.cli.readings import Reading, increase, quantile, rate
 from gateway.cli.top import WORDS
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from tests.chatting import ENGLISH, Terminal
 from tests.reader import free_port
 from tests.running import SAMOVAR, Gateway

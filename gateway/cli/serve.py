@@ -17,7 +17,7 @@ import uvloop
 
 from cache import StoreError
 from engine import EngineError
-from gateway import logs, served
+from gateway import served
 from gateway.app import build
 from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
@@ -26,9 +26,10 @@ from gateway.cli.streams import OutputError, discard_output
 from gateway.config.machine import available_memory
 from gateway.config.settings import Settings
 from gateway.config.systemd import Supervisor
+from gateway.observability import logs
+from gateway.observability.stages import Stages
 from gateway.prompt import TemplateError
 from gateway.responses import Responses
-from gateway.stages import Stages
 from gateway.transport.patience import Patient
 from gateway.transport.sockets import BoundedSocket
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.faults import report
+from gateway.observability.faults import report
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.log import Reader

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.config.settings import LOOPBACK, Settings
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.roster import Roster
 from gateway.transport.callers import Callers
 from gateway.transport.doors import Doors

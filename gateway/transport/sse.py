@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.faults import report
+from gateway.observability.faults import report
 from gateway.protocol.events import Event, refusal
 from gateway.protocol.log import Reader
 from gateway.responses import Running

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.utils import ClientDisconnected
 
 from gateway.errors import InternalError
-from gateway.faults import report
+from gateway.observability.faults import report
 from gateway.transport.refusals import refuse
 
 SECURITY: Final = {

@@ -13,8 +13,8 @@ from starlette.websockets import WebSocket
 
 from gateway.caller import Caller
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
-from gateway.faults import as_api_error, report
 from gateway.house import new_id
+from gateway.observability.faults import as_api_error, report
 from gateway.protocol.events import Event, refusal, retold
 from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader

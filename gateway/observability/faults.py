@@ -14,7 +14,7 @@ log = structlog.get_logger("faults")
 
 FRAMES: Final = 30
 """Innermost frames of a stack that are logged; a recursion has a thousand."""
-_ROOT: Final = Path(__file__).parents[1]
+_ROOT: Final = Path(__file__).parents[2]
 
 
 def report(error: BaseException, request_id: str) -> InternalError:

@@ -11,8 +11,8 @@ from prometheus_client.exposition import generate_latest
 
 from engine import EnginePool, Stepped
 from gateway import errors
-from gateway.enginemetrics import EngineMetrics
-from gateway.storemetrics import StoreMetrics
+from gateway.observability.engine_metrics import EngineMetrics
+from gateway.observability.store_metrics import StoreMetrics
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 """Seconds: from a cached token on a fast machine to a long answer on a slow one."""
