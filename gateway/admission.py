@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
+from gateway.auth.rates import TokenRates
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError
 from gateway.fairness import Claim, Ledger, Work
-from gateway.rates import TokenRates
 
 R = TypeVar("R")
 P = TypeVar("P")

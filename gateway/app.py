@@ -22,7 +22,9 @@ from cache import Archive, Cache, KeyRing, StoreError
 from engine import EnginePool, EngineProcess, State
 from gateway import served
 from gateway.admission import Admission
-from gateway.caller import caller_of
+from gateway.auth.principal import caller_of
+from gateway.auth.registry import Roster
+from gateway.auth.users import Users
 from gateway.config.background import keep_up
 from gateway.config.settings import Settings
 from gateway.conversation import Conversations
@@ -34,7 +36,6 @@ from gateway.observability.metrics import Metrics
 from gateway.openapi import published
 from gateway.prompts.pool import PromptWorkers
 from gateway.responses import STOPPING, Responses
-from gateway.roster import Roster
 from gateway.served import ServedModel
 from gateway.sessions import Sessions
 from gateway.transport import chat
@@ -46,7 +47,6 @@ from gateway.transport.intake import Intake
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
 from gateway.transport.websocket import Connection
-from gateway.users import Users
 
 WEB: Final = Path(__file__).parent / "web"
 PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}

@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 
 PREFILL: Final = 0.2
 """What a prompt token costs in tokens of an answer: prompts are computed about five times faster (facts.md)."""

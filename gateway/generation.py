@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started, Tokens
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 from gateway.detokenizer import Detokenizer
 from gateway.dispatcher import Placement
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError

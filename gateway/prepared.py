@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cache import StoreError
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 from gateway.conversation import Context, Previous
 from gateway.errors import (
     InvalidRequestError,

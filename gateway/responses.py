@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from cache import StoreError
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 from gateway.errors import (
     ApiError,
     EngineUnavailableError,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from cache import StoreError
 from engine import EngineError
 from gateway.admission import Ticket
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 from gateway.dispatcher import Demand, Placement
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
 from gateway.fairness import Work

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admission import OVERTAKEN, Admission, Ticket
-from gateway.caller import Caller, Limits
+from gateway.auth.principal import Caller, Limits
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError, RateLimitExceededError
 from gateway.fairness import Work
 

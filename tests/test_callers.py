@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from gateway.roster import Roster
+from gateway.auth.registry import Roster
+from gateway.auth.users import Users
 from gateway.transport.callers import Callers
-from gateway.users import Users
 
 UNKNOWN = "smv_" + "x" * 43
 

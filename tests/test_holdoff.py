@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.auth.penalties import DEATHS, SECONDS, USERS, HoldOff
 from gateway.errors import EngineUnavailableError
-from gateway.holdoff import DEATHS, SECONDS, USERS, HoldOff
 from tests.clock import Clock
 
 

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from gateway.app import build
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 from gateway.config.settings import load
 from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox

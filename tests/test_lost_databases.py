@@ -15,7 +15,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from cache import Archive, Database, KeyMismatchError, KeyRing, Progress, StoreError
-from gateway.users import RECORD, Users, exist
+from gateway.auth.users import RECORD, Users, exist
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 from tests.stored_state import unpack
 

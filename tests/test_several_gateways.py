@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cache import KeyRing, Ledger
-from gateway.users import Users
+from gateway.auth.users import Users
 from tests.balancers import BALANCERS, Balancer, free_ports
 from tests.browsing import OpenPage, ask, ended
 from tests.redis_server import RedisServer

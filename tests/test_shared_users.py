@@ -20,10 +20,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from cache import KeyMismatchError, KeyRing, Ledger
-from gateway.caller import Limits
+from gateway.auth.principal import Limits
+from gateway.auth.user import Key
+from gateway.auth.users import Usage, UserError, Users, exist
 from gateway.cli import main
-from gateway.user import Key
-from gateway.users import Usage, UserError, Users, exist
 from tests.redis_server import RedisServer
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 

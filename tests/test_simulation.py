@@ -20,7 +20,7 @@ from engine.residents import Resident
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
 from gateway.admission import Admission, Ticket
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.fairness import Work
 from gateway.relay import MOST_DEATHS, Relay

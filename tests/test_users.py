@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.caller import ANONYMOUS, Caller, Limits
+from gateway.auth.principal import ANONYMOUS, Caller, Limits
+from gateway.auth.registry import Guest, Roster
+from gateway.auth.users import Usage, UserError, Users, exist, find
 from gateway.cli import main
 from gateway.errors import InvalidApiKeyError
-from gateway.roster import Guest, Roster
-from gateway.users import Usage, UserError, Users, exist, find
 
 KEY = re.compile(r"smv_[A-Za-z0-9_-]{43}")
 

@@ -19,12 +19,12 @@ from rich.table import Table
 
 from cache import KeyMismatchError, KeyRing, Ledger, StoreError
 from cache import shown as shown_url
-from gateway.caller import Limits, shown
+from gateway.auth.principal import Limits, shown
+from gateway.auth.user import User
+from gateway.auth.users import UserError, Users, day, exist
 from gateway.cli import CommandError
 from gateway.config.durations import parse_duration
 from gateway.config.settings import Settings
-from gateway.user import User
-from gateway.users import UserError, Users, day, exist
 
 SETTINGS: Final = ()
 _AWAY: Final = "other gateways hear of changes from this one, when it serves and that is back"

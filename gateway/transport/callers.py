@@ -13,11 +13,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache import StoreError
-from gateway.caller import ANONYMOUS, Caller
+from gateway.auth.principal import ANONYMOUS, Caller
+from gateway.auth.registry import Guest, Roster
+from gateway.auth.users import PREFIX
 from gateway.errors import ApiError, ConnectionLimitError, InvalidApiKeyError, RateLimitExceededError
-from gateway.roster import Guest, Roster
 from gateway.transport.refusals import refuse
-from gateway.users import PREFIX
 
 SUBPROTOCOL: Final = "samovar"
 """What a browser offers, and is given, beside its key."""

@@ -7,9 +7,9 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from gateway.auth.registry import Roster
 from gateway.config.settings import LOOPBACK, Settings
 from gateway.observability.metrics import Metrics
-from gateway.roster import Roster
 from gateway.transport.callers import Callers
 from gateway.transport.doors import Doors
 from gateway.transport.proxies import Proxies

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.websockets import WebSocket
 
-from gateway.caller import ANONYMOUS, Caller
+from gateway.auth.principal import ANONYMOUS, Caller
 from gateway.protocol.lanes import Backlog
 
 

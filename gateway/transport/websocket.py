@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from starlette.websockets import WebSocket
 
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
 from gateway.house import new_id
 from gateway.observability.faults import as_api_error, report

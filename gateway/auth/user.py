@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.caller import Limits
+from gateway.auth.principal import Limits
 
 
 class Key(msgspec.Struct, frozen=True):

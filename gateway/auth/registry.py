@@ -13,11 +13,11 @@ from typing import Final
 import structlog
 
 from cache import StoreError
-from gateway.caller import ANONYMOUS, Caller
+from gateway.auth.principal import ANONYMOUS, Caller
+from gateway.auth.rates import MessageRates
+from gateway.auth.user import User
+from gateway.auth.users import Usage, Users, UsersLostError, find
 from gateway.errors import InvalidApiKeyError, StoreUnavailableError
-from gateway.rates import MessageRates
-from gateway.user import User
-from gateway.users import Usage, Users, UsersLostError, find
 
 EVERY: Final = 1.0
 """Seconds between two looks for changes, and between two writings of what was used."""

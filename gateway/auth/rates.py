@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.caller import Caller
+from gateway.auth.principal import Caller
 from gateway.errors import RateLimitExceededError
 from gateway.fairness import Work
 

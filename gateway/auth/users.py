@@ -19,8 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from cache import Database, Ledger, StoreError
-from gateway.caller import Limits
-from gateway.user import Key, Use, User
+from gateway.auth.principal import Limits
+from gateway.auth.user import Key, Use, User
 
 FILE: Final = "users.db"
 RECORD: Final = "keys.required"

@@ -1,0 +1,1 @@
+"""Users, their API keys, and the limits on what they may ask for."""
