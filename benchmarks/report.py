@@ -61,8 +61,8 @@ Kernels take rows by four: a step is filled up with rows of nothing where that m
 and saves is under *crowd* below.
 
 *Long prompts beside answers*: llama-server computes them first, in its widest steps, and everybody else waits for that.
-Samovar has those who read along go on in another engine (`gateway/dispatcher.py`), which leaves the prompt one engine
-and its share of the cores. What that costs either of them is under *prompts* below.
+Samovar has those who read along go on in another engine (`gateway/scheduling/dispatcher.py`), which leaves the prompt
+one engine and its share of the cores. What that costs either of them is under *prompts* below.
 
 *Documents*: llama-server computes the prompts of all before anybody reads a word, and then all answers in lockstep,
 which makes the fullest steps there are. Samovar lets the first read while others' prompts are computed: compare the

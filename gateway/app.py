@@ -21,14 +21,12 @@ from starlette.websockets import WebSocket
 from cache import Archive, Cache, KeyRing, StoreError
 from engine import EnginePool, EngineProcess, State
 from gateway import served
-from gateway.admission import Admission
 from gateway.auth.principal import caller_of
 from gateway.auth.registry import Roster
 from gateway.auth.users import Users
 from gateway.config.background import keep_up
 from gateway.config.settings import Settings
 from gateway.conversation import Conversations
-from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.errors import EngineUnavailableError
 from gateway.house import House, new_id
 from gateway.observability.engine_log import EngineLog
@@ -36,6 +34,8 @@ from gateway.observability.metrics import Metrics
 from gateway.openapi import published
 from gateway.prompts.pool import PromptWorkers
 from gateway.responses import STOPPING, Responses
+from gateway.scheduling.admission import Admission
+from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.served import ServedModel
 from gateway.sessions import Sessions
 from gateway.transport import chat

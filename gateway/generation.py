@@ -10,13 +10,13 @@ from typing import Any
 from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started, Tokens
 from gateway.auth.principal import Caller
 from gateway.detokenizer import Detokenizer
-from gateway.dispatcher import Placement
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.house import House
 from gateway.prepared import Prepared
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
 from gateway.relay import Relay
+from gateway.scheduling.dispatcher import Placement
 
 
 class Generation:

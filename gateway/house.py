@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 from cache import Cache, PrefixCache
 from engine import EnginePool
-from gateway.admission import Admission
 from gateway.auth.penalties import HoldOff
 from gateway.auth.registry import Roster
 from gateway.config.settings import Settings
 from gateway.conversation import Conversations
-from gateway.dispatcher import Demand, Dispatcher, Placement
 from gateway.histories import Histories
 from gateway.observability.activity import Activity
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
+from gateway.scheduling.admission import Admission
+from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.served import ServedModel
 from gateway.sessions import Sessions
 

@@ -13,12 +13,12 @@ from gateway.errors import (
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.fairness import Work
 from gateway.histories import Known
 from gateway.house import House, new_id
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import Form
+from gateway.scheduling.fair_queue import Work
 from gateway.unstored import Unstored
 
 

@@ -27,7 +27,7 @@ from engine import (
     Started,
     Tokens,
 )
-from gateway.dispatcher import Dispatcher, Placement
+from gateway.scheduling.dispatcher import Dispatcher, Placement
 
 MOST_DEATHS: Final = 2
 """A request whose engines died so often is what kills them."""

@@ -13,11 +13,8 @@ from msgspec.structs import replace
 
 from cache import StoreError
 from engine import EngineError
-from gateway.admission import Ticket
 from gateway.auth.principal import Caller
-from gateway.dispatcher import Demand, Placement
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
-from gateway.fairness import Work
 from gateway.generation import Generation
 from gateway.house import House, new_id
 from gateway.observability.faults import report
@@ -26,6 +23,9 @@ from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event, ResponseEvents
 from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
+from gateway.scheduling.admission import Ticket
+from gateway.scheduling.dispatcher import Demand, Placement
+from gateway.scheduling.fair_queue import Work
 from gateway.sessions import Turn
 from gateway.unstored import Unstored
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admission import OVERTAKEN, Admission, Ticket
 from gateway.auth.principal import Caller, Limits
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError, RateLimitExceededError
-from gateway.fairness import Work
+from gateway.scheduling.admission import OVERTAKEN, Admission, Ticket
+from gateway.scheduling.fair_queue import Work
 
 TURN = Work(20, 50)
 BATCH = Work(2000, 800)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import WIDEST, EngineProcess, State, WorkerConfig
-from gateway.dispatcher import Demand, Dispatcher, Placement
+from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from tests.plans import MEASURED
 
 

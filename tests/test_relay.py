@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from engine import Answer, EngineDiedError, EngineError, Finished, Generate, ModelLoadError, Sampling, Started, Tokens
-from gateway.dispatcher import Demand, Placement
 from gateway.relay import Relay
+from gateway.scheduling.dispatcher import Demand, Placement
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 FAILED = Finished(0, "failed", "llama_decode returned 1")

@@ -19,11 +19,11 @@ from engine import Answer, EngineDiedError, Finished, Generate, ModelLoadError, 
 from engine.residents import Resident
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
-from gateway.admission import Admission, Ticket
 from gateway.auth.principal import Caller
-from gateway.dispatcher import Demand, Dispatcher, Placement
-from gateway.fairness import Work
 from gateway.relay import MOST_DEATHS, Relay
+from gateway.scheduling.admission import Admission, Ticket
+from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
+from gateway.scheduling.fair_queue import Work
 from tests.plans import MEASURED
 
 CORES, ENGINES, CELLS = 2, 3, 1200
@@ -266,7 +266,7 @@ def test_no_request_is_lost_doubled_or_left_whatever_comes_aborts_or_crashes(eve
         patch.setattr("gateway.relay.PAUSE", 0)
         patch.setattr("gateway.relay.WAIT", 0)
         patch.setattr("gateway.relay.MOST_WAITS", 1_000_000)
-        patch.setattr("gateway.dispatcher.REST", 0)
+        patch.setattr("gateway.scheduling.dispatcher.REST", 0)
         asyncio.run(live(events))
 
 

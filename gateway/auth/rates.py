@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.auth.principal import Caller
 from gateway.errors import RateLimitExceededError
-from gateway.fairness import Work
+from gateway.scheduling.fair_queue import Work
 
 SWEEP: Final = 1024
 """Buckets kept before those that are full again are forgotten."""

@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 from gateway.auth.principal import Caller
 from gateway.auth.rates import TokenRates
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError
-from gateway.fairness import Claim, Ledger, Work
+from gateway.scheduling.fair_queue import Claim, Ledger, Work
 
 R = TypeVar("R")
 P = TypeVar("P")
