@@ -20,7 +20,7 @@ import msgspec
 
 from engine import Model, ModelLoadError, Vocabulary, environment, module_command, split_fault
 from gateway.catalogue import SAMPLING_KEYS, ModelNotAvailableError
-from gateway.prompt import Prompt, TemplateError
+from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.token_table import TokenTable
 
 SECONDS: Final = 20.0

@@ -6,8 +6,8 @@ import llama_cpp
 import pytest
 
 from engine import Model
-from gateway.bos import beginning
-from gateway.prompt import Prompt
+from gateway.prompts.bos import beginning
+from gateway.prompts.chat_template import Prompt
 from tests.tiny_model import CHAT_TEMPLATE, write_tiny_model
 
 BOS = "<|endoftext|>"

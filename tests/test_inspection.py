@@ -15,7 +15,7 @@ from engine import Model, ModelLoadError, loaderrors
 from gateway import inspection
 from gateway.catalogue import ModelNotAvailableError
 from gateway.inspection import Fault, describe, inspect
-from gateway.prompt import TemplateError
+from gateway.prompts.chat_template import TemplateError
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 from tests.tiny_model import CHAT_TEMPLATE, write_tiny_model
 

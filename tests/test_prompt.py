@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine import Model
 from gateway.catalogue import EMBEDDED, find
 from gateway.detokenizer import Detokenizer
-from gateway.prompt import Prompt, TemplateError
+from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.wording import Message
 from tests.tiny_model import CHAT_TEMPLATE, SPECIAL
 

@@ -29,7 +29,7 @@ from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import plain
 from gateway.config.machine import available_cores, available_memory, schedulable_cpus
 from gateway.config.settings import Settings
-from gateway.prompt import TemplateError
+from gateway.prompts.chat_template import TemplateError
 from gateway.served import ServedModel, load
 
 Values = Mapping[str, object]

@@ -32,7 +32,7 @@ from gateway.cli.language import Phrases
 from gateway.config.settings import Settings, SettingsError
 from gateway.inspection import describe
 from gateway.library import Library
-from gateway.prompt import TemplateError
+from gateway.prompts.chat_template import TemplateError
 
 TEXTS: Final = {
     "quantizing": ("quantizing", "量化"),

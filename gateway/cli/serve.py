@@ -28,7 +28,7 @@ from gateway.config.settings import Settings
 from gateway.config.systemd import Supervisor
 from gateway.observability import logs
 from gateway.observability.stages import Stages
-from gateway.prompt import TemplateError
+from gateway.prompts.chat_template import TemplateError
 from gateway.responses import Responses
 from gateway.transport.patience import Patient
 from gateway.transport.sockets import BoundedSocket

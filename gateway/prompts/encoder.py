@@ -11,7 +11,7 @@ from typing import Final
 
 from engine import Vocabulary, common_prefix
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError
-from gateway.prompt import Prompt, TemplateError
+from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.prompts.messages import Encode, Encoded, Job, OperatorPrefix, Refused, Tokenize
 from gateway.protocol.tools import Form, Format, JsonObject, JsonSchema, form
 from gateway.wording import Message, dump

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from engine import Model, ModelLoadError, mark
-from gateway.prompt import TemplateError
 from gateway.prompts import messages
+from gateway.prompts.chat_template import TemplateError
 from gateway.prompts.encoder import Encoder
 from gateway.prompts.messages import HEAD, Configuration, Died, Fault, Reply, Serving, Unavailable
 

@@ -20,7 +20,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gateway.bos import beginning
+from gateway.prompts.bos import beginning
 from gateway.wording import OPENING, Message, Tool, in_words, with_tools
 
 _KEPT: Final = frozenset(
