@@ -26,7 +26,8 @@ from gateway.auth.registry import Roster
 from gateway.auth.users import Users
 from gateway.config.background import keep_up
 from gateway.config.settings import Settings
-from gateway.conversation import Conversations
+from gateway.conversations.prompt_builder import Conversations
+from gateway.conversations.turns import Sessions
 from gateway.errors import EngineUnavailableError
 from gateway.house import House, new_id
 from gateway.observability.engine_log import EngineLog
@@ -37,7 +38,6 @@ from gateway.responses import STOPPING, Responses
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.served import ServedModel
-from gateway.sessions import Sessions
 from gateway.transport import chat
 from gateway.transport.bodies import unrouted
 from gateway.transport.callers import SUBPROTOCOL

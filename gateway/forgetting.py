@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from cache import StoreError
+from gateway.conversations.turns import Turn
 from gateway.house import House
-from gateway.sessions import Turn
 
 
 @dataclass(frozen=True)

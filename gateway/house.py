@@ -12,15 +12,15 @@ from engine import EnginePool
 from gateway.auth.penalties import HoldOff
 from gateway.auth.registry import Roster
 from gateway.config.settings import Settings
-from gateway.conversation import Conversations
-from gateway.histories import Histories
+from gateway.conversations.histories import Histories
+from gateway.conversations.prompt_builder import Conversations
+from gateway.conversations.turns import Sessions
 from gateway.observability.activity import Activity
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.served import ServedModel
-from gateway.sessions import Sessions
 
 
 @dataclass

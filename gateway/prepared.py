@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from cache import StoreError
 from gateway.auth.principal import Caller
-from gateway.conversation import Context, Previous
+from gateway.conversations.histories import Known
+from gateway.conversations.prompt_builder import Context, Previous
+from gateway.conversations.unstored import Unstored
 from gateway.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.histories import Known
 from gateway.house import House, new_id
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import Form
 from gateway.scheduling.fair_queue import Work
-from gateway.unstored import Unstored
 
 
 @dataclass(frozen=True)

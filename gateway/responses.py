@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from cache import StoreError
 from gateway.auth.principal import Caller
+from gateway.conversations.turns import Turn
+from gateway.conversations.unstored import Unstored
 from gateway.errors import (
     ApiError,
     EngineUnavailableError,
@@ -22,9 +24,7 @@ from gateway.house import House, new_id
 from gateway.observability.faults import report
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
-from gateway.sessions import Turn
 from gateway.turn import TurnRunner
-from gateway.unstored import Unstored
 
 KEPT_BYTES: Final = 64 << 20
 """Bytes of ended responses' events that are kept for those who come back; the oldest go."""

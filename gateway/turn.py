@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from cache import StoreError
 from engine import EngineError
 from gateway.auth.principal import Caller
+from gateway.conversations.turns import Turn
+from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
 from gateway.generation import Generation
 from gateway.house import House, new_id
@@ -26,8 +28,6 @@ from gateway.protocol.requests import ResponseCreate
 from gateway.scheduling.admission import Ticket
 from gateway.scheduling.dispatcher import Demand, Placement
 from gateway.scheduling.fair_queue import Work
-from gateway.sessions import Turn
-from gateway.unstored import Unstored
 
 log = structlog.get_logger("responses")
 

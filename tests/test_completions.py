@@ -13,8 +13,8 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from gateway.conversations.histories import TENANT_TOKENS, TENANTS, Histories
 from gateway.errors import ApiError
-from gateway.histories import TENANT_TOKENS, TENANTS, Histories
 from gateway.protocol.chat import ChatCreate, Stateless, read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.items import input_item, messages

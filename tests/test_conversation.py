@@ -9,11 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from engine import Model
-from gateway.conversation import Context, Conversations
+from gateway.conversations.prompt_builder import Context, Conversations
+from gateway.conversations.turns import Turn
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.protocol.items import messages, text_item
 from gateway.protocol.requests import ResponseCreate, parse
-from gateway.sessions import Turn
 from tests.encoding import LocalEncoder
 from tests.tiny_model import CHAT_TEMPLATE
 

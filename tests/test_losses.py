@@ -20,12 +20,12 @@ from websockets.exceptions import ConnectionClosed
 from gateway.app import build
 from gateway.auth.principal import Caller
 from gateway.config.settings import load
+from gateway.conversations.unstored import Unstored
 from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.responses import Running
 from gateway.turn import NOTED_EVERY
-from gateway.unstored import Unstored
 from tests.running import Conversation, Gateway, said
 
 # Byte 65 is the letter A; without a bias a random model may end its answer at any token.

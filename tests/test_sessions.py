@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from cache import Archive, KeyRing, StoreError
+from gateway.conversations.turns import Sessions, Turn
 from gateway.protocol.items import text_item
-from gateway.sessions import Sessions, Turn
 
 TURN = Turn(
     id="resp_1",

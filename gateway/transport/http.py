@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.auth.principal import caller_of
+from gateway.conversations.unstored import Unstored
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
 from gateway.prepared import count
 from gateway.protocol.events import retold
@@ -22,7 +23,6 @@ from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.responses import Responses, Running
 from gateway.transport.bodies import answering, departure, error_answer, json_body, query
 from gateway.transport.sse import EventStream, frame, frames
-from gateway.unstored import Unstored
 
 CANCEL_SECONDS: Final = 10.0
 """How long a cancelled response may take to end; a step, if all is well."""

@@ -12,6 +12,7 @@ import structlog
 from starlette.websockets import WebSocket
 
 from gateway.auth.principal import Caller
+from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
 from gateway.house import new_id
 from gateway.observability.faults import as_api_error, report
@@ -36,7 +37,6 @@ from gateway.protocol.steering import (
 from gateway.responses import STOPPING, Responses, Running
 from gateway.transport.intake import Intake, owner
 from gateway.transport.sending import Sender
-from gateway.unstored import Unstored
 
 log = structlog.get_logger("websocket")
 

@@ -10,13 +10,13 @@ from typing import Protocol
 import msgspec
 
 from engine import common_prefix
+from gateway.conversations.histories import Known
+from gateway.conversations.turns import Turn
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
-from gateway.histories import Known
 from gateway.prompts.messages import Encode, Encoded
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import Form
-from gateway.sessions import Turn
 
 Previous = tuple[Turn, list[int] | None]
 """A turn and the ids that it ended with, where they are still good."""

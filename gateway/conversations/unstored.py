@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 from engine import EngineProcess
-from gateway.sessions import Turn
+from gateway.conversations.turns import Turn
 
 KEPT: Final = 64
 """Turns that one connection can still continue; the oldest go."""

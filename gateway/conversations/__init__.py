@@ -1,0 +1,1 @@
+"""What was said: stored turns, unstored ones, and how a prompt is built from them."""
