@@ -20,10 +20,10 @@ from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import machine
 from engine import Model
 from gateway.config.settings import load as settings
+from gateway.models.served import load
 from gateway.prompts.encoder import Encoder
 from gateway.prompts.messages import Encode, Encoded
 from gateway.prompts.pool import PromptWorkers
-from gateway.served import load
 
 TIMES: Final = 1000
 WARM_UP: Final = 50

@@ -20,7 +20,6 @@ from starlette.websockets import WebSocket
 
 from cache import Archive, Cache, KeyRing, StoreError
 from engine import EnginePool, EngineProcess, State
-from gateway import served
 from gateway.auth.principal import caller_of
 from gateway.auth.registry import Roster
 from gateway.auth.users import Users
@@ -30,6 +29,8 @@ from gateway.conversations.prompt_builder import Conversations
 from gateway.conversations.turns import Sessions
 from gateway.errors import EngineUnavailableError
 from gateway.house import House, new_id
+from gateway.models import served
+from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
 from gateway.observability.metrics import Metrics
 from gateway.openapi import published
@@ -37,7 +38,6 @@ from gateway.prompts.pool import PromptWorkers
 from gateway.responses import STOPPING, Responses
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
-from gateway.served import ServedModel
 from gateway.transport import chat
 from gateway.transport.bodies import unrouted
 from gateway.transport.callers import SUBPROTOCOL

@@ -15,12 +15,12 @@ from gateway.config.settings import Settings
 from gateway.conversations.histories import Histories
 from gateway.conversations.prompt_builder import Conversations
 from gateway.conversations.turns import Sessions
+from gateway.models.served import ServedModel
 from gateway.observability.activity import Activity
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
-from gateway.served import ServedModel
 
 
 @dataclass

@@ -40,7 +40,7 @@ def test_every_child_is_started_by_the_one_function() -> None:
         "engine.quantization",
         "engine.quality",
         "engine.stopwatch",
-        "gateway.inspection",
+        "gateway.models.inspection",
     } <= CHILDREN
     users = {path.relative_to(ROOT).as_posix() for path in SOURCES if "sys.executable" in path.read_text()}
     assert users == {"engine/child.py", "gateway/cli/streams.py"}  # the second starts no child: it runs itself again

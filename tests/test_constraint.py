@@ -12,7 +12,7 @@ from engine.constraint import SLICE, Grammars
 from engine.errors import GrammarError
 from engine.llama import GrammarState
 from engine.sampler import Sampler
-from gateway.catalogue import EMBEDDED, find
+from gateway.models.catalogue import EMBEDDED, find
 
 CHOICE = 'root ::= "茶" [0-9]{2,4} | "coffee"'
 

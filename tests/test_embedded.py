@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.catalogue import GET_QWEN
+from gateway.models.catalogue import GET_QWEN
 from tests.running import Gateway, said
 
 pytestmark = pytest.mark.slow

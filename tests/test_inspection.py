@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from engine import Model, ModelLoadError, loaderrors
-from gateway import inspection
-from gateway.catalogue import ModelNotAvailableError
-from gateway.inspection import Fault, describe, inspect
+from gateway.models import inspection
+from gateway.models.catalogue import ModelNotAvailableError
+from gateway.models.inspection import Fault, describe, inspect
 from gateway.prompts.chat_template import TemplateError
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 from tests.tiny_model import CHAT_TEMPLATE, write_tiny_model

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import served
 from gateway.cli import serve
 from gateway.config.settings import load
+from gateway.models import served
 from tests.running import CHILD_ENVIRONMENT
 
 UNDER_A_LIMIT = """

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from gateway.catalogue import CATALOGUE, EMBEDDED, RECOMMENDED, ModelNotAvailableError, Published, find
 from gateway.cli import main
-from gateway.hub import PullError, pull
-from gateway.library import Library, Record
+from gateway.models.catalogue import CATALOGUE, EMBEDDED, RECOMMENDED, ModelNotAvailableError, Published, find
+from gateway.models.hub import PullError, pull
+from gateway.models.library import Library, Record
 from tests.hub import REVISION, Hub
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Model
-from gateway.catalogue import EMBEDDED, find
 from gateway.detokenizer import Detokenizer
+from gateway.models.catalogue import EMBEDDED, find
 from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.wording import Message
 from tests.tiny_model import CHAT_TEMPLATE, SPECIAL

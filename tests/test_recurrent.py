@@ -12,12 +12,12 @@ from engine import EngineProcess, Generate, Model, Sampling, Started, Tokens, Wo
 from engine.dimensions import Dimensions
 from engine.places import Places
 from engine.residents import Residents
-from gateway import served
 from gateway.cli.doctor import Doctor
 from gateway.cli.finding import Mark
 from gateway.cli.language import Phrases
 from gateway.cli.prescriptions import TEXTS
 from gateway.config.settings import load
+from gateway.models import served
 from tests.cells import Cells
 from tests.plans import MEASURED
 from tests.tiny_model import write_tiny_mamba

@@ -12,7 +12,7 @@ import pytest
 from gateway.cli import CommandError
 from gateway.cli.serve import _listen
 from gateway.config.settings import load
-from gateway.plans import save
+from gateway.models.cost_models import save
 from tests.plans import MEASURED
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 

@@ -12,13 +12,13 @@ import pytest
 from engine import Model, digest, mark, model_files, model_path, model_size, split_fault
 from engine.errors import ModelLoadError
 from engine.modelfile import require_same
-from gateway import served
-from gateway.catalogue import ModelNotAvailableError, find
 from gateway.cli.models import rows
 from gateway.config.settings import load as load_settings
-from gateway.digests import model_digest
-from gateway.inspection import Fault, describe, inspect
-from gateway.library import Library
+from gateway.models import served
+from gateway.models.catalogue import ModelNotAvailableError, find
+from gateway.models.digests import model_digest
+from gateway.models.inspection import Fault, describe, inspect
+from gateway.models.library import Library
 from tests.running import Gateway
 from tests.tiny_model import write_tiny_model
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.settings import load
-from gateway.plans import save
+from gateway.models.cost_models import save
 from tests.plans import MEASURED
 from tests.running import Gateway, said
 

@@ -11,7 +11,7 @@ from engine import WIDEST
 from gateway.cli import main
 from gateway.cli.curves import STEP, curves
 from gateway.config.settings import load
-from gateway.plans import planned, save
+from gateway.models.cost_models import planned, save
 from tests.plans import MEASURED
 
 PNG = b"\x89PNG"
@@ -106,7 +106,7 @@ def test_a_plan_of_another_model_build_processor_or_number_of_cores_is_not_used(
         ("build_features", lambda: {"AVX9"}),
     ):
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(f"gateway.plans.{what}", other)
+            elsewhere.setattr(f"gateway.models.cost_models.{what}", other)
             assert not measured(), what
         assert measured()
     model.write_bytes(b"two")

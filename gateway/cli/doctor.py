@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.text import Text
 
 from engine import EngineError, build_features, model_size, repacks_weights
-from gateway.catalogue import EMBEDDED, RECOMMENDED, ModelNotAvailableError
 from gateway.cli.finding import Finding, Mark
 from gateway.cli.keys import has_keys
 from gateway.cli.language import Phrases, is_chinese
@@ -29,8 +28,9 @@ from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import plain
 from gateway.config.machine import available_cores, available_memory, schedulable_cpus
 from gateway.config.settings import Settings
+from gateway.models.catalogue import EMBEDDED, RECOMMENDED, ModelNotAvailableError
+from gateway.models.served import ServedModel, load
 from gateway.prompts.chat_template import TemplateError
-from gateway.served import ServedModel, load
 
 Values = Mapping[str, object]
 LEAST_DISK: Final = 1 << 30

@@ -15,12 +15,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from engine import model_size
-from gateway.catalogue import CATALOGUE, EMBEDDED, ModelNotAvailableError, Published, find
 from gateway.cli import CommandError
 from gateway.cli.arguments import Parser
 from gateway.cli.language import Phrases, is_chinese
 from gateway.config.settings import Settings
-from gateway.library import Library
+from gateway.models.catalogue import CATALOGUE, EMBEDDED, ModelNotAvailableError, Published, find
+from gateway.models.library import Library
 
 SETTINGS: Final = ("cores",)
 TEXTS: Final = {
@@ -192,7 +192,7 @@ def _pull(say: Phrases, name: str, endpoint: str | None) -> None:
     if not published.repository:
         print(say("comes_along", name=name))
         return
-    from gateway.hub import PullError, pull
+    from gateway.models.hub import PullError, pull
 
     library = Library()
     console = Console(stderr=True)

@@ -26,12 +26,12 @@ from engine import (
     model_size,
     quantize,
 )
-from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.language import Phrases
 from gateway.config.settings import Settings, SettingsError
-from gateway.inspection import describe
-from gateway.library import Library
+from gateway.models.catalogue import Entry, ModelNotAvailableError, find
+from gateway.models.inspection import describe
+from gateway.models.library import Library
 from gateway.prompts.chat_template import TemplateError
 
 TEXTS: Final = {

@@ -17,15 +17,15 @@ import uvloop
 
 from cache import StoreError
 from engine import EngineError
-from gateway import served
 from gateway.app import build
-from gateway.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.cli import CommandError
 from gateway.cli.keys import has_keys
 from gateway.cli.streams import OutputError, discard_output
 from gateway.config.machine import available_memory
 from gateway.config.settings import Settings
 from gateway.config.systemd import Supervisor
+from gateway.models import served
+from gateway.models.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.observability import logs
 from gateway.observability.stages import Stages
 from gateway.prompts.chat_template import TemplateError

@@ -12,12 +12,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from engine import WIDEST, EngineError, Plan, groups, measure
-from gateway.catalogue import ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.curves import curves
 from gateway.cli.language import Phrases, is_chinese
 from gateway.config.settings import Settings
-from gateway.plans import planned, save
+from gateway.models.catalogue import ModelNotAvailableError, find
+from gateway.models.cost_models import planned, save
 
 SEQUENCES: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 TEXTS: Final = {

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from engine import EngineError, model_size
-from gateway.catalogue import Entry, ModelNotAvailableError, find
 from gateway.cli import CommandError
 from gateway.cli.benching import report, tables
 from gateway.cli.benching.measuring import SHAPES, Measuring, Step
@@ -27,7 +26,8 @@ from gateway.cli.benching.subject import BenchError, Workshop
 from gateway.cli.language import Phrases, is_chinese
 from gateway.config.machine import processor, total_memory
 from gateway.config.settings import Settings
-from gateway.plans import planned
+from gateway.models.catalogue import Entry, ModelNotAvailableError, find
+from gateway.models.cost_models import planned
 
 MOST_SECONDS: Final = 1800
 """However slow the machine is."""

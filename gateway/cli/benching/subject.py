@@ -16,8 +16,8 @@ import msgspec
 import psutil
 
 from engine import engines_of, environment, module_command
-from gateway.catalogue import CATALOGUE, Entry
 from gateway.config.settings import SQLITE, Settings
+from gateway.models.catalogue import CATALOGUE, Entry
 
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0

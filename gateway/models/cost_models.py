@@ -14,7 +14,7 @@ from engine import Plan, build_features, heuristic, model_size
 from gateway.config.files import write_private
 from gateway.config.machine import processor
 from gateway.config.settings import Settings
-from gateway.digests import model_digest
+from gateway.models.digests import model_digest
 
 _FOLDER: Final = "plans"
 

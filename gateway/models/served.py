@@ -19,15 +19,15 @@ from engine import (
     model_size,
     repacks_weights,
 )
-from gateway.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.config.machine import total_memory
 from gateway.config.settings import Settings
-from gateway.digests import model_digest
-from gateway.inspection import Description, describe
-from gateway.plans import planned
+from gateway.models.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
+from gateway.models.cost_models import planned
+from gateway.models.digests import model_digest
+from gateway.models.inspection import Description, describe
+from gateway.models.token_table import TokenTable
 from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
-from gateway.token_table import TokenTable
 
 SEQUENCES = 32
 """Sequence numbers of one engine, running and remembered."""

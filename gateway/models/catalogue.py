@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from engine import model_files, model_path, shard
-from gateway.library import Library
+from gateway.models.library import Library
 
 
 class ModelNotAvailableError(Exception):

@@ -19,9 +19,9 @@ from typing import Final, Literal
 import msgspec
 
 from engine import Model, ModelLoadError, Vocabulary, environment, module_command, split_fault
-from gateway.catalogue import SAMPLING_KEYS, ModelNotAvailableError
+from gateway.models.catalogue import SAMPLING_KEYS, ModelNotAvailableError
+from gateway.models.token_table import TokenTable
 from gateway.prompts.chat_template import Prompt, TemplateError
-from gateway.token_table import TokenTable
 
 SECONDS: Final = 20.0
 """A vocabulary of 152 000 tokens takes a second; a loaded machine some more."""
@@ -81,7 +81,7 @@ def inspect(model: Path) -> Description | Fault:
     """Read `model` in a child process."""
     try:
         child = subprocess.run(
-            module_command("gateway.inspection", str(model)), env=environment(), stdin=subprocess.DEVNULL,
+            module_command("gateway.models.inspection", str(model)), env=environment(), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS, start_new_session=True, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -25,8 +25,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, logging
 
-from gateway.catalogue import Published
-from gateway.library import Library, Record
+from gateway.models.catalogue import Published
+from gateway.models.library import Library, Record
 
 SILENCE_SECONDS: Final = 30.0
 """How long the hub may say nothing before the connection counts as broken."""
