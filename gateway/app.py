@@ -28,14 +28,14 @@ from gateway.config.settings import Settings
 from gateway.conversations.prompt_builder import Conversations
 from gateway.conversations.turns import Sessions
 from gateway.errors import EngineUnavailableError
-from gateway.house import House, new_id
 from gateway.models import served
 from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
 from gateway.observability.metrics import Metrics
 from gateway.openapi import published
 from gateway.prompts.pool import PromptWorkers
-from gateway.responses import STOPPING, Responses
+from gateway.responses.registry import STOPPING, Responses
+from gateway.responses.services import House, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.transport import chat

@@ -18,11 +18,11 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway.app import build
 from gateway.config.settings import load
-from gateway.generation import Generation
 from gateway.protocol.completions import Completion
 from gateway.protocol.events import ResponseEvents
 from gateway.protocol.outbox import Outbox
-from gateway.responses import Responses
+from gateway.responses.generation import Generation
+from gateway.responses.registry import Responses
 from gateway.transport.websocket import Connection
 from tests.serving import serving
 from tests.test_losses import TERMINAL, hear

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine import Answer, EngineDiedError, EngineError, Finished, Generate, ModelLoadError, Sampling, Started, Tokens
-from gateway.relay import Relay
+from gateway.responses.failover import Relay
 from gateway.scheduling.dispatcher import Demand, Placement
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
@@ -84,8 +84,8 @@ async def test_a_request_that_kills_two_engines_fails() -> None:
 
 
 async def test_an_answer_waits_until_an_engine_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.relay.PAUSE", 0.001)
-    monkeypatch.setattr("gateway.relay.WAIT", 0.02)
+    monkeypatch.setattr("gateway.responses.failover.PAUSE", 0.001)
+    monkeypatch.setattr("gateway.responses.failover.WAIT", 0.02)
     gone = EngineDiedError("engine 0: no process could be started: Too many open files")
     unloadable = ModelLoadError("no memory for the model's context")
     whole: list[Answer | EngineError] = [Started(0, 0, 0), Tokens(0, [4]), Finished(0, "stop")]

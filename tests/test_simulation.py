@@ -20,7 +20,7 @@ from engine.residents import Resident
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
 from gateway.auth.principal import Caller
-from gateway.relay import MOST_DEATHS, Relay
+from gateway.responses.failover import MOST_DEATHS, Relay
 from gateway.scheduling.admission import Admission, Ticket
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.scheduling.fair_queue import Work
@@ -263,9 +263,9 @@ Events = st.lists(
 @given(Events)
 def test_no_request_is_lost_doubled_or_left_whatever_comes_aborts_or_crashes(events: list[Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.relay.PAUSE", 0)
-        patch.setattr("gateway.relay.WAIT", 0)
-        patch.setattr("gateway.relay.MOST_WAITS", 1_000_000)
+        patch.setattr("gateway.responses.failover.PAUSE", 0)
+        patch.setattr("gateway.responses.failover.WAIT", 0)
+        patch.setattr("gateway.responses.failover.MOST_WAITS", 1_000_000)
         patch.setattr("gateway.scheduling.dispatcher.REST", 0)
         asyncio.run(live(events))
 

@@ -29,7 +29,7 @@ from gateway.models.catalogue import EMBEDDED, GET_QWEN, ModelNotAvailableError
 from gateway.observability import logs
 from gateway.observability.stages import Stages
 from gateway.prompts.chat_template import TemplateError
-from gateway.responses import Responses
+from gateway.responses.registry import Responses
 from gateway.transport.patience import Patient
 from gateway.transport.sockets import BoundedSocket
 

@@ -13,7 +13,7 @@ from gateway.observability.faults import report
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.log import Reader
-from gateway.responses import Responses, Running
+from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import answering, json_body
 from gateway.transport.http import started, whole
 from gateway.transport.sse import ALIVE, EventStream, follow

@@ -15,12 +15,12 @@ from starlette.routing import BaseRoute, Route
 from gateway.auth.principal import caller_of
 from gateway.conversations.unstored import Unstored
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
-from gateway.prepared import count
 from gateway.protocol.events import retold
 from gateway.protocol.items import page
 from gateway.protocol.log import Reader
 from gateway.protocol.requests import ResponseCreate, read_body
-from gateway.responses import Responses, Running
+from gateway.responses.preparation import count
+from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import answering, departure, error_answer, json_body, query
 from gateway.transport.sse import EventStream, frame, frames
 

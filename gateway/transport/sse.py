@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.observability.faults import report
 from gateway.protocol.events import Event, refusal
 from gateway.protocol.log import Reader
-from gateway.responses import Running
+from gateway.responses.registry import Running
 from gateway.transport.bodies import departure
 
 SEND_SECONDS: Final = 30.0

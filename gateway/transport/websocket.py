@@ -14,7 +14,6 @@ from starlette.websockets import WebSocket
 from gateway.auth.principal import Caller
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
-from gateway.house import new_id
 from gateway.observability.faults import as_api_error, report
 from gateway.protocol.events import Event, refusal, retold
 from gateway.protocol.lanes import Lanes
@@ -34,7 +33,8 @@ from gateway.protocol.steering import (
     steered,
     successor,
 )
-from gateway.responses import STOPPING, Responses, Running
+from gateway.responses.registry import STOPPING, Responses, Running
+from gateway.responses.services import new_id
 from gateway.transport.intake import Intake, owner
 from gateway.transport.sending import Sender
 

@@ -11,11 +11,11 @@ from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started,
 from gateway.auth.principal import Caller
 from gateway.detokenizer import Detokenizer
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
-from gateway.house import House
-from gateway.prepared import Prepared
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
-from gateway.relay import Relay
+from gateway.responses.failover import Relay
+from gateway.responses.preparation import Prepared
+from gateway.responses.services import House
 from gateway.scheduling.dispatcher import Placement
 
 

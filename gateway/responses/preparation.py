@@ -15,10 +15,10 @@ from gateway.errors import (
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.house import House, new_id
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import Form
+from gateway.responses.services import House, new_id
 from gateway.scheduling.fair_queue import Work
 
 

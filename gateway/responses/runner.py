@@ -17,14 +17,14 @@ from gateway.auth.principal import Caller
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
-from gateway.generation import Generation
-from gateway.house import House, new_id
 from gateway.observability.faults import report
-from gateway.prepared import Prepared, prepare
 from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event, ResponseEvents
 from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
+from gateway.responses.generation import Generation
+from gateway.responses.preparation import Prepared, prepare
+from gateway.responses.services import House, new_id
 from gateway.scheduling.admission import Ticket
 from gateway.scheduling.dispatcher import Demand, Placement
 from gateway.scheduling.fair_queue import Work

@@ -19,12 +19,12 @@ from gateway.errors import (
     ResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.forgetting import delete, delete_here
-from gateway.house import House, new_id
 from gateway.observability.faults import report
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
-from gateway.turn import TurnRunner
+from gateway.responses.deletion import delete, delete_here
+from gateway.responses.runner import TurnRunner
+from gateway.responses.services import House, new_id
 
 KEPT_BYTES: Final = 64 << 20
 """Bytes of ended responses' events that are kept for those who come back; the oldest go."""

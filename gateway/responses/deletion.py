@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cache import StoreError
 from gateway.conversations.turns import Turn
-from gateway.house import House
+from gateway.responses.services import House
 
 
 @dataclass(frozen=True)
