@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Model
-from gateway.detokenizer import Detokenizer
 from gateway.models.catalogue import EMBEDDED, find
 from gateway.prompts.chat_template import Prompt, TemplateError
-from gateway.wording import Message
+from gateway.protocol.detokenizer import Detokenizer
+from gateway.protocol.tool_prompt import Message
 from tests.tiny_model import CHAT_TEMPLATE, SPECIAL
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from gateway.detokenizer import overlap
 from gateway.errors import ApiError, EngineUnavailableError
 from gateway.protocol.chat import read_chat
+from gateway.protocol.detokenizer import overlap
 from gateway.protocol.events import Event, MessageItem, ResponseEvents, Usage, refusal
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.received import receive

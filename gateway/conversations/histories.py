@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.protocol.requests import ResponseCreate
-from gateway.wording import Message
+from gateway.protocol.tool_prompt import Message
 
 TENANT_TOKENS: Final = 1 << 20
 """Token ids held for one tenant, 4 MiB of them; the least recently used go."""

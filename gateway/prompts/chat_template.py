@@ -21,7 +21,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gateway.prompts.bos import beginning
-from gateway.wording import OPENING, Message, Tool, in_words, with_tools
+from gateway.protocol.tool_prompt import OPENING, Message, Tool, in_words, with_tools
 
 _KEPT: Final = frozenset(
     {"type", "function", "name", "description", "parameters", "arguments", "properties", "required", "items", "enum"}

@@ -13,8 +13,8 @@ from engine import Vocabulary, common_prefix
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError
 from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.prompts.messages import Encode, Encoded, Job, OperatorPrefix, Refused, Tokenize
+from gateway.protocol.tool_prompt import Message, dump
 from gateway.protocol.tools import Form, Format, JsonObject, JsonSchema, form
-from gateway.wording import Message, dump
 
 UNSUSPICIOUS: Final = 16
 """Bytes a token up to which a text is tokenized without looking for the longest token; ordinary text has 2 to 6."""

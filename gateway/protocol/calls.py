@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.detokenizer import overlap
-from gateway.wording import CLOSING as LAST
-from gateway.wording import OPENING
+from gateway.protocol.detokenizer import overlap
+from gateway.protocol.tool_prompt import CLOSING as LAST
+from gateway.protocol.tool_prompt import OPENING
 
 HEADER: Final = '\n{{"name": "{name}", "arguments": '
 """Between OPENING and the arguments."""

@@ -9,8 +9,8 @@ import msgspec
 
 from gateway.errors import InvalidRequestError
 from gateway.protocol.requests import FunctionCall, InputItem, InputMessage
+from gateway.protocol.tool_prompt import Message
 from gateway.protocol.values import fits
-from gateway.wording import Message
 
 Item = dict[str, Any]
 """An input or output item; it has an `id` and a `type`, and never changes."""

@@ -14,7 +14,7 @@ from gateway.protocol.calls import CLOSING, HEADER
 from gateway.protocol.grammar import Grammar, literal
 from gateway.protocol.keywords import Budget
 from gateway.protocol.schema import Schema
-from gateway.wording import OPENING, Tool
+from gateway.protocol.tool_prompt import OPENING, Tool
 
 MAX_TOOLS: Final = 128
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started, Tokens
 from gateway.auth.principal import Caller
-from gateway.detokenizer import Detokenizer
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
+from gateway.protocol.detokenizer import Detokenizer
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.failover import Relay
