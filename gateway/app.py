@@ -32,18 +32,18 @@ from gateway.models import served
 from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
 from gateway.observability.metrics import Metrics
-from gateway.openapi import published
 from gateway.prompts.pool import PromptWorkers
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import House, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.transport import chat
+from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import unrouted
-from gateway.transport.callers import SUBPROTOCOL
-from gateway.transport.entrance import entrance
 from gateway.transport.http import HttpResponses
 from gateway.transport.intake import Intake
+from gateway.transport.middleware import entrance
+from gateway.transport.openapi import published
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
 from gateway.transport.websocket import Connection

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.transport.patience import Patient
+from gateway.transport.header_timeout import Patient
 from gateway.transport.sockets import BoundedSocket
 
 

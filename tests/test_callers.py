@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from gateway.auth.registry import Roster
 from gateway.auth.users import Users
-from gateway.transport.callers import Callers
+from gateway.transport.authentication import Callers
 
 UNKNOWN = "smv_" + "x" * 43
 

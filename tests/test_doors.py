@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gateway.transport.doors import Doors
+from gateway.transport.trusted_hosts import Doors
 from tests.chatting import ENGLISH, Terminal
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway, said
 

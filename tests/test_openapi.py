@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from gateway.app import build
 from gateway.config.settings import load
-from gateway.openapi import document
+from gateway.transport.openapi import document
 from tests.running import Gateway
 
 PAGES = {"/", "/page.json", "/monitor", "/monitor/metrics"}

@@ -30,7 +30,7 @@ from gateway.observability import logs
 from gateway.observability.stages import Stages
 from gateway.prompts.chat_template import TemplateError
 from gateway.responses.registry import Responses
-from gateway.transport.patience import Patient
+from gateway.transport.header_timeout import Patient
 from gateway.transport.sockets import BoundedSocket
 
 BACKLOG: Final = 2048

@@ -10,10 +10,10 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway.auth.registry import Roster
 from gateway.config.settings import LOOPBACK, Settings
 from gateway.observability.metrics import Metrics
-from gateway.transport.callers import Callers
-from gateway.transport.doors import Doors
+from gateway.transport.authentication import Callers
 from gateway.transport.proxies import Proxies
-from gateway.transport.stamps import Stamps
+from gateway.transport.request_context import Stamps
+from gateway.transport.trusted_hosts import Doors
 
 
 def entrance(settings: Settings, roster: Roster, metrics: Metrics) -> list[Middleware]:
