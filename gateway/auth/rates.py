@@ -9,7 +9,6 @@ from typing import Final
 
 from gateway.auth.principal import Caller
 from gateway.errors import RateLimitExceededError
-from gateway.scheduling.fair_queue import Work
 
 SWEEP: Final = 1024
 """Buckets kept before those that are full again are forgotten."""
@@ -66,23 +65,23 @@ class TokenRates:
         """`clock` gives seconds."""
         self._buckets = Buckets(clock)
 
-    def reserve(self, caller: Caller, work: Work) -> int:
-        """Take the tokens that the request may need, and say how many. Raises RateLimitExceededError."""
+    def reserve(self, caller: Caller, tokens: int) -> int:
+        """Reserve the tokens that a request may need, and return how many. Raises RateLimitExceededError."""
         limit = caller.limits.tokens_per_minute
         if limit is None:
             return 0
         bucket = self._buckets.of(caller.user, limit)
         if bucket.level <= 0:
             raise _exceeded(bucket, f"this key may use {limit} tokens a minute, which are used up")
-        reserved = min(work.tokens, limit)
+        reserved = min(tokens, limit)
         bucket.level -= reserved
         return reserved
 
-    def settle(self, caller: Caller, reserved: int, done: Work | None) -> None:
-        """Give back what was not needed, or take what was needed more."""
+    def settle(self, caller: Caller, reserved: int, used: int) -> None:
+        """Charge the tokens that a request used instead of those that it reserved."""
         if caller.limits.tokens_per_minute is not None:
             bucket = self._buckets.of(caller.user, caller.limits.tokens_per_minute)
-            bucket.level += reserved - (done.tokens if done else 0)
+            bucket.level += reserved - used
 
 
 class MessageRates:

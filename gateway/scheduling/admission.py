@@ -91,7 +91,7 @@ class Admission(Generic[R, P]):
 
         `ahead` is for work that nobody waits for. Raises QueueFullError or RateLimitExceededError.
         """
-        reserved = self._rates.reserve(caller, work)
+        reserved = self._rates.reserve(caller, work.tokens)
         claim = self._ledger.claim(caller, work, ahead=ahead)
         ticket: Ticket[R, P] = Ticket(request, caller, claim, reserved, self._clock())
         self._waiting[claim] = ticket
@@ -121,7 +121,7 @@ class Admission(Generic[R, P]):
         else:
             return
         self._forget_timer(ticket)
-        self._rates.settle(ticket.caller, ticket.reserved, done)
+        self._rates.settle(ticket.caller, ticket.reserved, done.tokens if done else 0)
         self.pump()
 
     def pump(self) -> None:
