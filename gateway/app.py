@@ -34,7 +34,7 @@ from gateway.observability.engine_log import EngineLog
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.responses.registry import STOPPING, Responses
-from gateway.responses.services import House, new_id
+from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.transport import chat
@@ -90,7 +90,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )
     prompts = PromptWorkers(model.prompts(settings.instructions), on_death=metrics.prompt_workers.inc)
-    house = House(
+    services = Services(
         settings=settings,
         model=model,
         cache=cache,
@@ -112,14 +112,14 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     metrics.store.watch(cache.store.backend, lambda: cache.store.up)
     metrics.waiting.set_function(lambda: len(admission))
     metrics.running.set_function(lambda: admission.running)
-    metrics.serve(model.entry.name, _limits(house))
-    metrics.sessions.set_function(lambda: len(house.activity))
-    responses = Responses(house, grace=settings.resume_grace)
+    metrics.serve(model.entry.name, _limits(services))
+    metrics.sessions.set_function(lambda: len(services.activity))
+    responses = Responses(services, grace=settings.resume_grace)
     app = Starlette(
-        routes=_routes(house, responses),
-        middleware=entrance(settings, house.roster, metrics),
+        routes=_routes(services, responses),
+        middleware=entrance(settings, services.roster, metrics),
         exception_handlers={HTTPException: unrouted},
-        lifespan=_lifespan(house, responses),
+        lifespan=_lifespan(services, responses),
     )
     return app, responses
 
@@ -143,9 +143,9 @@ def _sessions(settings: Settings, keys: KeyRing, cache: Cache, vocabulary: str) 
         raise
 
 
-def _limits(house: House) -> dict[str, float]:
+def _limits(services: Services) -> dict[str, float]:
     """What bounds this gateway, by the settings' names where they say it, else by what it is a limit of."""
-    settings, model = house.settings, house.model
+    settings, model = services.settings, services.model
     told = (
         "queue_limit",
         "queue_timeout",
@@ -161,41 +161,41 @@ def _limits(house: House) -> dict[str, float]:
         "engine_memory": model.memory,
         "kv_cells": model.cells,
         "context": model.context,
-        "running": house.dispatcher.most,
+        "running": services.dispatcher.most,
     }
     return {name: getattr(settings, name) for name in told} | derived
 
 
-def _lifespan(house: House, responses: Responses) -> Lifespan[Starlette]:
+def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         with suppress(StoreError):  # every request will tell
-            await house.sessions.interrupted()
-        await house.roster.refresh()
+            await services.sessions.interrupted()
+        await services.roster.refresh()
         work = {
-            "sessions": house.sessions.keep,
-            "cache": house.cache.keep,
-            "engines": house.pool.keep,
-            "prompts": house.prompts.run,
-            "dispatcher": house.dispatcher.keep,
+            "sessions": services.sessions.keep,
+            "cache": services.cache.keep,
+            "engines": services.pool.keep,
+            "prompts": services.prompts.run,
+            "dispatcher": services.dispatcher.keep,
         }
         keepers = [asyncio.create_task(keep_up(name, keep)) for name, keep in work.items()]
-        watch = asyncio.create_task(keep_up("users", house.roster.watch))
+        watch = asyncio.create_task(keep_up("users", services.roster.watch))
         yield
         await responses.close(within=0)
         watch.cancel()
-        await house.roster.close()
-        await house.pool.close()
+        await services.roster.close()
+        await services.pool.close()
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
-        house.sessions.close()
-        await asyncio.to_thread(house.cache.close)
+        services.sessions.close()
+        await asyncio.to_thread(services.cache.close)
 
     return lifespan
 
 
-def _routes(house: House, responses: Responses) -> list[BaseRoute]:
+def _routes(services: Services, responses: Responses) -> list[BaseRoute]:
     intake = Intake()
 
     async def connection(socket: WebSocket) -> None:
@@ -203,9 +203,9 @@ def _routes(house: House, responses: Responses) -> list[BaseRoute]:
             await refuse(EngineUnavailableError(STOPPING), socket.scope, socket.receive, socket.send)
             return
         await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
-        with house.metrics.connections.track_inprogress():
+        with services.metrics.connections.track_inprogress():
             caller = caller_of(socket)
-            heard = partial(house.roster.heard, caller)
+            heard = partial(services.roster.heard, caller)
             if (watch_controls := socket.scope["state"].get(WATCH)) is not None:
                 watch_controls(heard)
             await Connection(responses, socket, caller=caller, heard=heard, intake=intake).serve()
@@ -214,17 +214,17 @@ def _routes(house: House, responses: Responses) -> list[BaseRoute]:
         WebSocketRoute("/v1/responses", connection),
         *HttpResponses(responses).routes,
         *chat.routes(responses),
-        *(Route(path, handler) for path, handler in _handlers(house, responses).items()),
+        *(Route(path, handler) for path, handler in _handlers(services, responses).items()),
         Mount("/static", StaticFiles(directory=WEB)),
     ]
 
 
-def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
+def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
     async def page(_: Request) -> Response:
         return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
 
     async def page_facts(_: Request) -> Response:
-        return JSONResponse({"encode_ahead": house.settings.encode_ahead}, headers={"Cache-Control": "no-cache"})
+        return JSONResponse({"encode_ahead": services.settings.encode_ahead}, headers={"Cache-Control": "no-cache"})
 
     async def monitor(_: Request) -> Response:
         return FileResponse(WEB / "monitor.html", headers=PAGE_HEADERS)
@@ -235,25 +235,25 @@ def _handlers(house: House, responses: Responses) -> dict[str, Callable[[Request
     async def ready(_: Request) -> Response:
         if responses.closing:
             return JSONResponse({"status": "stopping"}, status_code=503)
-        if house.pool.failure:
-            return JSONResponse({"status": "failed", "reason": house.pool.failure}, status_code=503)
+        if services.pool.failure:
+            return JSONResponse({"status": "failed", "reason": services.pool.failure}, status_code=503)
         return JSONResponse({"status": "ready"})
 
     async def models(_: Request) -> Response:
-        entry = house.model.entry
+        entry = services.model.entry
         model = {
             "id": entry.name,
             "object": "model",
-            "created": house.model.created,
+            "created": services.model.created,
             "owned_by": "samovar",
-            "loaded": any(engine.loaded for engine in house.pool.engines),
-            "context_length": house.model.context,
+            "loaded": any(engine.loaded for engine in services.pool.engines),
+            "context_length": services.model.context,
             "languages": list(entry.languages),
         }
         return JSONResponse({"object": "list", "data": [model]})
 
     async def metrics(_: Request) -> Response:
-        return Response(house.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return {
         "/": page,

@@ -44,8 +44,8 @@ async def test_every_route_is_in_the_document_and_nothing_else(tmp_path: Path, t
         if method != "HEAD" and getattr(route, "path", "") not in PAGES
     }
     told = {(path, method) for path, item in document()["paths"].items() for method in item}
-    responses.house.sessions.close()
-    await responses.house.roster.close()
+    responses.services.sessions.close()
+    await responses.services.roster.close()
     assert served == told
 
 

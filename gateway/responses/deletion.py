@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cache import StoreError
 from gateway.conversations.turns import Turn
-from gateway.responses.services import House
+from gateway.responses.services import Services
 
 
 @dataclass(frozen=True)
@@ -23,64 +23,64 @@ class _Doomed:
     blocks: list[bytes]
 
 
-async def delete(house: House, tenant: str, response: str) -> bool:
+async def delete(services: Services, tenant: str, response: str) -> bool:
     """Delete a response everywhere; False when there is none. Raises StoreError.
 
     What followed it loses KV blocks by this, too: they are computed again. Blocks that cannot be deleted now are
     deleted from an outbox.
     """
-    found = await house.sessions.get(tenant, response)
+    found = await services.sessions.get(tenant, response)
     if found is None:
         return False
-    return await _remove(house, tenant, found, lambda blocks: house.sessions.delete(tenant, response, blocks))
+    return await _remove(services, tenant, found, lambda blocks: services.sessions.delete(tenant, response, blocks))
 
 
-async def delete_here(house: House, tenant: str, response: str) -> None:
+async def delete_here(services: Services, tenant: str, response: str) -> None:
     """Delete what this gateway and its engines hold of a response that another gateway has deleted."""
 
     async def bury(blocks: Sequence[bytes]) -> bool:
-        await house.sessions.bury(tenant, response, blocks)
+        await services.sessions.bury(tenant, response, blocks)
         return True
 
-    found = await house.sessions.get_local(tenant, response)
+    found = await services.sessions.get_local(tenant, response)
     if found is None:
         await bury(())
     else:
-        await _remove(house, tenant, found, bury)
+        await _remove(services, tenant, found, bury)
 
 
 async def _remove(
-    house: House,
+    services: Services,
     tenant: str,
     found: tuple[Turn, list[int] | None],
     remove: Callable[[Sequence[bytes]], Awaitable[bool]],
 ) -> bool:
-    doomed = await _doomed(house, tenant, *found)
+    doomed = await _doomed(services, tenant, *found)
     if not await remove(doomed.blocks if doomed else ()):
         return False
     # Engines first: what they have queued would come after the deletion.
-    if doomed and await house.pool.discard(doomed.tokens, tenant, public=doomed.public, start=doomed.start):
-        await house.sessions.blocks.finish(doomed.blocks)
+    if doomed and await services.pool.discard(doomed.tokens, tenant, public=doomed.public, start=doomed.start):
+        await services.sessions.blocks.finish(doomed.blocks)
     return True
 
 
-async def _doomed(house: House, tenant: str, turn: Turn, ids: list[int] | None) -> _Doomed | None:
+async def _doomed(services: Services, tenant: str, turn: Turn, ids: list[int] | None) -> _Doomed | None:
     if ids is None:  # of another vocabulary, and so of another model's blocks
         return None
-    public, start = await house.conversations.public(ids, turn.began), await _kept(house, tenant, turn, ids)
+    public, start = await services.conversations.public(ids, turn.began), await _kept(services, tenant, turn, ids)
 
     def blocks() -> list[bytes]:
-        return house.prefixes.deletable(house.prefixes.chain(ids, tenant, public=public), start=start)
+        return services.prefixes.deletable(services.prefixes.chain(ids, tenant, public=public), start=start)
 
     return _Doomed(ids, public, start, await asyncio.to_thread(blocks))
 
 
-async def _kept(house: House, tenant: str, turn: Turn, ids: list[int]) -> int:
+async def _kept(services: Services, tenant: str, turn: Turn, ids: list[int]) -> int:
     """How many of the tokens are also those of the turn before, which is still there."""
     if turn.previous is None:
         return 0
     try:
-        found = await house.sessions.get(tenant, turn.previous)
+        found = await services.sessions.get(tenant, turn.previous)
     except StoreError:  # in doubt a block is deleted
         return 0
     before = found[1] if found else None

@@ -15,7 +15,7 @@ from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.failover import Relay
 from gateway.responses.preparation import Prepared
-from gateway.responses.services import House
+from gateway.responses.services import Services
 from gateway.scheduling.dispatcher import Placement
 
 
@@ -24,7 +24,7 @@ class Generation:
 
     def __init__(
         self,
-        house: House,
+        services: Services,
         request: ResponseCreate,
         prepared: Prepared,
         caller: Caller,
@@ -33,16 +33,16 @@ class Generation:
         """Nothing runs before `run`."""
         self.reason = ""
         """Why the engine ended it: stop, length or aborted; empty when none has."""
-        self._house = house
-        self._tokens = house.model.tokens
+        self._services = services
+        self._tokens = services.model.tokens
         self._user = caller.user
         self._prepared = prepared
         form = prepared.form
         self._request = Generate(
-            house.number(),
+            services.number(),
             prepared.context.ids,
             prepared.limit,
-            house.model.sampling(request),
+            services.model.sampling(request),
             caller.tenant,
             grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
             top_logprobs=request.logprobs,
@@ -93,8 +93,8 @@ class Generation:
 
     async def run(self, placement: Placement) -> None:
         """Generate to the end. Raises EngineError or EngineUnavailableError."""
-        house = self._house
-        self._relay = Relay(house.pool, house.dispatcher, placement, self._request, house.number)
+        services = self._services
+        self._relay = Relay(services.pool, services.dispatcher, placement, self._request, services.number)
         if self._aborted:
             self._relay.abort()
         async with aclosing(self._relay.run()) as messages:
@@ -133,7 +133,7 @@ class Generation:
             if kept + size > len(visible):
                 rest = visible[kept:].decode(errors="ignore")
                 try:
-                    return self._ids[:i] + await self._house.conversations.tokenize(rest, user=self._user)
+                    return self._ids[:i] + await self._services.conversations.tokenize(rest, user=self._user)
                 except ApiError:
                     return None
             kept += size
@@ -144,9 +144,9 @@ class Generation:
         now = time.monotonic()
         if self._ids:
             for _ in ids:
-                self._house.metrics.gap.observe((now - self._latest) / len(ids))
+                self._services.metrics.gap.observe((now - self._latest) / len(ids))
         self._latest = now
-        self._house.metrics.generated.inc(len(ids))
+        self._services.metrics.generated.inc(len(ids))
         self._ids += ids
         self._untold += [self._told(*pair) for pair in zip(ids, tokens.logprobs, strict=False)]
         self._text(self._detokenizer.feed(ids))

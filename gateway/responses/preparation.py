@@ -18,7 +18,7 @@ from gateway.errors import (
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import Form
-from gateway.responses.services import House, new_id
+from gateway.responses.services import Services, new_id
 from gateway.scheduling.fair_queue import Work
 
 
@@ -48,48 +48,52 @@ class Prepared:
         return Work(len(self.context.ids) - self.context.known, self.limit)
 
 
-async def prepare(house: House, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Prepared:
+async def prepare(services: Services, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Prepared:
     """Make a request ready. Raises ApiError."""
-    _check(house, request)
-    previous = await _previous(house, request, caller, unstored)
-    known = None if request.remembered or request.forgotten else _known(house, request, caller)
-    context = await house.conversations.context(request, previous, known, now=int(house.clock()), user=caller.user)
-    limit = min(request.max_output_tokens or house.settings.max_output_tokens, house.model.context - len(context.ids))
+    _check(services, request)
+    previous = await _previous(services, request, caller, unstored)
+    known = None if request.remembered or request.forgotten else _known(services, request, caller)
+    context = await services.conversations.context(
+        request, previous, known, now=int(services.clock()), user=caller.user
+    )
+    limit = min(
+        request.max_output_tokens or services.settings.max_output_tokens, services.model.context - len(context.ids)
+    )
     before = request.previous_response_id or (known.response if known else None)
     return Prepared(context, 0 if request.prepares else limit, before)
 
 
-async def count(house: House, request: ResponseCreate, caller: Caller) -> int:
+async def count(services: Services, request: ResponseCreate, caller: Caller) -> int:
     """Tokens that the request's prompt has, be it too long or not. Raises ApiError."""
-    _check(house, request)
-    previous = await _previous(house, request, caller, Unstored())
-    return await house.conversations.count(request, previous, now=int(house.clock()), user=caller.user)
+    _check(services, request)
+    previous = await _previous(services, request, caller, Unstored())
+    return await services.conversations.count(request, previous, now=int(services.clock()), user=caller.user)
 
 
-def _known(house: House, request: ResponseCreate, caller: Caller) -> Known | None:
+def _known(services: Services, request: ResponseCreate, caller: Caller) -> Known | None:
     """What the model saw of a conversation whose client sends it whole."""
     new = messages([input_item(item, new_id) for item in request.items])
-    return house.histories.find(caller.tenant, request, new)
+    return services.histories.find(caller.tenant, request, new)
 
 
-def _check(house: House, request: ResponseCreate) -> None:
+def _check(services: Services, request: ResponseCreate) -> None:
     """What only this gateway can say about a request."""
-    if request.model not in (None, house.model.entry.name):
+    if request.model not in (None, services.model.entry.name):
         raise ModelNotFoundError(
-            f"the model {request.model} is not served here; {house.model.entry.name} is", param="model"
+            f"the model {request.model} is not served here; {services.model.entry.name} is", param="model"
         )
-    if any(not 0 <= token < house.model.tokens.size for token in request.logit_bias or {}):
+    if any(not 0 <= token < services.model.tokens.size for token in request.logit_bias or {}):
         raise InvalidRequestError(
-            f"logit_bias: tokens are numbered from 0 to {house.model.tokens.size - 1}", param="logit_bias"
+            f"logit_bias: tokens are numbered from 0 to {services.model.tokens.size - 1}", param="logit_bias"
         )
 
 
-async def _previous(house: House, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Previous | None:
+async def _previous(services: Services, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Previous | None:
     previous = request.previous_response_id
     if previous is None:
         return None
     try:
-        found = unstored.get(previous) or await house.sessions.get(caller.tenant, previous)
+        found = unstored.get(previous) or await services.sessions.get(caller.tenant, previous)
     except StoreError as error:
         raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
     if found is None:

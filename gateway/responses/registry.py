@@ -24,7 +24,7 @@ from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.deletion import delete, delete_here
 from gateway.responses.runner import TurnRunner
-from gateway.responses.services import House, new_id
+from gateway.responses.services import Services, new_id
 
 KEPT_BYTES: Final = 64 << 20
 """Bytes of ended responses' events that are kept for those who come back; the oldest go."""
@@ -124,19 +124,19 @@ class Running:
 class Responses:
     """All of one gateway's."""
 
-    def __init__(self, house: House, *, grace: float) -> None:
+    def __init__(self, services: Services, *, grace: float) -> None:
         """Ended responses are kept for `grace` seconds, as long as a lost client may take to come back."""
         self.closing = False
         """Whether no new request is taken."""
         self.on_closing: set[Callable[[], None]] = set()
         """Called once when it begins to close."""
-        self.house = house
+        self.services = services
         self._hurry = asyncio.Event()
         self._grace = grace
         self._running: dict[str, Running] = {}
         self._ended: OrderedDict[str, Running] = OrderedDict()
         self._ended_bytes = 0
-        house.sessions.on_deletion(self._deleted_elsewhere)
+        services.sessions.on_deletion(self._deleted_elsewhere)
 
     async def start(self, request: ResponseCreate, *, caller: Caller, unstored: Unstored) -> Running:
         """Take a request; who gets the response holds it. Raises ApiError."""
@@ -149,7 +149,7 @@ class Responses:
                 param="previous_response_id",
             )
         log = EventLog(on_fault=lambda error: report(error, new_id("req")))
-        turn = await TurnRunner.begin(self.house, request, caller=caller, unstored=unstored, publish=log.append)
+        turn = await TurnRunner.begin(self.services, request, caller=caller, unstored=unstored, publish=log.append)
         running = Running(turn, log, caller, grace=self._grace)
         running.hold()
         self._running[turn.id] = running
@@ -167,7 +167,7 @@ class Responses:
         if running is None or not running.ended:
             return running
         with suppress(StoreError):  # what can't be asked has deleted nothing that is known of
-            if await self.house.sessions.is_deleted(caller.tenant, response):
+            if await self.services.sessions.is_deleted(caller.tenant, response):
                 self.drop(running)
                 return None
         return running
@@ -178,7 +178,7 @@ class Responses:
         if running is not None:
             self.drop(running)
         try:
-            return await delete(self.house, caller.tenant, response)
+            return await delete(self.services, caller.tenant, response)
         except StoreError as error:
             raise StoreUnavailableError(f"the response can't be deleted: {error}; try again") from error
 
@@ -191,7 +191,7 @@ class Responses:
         if running is not None:
             return running.turn.record
         try:
-            found = await self.house.sessions.get(caller.tenant, response)
+            found = await self.services.sessions.get(caller.tenant, response)
         except StoreError as error:
             raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
         if found is None:
@@ -203,7 +203,7 @@ class Responses:
         running = self._ended.get(response)
         if running is not None and running.caller.tenant == tenant:
             self.drop(running)
-        await delete_here(self.house, tenant, response)
+        await delete_here(self.services, tenant, response)
 
     def drop(self, running: Running) -> None:
         """Forget an ended response: it was deleted, or its time is over."""

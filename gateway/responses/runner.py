@@ -24,7 +24,7 @@ from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.generation import Generation
 from gateway.responses.preparation import Prepared, prepare
-from gateway.responses.services import House, new_id
+from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Ticket
 from gateway.scheduling.dispatcher import Demand, Placement
 from gateway.scheduling.fair_queue import Work
@@ -42,7 +42,7 @@ class TurnRunner:
 
     def __init__(
         self,
-        house: House,
+        services: Services,
         request: ResponseCreate,
         prepared: Prepared,
         ticket: Ticket[Demand, Placement],
@@ -57,7 +57,7 @@ class TurnRunner:
         self.request = request
         self.error: ApiError | None = None
         """Why it failed, once it has."""
-        self._house = house
+        self._services = services
         self._prepared = prepared
         self._ticket = ticket
         self._caller = caller
@@ -66,20 +66,20 @@ class TurnRunner:
         self._arrived = arrived
         self._events = self._shape()
         self._answer = Answer(self._events, calls=prepared.form.calls, new_id=new_id)
-        self._generation = Generation(house, request, prepared, caller, self._text)
+        self._generation = Generation(services, request, prepared, caller, self._text)
         self._queued: float | None = None
         """Seconds that it waited for an engine, once it has one."""
         self._first: float | None = None
         """Seconds to its first delta."""
         self._ending: tuple[str, str | None] | None = None
         """Why it is ended early, and in more words."""
-        house.activity.turn(request.previous_response_id, self.id)
+        services.activity.turn(request.previous_response_id, self.id)
         publish(self._events.created())
 
     @classmethod
     async def begin(
         cls,
-        house: House,
+        services: Services,
         request: ResponseCreate,
         *,
         caller: Caller,
@@ -91,13 +91,15 @@ class TurnRunner:
         `unstored` holds its connection's own responses that asked for `store: false`.
         """
         arrived = time.monotonic()
-        house.holdoff.check(caller.user)
-        prepared = await prepare(house, request, caller, unstored)
+        services.holdoff.check(caller.user)
+        prepared = await prepare(services, request, caller, unstored)
         context = prepared.context
-        stored = not request.forgotten and house.pool.stores
+        stored = not request.forgotten and services.pool.stores
         demand = Demand(prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored)
-        ticket = house.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
-        return cls(house, request, prepared, ticket, caller=caller, unstored=unstored, publish=publish, arrived=arrived)
+        ticket = services.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
+        return cls(
+            services, request, prepared, ticket, caller=caller, unstored=unstored, publish=publish, arrived=arrived
+        )
 
     @property
     def response(self) -> dict[str, Any]:
@@ -115,15 +117,15 @@ class TurnRunner:
         except ApiError as error:
             await self._fail(error)
         except EngineError as error:
-            self._house.holdoff.blame(self._caller.user, self._generation.blame)
+            self._services.holdoff.blame(self._caller.user, self._generation.blame)
             await self._fail(EngineUnavailableError(f"the engine failed: {error}; try again"))
         except Exception as error:  # noqa: BLE001 - a fault of the gateway's own ends the response like any other
             await self._fail(report(error, self.id))
         finally:
             noted.cancel()
             usage = self._generation.usage
-            self._house.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
-            self._house.roster.record(self._caller, usage.input + usage.output)
+            self._services.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
+            self._services.roster.record(self._caller, usage.input + usage.output)
 
     def break_off(self, error: ApiError) -> None:
         """Emit that it failed, when `run` could not."""
@@ -136,19 +138,19 @@ class TurnRunner:
         if self._ending is None:
             self._ending = (reason, explanation)
         if self._ticket.place is None:
-            self._house.admission.leave(self._ticket)
+            self._services.admission.leave(self._ticket)
         self._generation.abort()
 
     def _shape(self) -> ResponseEvents:
-        house, sampling = self._house, self._house.model.sampling(self.request)
+        services, sampling = self._services, self._services.model.sampling(self.request)
         return ResponseEvents(
             self.request,
             response_id=self.id,
-            model=house.model.entry.name,
-            created_at=int(house.clock()),
+            model=services.model.entry.name,
+            created_at=int(services.clock()),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            max_output_tokens=self._prepared.limit or house.settings.max_output_tokens,
+            max_output_tokens=self._prepared.limit or services.settings.max_output_tokens,
         )
 
     async def _note(self) -> None:
@@ -158,7 +160,7 @@ class TurnRunner:
             said = self._answer.text
             if said != noted:
                 with suppress(StoreError):  # its end will tell
-                    await self._house.sessions.begin(self._caller.tenant, *await self._beginning(said))
+                    await self._services.sessions.begin(self._caller.tenant, *await self._beginning(said))
                 noted = said
             await asyncio.sleep(NOTED_EVERY)
 
@@ -177,7 +179,7 @@ class TurnRunner:
 
     async def _place(self) -> Placement | None:
         """Wait for a place, telling the position as it changes; None when it was ended there."""
-        admission, ticket, told = self._house.admission, self._ticket, 0
+        admission, ticket, told = self._services.admission, self._ticket, 0
         while not ticket.placed.done():
             position = admission.position(ticket)
             if told != position:
@@ -188,7 +190,7 @@ class TurnRunner:
             return None
         placement = ticket.placed.result()
         self._queued = self._seconds
-        self._house.metrics.queue.observe(self._queued)
+        self._services.metrics.queue.observe(self._queued)
         return placement
 
     async def _generate(self, placement: Placement) -> None:
@@ -208,22 +210,22 @@ class TurnRunner:
         self._tell(self._answer.feed(text, logprobs))
         if self._first is None:
             self._first = self._seconds
-            self._house.metrics.ttft.labels(self._generation.cache).observe(self._first)
+            self._services.metrics.ttft.labels(self._generation.cache).observe(self._first)
 
     async def _finish(self, placement: Placement | None) -> None:
         """Keep the turn before its end is told: what is acknowledged is on disk."""
-        house, usage = self._house, self._generation.usage
+        services, usage = self._services, self._generation.usage
         (*closing, last), status = self._last()
         self._tell(closing)
         dropped = await self._keep(await self._ids(self._answer.text))
         if dropped:
-            house.metrics.dropped_turns.inc(dropped)
+            services.metrics.dropped_turns.inc(dropped)
             last["response"] = {**last["response"], "samovar": {"dropped_turns": dropped}}
         if placement is not None:
-            house.dispatcher.settle(self.id, placement.engine)
-            house.metrics.prompt_tokens.labels("store").inc(self._generation.fetched)
-            house.metrics.prompt_tokens.labels("engine").inc(usage.cached - self._generation.fetched)
-            house.metrics.prompt_tokens.labels("computed").inc(usage.input - usage.cached)
+            services.dispatcher.settle(self.id, placement.engine)
+            services.metrics.prompt_tokens.labels("store").inc(self._generation.fetched)
+            services.metrics.prompt_tokens.labels("engine").inc(usage.cached - self._generation.fetched)
+            services.metrics.prompt_tokens.labels("computed").inc(usage.input - usage.cached)
         self._count(status)
         self._publish(last)
 
@@ -263,12 +265,12 @@ class TurnRunner:
             return await self._store(ids)
         elif ids is not None:
             turn = self.record
-            self._house.histories.keep(self._caller.tenant, self.request, messages(turn.items), ids, self.id)
+            self._services.histories.keep(self._caller.tenant, self.request, messages(turn.items), ids, self.id)
         return 0
 
     async def _store(self, ids: list[int] | None) -> int:
         try:
-            return await self._house.sessions.add(self._caller.tenant, self.record, ids)
+            return await self._services.sessions.add(self._caller.tenant, self.record, ids)
         except StoreError as error:
             raise StoreUnavailableError(f"the conversation can't be kept: {error}") from error
 
@@ -291,7 +293,7 @@ class TurnRunner:
 
     def _count(self, status: str, code: str = "") -> None:
         """Count its end, and write the log's line of it: ids, times and counts, never what was said."""
-        self._house.metrics.ended(self.request.route, status, code, seconds=self._seconds)
+        self._services.metrics.ended(self.request.route, status, code, seconds=self._seconds)
         usage = self._generation.usage
         log.info(
             "response",

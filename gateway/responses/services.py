@@ -24,7 +24,7 @@ from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 
 
 @dataclass
-class House:
+class Services:
     """One for the whole gateway."""
 
     settings: Settings

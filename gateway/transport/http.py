@@ -111,7 +111,7 @@ class HttpResponses:
     async def input_tokens(self, request: Request) -> Response:
         """Count the tokens that a request's prompt would have."""
         create, _ = read_body(await json_body(request))
-        tokens = await count(self._responses.house, create, caller_of(request))
+        tokens = await count(self._responses.services, create, caller_of(request))
         return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
     async def retrieve(self, request: Request) -> Response:

@@ -142,7 +142,7 @@ class Connection:
         self._begin()
 
     def _count(self, error: ApiError) -> None:
-        self._responses.house.metrics.rejected(ResponseCreate.route, error.code)
+        self._responses.services.metrics.rejected(ResponseCreate.route, error.code)
 
     def _cancel(self, response: str) -> None:
         running = self._responses.find(self._caller, response)
