@@ -20,8 +20,8 @@ from starlette.websockets import WebSocket
 
 from cache import Archive, Cache, KeyRing, StoreError
 from engine import EnginePool, EngineProcess, State
-from gateway.auth.principal import caller_of
-from gateway.auth.registry import Roster
+from gateway.auth.principal import principal_of
+from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
 from gateway.config.background import keep_up
 from gateway.config.settings import Settings
@@ -99,7 +99,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         pool=pool,
         dispatcher=dispatcher,
         admission=admission,
-        roster=Roster(
+        registry=UserRegistry(
             Users(settings.state_dir, ledger=cache.users),
             concurrency=settings.user_concurrency,
             messages=settings.messages_per_minute,
@@ -117,7 +117,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     responses = Responses(services, grace=settings.resume_grace)
     app = Starlette(
         routes=_routes(services, responses),
-        middleware=entrance(settings, services.roster, metrics),
+        middleware=entrance(settings, services.registry, metrics),
         exception_handlers={HTTPException: unrouted},
         lifespan=_lifespan(services, responses),
     )
@@ -171,7 +171,7 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         with suppress(StoreError):  # every request will tell
             await services.sessions.interrupted()
-        await services.roster.refresh()
+        await services.registry.refresh()
         work = {
             "sessions": services.sessions.keep,
             "cache": services.cache.keep,
@@ -180,11 +180,11 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
             "dispatcher": services.dispatcher.keep,
         }
         keepers = [asyncio.create_task(keep_up(name, keep)) for name, keep in work.items()]
-        watch = asyncio.create_task(keep_up("users", services.roster.watch))
+        watch = asyncio.create_task(keep_up("users", services.registry.watch))
         yield
         await responses.close(within=0)
         watch.cancel()
-        await services.roster.close()
+        await services.registry.close()
         await services.pool.close()
         for keeper in keepers:
             keeper.cancel()
@@ -204,11 +204,11 @@ def _routes(services: Services, responses: Responses) -> list[BaseRoute]:
             return
         await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         with services.metrics.connections.track_inprogress():
-            caller = caller_of(socket)
-            heard = partial(services.roster.heard, caller)
+            principal = principal_of(socket)
+            heard = partial(services.registry.heard, principal)
             if (watch_controls := socket.scope["state"].get(WATCH)) is not None:
                 watch_controls(heard)
-            await Connection(responses, socket, caller=caller, heard=heard, intake=intake).serve()
+            await Connection(responses, socket, principal=principal, heard=heard, intake=intake).serve()
 
     return [
         WebSocketRoute("/v1/responses", connection),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.auth.principal import Caller, Limits
+from gateway.auth.principal import Limits, Principal
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError, RateLimitExceededError
 from gateway.scheduling.admission import OVERTAKEN, Admission, Ticket
 from gateway.scheduling.fair_queue import Work
@@ -50,8 +50,8 @@ class Rooms:
         self.free += size
 
     def enter(self, user: str, work: Work = TURN, *, size: int = 1, ahead: bool = False, **limits: float) -> Waiting:
-        caller = Caller("tenant", user, Limits(**limits))  # type: ignore[arg-type]  # floats and ints by name
-        return self.admission.enter(size, caller, work, ahead=ahead)
+        principal = Principal("tenant", user, Limits(**limits))  # type: ignore[arg-type]  # floats and ints by name
+        return self.admission.enter(size, principal, work, ahead=ahead)
 
     def finish(self, ticket: Waiting, work: Work = TURN) -> None:
         assert ticket.place is not None
@@ -350,8 +350,8 @@ def check(rooms: Rooms, tickets: list[Waiting], limit: int, concurrency: int | N
     assert len(rooms.admission) == len(waiting) <= limit
     assert rooms.admission.running == len(running)
     assert sorted(rooms.positions(*waiting)) == list(range(1, len(waiting) + 1))
-    assert max(Counter(t.caller.user for t in waiting).values(), default=0) <= max(1, limit // 2)
+    assert max(Counter(t.principal.user for t in waiting).values(), default=0) <= max(1, limit // 2)
     assert rooms.free + sum(ticket.request for ticket in running) == 4
     if concurrency is not None:
-        assert max(Counter(t.caller.user for t in running).values(), default=0) <= concurrency
+        assert max(Counter(t.principal.user for t in running).values(), default=0) <= concurrency
     assert all(rooms.admission.estimate(ticket) >= 0 for ticket in waiting)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from gateway.auth.registry import Roster
+from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
 from gateway.transport.authentication import Callers
 
@@ -44,12 +44,12 @@ async def users(tmp_path: Path) -> AsyncIterator[Counted]:
 @pytest.fixture
 async def client(users: Counted) -> AsyncIterator[httpx.AsyncClient]:
     async def name(request: Request) -> PlainTextResponse:
-        return PlainTextResponse(request.state.caller.tenant)
+        return PlainTextResponse(request.state.principal.tenant)
 
-    roster = Roster(users, concurrency=2, messages=1200)
-    await roster.refresh()
+    registry = UserRegistry(users, concurrency=2, messages=1200)
+    await registry.refresh()
     users.looked = 0
-    app: Any = Callers(Starlette(routes=[Route("/v1/who", name)]), roster=roster, per_user=8, per_address=256)
+    app: Any = Callers(Starlette(routes=[Route("/v1/who", name)]), registry=registry, per_user=8, per_address=256)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         yield client
 

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from gateway.app import build
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.config.settings import load
 from gateway.conversations.unstored import Unstored
 from gateway.protocol.log import EVENTS, Reader
@@ -178,7 +178,7 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
     assert isinstance(request, ResponseCreate)
     async with app.router.lifespan_context(app):
         for holders, status in ((1, "cancelled"), (2, "incomplete")):
-            running = await responses.start(request, caller=Caller("t", "u"), unstored=Unstored())
+            running = await responses.start(request, principal=Principal("t", "u"), unstored=Unstored())
             for _ in range(holders - 1):
                 running.hold()
             reader = Reader(running.log)

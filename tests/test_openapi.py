@@ -45,7 +45,7 @@ async def test_every_route_is_in_the_document_and_nothing_else(tmp_path: Path, t
     }
     told = {(path, method) for path, item in document()["paths"].items() for method in item}
     responses.services.sessions.close()
-    await responses.services.roster.close()
+    await responses.services.registry.close()
     assert served == told
 
 

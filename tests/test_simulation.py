@@ -19,7 +19,7 @@ from engine import Answer, EngineDiedError, Finished, Generate, ModelLoadError, 
 from engine.residents import Resident
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.responses.failover import MOST_DEATHS, Relay
 from gateway.scheduling.admission import Admission, Ticket
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
@@ -219,7 +219,7 @@ class House:
         """One client, from its request to the end of its answer."""
         demand = Demand(prompt + answer, tokens=prompt, stored=True)
         ticket: Ticket[Demand, Placement] = self.admission.enter(
-            demand, Caller("t", f"user {request % 3}"), Work(prompt, answer)
+            demand, Principal("t", f"user {request % 3}"), Work(prompt, answer)
         )
         tokens: list[int] = []
         try:

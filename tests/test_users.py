@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.auth.principal import ANONYMOUS, Caller, Limits
-from gateway.auth.registry import Guest, Roster
+from gateway.auth.principal import ANONYMOUS, Limits, Principal
+from gateway.auth.registry import ActiveConnection, UserRegistry
 from gateway.auth.users import Usage, UserError, Users, exist, find
 from gateway.cli import main
 from gateway.errors import InvalidApiKeyError
@@ -30,8 +30,8 @@ async def users(tmp_path: Path) -> AsyncIterator[Users]:
 
 
 @pytest.fixture
-async def roster(users: Users) -> Roster:
-    return Roster(users, concurrency=2, messages=1200)
+async def registry(users: Users) -> UserRegistry:
+    return UserRegistry(users, concurrency=2, messages=1200)
 
 
 def contents(folder: Path) -> list[bytes]:
@@ -101,72 +101,74 @@ async def test_a_chinese_name_is_one(users: Users) -> None:
     assert [user.name for user in await users.all()] == ["王小明"]
 
 
-async def test_without_keys_all_may_come_in_and_share_one_tenant(roster: Roster) -> None:
-    await roster.refresh()
-    assert roster.identify("anything", "connection 1") == Caller(ANONYMOUS, "connection 1")
+async def test_without_keys_all_may_come_in_and_share_one_tenant(registry: UserRegistry) -> None:
+    await registry.refresh()
+    assert registry.identify("anything", "connection 1") == Principal(ANONYMOUS, "connection 1")
 
 
-async def test_with_the_first_key_everybody_needs_one(users: Users, roster: Roster) -> None:
+async def test_with_the_first_key_everybody_needs_one(users: Users, registry: UserRegistry) -> None:
     key = await users.add("anna", admin=True, limits=Limits(tokens_per_minute=600))
-    await roster.refresh()
-    caller = roster.identify(key, "connection 1")
-    assert (caller.limits, caller.admin) == (Limits(2, 600), True)
-    assert caller.tenant == caller.user != ANONYMOUS
+    await registry.refresh()
+    principal = registry.identify(key, "connection 1")
+    assert (principal.limits, principal.admin) == (Limits(2, 600), True)
+    assert principal.tenant == principal.user != ANONYMOUS
     for wrong in (None, "", "smv_", key + "x", key.swapcase()):
         with pytest.raises(InvalidApiKeyError):
-            roster.identify(wrong, "connection 1")
+            registry.identify(wrong, "connection 1")
 
 
 async def test_a_key_ends_when_it_expires(users: Users) -> None:
     now = 1000.0
     key = await users.add("anna", expires_at=1010)
-    roster = Roster(users, concurrency=2, messages=1200, clock=lambda: now)
-    await roster.refresh()
-    roster.identify(key, "")
+    registry = UserRegistry(users, concurrency=2, messages=1200, clock=lambda: now)
+    await registry.refresh()
+    registry.identify(key, "")
     now = 1010.0
     with pytest.raises(InvalidApiKeyError, match="expired"):
-        roster.identify(key, "")
+        registry.identify(key, "")
 
 
-async def test_another_process_revokes_and_who_is_in_is_shown_out(users: Users, roster: Roster, tmp_path: Path) -> None:
+async def test_another_process_revokes_and_who_is_in_is_shown_out(
+    users: Users, registry: UserRegistry, tmp_path: Path
+) -> None:
     left: list[str] = []
 
     async def leave() -> None:
         left.append("anna")
 
     keys = [await users.add(name) for name in ("anna", "bert")]
-    await roster.refresh()
-    guests = [Guest(roster.identify(key, ""), "", leave if key == keys[0] else nobody) for key in keys]
+    await registry.refresh()
+    guests = [ActiveConnection(registry.identify(key, ""), "", leave if key == keys[0] else nobody) for key in keys]
     for guest in guests:
-        roster.enter(guest)
+        registry.enter(guest)
     other = Users(tmp_path)
     await other.revoke("anna")
     other.close()
-    await roster.refresh()
+    await registry.refresh()
     await asyncio.sleep(0)
     assert left == ["anna"]
     with pytest.raises(InvalidApiKeyError, match="revoked"):
-        roster.identify(keys[0], "")
-    roster.identify(keys[1], "")
+        registry.identify(keys[0], "")
+    registry.identify(keys[1], "")
 
 
-async def test_with_the_last_key_revoked_the_gateway_stays_closed(users: Users, roster: Roster) -> None:
+async def test_with_the_last_key_revoked_the_gateway_stays_closed(users: Users, registry: UserRegistry) -> None:
     await users.add("anna")
     await users.revoke("anna")
-    await roster.refresh()
+    await registry.refresh()
     with pytest.raises(InvalidApiKeyError):
-        roster.identify(None, "")
+        registry.identify(None, "")
 
 
-async def test_what_a_user_had_is_written_down(users: Users, roster: Roster) -> None:
+async def test_what_a_user_had_is_written_down(users: Users, registry: UserRegistry) -> None:
     key = await users.add("anna")
-    await roster.refresh()
-    caller = roster.identify(key, "")
+    await registry.refresh()
+    principal = registry.identify(key, "")
     for tokens in (10, 20):
-        roster.record(caller, tokens)
-        await roster.flush()
-    roster.record(Caller(ANONYMOUS, "x"), 5)
-    await roster.flush()
+        registry.record(principal, tokens)
+        await registry.flush()
+    registry.record(Principal(ANONYMOUS, "x"), 5)
+    await registry.flush()
     [user] = await users.all()
     assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (2, 30, 2, 30)
     assert user.last_used is not None

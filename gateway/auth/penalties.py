@@ -36,7 +36,7 @@ class _Account:
     """When the user may ask again."""
 
 
-class HoldOff:
+class Penalties:
     """In memory: a gateway that starts again begins with trust, and each of several judges by what it saw itself.
 
     Users are callers' (see Caller.user): without keys every connection is one, and a new one begins with trust too.

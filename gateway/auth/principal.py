@@ -26,7 +26,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Caller:
+class Principal:
     """The one behind a connection or an HTTP request, as far as the rest of the gateway cares."""
 
     tenant: str
@@ -48,8 +48,8 @@ def shown(tenant: str) -> str:
     return tenant[:SHOWN] if tenant != ANONYMOUS else tenant
 
 
-def caller_of(connection: HTTPConnection) -> Caller:
+def principal_of(connection: HTTPConnection) -> Principal:
     """The caller of a WebSocket or an HTTP request, as `Callers` (transport/callers.py) found it at the door."""
-    caller = connection.state.caller
-    assert isinstance(caller, Caller)  # noqa: S101 - for the type checker: `state` is untyped
-    return caller
+    principal = connection.state.principal
+    assert isinstance(principal, Principal)  # noqa: S101 - for the type checker: `state` is untyped
+    return principal

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.errors import RateLimitExceededError
 
 SWEEP: Final = 1024
@@ -65,22 +65,22 @@ class TokenRates:
         """`clock` gives seconds."""
         self._buckets = Buckets(clock)
 
-    def reserve(self, caller: Caller, tokens: int) -> int:
+    def reserve(self, principal: Principal, tokens: int) -> int:
         """Reserve the tokens that a request may need, and return how many. Raises RateLimitExceededError."""
-        limit = caller.limits.tokens_per_minute
+        limit = principal.limits.tokens_per_minute
         if limit is None:
             return 0
-        bucket = self._buckets.of(caller.user, limit)
+        bucket = self._buckets.of(principal.user, limit)
         if bucket.level <= 0:
             raise _exceeded(bucket, f"this key may use {limit} tokens a minute, which are used up")
         reserved = min(tokens, limit)
         bucket.level -= reserved
         return reserved
 
-    def settle(self, caller: Caller, reserved: int, used: int) -> None:
+    def settle(self, principal: Principal, reserved: int, used: int) -> None:
         """Charge the tokens that a request used instead of those that it reserved."""
-        if caller.limits.tokens_per_minute is not None:
-            bucket = self._buckets.of(caller.user, caller.limits.tokens_per_minute)
+        if principal.limits.tokens_per_minute is not None:
+            bucket = self._buckets.of(principal.user, principal.limits.tokens_per_minute)
             bucket.level += reserved - used
 
 
@@ -92,9 +92,9 @@ class MessageRates:
         self._buckets = Buckets(clock)
         self._limit = limit
 
-    def take(self, caller: Caller) -> None:
+    def take(self, principal: Principal) -> None:
         """The caller sent one. Raises RateLimitExceededError."""
-        bucket = self._buckets.of(caller.user, self._limit)
+        bucket = self._buckets.of(principal.user, self._limit)
         if bucket.level < 1:
             raise _exceeded(bucket, f"you may send {self._limit} messages a minute")
         bucket.level -= 1

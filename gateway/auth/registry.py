@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from cache import StoreError
-from gateway.auth.principal import ANONYMOUS, Caller
+from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.rates import MessageRates
 from gateway.auth.user import User
 from gateway.auth.users import Usage, Users, UsersLostError, find
@@ -24,15 +24,15 @@ EVERY: Final = 1.0
 
 
 @dataclass(eq=False)
-class Guest:
+class ActiveConnection:
     """A connection or request that is in, and how to show it out."""
 
-    caller: Caller
+    principal: Principal
     address: str
     leave: Callable[[], Awaitable[None]]
 
 
-class Roster:
+class UserRegistry:
     """The users' file held in memory, and everybody who is in."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Roster:
         self._unusable = ""
         """Why users.db cannot say whose keys are good, in words; empty while it can."""
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)
-        self._guests: set[Guest] = set()
+        self._guests: set[ActiveConnection] = set()
         self._leaving: set[asyncio.Future[None]] = set()
         self.by_user: Counter[str] = Counter()
         """Guests by user."""
@@ -59,7 +59,7 @@ class Roster:
         """Somebody has, or had, a key, and so everybody needs one."""
         return bool(self._users or self._unusable)
 
-    def identify(self, key: str | None, stranger: str) -> Caller:
+    def identify(self, key: str | None, stranger: str) -> Principal:
         """The caller behind a key; without keys, `stranger` is the user.
 
         Raises InvalidApiKeyError, or StoreUnavailableError while users.db is lost.
@@ -67,7 +67,7 @@ class Roster:
         if self._unusable:
             raise StoreUnavailableError(f"no key can be checked: {self._unusable}")
         if not self.needs_keys:
-            return Caller(ANONYMOUS, stranger)
+            return Principal(ANONYMOUS, stranger)
         user = find(self._users, key) if key else None
         if user is None or not user.is_valid(self._clock()):
             raise InvalidApiKeyError(_reason(key, user))
@@ -75,30 +75,30 @@ class Roster:
         limits = user.limits
         if limits.concurrency is None:
             limits = replace(limits, concurrency=self._concurrency)
-        return Caller(user.tenant, user.tenant, limits, admin=user.admin)
+        return Principal(user.tenant, user.tenant, limits, admin=user.admin)
 
-    def enter(self, guest: Guest) -> None:
+    def enter(self, connection: ActiveConnection) -> None:
         """Somebody came in."""
-        self._guests.add(guest)
-        self.by_user[guest.caller.user] += 1
-        self.by_address[guest.address] += 1
+        self._guests.add(connection)
+        self.by_user[connection.principal.user] += 1
+        self.by_address[connection.address] += 1
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, connection: ActiveConnection) -> None:
         """Somebody left."""
-        self._guests.remove(guest)
-        for counter, name in ((self.by_user, guest.caller.user), (self.by_address, guest.address)):
+        self._guests.remove(connection)
+        for counter, name in ((self.by_user, connection.principal.user), (self.by_address, connection.address)):
             counter[name] -= 1
             if not counter[name]:
                 del counter[name]
 
-    def heard(self, caller: Caller) -> None:
+    def heard(self, principal: Principal) -> None:
         """A message of the caller's came. Raises RateLimitExceededError."""
-        self._messages.take(caller)
+        self._messages.take(principal)
 
-    def record(self, caller: Caller, tokens: int) -> None:
+    def record(self, principal: Principal, tokens: int) -> None:
         """A request of the caller's ended, for which so many tokens were read or written."""
-        if caller.tenant != ANONYMOUS:
-            usage = self._usage[caller.tenant]
+        if principal.tenant != ANONYMOUS:
+            usage = self._usage[principal.tenant]
             usage.requests += 1
             usage.tokens += tokens
 
@@ -135,8 +135,8 @@ class Roster:
         if self.needs_keys:
             now = self._clock()
             valid = {user.tenant for user in self._users if user.is_valid(now) and not self._unusable}
-            for guest in [guest for guest in self._guests if guest.caller.tenant not in valid]:
-                task = asyncio.ensure_future(guest.leave())
+            for connection in [connection for connection in self._guests if connection.principal.tenant not in valid]:
+                task = asyncio.ensure_future(connection.leave())
                 self._leaving.add(task)
                 task.add_done_callback(self._leaving.discard)
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started, Tokens
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.detokenizer import Detokenizer
 from gateway.protocol.events import Usage
@@ -27,7 +27,7 @@ class Generation:
         services: Services,
         request: ResponseCreate,
         prepared: Prepared,
-        caller: Caller,
+        principal: Principal,
         on_text: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
         """Nothing runs before `run`."""
@@ -35,7 +35,7 @@ class Generation:
         """Why the engine ended it: stop, length or aborted; empty when none has."""
         self._services = services
         self._tokens = services.model.tokens
-        self._user = caller.user
+        self._user = principal.user
         self._prepared = prepared
         form = prepared.form
         self._request = Generate(
@@ -43,7 +43,7 @@ class Generation:
             prepared.context.ids,
             prepared.limit,
             services.model.sampling(request),
-            caller.tenant,
+            principal.tenant,
             grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
             top_logprobs=request.logprobs,
             public=prepared.context.public,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cache import StoreError
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.conversations.histories import Known
 from gateway.conversations.prompt_builder import Context, Previous
 from gateway.conversations.unstored import Unstored
@@ -48,13 +48,13 @@ class Prepared:
         return Work(len(self.context.ids) - self.context.known, self.limit)
 
 
-async def prepare(services: Services, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Prepared:
+async def prepare(services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored) -> Prepared:
     """Make a request ready. Raises ApiError."""
     _check(services, request)
-    previous = await _previous(services, request, caller, unstored)
-    known = None if request.remembered or request.forgotten else _known(services, request, caller)
+    previous = await _previous(services, request, principal, unstored)
+    known = None if request.remembered or request.forgotten else _known(services, request, principal)
     context = await services.conversations.context(
-        request, previous, known, now=int(services.clock()), user=caller.user
+        request, previous, known, now=int(services.clock()), user=principal.user
     )
     limit = min(
         request.max_output_tokens or services.settings.max_output_tokens, services.model.context - len(context.ids)
@@ -63,17 +63,17 @@ async def prepare(services: Services, request: ResponseCreate, caller: Caller, u
     return Prepared(context, 0 if request.prepares else limit, before)
 
 
-async def count(services: Services, request: ResponseCreate, caller: Caller) -> int:
+async def count(services: Services, request: ResponseCreate, principal: Principal) -> int:
     """Tokens that the request's prompt has, be it too long or not. Raises ApiError."""
     _check(services, request)
-    previous = await _previous(services, request, caller, Unstored())
-    return await services.conversations.count(request, previous, now=int(services.clock()), user=caller.user)
+    previous = await _previous(services, request, principal, Unstored())
+    return await services.conversations.count(request, previous, now=int(services.clock()), user=principal.user)
 
 
-def _known(services: Services, request: ResponseCreate, caller: Caller) -> Known | None:
+def _known(services: Services, request: ResponseCreate, principal: Principal) -> Known | None:
     """What the model saw of a conversation whose client sends it whole."""
     new = messages([input_item(item, new_id) for item in request.items])
-    return services.histories.find(caller.tenant, request, new)
+    return services.histories.find(principal.tenant, request, new)
 
 
 def _check(services: Services, request: ResponseCreate) -> None:
@@ -88,12 +88,14 @@ def _check(services: Services, request: ResponseCreate) -> None:
         )
 
 
-async def _previous(services: Services, request: ResponseCreate, caller: Caller, unstored: Unstored) -> Previous | None:
+async def _previous(
+    services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored
+) -> Previous | None:
     previous = request.previous_response_id
     if previous is None:
         return None
     try:
-        found = unstored.get(previous) or await services.sessions.get(caller.tenant, previous)
+        found = unstored.get(previous) or await services.sessions.get(principal.tenant, previous)
     except StoreError as error:
         raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
     if found is None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from cache import StoreError
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import (
@@ -40,11 +40,11 @@ TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events waited 
 class Running:
     """One response and its events. It runs on as long as somebody holds it, and a grace time longer."""
 
-    def __init__(self, turn: TurnRunner, log: EventLog, caller: Caller, *, grace: float) -> None:
+    def __init__(self, turn: TurnRunner, log: EventLog, principal: Principal, *, grace: float) -> None:
         """`grace` is in seconds, counted from the loss of its last holder."""
         self.turn = turn
         self.log = log
-        self.caller = caller
+        self.principal = principal
         self._grace = grace
         self._holders = 0
         self._stopped = False
@@ -138,60 +138,62 @@ class Responses:
         self._ended_bytes = 0
         services.sessions.on_deletion(self._deleted_elsewhere)
 
-    async def start(self, request: ResponseCreate, *, caller: Caller, unstored: Unstored) -> Running:
+    async def start(self, request: ResponseCreate, *, principal: Principal, unstored: Unstored) -> Running:
         """Take a request; who gets the response holds it. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
         previous = self._running.get(request.previous_response_id or "")
-        if previous is not None and previous.caller.tenant == caller.tenant:
+        if previous is not None and previous.principal.tenant == principal.tenant:
             raise InvalidRequestError(
                 f"{previous.turn.id} is still being answered; continue it on its own lane, or when it has ended",
                 param="previous_response_id",
             )
         log = EventLog(on_fault=lambda error: report(error, new_id("req")))
-        turn = await TurnRunner.begin(self.services, request, caller=caller, unstored=unstored, publish=log.append)
-        running = Running(turn, log, caller, grace=self._grace)
+        turn = await TurnRunner.begin(
+            self.services, request, principal=principal, unstored=unstored, publish=log.append
+        )
+        running = Running(turn, log, principal, grace=self._grace)
         running.hold()
         self._running[turn.id] = running
         log.watchers.add(lambda: self._watch(running))
         return running
 
-    def find(self, caller: Caller, response: str) -> Running | None:
+    def find(self, principal: Principal, response: str) -> Running | None:
         """A response of the caller's that runs or ended lately."""
         running = self._running.get(response) or self._ended.get(response)
-        return running if running is not None and running.caller.tenant == caller.tenant else None
+        return running if running is not None and running.principal.tenant == principal.tenant else None
 
-    async def find_kept(self, caller: Caller, response: str) -> Running | None:
+    async def find_kept(self, principal: Principal, response: str) -> Running | None:
         """Likewise, for whoever wants its contents: one that was deleted meanwhile, at any gateway, is none."""
-        running = self.find(caller, response)
+        running = self.find(principal, response)
         if running is None or not running.ended:
             return running
         with suppress(StoreError):  # what can't be asked has deleted nothing that is known of
-            if await self.services.sessions.is_deleted(caller.tenant, response):
+            if await self.services.sessions.is_deleted(principal.tenant, response):
                 self.drop(running)
                 return None
         return running
 
-    async def delete(self, caller: Caller, response: str) -> bool:
+    async def delete(self, principal: Principal, response: str) -> bool:
         """Delete a response that does not run; False when there is none. Raises StoreUnavailableError."""
-        running = self.find(caller, response)
+        running = self.find(principal, response)
         if running is not None:
             self.drop(running)
         try:
-            return await delete(self.services, caller.tenant, response)
+            return await delete(self.services, principal.tenant, response)
         except StoreError as error:
             raise StoreUnavailableError(f"the response can't be deleted: {error}; try again") from error
 
-    async def record(self, caller: Caller, response: str) -> Turn:
+    async def record(self, principal: Principal, response: str) -> Turn:
         """A response of the caller's with its items, as it stands.
 
         Raises ResponseNotFoundError or StoreUnavailableError.
         """
-        running = await self.find_kept(caller, response)
+        running = await self.find_kept(principal, response)
         if running is not None:
             return running.turn.record
         try:
-            found = await self.services.sessions.get(caller.tenant, response)
+            found = await self.services.sessions.get(principal.tenant, response)
         except StoreError as error:
             raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
         if found is None:
@@ -201,7 +203,7 @@ class Responses:
     async def _deleted_elsewhere(self, tenant: str, response: str) -> None:
         """Drop all that this gateway holds of a response that another one has deleted."""
         running = self._ended.get(response)
-        if running is not None and running.caller.tenant == tenant:
+        if running is not None and running.principal.tenant == tenant:
             self.drop(running)
         await delete_here(self.services, tenant, response)
 

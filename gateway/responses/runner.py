@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from cache import StoreError
 from engine import EngineError
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
@@ -47,7 +47,7 @@ class TurnRunner:
         prepared: Prepared,
         ticket: Ticket[Demand, Placement],
         *,
-        caller: Caller,
+        principal: Principal,
         unstored: Unstored,
         publish: Callable[[Event], None],
         arrived: float,
@@ -60,13 +60,13 @@ class TurnRunner:
         self._services = services
         self._prepared = prepared
         self._ticket = ticket
-        self._caller = caller
+        self._principal = principal
         self._unstored = unstored
         self._publish = publish
         self._arrived = arrived
         self._events = self._shape()
         self._answer = Answer(self._events, calls=prepared.form.calls, new_id=new_id)
-        self._generation = Generation(services, request, prepared, caller, self._text)
+        self._generation = Generation(services, request, prepared, principal, self._text)
         self._queued: float | None = None
         """Seconds that it waited for an engine, once it has one."""
         self._first: float | None = None
@@ -82,7 +82,7 @@ class TurnRunner:
         services: Services,
         request: ResponseCreate,
         *,
-        caller: Caller,
+        principal: Principal,
         unstored: Unstored,
         publish: Callable[[Event], None],
     ) -> Self:
@@ -91,14 +91,21 @@ class TurnRunner:
         `unstored` holds its connection's own responses that asked for `store: false`.
         """
         arrived = time.monotonic()
-        services.holdoff.check(caller.user)
-        prepared = await prepare(services, request, caller, unstored)
+        services.penalties.check(principal.user)
+        prepared = await prepare(services, request, principal, unstored)
         context = prepared.context
         stored = not request.forgotten and services.pool.stores
         demand = Demand(prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored)
-        ticket = services.admission.enter(demand, caller, prepared.work, ahead=request.prepares)
+        ticket = services.admission.enter(demand, principal, prepared.work, ahead=request.prepares)
         return cls(
-            services, request, prepared, ticket, caller=caller, unstored=unstored, publish=publish, arrived=arrived
+            services,
+            request,
+            prepared,
+            ticket,
+            principal=principal,
+            unstored=unstored,
+            publish=publish,
+            arrived=arrived,
         )
 
     @property
@@ -117,7 +124,7 @@ class TurnRunner:
         except ApiError as error:
             await self._fail(error)
         except EngineError as error:
-            self._services.holdoff.blame(self._caller.user, self._generation.blame)
+            self._services.penalties.blame(self._principal.user, self._generation.blame)
             await self._fail(EngineUnavailableError(f"the engine failed: {error}; try again"))
         except Exception as error:  # noqa: BLE001 - a fault of the gateway's own ends the response like any other
             await self._fail(report(error, self.id))
@@ -125,7 +132,7 @@ class TurnRunner:
             noted.cancel()
             usage = self._generation.usage
             self._services.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
-            self._services.roster.record(self._caller, usage.input + usage.output)
+            self._services.registry.record(self._principal, usage.input + usage.output)
 
     def break_off(self, error: ApiError) -> None:
         """Emit that it failed, when `run` could not."""
@@ -160,7 +167,7 @@ class TurnRunner:
             said = self._answer.text
             if said != noted:
                 with suppress(StoreError):  # its end will tell
-                    await self._services.sessions.begin(self._caller.tenant, *await self._beginning(said))
+                    await self._services.sessions.begin(self._principal.tenant, *await self._beginning(said))
                 noted = said
             await asyncio.sleep(NOTED_EVERY)
 
@@ -265,12 +272,12 @@ class TurnRunner:
             return await self._store(ids)
         elif ids is not None:
             turn = self.record
-            self._services.histories.keep(self._caller.tenant, self.request, messages(turn.items), ids, self.id)
+            self._services.histories.keep(self._principal.tenant, self.request, messages(turn.items), ids, self.id)
         return 0
 
     async def _store(self, ids: list[int] | None) -> int:
         try:
-            return await self._services.sessions.add(self._caller.tenant, self.record, ids)
+            return await self._services.sessions.add(self._principal.tenant, self.record, ids)
         except StoreError as error:
             raise StoreUnavailableError(f"the conversation can't be kept: {error}") from error
 
@@ -298,7 +305,7 @@ class TurnRunner:
         log.info(
             "response",
             response_id=self.id,
-            tenant=self._caller.shown,
+            tenant=self._principal.shown,
             route=self.request.route,
             status=status,
             code=code or None,

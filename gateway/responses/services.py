@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from cache import Cache, PrefixCache
 from engine import EnginePool
-from gateway.auth.penalties import HoldOff
-from gateway.auth.registry import Roster
+from gateway.auth.penalties import Penalties
+from gateway.auth.registry import UserRegistry
 from gateway.config.settings import Settings
 from gateway.conversations.histories import Histories
 from gateway.conversations.prompt_builder import Conversations
@@ -39,10 +39,10 @@ class Services:
     prompts: PromptWorkers
     conversations: Conversations
     metrics: Metrics
-    roster: Roster
+    registry: UserRegistry
     activity: Activity = field(default_factory=Activity)
     histories: Histories = field(default_factory=Histories)
-    holdoff: HoldOff = field(default_factory=HoldOff)
+    penalties: Penalties = field(default_factory=Penalties)
     clock: Callable[[], float] = time.time
     numbers: int = 0
 

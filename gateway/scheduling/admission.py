@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.auth.rates import TokenRates
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError
 from gateway.scheduling.fair_queue import Claim, Ledger, Work
@@ -27,10 +27,10 @@ FIRST_TURN: Final = 5.0
 class Ticket(Generic[R, P]):
     """A request in the house, from `Admission.enter` to `Admission.leave`."""
 
-    def __init__(self, request: R, caller: Caller, claim: Claim, reserved: int, now: float) -> None:
+    def __init__(self, request: R, principal: Principal, claim: Claim, reserved: int, now: float) -> None:
         """`reserved` tokens were taken from the caller's rate; `now` is in monotonic seconds."""
         self.request = request
-        self.caller = caller
+        self.principal = principal
         self.claim = claim
         self.reserved = reserved
         self.since = now
@@ -86,14 +86,14 @@ class Admission(Generic[R, P]):
         """Requests that have a place."""
         return len(self._running)
 
-    def enter(self, request: R, caller: Caller, work: Work, *, ahead: bool = False) -> Ticket[R, P]:
+    def enter(self, request: R, principal: Principal, work: Work, *, ahead: bool = False) -> Ticket[R, P]:
         """Take a request in: it has a place at once, or waits for one. `leave` must follow, however it ends.
 
         `ahead` is for work that nobody waits for. Raises QueueFullError or RateLimitExceededError.
         """
-        reserved = self._rates.reserve(caller, work.tokens)
-        claim = self._ledger.claim(caller, work, ahead=ahead)
-        ticket: Ticket[R, P] = Ticket(request, caller, claim, reserved, self._clock())
+        reserved = self._rates.reserve(principal, work.tokens)
+        claim = self._ledger.claim(principal, work, ahead=ahead)
+        ticket: Ticket[R, P] = Ticket(request, principal, claim, reserved, self._clock())
         self._waiting[claim] = ticket
         self.pump()
         if ticket.place is None:
@@ -121,7 +121,7 @@ class Admission(Generic[R, P]):
         else:
             return
         self._forget_timer(ticket)
-        self._rates.settle(ticket.caller, ticket.reserved, done.tokens if done else 0)
+        self._rates.settle(ticket.principal, ticket.reserved, done.tokens if done else 0)
         self.pump()
 
     def pump(self) -> None:
@@ -165,7 +165,7 @@ class Admission(Generic[R, P]):
 
     @staticmethod
     def _is_busy(ticket: Ticket[R, P]) -> bool:
-        most = ticket.caller.limits.concurrency
+        most = ticket.principal.limits.concurrency
         return most is not None and ticket.claim.account.running >= most
 
     def _start(self, ticket: Ticket[R, P], place: P, passed: list[Ticket[R, P]]) -> None:

@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 
 PREFILL: Final = 0.2
 """What a prompt token costs in tokens of an answer: prompts are computed about five times faster (facts.md)."""
@@ -94,18 +94,18 @@ class Ledger:
     _sweep_at: int = SWEEP
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-    def claim(self, caller: Caller, work: Work, *, ahead: bool) -> Claim:
+    def claim(self, principal: Principal, work: Work, *, ahead: bool) -> Claim:
         """A request arrives and waits."""
-        account = self.accounts.get(caller.user)
+        account = self.accounts.get(principal.user)
         if account is None:
             self._sweep()
-            account = self.accounts[caller.user] = Account(caller.limits.weight, self.clock, answer=self._answer)
+            account = self.accounts[principal.user] = Account(principal.limits.weight, self.clock, answer=self._answer)
         if not account.active:
             account.served = max(account.served, self.clock)
         account.waiting += 1
         account.turns += not ahead
         expected = Work(work.prompt, min(work.answer, round(account.answer)))
-        return Claim(caller.user, account, expected.cost / account.weight, ahead, next(self._numbers))
+        return Claim(principal.user, account, expected.cost / account.weight, ahead, next(self._numbers))
 
     def withdraw(self, claim: Claim) -> None:
         """It leaves without having had a place."""

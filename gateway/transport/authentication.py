@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache import StoreError
-from gateway.auth.principal import ANONYMOUS, Caller
-from gateway.auth.registry import Guest, Roster
+from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.auth.registry import ActiveConnection, UserRegistry
 from gateway.auth.users import PREFIX
 from gateway.errors import ApiError, ConnectionLimitError, InvalidApiKeyError, RateLimitExceededError
 from gateway.transport.refusals import refuse
@@ -31,12 +31,12 @@ _OPERATORS_CHALLENGE: Final = 'Basic realm="Samovar: any name, and an admin key 
 
 
 class Callers:
-    """ASGI middleware that puts a `Caller` into the state of every connection and request, or refuses it."""
+    """ASGI middleware that puts a `Principal` into the state of every connection and request, or refuses it."""
 
-    def __init__(self, app: ASGIApp, *, roster: Roster, per_user: int, per_address: int) -> None:
+    def __init__(self, app: ASGIApp, *, registry: UserRegistry, per_user: int, per_address: int) -> None:
         """`per_user` and `per_address` connections and requests under `/v1` may be in at a time."""
         self._app = app
-        self._roster = roster
+        self._registry = registry
         self._per_user = per_user
         self._per_address = per_address
         self._connections = itertools.count(1)
@@ -53,34 +53,34 @@ class Callers:
         client = scope.get("client")
         address = client[0] if client else ""
         try:
-            caller = await self._identify(scope, address)
-            self._check(scope, caller, address)
+            principal = await self._identify(scope, address)
+            self._check(scope, principal, address)
             if scope["type"] == "http":
-                self._roster.heard(caller)  # a socket's messages count one by one
+                self._registry.heard(principal)  # a socket's messages count one by one
         except ApiError as error:
             await refuse(error, scope, receive, send, headers=_headers(scope, error))
             return
-        scope.setdefault("state", {})["caller"] = caller
-        guest = Guest(caller, address, leave=_nobody)
-        self._roster.enter(guest)
+        scope.setdefault("state", {})["principal"] = principal
+        connection = ActiveConnection(principal, address, leave=_nobody)
+        self._registry.enter(connection)
         try:
-            await (self._socket if scope["type"] == "websocket" else self._request)(guest, scope, receive, send)
+            await (self._socket if scope["type"] == "websocket" else self._request)(connection, scope, receive, send)
         finally:
-            self._roster.leave(guest)
+            self._registry.leave(connection)
 
-    async def _identify(self, scope: Scope, address: str) -> Caller:
+    async def _identify(self, scope: Scope, address: str) -> Principal:
         """Who it is, by the users as they are now: a key is good from its making on. Raises InvalidApiKeyError."""
         key, stranger = _key(scope), self._stranger(scope, address)
         could_be_new = key is not None and key.startswith(PREFIX)
-        if not self._roster.needs_keys and could_be_new:
+        if not self._registry.needs_keys and could_be_new:
             await self._refresh()  # perhaps the first key of all: what is said under it must not become everybody's
         try:
-            return self._roster.identify(key, stranger)
+            return self._registry.identify(key, stranger)
         except InvalidApiKeyError:
             if not could_be_new:
                 raise
             await self._refresh()
-            return self._roster.identify(key, stranger)
+            return self._registry.identify(key, stranger)
 
     async def _refresh(self) -> None:
         """Read the users as they are from now on: once for all who ask meanwhile, so that wrong keys cost little."""
@@ -89,19 +89,19 @@ class Callers:
             if self._read < asked:
                 self._read = next(self._asked)
                 with suppress(StoreError):  # who was known stays known
-                    await self._roster.refresh()
+                    await self._registry.refresh()
 
     def _stranger(self, scope: Scope, address: str) -> str:
         """Without keys: every connection is a user of its own, over HTTP every address."""
         return f"connection {next(self._connections)}" if scope["type"] == "websocket" else f"address {address}"
 
-    def _check(self, scope: Scope, caller: Caller, address: str) -> None:
-        if scope["path"].startswith(_OPERATOR) and self._roster.needs_keys and not caller.admin:
+    def _check(self, scope: Scope, principal: Principal, address: str) -> None:
+        if scope["path"].startswith(_OPERATOR) and self._registry.needs_keys and not principal.admin:
             raise InvalidApiKeyError("this page needs the key of an admin: samovar keys add NAME --admin")
         here = "this address"
-        if self._roster.by_address[address] >= self._per_address:
+        if self._registry.by_address[address] >= self._per_address:
             most = self._per_address
-        elif caller.tenant != ANONYMOUS and self._roster.by_user[caller.user] >= self._per_user:
+        elif principal.tenant != ANONYMOUS and self._registry.by_user[principal.user] >= self._per_user:
             here, most = "this key", self._per_user
         else:
             return
@@ -110,7 +110,7 @@ class Callers:
             raise ConnectionLimitError(text)
         raise RateLimitExceededError(text, RETRY_SECONDS)
 
-    async def _socket(self, guest: Guest, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _socket(self, connection: ActiveConnection, scope: Scope, receive: Receive, send: Send) -> None:
         closed = False
         task = asyncio.current_task()
 
@@ -128,10 +128,10 @@ class Callers:
                 if task is not None:
                     task.cancel()
 
-        guest.leave = leave
+        connection.leave = leave
         await self._app(scope, receive, say)
 
-    async def _request(self, guest: Guest, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _request(self, connection: ActiveConnection, scope: Scope, receive: Receive, send: Send) -> None:
         begun, ended = False, False
         task = asyncio.current_task()
 
@@ -146,7 +146,7 @@ class Callers:
             if task is not None:
                 task.cancel()
 
-        guest.leave = leave
+        connection.leave = leave
         try:
             await self._app(scope, receive, say)
         except asyncio.CancelledError:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.auth.principal import caller_of
+from gateway.auth.principal import principal_of
 from gateway.conversations.unstored import Unstored
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
 from gateway.protocol.events import retold
@@ -50,7 +50,7 @@ async def started(responses: Responses, create: ResponseCreate, request: Request
     """A response that has begun, and what its HTTP request calls when it is closed. Raises ApiError."""
     unstored = Unstored()
     try:
-        running = await responses.start(create, caller=caller_of(request), unstored=unstored)
+        running = await responses.start(create, principal=principal_of(request), unstored=unstored)
     except BaseException:
         unstored.close()
         raise
@@ -111,20 +111,20 @@ class HttpResponses:
     async def input_tokens(self, request: Request) -> Response:
         """Count the tokens that a request's prompt would have."""
         create, _ = read_body(await json_body(request))
-        tokens = await count(self._responses.services, create, caller_of(request))
+        tokens = await count(self._responses.services, create, principal_of(request))
         return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
     async def retrieve(self, request: Request) -> Response:
         """A response as it stands; with `stream`, its events, which one that ended long ago has but one of."""
-        asked, caller = query(request, Retrieve), caller_of(request)
+        asked, principal = query(request, Retrieve), principal_of(request)
         if asked.include_obfuscation:
             raise UnsupportedParameterError("`include_obfuscation` is not supported here", param="include_obfuscation")
         if asked.starting_after is not None and not asked.stream:
             raise InvalidRequestError("starting_after: goes with stream=true", param="starting_after")
-        running = await self._responses.find_kept(caller, request.path_params["id"])
+        running = await self._responses.find_kept(principal, request.path_params["id"])
         if running is not None and asked.stream:
             return self._resume(request, running, -1 if asked.starting_after is None else asked.starting_after)
-        response = (await self._responses.record(caller, request.path_params["id"])).response
+        response = (await self._responses.record(principal, request.path_params["id"])).response
         if not asked.stream:
             return JSONResponse(response)
         last = retold(response, number=0 if asked.starting_after is None else asked.starting_after + 1)
@@ -141,20 +141,20 @@ class HttpResponses:
 
     async def delete(self, request: Request) -> Response:
         """Delete a response; one that runs is cancelled first."""
-        response, caller = request.path_params["id"], caller_of(request)
-        running = self._responses.find(caller, response)
+        response, principal = request.path_params["id"], principal_of(request)
+        running = self._responses.find(principal, response)
         if running is not None:
             await self._end(running)
-        if not await self._responses.delete(caller, response):
+        if not await self._responses.delete(principal, response):
             raise ResponseNotFoundError(response)
         return JSONResponse({"id": response, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
         """End a running response and give what there is of it."""
-        response, caller = request.path_params["id"], caller_of(request)
-        running = self._responses.find(caller, response)
+        response, principal = request.path_params["id"], principal_of(request)
+        running = self._responses.find(principal, response)
         if running is None or running.ended:
-            await self._responses.record(caller, response)
+            await self._responses.record(principal, response)
             raise InvalidRequestError(f"{response} has ended already", param="response_id")
         await self._end(running)
         return JSONResponse(running.turn.response)
@@ -168,6 +168,6 @@ class HttpResponses:
 
     async def input_items(self, request: Request) -> Response:
         """What the model was shown, a page at a time."""
-        asked, caller = query(request, List), caller_of(request)
-        turn = await self._responses.record(caller, request.path_params["id"])
+        asked, principal = query(request, List), principal_of(request)
+        turn = await self._responses.record(principal, request.path_params["id"])
         return JSONResponse(page(turn.items[: turn.input], limit=asked.limit, order=asked.order, after=asked.after))

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.websockets import WebSocket
 
-from gateway.auth.principal import ANONYMOUS, Caller
+from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.protocol.lanes import Backlog
 
 
@@ -21,8 +21,8 @@ class Intake:
         """Held while a large message is decoded: between two of them the event loop serves everybody else."""
 
 
-def owner(socket: WebSocket, caller: Caller) -> str:
+def owner(socket: WebSocket, principal: Principal) -> str:
     """For whom waiting messages count: the user, or without keys the address, of which connections cost nothing."""
-    if caller.tenant != ANONYMOUS or socket.client is None:
-        return caller.user
+    if principal.tenant != ANONYMOUS or socket.client is None:
+        return principal.user
     return socket.client.host

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from gateway.auth.registry import Roster
+from gateway.auth.registry import UserRegistry
 from gateway.config.settings import LOOPBACK, Settings
 from gateway.observability.metrics import Metrics
 from gateway.transport.authentication import Callers
@@ -16,7 +16,7 @@ from gateway.transport.request_context import Stamps
 from gateway.transport.trusted_hosts import Doors
 
 
-def entrance(settings: Settings, roster: Roster, metrics: Metrics) -> list[Middleware]:
+def entrance(settings: Settings, registry: UserRegistry, metrics: Metrics) -> list[Middleware]:
     """The middleware of the gateway."""
     hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
     origins = settings.allowed_origins
@@ -27,7 +27,7 @@ def entrance(settings: Settings, roster: Roster, metrics: Metrics) -> list[Middl
         *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),
         Middleware(
             Callers,
-            roster=roster,
+            registry=registry,
             per_user=settings.connections_per_user,
             per_address=settings.connections_per_address,
         ),

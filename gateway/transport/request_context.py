@@ -83,7 +83,7 @@ class Stamps:
 
     def _log(self, scope: Scope, status: int, began: float) -> None:
         kind, state = "connection" if scope["type"] == "websocket" else "request", scope["state"]
-        caller = state.get("caller")
+        principal = state.get("principal")
         structlog.get_logger().info(
             kind,
             method=scope.get("method", "GET"),
@@ -91,7 +91,7 @@ class Stamps:
             http_status=status,
             code=state.get("refusal") or state.get("code"),
             seconds=round(self._clock() - began, 3),
-            tenant=caller.shown if caller else None,
+            tenant=principal.shown if principal else None,
         )
 
 

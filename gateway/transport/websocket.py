@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from starlette.websockets import WebSocket
 
-from gateway.auth.principal import Caller
+from gateway.auth.principal import Principal
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
 from gateway.observability.faults import as_api_error, report
@@ -56,7 +56,7 @@ class Connection:
         responses: Responses,
         socket: WebSocket,
         *,
-        caller: Caller,
+        principal: Principal,
         heard: Callable[[], None],
         intake: Intake,
     ) -> None:
@@ -64,10 +64,10 @@ class Connection:
         self._responses = responses
         self._socket = socket
         self._sender = Sender(socket)
-        self._caller = caller
+        self._principal = principal
         self._heard = heard
         self._decoding = intake.decoding
-        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=owner(socket, caller))
+        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=owner(socket, principal))
         self._outbox = Outbox(self._wake, self._fell_behind, self._delivered)
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
@@ -145,7 +145,7 @@ class Connection:
         self._responses.services.metrics.rejected(ResponseCreate.route, error.code)
 
     def _cancel(self, response: str) -> None:
-        running = self._responses.find(self._caller, response)
+        running = self._responses.find(self._principal, response)
         if running is None or running.ended:
             raise InvalidRequestError(f"{response} is not running", param="response_id")
         running.turn.end()
@@ -220,7 +220,7 @@ class Connection:
             else:
                 if waiting := self._steering.take(message.previous_response_id):
                     message = steered(message, waiting)
-                running = await self._responses.start(message, caller=self._caller, unstored=self._unstored)
+                running = await self._responses.start(message, principal=self._principal, unstored=self._unstored)
                 found = (running, Reader(running.log, stream_id=lane))
         except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
             if steers:
@@ -241,10 +241,10 @@ class Connection:
     async def _find(self, message: ResponseResume) -> tuple[Running, Reader] | None:
         """The response to go on with; None when it ended so long ago that there is only its end to tell."""
         response, after = message.response_id, -1 if message.starting_after is None else message.starting_after
-        running = await self._responses.find_kept(self._caller, response)
+        running = await self._responses.find_kept(self._principal, response)
         if running is not None:
             return running, running.resume(after, stream_id=message.stream_id)
-        event = retold((await self._responses.record(self._caller, response)).response, number=after + 1)
+        event = retold((await self._responses.record(self._principal, response)).response, number=after + 1)
         self._note(event, message.stream_id)
         return None
 
@@ -294,7 +294,7 @@ class Connection:
         self._count(refused)
         flood = isinstance(refused, RateLimitExceededError)
         if not (self._flooded and flood):  # of a flood only its beginning
-            log.info("refused", request_id=number, code=refused.code, tenant=self._caller.shown)
+            log.info("refused", request_id=number, code=refused.code, tenant=self._principal.shown)
         self._flooded = flood
         self._outbox.note(refusal(refused, request_id=number, **named))
 
