@@ -42,7 +42,7 @@ from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import unrouted
 from gateway.transport.http import HttpResponses
 from gateway.transport.intake import Intake
-from gateway.transport.middleware import entrance
+from gateway.transport.middleware import middleware
 from gateway.transport.openapi import published
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
@@ -117,7 +117,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     responses = Responses(services, grace=settings.resume_grace)
     app = Starlette(
         routes=_routes(services, responses),
-        middleware=entrance(settings, services.registry, metrics),
+        middleware=middleware(settings, services.registry, metrics),
         exception_handlers={HTTPException: unrouted},
         lifespan=_lifespan(services, responses),
     )

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.transport.header_timeout import Patient
+from gateway.transport.header_timeout import HeaderTimeout
 from gateway.transport.sockets import BoundedSocket
 
 
@@ -26,7 +26,13 @@ class Server(uvicorn.Server):
 async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """Serve `app` on a free port of 127.0.0.1; gives its URL."""
     config = uvicorn.Config(
-        app, port=0, log_config=None, proxy_headers=False, http=Patient, ws=BoundedSocket, timeout_graceful_shutdown=5
+        app,
+        port=0,
+        log_config=None,
+        proxy_headers=False,
+        http=HeaderTimeout,
+        ws=BoundedSocket,
+        timeout_graceful_shutdown=5,
     )
     server = Server(config)
     task = asyncio.create_task(server.serve())

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
-from gateway.transport.authentication import Callers
+from gateway.transport.authentication import Authentication
 
 UNKNOWN = "smv_" + "x" * 43
 
@@ -49,7 +49,9 @@ async def client(users: Counted) -> AsyncIterator[httpx.AsyncClient]:
     registry = UserRegistry(users, concurrency=2, messages=1200)
     await registry.refresh()
     users.looked = 0
-    app: Any = Callers(Starlette(routes=[Route("/v1/who", name)]), registry=registry, per_user=8, per_address=256)
+    app: Any = Authentication(
+        Starlette(routes=[Route("/v1/who", name)]), registry=registry, per_user=8, per_address=256
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         yield client
 

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gateway.transport.trusted_hosts import Doors
+from gateway.transport.trusted_hosts import TrustedHosts
 from tests.chatting import ENGLISH, Terminal
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway, said
 
@@ -283,7 +283,7 @@ def test_the_operators_page_needs_an_admins_key(tmp_path: Path, tiny_model: Path
 @pytest.mark.parametrize("host", ["", "a b", "[", "[::1", "evil.example", "127.0.0.1.evil.example", "localhost:x"])
 def test_a_strange_host_is_refused_without_a_fault(host: str) -> None:
     async def ask() -> int:
-        doors = Doors(Starlette(), hosts=["localhost", "127.0.0.1"], origins=[])
+        doors = TrustedHosts(Starlette(), hosts=["localhost", "127.0.0.1"], origins=[])
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=doors), base_url="http://x") as http:
             return (await http.get("/", headers={"host": host})).status_code
 

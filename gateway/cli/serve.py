@@ -30,7 +30,7 @@ from gateway.observability import logs
 from gateway.observability.stages import Stages
 from gateway.prompts.chat_template import TemplateError
 from gateway.responses.registry import Responses
-from gateway.transport.header_timeout import Patient
+from gateway.transport.header_timeout import HeaderTimeout
 from gateway.transport.sockets import BoundedSocket
 
 BACKLOG: Final = 2048
@@ -130,7 +130,7 @@ def run(settings: Settings) -> int:
         access_log=False,
         proxy_headers=False,  # uvicorn would believe every client on loopback; see transport/proxies.py
         server_header=False,
-        http=Patient,
+        http=HeaderTimeout,
         ws=BoundedSocket,
         ws_max_size=16 << 20,
         ws_per_message_deflate=False,  # it doubles a connection's memory for text that is sent once

@@ -30,7 +30,7 @@ _OPERATOR: Final = "/monitor"
 _OPERATORS_CHALLENGE: Final = 'Basic realm="Samovar: any name, and an admin key as password", charset="UTF-8"'
 
 
-class Callers:
+class Authentication:
     """ASGI middleware that puts a `Principal` into the state of every connection and request, or refuses it."""
 
     def __init__(self, app: ASGIApp, *, registry: UserRegistry, per_user: int, per_address: int) -> None:

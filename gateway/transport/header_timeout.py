@@ -12,7 +12,7 @@ HEAD_SECONDS: Final = 10.0
 """From a connection's beginning, or its last answer, to the end of the next request's head."""
 
 
-class Patient(H11Protocol):
+class HeaderTimeout(H11Protocol):
     """uvicorn's HTTP, which by itself waits for ever for the rest of a head that was begun."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

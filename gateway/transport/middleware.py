@@ -10,23 +10,23 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway.auth.registry import UserRegistry
 from gateway.config.settings import LOOPBACK, Settings
 from gateway.observability.metrics import Metrics
-from gateway.transport.authentication import Callers
+from gateway.transport.authentication import Authentication
 from gateway.transport.proxies import Proxies
-from gateway.transport.request_context import Stamps
-from gateway.transport.trusted_hosts import Doors
+from gateway.transport.request_context import RequestContext
+from gateway.transport.trusted_hosts import TrustedHosts
 
 
-def entrance(settings: Settings, registry: UserRegistry, metrics: Metrics) -> list[Middleware]:
+def middleware(settings: Settings, registry: UserRegistry, metrics: Metrics) -> list[Middleware]:
     """The middleware of the gateway."""
     hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
     origins = settings.allowed_origins
     return [
-        Middleware(Stamps, refused=metrics.refused),
+        Middleware(RequestContext, refused=metrics.refused),
         Middleware(Proxies, trusted=settings.trusted_proxies),
-        Middleware(Doors, hosts=hosts, origins=origins),
+        Middleware(TrustedHosts, hosts=hosts, origins=origins),
         *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),
         Middleware(
-            Callers,
+            Authentication,
             registry=registry,
             per_user=settings.connections_per_user,
             per_address=settings.connections_per_address,

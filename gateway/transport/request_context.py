@@ -28,7 +28,7 @@ SECURITY: Final = {
 _STARTS: Final = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 
 
-class Stamps:
+class RequestContext:
     """ASGI middleware that numbers requests, stamps their answers, and logs those under `/v1` and those that failed.
 
     A request that began a response has its line from there, under the same id (turn.py). Neither paths' query strings

@@ -15,7 +15,7 @@ from gateway.transport.refusals import refuse
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
-class Doors:
+class TrustedHosts:
     """ASGI middleware against DNS rebinding, pages of foreign origin, and forms that pretend to be programs."""
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str]) -> None:
