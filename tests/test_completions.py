@@ -187,7 +187,7 @@ def test_a_schema_is_refused_where_this_client_wrote_it() -> None:
     ):
         request, _ = read(**fields)
         with pytest.raises(ApiError) as caught:
-            form(request.functions, request.choice, request.format, request.places)
+            form(request.functions, request.choice, request.format, request.error_paths)
         assert caught.value.param == param
 
 

@@ -16,7 +16,7 @@ from benchmarks.fuzz import Tally, send_all, send_hostile
 from gateway.errors import ApiError
 from gateway.protocol.chat import read_chat
 from gateway.protocol.requests import decode, read_body
-from gateway.protocol.tools import FunctionTool, JsonSchema, Places, TextFormat, form
+from gateway.protocol.tools import ErrorPaths, FunctionTool, JsonSchema, TextFormat, form
 from tests.running import Gateway
 
 
@@ -50,7 +50,7 @@ def test_any_schema_becomes_a_grammar_or_is_refused_by_name() -> None:
             ([FunctionTool(name="f", parameters=schema)] if isinstance(schema, dict) else [], TextFormat()),
         ):
             try:
-                form(tools, "auto", text, Places())
+                form(tools, "auto", text, ErrorPaths())
                 found[True] += 1
             except ApiError as error:
                 assert (error.code, bool(error.param)) == ("invalid_request", True), schema

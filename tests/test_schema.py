@@ -27,7 +27,7 @@ from gateway.errors import ApiError
 from gateway.protocol.calls import Argued, Called, CallReader
 from gateway.protocol.grammar import FORMATS, MAX_GRAMMAR, Grammar
 from gateway.protocol.schema import Schema
-from gateway.protocol.tools import FunctionTool, Places, TextFormat, form
+from gateway.protocol.tools import ErrorPaths, FunctionTool, TextFormat, form
 from tests.plans import MEASURED
 
 TEXT: dict[str, Any] = {"type": "string"}
@@ -217,9 +217,9 @@ def test_a_schema_costs_no_more_than_the_budget(schema: Any) -> None:
 def test_the_schemas_of_all_tools_share_one_budget() -> None:
     parameters = {"type": "object", "properties": {"a": {"oneOf": [{"const": value} for value in MANY]}}}
     tools = [FunctionTool(name=f"f{i}", parameters=parameters) for i in range(128)]
-    form(tools[:1], "auto", TextFormat(), Places())
+    form(tools[:1], "auto", TextFormat(), ErrorPaths())
     with pytest.raises(ApiError, match=r"^tools"):
-        form(tools, "auto", TextFormat(), Places())
+        form(tools, "auto", TextFormat(), ErrorPaths())
 
 
 def test_what_stands_beside_a_reference_counts_in_every_place() -> None:
@@ -376,7 +376,7 @@ def test_a_call_that_is_required_has_arguments_that_its_schema_takes_or_the_sche
 ) -> None:
     parameters = {"type": "object", "properties": {"value": schema}, "required": ["value"]}
     try:
-        wanted = form([FunctionTool(name="f", parameters=parameters)], "required", TextFormat(), Places())
+        wanted = form([FunctionTool(name="f", parameters=parameters)], "required", TextFormat(), ErrorPaths())
     except ApiError as error:
         assert error.code == "invalid_request"
         assert (error.param or "").startswith("tools[0].parameters.properties.value")

@@ -21,7 +21,7 @@ from gateway.protocol.calls import Argued, Called, CallReader, Part, Said
 from gateway.protocol.events import Event, ResponseEvents, Usage
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
-from gateway.protocol.tools import Form, form
+from gateway.protocol.tools import OutputConstraint, form
 from tests.running import Gateway
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -46,9 +46,9 @@ def create(**fields: Any) -> ResponseCreate:
     return message
 
 
-def wanted(**fields: Any) -> Form:
+def wanted(**fields: Any) -> OutputConstraint:
     request = create(**fields)
-    return form(request.functions, request.choice, request.format, request.places)
+    return form(request.functions, request.choice, request.format, request.error_paths)
 
 
 def refused(**fields: Any) -> tuple[str, str | None]:
@@ -128,7 +128,7 @@ def test_what_cannot_be_asked_for_is_refused_by_its_name(fields: dict[str, Any],
     assert refused(**fields) == (code, param)
 
 
-def fits(model: Model, asked: Form, text: str) -> bool:
+def fits(model: Model, asked: OutputConstraint, text: str) -> bool:
     """Whether a form lets a model say `text`, and end there."""
     assert asked.grammar is not None
     constraint = Grammars(model.vocabulary).constraint(Grammar(asked.grammar))
@@ -159,7 +159,7 @@ def test_a_form_lets_through_what_was_asked_for_and_nothing_else(model: Model) -
     assert not fits(model, both, "[1]")
     assert wanted(tools=[TIME]).trigger == "<tool_call>"
     assert fits(model, wanted(tools=[TIME]), time.removeprefix("<tool_call>"))
-    assert wanted() == wanted(tools=[TIME], tool_choice="none") == Form()
+    assert wanted() == wanted(tools=[TIME], tool_choice="none") == OutputConstraint()
 
 
 def told(text: str, step: int, **fields: Any) -> list[Event]:
@@ -167,7 +167,7 @@ def told(text: str, step: int, **fields: Any) -> list[Event]:
     events = ResponseEvents(
         request, response_id="resp_1", model="m", created_at=1, temperature=0.7, top_p=0.8, max_output_tokens=9
     )
-    calls = form(request.functions, request.choice, request.format, request.places).calls
+    calls = form(request.functions, request.choice, request.format, request.error_paths).calls
     answer = Answer(events, calls=calls, new_id=lambda prefix: f"{prefix}_1")
     sent = [events.created(), events.in_progress(), *answer.begin()]
     for start in range(0, len(text), step):

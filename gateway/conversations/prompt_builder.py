@@ -16,7 +16,7 @@ from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.prompts.messages import Encode, Encoded
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.tools import Form
+from gateway.protocol.tools import OutputConstraint
 
 Previous = tuple[Turn, list[int] | None]
 """A turn and the ids that it ended with, where they are still good."""
@@ -33,7 +33,7 @@ class Context:
     """Tokens of it that the model saw before."""
     began: int
     """When the conversation began, seconds of the epoch."""
-    form: Form
+    form: OutputConstraint
     """What its answer must look like."""
     public: int = 0
     """Tokens at its beginning that are the operator's alone, whoever asks."""
@@ -75,7 +75,7 @@ class Conversations:
             raise ContextLengthExceededError(
                 f"the prompt has {len(context.ids)} tokens, and with at least one of the answer {self._limit} is the "
                 'limit; shorten it, or let `truncation: "auto"` drop the oldest turns',
-                param=request.places.input,
+                param=request.error_paths.input,
             )
         return context
 
@@ -119,7 +119,7 @@ class Conversations:
             known, encoded = None, await encode.whole(messages(items))
             ids = _unpacked(encoded.ids)
         if not ids:
-            raise InvalidRequestError("there is nothing to encode", param=request.places.input)
+            raise InvalidRequestError("there is nothing to encode", param=request.error_paths.input)
         return Context(
             ids,
             _kept(items, encoded.turn),
@@ -144,7 +144,7 @@ class _Encoding:
             tools=request.functions,
             choice=request.choice,
             format=request.format,
-            places=request.places,
+            error_paths=request.error_paths,
             answer=not request.prepares,
             limit=limit,
             truncate=request.truncation == "auto",

@@ -14,7 +14,7 @@ from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestE
 from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.prompts.messages import Encode, Encoded, Job, OperatorPrefix, Refused, Tokenize
 from gateway.protocol.tool_prompt import Message, dump
-from gateway.protocol.tools import Form, Format, JsonObject, JsonSchema, form
+from gateway.protocol.tools import Format, JsonObject, JsonSchema, OutputConstraint, form
 
 UNSUSPICIOUS: Final = 16
 """Bytes a token up to which a text is tokenized without looking for the longest token; ordinary text has 2 to 6."""
@@ -56,7 +56,7 @@ class Encoder:
                 return Encoded(b"", _packed(self._operator(job.began)))
 
     def _encode(self, job: Encode) -> Encoded:
-        answer_form = form(job.tools, job.choice, job.format, job.places)
+        answer_form = form(job.tools, job.choice, job.format, job.error_paths)
         if job.after:
             ids = self._prompt.follow_up(job.messages, date=_clock(job.began), after=job.after, answer=job.answer)
             return self._encoded(ids, job, answer_form)
@@ -69,12 +69,12 @@ class Encoder:
             raise ContextLengthExceededError(
                 f"no tokenizer could make this prompt fit: {job.limit} tokens are the limit, with at least one of the "
                 'answer; shorten it, or let `truncation: "auto"` drop the oldest turns',
-                param=job.places.input,
+                param=job.error_paths.input,
             )
         turn, ids = self._truncated(job, first)
         return self._encoded(ids, job, answer_form, turn)
 
-    def _encoded(self, ids: list[int], job: Encode, answer_form: Form, turn: int = 0) -> Encoded:
+    def _encoded(self, ids: list[int], job: Encode, answer_form: OutputConstraint, turn: int = 0) -> Encoded:
         return Encoded(_packed(ids), _packed(self._operator(job.began)), turn, answer_form)
 
     def _system(self, job: Encode) -> list[Message]:
@@ -100,7 +100,7 @@ class Encoder:
         if self._is_too_long(rest, job.limit):
             raise ContextLengthExceededError(
                 f"the last turn alone is too long: {job.limit} tokens are the limit, with at least one of the answer",
-                param=job.places.input,
+                param=job.error_paths.input,
             )
         return turn, self._whole(job, [*kept, *rest])
 
@@ -153,7 +153,7 @@ class _CachedTokenizer:
 
 
 def _refused(job: Job, message: str) -> Refused:
-    return Refused(InvalidRequestError.code, message, job.places.input if isinstance(job, Encode) else None)
+    return Refused(InvalidRequestError.code, message, job.error_paths.input if isinstance(job, Encode) else None)
 
 
 def _description(wanted: Format) -> str:

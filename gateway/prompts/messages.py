@@ -14,7 +14,7 @@ import msgspec
 
 from engine import Mark
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError, UnsupportedParameterError
-from gateway.protocol.tools import Form, Format, FunctionTool, Places, TextFormat, ToolChoice
+from gateway.protocol.tools import ErrorPaths, Format, FunctionTool, OutputConstraint, TextFormat, ToolChoice
 
 HEAD: Final = struct.Struct(">II")
 """Length of the body in bytes, and number of the job."""
@@ -54,7 +54,7 @@ class Encode(msgspec.Struct, frozen=True, kw_only=True, tag="encode"):
     tools: list[FunctionTool] = []
     choice: ToolChoice = "auto"
     format: Format = TextFormat()
-    places: Places = Places()
+    error_paths: ErrorPaths = ErrorPaths()
     answer: bool = True
     """Whether the prompt ends where an answer begins; otherwise it ends with the last message's content."""
     limit: int = 0
@@ -89,7 +89,7 @@ class Encoded(msgspec.Struct, frozen=True, tag="encoded"):
     """Ids of the operator prefix; empty without instructions of the operator."""
     turn: int = 0
     """Index of the first user message that was kept, counting user messages only."""
-    form: Form = Form()
+    form: OutputConstraint = OutputConstraint()
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

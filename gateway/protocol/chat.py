@@ -18,20 +18,20 @@ from gateway.protocol.requests import (
     Key256,
     Neutral,
     ResponseCreate,
+    SamplingParams,
     TextOptions,
-    Wishes,
     check_schemas,
     convert,
     supported,
 )
 from gateway.protocol.tools import (
     MAX_TOOLS,
+    ErrorPaths,
     Format,
     FunctionTool,
     JsonObject,
     JsonSchema,
     NamedFunction,
-    Places,
     TextFormat,
     ToolName,
 )
@@ -144,7 +144,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: Literal[False] | None = None
 
 
-class ChatCreate(Wishes, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChatCreate(SamplingParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a request."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_ITEMS)]
@@ -167,7 +167,9 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
     """A response that is not kept: its client sends the whole conversation again."""
 
     route: ClassVar[str] = "chat_completions"
-    places: ClassVar[Places] = Places("messages", "tools[{}].function.parameters", "response_format.json_schema.schema")
+    error_paths: ClassVar[ErrorPaths] = ErrorPaths(
+        "messages", "tools[{}].function.parameters", "response_format.json_schema.schema"
+    )
 
     @property
     def remembered(self) -> bool:

@@ -12,10 +12,10 @@ from msgspec import Meta
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
 from gateway.protocol.tools import (
     MAX_TOOLS,
+    ErrorPaths,
     Format,
     FunctionTool,
     JsonSchema,
-    Places,
     TextFormat,
     ToolChoice,
     ToolName,
@@ -102,7 +102,7 @@ class PromptCacheOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     prewarm: bool | None = None
 
 
-class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """What every door lets a request say of how its answer is drawn and ends."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -123,7 +123,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class ResponseCreate(Wishes, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
+class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
     """A request for an answer, or with `generate: false` for one to be prepared."""
 
     input: str | Annotated[list[InputItem], Meta(max_length=MAX_ITEMS)] | None = None
@@ -144,7 +144,7 @@ class ResponseCreate(Wishes, frozen=True, kw_only=True, tag="response.create", f
 
     route: ClassVar[str] = "responses"
     """As the metrics name it."""
-    places: ClassVar[Places] = Places()
+    error_paths: ClassVar[ErrorPaths] = ErrorPaths()
 
     @property
     def remembered(self) -> bool:
@@ -314,9 +314,9 @@ def check_schemas(request: ResponseCreate) -> None:
     left = MAX_VALUES
     for i, tool in enumerate(request.functions):
         if tool.parameters:
-            left -= check_values(tool.parameters, request.places.tool.format(i), most=left)
+            left -= check_values(tool.parameters, request.error_paths.tool.format(i), most=left)
     if isinstance(request.format, JsonSchema):
-        check_values(request.format.schema, request.places.format, most=left)
+        check_values(request.format.schema, request.error_paths.format, most=left)
 
 
 def _with_type(item: Any) -> Any:

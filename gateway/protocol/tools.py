@@ -66,7 +66,7 @@ Format = TextFormat | JsonObject | JsonSchema
 
 
 @dataclass(frozen=True)
-class Form:
+class OutputConstraint:
     """What an answer must look like."""
 
     grammar: str | None = None
@@ -77,7 +77,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Places:
+class ErrorPaths:
     """Where things lie in a request, for errors that name the field."""
 
     input: str = "input"
@@ -85,23 +85,23 @@ class Places:
     format: str = "text.format.schema"
 
 
-def form(tools: Sequence[FunctionTool], choice: ToolChoice, text: Format, places: Places) -> Form:
+def form(tools: Sequence[FunctionTool], choice: ToolChoice, text: Format, error_paths: ErrorPaths) -> OutputConstraint:
     """The form of an answer. Raises InvalidRequestError."""
     callable_ = _callable(tools, choice)
     json = not isinstance(text, TextFormat)
     if not callable_ and not json:
-        return Form()
-    grammar = Grammar("tools" if callable_ else places.format)
+        return OutputConstraint()
+    grammar = Grammar("tools" if callable_ else error_paths.format)
     budget = Budget()
-    answer = _answer(grammar, text, places.format, budget) if json else ""
+    answer = _answer(grammar, text, error_paths.format, budget) if json else ""
     if not callable_:
-        return Form(grammar.text(answer))
-    call = _call(grammar, callable_, tools, places.tool, budget)
+        return OutputConstraint(grammar.text(answer))
+    call = _call(grammar, callable_, tools, error_paths.tool, budget)
     if choice != "auto":
-        return Form(grammar.text(f"{literal(OPENING)} {call}"), calls=True)
+        return OutputConstraint(grammar.text(f"{literal(OPENING)} {call}"), calls=True)
     if json:
-        return Form(grammar.text(f"{literal(OPENING)} {call} | {answer}"), calls=True)
-    return Form(grammar.text(call), OPENING, calls=True)
+        return OutputConstraint(grammar.text(f"{literal(OPENING)} {call} | {answer}"), calls=True)
+    return OutputConstraint(grammar.text(call), OPENING, calls=True)
 
 
 def _callable(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[FunctionTool]:

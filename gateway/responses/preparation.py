@@ -17,7 +17,7 @@ from gateway.errors import (
 )
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.tools import Form
+from gateway.protocol.tools import OutputConstraint
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.fair_queue import Work
 
@@ -33,7 +33,7 @@ class Prepared:
     """The response whose KV it goes on with, as far as that is known."""
 
     @property
-    def form(self) -> Form:
+    def form(self) -> OutputConstraint:
         """What its answer must look like."""
         return self.context.form
 
