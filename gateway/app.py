@@ -25,7 +25,7 @@ from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
 from gateway.config.background import keep_up
 from gateway.config.settings import Settings
-from gateway.conversations.prompt_builder import Conversations
+from gateway.conversations.prompt_builder import PromptBuilder
 from gateway.conversations.turns import Sessions
 from gateway.errors import EngineUnavailableError
 from gateway.models import served
@@ -105,7 +105,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
             messages=settings.messages_per_minute,
         ),
         prompts=prompts,
-        conversations=Conversations(prompts, limit=model.context, new_id=new_id),
+        prompt_builder=PromptBuilder(prompts, limit=model.context, new_id=new_id),
         metrics=metrics,
     )
     metrics.watch(pool)

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from engine import Model
-from gateway.conversations.prompt_builder import Context, Conversations
+from gateway.conversations.prompt_builder import Context, PromptBuilder
 from gateway.conversations.turns import Turn
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.protocol.items import messages, text_item
@@ -19,8 +19,8 @@ from tests.tiny_model import CHAT_TEMPLATE
 
 
 @pytest.fixture
-def conversations(model: Model) -> Conversations:
-    return Conversations(LocalEncoder(model, CHAT_TEMPLATE), limit=200, new_id=lambda prefix: prefix)
+def conversations(model: Model) -> PromptBuilder:
+    return PromptBuilder(LocalEncoder(model, CHAT_TEMPLATE), limit=200, new_id=lambda prefix: prefix)
 
 
 def request(**fields: Any) -> ResponseCreate:
@@ -37,7 +37,7 @@ def turn(context: Context, instructions: str | None = None) -> Turn:
     )  # fmt: skip
 
 
-async def test_a_follow_up_begins_with_the_ids_that_the_model_saw(conversations: Conversations) -> None:
+async def test_a_follow_up_begins_with_the_ids_that_the_model_saw(conversations: PromptBuilder) -> None:
     first = await conversations.context(request(input="hello"), None, now=5, user="u")
     seen = [*first.ids, 7, 8]
     second = await conversations.context(request(input="more"), (turn(first), seen), now=9, user="u")
@@ -47,7 +47,7 @@ async def test_a_follow_up_begins_with_the_ids_that_the_model_saw(conversations:
 
 @pytest.mark.parametrize("role", ["user", "system"])
 async def test_what_was_encoded_ahead_begins_the_prompt_that_is_answered(
-    conversations: Conversations, role: str
+    conversations: PromptBuilder, role: str
 ) -> None:
     items = [{"role": role, "content": "hello"}]
     ahead = await conversations.context(request(input=items, generate=False), None, now=5, user="u")
@@ -60,14 +60,14 @@ async def test_what_was_encoded_ahead_begins_the_prompt_that_is_answered(
     assert follow.known == len(ahead.ids) < len(whole.ids)
 
 
-async def test_a_question_encoded_ahead_is_answered_without_another_word(conversations: Conversations) -> None:
+async def test_a_question_encoded_ahead_is_answered_without_another_word(conversations: PromptBuilder) -> None:
     ahead = await conversations.context(request(input="hello", generate=False), None, now=5, user="u")
     prepared = replace(turn(ahead), items=ahead.items)
     asked = await conversations.context(request(previous_response_id="resp_1"), (prepared, ahead.ids), now=9, user="u")
     assert asked.ids == (await conversations.context(request(input="hello"), None, now=5, user="u")).ids
 
 
-async def test_instructions_alone_can_be_encoded_ahead_but_nothing_cannot(conversations: Conversations) -> None:
+async def test_instructions_alone_can_be_encoded_ahead_but_nothing_cannot(conversations: PromptBuilder) -> None:
     ahead = await conversations.context(request(instructions="be kind", generate=False), None, now=5, user="u")
     prepared = replace(turn(ahead, "be kind"), items=[])
     asked = await conversations.context(
@@ -81,7 +81,7 @@ async def test_instructions_alone_can_be_encoded_ahead_but_nothing_cannot(conver
         await conversations.context(request(generate=False), None, now=5, user="u")
 
 
-async def test_other_instructions_or_another_vocabulary_render_all_anew(conversations: Conversations) -> None:
+async def test_other_instructions_or_another_vocabulary_render_all_anew(conversations: PromptBuilder) -> None:
     first = await conversations.context(request(input="hello"), None, now=5, user="u")
     changed = await conversations.context(
         request(input="more", instructions="!"), (turn(first), [1, 2]), now=9, user="u"
@@ -91,13 +91,13 @@ async def test_other_instructions_or_another_vocabulary_render_all_anew(conversa
     assert len(changed.ids) > len(unknown.ids) > len(first.ids)
 
 
-async def test_a_developer_is_the_system_to_the_template(conversations: Conversations) -> None:
+async def test_a_developer_is_the_system_to_the_template(conversations: PromptBuilder) -> None:
     items = [{"role": role, "content": "x"} for role in ("developer", "user")]
     context = await conversations.context(request(input=items), None, now=1, user="u")
     assert [message["role"] for message in messages(context.items)] == ["system", "user"]
 
 
-async def test_truncation_cuts_to_half_at_once_and_the_cut_is_remembered(conversations: Conversations) -> None:
+async def test_truncation_cuts_to_half_at_once_and_the_cut_is_remembered(conversations: PromptBuilder) -> None:
     history = [{"role": role, "content": f"{n}" + "x" * 20} for n in range(4) for role in ("user", "assistant")]
     items = [{"role": "system", "content": "keep"}, *history, {"role": "user", "content": "now"}]
     with pytest.raises(ContextLengthExceededError):
@@ -112,13 +112,13 @@ async def test_truncation_cuts_to_half_at_once_and_the_cut_is_remembered(convers
     assert follow.ids[: len(context.ids)] == context.ids
 
 
-async def test_one_message_that_does_not_fit_is_refused_even_with_truncation(conversations: Conversations) -> None:
+async def test_one_message_that_does_not_fit_is_refused_even_with_truncation(conversations: PromptBuilder) -> None:
     with pytest.raises(ContextLengthExceededError):
         await conversations.context(request(input="x" * 300, truncation="auto"), None, now=1, user="u")
 
 
 async def test_a_template_that_refuses_is_the_users_to_know(model: Model) -> None:
     encoder = LocalEncoder(model, "{{ raise_exception('no system') }}")
-    refusing = Conversations(encoder, limit=200, new_id=lambda prefix: prefix)
+    refusing = PromptBuilder(encoder, limit=200, new_id=lambda prefix: prefix)
     with pytest.raises(InvalidRequestError, match="no system"):
         await refusing.context(request(input="x"), None, now=1, user="u")

@@ -54,7 +54,7 @@ class PromptEncoder(Protocol):
         """Return the ids with which all prompts of conversations that began then start. Raises ApiError."""
 
 
-class Conversations:
+class PromptBuilder:
     """Builds contexts of at most `limit` tokens, an answer of at least one token included."""
 
     def __init__(self, workers: PromptEncoder, *, limit: int, new_id: Callable[[str], str]) -> None:

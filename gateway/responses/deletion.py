@@ -67,7 +67,7 @@ async def _remove(
 async def _doomed(services: Services, tenant: str, turn: Turn, ids: list[int] | None) -> _Doomed | None:
     if ids is None:  # of another vocabulary, and so of another model's blocks
         return None
-    public, start = await services.conversations.public(ids, turn.began), await _kept(services, tenant, turn, ids)
+    public, start = await services.prompt_builder.public(ids, turn.began), await _kept(services, tenant, turn, ids)
 
     def blocks() -> list[bytes]:
         return services.prefixes.deletable(services.prefixes.chain(ids, tenant, public=public), start=start)

@@ -133,7 +133,7 @@ class Generation:
             if kept + size > len(visible):
                 rest = visible[kept:].decode(errors="ignore")
                 try:
-                    return self._ids[:i] + await self._services.conversations.tokenize(rest, user=self._user)
+                    return self._ids[:i] + await self._services.prompt_builder.tokenize(rest, user=self._user)
                 except ApiError:
                     return None
             kept += size

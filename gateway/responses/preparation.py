@@ -53,7 +53,7 @@ async def prepare(services: Services, request: ResponseCreate, principal: Princi
     _check(services, request)
     previous = await _previous(services, request, principal, unstored)
     known = None if request.remembered or request.forgotten else _known(services, request, principal)
-    context = await services.conversations.context(
+    context = await services.prompt_builder.context(
         request, previous, known, now=int(services.clock()), user=principal.user
     )
     limit = min(
@@ -67,7 +67,7 @@ async def count(services: Services, request: ResponseCreate, principal: Principa
     """Tokens that the request's prompt has, be it too long or not. Raises ApiError."""
     _check(services, request)
     previous = await _previous(services, request, principal, Unstored())
-    return await services.conversations.count(request, previous, now=int(services.clock()), user=principal.user)
+    return await services.prompt_builder.count(request, previous, now=int(services.clock()), user=principal.user)
 
 
 def _known(services: Services, request: ResponseCreate, principal: Principal) -> Known | None:

@@ -13,7 +13,7 @@ from gateway.auth.penalties import Penalties
 from gateway.auth.registry import UserRegistry
 from gateway.config.settings import Settings
 from gateway.conversations.histories import Histories
-from gateway.conversations.prompt_builder import Conversations
+from gateway.conversations.prompt_builder import PromptBuilder
 from gateway.conversations.turns import Sessions
 from gateway.models.served import ServedModel
 from gateway.observability.activity import Activity
@@ -37,7 +37,7 @@ class Services:
     dispatcher: Dispatcher
     admission: Admission[Demand, Placement]
     prompts: PromptWorkers
-    conversations: Conversations
+    prompt_builder: PromptBuilder
     metrics: Metrics
     registry: UserRegistry
     activity: Activity = field(default_factory=Activity)
