@@ -3,6 +3,7 @@ from .archive import Archive
 from .block_deletions import BlockDeletions
 from .blocks import BLOCK, Block, Chain
 from .cache import Cache
+from .circuit_breaker import CircuitBreaker, Operation
 from .config import CacheConfig
 from .copies import Copies
 from .database import Database
@@ -14,7 +15,6 @@ from .errors import (
     StoreReadOnlyError,
     UnsupportedStoreError,
 )
-from .guarded import Guarded, Operation
 from .keys import KeyRing
 from .ledger import Ledger
 from .prefixes import PrefixCache, Stored
@@ -30,9 +30,9 @@ __all__ = [
     "Cache",
     "CacheConfig",
     "Chain",
+    "CircuitBreaker",
     "Copies",
     "Database",
-    "Guarded",
     "KeyMismatchError",
     "KeyRing",
     "Ledger",

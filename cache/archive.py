@@ -17,11 +17,11 @@ from typing import Final
 import structlog
 
 from cache.block_deletions import BlockDeletions
+from cache.circuit_breaker import CircuitBreaker
 from cache.clock import DAY, ElapsedClock, Reading, plausible_gap
 from cache.copies import Copies, Deletion, is_before, name
 from cache.database import Database
 from cache.errors import StoreError
-from cache.guarded import Guarded
 from cache.keys import KeyRing
 from cache.quota import Quota
 from cache.records import (
@@ -67,7 +67,7 @@ class Archive:
         tombstone_ttl: float = TOMBSTONE_SECONDS,
         tenant_bytes: int | None = None,
         copies: Copies | None = None,
-        blocks: Guarded | None = None,
+        blocks: CircuitBreaker | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Open or create `path`; records unused for `ttl` seconds go, with None none does.

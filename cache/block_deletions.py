@@ -8,9 +8,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from cache.circuit_breaker import CircuitBreaker
 from cache.database import Database
 from cache.errors import StoreError
-from cache.guarded import Guarded
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS block_deletions (
@@ -30,7 +30,7 @@ _CHUNK: Final = 512
 class BlockDeletions:
     """The outbox, in the database of the conversations: a response and its blocks are deleted in one transaction."""
 
-    def __init__(self, database: Database, store: Guarded | None) -> None:
+    def __init__(self, database: Database, store: CircuitBreaker | None) -> None:
         """Delete from `store`; with None there are no blocks to delete."""
         self._database = database
         self._store = store

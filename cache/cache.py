@@ -11,10 +11,10 @@ from typing import Final
 import structlog
 
 from cache.address import shown
+from cache.circuit_breaker import CircuitBreaker, Observe
 from cache.config import CacheConfig
 from cache.copies import Copies
 from cache.errors import KeyMismatchError, StoreError, UnsupportedStoreError
-from cache.guarded import Guarded, Observe
 from cache.keys import KeyRing
 from cache.ledger import Ledger
 from cache.prefixes import PrefixCache
@@ -43,7 +43,7 @@ class Cache:
         Raises KeyMismatchError when what lies there was sealed under another key, StoreError when it can never be had.
         """
         raw = open_store(url, ttl=ttl, max_bytes=max_bytes)
-        self.store = Guarded(raw, observe=observe)
+        self.store = CircuitBreaker(raw, observe=observe)
         self.copies = Copies(url, keys, ttl=ttl, observe=observe) if isinstance(raw, RedisStore) else None
         """Where conversations are copied to for other gateways."""
         self.users = Ledger(url, keys, observe=observe) if Ledger.serves(url) else None

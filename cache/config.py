@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from cache.address import shown
-from cache.guarded import Guarded, Observe
+from cache.circuit_breaker import CircuitBreaker, Observe
 from cache.keys import KeyRing
 from cache.prefixes import PrefixCache
 from cache.store import open_store
@@ -27,7 +27,7 @@ class CacheConfig(msgspec.Struct, frozen=True):
     def open(self, what: Mapping[str, str | int | bool], observe: Observe = lambda _: None) -> PrefixCache:
         """The prefix cache of a model and build; `what` as in PrefixCache. Raises StoreError."""
         store = open_store(self.url, ttl=self.ttl, max_bytes=self.max_bytes)
-        return PrefixCache(Guarded(store, observe=observe), KeyRing.parse(self.keys), what)
+        return PrefixCache(CircuitBreaker(store, observe=observe), KeyRing.parse(self.keys), what)
 
     def __repr__(self) -> str:
         """Without the secrets."""

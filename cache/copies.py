@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cache.guarded import READ_SECONDS, Guarded, Observe
+from cache.circuit_breaker import READ_SECONDS, CircuitBreaker, Observe
 from cache.keys import KeyRing
 from cache.redis import RedisStore
 from cache.sealing import Sealer
@@ -56,7 +56,7 @@ class Copies:
         """Copies and tombstones unused for `ttl` seconds go. Connects when first needed."""
         self._redis = RedisStore(url, ttl=ttl, names="turn")
         # A turn is acknowledged after its copy was tried, so that must not take long.
-        self.store = Guarded(self._redis, observe=observe, write_seconds=write_seconds)
+        self.store = CircuitBreaker(self._redis, observe=observe, write_seconds=write_seconds)
         self._sealer = Sealer(keys.derive("turns"))
         self._id_keys = keys.derive("turn ids")
 

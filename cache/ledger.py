@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Mapping
 
 from cache.address import SERVERS, parse_address, shown
-from cache.guarded import Guarded, Observe
+from cache.circuit_breaker import CircuitBreaker, Observe
 from cache.keys import KeyRing
 from cache.redis import RedisStore
 from cache.sealing import Sealer
@@ -30,7 +30,7 @@ class Ledger:
         self._url = url
         self._keys = keys
         self._redis = RedisStore(url, ttl=0)
-        self._guard = Guarded(self._redis, observe=observe)
+        self._guard = CircuitBreaker(self._redis, observe=observe)
         self._sealer = Sealer(keys.derive("ledger"))
         self._id_keys = keys.derive("ledger ids")
 

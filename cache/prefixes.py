@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cache.blocks import Block, Chain, root
+from cache.circuit_breaker import CircuitBreaker
 from cache.errors import StoreError
-from cache.guarded import Guarded
 from cache.keys import KeyRing
 from cache.sealing import Sealer
 
@@ -31,7 +31,7 @@ class PrefixCache:
     After a rotation only the newest key counts: blocks are computed again sooner than a secret that leaked is trusted.
     """
 
-    def __init__(self, store: Guarded, keys: KeyRing, what: Mapping[str, str | int | bool]) -> None:
+    def __init__(self, store: CircuitBreaker, keys: KeyRing, what: Mapping[str, str | int | bool]) -> None:
         """`what` is all that the state depends on: model digest, package version, KV types, flash attention, rope, …"""
         self._store = store
         self._id_key = keys.derive("block ids")[0]

@@ -16,7 +16,7 @@ from cache.replies import BoundedParser
 
 CONNECT_SECONDS: Final = 0.25
 READ_SECONDS: Final = 0.5
-"""Longest silence within an answer; the whole call is bounded by Guarded."""
+"""Longest silence within an answer; the whole call is bounded by CircuitBreaker."""
 CONNECTIONS: Final = 8
 
 

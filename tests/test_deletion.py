@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cache import Archive, Block, Chain, Copies, KeyRing, PrefixCache, Progress, RedisStore, Stored
-from cache.guarded import Guarded
+from cache.circuit_breaker import CircuitBreaker
 from cache.sqlite import SqliteStore
 from engine.keeper import Keeper
 from engine.residents import Resident
@@ -228,7 +228,7 @@ def test_what_an_engine_has_queued_is_not_stored_after_a_deletion(
 ) -> None:
     """One turn is on its way to a slow store; behind it wait the deleted one and another."""
     store = SqliteStore(tmp_path / "blocks.db", ttl=1e6, max_bytes=1 << 30)
-    cache = PrefixCache(Guarded(store), KEYS, {})
+    cache = PrefixCache(CircuitBreaker(store), KEYS, {})
     ready, keep = threading.Event(), PrefixCache.keep
 
     def slowly(self: PrefixCache, chain: Chain, states: list[Stored]) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cache import CacheConfig, KeyRing
 from cache.blocks import BLOCK, Chain
-from cache.guarded import Guarded, Operation
+from cache.circuit_breaker import CircuitBreaker, Operation
 from cache.prefixes import PrefixCache, Stored
 from cache.redis import RedisStore
 from cache.sqlite import SqliteStore
@@ -38,7 +38,7 @@ def raw(tmp_path: Path) -> SqliteStore:
 @pytest.fixture
 def open_cache(raw: SqliteStore, seen: list[Operation]) -> Iterator[Callable[..., PrefixCache]]:
     """Opens the prefix cache of an engine; all of them share one store."""
-    guarded = Guarded(raw, observe=seen.append)
+    guarded = CircuitBreaker(raw, observe=seen.append)
 
     def make(keys: KeyRing = KEYS, what: dict[str, str] = MODEL) -> PrefixCache:
         return PrefixCache(guarded, keys, what)
@@ -194,7 +194,7 @@ def test_forgetting_a_turn_takes_the_ends_of_all_turns_on_its_way(cache: PrefixC
 
 def test_a_store_that_is_gone_is_an_empty_store(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
-        cache = PrefixCache(Guarded(RedisStore(server.unix, ttl=100)), KEYS, MODEL)
+        cache = PrefixCache(CircuitBreaker(RedisStore(server.unix, ttl=100)), KEYS, MODEL)
         chain = finish(cache, TOKENS[:300])
         assert (found(cache, TOKENS[:300]), cache.up, cache.writable) == (300, True, True)
         server.stop()

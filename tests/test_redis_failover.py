@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from cache import (
     Archive,
     Cache,
+    CircuitBreaker,
     Copies,
-    Guarded,
     KeyRing,
     Ledger,
     PrefixCache,
@@ -66,7 +66,7 @@ def fail_over(pair: tuple[RedisServer, RedisServer], switch: Switch) -> None:
 def test_a_write_follows_a_failover_behind_one_address_at_once(
     pair: tuple[RedisServer, RedisServer], switch: tuple[Switch, str]
 ) -> None:
-    store = Guarded(RedisStore(switch[1], ttl=100))
+    store = CircuitBreaker(RedisStore(switch[1], ttl=100))
     store.put_many([(IDS[0], b"before")])
     fail_over(pair, switch[0])
     store.put_many([(IDS[1], b"after")])
@@ -79,7 +79,7 @@ def test_a_replica_is_no_full_store_and_is_left_once_the_address_leads_elsewhere
     pair: tuple[RedisServer, RedisServer], switch: tuple[Switch, str]
 ) -> None:
     seen: list[str] = []
-    store = Guarded(RedisStore(switch[1], ttl=100), observe=lambda operation: seen.append(operation.outcome))
+    store = CircuitBreaker(RedisStore(switch[1], ttl=100), observe=lambda operation: seen.append(operation.outcome))
     store.put_many([(IDS[0], b"before")])
     pair[0].command("WAIT", 1, 10_000)  # until the replica has it
     pair[1].follow(None)

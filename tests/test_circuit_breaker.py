@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache import StoreError, StoreFullError, StoreReadOnlyError
-from cache.guarded import Guarded, Operation
+from cache.circuit_breaker import CircuitBreaker, Operation
 from cache.redis import RedisStore
 from cache.sqlite import SqliteStore
 from tests.redis_server import RedisServer, babbler, wire
@@ -35,12 +35,12 @@ def seen() -> list[Operation]:
 
 
 @pytest.fixture
-def guard(seen: list[Operation]) -> Iterator[Callable[[str], Guarded]]:
+def guard(seen: list[Operation]) -> Iterator[Callable[[str], CircuitBreaker]]:
     """Makes guarded Redis stores, and closes them."""
     with ExitStack() as stack:
 
-        def make(url: str) -> Guarded:
-            guarded = Guarded(RedisStore(url, ttl=100), observe=seen.append)
+        def make(url: str) -> CircuitBreaker:
+            guarded = CircuitBreaker(RedisStore(url, ttl=100), observe=seen.append)
             stack.callback(guarded.close)
             return guarded
 
@@ -55,7 +55,7 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def fails(store: Guarded) -> str:
+def fails(store: CircuitBreaker) -> str:
     """Why a fetch fails, when it does."""
     with pytest.raises(StoreError) as caught:
         store.get_many(IDS[:8])
@@ -79,7 +79,7 @@ def test_calls_are_told_with_their_outcome_and_bytes(server: RedisServer, seen: 
 
 
 def test_a_stopped_redis_is_skipped_and_used_again_once_it_is_back(
-    server: RedisServer, seen: list[Operation], guard: Callable[[str], Guarded]
+    server: RedisServer, seen: list[Operation], guard: Callable[[str], CircuitBreaker]
 ) -> None:
     store = guard(server.url)
     store.put_many([(IDS[0], b"x")])
@@ -98,7 +98,7 @@ def test_a_stopped_redis_is_skipped_and_used_again_once_it_is_back(
 
 
 def test_a_redis_that_answers_nothing_costs_one_wait(
-    server: RedisServer, seen: list[Operation], guard: Callable[[str], Guarded]
+    server: RedisServer, seen: list[Operation], guard: Callable[[str], CircuitBreaker]
 ) -> None:
     store = guard(server.unix)
     store.put_many([(IDS[0], b"x")])
@@ -112,7 +112,7 @@ def test_a_redis_that_answers_nothing_costs_one_wait(
 
 
 def test_a_redis_half_a_second_away_is_as_good_as_none(
-    server: RedisServer, seen: list[Operation], guard: Callable[[str], Guarded]
+    server: RedisServer, seen: list[Operation], guard: Callable[[str], CircuitBreaker]
 ) -> None:
     with wire(server.socket, 0.5) as port:
         store = guard(f"redis://127.0.0.1:{port}/0")
@@ -142,7 +142,7 @@ def test_a_redis_half_a_second_away_is_as_good_as_none(
     ids=lambda answer: repr(answer[:12]),
 )
 def test_whatever_answers_in_its_place_is_an_error_and_no_crash(
-    answer: bytes, guard: Callable[[str], Guarded], seen: list[Operation]
+    answer: bytes, guard: Callable[[str], CircuitBreaker], seen: list[Operation]
 ) -> None:
     with babbler(answer) as port:
         store = guard(f"redis://127.0.0.1:{port}/0")
@@ -150,14 +150,18 @@ def test_whatever_answers_in_its_place_is_an_error_and_no_crash(
         assert seen[-1].outcome in ("error", "timeout")
 
 
-def test_an_answer_that_drips_in_is_not_waited_for(guard: Callable[[str], Guarded], seen: list[Operation]) -> None:
+def test_an_answer_that_drips_in_is_not_waited_for(
+    guard: Callable[[str], CircuitBreaker], seen: list[Operation]
+) -> None:
     """Every byte resets a socket's own time-out: this one would go on for minutes."""
     with babbler(b"+OK" * 1000, drip=0.1) as port:
         assert "no answer within" in fails(guard(f"redis://127.0.0.1:{port}/0"))
     assert seen[-1].outcome == "timeout"
 
 
-def test_a_password_that_is_refused_is_said_and_not_shown(server: RedisServer, guard: Callable[[str], Guarded]) -> None:
+def test_a_password_that_is_refused_is_said_and_not_shown(
+    server: RedisServer, guard: Callable[[str], CircuitBreaker]
+) -> None:
     said = fails(guard(f"redis://:s3cret@127.0.0.1:{server.port}/0"))
     assert "Redis" in said
     assert "s3cret" not in said
@@ -173,7 +177,7 @@ def test_a_password_that_is_refused_is_said_and_not_shown(server: RedisServer, g
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_full_redis_makes_room_under_its_own_policy(
-    tmp_path: Path, guard: Callable[[str], Guarded], policy: str
+    tmp_path: Path, guard: Callable[[str], CircuitBreaker], policy: str
 ) -> None:
     options = ["--maxmemory", "24mb", "--maxmemory-policy", policy]
     with RedisServer(tmp_path, *options) as server:
@@ -185,7 +189,9 @@ def test_a_full_redis_makes_room_under_its_own_policy(
         assert store.up
 
 
-def test_under_volatile_ttl_a_chain_is_given_up_from_its_leaf(tmp_path: Path, guard: Callable[[str], Guarded]) -> None:
+def test_under_volatile_ttl_a_chain_is_given_up_from_its_leaf(
+    tmp_path: Path, guard: Callable[[str], CircuitBreaker]
+) -> None:
     options = ["--maxmemory", "24mb", "--maxmemory-policy", "volatile-ttl", "--maxmemory-samples", "64"]
     with RedisServer(tmp_path, *options) as server:
         store = guard(server.unix)
@@ -200,7 +206,7 @@ def test_under_volatile_ttl_a_chain_is_given_up_from_its_leaf(tmp_path: Path, gu
 
 
 def test_a_full_redis_that_evicts_nothing_still_gives_and_takes_again_when_there_is_room(
-    tmp_path: Path, guard: Callable[[str], Guarded], seen: list[Operation]
+    tmp_path: Path, guard: Callable[[str], CircuitBreaker], seen: list[Operation]
 ) -> None:
     with RedisServer(tmp_path, "--maxmemory", "8mb", "--maxmemory-policy", "noeviction") as server:
         store = guard(server.unix)
@@ -219,7 +225,7 @@ def test_a_full_redis_that_evicts_nothing_still_gives_and_takes_again_when_there
         assert store.reason == ""
 
 
-def test_a_read_only_replica_gives_and_takes_nothing(tmp_path: Path, guard: Callable[[str], Guarded]) -> None:
+def test_a_read_only_replica_gives_and_takes_nothing(tmp_path: Path, guard: Callable[[str], CircuitBreaker]) -> None:
     with RedisServer(tmp_path, "--replicaof", "127.0.0.1 1", "--replica-serve-stale-data", "yes") as server:
         store = guard(server.unix)
         with pytest.raises(StoreReadOnlyError, match="it is a replica") as caught:
@@ -245,7 +251,7 @@ def test_every_value_has_a_time_to_live_and_a_parent_a_longer_one(server: RedisS
 def test_a_hung_disk_costs_one_wait(tmp_path: Path, seen: list[Operation]) -> None:
     """A statement that does not end stands for it; the guard ends it, and the file is used again."""
     inner = SqliteStore(tmp_path / "blocks.db", ttl=100, max_bytes=1 << 26)
-    store = Guarded(inner, observe=seen.append)
+    store = CircuitBreaker(inner, observe=seen.append)
     store.put_many([(IDS[0], b"x")])
     endless = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     entered = threading.Event()
@@ -269,7 +275,7 @@ def test_a_hung_disk_costs_one_wait(tmp_path: Path, seen: list[Operation]) -> No
     store.close()
 
 
-def test_a_closed_store_refuses_and_does_not_hang(server: RedisServer, guard: Callable[[str], Guarded]) -> None:
+def test_a_closed_store_refuses_and_does_not_hang(server: RedisServer, guard: Callable[[str], CircuitBreaker]) -> None:
     store = guard(server.unix)
     store.ping()
     server.freeze()

@@ -51,7 +51,7 @@ class Operation(msgspec.Struct, frozen=True):
 Observe = Callable[[Operation], None]
 
 
-class Guarded:
+class CircuitBreaker:
     """A Store whose every method returns or raises StoreError in bounded time."""
 
     def __init__(
