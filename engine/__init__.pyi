@@ -4,6 +4,7 @@ from .child import environment, module_command
 from .comparison import Pace, Rate, compare
 from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
+from .kv_cache_manager import common_prefix
 from .llama import Model, Vocabulary, build_features
 from .messages import (
     Finished,
@@ -23,7 +24,6 @@ from .pool import EnginePool
 from .process import Answer, EngineProcess, State
 from .quality import Drift, drift
 from .quantization import QUANTIZATIONS, bits, quantize
-from .residents import common_prefix
 from .resources import Usage, engines_of, usage
 from .splits import split_fault
 from .tuning import measure

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from engine.kv_cache_manager import CachedSequence
 from engine.plan import Plan, groups, padded, round_seconds, widest
-from engine.residents import Resident
 
 ALONE: Final = 0.9
 """Seconds that a step of prompts may take: an abort, or a call for this engine's threads, is heard between two."""
@@ -38,7 +38,7 @@ class Sequence:
     """One request in an engine: the tokens it has, and how many of them are in the cells."""
 
     request: int
-    resident: Resident
+    resident: CachedSequence
     tokens: list[int]
     computed: int
     limit: int

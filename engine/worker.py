@@ -20,7 +20,8 @@ from engine.candidates import Logits
 from engine.channel import Channel
 from engine.constraint import Grammars
 from engine.errors import DecodeError, EngineError
-from engine.keeper import Keeper
+from engine.kv_cache_manager import CachedSequence, KVCacheManager, common_prefix
+from engine.kv_connector import KVConnector
 from engine.llama import Model
 from engine.messages import (
     Abort,
@@ -44,7 +45,6 @@ from engine.messages import (
 )
 from engine.modelfile import require_same
 from engine.places import Computed, Places
-from engine.residents import Resident, Residents, common_prefix
 from engine.runs import Run
 from engine.sampler import Sampler
 from engine.scheduler import Scheduler, Sequence, Step
@@ -76,10 +76,10 @@ class Worker:
         self._idle_cells = config.idle_cells
         self._operations: deque[Operation] = deque()
         self._cache: PrefixCache | None = None
-        self._keeper: Keeper | None = None
+        self._connector: KVConnector | None = None
         if config.cache is not None and model.has_blocks:
             self._open_cache(config)
-        self._residents = Residents(
+        self._residents = KVCacheManager(
             home, cells=self.cells, sequences=config.sequences, divisible=model.has_blocks, on_loss=self._before_loss
         )
         self._scheduler = Scheduler(config.plan)
@@ -96,12 +96,12 @@ class Worker:
         while True:
             self._follow()
             able = self._is_able
-            storing = self._keeper is not None and self._keeper.has_work
+            storing = self._connector is not None and self._connector.has_work
             for message in self._channel.receive(wait=not able and not storing):
                 self._hear(message)
-            if self._keeper is not None:
-                self._keeper.settle()
-                self._keeper.step()
+            if self._connector is not None:
+                self._connector.settle()
+                self._connector.step()
                 self._tell_of_store()
             self._expire()  # before a step counts what is in use: home's memory grows with that
             if self._channel.urgent:  # a step of a prompt is long
@@ -139,8 +139,8 @@ class Worker:
 
     def close(self) -> None:
         """Store what is left to store."""
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._connector is not None:
+            self._connector.close()
 
     def _open_cache(self, config: WorkerConfig) -> None:
         assert config.cache is not None  # noqa: S101 - for the type checker
@@ -148,7 +148,7 @@ class Worker:
             self._cache = config.cache.open(config.build, self._operations.append)
         except StoreError:  # the gateway, which opened the same store, has told why
             return
-        self._keeper = Keeper(self._places.home, self._cache, wake=self._channel.ring)
+        self._connector = KVConnector(self._places.home, self._cache, wake=self._channel.ring)
 
     def _hear(self, message: ToEngine) -> None:
         match message:
@@ -174,11 +174,11 @@ class Worker:
     def _discard(self, message: Discard) -> None:
         """Drop what is left of a deleted response here, and confirm that none of it will be stored."""
         answer = partial(self._channel.send, Discarded(message.number))
-        if self._keeper is None:
+        if self._connector is None:
             answer()
         else:  # before its cells go, from which other blocks may still have to be written
-            chain = self._keeper.chain(message.tokens, message.scope, message.public)
-            self._keeper.discard(chain, message.start, answer)
+            chain = self._connector.chain(message.tokens, message.scope, message.public)
+            self._connector.discard(chain, message.start, answer)
         self._residents.discard(message.tokens, message.scope, message.start)
 
     def _admit(self, message: Generate) -> None:
@@ -201,12 +201,12 @@ class Worker:
         missing = len(message.tokens) - 1 - sequence.computed
         # What was answered elsewhere is computed again a few tokens a step: any of it is worth fetching.
         worth = 1 if message.generated else WORTH_FETCHING
-        if self._keeper is None or not message.stored or missing < worth:
+        if self._connector is None or not message.stored or missing < worth:
             self._begin(run)
             return
         # The last token is always computed: its logits are wanted, and no block holds these.
-        wanted = self._keeper.chain(message.tokens[:-1], message.scope, message.public)
-        self._keeper.fetch(wanted, sequence.computed, lambda blocks: self._fetched(run, blocks))
+        wanted = self._connector.chain(message.tokens[:-1], message.scope, message.public)
+        self._connector.fetch(wanted, sequence.computed, lambda blocks: self._fetched(run, blocks))
 
     def _sampler(self, message: Generate) -> Sampler:
         constraint = self._grammars.constraint(message.grammar)
@@ -216,10 +216,10 @@ class Worker:
         return sampler
 
     def _fetched(self, run: Run, blocks: list[Stored]) -> None:
-        if self._runs.get(run.message.request) is not run or self._keeper is None:
+        if self._runs.get(run.message.request) is not run or self._connector is None:
             return  # it was aborted meanwhile
         before = run.sequence.computed
-        run.sequence.computed = self._keeper.load(run.sequence.resident, blocks, run.message.tokens)
+        run.sequence.computed = self._connector.load(run.sequence.resident, blocks, run.message.tokens)
         run.fetched = max(0, run.sequence.computed - before)
         self._begin(run)
 
@@ -254,9 +254,9 @@ class Worker:
                 self._begin(run)
 
     def _schedule(self, run: Run) -> None:
-        if run.message.stored and self._keeper is not None:
+        if run.message.stored and self._connector is not None:
             # What is in the cells of this prompt is the beginning of a chain that now only grows.
-            run.chain = self._keeper.chain(run.sequence.resident.tokens, run.message.scope, run.message.public)
+            run.chain = self._connector.chain(run.sequence.resident.tokens, run.message.scope, run.message.public)
         run.scheduled = True
         self._scheduler.add(run.sequence)
         self._channel.send(Started(run.message.request, run.sequence.computed, run.fetched))
@@ -291,10 +291,10 @@ class Worker:
     def _keep(self, sequence: Sequence) -> None:
         """Have the blocks stored that it has filled while it runs on, from home. Raises DecodeError."""
         chain = self._runs[sequence.request].chain
-        if chain is not None and self._keeper is not None and sequence.computed >= chain.due:
+        if chain is not None and self._connector is not None and sequence.computed >= chain.due:
             self._places.write_home(sequence)
             full = chain.extend(sequence.resident.tokens[len(chain.tokens) :])
-            self._keeper.keep(sequence.resident, chain, full)
+            self._connector.keep(sequence.resident, chain, full)
 
     def _advance(self, sequence: Sequence, logits: Logits) -> None:
         """Draw the next token of a sequence."""
@@ -336,27 +336,27 @@ class Worker:
         self._residents.release(resident)
         run.sampler.close()
         last = Finished(request, reason, detail, code)
-        if run.chain is None or self._keeper is None:
+        if run.chain is None or self._connector is None:
             self._channel.send(last)
             return
         # All that was computed, an unfilled block at its end too; who moves is gone only when it is stored.
         run.chain.extend(resident.tokens[len(run.chain.tokens) :])
         if reason == "moved":
             self._leaving += 1
-            self._keeper.keep(resident, run.chain, run.chain.blocks, done=lambda _: self._left(last))
-            self._keeper.drain()
+            self._connector.keep(resident, run.chain, run.chain.blocks, done=lambda _: self._left(last))
+            self._connector.drain()
         else:
             self._channel.send(last)
             done = partial(resident.note_stored, list(resident.tokens))
-            self._keeper.keep(resident, run.chain, run.chain.blocks, done=done)
+            self._connector.keep(resident, run.chain, run.chain.blocks, done=done)
 
     def _left(self, last: Finished) -> None:
         self._leaving -= 1
         self._channel.send(last)
 
-    def _before_loss(self, resident: Resident) -> None:
-        if self._keeper is not None:
-            self._keeper.flush(resident)
+    def _before_loss(self, resident: CachedSequence) -> None:
+        if self._connector is not None:
+            self._connector.flush(resident)
 
     def _tell_of_store(self) -> None:
         if self._operations and self._cache is not None:

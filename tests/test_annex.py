@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from engine import annex
 from engine.annex import Annex
+from engine.kv_cache_manager import CachedSequence
 from engine.llama import Context, Model
-from engine.residents import Resident
 from engine.scheduler import Sequence
 from tests.cells import Cells
 
 
 def prompt(request: int, tokens: list[int], computed: int = 0) -> Sequence:
-    return Sequence(request, Resident(request), tokens, computed, 1000)
+    return Sequence(request, CachedSequence(request), tokens, computed, 1000)
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 40)), max_size=40))
@@ -62,7 +62,7 @@ def test_a_prompt_computed_there_has_the_same_logits_and_the_same_future(tiny_mo
     expected = whole.logits(59).copy()
     home = Context(model, cells=512, sequences=2, threads=1)
     here = Annex(home, lambda: Context(model, cells=512, sequences=2, threads=1))
-    mine = Sequence(1, Resident(0), tokens, 0, 100)
+    mine = Sequence(1, CachedSequence(0), tokens, 0, 100)
     for rows in (25, 35):
         context = here.decode([(mine, rows)], 1)
         mine.computed += rows

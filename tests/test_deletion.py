@@ -15,8 +15,8 @@ import pytest
 from cache import Archive, Block, Chain, Copies, KeyRing, PrefixCache, Progress, RedisStore, Stored
 from cache.circuit_breaker import CircuitBreaker
 from cache.sqlite import SqliteStore
-from engine.keeper import Keeper
-from engine.residents import Resident
+from engine.kv_cache_manager import CachedSequence
+from engine.kv_connector import KVConnector
 from tests.redis_server import RedisServer
 from tests.running import Gateway
 
@@ -235,23 +235,23 @@ def test_what_an_engine_has_queued_is_not_stored_after_a_deletion(
         return ready.wait(20) and keep(self, chain, states)
 
     monkeypatch.setattr(PrefixCache, "keep", slowly)
-    keeper = Keeper(Cells(), cache, wake=lambda: None)
-    first, deleted, other = (keeper.chain(range(300), scope, 0) for scope in "abc")
+    connector = KVConnector(Cells(), cache, wake=lambda: None)
+    first, deleted, other = (connector.chain(range(300), scope, 0) for scope in "abc")
     finished: list[bool] = []
-    keeper.keep(Resident(0), first, first.blocks)
-    keeper.drain()
-    keeper.keep(Resident(1), deleted, deleted.blocks, done=finished.append)
+    connector.keep(CachedSequence(0), first, first.blocks)
+    connector.drain()
+    connector.keep(CachedSequence(1), deleted, deleted.blocks, done=finished.append)
     for _ in range(written):
-        keeper.step()
-    keeper.keep(Resident(2), other, other.blocks)
+        connector.step()
+    connector.keep(CachedSequence(2), other, other.blocks)
     confirmed = threading.Event()
-    keeper.discard(deleted, 0, confirmed.set)
-    keeper.settle()
+    connector.discard(deleted, 0, confirmed.set)
+    connector.settle()
     assert not confirmed.is_set()
     ready.set()
-    keeper.drain()
-    keeper._storing.shutdown()
-    keeper.settle()
+    connector.drain()
+    connector._storing.shutdown()
+    connector.settle()
     assert confirmed.is_set()
     assert finished == [False]
 
@@ -259,4 +259,4 @@ def test_what_an_engine_has_queued_is_not_stored_after_a_deletion(
         return store.has_many([block.id for block in blocks])
 
     assert [set(stored(chain.blocks)) for chain in (first, deleted, other)] == [{True}, {False}, {True}]
-    keeper.close()
+    connector.close()

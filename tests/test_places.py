@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from engine import annex, seats
 from engine.errors import ModelLoadError
+from engine.kv_cache_manager import CachedSequence
 from engine.places import Places
-from engine.residents import Resident
 from engine.scheduler import Sequence, Step
 from tests.cells import Cells, Chairs
 
@@ -62,7 +62,7 @@ def places(cells: int = 1000) -> Places:
 
 def sequence(number: int) -> Sequence:
     """One whose tokens no other has."""
-    return Sequence(number, Resident(number), [1000 * number + p for p in range(PROMPT + number)], 0, 1000)
+    return Sequence(number, CachedSequence(number), [1000 * number + p for p in range(PROMPT + number)], 0, 1000)
 
 
 def step(sequences: list[Sequence], chosen: set[int], rows: int, *, decodes: bool) -> Step:

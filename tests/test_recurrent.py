@@ -10,8 +10,8 @@ import pytest
 
 from engine import EngineProcess, Generate, Model, Sampling, Started, Tokens, WorkerConfig
 from engine.dimensions import Dimensions
+from engine.kv_cache_manager import KVCacheManager
 from engine.places import Places
-from engine.residents import Residents
 from gateway.cli.doctor import Doctor
 from gateway.cli.finding import Mark
 from gateway.cli.language import Phrases
@@ -76,7 +76,7 @@ async def test_a_recurrent_model_answers_prompts_that_share_a_beginning(engine: 
 
 
 def test_a_prompt_continues_the_whole_of_an_indivisible_sequence_or_none_of_it() -> None:
-    residents = Residents(Cells(3), cells=100, sequences=3, divisible=False)
+    residents = KVCacheManager(Cells(3), cells=100, sequences=3, divisible=False)
     first = residents.acquire(1, [1, 2, 3, 4], "a", 8)
     assert first is not None
     first.tokens = [1, 2, 3, 4]

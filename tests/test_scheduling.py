@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.kv_cache_manager import CachedSequence, KVCacheManager
 from engine.plan import BATCH, WIDEST
-from engine.residents import Resident, Residents
 from engine.scheduler import Scheduler, Sequence
 from tests.cells import Cells
 from tests.plans import MEASURED
@@ -25,8 +25,8 @@ def test_residents_hold_what_they_say_within_their_cells_and_scope(
     asked: list[tuple[list[int], str, int, bool]],
 ) -> None:
     cells = Cells(4)
-    residents = Residents(cells, cells=24, sequences=4)
-    running: list[Resident] = []
+    residents = KVCacheManager(cells, cells=24, sequences=4)
+    running: list[CachedSequence] = []
     scopes: dict[int, str] = {}
     for number, (tokens, scope, new, ends) in enumerate(asked):
         resident = residents.acquire(number, tokens, scope, len(tokens) + new)
@@ -53,7 +53,7 @@ def test_residents_hold_what_they_say_within_their_cells_and_scope(
 
 def test_a_continued_conversation_keeps_its_sequence_and_a_branch_gets_its_own() -> None:
     cells = Cells(3)
-    residents = Residents(cells, cells=100, sequences=3)
+    residents = KVCacheManager(cells, cells=100, sequences=3)
     first = residents.acquire(1, [1, 2, 3], "a", 10)
     assert first is not None
     first.tokens[:] = cells.held[first.sequence][:] = [1, 2, 3, 4]
@@ -69,7 +69,7 @@ def test_a_continued_conversation_keeps_its_sequence_and_a_branch_gets_its_own()
 
 def test_forgotten_requests_leave_nothing_but_what_others_continued_stays() -> None:
     cells = Cells(3)
-    residents = Residents(cells, cells=100, sequences=3)
+    residents = KVCacheManager(cells, cells=100, sequences=3)
     for request, tokens in ((1, [1, 2]), (2, [3, 4])):
         resident = residents.acquire(request, tokens, "a", 5)
         assert resident is not None
@@ -82,7 +82,7 @@ def test_forgotten_requests_leave_nothing_but_what_others_continued_stays() -> N
 def test_what_can_be_fetched_again_goes_when_nobody_comes_back_for_it() -> None:
     now = 0.0
     cells = Cells(3)
-    residents = Residents(cells, cells=100, sequences=3, clock=lambda: now)
+    residents = KVCacheManager(cells, cells=100, sequences=3, clock=lambda: now)
     for request, stored in ((1, True), (2, False)):
         resident = residents.acquire(request, [request, 7], "a", 5)
         assert resident is not None
@@ -98,7 +98,7 @@ def test_what_can_be_fetched_again_goes_when_nobody_comes_back_for_it() -> None:
 
 
 def sequence(request: int, prompt: int, computed: int = 0) -> Sequence:
-    return Sequence(request, Resident(request), list(range(prompt)), computed, 1000)
+    return Sequence(request, CachedSequence(request), list(range(prompt)), computed, 1000)
 
 
 def scheduler(threads: int = 1) -> Scheduler:

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from cache import BLOCK, Block, CacheConfig, Chain, KeyRing
 from engine import Finished, Generate, Sampling, Tokens, WorkerConfig, seats
 from engine.channel import Channel
-from engine.keeper import Keeper
+from engine.kv_cache_manager import CachedSequence
+from engine.kv_connector import KVConnector
 from engine.llama import Context, Model, Streams
 from engine.messages import Abort, Frames, SetThreads, frame, from_engine_decoder
 from engine.plan import BATCH
-from engine.residents import Resident
 from engine.scheduler import Sequence
 from engine.seats import Seats
 from engine.worker import Worker
@@ -51,7 +51,7 @@ def test_nothing_computed_is_lost_whoever_comes_and_goes(steps: list[tuple[set[i
         for i in range(6):
             begun = list(range(5 + 5 * i))
             home.held[i] = list(begun)
-            answers.append(Sequence(i, Resident(i, tokens=list(begun)), list(range(100)), len(begun), 100))
+            answers.append(Sequence(i, CachedSequence(i, tokens=list(begun)), list(range(100)), len(begun), 100))
         for chosen, padding, leaves in steps:
             group = [answers[i] for i in sorted(chosen) if answers[i].computed < 100]
             rows = min(len(group) + padding, 6)
@@ -74,7 +74,7 @@ def test_nothing_computed_is_lost_whoever_comes_and_goes(steps: list[tuple[set[i
 
 def test_a_crowd_of_short_answers_takes_seats_and_others_do_not() -> None:
     here = Seats(Cells(16), Chairs)
-    many = [Sequence(i, Resident(i), [1] * 500, 400, 900) for i in range(16)]
+    many = [Sequence(i, CachedSequence(i), [1] * 500, 400, 900) for i in range(16)]
     assert here.takes(many, rows=16, used=6400)
     assert not here.takes(many, rows=17, used=6400)
     assert not here.takes(many[:2], rows=2, used=800)
@@ -93,7 +93,7 @@ def test_a_token_computed_on_a_seat_has_the_same_logits_and_the_same_future(tiny
     for i in range(3):
         tokens = [7 + (i + 1) * j % 50 for j in range(40 + 9 * i)]
         home.decode([(token, p, i, False) for p, token in enumerate(tokens)])
-        answers.append(Sequence(i, Resident(i, tokens=list(tokens)), [*tokens, 11, 12, 13], len(tokens), 100))
+        answers.append(Sequence(i, CachedSequence(i, tokens=list(tokens)), [*tokens, 11, 12, 13], len(tokens), 100))
     at_home([answers[1]], here)  # which is nothing: it has no seat yet
     for group in (answers, [answers[0], answers[2]], answers):  # one stays away, and its row is filled
         context, rows = here.decode(group, rows=3, threads=1)
@@ -125,7 +125,7 @@ def test_what_is_written_home_from_a_seat_is_there_and_the_answer_goes_on(
     here = Seats(home, lambda _sequences, _cells: Streams(model, 4, 256))
     tokens = [7 + j % 50 for j in range(40)]
     home.decode([(token, p, 2, False) for p, token in enumerate(tokens)])
-    answer = Sequence(2, Resident(2, tokens=list(tokens)), [*tokens, *range(11, 31)], 40, 100)
+    answer = Sequence(2, CachedSequence(2, tokens=list(tokens)), [*tokens, *range(11, 31)], 40, 100)
     for written in range(2):
         for _ in range(5):
             here.decode([answer], rows=4, threads=1)
@@ -182,8 +182,10 @@ def test_a_block_that_is_filled_on_a_seat_is_stored_at_once(
     """Else an answer whose engine dies would have more than a block computed again."""
     late: list[int] = []
 
-    class Watched(Keeper):
-        def keep(self, resident: Resident, chain: Chain, blocks: collections.abc.Sequence[Block], **done: Any) -> None:
+    class Watched(KVConnector):
+        def keep(
+            self, resident: CachedSequence, chain: Chain, blocks: collections.abc.Sequence[Block], **done: Any
+        ) -> None:
             if not resident.idle:  # it runs on
                 late.append(len(resident.tokens) - blocks[-1].end)
             super().keep(resident, chain, blocks, **done)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import Answer, EngineDiedError, Finished, Generate, ModelLoadError, Sampling, Started, State, Tokens
-from engine.residents import Resident
+from engine.kv_cache_manager import CachedSequence
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
 from gateway.auth.principal import Principal
@@ -55,7 +55,7 @@ class Engine:
         assert request.tokens == list(range(len(request.tokens))), "tokens were lost or doubled on the way"
         assert number not in self._queues
         answered = len(request.tokens) - request.generated if request.generated else None
-        sequence = Sequence(number, Resident(number), list(request.tokens), 0, limit, answered=answered)
+        sequence = Sequence(number, CachedSequence(number), list(request.tokens), 0, limit, answered=answered)
         queue = self._queues[number] = asyncio.Queue()
         self._sequences[number] = sequence
         self._scheduler.add(sequence)

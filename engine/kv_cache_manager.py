@@ -24,7 +24,7 @@ class Cells(Protocol):
 
 
 @dataclass
-class Resident:
+class CachedSequence:
     """One sequence number of the context and the tokens whose KV it holds."""
 
     sequence: int
@@ -65,7 +65,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next(i for i in range(n) if a[i] != b[i])
 
 
-class Residents:
+class KVCacheManager:
     """All sequences of one context within `cells` cells and `sequences` numbers."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Residents:
         cells: int,
         sequences: int,
         divisible: bool = True,
-        on_loss: Callable[[Resident], None] = lambda _: None,
+        on_loss: Callable[[CachedSequence], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start empty; `on_loss` is called before cells of an idle resident are given up.
@@ -87,14 +87,16 @@ class Residents:
         self._on_loss = on_loss
         self._cells = cells
         self.divisible = divisible
-        self._all = [Resident(sequence) for sequence in range(sequences)]
+        self._all = [CachedSequence(sequence) for sequence in range(sequences)]
 
     @property
     def used(self) -> int:
         """Cells in use; a shared one is counted for each owner."""
         return min(self._cells, sum(len(resident.tokens) for resident in self._all))
 
-    def acquire(self, request: int, tokens: list[int], scope: str, reserve: int, *, public: int = 0) -> Resident | None:
+    def acquire(
+        self, request: int, tokens: list[int], scope: str, reserve: int, *, public: int = 0
+    ) -> CachedSequence | None:
         """A place for a request of `reserve` cells in all, or None until others end.
 
         Its `tokens` are then the prefix that need not be computed: less than all of the prompt, as the last token is
@@ -118,13 +120,13 @@ class Residents:
         self._make_room()
         return resident
 
-    def follow(self, resident: Resident, source: Resident, length: int) -> None:
+    def follow(self, resident: CachedSequence, source: CachedSequence, length: int) -> None:
         """Let a running one hold the first `length` tokens of another, which holds so many, in place of what it has."""
         self._context.cut(resident.sequence, 0)
         self._context.share(source.sequence, resident.sequence, length)
         resident.tokens = source.tokens[:length]
 
-    def release(self, resident: Resident) -> None:
+    def release(self, resident: CachedSequence) -> None:
         """The request ended; its cells stay as long as there is room."""
         resident.reserved, resident.used, resident.stored = 0, self._clock(), False
 
@@ -157,7 +159,7 @@ class Residents:
                 self._context.cut(resident.sequence, kept)
                 del resident.tokens[kept:]
 
-    def _longest(self, tokens: list[int], scope: str, public: int) -> tuple[Resident | None, int]:
+    def _longest(self, tokens: list[int], scope: str, public: int) -> tuple[CachedSequence | None, int]:
         best, length = None, 0
         for resident in self._all:
             common = len(tokens) - 1 if resident.scope == scope else min(resident.public, public, len(tokens) - 1)
@@ -167,7 +169,7 @@ class Residents:
                     best, length = resident, n
         return best, length
 
-    def _free_number(self, source: Resident | None) -> Resident:
+    def _free_number(self, source: CachedSequence | None) -> CachedSequence:
         idle = [r for r in self._all if r.idle]
         # The source goes last, so that a branch does not cost the trunk it grew from.
         resident = min(idle, key=lambda r: (bool(r.tokens), r is source, r.used))
@@ -179,18 +181,18 @@ class Residents:
         """Give up idle residents, oldest first, until all that run can grow to what they reserved."""
         self._forget_oldest(self._idle(), sum(r.cells for r in self._all) - self._cells)
 
-    def _idle(self) -> list[Resident]:
+    def _idle(self) -> list[CachedSequence]:
         """Those that remember something and run nothing, oldest first."""
         return sorted((r for r in self._all if r.idle and r.tokens), key=lambda r: r.used)
 
-    def _forget_oldest(self, idle: Sequence[Resident], over: int) -> None:
+    def _forget_oldest(self, idle: Sequence[CachedSequence], over: int) -> None:
         for resident in idle:
             if over <= 0:
                 return
             over -= resident.cells
             self._forget(resident)
 
-    def _forget(self, resident: Resident) -> None:
+    def _forget(self, resident: CachedSequence) -> None:
         if resident.tokens:
             self._on_loss(resident)
         self._context.cut(resident.sequence, 0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from cache import Block, Chain, PrefixCache, Stored
-from engine.residents import Resident
+from engine.kv_cache_manager import CachedSequence
 
 KNOWN: Final = 16_384
 """Ids of blocks that are remembered to be stored: 32 bytes each, for two million tokens."""
@@ -39,7 +39,7 @@ class Cells(Protocol):
 class _Job:
     """Blocks of one resident on their way to the store."""
 
-    resident: Resident
+    resident: CachedSequence
     chain: Chain
     blocks: deque[Block]
     done: Callable[[bool], None] | None
@@ -50,7 +50,7 @@ class _Job:
     """Whether none was left out because the store is slow or away."""
 
 
-class Keeper:
+class KVConnector:
     """One engine's way to the prefix cache. `wake` is called, by any thread, when there is something for `settle`."""
 
     def __init__(self, cells: Cells, cache: PrefixCache, *, wake: Callable[[], None]) -> None:
@@ -86,7 +86,7 @@ class Keeper:
 
         self._fetching.submit(work)
 
-    def load(self, resident: Resident, blocks: Sequence[Stored], tokens: Sequence[int]) -> int:
+    def load(self, resident: CachedSequence, blocks: Sequence[Stored], tokens: Sequence[int]) -> int:
         """Put fetched blocks of `tokens` into the cells of `resident`; gives how many tokens these hold then.
 
         Where a block does not fit, it ends: the rest is computed.
@@ -102,7 +102,12 @@ class Keeper:
         return len(resident.tokens)
 
     def keep(
-        self, resident: Resident, chain: Chain, blocks: Sequence[Block], *, done: Callable[[bool], None] | None = None
+        self,
+        resident: CachedSequence,
+        chain: Chain,
+        blocks: Sequence[Block],
+        *,
+        done: Callable[[bool], None] | None = None,
     ) -> None:
         """Have `blocks` of `chain`, whose tokens are all in the cells, stored.
 
@@ -127,7 +132,7 @@ class Keeper:
         if self._jobs:
             self._write(self._jobs[0])
 
-    def flush(self, resident: Resident) -> None:
+    def flush(self, resident: CachedSequence) -> None:
         """Write out all that is left of `resident`, whose cells are about to go."""
         for job in [job for job in self._jobs if job.resident is resident]:
             while job in self._jobs:

@@ -25,9 +25,9 @@ from engine import (
     Tokens,
     WorkerConfig,
 )
-from engine.keeper import Keeper
+from engine.kv_cache_manager import CachedSequence
+from engine.kv_connector import KVConnector
 from engine.llama import Context
-from engine.residents import Resident
 from tests.cells import Cells
 from tests.plans import MEASURED
 
@@ -101,12 +101,12 @@ def test_a_fetch_that_breaks_is_a_miss_and_no_request_waits_for_it_for_ever(
     monkeypatch.setattr(PrefixCache, "fetch", short_of_memory)
     woken = threading.Event()
     found: list[list[Stored]] = []
-    keeper = Keeper(Context(model, cells=256, sequences=1, threads=1), cache.open({}), wake=woken.set)
-    keeper.fetch(keeper.chain(PROMPT, "a", 0), 0, found.append)
+    connector = KVConnector(Context(model, cells=256, sequences=1, threads=1), cache.open({}), wake=woken.set)
+    connector.fetch(connector.chain(PROMPT, "a", 0), 0, found.append)
     assert woken.wait(5)
-    keeper.settle()
+    connector.settle()
     assert found == [[]]
-    keeper.close()
+    connector.close()
 
 
 async def test_blocks_of_a_running_answer_outlive_a_killed_engine(spawn: Spawn) -> None:
@@ -253,17 +253,17 @@ async def answer_reason(engine: EngineProcess, request: Generate) -> str:
 def test_only_what_is_in_the_store_counts_as_what_can_be_fetched_again(
     cache: CacheConfig, monkeypatch: pytest.MonkeyPatch, room: int, whole: bool
 ) -> None:
-    monkeypatch.setattr("engine.keeper.UNWRITTEN", room)
+    monkeypatch.setattr("engine.kv_connector.UNWRITTEN", room)
     rung = threading.Event()
     cells = Cells(1)
     cells.held[0] = PROMPT
-    keeper = Keeper(cells, cache.open({}), wake=rung.set)
-    chain = keeper.chain(PROMPT, "a", 0)
+    connector = KVConnector(cells, cache.open({}), wake=rung.set)
+    chain = connector.chain(PROMPT, "a", 0)
     told: list[bool] = []
-    keeper.keep(Resident(0, tokens=PROMPT), chain, chain.blocks, done=told.append)
-    while keeper.has_work:
-        keeper.step()
+    connector.keep(CachedSequence(0, tokens=PROMPT), chain, chain.blocks, done=told.append)
+    while connector.has_work:
+        connector.step()
     assert rung.wait(10)
-    keeper.settle()
+    connector.settle()
     assert told == [whole]
-    keeper.close()
+    connector.close()
