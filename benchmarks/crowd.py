@@ -16,8 +16,8 @@ from typing import Final
 from benchmarks.figures import Figure, tell
 from benchmarks.loads import MODELS, subject
 from benchmarks.machine import cores, machine
+from engine.cost_model import BATCH
 from engine.llama import Context, Model, Streams
-from engine.plan import BATCH
 
 Place = Context | Streams
 TOKENS: Final = range(200, 300)

@@ -2,6 +2,7 @@ from .amx import repacks_weights
 from .annex import ANNEX_CELLS
 from .child import environment, module_command
 from .comparison import Pace, Rate, compare
+from .cost_model import WIDEST, CostModel, StepTimes, groups, heuristic, round_seconds, seconds
 from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from .kv_cache_manager import common_prefix
@@ -19,7 +20,6 @@ from .messages import (
     WorkerConfig,
 )
 from .modelfile import Mark, digest, file_digest, file_mark, mark, model_files, model_path, model_size, shard
-from .plan import WIDEST, Plan, Times, groups, heuristic, round_seconds, seconds
 from .pool import EnginePool
 from .process import Answer, EngineProcess, State
 from .quality import Drift, drift
@@ -33,6 +33,7 @@ __all__ = [
     "QUANTIZATIONS",
     "WIDEST",
     "Answer",
+    "CostModel",
     "DecodeError",
     "Dimensions",
     "Drift",
@@ -48,15 +49,14 @@ __all__ = [
     "Model",
     "ModelLoadError",
     "Pace",
-    "Plan",
     "QuantizeError",
     "Rate",
     "Sampling",
     "Started",
     "State",
+    "StepTimes",
     "Stepped",
     "StoreUsed",
-    "Times",
     "Tokens",
     "Usage",
     "Vocabulary",

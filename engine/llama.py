@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from engine import loaderrors, states
 from engine.amx import repacks_weights
+from engine.cost_model import BATCH
 from engine.dimensions import Dimensions
 from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeError
-from engine.plan import BATCH
 
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
 

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 
 from cache import CacheConfig, Operation
+from engine.cost_model import CostModel
 from engine.modelfile import Mark
-from engine.plan import Plan
 
 LENGTH: Final = struct.Struct(">I")
 MAX_FRAME: Final = 64 * 1024 * 1024
@@ -28,7 +28,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, tag="configure"):
     """Path of the GGUF file."""
     cells: int
     sequences: int
-    plan: Plan
+    plan: CostModel
     cache: CacheConfig | None = None
     build: dict[str, str | int | bool] = {}
     """All that the KV depends on beside the tokens: the model's digest, the package's version, …"""

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from engine import annex, seats
 from engine.annex import Annex
+from engine.cost_model import WIDEST
 from engine.errors import DecodeError, ModelLoadError
 from engine.llama import Context, Model, Streams
 from engine.memory import settle
-from engine.plan import WIDEST
 from engine.scheduler import Sequence, Step
 from engine.seats import Seats
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from engine.cost_model import CostModel, groups, padded, round_seconds, widest
 from engine.kv_cache_manager import CachedSequence
-from engine.plan import Plan, groups, padded, round_seconds, widest
 
 ALONE: Final = 0.9
 """Seconds that a step of prompts may take: an abort, or a call for this engine's threads, is heard between two."""
@@ -88,7 +88,7 @@ class Scheduler:
     same whoever comes and goes beside it.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: CostModel) -> None:
         """Start with nothing to do, on one thread."""
         self._plan = plan
         self._prefilling: list[Sequence] = []

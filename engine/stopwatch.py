@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from engine.cost_model import WIDEST
 from engine.llama import Context, Model
-from engine.plan import WIDEST
 
 CELLS: Final = 2048
 HISTORY: Final = 100

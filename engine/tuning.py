@@ -1,4 +1,4 @@
-"""Measures a `Plan`: every width of step, alone and beside other engines that do the same at the same time."""
+"""Measures a `CostModel`: every width of step, alone and beside other engines that do the same at the same time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import IO, Final, Self
 import msgspec
 
 from engine.child import environment, module_command
+from engine.cost_model import CostModel, StepTimes, heuristic, seconds
 from engine.errors import ModelLoadError
 from engine.modelfile import model_size
-from engine.plan import Plan, Times, heuristic, seconds
 from engine.stopwatch import Kind, Question
 
 WIDTHS: Final[tuple[tuple[Kind, int], ...]] = (
@@ -114,7 +114,7 @@ def measure(
     progress: Callable[[float, str], None],
     clock: Callable[[], float] = time.monotonic,
     watch: Callable[[Path], Watch] = Watch,
-) -> Plan:
+) -> CostModel:
     """Measure for about `budget` seconds beside loads; `progress` hears the share of them spent and what comes next.
 
     What there is no time for follows from what was measured. Threads in use never pass `cores`: processes that are not
@@ -137,12 +137,12 @@ def measure(
             ends = span.spent + (budget - span.spent) * count / sum(counts[count - 1 :])
             times.append(_measure(watches, guess, span, ends, progress))
     progress(1.0, "")
-    return Plan(cores=cores, times=times, measured=True)
+    return CostModel(cores=cores, times=times, measured=True)
 
 
 def _measure(
-    watches: list[Watch], guess: Times, budget: _Budget, ends: float, progress: Callable[[float, str], None]
-) -> Times:
+    watches: list[Watch], guess: StepTimes, budget: _Budget, ends: float, progress: Callable[[float, str], None]
+) -> StepTimes:
     """All widths in all `watches` at once, until so much of the budget is spent."""
     table: dict[Kind, dict[int, float]] = {"decode": {}, "prefill": {}}
     questions = WIDTHS * PASSES
@@ -157,10 +157,10 @@ def _measure(
         # The lesser of the passes: whatever else ran on the machine only ever made a step longer.
         table[kind][width] = min(taken, table[kind].get(width, taken))
     whole = _whole(table, guess)
-    return Times(engines=guess.engines, threads=guess.threads, decode=whole["decode"], prefill=whole["prefill"])
+    return StepTimes(engines=guess.engines, threads=guess.threads, decode=whole["decode"], prefill=whole["prefill"])
 
 
-def _whole(table: Mapping[Kind, dict[int, float]], guess: Times) -> dict[Kind, dict[int, float]]:
+def _whole(table: Mapping[Kind, dict[int, float]], guess: StepTimes) -> dict[Kind, dict[int, float]]:
     """What was measured, with what no measured one is beside as `guess` has it, in proportion to the one next to it."""
     decode = table["decode"]
     prefill = table["prefill"] or {1: decode[1]}

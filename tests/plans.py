@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine import Plan, Times
+from engine import CostModel, StepTimes
 
-_TWO_THREADS: Final = Times(
+_TWO_THREADS: Final = StepTimes(
     engines=1,
     threads=2,
     decode={
@@ -15,7 +15,7 @@ _TWO_THREADS: Final = Times(
     },
     prefill={1: 0.0164, 8: 0.0540, 16: 0.0660, 32: 0.1275, 64: 0.2213, 128: 0.4222, 256: 0.8171},
 )  # fmt: skip
-_ONE_THREAD_EACH: Final = Times(
+_ONE_THREAD_EACH: Final = StepTimes(
     engines=2,
     threads=1,
     decode={
@@ -24,4 +24,4 @@ _ONE_THREAD_EACH: Final = Times(
     },
     prefill={1: 0.0202, 8: 0.0948, 16: 0.1173, 32: 0.2345, 64: 0.4027, 128: 0.7851, 256: 1.5299},
 )  # fmt: skip
-MEASURED: Final = Plan(cores=2, times=[_TWO_THREADS, _ONE_THREAD_EACH], measured=True)
+MEASURED: Final = CostModel(cores=2, times=[_TWO_THREADS, _ONE_THREAD_EACH], measured=True)

@@ -19,12 +19,12 @@ from structlog.testing import capture_logs
 
 from engine import (
     Answer,
+    CostModel,
     EngineDiedError,
     EnginePool,
     EngineProcess,
     Finished,
     Generate,
-    Plan,
     Started,
     State,
     WorkerConfig,
@@ -130,7 +130,7 @@ async def hung(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[EnginePool, EngineProcess, asyncio.Task[tuple[int, str]]]]:
     """A pool that finds hangs out in half a second, its only engine, stopped by SIGSTOP, and what that has to do."""
-    monkeypatch.setattr(Plan, "deadline", lambda _: 0.5)
+    monkeypatch.setattr(CostModel, "deadline", lambda _: 0.5)
     pool = EnginePool(WorkerConfig(str(model), 2048, 8, MEASURED), count=1, cores=1)
     keeper = asyncio.create_task(pool.keep())
     [engine] = pool.engines
@@ -166,7 +166,7 @@ async def test_an_engine_that_hangs_is_found_out_however_much_it_is_sent(
 async def test_an_engine_that_hangs_before_it_gave_its_threads_back_is_found_out(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Plan, "deadline", lambda _: 0.5)
+    monkeypatch.setattr(CostModel, "deadline", lambda _: 0.5)
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=2, cores=2)
     keeper = asyncio.create_task(pool.keep())
     one, two = pool.engines

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.cost_model import BATCH, WIDEST
 from engine.kv_cache_manager import CachedSequence, KVCacheManager
-from engine.plan import BATCH, WIDEST
 from engine.scheduler import Scheduler, Sequence
 from tests.cells import Cells
 from tests.plans import MEASURED

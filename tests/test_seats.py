@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from cache import BLOCK, Block, CacheConfig, Chain, KeyRing
 from engine import Finished, Generate, Sampling, Tokens, WorkerConfig, seats
 from engine.channel import Channel
+from engine.cost_model import BATCH
 from engine.kv_cache_manager import CachedSequence
 from engine.kv_connector import KVConnector
 from engine.llama import Context, Model, Streams
 from engine.messages import Abort, Frames, SetThreads, frame, from_engine_decoder
-from engine.plan import BATCH
 from engine.scheduler import Sequence
 from engine.seats import Seats
 from engine.worker import Worker

@@ -7,14 +7,14 @@ from typing import Final
 
 from rich.text import Text
 
-from engine import WIDEST, Plan
+from engine import WIDEST, CostModel
 
 HEIGHT: Final = 12
 STEP: Final = 3
 """Columns from one number of answers to the next."""
 
 
-def curves(plan: Plan) -> Iterator[Text]:
+def curves(plan: CostModel) -> Iterator[Text]:
     """Lines from the top down: by answers at once, tokens a second in all with so many engines as each digit says.
 
     What is chosen is in bold, and stands before others of the same height.

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine import WIDEST, EngineError, Plan, groups, measure
+from engine import WIDEST, CostModel, EngineError, groups, measure
 from gateway.cli import CommandError
 from gateway.cli.curves import curves
 from gateway.cli.language import Phrases, is_chinese
@@ -81,7 +81,7 @@ def run(settings: Settings, options: Namespace) -> int:
     return 0
 
 
-def _measure(say: Phrases, path: Path, settings: Settings, budget: float) -> Plan:
+def _measure(say: Phrases, path: Path, settings: Settings, budget: float) -> CostModel:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task(say("measuring"), total=1.0)
@@ -94,7 +94,7 @@ def _measure(say: Phrases, path: Path, settings: Settings, budget: float) -> Pla
         return measure(path, cores=settings.cores, engines=most, budget=budget, progress=progress)
 
 
-def _table(say: Phrases, plan: Plan) -> Table:
+def _table(say: Phrases, plan: CostModel) -> Table:
     """Tokens a second by how many answer at once and how many engines work."""
     table = Table()
     table.add_column(say("sequences"), justify="right")
@@ -110,13 +110,13 @@ def _table(say: Phrases, plan: Plan) -> Table:
     return table
 
 
-def _steps(plan: Plan, engines: int, sequences: int) -> tuple[int, ...]:
+def _steps(plan: CostModel, engines: int, sequences: int) -> tuple[int, ...]:
     """Widths of the steps in the engine that has the most to do."""
     times = next(times for times in plan.times if times.engines == engines)
     return groups(times, -(-sequences // engines))
 
 
-def _draw(plan: Plan, title: str, file: Path) -> None:
+def _draw(plan: CostModel, title: str, file: Path) -> None:
     """The throughput curves, and on them the points that are chosen."""
     from matplotlib.figure import Figure  # late: it takes a second, and nothing else here needs it
 
@@ -135,6 +135,6 @@ def _draw(plan: Plan, title: str, file: Path) -> None:
         raise CommandError(f"--picture: {file} can't be written: {error.strerror}") from error
 
 
-def _curves(plan: Plan) -> Iterator[list[float]]:
+def _curves(plan: CostModel) -> Iterator[list[float]]:
     for times in plan.times:
         yield [plan.rate(times.engines, n) for n in range(1, WIDEST + 1)]

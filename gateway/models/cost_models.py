@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from engine import Plan, build_features, heuristic, model_size
+from engine import CostModel, build_features, heuristic, model_size
 from gateway.config.files import write_private
 from gateway.config.machine import processor
 from gateway.config.settings import Settings
@@ -42,10 +42,10 @@ class Key(msgspec.Struct, frozen=True):
 
 class _Saved(msgspec.Struct, frozen=True):
     key: Key
-    plan: Plan
+    plan: CostModel
 
 
-def planned(path: Path, settings: Settings) -> Plan:
+def planned(path: Path, settings: Settings) -> CostModel:
     """The plan that was measured for this model here, with as many engines as may run, else an ordinary machine's."""
     folder = settings.state_dir / _FOLDER
     if folder.is_dir():  # else the key, which takes reading the whole model, is of no use
@@ -56,7 +56,7 @@ def planned(path: Path, settings: Settings) -> Plan:
     return heuristic(model_size(path), settings.cores, settings.engine_count)
 
 
-def save(plan: Plan, path: Path, settings: Settings) -> Path:
+def save(plan: CostModel, path: Path, settings: Settings) -> Path:
     """Keep a measured plan; gives its file. Raises OSError."""
     folder = settings.state_dir / _FOLDER
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

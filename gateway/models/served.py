@@ -11,8 +11,8 @@ from cache import CacheConfig
 from engine import (
     ANNEX_CELLS,
     WIDEST,
+    CostModel,
     Mark,
-    Plan,
     Sampling,
     WorkerConfig,
     mark,
@@ -65,7 +65,7 @@ class ServedModel:
     """Bytes that the cells of one engine, and its recurrent states, take."""
     has_blocks: bool
     """Whether its KV can be kept in blocks."""
-    plan: Plan
+    plan: CostModel
     engines: int
     """Engine processes at most."""
 
@@ -151,7 +151,7 @@ def load(settings: Settings) -> ServedModel:
     )
 
 
-def _engines(plan: Plan) -> int:
+def _engines(plan: CostModel) -> int:
     """As many as the plan ever wants, and where it can be a second one, for long prompts beside those who stream."""
     return min(plan.times[-1].engines, max(2, *(plan.engines(n) for n in range(1, WIDEST + 1))))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine import WIDEST, EngineProcess, Plan, State, Times, round_seconds
+from engine import WIDEST, CostModel, EngineProcess, State, StepTimes, round_seconds
 
 HOMES: Final = 4096
 """Responses whose engine is remembered; an engine holds far fewer conversations."""
@@ -105,7 +105,11 @@ class Dispatcher:
     """Sets cells aside, so that no engine is sent what it cannot hold, and moves what would be better elsewhere."""
 
     def __init__(
-        self, engines: Sequence[EngineProcess], plan: Plan, *, warm: Callable[[EngineProcess], None] = lambda _: None
+        self,
+        engines: Sequence[EngineProcess],
+        plan: CostModel,
+        *,
+        warm: Callable[[EngineProcess], None] = lambda _: None,
     ) -> None:
         """Dispatch to `engines`, none of which runs anything yet; `warm` has one loaded that will soon be wanted."""
         self._engines = tuple(engines)
@@ -217,7 +221,7 @@ class Dispatcher:
         rows, taken = max(self._times(engine).prefill.items())
         return missing * taken / rows + (0.0 if home else demand.known * FETCH)
 
-    def _times(self, engine: EngineProcess) -> Times:
+    def _times(self, engine: EngineProcess) -> StepTimes:
         """What steps take there, while those work who work now."""
         return self._plan.at(max(1, self._plan.cores // len({*self._working(), engine})))
 

@@ -3,7 +3,7 @@
 On a CPU a batch is not free as it is on a GPU. On a small model a step of two sequences takes longer than two steps of
 one, and a step of six longer than a step of eight, because the kernels work in groups; two engines of one thread each
 beat one engine of two threads until about seven sequences run (facts.md). None of this is the same on another
-processor, so it is measured (`samovar tune`, engine/tuning.py), and everything that decides asks a `Plan`.
+processor, so it is measured (`samovar tune`, engine/tuning.py), and everything that decides asks a `CostModel`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WORTH: Final = 1.1
 """Changing the number of working engines must promise so many times the tokens a second: it moves KV."""
 
 
-class Times(msgspec.Struct, frozen=True, kw_only=True):
+class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of a step in each of `engines` processes that work at once, with `threads` threads each."""
 
     engines: int
@@ -34,20 +34,20 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     """By prompt tokens in the step, of one sequence, logits wanted for the last."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class CostModel(msgspec.Struct, frozen=True, kw_only=True):
     """Step times of one model on one machine."""
 
     cores: int
-    times: list[Times]
+    times: list[StepTimes]
     """One for each number of engines, ascending, the first for one engine with all cores."""
     measured: bool
     """Here and with this model; else they are an ordinary machine's."""
 
-    def at(self, threads: int) -> Times:
+    def at(self, threads: int) -> StepTimes:
         """The times that hold for an engine that has `threads` now, the rest of the cores being others'."""
         return min(self.times, key=lambda times: (abs(times.threads - threads), times.engines))
 
-    def limited(self, engines: int) -> Plan:
+    def limited(self, engines: int) -> CostModel:
         """The same with `engines` at most."""
         return msgspec.structs.replace(self, times=[times for times in self.times if times.engines <= engines])
 
@@ -94,22 +94,22 @@ def seconds(table: Mapping[int, float], width: int) -> float:
     return table[low] + (table[high] - table[low]) * (width - low) / (high - low)
 
 
-def widest(times: Times, budget: float) -> int:
+def widest(times: StepTimes, budget: float) -> int:
     """Prompt tokens whose step takes `budget` seconds at most."""
     return bisect.bisect_right(range(BATCH + 1), budget, lo=1, key=lambda rows: seconds(times.prefill, rows)) - 1
 
 
-def padded(times: Times, sequences: int) -> int:
+def padded(times: StepTimes, sequences: int) -> int:
     """Rows with which a step of `sequences` is fastest: rows of nothing may make it so."""
     return _padded(tuple(times.decode.items()), sequences)
 
 
-def groups(times: Times, sequences: int) -> tuple[int, ...]:
+def groups(times: StepTimes, sequences: int) -> tuple[int, ...]:
     """Widths of the steps, widest first, that give each of `sequences` one token in the least time."""
     return _groups(tuple(times.decode.items()), sequences)
 
 
-def round_seconds(times: Times, sequences: int) -> float:
+def round_seconds(times: StepTimes, sequences: int) -> float:
     """Time in which each of `sequences` in one engine gets one token."""
     return sum(seconds(times.decode, padded(times, width)) for width in groups(times, sequences))
 
@@ -147,7 +147,7 @@ BANDWIDTH: Final = 24e9
 """Bytes of weights that one core of an ordinary machine reads in a second."""
 
 
-def heuristic(weights: int, cores: int, engines: int) -> Plan:
+def heuristic(weights: int, cores: int, engines: int) -> CostModel:
     """The plan of an ordinary machine for a file of `weights` bytes: right in shape, not in seconds."""
     times = []
     for count in range(1, engines + 1):
@@ -157,11 +157,11 @@ def heuristic(weights: int, cores: int, engines: int) -> Plan:
         alone = weights / BANDWIDTH / min(threads, 1.3) * (1.05 if count > 1 else 1.0)
         computed = weights / BANDWIDTH / threads
         times.append(
-            Times(
+            StepTimes(
                 engines=count,
                 threads=threads,
                 decode={width: alone * factor for width, factor in shape.items()},
                 prefill={width: max(alone, computed * factor) for width, factor in _PREFILL.items()},
             )
         )
-    return Plan(cores=cores, times=times, measured=False)
+    return CostModel(cores=cores, times=times, measured=False)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import Plan, Times, heuristic, round_seconds, seconds
+from engine import CostModel, StepTimes, heuristic, round_seconds, seconds
+from engine.cost_model import WIDEST, groups, padded
 from engine.errors import ModelLoadError
 from engine.llama import Context, Model
-from engine.plan import WIDEST, groups, padded
 from engine.stopwatch import HISTORY, Kind, Question, Stopwatch, timed
 from engine.tuning import PASSES, Watch, measure
 from tests.clock import Clock
@@ -33,14 +33,14 @@ def test_few_spread_over_engines_and_many_share_one() -> None:
 
 def test_a_change_that_gains_little_is_not_worth_its_moves() -> None:
     assert MEASURED.rate(1, 8) > MEASURED.rate(2, 8)
-    closer = Plan(cores=2, times=[TWO_THREADS, faster(ONE_THREAD, 1.1)], measured=True)
+    closer = CostModel(cores=2, times=[TWO_THREADS, faster(ONE_THREAD, 1.1)], measured=True)
     assert closer.rate(1, 8) > closer.rate(2, 8)
     assert (closer.engines(8, working=2), closer.engines(8, working=1)) == (2, 1)
 
 
-def faster(times: Times, factor: float) -> Times:
+def faster(times: StepTimes, factor: float) -> StepTimes:
     decode = {width: taken / factor for width, taken in times.decode.items()}
-    return Times(engines=times.engines, threads=times.threads, decode=decode, prefill=times.prefill)
+    return StepTimes(engines=times.engines, threads=times.threads, decode=decode, prefill=times.prefill)
 
 
 def test_a_step_of_six_is_slower_than_one_of_eight_so_it_is_padded() -> None:
@@ -62,7 +62,7 @@ def test_the_plan_of_an_engine_follows_from_the_threads_that_it_has() -> None:
 def test_a_round_gives_everyone_one_token_and_no_other_round_is_faster_than_one_by_one(
     decode: dict[int, float], sequences: int
 ) -> None:
-    times = Times(engines=1, threads=1, decode=decode, prefill=decode)
+    times = StepTimes(engines=1, threads=1, decode=decode, prefill=decode)
     widths = groups(times, sequences)
     assert sum(widths) == sequences
     assert all(1 <= width <= padded(times, width) <= WIDEST for width in widths)
@@ -116,7 +116,7 @@ class Machine:
         times = MEASURED.at(question.threads)
         return self.factor * (times.decode if question.kind == "decode" else times.prefill)[question.width]
 
-    def measure(self, model: Path, budget: float, cores: int = 2) -> tuple[Plan, list[tuple[float, float]]]:
+    def measure(self, model: Path, budget: float, cores: int = 2) -> tuple[CostModel, list[tuple[float, float]]]:
         """The plan, and each share that the bar was told with the seconds until then."""
         told: list[tuple[float, float]] = []
         began = self.clock()
