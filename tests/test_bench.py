@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from gateway.cli import main
-from gateway.cli.benching.results import Results, Sample, Spread
-from gateway.cli.benching.tables import TEXTS, tables
+from gateway.cli.bench.results import Results, Sample, Spread
+from gateway.cli.bench.tables import TEXTS, tables
 from gateway.cli.language import Phrases
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import commands
-from gateway.cli.prescriptions import TEXTS
+from gateway.cli.doctor.messages import TEXTS
 from gateway.errors import ApiError
 from tests.reader import ROOT, Reader, snapshot
 from tests.readme import CHATS, Block, blocks

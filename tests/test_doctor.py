@@ -16,9 +16,9 @@ import pytest
 
 from gateway.cli import chat, doctor
 from gateway.cli.doctor import Doctor
-from gateway.cli.finding import Finding, Mark
+from gateway.cli.doctor.finding import Finding, Mark
+from gateway.cli.doctor.messages import TEXTS
 from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.prescriptions import TEXTS
 from gateway.config.settings import Settings, load
 from tests.certificates import make_certificate
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway

@@ -13,9 +13,9 @@ from engine.dimensions import Dimensions
 from engine.kv_cache_manager import KVCacheManager
 from engine.places import Places
 from gateway.cli.doctor import Doctor
-from gateway.cli.finding import Mark
+from gateway.cli.doctor.finding import Mark
+from gateway.cli.doctor.messages import TEXTS
 from gateway.cli.language import Phrases
-from gateway.cli.prescriptions import TEXTS
 from gateway.config.settings import load
 from gateway.models import served
 from tests.cells import Cells

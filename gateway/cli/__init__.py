@@ -1,6 +1,6 @@
 """The command line `samovar`: finds the command, reads its arguments, and tells a mistake in one line on stderr.
 
-A command is a module in this folder whose docstring begins with its usage and its help in one line:
+A command is a module or a package in this folder whose docstring begins with its usage and its help in one line:
 
     `samovar NAME [ARGUMENTS]`: what it does
 
@@ -56,7 +56,8 @@ class Command:
 def commands() -> dict[str, Command]:
     """All commands by name."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    folder = Path(__file__).parent
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
         with path.open(encoding="utf-8") as source:
             usage = _USAGE.match(source.readline().strip())
         if usage is not None:

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from gateway.cli import CommandError
 from gateway.cli.answer import Answer, Tally
+from gateway.cli.client import Client, KeyNeededError, RefusedError, UnreachableError, get
 from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.line import KeyNeededError, Line, RefusedError, UnreachableError, get
 from gateway.cli.screen import Screen, interrupts, plain
 from gateway.config.settings import Settings
 
@@ -99,7 +99,7 @@ def run(settings: Settings) -> int:
     if settings.port == 0:
         raise CommandError(say("no_port"))
     try:
-        line = Line(settings)
+        line = Client(settings)
     except (OSError, ValueError) as error:
         raise CommandError(say("tls", reason=error)) from error
     try:
@@ -111,7 +111,7 @@ def run(settings: Settings) -> int:
         line.close()
 
 
-def _open(line: Line, say: Phrases) -> None:
+def _open(line: Client, say: Phrases) -> None:
     """Connect; a person at a terminal is asked for the key that the gateway wants, three times at most."""
     for _ in range(KEY_TRIES if sys.stdin.isatty() else 0):
         try:
@@ -129,7 +129,7 @@ def _open(line: Line, say: Phrases) -> None:
 class Chat:
     """A person, a screen and a line to the gateway."""
 
-    def __init__(self, line: Line, screen: Screen, say: Phrases, settings: Settings) -> None:
+    def __init__(self, line: Client, screen: Screen, say: Phrases, settings: Settings) -> None:
         """Begin a conversation; nothing is asked yet."""
         self._line = line
         self._screen = screen

@@ -14,7 +14,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from gateway.cli.line import credentials
+from gateway.cli.client import credentials
 
 READ_SECONDS: Final = 5.0
 MOST_BYTES: Final = 8 << 20

@@ -18,8 +18,8 @@ from rich.live import Live
 from gateway.cli import CommandError
 from gateway.cli.arguments import Parser
 from gateway.cli.board import TEXTS, Board
+from gateway.cli.client import pinned
 from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.line import pinned
 from gateway.cli.readings import Reading, Source, UnreadableError
 from gateway.cli.screen import plain
 from gateway.config.settings import Settings

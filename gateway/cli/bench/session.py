@@ -19,10 +19,10 @@ from rich.table import Table
 
 from engine import EngineError, model_size
 from gateway.cli import CommandError
-from gateway.cli.benching import report, tables
-from gateway.cli.benching.measuring import SHAPES, Measuring, Step
-from gateway.cli.benching.results import FULL, QUICK, Conditions, Effort, Results
-from gateway.cli.benching.subject import BenchError, Workshop
+from gateway.cli.bench import report, tables
+from gateway.cli.bench.measuring import SHAPES, Measuring, Step
+from gateway.cli.bench.results import FULL, QUICK, Conditions, Effort, Results
+from gateway.cli.bench.subject import BenchError, Workshop
 from gateway.cli.language import Phrases, is_chinese
 from gateway.config.machine import processor, total_memory
 from gateway.config.settings import Settings

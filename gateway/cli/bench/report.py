@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from gateway.cli.benching import tables
-from gateway.cli.benching.pictures import draw
-from gateway.cli.benching.results import Results
+from gateway.cli.bench import tables
+from gateway.cli.bench.pictures import draw
+from gateway.cli.bench.results import Results
 from gateway.cli.language import Phrases
 
 STEM: Final = "bench"

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.text import Text
 
 from engine import EngineError, build_features, model_size, repacks_weights
-from gateway.cli.finding import Finding, Mark
+from gateway.cli.client import get
+from gateway.cli.doctor.finding import Finding, Mark
+from gateway.cli.doctor.messages import TEXTS
+from gateway.cli.doctor.storage import StorageChecks
 from gateway.cli.keys import has_keys
 from gateway.cli.language import Phrases, is_chinese
-from gateway.cli.larder import Larder
-from gateway.cli.line import get
-from gateway.cli.prescriptions import TEXTS
 from gateway.cli.screen import plain
 from gateway.config.machine import available_cores, available_memory, schedulable_cpus
 from gateway.config.settings import Settings
@@ -78,7 +78,7 @@ class Doctor:
         port = self._port()
         for part in (self._model, self._cpu, self._cores, self._memory, self._disk):
             yield from part()
-        yield from Larder(self._settings, self._say).findings()
+        yield from StorageChecks(self._settings, self._say).findings()
         yield port
         yield from self._tls()
 

@@ -20,7 +20,7 @@ from cache import (
     parse_address,
     shown,
 )
-from gateway.cli.finding import Finding, Mark
+from gateway.cli.doctor.finding import Finding, Mark
 from gateway.cli.language import Phrases
 from gateway.config.settings import Settings
 
@@ -28,7 +28,7 @@ SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - only looked at
 GOOD_POLICIES: Final = ("volatile-ttl", "volatile-lru", "allkeys-lru", "volatile-lfu", "allkeys-lfu")
 
 
-class Larder:
+class StorageChecks:
     """Looks, and changes nothing: a key or a file that is not there yet is not made."""
 
     def __init__(self, settings: Settings, say: Phrases) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from gateway.cli.benching.results import Results
-from gateway.cli.benching.writeup import LATENCY, MEMORY, START
+from gateway.cli.bench.results import Results
+from gateway.cli.bench.writeup import LATENCY, MEMORY, START
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

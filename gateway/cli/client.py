@@ -49,7 +49,7 @@ class KeyNeededError(RefusedError):
     """The gateway wants an API key, or another one."""
 
 
-class Line:
+class Client:
     """Connects, sends, and puts what arrives into `events`."""
 
     def __init__(self, settings: Settings) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.cli.benching.measuring import LOAD_SHAPE
-from gateway.cli.benching.results import Answer, Latency, Load, Phase, Results, Sample, Start
-from gateway.cli.benching.writeup import CPU, LATENCY, MEMORY, START
+from gateway.cli.bench.measuring import LOAD_SHAPE
+from gateway.cli.bench.results import Answer, Latency, Load, Phase, Results, Sample, Start
+from gateway.cli.bench.writeup import CPU, LATENCY, MEMORY, START
 from gateway.cli.language import Phrases
 
 MB: Final = 1e6

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cache import Cache, KeyRing
-from gateway.cli.finding import Finding, Mark
+from gateway.cli.doctor.finding import Finding, Mark
+from gateway.cli.doctor.messages import TEXTS
+from gateway.cli.doctor.storage import StorageChecks
 from gateway.cli.language import Phrases
-from gateway.cli.larder import Larder
-from gateway.cli.prescriptions import TEXTS
 from gateway.config.settings import SettingsError, load
 from tests.redis_server import RedisServer
 
@@ -28,7 +28,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 def findings(folder: Path, **flags: object) -> list[Finding]:
     """What the doctor finds of what is stored."""
     settings = load({"state_dir": str(folder / "state"), **flags})
-    return list(Larder(settings, Phrases(TEXTS, chinese=False)).findings())
+    return list(StorageChecks(settings, Phrases(TEXTS, chinese=False)).findings())
 
 
 def worst(folder: Path, **flags: object) -> Finding:

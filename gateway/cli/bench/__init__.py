@@ -20,6 +20,6 @@ def arguments(parser: Parser) -> None:
 
 def run(settings: Settings, options: Namespace) -> int:
     """Measure and print. Raises CommandError."""
-    from gateway.cli import benching  # late: it loads llama.cpp, for which help need not wait
+    from gateway.cli.bench import session  # late: it loads llama.cpp, for which help need not wait
 
-    return benching.run(settings, quick=options.quick, output=options.output)
+    return session.run(settings, quick=options.quick, output=options.output)

@@ -11,10 +11,10 @@ from typing import Final
 
 import psutil
 
-from gateway.cli.benching.asking import Questions, at_once, conversation
-from gateway.cli.benching.memory import Watch
-from gateway.cli.benching.results import Answer, Effort, Latency, Load, Phase, Round, Start
-from gateway.cli.benching.subject import BenchError, Subject, Workshop
+from gateway.cli.bench.asking import Questions, at_once, conversation
+from gateway.cli.bench.memory import Watch
+from gateway.cli.bench.results import Answer, Effort, Latency, Load, Phase, Round, Start
+from gateway.cli.bench.subject import BenchError, Subject, Workshop
 
 SHAPES: Final = ((20, 100), (50, 150))
 """Tokens of question and answer, as in the write-up."""

@@ -10,8 +10,8 @@ from typing import Final
 
 import psutil
 
-from gateway.cli.benching.results import Phase, Sample
-from gateway.cli.benching.subject import Subject
+from gateway.cli.bench.results import Phase, Sample
+from gateway.cli.bench.subject import Subject
 
 EVERY_SECONDS: Final = 0.1
 """The write-up sampled every half second, which misses peaks."""
