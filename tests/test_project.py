@@ -19,6 +19,22 @@ from deploy.setup.environment import MODEL_PACKAGE
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {"gateway": {"engine", "cache"}, "engine": {"cache"}, "cache": set[str]()}
+LEVELS = {
+    "cli": 8,
+    "app": 7,
+    "transport": 6,
+    "responses": 5,
+    "conversations": 4,
+    "models": 4,
+    "prompts": 3,
+    "scheduling": 3,
+    "auth": 2,
+    "protocol": 2,
+    "observability": 2,
+    "config": 1,
+    "errors": 1,
+}
+"""Packages and modules of gateway/: each imports only what is on a lower level."""
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 SETUP = sorted((ROOT / "deploy" / "setup").glob("*.py"))
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -103,6 +119,17 @@ def test_mypy_finds_nothing(mypy: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_rooms_meet_only_at_their_doors(path: Path) -> None:
     assert trespasses(path.relative_to(ROOT).parts[0], path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gateway").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_packages_of_the_gateway_import_only_from_lower_levels(path: Path) -> None:
+    own = path.relative_to(ROOT / "gateway").with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    assert own in LEVELS, f"gateway/{own} has no level"
+    modules = {f"{module}.{name or ''}" for module, name in imports(ast.parse(path.read_text()))}
+    others = {module.split(".")[1] for module in modules if module.startswith("gateway.")} - {own}
+    assert [other for other in others if LEVELS[other] >= LEVELS[own]] == []
 
 
 @pytest.mark.parametrize(
