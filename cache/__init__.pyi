@@ -17,6 +17,7 @@ from .errors import (
 )
 from .keys import KeyRing
 from .ledger import Ledger
+from .locks import supports_locks
 from .prefixes import PrefixCache, Stored
 from .records import Progress
 from .redis import RedisStore
@@ -51,4 +52,5 @@ __all__ = [
     "open_store",
     "parse_address",
     "shown",
+    "supports_locks",
 ]

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from cache.errors import StoreError
+from cache.locks import supports_locks
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class Database:
             self._executor.submit(self._open).result()
         except (OSError, sqlite3.Error) as error:
             self._executor.shutdown()
-            raise StoreError(f"{path.name} can't be opened: {error}") from error
+            raise StoreError(f"{path.name} can't be opened: {_reason(path.parent, error)}") from error
         except BaseException:
             self._executor.shutdown()
             raise
@@ -161,6 +162,14 @@ class Database:
 
 def _rows(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any]) -> list[Row]:
     return connection.execute(statement, parameters).fetchall()
+
+
+def _reason(folder: Path, error: OSError | sqlite3.Error) -> str:
+    """Return why a file cannot be opened: SQLite reports a file system without locks as a locked database."""
+    with suppress(OSError):
+        if not supports_locks(folder):
+            return f"the file system of {folder} supports no file locks; put state_dir on a local disk"
+    return str(error)
 
 
 def _identity(path: Path) -> Identity | None:

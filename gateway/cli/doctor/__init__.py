@@ -18,6 +18,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
+from cache import supports_locks
 from engine import EngineError, build_features, model_size, repacks_weights
 from gateway.cli.client import get
 from gateway.cli.doctor.finding import Finding, Mark
@@ -173,6 +174,9 @@ class Doctor:
                 pass
         except OSError as error:
             yield self._bad(Mark.FAIL, "state", "unwritable", "other_folder", path=folder, reason=error.strerror)
+            return
+        if not supports_locks(existing):
+            yield self._bad(Mark.FAIL, "state", "no_locks", "local_disk", path=folder)
             return
         try:
             _open_database(folder / "conversations.db")

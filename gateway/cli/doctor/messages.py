@@ -94,6 +94,14 @@ TEXTS: Final = {
         "make room (1 GiB), or name another folder with --state-dir",
         "请清理磁盘（留出 1 GiB），或用 --state-dir 指定其他目录",
     ),
+    "no_locks": (
+        "{path}: its file system supports no file locks, without which SQLite cannot work (NFS without a lock service)",
+        "{path}：该文件系统不支持文件锁，SQLite 无法使用（例如未启用锁服务的 NFS）",
+    ),
+    "local_disk": (
+        "name a folder on a local disk with --state-dir",
+        "请用 --state-dir 指定本地磁盘上的目录",
+    ),
     "unwritable": ("{path} can't be written: {reason}", "{path} 不可写：{reason}"),
     "no_database": ("{path} can't be opened: {reason}", "{path} 无法打开：{reason}"),
     "other_folder": (
