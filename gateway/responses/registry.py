@@ -154,9 +154,14 @@ class Responses:
         )
         running = Running(turn, log, principal, grace=self._grace)
         running.hold()
-        self._running[turn.id] = running
-        log.watchers.add(lambda: self._watch(running))
+        self._register(running)
         return running
+
+    def _register(self, running: Running) -> None:
+        self._running[running.turn.id] = running
+        running.log.watchers.add(lambda: self._watch(running))
+        if self.closing:  # the gateway began to close while the prompt was being encoded
+            running.stop()
 
     def find(self, principal: Principal, response: str) -> Running | None:
         """A response of the caller's that runs or ended lately."""
