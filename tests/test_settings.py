@@ -191,6 +191,8 @@ def test_an_impossible_value_is_refused_by_the_settings_name(flags: dict[str, st
         (["serve", "somewhere"], 2, "samovar: somewhere: no such setting"),
         (["chat", "--queue-timeout", "soon"], 2, "samovar: queue_timeout: "),
         (["serve", "--model", "no-such-model"], 1, "samovar: model: no-such-model is neither a file"),
+        (["serve", "--state-dir", "x" * 300], 1, f"samovar: {'x' * 300}/cache.key: File name too long; run as"),
+        (["doctor", "--state-dir", "x" * 300], 1, f"samovar: {'x' * 300}/cache.key: File name too long; run as"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_its_own_exit_code(
