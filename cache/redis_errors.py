@@ -68,10 +68,14 @@ def explain(error: Exception, address: Address) -> StoreError:
         return StoreError("cache: Redis does not answer in time")
     if isinstance(error, BusyLoadingError):
         return StoreError("cache: Redis is loading its data")
+    if isinstance(error, MasterNotFoundError) and "AuthenticationError" in str(
+        error
+    ):  # redis-py quotes each Sentinel's
+        return StoreError("cache: the Sentinels refuse the password; set the option sentinel_password")
     if isinstance(error, MasterNotFoundError):
         return StoreError(
             f"cache: no Sentinel of {address} names a master {address.service} that is up; compare with "
-            "`redis-cli -p 26379 sentinel masters`"
+            f"`redis-cli -p {address.nodes[0][1]} sentinel masters`"
         )
     if isinstance(error, (RedisConnectionError, InvalidResponse)):
         return StoreError(f"cache: {_unreachable(error, address)}")

@@ -294,6 +294,7 @@ async def test_a_second_signal_ends_every_response_with_its_terminal_event(
     assert errors == ["engine_unavailable"] * 4
     assert [answer.status_code for answer in answers] == [503, 503]
     assert "Traceback" not in gateway.log()
+    assert gateway.log().count('"event": "stopping"') == 1
 
 
 async def gauges(client: httpx.AsyncClient, *names: str) -> list[float]:

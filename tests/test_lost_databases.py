@@ -15,6 +15,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from cache import Archive, Database, KeyMismatchError, KeyRing, Progress, StoreError
+from gateway.auth.registry import EVERY
 from gateway.auth.users import RECORD, Users, exist
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 from tests.stored_state import unpack
@@ -150,6 +151,9 @@ async def test_a_gateway_that_lost_its_users_lets_nobody_in_until_they_are_back(
         remove(state / "users.db")
         for who in (key, None):
             assert await status(gateway, who, 503) == "store_unavailable"
+        assert str(state) not in gateway.get("/v1/models").text
+        await asyncio.sleep(2.5 * EVERY)
+        assert gateway.log().count("users.db can't be used") == 1
         refused = keys(state, "add", "bob")
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
         assert RECORD in refused.stderr

@@ -249,6 +249,18 @@ def ask(gateway: Gateway, text: str, **fields: object) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("given", ["", "?sentinel_password=other"])
+def test_sentinels_that_refuse_the_password_are_told_from_those_that_know_no_master(
+    tmp_path: Path, pair: tuple[RedisServer, RedisServer], given: str
+) -> None:
+    with Sentinel(tmp_path / "sentinel", pair[0], quorum=1, options=["requirepass s3cret"]) as one:
+        store = RedisStore(f"redis+sentinel://127.0.0.1:{one.port}/samovar/0{given}", ttl=100)
+        with pytest.raises(Exception, match=r"the Sentinels refuse the password; set the option sentinel_password"):
+            store.ping()
+        store.close()
+
+
+@pytest.mark.slow
 def test_sentinels_that_know_no_such_master_are_said(sentinels: str) -> None:
     store = RedisStore(sentinels.replace("/samovar/", "/teapot/"), ttl=100)
     with pytest.raises(Exception, match=r"no Sentinel of redis\+sentinel://.* names a master teapot"):

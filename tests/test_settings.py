@@ -145,6 +145,11 @@ def test_lists_and_truths_are_read_from_text(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.url == "http://127.0.0.1:8000"
 
 
+def test_the_words_of_a_setting_are_named_by_its_refusal_and_have_no_case() -> None:
+    assert load({"conversation_ttl": "Never", "engine_memory": "AUTO"}).conversation_ttl == "never"
+    assert "or never, not 'forever'" in refusal(conversation_ttl="forever")
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
@@ -155,6 +160,10 @@ def test_lists_and_truths_are_read_from_text(monkeypatch: pytest.MonkeyPatch) ->
         ({"cores": "1", "engines": "2"}, "engines: between 1 and cores, which is 1"),
         ({"engine_memory": "much"}, "engine_memory: must be a size such as 768 MiB, or auto, not 'much'"),
         ({"engine_memory": "-5"}, "engine_memory: "),
+        ({"user_storage": "much"}, "user_storage: must be a size such as 768 MiB, not 'much'"),
+        ({"user_storage": "500K"}, "user_storage: must be at least 1 MiB, not 512000"),
+        ({"conversation_ttl": "forever"}, "conversation_ttl: must be seconds (300, 1.5) or a number with s, min, h, "),
+        ({"conversation_ttl": "30s"}, "conversation_ttl: must be at least 60, not 30.0"),
         ({"context": "5"}, "context: "),
         ({"queue_limit": "-1"}, "queue_limit: "),
         ({"queue_timeout": "nan"}, "queue_timeout: "),
@@ -182,6 +191,8 @@ def test_an_impossible_value_is_refused_by_the_settings_name(flags: dict[str, st
         (["serve", "somewhere"], 2, "samovar: somewhere: no such setting"),
         (["chat", "--queue-timeout", "soon"], 2, "samovar: queue_timeout: "),
         (["serve", "--model", "no-such-model"], 1, "samovar: model: no-such-model is neither a file"),
+        (["serve", "--state-dir", "x" * 300], 1, f"samovar: {'x' * 300}/cache.key: File name too long; run as"),
+        (["doctor", "--state-dir", "x" * 300], 1, f"samovar: {'x' * 300}/cache.key: File name too long; run as"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_its_own_exit_code(

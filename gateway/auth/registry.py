@@ -65,7 +65,7 @@ class UserRegistry:
         Raises InvalidApiKeyError, or StoreUnavailableError while users.db is lost.
         """
         if self._unusable:
-            raise StoreUnavailableError(f"no key can be checked: {self._unusable}")
+            raise StoreUnavailableError("no key can be checked; the reason is in the gateway's log")
         if not self.needs_keys:
             return Principal(ANONYMOUS, stranger)
         user = find(self._users, key) if key else None
@@ -107,13 +107,17 @@ class UserRegistry:
 
         A file that was lost, or replaced by one that is no database, lets nobody in.
         """
+        logged = ""
         while True:
             await asyncio.sleep(EVERY)
             try:
                 await self.refresh()
                 await self.flush()
+                logged = ""
             except StoreError as error:
-                structlog.get_logger().error("users.db can't be used", reason=str(error))
+                if str(error) != logged:
+                    logged = str(error)
+                    structlog.get_logger().error("users.db can't be used", reason=logged)
 
     async def refresh(self) -> None:
         """Read what changed, and show those out who may be in no longer. Raises StoreError."""

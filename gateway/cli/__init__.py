@@ -95,6 +95,11 @@ def _run(arguments: Sequence[str]) -> int:
     except CommandError as error:
         complain(str(error))
         return 1
+    except OSError as error:
+        if error.filename is None or isinstance(error, OutputError):
+            raise
+        complain(f"{error.filename}: {error.strerror}; run as the user that owns it, or name another path")
+        return 1
     except KeyboardInterrupt:
         return 1
 

@@ -88,6 +88,8 @@ class Server(uvicorn.Server):
         self._signals += 1
         if self._draining is None:
             self.supervisor.stopping(f"running answers may end within {GRACE_SECONDS} s")
+            advice = f"running answers may end within {GRACE_SECONDS} s; a second signal ends them at once"
+            structlog.get_logger().info("stopping", advice=advice)
             # uvicorn closes every socket when it begins to shut down, so those that still answer come first.
             self._draining = asyncio.create_task(self._drain())
         elif self._signals == 2:

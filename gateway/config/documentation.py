@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.config.settings import PREFIX, Settings
+from gateway.config.settings import PREFIX, SIZES, Settings
 
 EXAMPLE: Final = """\
 model = "qwen2.5-0.5b-instruct-q4_k_m"
@@ -48,7 +48,7 @@ def markdown() -> str:
     """The whole page."""
     properties = Settings.model_json_schema()["properties"]
     rows = [
-        f"| `{name}` | {_COMPUTED.get(name) or _default(schema)} | {_bounds(schema)} | {schema['description']} |"
+        f"| `{name}` | {_COMPUTED.get(name) or _default(schema)} | {_bounds(name, schema)} | {schema['description']} |"
         for name, schema in properties.items()
     ]
     return _HEAD.format(prefix=PREFIX, example=EXAMPLE) + "\n".join(rows) + "\n"
@@ -61,15 +61,21 @@ def _default(schema: Mapping[str, Any]) -> str:
     return "none" if value in ("", None, []) else _number(value)
 
 
-def _bounds(schema: Mapping[str, Any]) -> str:
-    least, most = (_number(schema[bound]) if bound in schema else "" for bound in ("minimum", "maximum"))
+def _bounds(name: str, schema: Mapping[str, Any]) -> str:
+    numeric = next((branch for branch in schema.get("anyOf", ()) if "minimum" in branch), schema)
+    bounds = (numeric.get("minimum"), numeric.get("maximum"))
+    least, most = ("" if bound is None else _bound(name, bound) for bound in bounds)
     if "exclusiveMinimum" in schema:
         least = f"over {_number(schema['exclusiveMinimum'])}"
     return f"{least} – {most}" if least and most else f"at least {least}" if least else ""
 
 
+def _bound(name: str, value: float) -> str:
+    return f"{int(value) >> 20} MiB" if name in SIZES else _number(value)
+
+
 def _number(value: object) -> str:
-    """Bytes in MiB, as they are in a setting; and no more digits than there must be."""
+    """Return a default of whole MiB as `256 MiB`, and other numbers without a needless fraction."""
     if isinstance(value, int) and value and value % (1 << 20) == 0 and value > 1 << 20:
         return f"{value >> 20} MiB"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -34,6 +34,8 @@ SQLITE: Final = "sqlite"
 """The cache that needs no other server: a file in the state folder."""
 _SECRETS: Final = ("cache", "cache_key")
 """Settings whose values may hold a password or a key, and are not shown."""
+SIZES: Final = ("engine_memory", "user_storage", "cache_max_bytes")
+"""Settings in bytes, whose bounds are shown in MiB."""
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
 
 
@@ -47,7 +49,7 @@ def _size(value: object) -> object:
         return value
     match = _SIZE.match(value)
     if match is None:
-        raise ValueError("must be a size such as 768 MiB, or auto")
+        raise ValueError("must be a size such as 768 MiB")
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
 
 
@@ -58,6 +60,26 @@ def _seconds(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     raise ValueError(f"must be {FORMS}")
+
+
+def _size_or_auto(value: object) -> object:
+    """Return the bytes of a size, or the word `auto`."""
+    try:
+        return _lower(value) if _lower(value) == "auto" else _size(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from error
+
+
+def _seconds_or_never(value: object) -> object:
+    """Return the seconds of a duration, or the word `never`."""
+    try:
+        return _lower(value) if _lower(value) == "never" else _seconds(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or never") from error
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 def _store(value: object) -> object:
@@ -96,7 +118,11 @@ def _default_state() -> Path:
 
 
 Bytes = Annotated[int, BeforeValidator(_size)]
+BytesOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_size_or_auto)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
+SecondsOrNever = Annotated[
+    Annotated[float, Field(ge=60, le=1e9)] | Literal["never"], BeforeValidator(_seconds_or_never)
+]
 StoreUrl = Annotated[str, BeforeValidator(_store)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: the environment's is no JSON either
 UserPath = Annotated[Path, BeforeValidator(_path)]
@@ -116,7 +142,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     cores: int = Field(default_factory=available_cores, ge=1, description="processor budget of all engines together")
     engines: int | Literal["auto"] = Field("auto", description="engine processes at most")
-    engine_memory: Bytes | Literal["auto"] = Field("auto", description="resident memory of one engine, `768 MiB`")
+    engine_memory: BytesOrAuto = Field("auto", description="resident memory of one engine, `768 MiB`, or auto")
     context: int = Field(4096, ge=64, le=1 << 20, description="tokens that a conversation may hold")
     max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
@@ -154,7 +180,7 @@ class Settings(BaseSettings):
         le=1e9,
         description="seconds after which unused KV blocks and copies in Redis are dropped; `7 days` is 604800",
     )
-    conversation_ttl: Annotated[Seconds, Field(ge=60, le=1e9)] | Literal["never"] = Field(
+    conversation_ttl: SecondsOrNever = Field(
         "never", description="seconds after which an unused stored conversation is deleted, `90 days`, or never"
     )
     user_storage: Bytes = Field(
@@ -292,7 +318,10 @@ def _known(name: str, where: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
     name = str(first["loc"][0]) if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "greater_than_equal":
+        least = first["ctx"]["ge"]
+        message = f"must be at least {f'{least >> 20} MiB' if name in SIZES else f'{least:g}'}"
     shown = "" if name in _SECRETS else f", not {first['input']!r}"
     return f"{name}: {message}{shown}" if name else message
