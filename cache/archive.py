@@ -198,20 +198,17 @@ class Archive:
         """Bury what other gateways have deleted since the last call, and publish again what Redis has lost."""
         if self._copies is None or not self._copies.reachable:
             return
-        rows = await self._database.run("SELECT seen, newest FROM journal")
-        seen, newest = rows[0] if rows else ("", "")
+        await self._check_journal(self._copies)
+        rows = await self._database.run("SELECT seen FROM journal")
+        seen = rows[0][0] if rows else ""
         end = await asyncio.to_thread(self._copies.journal_end)
-        if is_before(end, newest):
-            log.warning("Redis has lost deletions: those that this gateway knows of are published again")
-            seen = ""
-            await self._database.run("UPDATE records SET copied = 0 WHERE progress = 3")
-            await self._database.run("DELETE FROM journal")
-            self._behind.set()
         while is_before(seen, end):
             entries = await asyncio.to_thread(self._copies.journal_after, seen)
             for _, deletion in entries:
                 if deletion is not None:
                     await self._hear(deletion)
+            if not await self._check_journal(self._copies):
+                return  # the next call reads the journal from its beginning
             seen = entries[-1][0] if entries else end
             await self._note_position(seen, seen=True)
 
@@ -289,7 +286,9 @@ class Archive:
         assert self._copies is not None  # noqa: S101
         if row.progress == Progress.GONE:
             deletion = Deletion(row.tenant, row.id, self._clock())
-            await self._note_position(await asyncio.to_thread(self._copies.delete, deletion))
+            position = await asyncio.to_thread(self._copies.delete, deletion)
+            await self._check_journal(self._copies)
+            await self._note_position(position)
         else:
             await asyncio.to_thread(self._copies.put, row.tenant, row.id, row.sealed)
         # Unless it was written anew meanwhile.
@@ -321,8 +320,23 @@ class Archive:
             log.error("KV blocks of a deleted response can't be named; they go after cache_ttl", reason=repr(error))
             await self.bury(deletion.tenant, deletion.id)
 
+    async def _check_journal(self, copies: Copies) -> bool:
+        """Publish all deletions again if Redis has lost the newest known entry of the journal; return False then.
+
+        Called before a newer entry is noted, which would hide the loss: an emptied Redis may have new entries already.
+        """
+        rows = await self._database.run("SELECT newest FROM journal")
+        newest = rows[0][0] if rows else ""
+        if not newest or await asyncio.to_thread(copies.journal_has, newest):
+            return True
+        log.warning("Redis has lost deletions: those that this gateway knows of are published again")
+        await self._database.run("UPDATE records SET copied = 0 WHERE progress = 3")
+        await self._database.run("DELETE FROM journal")
+        self._behind.set()
+        return False
+
     async def _note_position(self, position: str, *, seen: bool = False) -> None:
-        """Note a position of the journal: one that Redis has lost data before when its journal ends before it."""
+        """Note a position of the journal. Redis has lost data when the newest noted entry is missing there."""
 
         def work(connection: sqlite3.Connection) -> None:
             rows = connection.execute("SELECT seen, newest FROM journal").fetchall()

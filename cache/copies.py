@@ -96,6 +96,10 @@ class Copies:
         """Return the position of the newest entry of the journal; empty when there is none."""
         return self.store.ask("journal", lambda: self._redis.newest(JOURNAL))
 
+    def journal_has(self, position: str) -> bool:
+        """Return whether the journal holds an entry at `position`."""
+        return self.store.ask("journal", lambda: self._redis.has(JOURNAL, position))
+
     def journal_after(self, position: str) -> list[tuple[str, Deletion | None]]:
         """Return the next entries with their positions; an entry that no gateway with this key has made is None."""
         found = self.store.ask("journal", lambda: self._redis.entries(JOURNAL, position, most=BATCH))

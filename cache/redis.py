@@ -121,6 +121,10 @@ class RedisStore:
         answer = self._do(lambda: self._from_master("XREVRANGE", _table(log), "+", "-", "COUNT", 1))
         return str(answer[0][0].decode()) if answer else ""
 
+    def has(self, log: str, position: str) -> bool:
+        """Return whether a log holds a value at `position`."""
+        return bool(self._do(lambda: self._from_master("XRANGE", _table(log), position, position)))
+
     def entries(self, log: str, after: str, *, most: int) -> list[tuple[str, bytes]]:
         """Return the values of a log behind a position (empty: from the beginning), with their positions."""
         command = ("XREAD", "COUNT", most, "STREAMS", _table(log), after or "0")

@@ -212,6 +212,21 @@ async def test_what_is_deleted_during_an_outage_stays_deleted(tmp_path: Path) ->
             assert await two.get("alice", "resp_1") is None
 
 
+async def test_a_deletion_stays_when_redis_loses_it_and_has_a_newer_one_before_anybody_looks(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        async with gateway(tmp_path / "a", server) as away:
+            await away.put("alice", "resp_1", SAID, ENDED)
+        async with gateway(tmp_path / "b", server) as two:
+            await two.put("alice", "resp_2", SAID, ENDED)
+            assert await two.delete("alice", "resp_1")
+            server.command("FLUSHALL")
+            assert await two.delete("alice", "resp_2")
+            await until(lambda: server.command("XLEN", "samovar:deleted") == 3)
+            await until(lambda: copied(tmp_path / "b"))
+        async with gateway(tmp_path / "a", server) as back:
+            assert await back.get("alice", "resp_1") is None
+
+
 async def test_without_copies_a_deleted_record_leaves_no_trace(tmp_path: Path) -> None:
     async with gateway(tmp_path) as archive:
         await archive.put("alice", "resp_1", SAID, ENDED)
