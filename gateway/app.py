@@ -219,6 +219,13 @@ def _routes(services: Services, responses: Responses) -> list[BaseRoute]:
     ]
 
 
+def _failure(services: Services) -> str:
+    """Why every request would fail, in words that strangers may read; empty when requests can be served."""
+    if services.registry.unusable:
+        return "users.db can't be used; the gateway's log says why"
+    return services.pool.failure or services.prompts.failure
+
+
 def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
     async def page(_: Request) -> Response:
         return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
@@ -235,8 +242,8 @@ def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[R
     async def ready(_: Request) -> Response:
         if responses.closing:
             return JSONResponse({"status": "stopping"}, status_code=503)
-        if services.pool.failure:
-            return JSONResponse({"status": "failed", "reason": services.pool.failure}, status_code=503)
+        if reason := _failure(services):
+            return JSONResponse({"status": "failed", "reason": reason}, status_code=503)
         return JSONResponse({"status": "ready"})
 
     async def models(_: Request) -> Response:

@@ -151,7 +151,9 @@ async def test_a_gateway_that_lost_its_users_lets_nobody_in_until_they_are_back(
         remove(state / "users.db")
         for who in (key, None):
             assert await status(gateway, who, 503) == "store_unavailable"
-        assert str(state) not in gateway.get("/v1/models").text
+        for path in ("/v1/models", "/readyz"):
+            assert gateway.get(path).status_code == 503
+            assert str(state) not in gateway.get(path).text
         await asyncio.sleep(2.5 * EVERY)
         assert gateway.log().count("users.db can't be used") == 1
         refused = keys(state, "add", "bob")
@@ -160,6 +162,7 @@ async def test_a_gateway_that_lost_its_users_lets_nobody_in_until_they_are_back(
         remove(state / "users.db")
         shutil.copy(tmp_path / "backup.db", state / "users.db")
         await status(gateway, key, 200)
+        assert gateway.get("/readyz").json() == {"status": "ready"}
         (tmp_path / "junk").write_bytes(b"junk" * 5000)
         (tmp_path / "junk").rename(state / "users.db")
         assert await status(gateway, key, 503) == "store_unavailable"

@@ -55,6 +55,11 @@ class UserRegistry:
         """Guests by address."""
 
     @property
+    def unusable(self) -> str:
+        """Why no key can be checked, in words; empty while users.db can be used."""
+        return self._unusable
+
+    @property
     def needs_keys(self) -> bool:
         """Somebody has, or had, a key, and so everybody needs one."""
         return bool(self._users or self._unusable)

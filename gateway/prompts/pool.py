@@ -68,6 +68,11 @@ class PromptWorkers:
         """Why no host can be started; empty while one runs or is being started."""
         self._failures = 0
 
+    @property
+    def failure(self) -> str:
+        """Why no prompt can be encoded, in words; empty while a host runs or is being started."""
+        return self._unavailable
+
     async def encode(self, job: Encode, *, user: str) -> Encoded:
         """Return the prompt of a request of `user`'s. Raises ApiError."""
         return await self._submit(job, user)
