@@ -52,8 +52,11 @@ def test_another_file_can_be_named_and_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "other.toml").write_text('instructions = "说中文"\n', encoding="utf-8")
     settings = load({}, tmp_path / "other.toml")
     assert (settings.port, settings.instructions) == (8000, "说中文")
-    for missing in ("none.toml", "x" * 300):
-        with pytest.raises(SettingsError, match="--config: there is no file"):
+    for missing, reason in (
+        ("none.toml", "--config: there is no file"),
+        ("x" * 300, "can't be read: File name too long"),
+    ):
+        with pytest.raises(SettingsError, match=reason):
             load({}, Path(missing))
 
 
@@ -82,6 +85,9 @@ def test_an_unknown_flag_is_refused_with_a_near_one(capsys: pytest.CaptureFixtur
 
 
 def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "samovar.toml").mkdir()
+    assert refusal() == "samovar.toml: can't be read: Is a directory"
+    (tmp_path / "samovar.toml").rmdir()
     (tmp_path / "samovar.toml").write_text("port: 5\n")
     assert refusal().startswith("samovar.toml: ")
 

@@ -285,9 +285,7 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
         if name.startswith(PREFIX):
             _known(name.removeprefix(PREFIX).lower(), f"environment {name}")
     file = config or CONFIG
-    if config is not None and not _is_file(config):
-        raise SettingsError(f"--config: there is no file {config}")
-    values = _read_toml(file)
+    values = _read_toml(file, required=config is not None)
     for name in values:
         _known(name, str(file))
     configured = type("Settings", (Settings,), {"from_file": values})
@@ -297,16 +295,26 @@ def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
         raise SettingsError(_explain(error)) from error
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
-    """Return the settings of a file; Notepad begins it with a byte order mark. Raises SettingsError."""
+def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
+    """Return the settings of a file; Notepad begins it with a byte order mark. Raises SettingsError.
+
+    A file that exists and cannot be read is an error: it may hold a setting that closes the gateway to strangers.
+    """
     try:
-        data = file.read_bytes() if _is_file(file) else b""
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        if required:
+            raise SettingsError(f"--config: there is no file {file}") from error
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{file}: can't be read: {error.strerror}") from error
+    try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise SettingsError(f"{file}: is saved as UTF-16; save it as UTF-8")
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SettingsError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    except (tomllib.TOMLDecodeError, OSError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file}: {error}") from error
 
 
