@@ -152,7 +152,7 @@ class KVCacheManager:
                 self._forget(resident)
 
     def discard(self, tokens: Sequence[int], scope: str, start: int) -> None:
-        """Cut idle sequences to the first `start` of `tokens`. Tokens that are public to all scopes stay."""
+        """Cut idle sequences of `scope` that hold more of `tokens` than the first `start`. Public tokens stay."""
         for resident in self._all:
             kept = max(start, resident.public)
             if resident.idle and resident.scope == scope and common_prefix(resident.tokens, tokens) > kept:

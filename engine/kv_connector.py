@@ -51,14 +51,14 @@ class _Job:
     states: list[Stored] = field(default_factory=list)
     """The blocks serialized so far."""
     whole: bool = True
-    """Whether no block was skipped because the store is slow or down."""
+    """Whether no block was skipped, because the store is slow or down or because the block was discarded."""
 
 
 class KVConnector:
     """Transfers KV between one engine's cells and the prefix cache."""
 
     def __init__(self, cells: Cells, cache: PrefixCache, *, wake: Callable[[], None]) -> None:
-        """Own `cache`. Any thread may call `wake`, to make the loop call `run_callbacks`."""
+        """Own `cache`. The connector's threads call `wake` so that the loop calls `run_callbacks`."""
         self._cells = cells
         self._cache = cache
         self._wake = wake
@@ -68,7 +68,9 @@ class KVConnector:
         self._jobs: deque[_Job] = deque()
         self._callbacks: deque[Callable[[], None]] = deque()
         self._known: OrderedDict[bytes, None] = OrderedDict()
+        """Ids of blocks that are in the store, the most recent last."""
         self._under_way: set[bytes] = set()
+        """Ids of blocks in unfinished jobs."""
         self._discarded: frozenset[bytes] = frozenset()
         """Ids of blocks that the storing thread must skip until it has finished the jobs queued before the deletion."""
         self._unwritten = 0

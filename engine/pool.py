@@ -68,7 +68,7 @@ class EnginePool:
         )
         names = [engine.name for engine in self.engines]
         self.restarts = dict.fromkeys(names, 0)
-        """Number of starts after a crash, by engine, whether by the pool or by an earlier request."""
+        """Number of starts after a crash, by engine: scheduled by the pool, or earlier, for a request."""
         self.unloads = dict.fromkeys(names, 0)
         """Number of unloads for being idle, by engine."""
         self.usage = dict.fromkeys(names, Usage())
@@ -87,8 +87,8 @@ class EnginePool:
         self._reloads = Reloads(Path(config.model))
         self._unloadable = ""
         """Why the model could not be loaded; empty once an engine has loaded it."""
-        self._restarts: dict[str, asyncio.Task[None]] = {}
-        self._loading: set[asyncio.Task[None]] = set()
+        self._restart_tasks: dict[str, asyncio.Task[None]] = {}
+        self._load_tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._numbers = itertools.count()
 
@@ -124,7 +124,7 @@ class EnginePool:
         await self._start(engine)
 
     async def _start(self, engine: EngineProcess) -> None:
-        if self._closing:  # a request that retries after its engine stopped must not start one that nothing would stop
+        if self._closing:  # nothing would stop an engine that a retried request started now
             raise EngineDiedError(f"engine {engine.name} was not started: the engine pool is closed")
         await engine.start()
 
@@ -148,8 +148,8 @@ class EnginePool:
                 await start
 
         task = asyncio.get_running_loop().create_task(load())
-        self._loading.add(task)
-        task.add_done_callback(self._loading.discard)
+        self._load_tasks.add(task)
+        task.add_done_callback(self._load_tasks.discard)
 
     async def run(self) -> None:
         """Maintain the engines until cancelled: kill hung ones, unload idle ones, and read their resource usage.
@@ -171,7 +171,7 @@ class EnginePool:
     async def close(self) -> None:
         """Stop all engines. Their running requests fail."""
         self._closing = True
-        for task in (*self._restarts.values(), *self._loading):
+        for task in (*self._restart_tasks.values(), *self._load_tasks):
             task.cancel()
         await asyncio.gather(*(engine.stop() for engine in self.engines))
 
@@ -230,7 +230,7 @@ class EnginePool:
         failures = self._failures[engine.name]
         self._failures[engine.name] = failures + 1
         delay = BACKOFF[min(failures, len(BACKOFF) - 1)]
-        if (timer := self._restarts.pop(engine.name, None)) is not None:
+        if (timer := self._restart_tasks.pop(engine.name, None)) is not None:
             timer.cancel()  # from the previous failure, after which a request started the engine first
         if engine.load_failed:
             log.error("model cannot be loaded", engine=engine.name, reason=engine.reason)
@@ -239,7 +239,7 @@ class EnginePool:
         else:
             log.error("engine failed", engine=engine.name, reason=engine.reason, again_in_seconds=delay)
             self._crashed.add(engine.name)
-            self._restarts[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
+            self._restart_tasks[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
 
     async def _restart(self, engine: EngineProcess, delay: float) -> None:
         await asyncio.sleep(delay)

@@ -57,6 +57,7 @@ STDERR_BYTES: Final = 1 << 14
 """Bytes retained of the end of a process's stderr, to find the cause of a crash."""
 
 Answer = Started | Tokens | Finished
+"""A message about one request."""
 
 
 class State(enum.Enum):

@@ -55,7 +55,8 @@ class Reloads:
     def due(self, names: Sequence[str]) -> list[str]:
         """Return which of the failed engines `names` should retry now. The pool calls this in every maintenance round.
 
-        All of them retry when the file has changed, and is the same in two successive calls: it may still be copied.
+        All of them retry once the file has changed and two successive calls find it the same, so that a file that is
+        being copied is left alone.
         """
         before, self._latest = self._latest, self._read_mark()
         changed = self._latest == before != self._tried

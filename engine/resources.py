@@ -14,7 +14,7 @@ class Usage:
     resident: int = 0
     """RSS. Mapped weights that engines share count fully in each of them."""
     proportional: int = 0
-    """PSS. Shared weights are divided between the engines. 0 where the system does not report it."""
+    """PSS. Memory that engines share is divided between them. 0 where the system does not report it."""
     cpu_seconds: float = 0.0
 
 

@@ -24,8 +24,8 @@ tokens come no sooner.
 BRIEF_PREFILL_SECONDS: Final = 0.1
 """Maximum seconds of a prefill step while a request moves to another engine, because its client waits meanwhile."""
 JOIN_ROWS: Final = 64
-"""Prompt tokens of a step from which a further prompt joins only if all its tokens fit. A step of this width is hardly
-faster per token with more rows, and each prompt's attention also walks the cells of the other, in vain."""
+"""Prompt tokens of a step from which a further prompt joins only if it gets as many tokens as in an empty step. More
+rows hardly make such a step faster per token, and the attention of each prompt visits the other's cells in vain."""
 RECOMPUTE_ROWS: Final = 3
 """Maximum tokens of a response that one step recomputes. With 4 rows or more, kernels round differently, so the logits
 would differ in their low bits from those of the first computation."""

@@ -52,9 +52,9 @@ def split_fault(path: Path) -> str:
             return f"{shard.name} states that it is {stated}, not {number + 1} of {len(shards)}"
         if header.tensors_in_all != headers[0].tensors_in_all:
             return f"{shard.name} belongs to another model than {path.name}: their numbers of tensors differ"
-    found, wanted = sum(header.tensors for header in headers), headers[0].tensors_in_all
-    if found != wanted:
-        return f"its parts hold {found} tensors instead of {wanted}: one of them belongs to another model"
+    found, expected = sum(header.tensors for header in headers), headers[0].tensors_in_all
+    if found != expected:
+        return f"its parts hold {found} tensors instead of {expected}: one of them belongs to another model"
     return ""
 
 
