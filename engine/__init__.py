@@ -1,7 +1,7 @@
-"""The engine room: child processes that compute tokens, and the handles by which the gateway keeps them.
+"""The engines: child processes that compute tokens with llama.cpp, and the pool through which the gateway uses them.
 
-What the room shows at its door stands in `__init__.pyi` and is loaded when it is first used, so that a child process
-has in memory what computes tokens, and not what keeps child processes.
+`__init__.pyi` lists the public names. Each is imported on first use, so that a child process loads the modules that
+compute tokens, and not those that manage child processes.
 """
 
 import lazy_loader

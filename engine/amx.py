@@ -8,8 +8,8 @@ from pathlib import Path
 def _has_amx() -> bool:
     """Whether llama.cpp would repack weights for AMX tiles, which is not safe.
 
-    Its first `ldtilecfg` in a worker thread was seen to fault (SIGSEGV in ggml_backend_amx_mul_mat, Xeon on KVM). The
-    AVX-512 kernels on weights as they lie are what is left there; elsewhere repacking is on.
+    The first `ldtilecfg` in a worker thread was seen to crash (SIGSEGV in ggml_backend_amx_mul_mat, Xeon on KVM). On
+    such processors the AVX-512 kernels compute on unpacked weights; on all others, weights are repacked.
     """
     try:
         return " amx_tile " in Path("/proc/cpuinfo").read_text()
@@ -18,5 +18,5 @@ def _has_amx() -> bool:
 
 
 def repacks_weights() -> bool:
-    """Whether weights are laid out anew for this processor's kernels when they are loaded."""
+    """Whether llama.cpp rearranges weights for this processor's kernels when it loads them."""
     return not _has_amx()

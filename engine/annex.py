@@ -1,8 +1,9 @@
-"""Where prompts are computed while many cells are in use: a small context beside the one that holds everybody's.
+"""The annex: a small context for prompts, used while the main context (`home`) holds many cells of other sequences.
 
-A step's attention walks every cell of its context, whoever owns it. Beside 5 000 cells of others, 72 tokens of a prompt
-take 360 ms, and 290 in a context where they are alone with what came before them (stand-in, 2 threads); bringing that
-in and the result home takes 5 ms. The cells at home are the truth all the time: nothing is lost when a mirror goes.
+The attention of a step visits every cell of its context, whichever sequence owns the cell. 72 tokens of a prompt take
+360 ms next to 5 000 cells of other sequences, and 290 ms in a context that holds only their own prefix (stand-in model,
+2 threads). Copying the prefix in and the result to the main context takes 5 ms. The main context always holds all
+computed cells, so nothing is lost when a mirror is dropped.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from engine.errors import DecodeError
 from engine.scheduler import Sequence as Prompt
 
 ANNEX_CELLS: Final = 3072
-"""Prompts that take more, with what came before them, are computed at home."""
+"""Cells of the annex. Prompts that need more, including their prefix, are computed in the main context."""
 SLOTS: Final = 8
-"""Prompts that can be under way here."""
+"""Maximum number of unfinished prompts in the annex."""
 CROWD: Final = 1024
-"""Cells of others from which the way may pay."""
+"""Minimum cells of other sequences in the main context for the annex to be faster."""
 WORTH: Final = 64
-"""A token that has to be brought there costs as much as one row's walk over so many cells of others."""
+"""Cost of copying one token to the annex, as the number of other sequences' cells that one row visits in that time."""
 
 
 class Cells(Protocol):
-    """What is needed of a context."""
+    """The methods of a context that the annex needs."""
 
     cells: int
 
@@ -33,21 +34,21 @@ class Cells(Protocol):
         """Run a step."""
 
     def cut(self, sequence: int, length: int) -> object:
-        """Keep the first `length` tokens of `sequence`."""
+        """Cut `sequence` to its first `length` tokens."""
 
     def save(self, sequence: int, start: int, end: int) -> bytes:
-        """The KV of some tokens."""
+        """Return the KV of the tokens `start` to `end` of `sequence`."""
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        """Append what `save` gave; whether that was whole."""
+        """Append a saved `state` to `sequence`. Returns whether it was complete."""
 
     def set_threads(self, threads: int) -> None:
-        """Use so many threads."""
+        """Use `threads` threads."""
 
 
 @dataclass
 class _Mirror:
-    """A prompt's cells as they are here."""
+    """The copy of a prompt's cells in the annex: its sequence number and its length in tokens."""
 
     slot: int
     length: int = 0
@@ -57,18 +58,18 @@ Context = TypeVar("Context", bound=Cells)
 
 
 class Annex(Generic[Context]):
-    """Mirrors of the prompts that are computed now, in a context that is made when it is first wanted."""
+    """Mirrors of the prompts that are being computed, in a context that is created on first use."""
 
     def __init__(self, home: Context, make: Callable[[], Context]) -> None:
-        """`make` gives a context of ANNEX_CELLS cells and SLOTS sequences."""
+        """`make` creates a context of ANNEX_CELLS cells and SLOTS sequences."""
         self._home = home
         self._make = make
         self._own: Context | None = None
         self._mirrors: dict[int, _Mirror] = {}
-        """By request."""
+        """The mirrors, by request."""
 
     def takes(self, parts: Sequence[tuple[Prompt, int]], used: int) -> bool:
-        """Whether this step is better computed here, now that `used` cells are in use at home."""
+        """Whether this step should run here, with `used` cells in use in the main context."""
         before = sum(prompt.computed for prompt, _ in parts)
         rows = sum(tokens for _, tokens in parts)
         brought = sum(prompt.computed for prompt, _ in parts if prompt.request not in self._mirrors)
@@ -77,7 +78,10 @@ class Annex(Generic[Context]):
         return worth and before + rows <= ANNEX_CELLS and len(parts) <= SLOTS
 
     def decode(self, parts: Sequence[tuple[Prompt, int]], threads: int) -> Context:
-        """Compute the step and bring its cells home; gives the context that has its logits. Raises DecodeError."""
+        """Run the step and copy its cells to the main context. Returns the context that holds the logits.
+
+        Raises DecodeError.
+        """
         if self._own is None:
             self._own = self._make()
         own = self._own
@@ -100,13 +104,13 @@ class Annex(Generic[Context]):
         return own
 
     def drop(self, request: int) -> None:
-        """Forget a prompt, done or given up."""
+        """Drop the mirror of a finished or aborted prompt."""
         mirror = self._mirrors.pop(request, None)
         if mirror is not None and self._own is not None:
             self._own.cut(mirror.slot, 0)
 
     def _make_room(self, parts: Sequence[tuple[Prompt, int]]) -> None:
-        """Let go of prompts that are not in this step, oldest first, until it fits."""
+        """Drop mirrors of prompts that are not in this step, oldest first, until the step fits."""
         asked = {prompt.request for prompt, _ in parts}
         ends = sum(prompt.computed + tokens for prompt, tokens in parts)
         for request in [request for request in self._mirrors if request not in asked]:
@@ -116,12 +120,12 @@ class Annex(Generic[Context]):
             self.drop(request)
 
     def _mirror(self, own: Context, prompt: Prompt) -> _Mirror:
-        """What comes before this prompt's next token, as it is at home."""
+        """Return the mirror of a prompt, holding all its computed tokens. Raises DecodeError."""
         mirror = self._mirrors.get(prompt.request)
         if mirror is None:
             free = set(range(SLOTS)) - {mirror.slot for mirror in self._mirrors.values()}
             mirror = self._mirrors[prompt.request] = _Mirror(min(free))
-        if mirror.length != prompt.computed:  # a step of it was computed at home meanwhile
+        if mirror.length != prompt.computed:  # a step of the prompt ran in the main context since
             own.cut(mirror.slot, 0)
             mirror.length = 0
             if prompt.computed and not own.load(

@@ -1,4 +1,4 @@
-"""Of what an engine process died, as a class of reason. Its own words stay out of logs: they may quote a prompt."""
+"""Classifies why an engine process ended. Logs contain only the class, because its stderr may quote a prompt."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 
 _SIGNS: Final = (
     (re.compile(rb"GGML_ASSERT\(ctx->mem_buffer != NULL\)"), "out of memory"),
-    (re.compile(rb"GGML_ASSERT|GGML_ABORT"), "llama.cpp found itself in a state that it refuses"),
+    (re.compile(rb"GGML_ASSERT|GGML_ABORT"), "an internal check of llama.cpp failed"),
     (re.compile(rb"bad_alloc|failed to allocate|MemoryError|out of memory|Cannot allocate"), "out of memory"),
     (re.compile(rb"Too many open files"), "too many open files"),
     (re.compile(rb"No space left on device"), "no space left on the disk"),
-    (re.compile(rb"ModuleNotFoundError|ImportError|cannot open shared object"), "its installation is broken"),
-    (re.compile(rb"^(\w+(?:Error|Exception))\b", re.MULTILINE), "a fault of its own: {}"),
+    (re.compile(rb"ModuleNotFoundError|ImportError|cannot open shared object"), "the installation is broken"),
+    (re.compile(rb"^(\w+(?:Error|Exception))\b", re.MULTILINE), "internal error: {}"),
 )  # fmt: skip
 _SIGNALS: Final = {
     signal.SIGKILL: "killed from outside, by hand or for want of memory (SIGKILL)",
@@ -23,10 +23,10 @@ _SIGNALS: Final = {
 }
 
 
-def cause_of_death(status: int | None, last_words: bytes) -> str:
-    """A sentence for the log and readyz, from a process's exit status and the end of what it wrote to stderr."""
+def cause_of_death(status: int | None, stderr: bytes) -> str:
+    """Return the cause for the log and /readyz, from the exit status and the end of stderr of a process."""
     for sign, cause in _SIGNS:
-        if found := sign.search(last_words):
+        if found := sign.search(stderr):
             return cause.format(*(group.decode() for group in found.groups()))
     if status is None:
         return "no process could be started"

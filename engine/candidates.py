@@ -1,7 +1,7 @@
-"""Which tokens may be drawn: llama.cpp's filters, in its order and distribution, on the bare logits of a vocabulary.
+"""The top_k, top_p and min_p filters of llama.cpp, in its order and with its distribution, on an array of logits.
 
-llama.cpp's samplers build and sort an array of the whole vocabulary for every token. With 152 000 tokens that is a
-visible share of a step; a few passes of numpy over the logits find the same candidates in a fraction of the time
+llama.cpp's samplers build and sort an array of the whole vocabulary for every token. With 152 000 tokens that takes a
+noticeable part of a step. A few passes of numpy over the logits find the same candidates in a fraction of the time
 (`benchmarks/sampling.py` measures both).
 """
 
@@ -19,20 +19,20 @@ Logits = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
 BLOCKS: Final = 1024
-"""Interleaved blocks of the vocabulary; the k-th largest of their maxima is no larger than the k-th largest logit."""
+"""Number of interleaved blocks of the vocabulary. The k-th largest block maximum is at most the k-th largest logit."""
 STEPS: Final = (256, 4096)
-"""Candidates to look at before all of them: 256 hold nearly always what `top_p` asks for."""
+"""Numbers of candidates to try before the whole vocabulary: 256 are nearly always enough for `top_p`."""
 
 
 class Candidates(NamedTuple):
-    """What the filters left, as indices into the logits and probabilities that add up to 1."""
+    """The tokens that pass the filters: indices into the logits, and probabilities with the sum 1."""
 
     ids: Ids
     probabilities: NDArray[np.float64]
 
 
 def candidates(logits: Logits, sampling: Sampling) -> Candidates:
-    """What top_k, top_p and min_p leave, with the probabilities at the temperature, which is above 0."""
+    """Return the tokens that pass top_k, top_p and min_p, with their probabilities at a temperature above 0."""
     s = sampling
     if s.top_k:
         ids = _nucleus(logits, largest(logits, s.top_k), s.top_p, None)
@@ -50,7 +50,7 @@ def candidates(logits: Logits, sampling: Sampling) -> Candidates:
 
 
 def largest(logits: Logits, count: int) -> Ids:
-    """Indices of the `count` largest logits, largest first."""
+    """Return the indices of the `count` largest logits, largest first."""
     size = len(logits)
     if count >= size:
         chosen = np.arange(size)
@@ -69,7 +69,7 @@ def _nucleus_of_all(logits: Logits, top_p: float) -> Ids:
         kept = _nucleus(logits, ids, top_p, float(weights.sum()))
         if len(kept) < len(ids):
             return kept
-    # A flat distribution: sorting bare numbers is five times as fast as sorting their places.
+    # A flat distribution. Sorting the values is five times as fast as sorting their indices.
     ordered = -np.sort(-weights)
     mass = np.cumsum(ordered, dtype=np.float64)
     count = min(int(np.searchsorted(mass, top_p * mass[-1])) + 1, len(weights))
@@ -79,7 +79,10 @@ def _nucleus_of_all(logits: Logits, top_p: float) -> Ids:
 
 
 def _nucleus(logits: Logits, ids: Ids, top_p: float, total: float | None) -> Ids:
-    """The fewest of `ids`, sorted, that hold `top_p` of their own mass, or of `total` in units of the largest."""
+    """Return the shortest prefix of the sorted `ids` with at least `top_p` of the probability mass.
+
+    `total` is the total mass, where the largest logit of `ids` has the mass 1; None: the mass of `ids`.
+    """
     if top_p >= 1:
         return ids
     values = logits[ids].astype(np.float64)
@@ -89,7 +92,10 @@ def _nucleus(logits: Logits, ids: Ids, top_p: float, total: float | None) -> Ids
 
 
 def among_all(logits: Logits, temperature: float, number: float) -> int:
-    """Draw from the whole vocabulary: first a block, then one of it, which spares a running sum over all."""
+    """Return the token of the whole vocabulary that the uniform random `number` below 1 selects.
+
+    Selects a block first and then a token in it, to avoid a cumulative sum over the vocabulary.
+    """
     weights = np.exp((logits - logits.max()) * np.float32(1 / temperature))
     sums = np.add.reduceat(weights, np.arange(0, len(weights), BLOCKS), dtype=np.float64)
     ends = np.cumsum(sums)

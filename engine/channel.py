@@ -1,4 +1,4 @@
-"""The engine's end of the socket pair: blocking, with a bell for its own threads."""
+"""The engine's end of the socket pair: blocking, and other threads of the engine can wake it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from engine.messages import Frames, FromEngine, ToEngine, frame, to_engine_decod
 
 
 class Channel:
-    """The blocking end of the socket pair, and a bell that other threads ring."""
+    """Receives and sends messages, and lets other threads interrupt a blocking `receive`."""
 
     def __init__(self, sock: socket.socket) -> None:
         """Own `sock`."""
         self._sock = sock
         self._frames = Frames()
         self._early: list[ToEngine] = []
-        """What came together with the first message."""
+        """Messages that arrived together with the first one."""
         self._unsent = bytearray()
         self.urgent = False
-        """Whether something waits to be sent that somebody waits for."""
-        self._bell, self._rope = os.pipe()
+        """Whether an unsent message must not wait for the next periodic flush."""
+        self._wake_reader, self._wake_writer = os.pipe()
 
     def first(self) -> ToEngine:
-        """The first message: what this engine is to be. Raises EOFError."""
+        """Return the first message, the engine's configuration. Raises EOFError if the gateway closed the socket."""
         messages: list[ToEngine] = []
         while not messages:
             messages = self.receive(wait=True)
@@ -32,13 +32,16 @@ class Channel:
         return messages[0]
 
     def receive(self, *, wait: bool) -> list[ToEngine]:
-        """Messages that have come; with `wait`, after something came or the bell rang. Raises EOFError at the end."""
+        """Return the messages that have arrived. With `wait`, block until data arrives or `wake` is called.
+
+        Raises EOFError if the gateway closed the socket.
+        """
         if self._early:
             early, self._early = self._early, []
             return early
-        ready, _, _ = select.select([self._sock.fileno(), self._bell], [], [], None if wait else 0)
-        if self._bell in ready:
-            os.read(self._bell, 1 << 12)
+        ready, _, _ = select.select([self._sock.fileno(), self._wake_reader], [], [], None if wait else 0)
+        if self._wake_reader in ready:
+            os.read(self._wake_reader, 1 << 12)
         if self._sock.fileno() not in ready:
             return []
         data = self._sock.recv(1 << 20)
@@ -46,17 +49,17 @@ class Channel:
             raise EOFError
         return [to_engine_decoder.decode(body) for body in self._frames.feed(data)]
 
-    def ring(self) -> None:
-        """Have `receive` return; from any thread."""
-        os.write(self._rope, b"\0")
+    def wake(self) -> None:
+        """Make a blocking `receive` return. May be called from any thread."""
+        os.write(self._wake_writer, b"\0")
 
     def send(self, message: FromEngine, *, urgent: bool = True) -> None:
-        """Put one message with those that `flush` sends."""
+        """Queue a message for the next `flush`."""
         self._unsent += frame(message)
         self.urgent |= urgent
 
     def flush(self) -> None:
-        """Send what was said since the last time: one system call, and one waking of the gateway, a step."""
+        """Send all queued messages at once, so that a step costs one system call and wakes the gateway once."""
         if self._unsent:
             self._sock.sendall(self._unsent)
             self._unsent.clear()

@@ -1,4 +1,4 @@
-"""How child processes that run Samovar's own modules are started."""
+"""Command line and environment of child processes that run Samovar's own modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
     which mean the working folder, are left out. PYTHONUTF8: a child reads paths in the encoding of its parent.
     """
     search = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    # Not for installed packages: everything beside them would precede the standard library.
+    # Not for installed packages: everything in that folder would precede the standard library.
     if _PACKAGES not in (*site.getsitepackages(), site.getusersitepackages()):
         search = [_PACKAGES, *search]
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -1,4 +1,4 @@
-"""How fast two files of a model are on this machine, measured in turns: what else runs here falls on both alike."""
+"""Compares the speed of model files. They are timed alternately, so that other load affects all of them equally."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from engine.stopwatch import Kind, Question
 from engine.tuning import Watch
 
 BUDGET: Final = 0.5
-"""Seconds of steps for each figure of a round."""
+"""Seconds of measurement per model, step type and round."""
 STEPS: Final[tuple[tuple[Kind, int], ...]] = (("prefill", 256), ("decode", 1))
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens a second: the median of all rounds, with the lowest and the highest."""
+    """Tokens per second: the median, minimum and maximum of all rounds."""
 
     median: float
     lowest: float
@@ -28,14 +28,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Pace:
-    """A prompt read in steps of 256, and one answer written."""
+    """The speed of a model: of prefill in steps of 256 tokens, and of decoding one sequence."""
 
     prefill: Rate
     decode: Rate
 
 
 def compare(models: Sequence[Path], *, threads: int, rounds: int, progress: Callable[[int, int], None]) -> list[Pace]:
-    """Time `models` in turns, `rounds` times, on `threads` threads; `progress` hears how far it is.
+    """Time `models` alternately, `rounds` times, on `threads` threads. `progress` gets the steps done and their total.
 
     Raises ModelLoadError.
     """

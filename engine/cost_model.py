@@ -1,9 +1,9 @@
-"""How fast this machine steps, and what follows: how many engines work, and which sequences share a step.
+"""Step times of a model on this machine, and what follows: how many engines work, and which sequences share a step.
 
-On a CPU a batch is not free as it is on a GPU. On a small model a step of two sequences takes longer than two steps of
-one, and a step of six longer than a step of eight, because the kernels work in groups; two engines of one thread each
-beat one engine of two threads until about seven sequences run (facts.md). None of this is the same on another
-processor, so it is measured (`samovar tune`, engine/tuning.py), and everything that decides asks a `CostModel`.
+On a CPU, a larger batch is not free as it is on a GPU. With a small model, a step of two sequences takes longer than
+two steps of one, and a step of six longer than a step of eight, because kernels process rows in groups. Two engines of
+one thread each are faster than one engine of two threads until about seven sequences run. All of this depends on the
+processor, so `samovar tune` measures it (engine/tuning.py), and every scheduling decision asks a `CostModel`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Final
 import msgspec
 
 WIDEST: Final = 16
-"""Sequences that one step decodes at most: beyond it a step grows as fast as its width."""
+"""Maximum sequences that one step decodes. Beyond this width, step time grows in proportion to the width."""
 BATCH: Final = 256
-"""Tokens in one step at most: wider ones are no faster by the token, and their buffers take 25 MB more."""
+"""Maximum tokens in one step. Wider steps are no faster per token, and their buffers take 25 MB more."""
 WORTH: Final = 1.1
-"""Changing the number of working engines must promise so many times the tokens a second: it moves KV."""
+"""Minimum ratio of new to old throughput for changing the number of working engines, because a change moves KV."""
 
 
 class StepTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of a step in each of `engines` processes that work at once, with `threads` threads each."""
+    """Seconds per step while `engines` engines work at the same time, with `threads` threads each."""
 
     engines: int
     threads: int
     decode: dict[int, float]
-    """By sequences in the step, one new token each."""
+    """By number of sequences in the step, with one token each."""
     prefill: dict[int, float]
-    """By prompt tokens in the step, of one sequence, logits wanted for the last."""
+    """By number of prompt tokens in the step, all of one sequence, with logits for the last token."""
 
 
 class CostModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,20 +39,23 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
 
     cores: int
     times: list[StepTimes]
-    """One for each number of engines, ascending, the first for one engine with all cores."""
+    """One entry per number of engines, ascending. The first is for one engine with all cores."""
     measured: bool
-    """Here and with this model; else they are an ordinary machine's."""
+    """Whether the times were measured on this machine with this model, or are those of an average machine."""
 
     def at(self, threads: int) -> StepTimes:
-        """The times that hold for an engine that has `threads` now, the rest of the cores being others'."""
+        """Return the step times of an engine that has `threads` threads while other engines use the other cores."""
         return min(self.times, key=lambda times: (abs(times.threads - threads), times.engines))
 
     def limited(self, engines: int) -> CostModel:
-        """The same with `engines` at most."""
+        """Return this cost model for at most `engines` engines."""
         return msgspec.structs.replace(self, times=[times for times in self.times if times.engines <= engines])
 
     def engines(self, sequences: int, working: int = 1) -> int:
-        """How many engines should share `sequences`, when `working` do now: a change must be worth its moves."""
+        """Return how many engines should share `sequences`, while `working` engines do now.
+
+        The number changes only if the throughput rises by the factor WORTH.
+        """
         best = max(self.times, key=lambda times: (self.rate(times.engines, sequences), -times.engines)).engines
         now = next((times.engines for times in self.times if times.engines == working), None)
         if now is None or self.rate(best, sequences) > WORTH * self.rate(now, sequences):
@@ -60,28 +63,28 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
         return now
 
     def rate(self, engines: int, sequences: int) -> float:
-        """Tokens a second of `sequences` split evenly between `engines`."""
+        """Return the tokens per second of `sequences` split evenly between `engines`."""
         times = next(times for times in self.times if times.engines == engines)
         each, rest = divmod(sequences, engines)
         shares = [each + (i < rest) for i in range(engines)]
         return sum(share / round_seconds(times, share) for share in shares if share)
 
     def most(self) -> int:
-        """Sequences that are worth running at once: where 95 % of the best rate is reached."""
+        """Return the smallest number of concurrent sequences that reaches 95 % of the best throughput."""
         rates = {n: max(self.rate(times.engines, n) for times in self.times) for n in range(1, WIDEST + 1)}
         return next(n for n, rate in rates.items() if rate >= 0.95 * max(rates.values()))
 
     def deadline(self) -> float:
-        """Seconds of silence after which an engine is taken for hung: many times its longest step, on one thread.
+        """Return the seconds without a message after which an engine counts as hung: many times its longest step.
 
-        Long enough that one which only gets no processor, because others take it all, is not killed for that.
+        The deadline is for one thread, and long enough for an engine that other processes deprive of the processor.
         """
         times = self.times[-1]
         return 30.0 + 10 * times.threads * max(times.prefill.values())
 
 
 def seconds(table: Mapping[int, float], width: int) -> float:
-    """Time of a step of `width`: as measured, or on the line between the two measured ones beside it."""
+    """Return the seconds of a step of `width`, as measured, or interpolated between the nearest measured widths."""
     widths = sorted(table)
     if width in table:
         return table[width]
@@ -95,22 +98,22 @@ def seconds(table: Mapping[int, float], width: int) -> float:
 
 
 def widest(times: StepTimes, budget: float) -> int:
-    """Prompt tokens whose step takes `budget` seconds at most."""
+    """Return the largest number of prompt tokens whose step takes at most `budget` seconds."""
     return bisect.bisect_right(range(BATCH + 1), budget, lo=1, key=lambda rows: seconds(times.prefill, rows)) - 1
 
 
 def padded(times: StepTimes, sequences: int) -> int:
-    """Rows with which a step of `sequences` is fastest: rows of nothing may make it so."""
+    """Return the fastest number of rows for a step of `sequences`: dummy rows can make a step faster."""
     return _padded(tuple(times.decode.items()), sequences)
 
 
 def groups(times: StepTimes, sequences: int) -> tuple[int, ...]:
-    """Widths of the steps, widest first, that give each of `sequences` one token in the least time."""
+    """Return the step widths, widest first, that compute one token for each of `sequences` in the least time."""
     return _groups(tuple(times.decode.items()), sequences)
 
 
 def round_seconds(times: StepTimes, sequences: int) -> float:
-    """Time in which each of `sequences` in one engine gets one token."""
+    """Return the seconds in which one engine computes one token for each of `sequences`."""
     return sum(seconds(times.decode, padded(times, width)) for width in groups(times, sequences))
 
 
@@ -134,8 +137,8 @@ def _groups(decode: _Table, sequences: int) -> tuple[int, ...]:
     return tuple(sorted(best[sequences][1], reverse=True))
 
 
-# Seconds of a step relative to one sequence's, as measured on a Qwen2.5-0.5B of Q4_K_M (facts.md), by threads. Kernels
-# take rows by four, so that one more than a multiple is dear.
+# Step time relative to that of one sequence, by number of sequences, measured on Qwen2.5-0.5B Q4_K_M: for one thread
+# per engine, and for several. Kernels process rows in groups of four, so one row more than a multiple is expensive.
 _SHAPE_ONE: Final = {
     1: 1.0, 2: 3.5, 3: 4.6, 4: 5.0, 5: 6.9, 6: 7.2, 8: 6.5, 9: 8.6, 12: 8.0, 13: 10.0, 16: 8.3, 32: 15.7,
 }  # fmt: skip
@@ -144,16 +147,19 @@ _SHAPE_MANY: Final = {
 }  # fmt: skip
 _PREFILL: Final = {1: 1.0, 8: 5.0, 16: 6.5, 32: 12.0, 64: 21.0, 128: 40.0, 256: 78.0}
 BANDWIDTH: Final = 24e9
-"""Bytes of weights that one core of an ordinary machine reads in a second."""
+"""Bytes of weights that one core of an average machine reads per second."""
 
 
 def heuristic(weights: int, cores: int, engines: int) -> CostModel:
-    """The plan of an ordinary machine for a file of `weights` bytes: right in shape, not in seconds."""
+    """Return the cost model of an average machine for a model of `weights` bytes.
+
+    The ratios between its times are realistic; the seconds are not.
+    """
     times = []
     for count in range(1, engines + 1):
         threads = cores // count
         shape = _SHAPE_ONE if threads == 1 else _SHAPE_MANY
-        # Decoding alone reads all weights once a token: two cores fill most of the memory's bandwidth.
+        # Decoding one sequence reads all weights once per token. Two cores use most of the memory bandwidth.
         alone = weights / BANDWIDTH / min(threads, 1.3) * (1.05 if count > 1 else 1.0)
         computed = weights / BANDWIDTH / threads
         times.append(

@@ -1,4 +1,4 @@
-"""Sizes of a model that follow from the metadata of its file, without its weights."""
+"""Sizes of a model, computed from the metadata of its file without loading the weights."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 
 class Dimensions:
-    """What one model's keys state; `get` returns a key's value as text, or None."""
+    """The sizes of one model."""
 
     def __init__(self, get: Callable[[str], str | None]) -> None:
-        """Read keys through `get`."""
+        """`get` returns the value of a metadata key as text, or None."""
         self._get = get
 
     @property
     def context_key(self) -> str:
-        """The key that states `trained_context`."""
+        """The metadata key of `trained_context`."""
         return f"{self._get('general.architecture')}.context_length"
 
     @property
     def trained_context(self) -> int:
-        """Tokens of context that the model was trained for; 0 if its file does not state them."""
+        """Context length in tokens that the model was trained for; 0 if the file does not state it."""
         return self._number("context_length", 0)
 
     @property
     def bytes_a_token(self) -> int:
-        """Bytes that one token's KV takes in f16, over all layers; 0 for a model without attention (Mamba, RWKV)."""
+        """Bytes of one token's KV in f16, over all layers; 0 for a model without attention (Mamba, RWKV)."""
         heads = self._number("attention.head_count", 1)
         if heads == 0:
             return 0
@@ -34,7 +34,7 @@ class Dimensions:
 
     @property
     def bytes_a_sequence(self) -> int:
-        """Bytes of one sequence's recurrent state in f32, over all layers; 0 for a model that only has attention.
+        """Bytes of one sequence's recurrent state in f32, over all layers; 0 for a model with attention only.
 
         Source: llama.cpp's llama_hparams::n_embd_r and n_embd_s.
         """

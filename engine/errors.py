@@ -1,43 +1,43 @@
-"""Everything that can go wrong in this room, one class each."""
+"""The errors of this package, one class each."""
 
 
 class EngineError(Exception):
-    """Base of this room's errors; `code` is the name of contract.md that the gateway passes on."""
+    """Base of the engine errors. `code` is the error code that the gateway returns to the client (docs/api.md)."""
 
     code = "engine_unavailable"
 
 
 class ModelLoadError(EngineError):
-    """llama.cpp could not open the model file, or could not make a context for it."""
+    """llama.cpp could not open the model file, or could not create a context for it."""
 
 
 class QuantizeError(EngineError):
-    """llama.cpp could not write a model's weights in another precision."""
+    """llama.cpp could not quantize a model."""
 
 
 class DecodeError(EngineError):
-    """llama.cpp refused a step: no cells were left (status 1) or the batch was invalid (negative status)."""
+    """llama.cpp refused a step: no cells were free (status 1) or the batch was invalid (negative status)."""
 
     def __init__(self, status: int) -> None:
-        """Keep llama_decode's own `status`."""
+        """`status` is what llama_decode returned."""
         super().__init__(f"llama_decode returned {status}")
         self.status = status
 
 
 class EngineDiedError(EngineError):
-    """The engine's process ended while it still owed an answer."""
+    """The engine process ended before it finished a request."""
 
     def __init__(self, message: str, *, requests: int = 0) -> None:
-        """`requests` is how many it had when it ended; 0 when it had not taken this one."""
+        """`requests` is the number of requests that ran when the process ended; 0 if it never received this one."""
         super().__init__(message)
         self.requests = requests
 
 
 class SamplingError(EngineError):
-    """No next token can be drawn: the logits are no numbers, or no token fits the grammar."""
+    """No next token can be sampled: the logits are not finite, or no token fits the grammar."""
 
 
 class GrammarError(EngineError):
-    """A grammar that llama.cpp does not take, or that costs more time than a request may take from the others."""
+    """llama.cpp rejects the grammar, or the grammar takes more time than one request may cost the others."""
 
     code = "invalid_request"

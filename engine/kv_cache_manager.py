@@ -1,8 +1,9 @@
-"""Who owns which KV cells: the sequences that live in one engine's context, running or remembered.
+"""Assigns KV cells: the sequences that one engine's main context holds, running or cached.
 
-A sequence that ended stays as a resident until its cells or its number are needed. A new request takes the longest
-prefix that a resident of its own scope holds: an idle resident that it wholly continues is taken over, of any other the
-prefix's cells are shared. Idea: nano-vllm's block manager, with llama.cpp's cells in place of blocks.
+A sequence stays cached after its request ended, until its cells or its sequence number are needed. A new request reuses
+the longest prefix that a cached sequence of its own scope holds. If it continues all tokens of an idle sequence, it
+takes that sequence over; otherwise it shares the cells of the prefix. Names with `resident` mean a CachedSequence.
+Idea: nano-vllm's block manager, with llama.cpp's cells instead of blocks.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Protocol
 
 
 class Cells(Protocol):
-    """What residency needs of a context."""
+    """The methods of a context that the manager needs."""
 
     def share(self, source: int, target: int, length: int) -> None:
-        """Let `target` own the first `length` cells of `source` too."""
+        """Make `target` a further owner of the first `length` cells of `source`."""
 
     def cut(self, sequence: int, length: int) -> object:
         """Keep the first `length` tokens of `sequence`."""
@@ -31,15 +32,15 @@ class CachedSequence:
     scope: str = ""
     tokens: list[int] = field(default_factory=list)
     public: int = 0
-    """So many of its first tokens are for all scopes."""
+    """Number of leading tokens that all scopes may reuse."""
     reserved: int = 0
-    """Cells that the running request may come to need; 0 when idle."""
+    """Cells that the running request may need in total; 0 when idle."""
     request: int = -1
-    """The request that runs on it, or was the last to."""
+    """The request that runs on it, or the last one that did."""
     used: float = 0.0
-    """When it was last let go, by the clock: the smallest goes first."""
+    """When its last request ended, in seconds of the clock. The smallest is evicted first."""
     stored: bool = False
-    """Whether its cells can be fetched again."""
+    """Whether the store holds all its KV, so that it can be fetched again."""
 
     @property
     def idle(self) -> bool:
@@ -47,18 +48,18 @@ class CachedSequence:
         return self.reserved == 0
 
     def note_stored(self, tokens: list[int], stored: bool) -> None:
-        """Note whether what it held when its request ended can be fetched again, if it still holds just that."""
+        """Set `stored` if the sequence still holds exactly `tokens`, its tokens when its request ended."""
         if self.tokens == tokens:
             self.stored = stored
 
     @property
     def cells(self) -> int:
-        """Cells it may hold at most; shared ones are counted for each owner, so the sum errs on the safe side."""
+        """Maximum cells it may hold. Shared cells count for each owner, so a sum of these is an upper bound."""
         return max(self.reserved, len(self.tokens))
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
+    """Return the length of the longest common prefix of `a` and `b`."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
         return n
@@ -66,7 +67,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class KVCacheManager:
-    """All sequences of one context within `cells` cells and `sequences` numbers."""
+    """Manages the sequences of one context, within `cells` cells and `sequences` sequence numbers."""
 
     def __init__(
         self,
@@ -78,9 +79,9 @@ class KVCacheManager:
         on_loss: Callable[[CachedSequence], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start empty; `on_loss` is called before cells of an idle resident are given up.
+        """Start empty. `on_loss` is called before cells of an idle sequence are evicted.
 
-        A context that is not `divisible` holds recurrent states: a prompt continues all tokens of a resident, or none.
+        A context that is not `divisible` holds recurrent states: a prompt reuses all tokens of a sequence, or none.
         """
         self._context = context
         self._clock = clock
@@ -91,16 +92,16 @@ class KVCacheManager:
 
     @property
     def used(self) -> int:
-        """Cells in use; a shared one is counted for each owner."""
+        """Cells in use. A shared cell counts for each owner."""
         return min(self._cells, sum(len(resident.tokens) for resident in self._all))
 
     def acquire(
         self, request: int, tokens: list[int], scope: str, reserve: int, *, public: int = 0
     ) -> CachedSequence | None:
-        """A place for a request of `reserve` cells in all, or None until others end.
+        """Return a sequence for a request that may need `reserve` cells in total, or None if too few are free.
 
-        Its `tokens` are then the prefix that need not be computed: less than all of the prompt, as the last token is
-        always computed for its logits.
+        The sequence's `tokens` are the prefix that need not be computed. It is shorter than the prompt, because the
+        last token is always computed for its logits.
         """
         running = [r for r in self._all if not r.idle]
         if len(running) == len(self._all) or sum(r.cells for r in running) + reserve > self._cells:
@@ -121,37 +122,37 @@ class KVCacheManager:
         return resident
 
     def follow(self, resident: CachedSequence, source: CachedSequence, length: int) -> None:
-        """Let a running one hold the first `length` tokens of another, which holds so many, in place of what it has."""
+        """Replace the tokens of a running sequence by the first `length` of `source`, which holds at least these."""
         self._context.cut(resident.sequence, 0)
         self._context.share(source.sequence, resident.sequence, length)
         resident.tokens = source.tokens[:length]
 
     def release(self, resident: CachedSequence) -> None:
-        """The request ended; its cells stay as long as there is room."""
+        """Mark a sequence as idle. Its cells stay cached until they are needed."""
         resident.reserved, resident.used, resident.stored = 0, self._clock(), False
 
     def trim(self, cells: int, seconds: float) -> None:
-        """Give up residents that have been idle for so long, oldest first, until all hold no more than `cells`."""
+        """Evict sequences that were idle for `seconds`, oldest first, until idle ones hold at most `cells`."""
         idle = self._idle()
         over = sum(r.cells for r in idle) - cells
         latest = self._clock() - seconds
         self._forget_oldest([resident for resident in idle if resident.used <= latest], over)
 
     def expire(self, seconds: float) -> None:
-        """Give up residents that have been idle for so long and can be fetched again."""
+        """Evict sequences that were idle for `seconds` and are stored."""
         latest = self._clock() - seconds
         for resident in self._all:
             if resident.idle and resident.tokens and resident.stored and resident.used < latest:
                 self._forget(resident)
 
     def forget(self, requests: Collection[int]) -> None:
-        """Give up what these ended requests left behind; what another has continued since is that one's."""
+        """Evict the idle sequences of these ended requests, except those that a later request has continued."""
         for resident in self._all:
             if resident.idle and resident.request in requests:
                 self._forget(resident)
 
     def discard(self, tokens: Sequence[int], scope: str, start: int) -> None:
-        """Cut idle residents that hold more of `tokens` than the first `start`, but for what is for all scopes."""
+        """Cut idle sequences of `scope` that hold more of `tokens` than the first `start`. Public tokens stay."""
         for resident in self._all:
             kept = max(start, resident.public)
             if resident.idle and resident.scope == scope and common_prefix(resident.tokens, tokens) > kept:
@@ -171,18 +172,18 @@ class KVCacheManager:
 
     def _free_number(self, source: CachedSequence | None) -> CachedSequence:
         idle = [r for r in self._all if r.idle]
-        # The source goes last, so that a branch does not cost the trunk it grew from.
+        # The source is evicted last, so that a branch does not evict the conversation that it branched from.
         resident = min(idle, key=lambda r: (bool(r.tokens), r is source, r.used))
         if resident is not source:
             self._forget(resident)
         return resident
 
     def _make_room(self) -> None:
-        """Give up idle residents, oldest first, until all that run can grow to what they reserved."""
+        """Evict idle sequences, oldest first, until all running ones can grow to their reserved size."""
         self._forget_oldest(self._idle(), sum(r.cells for r in self._all) - self._cells)
 
     def _idle(self) -> list[CachedSequence]:
-        """Those that remember something and run nothing, oldest first."""
+        """Return the idle sequences that hold tokens, oldest first."""
         return sorted((r for r in self._all if r.idle and r.tokens), key=lambda r: r.used)
 
     def _forget_oldest(self, idle: Sequence[CachedSequence], over: int) -> None:

@@ -1,7 +1,7 @@
-"""llama.cpp behind plain Python: the only file that calls it.
+"""Python wrapper of llama.cpp. No other file calls llama.cpp.
 
-Everything here is a thin, owning wrapper: a model, a vocabulary, a context with its KV cells, a sampler chain. Token
-ids go in and out as lists of int; no pointer leaves this file.
+Each class owns one llama.cpp object: a model, a vocabulary, a context with its KV cells, a grammar. Token ids go in and
+out as lists of int; no pointer leaves this file.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from engine.errors import DecodeError, GrammarError, ModelLoadError, QuantizeErr
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
 
 
-_ERROR, _CONTINUED = 4, 5  # ggml's log levels; the second is of text that continues the last line
+_ERROR, _CONTINUED = 4, 5  # ggml's log levels; the second marks text that continues the last line
 
 
 def silence() -> None:
-    """Drop llama.cpp's own log, which prints prompts' details and a page of tensors at every load."""
+    """Drop llama.cpp's log, which prints details of prompts, and a page of tensors at every load."""
     llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
 
 
 @contextmanager
 def _logging_to(log: Callable[[str], None], *, least: int = 0) -> Iterator[None]:
-    """Pass the lines of llama.cpp's log of at least the level `least` to `log`, and silence it afterwards."""
+    """Pass lines of llama.cpp's log with at least the level `least` to `log`, and silence the log afterwards."""
     current = 0
 
     def write(level: int, text: bytes, _data: int) -> None:
@@ -57,17 +57,17 @@ def _logging_to(log: Callable[[str], None], *, least: int = 0) -> Iterator[None]
 
 
 def build_features() -> frozenset[str]:
-    """What llama.cpp was compiled with, in its own names: `AVX2`, `AVX512_VNNI`, `OPENMP`, …"""
+    """Return the features that llama.cpp was compiled with, by its own names: `AVX2`, `AVX512_VNNI`, `OPENMP`, …"""
     info: str = llama_cpp.llama_print_system_info().decode()
     pairs = (entry.rpartition(":")[2].partition("=") for entry in info.split("|"))
     return frozenset(name.strip() for name, _, value in pairs if value.strip() not in ("", "0"))
 
 
 class Vocabulary:
-    """Text to token ids and back, and what the model's file says of itself."""
+    """Converts text to token ids and back, and returns the special tokens of the model."""
 
     def __init__(self, model: Model) -> None:
-        """Borrow `model`'s vocabulary; the model must outlive it."""
+        """Use the vocabulary of `model`, which must stay open."""
         self._model = model
         self._vocab = llama_cpp.llama_model_get_vocab(model.pointer)
         self.size: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
@@ -75,7 +75,7 @@ class Vocabulary:
         self._buffer = ctypes.create_string_buffer(256)
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of `text`; only with `special` may it become control tokens."""
+        """Return the token ids of `text`. Control tokens are recognized only with `special`."""
         data = text.encode()
         room = len(data) + 8
         while True:
@@ -86,14 +86,14 @@ class Vocabulary:
             room = -n
 
     def piece(self, token: int) -> bytes:
-        """The bytes that `token` stands for; a control token stands for none. May be part of a character."""
+        """Return the bytes of `token`, which may be part of a character; empty for a control token."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self.bare_piece(token)
         return piece
 
     def bare_piece(self, token: int) -> bytes:
-        """`piece` without keeping it, for one look at the whole vocabulary."""
+        """Return `piece` without caching it, for a single pass over the vocabulary."""
         while True:
             n = llama_cpp.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, False)
             if n >= 0:
@@ -101,9 +101,9 @@ class Vocabulary:
             self._buffer = ctypes.create_string_buffer(-n)
 
     def longest_piece(self) -> int:
-        """Return the most bytes of text that one token stands for; 0 where tokenizing may drop bytes.
+        """Return the maximum bytes of text per token; 0 for a vocabulary type whose tokenizer may drop bytes.
 
-        Looks at every token: 0.15 s for 152 000.
+        Visits every token: 0.15 s for 152 000.
         """
         kinds = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE, llama_cpp.LLAMA_VOCAB_TYPE_RWKV)
         if llama_cpp.llama_vocab_type(self._vocab) not in kinds:
@@ -111,12 +111,12 @@ class Vocabulary:
         return max(len(self.bare_piece(token)) for token in range(self.size))
 
     def text(self, token: int) -> str:
-        """The token as the vocabulary writes it, `<|im_end|>` for instance."""
+        """Return the token's text in the vocabulary, for instance `<|im_end|>`."""
         return (llama_cpp.llama_vocab_get_text(self._vocab, token) or b"").decode(errors="replace")
 
     @property
     def edges(self) -> dict[str, str]:
-        """The tokens that begin and end a text, by the names that chat templates have for them."""
+        """The texts of the tokens that begin and end a text, by their names in chat templates."""
         tokens = {
             "bos_token": llama_cpp.llama_vocab_bos(self._vocab),
             "eos_token": llama_cpp.llama_vocab_eos(self._vocab),
@@ -131,7 +131,7 @@ class Vocabulary:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of all tokens' texts and kinds: token ids mean the same under the same digest."""
+        """SHA-256 over the text and attributes of all tokens. Equal digests mean equal token ids."""
         digest = hashlib.sha256()
         for token in range(self.size):
             kind = llama_cpp.llama_vocab_get_attr(self._vocab, token)
@@ -139,23 +139,23 @@ class Vocabulary:
         return digest.hexdigest()
 
     def grammar(self, text: str) -> Any:
-        """llama.cpp's own grammar sampler for GBNF `text`, or None where it does not take it."""
+        """Return a pointer to llama.cpp's grammar sampler for GBNF `text`, or None if llama.cpp rejects the grammar."""
         return llama_cpp.llama_sampler_init_grammar(self._vocab, text.encode(), b"root")
 
     def is_control(self, token: int) -> bool:
-        """Whether `token` steers the model instead of standing for text."""
+        """Whether `token` is a control token, which represents no text."""
         return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
 
     def ends_generation(self, token: int) -> bool:
-        """Whether the model says with `token` that its answer is whole."""
+        """Whether `token` is an end-of-generation token."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
 
 class Model:
-    """Weights mapped from a GGUF file, so that engines on one machine share their pages."""
+    """A model whose weights are mapped from its GGUF file, so that engines on one machine share the pages."""
 
     def __init__(self, path: Path, *, vocab_only: bool = False) -> None:
-        """Load `path`. Raises ModelLoadError."""
+        """Load `path`, with `vocab_only` without weights. Raises ModelLoadError."""
         silence()
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
@@ -170,37 +170,37 @@ class Model:
         self.vocabulary = Vocabulary(self)
 
     def metadata(self, key: str) -> str | None:
-        """A scalar of the file's metadata as text, or None."""
+        """Return a scalar of the file's metadata as text, or None."""
         buffer = ctypes.create_string_buffer(4096)
         n = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return None if n < 0 else buffer.value.decode(errors="replace")
 
     @functools.cached_property
     def dimensions(self) -> Dimensions:
-        """The sizes that the file's metadata states."""
+        """The sizes in the file's metadata."""
         return Dimensions(self.metadata)
 
     @property
     def has_blocks(self) -> bool:
-        """Whether its KV can be cut into blocks: a recurrent model's state is one of all tokens."""
+        """Whether KV can be split into blocks. The state of a recurrent model depends on all tokens together."""
         return not (llama_cpp.llama_model_is_recurrent(self.pointer) or llama_cpp.llama_model_is_hybrid(self.pointer))
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja source of the model's own chat template, or None."""
+        """The Jinja source of the chat template in the model file, or None."""
         template = llama_cpp.llama_model_chat_template(self.pointer, None)
         return template.decode(errors="replace") if template else None
 
     def close(self) -> None:
-        """Unmap the weights; contexts must be closed before."""
+        """Unmap the weights. Close all contexts first."""
         llama_cpp.llama_model_free(self.pointer)
 
 
 class _Context:
-    """KV cells and the steps that fill them, for up to a number of token sequences."""
+    """KV cells for up to `sequences` sequences, and the steps that fill them."""
 
     def __init__(self, model: Model, *, cells: int, sequences: int, threads: int, batch: int, unified: bool) -> None:
-        """Allocate `cells` at once (they are paid for here, not when used). Raises ModelLoadError."""
+        """Allocate all `cells` now. A step has at most `batch` tokens. Raises ModelLoadError."""
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = batch
@@ -214,7 +214,7 @@ class _Context:
         with _logging_to(errors.append, least=_ERROR):
             pointer = llama_cpp.llama_init_from_model(model.pointer, params)
         if not pointer:
-            raise ModelLoadError(f"no context of {cells} cells could be made: {loaderrors.context_reason(errors)}")
+            raise ModelLoadError(f"no context of {cells} cells can be created: {loaderrors.context_reason(errors)}")
         self._pointer = pointer
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._batch = llama_cpp.llama_batch_init(batch, 0, 1)
@@ -222,7 +222,7 @@ class _Context:
         self.cells: int = llama_cpp.llama_n_ctx(pointer)
 
     def decode(self, entries: Seq[tuple[int, int, int, bool]]) -> None:
-        """Run one step over `(token, position, sequence, wants logits)` entries. Raises DecodeError."""
+        """Run one step over entries of `(token, position, sequence, logits needed)`. Raises DecodeError."""
         batch = self._batch
         batch.n_tokens = len(entries)
         for i, (token, position, sequence, logits) in enumerate(entries):
@@ -236,20 +236,23 @@ class _Context:
             raise DecodeError(status)
 
     def logits(self, index: int) -> NDArray[np.float32]:
-        """Logits after the last step's entry `index`, which must have wanted them; good until the next step."""
+        """Return the logits, one per token of the vocabulary, of entry `index` of the last step. Valid until the next.
+
+        The entry must have requested logits.
+        """
         address = ctypes.addressof(llama_cpp.llama_get_logits_ith(self._pointer, index).contents)
         return np.frombuffer(memoryview(self._logits.from_address(address)), np.float32)
 
     def set_threads(self, threads: int) -> None:
-        """Use `threads` from the next step on; costs nothing."""
+        """Use `threads` threads from the next step on. Takes no time."""
         llama_cpp.llama_set_n_threads(self._pointer, threads, threads)
 
     def cut(self, sequence: int, length: int) -> bool:
-        """Keep the first `length` tokens of `sequence`; False if that cannot be done, as in a recurrent state."""
+        """Cut `sequence` to its first `length` tokens. Returns False if that is impossible, as for recurrent states."""
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1))
 
     def length(self, sequence: int) -> int:
-        """Tokens of `sequence` in the cells."""
+        """Return the number of tokens of `sequence` in the cells."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
     def close(self) -> None:
@@ -258,37 +261,37 @@ class _Context:
         llama_cpp.llama_free(self._pointer)
 
     def _state(self, sequence: int) -> memoryview:
-        """What llama.cpp writes of `sequence`: 6 ms for 1 000 tokens."""
+        """Return the KV of `sequence` in llama.cpp's format. Takes 6 ms for 1 000 tokens."""
         size = llama_cpp.llama_state_seq_get_size(self._pointer, sequence)
-        data = np.empty(size, np.uint8)  # a ctypes array would be filled with zeros first
+        data = np.empty(size, np.uint8)  # not a ctypes array, which would first be filled with zeros
         address = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         written = llama_cpp.llama_state_seq_get_data(self._pointer, address, size, sequence)
         return data.data[:written]
 
     def _restore(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        """Fill the empty `sequence`; whether all was taken and it runs from `start` to `end`."""
-        data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))  # no copy: it is only read
+        """Load `state` into the empty `sequence`. Returns whether llama.cpp read all of it, from `start` to `end`."""
+        data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))  # no copy: llama.cpp only reads it
         taken = llama_cpp.llama_state_seq_set_data(self._pointer, data, len(state), sequence)
         first = llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)
         return bool(taken == len(state) and (first, self.length(sequence)) == (start, end))
 
 
 class Context(_Context):
-    """Cells that all sequences share: a prefix is common to several by a copy of its cells' owners, not of its data."""
+    """A context with one pool of cells for all sequences. Sequences share a prefix without a copy of its data."""
 
     def __init__(self, model: Model, *, cells: int, sequences: int, threads: int) -> None:
-        """Allocate `cells` in all. Raises ModelLoadError."""
-        self._scratch = sequences  # the number of a sequence by which blocks of others are written and read
+        """Allocate `cells` in total. Raises ModelLoadError."""
+        self._scratch = sequences  # the number of a scratch sequence, used to save and load parts of other sequences
         super().__init__(model, cells=cells, sequences=sequences + 1, threads=threads, batch=BATCH, unified=True)
 
     def share(self, source: int, target: int, length: int) -> None:
-        """Let `target` own the first `length` cells of `source` too: no data moves."""
+        """Make `target` a further owner of the first `length` cells of `source`, without copying data."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def save(self, sequence: int, start: int, end: int) -> bytes:
-        """The KV of tokens `start` to `end` of `sequence`, as llama.cpp writes it.
+        """Return the KV of the tokens `start` to `end` of `sequence`, in llama.cpp's format.
 
-        Only whole sequences can be written, so these cells are lent to one that has no others.
+        llama.cpp only writes whole sequences, so the scratch sequence temporarily shares these cells.
         """
         self._clear_scratch()
         llama_cpp.llama_memory_seq_cp(self._memory, sequence, self._scratch, start, end)
@@ -297,9 +300,10 @@ class Context(_Context):
         return bytes(state)
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        """Append tokens `start` to `end` to `sequence`, which ends at `start`; False, with nothing done, if not whole.
+        """Append the tokens `start` to `end` to `sequence`, which ends at `start`.
 
-        llama.cpp takes a state with a hole without a word, so what it took is looked at before it is used.
+        Returns False, and changes nothing, if the state is incomplete. llama.cpp accepts a state with a gap without an
+        error, so the loaded cells are checked before they are shared.
         """
         self._clear_scratch()
         whole = self._restore(state, self._scratch, start, end) and states.cells(state) == end - start
@@ -313,34 +317,34 @@ class Context(_Context):
 
 
 class Streams(_Context):
-    """Cells in equal parts, one for each sequence: a step's attention walks for each row only its own.
+    """A context with separate cells for each sequence, so that attention visits only the cells of the row's sequence.
 
-    A sequence is filled once, grows, and is taken out as a whole; its state is as a `Context` writes and reads it.
+    A sequence is loaded once, grows, and is removed as a whole. States are interchangeable with those of a `Context`.
     """
 
     def __init__(self, model: Model, sequences: int, cells: int) -> None:
-        """Allocate `cells` for each of `sequences`, which is also the widest step. Raises ModelLoadError."""
+        """Allocate `cells` per sequence. A step has at most `sequences` tokens. Raises ModelLoadError."""
         self._count = sequences
         total = cells * sequences
         super().__init__(model, cells=total, sequences=sequences, threads=1, batch=sequences, unified=False)
 
     def save(self, sequence: int, start: int) -> bytes | None:
-        """The KV of all its tokens from `start` on; None for models that only `take` can do it for."""
+        """Return the KV of all tokens of `sequence` from `start` on; None for models where only `take` can do this."""
         return states.tail(self._alone(sequence), start)
 
     def take(self, sequence: int, start: int) -> bytes:
-        """The same, and with that empty `sequence`."""
+        """Return the KV of all tokens of `sequence` from `start` on, and empty `sequence`."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, 0, start)
         state = self._alone(sequence)
         self.cut(sequence, 0)
         return state
 
     def _alone(self, sequence: int) -> bytes:
-        """Its state as a context of one stream writes it."""
+        """Return the state of `sequence` in the format of a context with a single stream."""
         return states.of_one(self._state(sequence), sequence, self._count)
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        """Fill the empty `sequence` with tokens `start` to `end`; False, with nothing done, if that is not whole."""
+        """Load tokens `start` to `end` into the empty `sequence`. Returns False, without a change, if incomplete."""
         whole = self._restore(states.among(state, self._count), sequence, start, end)
         if not whole:
             self.cut(sequence, 0)
@@ -348,18 +352,18 @@ class Streams(_Context):
 
 
 class GrammarState:
-    """A compiled GBNF grammar, and how far an answer has come in it."""
+    """A compiled GBNF grammar, and the position of one response in it."""
 
     def __init__(self, vocabulary: Vocabulary, text: str) -> None:
         """Compile `text`, whose first rule is `root`. Raises GrammarError."""
-        # For an empty text llama.cpp makes a sampler that constrains nothing.
+        # For an empty text, llama.cpp creates a sampler without any constraint.
         pointer = vocabulary.grammar(text) if text.strip() else None
         if not pointer:
-            raise GrammarError("the grammar of this schema is not one that llama.cpp takes; make it simpler")
+            raise GrammarError("llama.cpp rejects the grammar of this schema; simplify the schema")
         self._pointer = pointer
 
     def fits(self, tokens: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Which of `tokens` may come next."""
+        """Return for each of `tokens` whether it may come next."""
         data = np.zeros(len(tokens), [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         data["id"] = tokens
         pointer = data.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
@@ -369,19 +373,19 @@ class GrammarState:
         return fits
 
     def accept(self, token: int) -> None:
-        """Go on by `token`, which must be one that fits: llama.cpp ends the process for any other."""
+        """Advance by `token`, which must fit: llama.cpp aborts the process for any other token."""
         llama_cpp.llama_sampler_accept(self._pointer, token)
 
     def close(self) -> None:
-        """Free it."""
+        """Free the sampler."""
         llama_cpp.llama_sampler_free(self._pointer)
 
 
 def quantize(source: Path, target: Path, ftype: int, *, threads: int, log: Callable[[str], None]) -> None:
-    """Write the weights of `source` as `ftype` to `target`; `log` hears llama.cpp. Raises QuantizeError."""
+    """Write the weights of `source` as `ftype` to `target`. `log` gets llama.cpp's log lines. Raises QuantizeError."""
     failure = ""
 
-    def hear(line: str) -> None:
+    def read(line: str) -> None:
         nonlocal failure
         failure = line.partition("failed to quantize:")[2].strip() or failure
         log(line)
@@ -389,7 +393,7 @@ def quantize(source: Path, target: Path, ftype: int, *, threads: int, log: Calla
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.allow_requantize = ftype, threads, True
-    with _logging_to(hear):
+    with _logging_to(read):
         status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     if status != 0:
         raise QuantizeError(failure or f"llama_model_quantize returned {status}")

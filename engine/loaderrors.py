@@ -1,4 +1,4 @@
-"""Why llama.cpp could not load a model, in one line, from the errors that it logs."""
+"""Explains in one line why llama.cpp could not load a model, from the errors that llama.cpp logs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _NO_MEMORY: Final = r"(?:unable to|failed to) allocate|insufficient memory|bad_alloc|Cannot allocate memory"
-_SAID: Final = (
+_MEANINGS: Final = (
     (r"failed to open GGUF file '.*' \((.*)\)", r"it can't be opened: \1"),
     (r"invalid magic characters", "it is not a GGUF file"),
     (r"GGUFv1 is no longer supported", "it is GGUF version 1, which llama.cpp no longer reads: convert it again"),
@@ -37,15 +37,15 @@ _SAID: Final = (
     (r"invalid split file name", "it is the first part of a split model, and must keep its name NAME-00001-of-N.gguf"),
     (_NO_MEMORY, "there is not enough memory: raise the memory limit, or use a smaller model"),
 )
-"""Patterns of llama.cpp 0.3.36's messages, in the order of precedence, and what they mean."""
+"""Patterns of the messages of llama-cpp-python 0.3.36, in order of precedence, with their meanings."""
 _SHARD: Final = re.compile(r"failed to load GGUF split from (?:.*/)?(.*)")
-"""Which file of a split model a cause concerns, if it is not the first."""
+"""Matches the name of the shard that caused the error, if it is not the first."""
 _PREFIX: Final = re.compile(r"^(?:\w+: )?(?:error loading model(?: \w+)?: )*")
-"""The function that logs, and what llama.cpp puts before the message of an exception."""
+"""Matches the name of the logging function, and llama.cpp's prefix of exception messages."""
 
 
 def reason(path: Path, errors: Sequence[str]) -> str:
-    """Return why `path` could not be loaded. `errors` are llama.cpp's lines of the level ERROR, the cause first."""
+    """Return why `path` could not be loaded. `errors` are llama.cpp's log lines of the level ERROR, the cause first."""
     try:
         if path.stat().st_size == 0:
             return "it is empty: download it again"
@@ -56,7 +56,7 @@ def reason(path: Path, errors: Sequence[str]) -> str:
 
 
 def _cause(errors: Sequence[str]) -> str:
-    for pattern, meaning in _SAID:
+    for pattern, meaning in _MEANINGS:
         for line in errors:
             if match := re.search(pattern, line):
                 return match.expand(meaning)
@@ -64,7 +64,7 @@ def _cause(errors: Sequence[str]) -> str:
 
 
 def context_reason(errors: Sequence[str]) -> str:
-    """Return why no context could be made of a model that is loaded."""
+    """Return why no context could be created for a loaded model."""
     if any(re.search(_NO_MEMORY, line) for line in errors):
         return "there is not enough memory: set a smaller context or engine_memory, or raise the memory limit"
     return _first(errors)

@@ -1,8 +1,8 @@
-"""What memory an engine keeps once its model is loaded.
+"""Returns memory to the kernel that an engine does not need after loading its model.
 
-llama.cpp fills KV cells with zeros when it makes a context: 16 384 of a Qwen2.5-0.5B take 200 MB before the first
-token. An anonymous page that was given back is one of zeros when it is touched again, so nothing changes but who has
-the memory meanwhile: an engine takes memory for as many cells as were ever in use at once.
+llama.cpp fills KV cells with zeros when it creates a context: 16 384 cells of Qwen2.5-0.5B take 200 MB before the first
+token. The kernel fills an anonymous page with zeros when it is touched again after a release. So releasing pages of
+zeros changes no content, and an engine only takes memory for the cells that were ever in use at once.
 """
 
 from __future__ import annotations
@@ -18,32 +18,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGE: Final = 32 << 20
-"""Bytes of a mapping from which it is looked through."""
+"""Minimum size in bytes of a mapping that is searched for pages of zeros."""
 PRESENT: Final = np.uint64(1 << 63)
-"""The bit of a page's entry in /proc/self/pagemap that says that it has memory."""
+"""The bit of an entry in /proc/self/pagemap that is set if the page has memory."""
 HEAP: Final = {-3: 32 << 20, -1: 64 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-"""Bytes up to which a chunk lies on glibc's heap, and that are free at its end before they are given back. KV comes and
-goes there, blocks of 1.6 MB and whole conversations of 14: by the default, glibc asks the kernel for each one's pages
-anew, which doubles the time of a fetch (`make bench BENCH=blocks`, with these as MALLOC_MMAP_THRESHOLD_ and
-MALLOC_TRIM_THRESHOLD_ and without). Set from the start, they would have what loading leaves lie there too, and stay."""
+"""glibc's allocator parameters in bytes: the maximum size of a chunk on the heap, and the free space at the heap's end
+from which glibc returns it to the kernel. The engine allocates KV blocks of 1.6 MB and conversations of 14 MB there. By
+default, glibc requests their pages from the kernel each time, which doubles the time of a fetch (`make bench
+BENCH=blocks`, with and without these values as MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_). They are set after
+loading: with them, the temporary memory of loading would lie on the heap too, and would not be returned."""
 _libc: Final = ctypes.CDLL(None)
 
 
 def settle() -> None:
-    """Give back what loading left over, and keep what serving uses, in 0.15 s a GB of cells.
+    """Return the memory left over from loading to the kernel, and make glibc retain memory from now on.
 
-    No other thread may run meanwhile.
+    Takes 0.15 s per GB of cells. No other thread may run meanwhile.
     """
-    with suppress(AttributeError):  # another libc than glibc
-        _libc.malloc_trim(0)  # freed chunks between those of the vocabulary
+    with suppress(AttributeError):  # the libc is not glibc
+        _libc.malloc_trim(0)  # returns freed chunks between those of the vocabulary
         for parameter, size in HEAP.items():
             _libc.mallopt(parameter, size)
-    with suppress(OSError):  # where the kernel does not tell, memory stays as it is
-        _give_zeros_back()
+    with suppress(OSError):  # the kernel does not provide the page map: no memory is returned
+        _release_zero_pages()
 
 
-def _give_zeros_back() -> None:
-    """Give back what is zero in large anonymous mappings: not on the heap, where Python writes. Raises OSError."""
+def _release_zero_pages() -> None:
+    """Return pages of zeros in large anonymous mappings to the kernel. Raises OSError.
+
+    The heap is left out, because Python writes to it.
+    """
     for start, end in _mappings():
         for page, pages in _runs(_present(start, end)):
             begin = start + page * mmap.PAGESIZE
@@ -55,7 +59,7 @@ def _give_zeros_back() -> None:
 
 
 def _mappings() -> list[tuple[int, int]]:
-    """Where this process has large memory that is no file's, as (start, end). Raises OSError."""
+    """Return the addresses of the large anonymous mappings of this process, as (start, end). Raises OSError."""
     fields = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     unnamed = [field[0].split("-") for field in fields if len(field) == 5 and field[1] == "rw-p"]
     ranges = [(int(start, 16), int(end, 16)) for start, end in unnamed]
@@ -63,7 +67,7 @@ def _mappings() -> list[tuple[int, int]]:
 
 
 def _present(start: int, end: int) -> NDArray[np.bool_]:
-    """Which pages of a range have memory. Raises OSError."""
+    """Return for each page of an address range whether it has memory. Raises OSError."""
     with Path("/proc/self/pagemap").open("rb") as file:
         file.seek(start // mmap.PAGESIZE * 8)
         entries = np.frombuffer(file.read((end - start) // mmap.PAGESIZE * 8), np.uint64)
@@ -71,7 +75,7 @@ def _present(start: int, end: int) -> NDArray[np.bool_]:
 
 
 def _runs(pages: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Where runs of true pages begin, and how long they are."""
+    """Yield the start and length of each run of true values."""
     edges = np.flatnonzero(np.diff(pages, prepend=False, append=False))
     for first, last in edges.reshape(-1, 2).tolist():
         yield first, last - first

@@ -1,7 +1,7 @@
-"""Everything that the pool and an engine process say to each other.
+"""The messages between the pool and an engine process.
 
-One struct for each thing that can be said; token ids are the only content. On the wire a message is MessagePack behind
-its length as four big-endian bytes. Idea: mini-sglang's `message/`.
+There is one struct per message type, and prompts and responses are token ids. On the wire a message is MessagePack,
+preceded by its length as four big-endian bytes. Idea: mini-sglang's `message/`.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ from engine.modelfile import Mark
 
 LENGTH: Final = struct.Struct(">I")
 MAX_FRAME: Final = 64 * 1024 * 1024
-"""Bytes in one message at most; a context of 32 768 ids is under 200 KB, so more is a broken peer."""
+"""Maximum bytes of one message. A context of 32 768 token ids is under 200 KB, so a longer message is a fault."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, tag="configure"):
-    """What an engine is: the first thing that it is told. Not an argument of its process, as it may hold secrets."""
+    """The configuration of an engine: its first message. Not a command-line argument, because it may hold secrets."""
 
     model: str
     """Path of the GGUF file."""
     cells: int
+    """KV cells of the main context, one per token."""
     sequences: int
-    plan: CostModel
+    """Maximum number of sequences in the main context."""
+    cost_model: CostModel
     cache: CacheConfig | None = None
     build: dict[str, str | int | bool] = {}
-    """All that the KV depends on beside the tokens: the model's digest, the package's version, …"""
+    """Everything that KV depends on besides the tokens: the digest of the model, the version of the package, …"""
     mark: Mark | None = None
-    """The file's marks when `build` was made of it; None when any file will do."""
+    """The change marks of the model file when `build` was computed; None to accept any file."""
     idle_cells: int = 1 << 30
-    """Cells that ended requests may keep once they are stored: idle ones slow every step."""
+    """Maximum cells of ended requests, because idle cells slow every step down."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the next token is drawn; the fields and meanings of contract.md, with no default left open."""
+    """Sampling parameters of a request, with the names and meanings of docs/api.md and all defaults filled in."""
 
     temperature: float
     top_p: float
@@ -53,23 +55,25 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """What an answer must look like: GBNF with the rule `root`, for all that follows `trigger` (empty: for all)."""
+    """An output constraint: GBNF with the rule `root` for the text after `trigger` (empty: for the whole response)."""
 
     text: str
     trigger: str = ""
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):
-    """The natural logarithm of a token's probability in the model's own distribution, and the likeliest ones'."""
+    """The natural logarithm of a token's probability, in the distribution before bias, penalties and filters."""
 
     value: float
     top: list[tuple[int, float]]
+    """The likeliest tokens as (token id, log probability)."""
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
-    """Continue `tokens` by at most `max_tokens` (0: only encode them).
+    """Generate at most `max_tokens` tokens after `tokens` (0: only compute the KV of the prompt).
 
-    Cells computed for one `scope` are never used for another: a shared prefix would tell by its speed what was said.
+    Cells computed for one `scope` are never used for another: the speed of a shared prefix would reveal what another
+    tenant wrote.
     """
 
     request: int
@@ -79,37 +83,37 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     scope: str
     grammar: Grammar | None = None
     top_logprobs: int | None = None
-    """Tell each token's log probability, and those of so many of the likeliest."""
+    """Number of likeliest tokens whose log probabilities accompany each token's own; None for no log probabilities."""
     public: int = 0
-    """So many of the first tokens are the operator's: what is computed of them, all scopes may use."""
+    """Number of leading tokens that are the operator's. All scopes may use their KV."""
     stored: bool = True
-    """Whether its blocks may leave the engine's memory."""
+    """Whether its KV blocks may be written to the store."""
     generated: int = 0
-    """So many of the last tokens are the answer's already, drawn by an engine that had to give it up."""
+    """Number of trailing tokens that were generated before the request moved to this engine or its engine died."""
 
 
 class Suspend(msgspec.Struct, frozen=True, tag="suspend"):
-    """Give a request up for another engine; answered by `Finished`, reason `moved`, once its KV is in the store."""
+    """Stop a request that moves to another engine. `Finished`, reason `moved`, follows once its KV is stored."""
 
     request: int
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """Stop a request between two steps; answered by `Finished`."""
+    """Stop a request between two steps. `Finished` follows."""
 
     request: int
 
 
 class Forget(msgspec.Struct, frozen=True, tag="forget"):
-    """Give up the cells that ended requests left behind: nobody may come back to them."""
+    """Drop the cells of ended requests that no later request can continue."""
 
     requests: list[int]
 
 
 class Discard(msgspec.Struct, frozen=True, tag="discard"):
-    """Drop the cells and the queued blocks of a deleted response's `tokens` beyond the first `start`.
+    """Drop the cells and queued blocks of a deleted response: of `tokens` after the first `start`.
 
-    Answered by `Discarded` once no block of them is on its way to the store.
+    `Discarded` follows once no such block is queued for the store.
     """
 
     number: int
@@ -120,13 +124,13 @@ class Discard(msgspec.Struct, frozen=True, tag="discard"):
 
 
 class SetThreads(msgspec.Struct, frozen=True, tag="set_threads"):
-    """Compute with so many threads from the next step on; 0 is a pause. Answered by `ThreadsSet`."""
+    """Use `threads` threads from the next step on; 0 pauses the engine. `ThreadsSet` follows."""
 
     threads: int
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded. `cells` is the KV budget; the seconds are parts of the load that only it sees."""
+    """The model is loaded. `cells` is the KV budget; the seconds are the parts of the load time."""
 
     cells: int
     weights_seconds: float
@@ -134,25 +138,25 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
-    """The model can't be loaded; the process ends after this."""
+    """The model can't be loaded. The process exits after this message."""
 
     reason: str
 
 
 class ThreadsSet(msgspec.Struct, frozen=True, tag="threads_set"):
-    """No step runs with more than `threads` from here on, so what was taken away may be given to another engine."""
+    """No later step uses more than `threads`, so threads above that may be granted to another engine."""
 
     threads: int
 
 
 class Discarded(msgspec.Struct, frozen=True, tag="discarded"):
-    """The answer to the `Discard` of this number."""
+    """The `Discard` with this number is done."""
 
     number: int
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """A request begins; `cached` of its prompt's tokens are not computed again, `fetched` of them from the store."""
+    """A request is scheduled. `cached` tokens of its prompt are not computed; `fetched` of them are from the store."""
 
     request: int
     cached: int
@@ -160,7 +164,7 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
-    """New tokens of one request, in order, never an end-of-generation token; `logprobs` of each where asked for."""
+    """New tokens of one request, in order and without end-of-generation tokens, with `logprobs` if requested."""
 
     request: int
     ids: list[int]
@@ -168,9 +172,9 @@ class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
-    """A step was made, with `rows` tokens of `sequences` in it, in `seconds`.
+    """A step of `rows` tokens of `sequences` sequences took `seconds` and left `cells` cells in use.
 
-    Sent after every step, so that silence while there is work means a hang. `cells` are in use after it.
+    Sent after every step, so that an engine that has work and sends nothing is hung.
     """
 
     rows: int
@@ -180,16 +184,16 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
 
 
 class StoreUsed(msgspec.Struct, frozen=True, tag="store_used"):
-    """What the engine did with the store since it last told, and whether that is up."""
+    """The engine's store operations since the last such message, and whether the store is up."""
 
     operations: list[Operation]
     up: bool
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """The last word on a request. `reason`: stop, length, aborted, moved, or failed.
+    """The last message of a request. `reason` is stop, length, aborted, moved or failed.
 
-    When it failed, `detail` says why, and `code` is the contract's name for it where the engine knows one.
+    For a failed request, `detail` is the cause and `code` the API's error code, or empty.
     """
 
     request: int
@@ -207,25 +211,25 @@ from_engine_decoder: Final = msgspec.msgpack.Decoder(FromEngine)
 
 
 def frame(message: ToEngine | FromEngine) -> bytes:
-    """One message as it goes over the socket pair."""
+    """Return `message` as bytes for the socket pair."""
     body = _encoder.encode(message)
     return LENGTH.pack(len(body)) + body
 
 
 class Frames:
-    """Cuts a byte stream back into message bodies."""
+    """Splits a byte stream into message bodies."""
 
     def __init__(self) -> None:
-        """Start with nothing received."""
+        """Start with an empty buffer."""
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the bodies that `data` completes. Raises ValueError on a length over MAX_FRAME."""
+        """Yield the bodies that `data` completes. Raises ValueError for a length over MAX_FRAME."""
         self._buffer += data
         while len(self._buffer) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._buffer)
             if length > MAX_FRAME:
-                raise ValueError(f"a message of {length} bytes is over {MAX_FRAME}")
+                raise ValueError(f"a message of {length} bytes exceeds the maximum of {MAX_FRAME}")
             end = LENGTH.size + length
             if len(self._buffer) < end:
                 return

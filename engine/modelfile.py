@@ -1,7 +1,7 @@
 """Identity of a model: the files that it consists of, their change marks, and the digest of their contents.
 
 A model is one GGUF file, or a split model: shards `NAME-00001-of-00003.gguf` and so on in one folder, of which
-llama.cpp is given the first and opens the others by their names.
+llama.cpp gets the path of the first and opens the others by their names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHARD: Final = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5}
 
 
 class FileMark(NamedTuple):
-    """While these stay the same, so does the content of a file."""
+    """The change marks of one file. While they are unchanged, its content counts as unchanged."""
 
     size: int
     changed_ns: int
@@ -34,11 +34,11 @@ Mark = tuple[FileMark, ...]
 
 @dataclass(frozen=True)
 class Shard:
-    """The place of a file in a split model, as its name states it."""
+    """The position of a file in a split model, according to its name."""
 
     prefix: str
     number: int
-    """Counted from 1."""
+    """Position, starting at 1."""
     count: int
 
     def file(self, number: int) -> str:
@@ -47,7 +47,7 @@ class Shard:
 
 
 def shard(path: Path) -> Shard | None:
-    """Return what the name of `path` states about a split model of two or more shards; None for any other name."""
+    """Return the position that the name of `path` states, in a split model of at least two shards, or None."""
     match = _SHARD.fullmatch(path.name)
     if match is None:
         return None
@@ -58,8 +58,8 @@ def shard(path: Path) -> Shard | None:
 def model_files(path: Path) -> list[Path]:
     """Return all files of the model whose first file is `path`, whether they exist or not.
 
-    A first shard without any sibling counts as a single file: it may be one that only has such a name, and if it is
-    not, llama.cpp names the shard that is missing.
+    A first shard without any other shard counts as a single file, because it may only be named like a shard. If it is a
+    shard, llama.cpp reports which shard is missing.
     """
     named = shard(path)
     if named is None or named.number != 1:
@@ -71,8 +71,8 @@ def model_files(path: Path) -> list[Path]:
 def model_path(path: Path) -> Path:
     """Return the absolute path by which llama.cpp finds all shards of `path`.
 
-    Links are followed, except where they would lead a first shard away from its siblings: in a Hugging Face cache the
-    shards are links into a folder of blobs, whose names are digests.
+    Links are followed, except from a first shard to a file without the other shards next to it: in a Hugging Face
+    cache, the shards are links to files that are named by their digests.
     """
     kept, followed = path.absolute(), path.resolve()
     if shard(path) is None:
@@ -97,27 +97,27 @@ def mark(path: Path) -> Mark:
 
 
 def require_same(path: Path, before: Mark | None, was: object) -> None:
-    """Refuse a model that is not the one with these marks and this digest, because its KV would be taken for its own.
+    """Raise ModelLoadError if the model at `path` no longer has the marks `before` and the digest `was`.
 
-    Raises ModelLoadError.
+    Otherwise the engine would continue KV that another model computed.
     """
-    with suppress(OSError):  # a file that cannot be read cannot be loaded either
+    with suppress(OSError):  # loading the file will report the error
         if before not in (None, mark(path)) and digest(path) != was:
             raise ModelLoadError(f"{path.name} is another model than when the server started: restart it")
 
 
 def file_digest(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of one file; half a gigabyte takes a third of a second. Raises OSError."""
+    """Return the hexadecimal SHA-256 of one file. Takes a third of a second for 500 MB. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(path: Path, of_file: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of a model: the SHA-256 of a single file, or of the lines of all shards' SHA-256.
+    """Return the digest of a model: the SHA-256 of a single file, or of the list of all shards' SHA-256.
 
-    `of_file` returns that of one file. Raises OSError.
+    `of_file` returns the SHA-256 of one file. Raises OSError.
     """
     digests = [of_file(file) for file in model_files(path)]
-    if len(digests) == 1:  # stored KV blocks depend on it
+    if len(digests) == 1:  # must not change: the ids of stored KV blocks depend on it
         return digests[0]
     return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()

@@ -1,9 +1,10 @@
-"""Where a step is computed: at home, in the annex, or on seats.
+"""Chooses the context of each step: the main context (`home`), the annex or the seats.
 
-Home is the context that holds everybody's cells: prefixes are shared there, blocks are written from it and read into
-it. A step that would be slow there, beside the cells of many others, is computed in one of two contexts beside it, and
-what it gave goes home. Home takes memory as its cells come into use, and seats have what it has not taken. Where there
-is no memory for one of the two, home does without it from then on.
+The main context holds the cells of all sequences. Sequences share prefixes in it, and blocks are stored from it and
+loaded into it. A step that would be slow there, because attention visits the cells of all other sequences too, runs in
+one of two smaller contexts, and its KV is copied to the main context. The main context takes memory as its cells come
+into use, and the seats use memory that it has not taken. If there is no memory for one of the two smaller contexts, the
+main context takes over its steps from then on.
 """
 
 from __future__ import annotations
@@ -24,33 +25,36 @@ from engine.seats import Seats
 
 
 class Computed(NamedTuple):
-    """What a step gave: the logits of each part's last token lie in `context` at its row."""
+    """The result of a step: `context` holds the logits of each part's last token, at the row in `rows`."""
 
     context: Context | Streams
     rows: list[int]
 
 
 class Places:
-    """The contexts of one engine. `home` is the one that everybody else may read and write."""
+    """The contexts of one engine. Other modules may access only `home`, the main context."""
 
     def __init__(self, model: Model, *, cells: int, sequences: int) -> None:
-        """Make `home`; the others are made when they are first wanted. Raises ModelLoadError."""
-        self._padding = sequences  # the number of a sequence that holds nothing but a step's padding
+        """Create the main context. The others are created on first use. Raises ModelLoadError."""
+        self._padding = sequences  # the number of a sequence that holds only the padding of a step
         self.home = Context(model, cells=cells + WIDEST, sequences=sequences + 1, threads=1)
         self.cells = self.home.cells - WIDEST
-        settle()  # before there are threads beside this one
+        settle()  # requires that no other thread runs yet
         self._touched = 0
-        """Cells that home has memory for: as many as were ever in use."""
+        """Maximum cells ever in use in the main context: it has taken memory for so many."""
         self._threads = 1
         self._annex: Annex[Context] | None = None
         self._seats: Seats[Streams] | None = None
-        if model.has_blocks:  # else nothing can be brought from one to the other
+        if model.has_blocks:  # otherwise KV can't be copied between contexts
             make = partial(Context, model, cells=annex.ANNEX_CELLS, sequences=annex.SLOTS, threads=1)
             self._annex = Annex(self.home, make)
             self._seats = Seats(self.home, partial(Streams, model))
 
     def compute(self, step: Step, *, used: int) -> Computed:
-        """Run a step while `used` cells are in use at home, and note what it computed. Raises DecodeError."""
+        """Run a step while `used` cells of the main context are in use, and advance its sequences.
+
+        Raises DecodeError.
+        """
         self._touched = max(self._touched, used)
         computed = self._on_seats(step, used)
         if computed is None:
@@ -65,7 +69,7 @@ class Places:
         return computed
 
     def write_home(self, sequence: Sequence, *, leave: bool = False) -> None:
-        """Have all at home that was computed of a sequence; it may stay on its seat, or is to `leave` it.
+        """Copy all computed KV of a sequence to the main context. With `leave`, its seat becomes free.
 
         Raises DecodeError.
         """
@@ -75,25 +79,25 @@ class Places:
             _is_home(sequence)
 
     def leave(self, sequence: Sequence) -> None:
-        """Make an end of a sequence, after whatever step: at home is what its resident says then, and nowhere else."""
+        """Release a sequence, also after a failed step: only the tokens of its resident remain, in the main context."""
         with suppress(DecodeError):
             self.write_home(sequence, leave=True)
         if self._annex is not None:
             self._annex.drop(sequence.request)
-        # A failed step may have left part of a chunk behind, which cannot be taken back from a recurrent state.
+        # A failed step may have left part of a chunk behind, which can't be removed from a recurrent state.
         resident = sequence.resident
         if not self.home.cut(resident.sequence, len(resident.tokens)):
             self.home.cut(resident.sequence, 0)
             resident.tokens = []
 
     def set_threads(self, threads: int) -> None:
-        """Use so many from the next step on."""
+        """Use `threads` threads from the next step on."""
         self._threads = threads
         self.home.set_threads(threads)
 
     @property
     def _crowded(self) -> bool:
-        """Whether home needs the memory that seats would take, or has had it."""
+        """Whether the main context needs the memory that seats would take, or has used it."""
         return self._touched + seats.CELLS > self.cells
 
     def _on_seats(self, step: Step, used: int) -> Computed | None:
@@ -105,12 +109,12 @@ class Places:
             return None
         try:
             return Computed(*self._seats.decode(answers, rows=rows, threads=self._threads))
-        except ModelLoadError:  # nobody sits there, or it would be made already
+        except ModelLoadError:  # the context doesn't exist yet, so no sequence has a seat
             self._seats = None
             return None
 
     def _give_up_seats(self) -> None:
-        """Give their memory back once home needs it, and nobody sits there any more."""
+        """Free the seats' memory once the main context needs it and no sequence has a seat."""
         if self._seats is not None and self._crowded:
             self._seats.close()
 
@@ -129,7 +133,7 @@ class Places:
             for sequence, tokens in step.parts
             for p in range(sequence.computed, sequence.computed + tokens)
         ]
-        # Padding wants logits, too: the output matrix is the widest of all, and it is its kernel that likes the width.
+        # Padding rows request logits too: padding helps most in the output matrix, the largest of all.
         entries += [(entries[0][0], i, self._padding, True) for i in range(step.padding)]
         try:
             self.home.decode(entries)
@@ -140,7 +144,7 @@ class Places:
 
 
 def _is_home(sequence: Sequence) -> None:
-    """Note that all that was computed of it is at home."""
+    """Record that the main context holds all computed tokens of a sequence."""
     tokens = sequence.resident.tokens
     tokens.extend(sequence.tokens[len(tokens) : sequence.computed])
 

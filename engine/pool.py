@@ -1,7 +1,7 @@
-"""All engines of this machine: started when first needed, given threads, mended when they die, unloaded when idle.
+"""The engine pool: starts engines when first needed, assigns threads, restarts crashed engines, unloads idle ones.
 
-The gateway's only door to engines. Nothing here says that an engine is a process on this host: another transport can
-stand behind the same face.
+The gateway uses engines only through the pool. The interface does not require engines to be processes on this host, so
+another transport can be added behind it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from engine.resources import Meter, Usage
 from engine.shares import CoreShares
 
 BACKOFF: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Seconds before the first, second, … restart of an engine that dies without having answered anything between."""
-COMPUTED: Final = ("stop", "length", "moved")
-"""Ends of requests for which an engine has computed something: it is not one that dies from the start."""
+"""Seconds before the first, second, … restart of an engine that crashes without computing anything in between."""
+PRODUCTIVE_ENDS: Final = ("stop", "length", "moved")
+"""Reasons of `Finished` that show that the engine computed something, which resets its backoff."""
 LOAD_SECONDS: Final = 120.0
-"""How long a load may take before it counts as hung: gigabytes from a slow disk."""
-ROUND: Final = 1.0
-"""Seconds between two rounds of the keeper, who looks for idle and hung engines."""
+"""Maximum seconds of a load before the engine counts as hung: long enough for gigabytes from a slow disk."""
+MAINTENANCE_SECONDS: Final = 1.0
+"""Seconds between two rounds of `run`."""
 SAMPLE_ROUNDS: Final = 5
 """Rounds between two readings of memory and processor time."""
-WALK_ROUNDS: Final = 60
-"""Rounds between two walks through the pages of busy engines, which take tens of milliseconds from their answers."""
+PSS_ROUNDS: Final = 60
+"""Rounds between two readings of the PSS while engines are busy. A reading delays their steps by tens of ms."""
 
 log = structlog.get_logger("engine")
 
 
 class EnginePool:
-    """Keeps `count` engines within `cores` threads."""
+    """Runs up to `count` engines, which compute with at most `cores` threads in total."""
 
     def __init__(
         self,
@@ -53,12 +53,13 @@ class EnginePool:
         on_step: Callable[[Stepped], None] = lambda _: None,
         on_store: Callable[[StoreUsed], None] = lambda _: None,
     ) -> None:
-        """`on_change` is called after every change of an engine's state, `on_step` after every step of any of them.
+        """Create the engines without starting them. Raises ValueError if `count` is not between 1 and `cores`.
 
-        An engine idle for `idle_unload` seconds gives its memory back (0: never). Starts nothing. Raises ValueError.
+        `on_change` is called after every change of an engine's state, `on_step` after every step, `on_store` after
+        store operations. Engines idle for `idle_unload` seconds are unloaded (0: never).
         """
         if not 1 <= count <= cores:
-            raise ValueError(f"{count} engines need at least as many cores, and there are {cores}")
+            raise ValueError(f"the number of engines must be between 1 and {cores} (cores), not {count}")
         self.engines = tuple(
             EngineProcess(
                 str(i), config, on_change=self._changed, on_threads=self._confirmed, on_step=on_step, on_store=on_store
@@ -67,17 +68,17 @@ class EnginePool:
         )
         names = [engine.name for engine in self.engines]
         self.restarts = dict.fromkeys(names, 0)
-        """Starts after a crash, by engine: by the pool itself, or by a request that could not wait for that."""
+        """Number of starts after a crash, by engine: scheduled by the pool, or earlier, for a request."""
         self.unloads = dict.fromkeys(names, 0)
-        """Times that it was stopped for being idle, by engine."""
+        """Number of unloads for being idle, by engine."""
         self.usage = dict.fromkeys(names, Usage())
-        """What each took of the machine when it was last looked at; processor time in all its lives."""
+        """Last reading of memory and processor time, by engine. Processor time includes earlier processes."""
         self._meters = {name: Meter() for name in names}
         self._crashed: set[str] = set()
-        """Those whose next start is a restart."""
+        """Engines whose next start counts as a restart."""
         self.stores = config.cache is not None
-        """Whether KV goes to a store, from where another engine can take it."""
-        self._plan = config.plan
+        """Whether KV is stored, so that another engine can fetch it."""
+        self._cost_model = config.cost_model
         self._idle_unload = idle_unload
         self._shares = CoreShares(cores, self._set_threads)
         self._by_name = {engine.name: engine for engine in self.engines}
@@ -85,123 +86,124 @@ class EnginePool:
         self._failures = dict.fromkeys(names, 0)
         self._reloads = Reloads(Path(config.model))
         self._unloadable = ""
-        """Why the model could not be loaded, until an engine has it."""
-        self._mending: dict[str, asyncio.Task[None]] = {}
-        self._warming: set[asyncio.Task[None]] = set()
+        """Why the model could not be loaded; empty once an engine has loaded it."""
+        self._restart_tasks: dict[str, asyncio.Task[None]] = {}
+        self._load_tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._numbers = itertools.count()
 
     @property
     def threads(self) -> int:
-        """Threads that may compute at this moment, in all."""
+        """Total threads that engines may be using at this moment."""
         return self._shares.held
 
     @property
     def failure(self) -> str:
-        """Why no engine can serve, in words; empty while one can."""
+        """Why no engine can serve; empty while one can."""
         states = {engine.state for engine in self.engines}
         if states & {State.IDLE, State.BUSY}:
             return ""
         return self._unloadable or (self.engines[0].reason if states == {State.FAILED} else "")
 
     async def generate(self, engine: EngineProcess, request: Generate) -> AsyncGenerator[Answer, None]:
-        """Run a request on `engine`, started first where needed. Raises EngineError."""
+        """Run a request on `engine`, and yield its messages. Starts the engine if needed. Raises EngineError."""
         await self.start(engine)
         async with aclosing(engine.generate(request)) as messages:
             async for message in messages:
-                if isinstance(message, Tokens) or (isinstance(message, Finished) and message.reason in COMPUTED):
+                if isinstance(message, Tokens) or (isinstance(message, Finished) and message.reason in PRODUCTIVE_ENDS):
                     self._failures[engine.name] = 0
                 yield message
 
     async def start(self, engine: EngineProcess) -> None:
-        """Have `engine` loaded. Raises EngineError.
+        """Load `engine` if it is not loaded. Raises EngineError.
 
-        A model that it could not load is not tried again at once, nor by a request while another engine has it.
+        After a failed load, ModelLoadError is raised at once for a while, and as long as another engine is loaded.
         """
         if engine.load_failed and (self._reloads.refuses(engine.name) or any(e.loaded for e in self.engines)):
             raise ModelLoadError(engine.reason)
         await self._start(engine)
 
     async def _start(self, engine: EngineProcess) -> None:
-        if self._closing:  # who goes on after an engine ended must not bring up another that nobody stops
-            raise EngineDiedError(f"engine {engine.name} is not started any more: the pool is closed")
+        if self._closing:  # nothing would stop an engine that a retried request started now
+            raise EngineDiedError(f"engine {engine.name} was not started: the engine pool is closed")
         await engine.start()
 
     async def discard(self, tokens: list[int], scope: str, *, public: int, start: int) -> bool:
-        """Have all engines drop the cells and queued blocks of `tokens` beyond the first `start`.
+        """Drop the cells and queued blocks of `tokens` after the first `start` in all engines.
 
-        The first `public` tokens are everybody's and stay. Returns False if an engine may still store a block.
+        The first `public` tokens are shared by all tenants and stay. Returns False if an engine may still store a
+        block.
         """
         number = next(self._numbers)
         message = Discard(number, tokens, scope, public, start)
         return all(await asyncio.gather(*(engine.discard(message) for engine in self.engines)))
 
     def warm(self, engine: EngineProcess) -> None:
-        """Have `engine` loaded while others do without it; whether that works is seen when it is needed."""
-        self._soon(self.start(engine))
+        """Load `engine` in the background. Errors are ignored here: the first request for the engine gets them."""
+        self._start_in_background(self.start(engine))
 
-    def _soon(self, start: Coroutine[None, None, None]) -> None:
+    def _start_in_background(self, start: Coroutine[None, None, None]) -> None:
         async def load() -> None:
             with suppress(EngineError):
                 await start
 
         task = asyncio.get_running_loop().create_task(load())
-        self._warming.add(task)
-        task.add_done_callback(self._warming.discard)
+        self._load_tasks.add(task)
+        task.add_done_callback(self._load_tasks.discard)
 
-    async def keep(self) -> None:
-        """Look after the engines until cancelled: hung ones are killed, idle ones unloaded, what they use is read.
+    async def run(self) -> None:
+        """Maintain the engines until cancelled: kill hung ones, unload idle ones, and read their resource usage.
 
-        A model that could not be loaded is tried again when its file has changed, or after a while.
+        Failed loads are retried when the model file has changed, and after growing intervals.
         """
         for round_ in itertools.count():
             now = time.monotonic()
             for engine in self.engines:
                 self._end_if_hung(engine, now)
-            self._load_again()
-            await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._is_spare(engine, now)))
+            self._retry_loads()
+            await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._may_unload(engine, now)))
             if round_ % SAMPLE_ROUNDS == 0:
                 busy = any(engine.state is State.BUSY for engine in self.engines)
-                pids = {engine.name: engine.pid for engine in self.engines}  # here: they change while a thread looks
-                await asyncio.to_thread(self._sample, pids, walk=not busy or round_ % WALK_ROUNDS == 0)
-            await asyncio.sleep(ROUND)
+                pids = {engine.name: engine.pid for engine in self.engines}  # on the loop, where they don't change
+                await asyncio.to_thread(self._sample, pids, pss=not busy or round_ % PSS_ROUNDS == 0)
+            await asyncio.sleep(MAINTENANCE_SECONDS)
 
     async def close(self) -> None:
-        """Stop every engine; what they still owe fails."""
+        """Stop all engines. Their running requests fail."""
         self._closing = True
-        for task in (*self._mending.values(), *self._warming):
+        for task in (*self._restart_tasks.values(), *self._load_tasks):
             task.cancel()
         await asyncio.gather(*(engine.stop() for engine in self.engines))
 
     def _end_if_hung(self, engine: EngineProcess, now: float) -> None:
         if engine.state is State.LOADING and now - engine.since > LOAD_SECONDS:
             engine.kill(f"it did not load within {LOAD_SECONDS:.0f} s")
-        # Without threads it may not step: then its silence is not its own. Its longest step is one of prompts alone.
-        # One that has them with nothing to do has not answered that they are taken back: others wait for these.
-        deadline = self._plan.deadline()
-        if engine.threads and now - engine.heard > deadline:
+        # An engine without threads may not step, so it may be silent. An idle engine that still has threads has not
+        # confirmed their revocation, and other engines wait for these threads.
+        deadline = self._cost_model.deadline()
+        if engine.threads and now - engine.active_at > deadline:
             engine.kill(f"it did not answer within {deadline:.0f} s")
 
-    def _is_spare(self, engine: EngineProcess, now: float) -> bool:
+    def _may_unload(self, engine: EngineProcess, now: float) -> bool:
         return engine.state is State.IDLE and 0 < self._idle_unload <= now - engine.since
 
-    def _load_again(self) -> None:
+    def _retry_loads(self) -> None:
         failed = [engine.name for engine in self.engines if engine.state is State.FAILED and engine.load_failed]
         for name in self._reloads.due(failed):
-            self._soon(self._start(self._by_name[name]))
+            self._start_in_background(self._start(self._by_name[name]))
 
     async def _unload(self, engine: EngineProcess) -> None:
-        if engine.state is not State.IDLE:  # a request came a moment ago
+        if engine.state is not State.IDLE:  # a request has just arrived
             return
         self.unloads[engine.name] += 1
         await engine.stop()
 
-    def _sample(self, pids: Mapping[str, int | None], *, walk: bool) -> None:
+    def _sample(self, pids: Mapping[str, int | None], *, pss: bool) -> None:
         for name, pid in pids.items():
-            self.usage[name] = self._meters[name].read(pid, walk=walk)
+            self.usage[name] = self._meters[name].read(pid, pss=pss)
 
     def _set_threads(self, name: str, threads: int) -> None:
-        with suppress(EngineError):  # it just died, and its end will be told
+        with suppress(EngineError):  # the engine has just died; `_changed` follows
             self._by_name[name].set_threads(threads)
 
     def _changed(self, engine: EngineProcess) -> None:
@@ -214,9 +216,9 @@ class EnginePool:
         if engine.state in (State.FAILED, State.STOPPED):
             self._shares.lost(engine.name)
             if engine.state is State.FAILED and not self._closing:
-                self._mend(engine)
+                self._recover(engine)
         else:
-            # With the most to do first: it gets the thread that cannot be split.
+            # The engine with the most requests comes first, and gets the threads that don't divide evenly.
             busy = sorted((e for e in self.engines if e.state is State.BUSY), key=lambda e: -e.requests)
             self._shares.work([e.name for e in busy])
         self._on_change(engine)
@@ -224,12 +226,12 @@ class EnginePool:
     def _confirmed(self, engine: EngineProcess) -> None:
         self._shares.confirm(engine.name, engine.threads)
 
-    def _mend(self, engine: EngineProcess) -> None:
+    def _recover(self, engine: EngineProcess) -> None:
         failures = self._failures[engine.name]
         self._failures[engine.name] = failures + 1
         delay = BACKOFF[min(failures, len(BACKOFF) - 1)]
-        if (timer := self._mending.pop(engine.name, None)) is not None:
-            timer.cancel()  # of its last end, after which a request could not wait for it
+        if (timer := self._restart_tasks.pop(engine.name, None)) is not None:
+            timer.cancel()  # from the previous failure, after which a request started the engine first
         if engine.load_failed:
             log.error("model cannot be loaded", engine=engine.name, reason=engine.reason)
             self._unloadable = engine.reason
@@ -237,10 +239,10 @@ class EnginePool:
         else:
             log.error("engine failed", engine=engine.name, reason=engine.reason, again_in_seconds=delay)
             self._crashed.add(engine.name)
-            self._mending[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
+            self._restart_tasks[engine.name] = asyncio.get_running_loop().create_task(self._restart(engine, delay))
 
     async def _restart(self, engine: EngineProcess, delay: float) -> None:
         await asyncio.sleep(delay)
         if engine.state is State.FAILED:
-            with suppress(EngineError):  # it failed again: its end called for the next try
+            with suppress(EngineError):  # the start failed again, and has scheduled the next restart
                 await self._start(engine)

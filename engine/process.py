@@ -1,4 +1,4 @@
-"""One engine process as the gateway sees it: its state, its threads, and the answers it owes."""
+"""The gateway's handle of one engine process: its state, its threads and its running requests."""
 
 from __future__ import annotations
 
@@ -43,23 +43,25 @@ from engine.messages import (
 )
 
 STOP_SECONDS: Final = 5.0
-"""How long a process may take to leave after its socket closed: a step of a long prompt, then SIGKILL."""
+"""Maximum seconds for a process to exit after the gateway closed its socket, long enough for a step of a long prompt.
+SIGKILL follows."""
 EXIT_SECONDS: Final = 1.0
-"""Likewise for one that hung up by itself: a fault of its own, and its threads may keep it from ending."""
+"""The same for a process that closed the socket itself. It has failed, and its threads may prevent it from exiting."""
 DISCARD_SECONDS: Final = 5.0
-"""How long an engine may take to drop a deleted response: a step of a long prompt, and a write to a slow store."""
+"""Maximum seconds for an engine to drop a deleted response: a step of a long prompt, and a write to a slow store."""
 SPAWN_FILES: Final = 12
-"""Open files that the gateway needs for a moment to start a process, and some more."""
-STILLBORN: Final = 2
-"""An engine that died so often while it loaded has a model that cannot be loaded, unless it was killed from outside."""
-LAST_WORDS: Final = 1 << 14
-"""Bytes of a process's stderr that are kept, to tell of what it died."""
+"""Free file descriptors required to start a process: what a start needs temporarily, and a margin."""
+MAX_LOAD_CRASHES: Final = 2
+"""Consecutive crashes during a load after which the model counts as unloadable. SIGKILL from outside doesn't count."""
+STDERR_BYTES: Final = 1 << 14
+"""Bytes retained of the end of a process's stderr, to find the cause of a crash."""
 
 Answer = Started | Tokens | Finished
+"""A message about one request."""
 
 
 class State(enum.Enum):
-    """The states of contract.md's `engine_state`."""
+    """The states of an engine, as in the metric `engine_state` (docs/api.md)."""
 
     STOPPED = "stopped"
     LOADING = "loading"
@@ -69,9 +71,9 @@ class State(enum.Enum):
 
 
 class EngineProcess:
-    """Spawns the child, speaks with it, and sees it die.
+    """Spawns an engine process, exchanges messages with it, and handles its exit.
 
-    It may be started and stopped any number of times; who wants it while it stops waits for the next start.
+    The engine can be started and stopped any number of times. A start during a stop waits until the process has ended.
     """
 
     def __init__(
@@ -84,27 +86,27 @@ class EngineProcess:
         on_step: Callable[[Stepped], None] = lambda _: None,
         on_store: Callable[[StoreUsed], None] = lambda _: None,
     ) -> None:
-        """`on_change` is called after every change of state, `on_threads` when it confirms a number of threads."""
+        """The callbacks get changes of state, confirmed numbers of threads, steps and store operations."""
         self.name = name
         self.state = State.STOPPED
         self.since = time.monotonic()
-        """When it came into this state."""
-        self.heard = 0.0
-        """When it last said something, or came to have something to do: monotonic seconds."""
+        """When the engine entered this state, in monotonic seconds."""
+        self.active_at = 0.0
+        """When the engine last sent a message, or received work while it had none: monotonic seconds."""
         self.threads = 0
-        """Threads it may use at this moment, as it last confirmed or as was granted above that."""
+        """Threads that the engine may be using: the number it confirmed last, or a larger one granted since."""
         self.cells = config.cells
         self.cells_used = 0
         self.load_seconds = 0.0
-        """From asking for the process to its being ready, the last time; of these:"""
+        """Duration of the last load, from spawning the process to `Ready`, of which:"""
         self.weights_seconds = 0.0
         self.context_seconds = 0.0
         self.reason = ""
-        """Why it failed, for the log and readyz."""
+        """Why the engine failed, for the log and /readyz."""
         self.load_failed = False
-        """Whether it was the model that could not be loaded: then starting it again is of no use by itself."""
-        self._stillborn = 0
-        """Times in a row that it died while it loaded."""
+        """Whether the model could not be loaded, so that a restart alone would not help."""
+        self._load_crashes = 0
+        """Number of consecutive crashes during a load."""
         self._config = config
         self._on_change = on_change
         self._on_threads = on_threads
@@ -112,46 +114,46 @@ class EngineProcess:
         self._on_store = on_store
         self._answers: dict[int, asyncio.Queue[Answer | EngineDiedError]] = {}
         self._discards: dict[int, asyncio.Future[bool]] = {}
-        """Deletions that it has not confirmed yet, by their numbers."""
+        """Deletions that the engine has not confirmed yet, by number."""
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._life: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
         self._stopping = False
-        self._hung_up = False
-        """Whether nothing more passes between it and us, though its process may still be there."""
+        self._disconnected = False
+        """Whether the socket is closed while the process may still exist."""
 
     @property
     def pid(self) -> int | None:
-        """Process id while it lives."""
+        """The process id; None if no process runs."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     @property
     def loaded(self) -> bool:
-        """Whether it can compute at once: not one that is on its way out."""
-        return self.state in (State.IDLE, State.BUSY) and not (self._stopping or self._hung_up)
+        """Whether the engine can compute now: the model is loaded, and the process is not about to exit."""
+        return self.state in (State.IDLE, State.BUSY) and not (self._stopping or self._disconnected)
 
     @property
     def requests(self) -> int:
-        """Requests that it owes an answer."""
+        """Number of unfinished requests."""
         return len(self._answers)
 
     async def start(self) -> None:
-        """Spawn and wait until the model is loaded. Raises ModelLoadError or EngineDiedError."""
-        while (self._stopping or self._hung_up) and self._life is not None:
-            await asyncio.shield(self._life)
+        """Spawn the process if needed, and wait until it is ready. Raises ModelLoadError or EngineDiedError."""
+        while (self._stopping or self._disconnected) and self._task is not None:
+            await asyncio.shield(self._task)
         if self._ready is None:
             self._ready = asyncio.get_running_loop().create_future()
             self.reason, self.load_failed = "", False
             self._set_state(State.LOADING)
-            # A task of its own: whoever asked first may leave while others wait for the same engine.
-            # With nothing of that request in its context, or the log would name it for what happens hours later.
-            self._life = asyncio.create_task(self._live(), context=contextvars.Context())
+            # In a separate task, because the first request may be cancelled while others wait for the same engine.
+            # With an empty context, or the log would name that request in events hours later.
+            self._task = asyncio.create_task(self._run(), context=contextvars.Context())
         await asyncio.shield(self._ready)
 
-    async def _live(self) -> None:
-        """From the spawning of a process to its end."""
-        last_words = bytearray()
+    async def _run(self) -> None:
+        """Run one process from spawn to exit."""
+        stderr = bytearray()
         try:
             reader = await self._spawn()
         except OSError as error:
@@ -159,20 +161,20 @@ class EngineProcess:
         else:
             assert self._process is not None  # noqa: S101 - just spawned
             assert self._process.stderr is not None  # noqa: S101 - asked for as a pipe
-            listening = asyncio.create_task(_keep_end(self._process.stderr, last_words))
+            reading = asyncio.create_task(_read_end(self._process.stderr, stderr))
             await self._listen(reader)
-            await self._see_off(self._process)
-            await listening
-        self._died(bytes(last_words))
+            await self._wait_for_exit(self._process)
+            await reading
+        self._ended(bytes(stderr))
 
-    async def _see_off(self, process: asyncio.subprocess.Process) -> None:
-        """Wait until a process ends that has hung up, and do not wait long."""
-        self._hung_up = True
+    async def _wait_for_exit(self, process: asyncio.subprocess.Process) -> None:
+        """Wait until a process whose socket has closed exits, and kill it after a timeout."""
+        self._disconnected = True
         seconds = STOP_SECONDS if self._stopping else EXIT_SECONDS
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), seconds)
         if process.returncode is None:
-            self.kill("it hung up and did not end")
+            self.kill("it closed its connection and did not exit")
             await process.wait()
 
     async def _spawn(self) -> asyncio.StreamReader:
@@ -197,15 +199,15 @@ class EngineProcess:
         frames = Frames()
         try:
             while data := await reader.read(1 << 16):
-                self.heard = time.monotonic()
+                self.active_at = time.monotonic()
                 for body in frames.feed(data):
-                    self._hear(from_engine_decoder.decode(body))
+                    self._handle(from_engine_decoder.decode(body))
         except ConnectionError:
             return
         except (ValueError, msgspec.MsgspecError):
-            self.kill("it said what is no message")
+            self.kill("it sent an invalid message")
 
-    def _hear(self, message: FromEngine) -> None:
+    def _handle(self, message: FromEngine) -> None:
         match message:
             case Started() | Tokens() | Finished():
                 queue = self._answers.get(message.request)
@@ -229,7 +231,7 @@ class EngineProcess:
     def _loaded(self, message: Ready) -> None:
         self.cells, self.load_seconds = message.cells, time.monotonic() - self.since
         self.weights_seconds, self.context_seconds = message.weights_seconds, message.context_seconds
-        self._stillborn = 0
+        self._load_crashes = 0
         self._set_state(State.IDLE)
         if self._ready and not self._ready.done():
             self._ready.set_result(None)
@@ -239,35 +241,35 @@ class EngineProcess:
         if waiting is not None and not waiting.done():
             waiting.set_result(True)
 
-    def _died(self, last_words: bytes) -> None:
+    def _ended(self, stderr: bytes) -> None:
         status = self._process.returncode if self._process else None
-        wanted = self._stopping or status == 0
-        outside = status == -signal.SIGKILL and not self.reason  # for want of memory, or by hand: not by its model
-        if not wanted and not self.reason:
-            self.reason = cause_of_death(status, last_words)
-        if not wanted and not outside and self.state is State.LOADING and self._process is not None:
-            self._stillborn += 1
-            if self._stillborn >= STILLBORN:  # what happens twice in a row is no accident
+        expected = self._stopping or status == 0
+        outside = status == -signal.SIGKILL and not self.reason  # by the OOM killer or by hand: not the model's fault
+        if not expected and not self.reason:
+            self.reason = cause_of_death(status, stderr)
+        if not expected and not outside and self.state is State.LOADING and self._process is not None:
+            self._load_crashes += 1
+            if self._load_crashes >= MAX_LOAD_CRASHES:
                 self.load_failed = True
         if self._writer is not None:
             self._writer.close()
         ready, self._ready = self._ready, None
         self._process = self._writer = None
-        self._stopping = self._hung_up = False
+        self._stopping = self._disconnected = False
         self.threads = self.cells_used = 0
         error = EngineDiedError(
-            f"engine {self.name}: {self.reason or 'it was stopped'}", requests=0 if wanted else len(self._answers)
+            f"engine {self.name}: {self.reason or 'it was stopped'}", requests=0 if expected else len(self._answers)
         )
         for queue in self._answers.values():
             queue.put_nowait(error)
         for waiting in self._discards.values():
             if not waiting.done():
-                waiting.set_result(False)  # it may have stored blocks on its way out
+                waiting.set_result(False)  # the engine may have stored the blocks before it exited
         self._discards.clear()
         if ready is not None and not ready.done():
             ready.set_exception(ModelLoadError(self.reason) if self.load_failed else error)
-            ready.exception()  # marked as seen: the starter may have left
-        self._set_state(State.STOPPED if wanted else State.FAILED)
+            ready.exception()  # marks the exception as retrieved: the caller of `start` may have been cancelled
+        self._set_state(State.STOPPED if expected else State.FAILED)
 
     def _set_state(self, state: State) -> None:
         if state is not self.state:
@@ -275,7 +277,10 @@ class EngineProcess:
             self._on_change(self)
 
     def _has_ended(self) -> bool:
-        """Whether its process has ended, even if that was not heard of yet: what it is sent is nobody's fault then."""
+        """Whether the process has ended, even if the event loop has not noticed yet.
+
+        A request sent to such a process must not be blamed for its end.
+        """
         if self._process is None:
             return True
         try:
@@ -289,23 +294,23 @@ class EngineProcess:
         self._writer.write(frame(message))
 
     def set_threads(self, threads: int) -> None:
-        """Grant or revoke threads; a revocation counts only once `threads` has sunk. Raises EngineDiedError."""
+        """Grant or revoke threads. A revocation takes effect when `threads` drops. Raises EngineDiedError."""
         self._send(SetThreads(threads))
         if self.threads == 0:
-            self.heard = time.monotonic()
+            self.active_at = time.monotonic()
         self.threads = max(self.threads, threads)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Answer, None]:
-        """Send a request and give what comes back, `Finished` last. Raises EngineDiedError.
+        """Send a request and yield its messages, `Finished` last. Raises EngineDiedError.
 
-        Left early, it aborts the request.
+        Closing the generator early aborts the request.
         """
         queue: asyncio.Queue[Answer | EngineDiedError] = asyncio.Queue()
         if self._has_ended():
             raise EngineDiedError(f"engine {self.name} has just ended")
         self._send(request)
         if not self._answers:
-            self.heard = time.monotonic()
+            self.active_at = time.monotonic()
         self._answers[request.request] = queue
         self._set_state(State.BUSY)
         done = False
@@ -325,20 +330,20 @@ class EngineProcess:
                 self._set_state(State.IDLE)
 
     def abort(self, request: int) -> None:
-        """Ask for the end of a request; its `Finished` still comes."""
+        """Abort a request; `generate` then yields its `Finished`. Raises EngineDiedError."""
         self._send(Abort(request))
 
     def suspend(self, request: int) -> None:
-        """Ask it to give a request up and store its KV: `Finished` comes, reason `moved`. Raises EngineDiedError."""
+        """Stop a request and store its KV. `generate` then yields `Finished` with `moved`. Raises EngineDiedError."""
         self._send(Suspend(request))
 
     def forget(self, requests: list[int]) -> None:
-        """Let it give up the cells of ended requests; a dead one has none."""
+        """Drop the cells of ended requests. Does nothing if the engine is not running."""
         with suppress(EngineDiedError):
             self._send(Forget(requests))
 
     async def discard(self, message: Discard) -> bool:
-        """Have a deleted response's cells and queued blocks dropped. Returns False if they may still be stored."""
+        """Drop the cells and queued blocks of a deleted response. Returns False if blocks may still be stored."""
         if self._process is None:
             return True
         waiting = asyncio.get_running_loop().create_future()
@@ -352,31 +357,31 @@ class EngineProcess:
             self._discards.pop(message.number, None)
 
     def kill(self, reason: str) -> None:
-        """End a process that does not do its work any more; what it owes fails, for `reason`."""
+        """Kill a process that is hung or faulty. Its requests fail with `reason`."""
         if self._process is not None and self._process.returncode is None:
             self.reason = reason
             self._process.kill()
 
     async def stop(self) -> None:
-        """Close the socket and see the process leave, by SIGKILL if it takes longer than STOP_SECONDS."""
-        if self._life is None or self._life.done():
+        """Close the socket and wait until the process has exited. SIGKILL follows after STOP_SECONDS."""
+        if self._task is None or self._task.done():
             return
         self._stopping = True
         if self._writer is None and self._ready is not None and not self._ready.done():
-            with suppress(EngineError):  # it is being spawned, and can be closed only once it is there
+            with suppress(EngineError):  # the process is being spawned, and has no socket to close yet
                 await asyncio.wait_for(asyncio.shield(self._ready), STOP_SECONDS)
         if self._writer is not None:
             self._writer.close()
-        _, late = await asyncio.wait({self._life}, timeout=STOP_SECONDS)
+        _, late = await asyncio.wait({self._task}, timeout=STOP_SECONDS)
         if late and self._process is not None:
             self._process.kill()
-        await asyncio.shield(self._life)
+        await asyncio.shield(self._task)
 
 
 def _require_files(count: int) -> None:
-    """Raise OSError unless so many files can be opened now.
+    """Raise OSError unless `count` more files can be opened.
 
-    uvloop finds that out in the middle of a spawn, and never closes those that it had opened until then.
+    uvloop hits the limit in the middle of a spawn, and never closes the files that it has opened by then.
     """
     probes: list[int] = []
     try:
@@ -387,7 +392,7 @@ def _require_files(count: int) -> None:
             os.close(probe)
 
 
-async def _keep_end(stream: asyncio.StreamReader, end: bytearray) -> None:
+async def _read_end(stream: asyncio.StreamReader, end: bytearray) -> None:
     while data := await stream.read(1 << 12):
         end += data
-        del end[:-LAST_WORDS]
+        del end[:-STDERR_BYTES]

@@ -1,7 +1,7 @@
-"""How far coarser weights moved a model's answers: both files read the same text, and their choices are compared.
+"""Measures how quantization changes a model's predictions: compares the next-token probabilities of two model files.
 
-Run as a module this is the child: `python -m engine.quality BEFORE AFTER THREADS`, which answers with a line for each
-text. A child, since weights that llama.cpp can't compute with may end the process.
+The comparison runs in a child process, `python -m engine.quality BEFORE AFTER THREADS`, because llama.cpp may abort the
+process when it can't compute with the weights. The child prints one line of results per text.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ the others. Here is what to take along: bread, water, a warm coat, and a map, be
 大约三天：第一天走二十公里，后面两天每天走二十五公里。请带上面包、水、一件厚外套和一张地图，因为路标又旧又难认。
 """,
 }
-"""By language; written for this, so that no model has learnt them by heart."""
+"""The texts by language, written for this purpose, so that no model has memorized them."""
 TOKENS: Final = 192
-"""Of each text at most."""
+"""Maximum tokens per text."""
 ROWS: Final = 32
-"""Tokens in a step: the logits of each take 600 KB with a vocabulary of 152 000."""
+"""Tokens per step. The logits of each token take 600 KB with a vocabulary of 152 000."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What became of one text."""
+    """The differences between two model files on one text."""
 
     language: str
     tokens: int
     same: float
-    """Share of them after which both think the same token the likeliest."""
+    """Share of tokens after which both files predict the same likeliest token, from 0 to 1."""
     divergence: float
-    """Kullback-Leibler divergence of the new probabilities from the old ones: the mean, in nats a token."""
+    """Mean Kullback-Leibler divergence of the new probabilities from the old ones, in nats per token."""
 
 
 def drift(before: Path, after: Path, *, threads: int) -> list[Drift]:
-    """Compare two files of one model, text by text; a few seconds. Raises ModelLoadError."""
+    """Compare two files of one model on each text. Takes a few seconds. Raises ModelLoadError."""
     command = module_command("engine.quality", str(before), str(after), str(threads))
     made = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, start_new_session=True,
@@ -72,7 +72,7 @@ def drift(before: Path, after: Path, *, threads: int) -> list[Drift]:
 
 
 def main(argv: list[str]) -> int:
-    """Compare as the command line says."""
+    """Compare the files of the command line, and print one line per text."""
     with ExitStack() as stack:
         models = [Model(Path(path)) for path in argv[1:3]]
         contexts = []
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
 
 
 def _logits(context: Context, tokens: list[int]) -> Iterator[NDArray[np.float32]]:
-    """After each of `tokens`, which begin a text; each is good until the next is taken."""
+    """Yield the logits after each of `tokens`, from the beginning of a text. Each array is valid until the next one."""
     context.cut(0, 0)
     for start in range(0, len(tokens), ROWS):
         rows = tokens[start : start + ROWS]

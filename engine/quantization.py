@@ -1,6 +1,6 @@
-"""Weights in another precision, made by llama.cpp in a child process that can't take this one along.
+"""Quantizes models with llama.cpp, in a child process, so that a crash of llama.cpp does not end this process.
 
-Run as a module this is the child: `python -m engine.quantization SOURCE TARGET KIND THREADS`, with a message a line.
+The child is `python -m engine.quantization SOURCE TARGET KIND THREADS`. It prints one JSON message per line.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _FALLBACK: Final = re.compile(r"falling back to\s+(\w+)")
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A precision: llama.cpp's number of it, and about how many bits a weight takes."""
+    """A precision: its number in llama.cpp, and its approximate bits per weight."""
 
     ftype: int
     bits: float
 
 
-# Those that need an importance matrix, or are made for other processors than these, are left out.
+# Without the precisions that need an importance matrix or other processors.
 QUANTIZATIONS: Final = {
     "f16": Kind(1, 16),
     "bf16": Kind(32, 16),
@@ -55,38 +55,38 @@ QUANTIZATIONS: Final = {
 }
 
 
-# Those that llama.cpp reads, but are not made here: by number, bits a weight.
+# Precisions that llama.cpp can read, but that are not offered here: bits per weight, by number.
 _OTHERS: Final = {
     0: 32.0, 19: 2.1, 20: 2.3, 21: 2.6, 22: 3.3, 23: 3.1, 24: 1.6, 26: 3.4, 27: 3.7, 28: 2.5, 29: 2.7, 31: 1.8, 36: 1.7,
     37: 2.1, 38: 4.3, 39: 4.5,
 }  # fmt: skip
 _BITS: Final = _OTHERS | {kind.ftype: kind.bits for kind in QUANTIZATIONS.values()}
 _GUESSED: Final = 1024
-"""What is added to the number when the file did not say it."""
+"""Offset that llama.cpp adds to the number when the file does not state it."""
 
 
 def bits(file_type: str | None) -> float | None:
-    """Bits a weight, about, of a file whose `general.file_type` is this; None when that says nothing."""
+    """Return the approximate bits per weight for a value of `general.file_type`; None if it is missing or unknown."""
     if file_type is None or not file_type.isdecimal():
         return None
     return _BITS.get(int(file_type) % _GUESSED)
 
 
 class Tensor(msgspec.Struct, tag="tensor"):
-    """Tensor `number` of `total` comes next."""
+    """The child starts with tensor `number` of `total`."""
 
     number: int
     total: int
 
 
 class Fallback(msgspec.Struct, tag="fallback"):
-    """A tensor's rows do not fit the kind, so that it becomes another."""
+    """A tensor has rows that do not fit the requested precision, and is written as `kind` instead."""
 
     kind: str
 
 
 class Failed(msgspec.Struct, tag="failed"):
-    """It could not be done."""
+    """The quantization failed."""
 
     reason: str
 
@@ -97,10 +97,10 @@ _Message = Tensor | Fallback | Failed
 def quantize(
     source: Path, target: Path, kind: str, *, threads: int, progress: Callable[[int, int], None]
 ) -> Counter[str]:
-    """Write the weights of `source` as `kind` to `target`; `progress` hears the tensor's number and how many there are.
+    """Write the weights of `source` as `kind` to `target`. `progress` gets the number of each tensor and their total.
 
-    Gives how many tensors became another kind, since their rows don't fit. Raises QuantizeError, and then leaves no
-    `target`.
+    Returns how many tensors have another precision because their rows don't fit, by precision. Raises QuantizeError
+    after deleting `target`.
     """
     command = module_command("engine.quantization", str(source), str(target), kind, str(threads))
     fallbacks: Counter[str] = Counter()
@@ -126,34 +126,35 @@ def quantize(
         if not whole:
             target.unlink(missing_ok=True)
     if not whole:
-        ended = f"it ended in {signal.Signals(-child.returncode).name}" if child.returncode < 0 else "it failed"
+        code = child.returncode
+        ended = f"the process ended with {signal.Signals(-code).name}" if code < 0 else "the process failed"
         raise QuantizeError(f"{source.name} can't be quantized: {failure or ended}")
     return fallbacks
 
 
-def _say(message: _Message) -> None:
+def _print(message: _Message) -> None:
     try:
         sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
         sys.stdout.buffer.flush()
-    except BrokenPipeError:  # who asked is gone; an exception would end in llama.cpp's callback and be ignored
+    except BrokenPipeError:  # the parent has ended; ctypes ignores exceptions in llama.cpp's callback
         os._exit(1)
 
 
-def _hear(text: str) -> None:
-    """Turn llama.cpp's log into messages."""
+def _parse(text: str) -> None:
+    """Print the message for a line of llama.cpp's log, if it has one."""
     if tensor := _TENSOR.search(text):
-        _say(Tensor(int(tensor[1]), int(tensor[2])))
+        _print(Tensor(int(tensor[1]), int(tensor[2])))
     if fallback := _FALLBACK.search(text):
-        _say(Fallback(fallback[1].lower()))
+        _print(Fallback(fallback[1].lower()))
 
 
 def main(argv: list[str]) -> int:
-    """Quantize as the command line says."""
+    """Quantize the file of the command line, and print messages."""
     source, target, kind, threads = argv[1:]
     try:
-        run_llama(Path(source), Path(target), QUANTIZATIONS[kind].ftype, threads=int(threads), log=_hear)
+        run_llama(Path(source), Path(target), QUANTIZATIONS[kind].ftype, threads=int(threads), log=_parse)
     except EngineError as error:
-        _say(Failed(str(error)))
+        _print(Failed(str(error)))
         return 1
     return 0
 

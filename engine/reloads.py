@@ -1,7 +1,7 @@
-"""When a model that could not be loaded is tried again: not in a loop, and not only when somebody asks.
+"""Decides when to retry loading a model that could not be loaded.
 
-Balancers send nobody to a gateway that says that it cannot load its model, so that nobody's request would try it. There
-may have been no memory for it, or its file was broken and is mended.
+Requests alone can't trigger the retry: load balancers send none to a gateway that reports that it can't load its model.
+A retry can succeed, because memory may have been short or the file has been replaced since.
 """
 
 from __future__ import annotations
@@ -16,59 +16,60 @@ from typing import Final
 
 from engine.modelfile import Mark, mark
 
-LATER: Final = (60.0, 120.0, 300.0, 600.0)
-"""Seconds after an engine's first, second, … failure until it tries though nobody asks and the file is the same."""
+RETRY_DELAYS: Final = (60.0, 120.0, 300.0, 600.0)
+"""Seconds from an engine's first, second, … failure to a retry without a request and with an unchanged file."""
 
 
 class Reloads:
-    """What is known of an engine's failures to load one file, by the engine's name."""
+    """Tracks the failures of engines to load one model, by engine name."""
 
     def __init__(self, model: Path) -> None:
-        """Nothing has failed yet."""
+        """Start without failures."""
         self._model = model
         self._failures: defaultdict[str, int] = defaultdict(int)
-        self._ask_at: defaultdict[str, float] = defaultdict(float)
-        """When a request may have it tried."""
+        self._allowed_at: defaultdict[str, float] = defaultdict(float)
+        """When a request may trigger a retry, in monotonic seconds."""
         self._due_at: defaultdict[str, float] = defaultdict(float)
-        """When it is tried in any case."""
+        """When a retry happens without a request, in monotonic seconds."""
         self._tried: Mark | None = None
-        """The file's marks when one could not be loaded last; None when there was no file."""
+        """The marks of the file at the last failure; None if there was no file."""
         self._latest: Mark | None = None
-        """Those at the last look."""
+        """The marks of the file at the last call of `due`."""
 
     def failed(self, name: str, *, pause: float) -> None:
-        """It could not be loaded; requests are refused for `pause` seconds."""
+        """Record that engine `name` could not load the model. Requests trigger no retry for `pause` seconds."""
         now = time.monotonic()
-        self._ask_at[name] = now + pause
-        self._due_at[name] = now + LATER[min(self._failures[name], len(LATER) - 1)]
+        self._allowed_at[name] = now + pause
+        self._due_at[name] = now + RETRY_DELAYS[min(self._failures[name], len(RETRY_DELAYS) - 1)]
         self._failures[name] += 1
-        self._tried = self._look()
+        self._tried = self._read_mark()
 
     def loaded(self, name: str) -> None:
-        """It could be loaded."""
+        """Record that engine `name` has loaded the model."""
         self._failures.pop(name, None)
 
     def refuses(self, name: str) -> bool:
-        """Whether a request must not have it tried now."""
-        return time.monotonic() < self._ask_at[name]
+        """Whether a request must not trigger a retry now."""
+        return time.monotonic() < self._allowed_at[name]
 
     def due(self, names: Sequence[str]) -> list[str]:
-        """Of these engines, which could not load it, those that are to try now; to be asked now and then.
+        """Return which of the failed engines `names` should retry now. The pool calls this in every maintenance round.
 
-        All of them when the file has changed, and changes no more: one that is being copied is left alone.
+        All of them retry once the file has changed and two successive calls find it the same, so that a file that is
+        being copied is left alone.
         """
-        before, self._latest = self._latest, self._look()
+        before, self._latest = self._latest, self._read_mark()
         changed = self._latest == before != self._tried
         now = time.monotonic()
         due = [name for name in names if changed or now >= self._due_at[name]]
         for name in due:
-            self._due_at[name] = math.inf  # until it has failed again
+            self._due_at[name] = math.inf  # until the next failure
         if changed:
             self._tried = self._latest
             self._failures.clear()
         return due
 
-    def _look(self) -> Mark | None:
+    def _read_mark(self) -> Mark | None:
         with suppress(OSError):
             return mark(self._model)
         return None

@@ -1,4 +1,4 @@
-"""Which processes engines are, and what one takes of the machine, as psutil reads it."""
+"""Finds engine processes and reads their memory and processor time with psutil."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import psutil
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes in memory and seconds of processor time of one process."""
+    """Memory in bytes and processor time in seconds of one process."""
 
     resident: int = 0
-    """RSS: mapped weights that engines share are counted in each of them."""
+    """RSS. Mapped weights that engines share count fully in each of them."""
     proportional: int = 0
-    """PSS: they are counted once between those that share them. 0 where the system does not tell."""
+    """PSS. Memory that engines share is divided between them. 0 where the system does not report it."""
     cpu_seconds: float = 0.0
 
 
 def engines_of(gateway: psutil.Process) -> list[psutil.Process]:
-    """Its engine processes, those that have just ended left out; none when it has ended itself."""
+    """Return the running engine processes of a gateway; none if the gateway has ended."""
     try:
         children = gateway.children()
     except psutil.Error:
@@ -27,39 +27,39 @@ def engines_of(gateway: psutil.Process) -> list[psutil.Process]:
     return [child for child in children if _is_engine(child)]
 
 
-def usage(pid: int, *, walk: bool = True) -> Usage:
-    """What the process uses now; nothing when it has just ended.
+def usage(pid: int, *, pss: bool = True) -> Usage:
+    """Return the usage of process `pid`; zeros if it has ended.
 
-    Its PSS is 0 without `walk`: for that the kernel walks its pages, which takes tens of milliseconds of a core.
+    Without `pss` the PSS is 0. For the PSS, the kernel walks all pages, which takes tens of milliseconds of a core.
     """
     try:
         process = psutil.Process(pid)
-        memory, times = process.memory_full_info() if walk else process.memory_info(), process.cpu_times()
+        memory, times = process.memory_full_info() if pss else process.memory_info(), process.cpu_times()
     except psutil.Error:
         return Usage()
     return Usage(memory.rss, getattr(memory, "pss", 0), times.user + times.system)
 
 
 class Meter:
-    """What one engine takes, whichever process it is now: its processor time goes on where that of the last ended."""
+    """Reads the usage of one engine over successive processes, and adds up their processor time."""
 
     def __init__(self) -> None:
-        """Nothing was used yet."""
+        """Start at zero."""
         self._pid: int | None = None
         self._before = self._latest = 0.0
-        """Seconds of the processes that are gone, and of this one when it was last looked at."""
+        """Processor seconds of the ended processes, and of the current one at the last reading."""
         self._proportional = 0
-        """Bytes when its pages were last walked."""
+        """PSS in bytes at its last reading."""
 
-    def read(self, pid: int | None, *, walk: bool = True) -> Usage:
-        """What it uses now, as process `pid`, if it is one. Without `walk` its PSS is that of the last time."""
+    def read(self, pid: int | None, *, pss: bool = True) -> Usage:
+        """Return the usage as process `pid`, None if no process runs. Without `pss`, the PSS is the last one read."""
         new = pid != self._pid
-        walk = walk or new
-        now = Usage() if pid is None else usage(pid, walk=walk)
-        if new:  # only now: for want of files it may have told nothing
+        pss = pss or new
+        now = Usage() if pid is None else usage(pid, pss=pss)
+        if new:  # after the reading, which returns nothing when no file can be opened
             self._before, self._latest, self._pid = self._before + self._latest, 0.0, pid
-        self._latest = max(self._latest, now.cpu_seconds)  # one that has just ended tells nothing any more
-        if walk:
+        self._latest = max(self._latest, now.cpu_seconds)  # the reading is 0 if the process has just ended
+        if pss:
             self._proportional = now.proportional
         return replace(now, proportional=self._proportional, cpu_seconds=self._before + self._latest)
 

@@ -12,18 +12,18 @@ from engine.scheduler import Sequence
 
 @dataclass(eq=False)
 class Run:
-    """A request that runs here."""
+    """A request with its sequence and sampler."""
 
     message: Generate
     sequence: Sequence
     sampler: Sampler
     chain: Chain | None = None
-    """The blocks of what is in its cells, once it takes part; None when they are not to be stored."""
+    """The blocks of the tokens in its cells, once it is scheduled; None if they must not be stored."""
     scheduled: bool = False
-    """Whether it takes part in steps: not while its blocks are fetched, or while it waits for another's."""
+    """Whether it takes part in steps: not while its blocks are fetched, nor while it waits for its leader."""
     fetched: int = 0
     """Tokens that came from the store."""
     leader: Run | None = None
-    """Who computes what it has in common with it; it waits for that."""
+    """The run that computes a prefix common to both. This run waits for that prefix."""
     awaited: int = 0
-    """Tokens that it will take from its leader."""
+    """Length of that prefix in tokens."""

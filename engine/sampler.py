@@ -1,4 +1,4 @@
-"""One request's next token: bias, penalties, filters, a draw, and the grammar that it must fit."""
+"""Samples the next token of a request: logit bias, penalties, filters, random draw, grammar."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ from engine.constraint import Constraint
 from engine.errors import SamplingError
 from engine.messages import Logprob, Sampling
 
-COLD: Final = 1e-3
-"""A temperature below which the likeliest token is taken: a division by less leaves the range of a logit's floats."""
+GREEDY_BELOW: Final = 1e-3
+"""Temperature below which the likeliest token is chosen. A division by less overflows the range of float32 logits."""
 
 
 class Sampler:
-    """Draws one request's tokens. Two random numbers a token, so that its state follows from seed and position."""
+    """Samples the tokens of one request.
+
+    Each token uses two random numbers, so that the state of the generator depends only on seed and position.
+    """
 
     def __init__(
         self, sampling: Sampling, *, top_logprobs: int | None = None, constraint: Constraint | None = None
     ) -> None:
-        """A temperature below COLD is greedy; with `top_logprobs`, `logprobs` tells of each token and others."""
+        """Sample with `sampling`, greedily if its temperature is below GREEDY_BELOW.
+
+        With `top_logprobs`, `logprobs` holds the log probabilities of each sampled token and of so many others.
+        """
         self.logprobs: list[Logprob] = []
-        """Of the token drawn last, when it was asked for."""
+        """The log probabilities of the last token, if requested."""
         self._sampling = sampling
         self._top_logprobs = top_logprobs
         self._constraint = constraint
@@ -37,7 +43,7 @@ class Sampler:
         self._biases = np.fromiter(sampling.logit_bias.values(), np.float32)
 
     def draw(self, logits: Logits) -> int:
-        """The next token. Spoils `logits`, one for each token of the vocabulary. Raises SamplingError."""
+        """Return the next token. Modifies `logits`, one per token of the vocabulary. Raises SamplingError."""
         reference = None if self._top_logprobs is None else _Reference(logits, self._top_logprobs)
         self._adjust(logits)
         first, second = self._random.random(2)
@@ -54,24 +60,24 @@ class Sampler:
         return token
 
     def replay(self, tokens: Sequence[int]) -> None:
-        """Come to where it was after drawing `tokens`: by the same seed it goes on as before. Raises SamplingError."""
+        """Restore the state after sampling `tokens`, so that sampling continues as before. Raises SamplingError."""
         self._random.random(2 * len(tokens))
         if self._penalizes:
             self._counts.update(tokens)
         if self._constraint is not None:
             for token in tokens:
                 if not self._constraint.allows(token):
-                    raise SamplingError("the answer so far does not fit its grammar")
+                    raise SamplingError("the tokens generated so far do not fit the grammar")
                 self._constraint.accept(token)
 
     def close(self) -> None:
-        """Free what llama.cpp holds for it."""
+        """Free the grammar in llama.cpp."""
         if self._constraint is not None:
             self._constraint.close()
 
     @property
     def _enough(self) -> int:
-        """So many of the largest logits decide; 0: all of them do."""
+        """Number of largest logits that can be chosen; 0: all of them."""
         return 1 if self._sampling.temperature <= 0 else self._sampling.top_k
 
     def _adjust(self, logits: Logits) -> None:
@@ -87,12 +93,12 @@ class Sampler:
         logits[ids] = seen - counts * np.float32(s.frequency_penalty) - np.float32(s.presence_penalty)
 
     def _choose(self, logits: Logits, number: float) -> int:
-        """Index of one of `logits`, drawn by a number below 1. Raises SamplingError."""
+        """Return the index in `logits` that the uniform random `number` below 1 selects. Raises SamplingError."""
         s = self._sampling
-        likeliest = int(logits.argmax())  # the first that is no number, if there is one
+        likeliest = int(logits.argmax())  # the first NaN, if there is one
         if not math.isfinite(logits[likeliest]):
-            raise SamplingError("the model's logits are no numbers; its file may be broken")
-        if s.temperature < COLD:
+            raise SamplingError("the model's logits are not finite; the model file may be damaged")
+        if s.temperature < GREEDY_BELOW:
             return likeliest
         if not s.top_k and s.top_p >= 1 and not s.min_p:
             return among_all(logits, s.temperature, number)
@@ -101,7 +107,7 @@ class Sampler:
 
 
 class _Reference:
-    """The model's own log probabilities, before bias, penalties and constraint change them."""
+    """The model's log probabilities before bias, penalties and constraint change the logits."""
 
     def __init__(self, logits: Logits, others: int) -> None:
         top = logits.max()
@@ -110,6 +116,6 @@ class _Reference:
         self._top = largest(logits, others) if others else np.empty(0, np.intp)
 
     def of(self, token: int) -> Logprob:
-        """Of `token`, and of the likeliest ones."""
+        """Return the log probabilities of `token` and of the likeliest tokens."""
         value = float(self._logits[token]) - self._normalizer
         return Logprob(value, [(int(i), float(self._logits[i]) - self._normalizer) for i in self._top])

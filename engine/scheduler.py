@@ -1,4 +1,4 @@
-"""Which sequences run in the next step, and with how many tokens each."""
+"""Chooses the sequences of the next step, and the number of tokens of each."""
 
 from __future__ import annotations
 
@@ -10,87 +10,92 @@ from typing import Final
 from engine.cost_model import CostModel, groups, padded, round_seconds, widest
 from engine.kv_cache_manager import CachedSequence
 
-ALONE: Final = 0.9
-"""Seconds that a step of prompts may take: an abort, or a call for this engine's threads, is heard between two."""
-BESIDE: Final = 0.42
-"""Seconds that a step of one prompt may take beside answers that people read as they come, or three rounds of these if
-that is more: 128 tokens take 3.1 ms each, 32 take 3.6, and eight take 7.
+MAX_PREFILL_SECONDS: Final = 0.9
+"""Maximum seconds of a prefill step: the engine handles aborts and thread changes only between two steps."""
+MAX_SHARED_PREFILL_SECONDS: Final = 0.42
+"""Maximum seconds of a prefill step of a single prompt while other sequences decode, or the time of three decode rounds
+if that is longer. Wider steps are faster per token: 128 tokens take 3.1 ms each, 32 take 3.6 and 8 take 7.
 
-While more than one waits for its first word, a step may take as long as without readers. What comes between two steps
-is a round of fewer answers than there are going to be, in the time of a full one: shorter steps, and so more of these,
-cost eight conversations about documents 3 % of their tokens a second, and their first words come no sooner.
+While several prompts wait for their first token, MAX_PREFILL_SECONDS applies instead. Between two prefill steps runs a
+decode round, which has fewer sequences than it will have later, but takes as long as a full round. Shorter prefill
+steps mean more such rounds: for eight conversations about documents they cost 3 % of the throughput, and the first
+tokens come no sooner.
 """
-BRIEF: Final = 0.1
-"""Seconds that it may take while somebody leaves for another engine, and hears nothing until it is over."""
-ENOUGH: Final = 64
-"""Prompt tokens that another prompt joins only as a whole: they are hardly faster by the token with more beside them,
-and partly walk each other's cells for nothing."""
-LIKE_DECODING: Final = 3
-"""Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits (design.md)."""
+BRIEF_PREFILL_SECONDS: Final = 0.1
+"""Maximum seconds of a prefill step while a request moves to another engine, because its client waits meanwhile."""
+JOIN_ROWS: Final = 64
+"""Prompt tokens of a step from which a further prompt joins only if it gets as many tokens as in an empty step. More
+rows hardly make such a step faster per token, and the attention of each prompt visits the other's cells in vain."""
+RECOMPUTE_ROWS: Final = 3
+"""Maximum tokens of a response that one step recomputes. With 4 rows or more, kernels round differently, so the logits
+would differ in their low bits from those of the first computation."""
 GROUP: Final = 8
-"""Kernels take rows in groups of so many."""
+"""Kernels process rows in groups of this size."""
 WIDE: Final = 32
-"""And from 64 rows on of so many: 64 take 3.2 ms each and 80 3.3, 128 take 3.1 and 256 3.0 (stand-in, 2 threads)."""
+"""Group size from 64 rows on: per row, 64 take 3.2 ms, 80 3.3, 128 3.1 and 256 3.0 (stand-in model, 2 threads)."""
 
 
 @dataclass(eq=False)
 class Sequence:
-    """One request in an engine: the tokens it has, and how many of them are in the cells."""
+    """The tokens of a request, and how many of them are in the cells."""
 
     request: int
     resident: CachedSequence
     tokens: list[int]
     computed: int
     limit: int
-    """Tokens, prompt included, at which it ends."""
+    """Maximum tokens, prompt included. The request ends there."""
     answered: int | None = None
-    """Where its answer began, if an engine before this one drew some of it: from there on it is computed as if anew."""
+    """Where the response starts in `tokens`, if part of it was generated before the request moved or its engine died.
+    From there on, tokens are recomputed in narrow steps, for the same rounding as in decoding."""
     prompt: int = field(init=False)
+    """Number of tokens at the start: the prompt, and the part of the response generated before."""
 
     def __post_init__(self) -> None:
-        """Remember where the prompt ends."""
+        """Set `prompt`."""
         self.prompt = len(self.tokens)
 
     @property
     def pending(self) -> int:
-        """Tokens not in the cells yet: the prompt's rest, or the one drawn last."""
+        """Number of tokens not in the cells yet: the rest of the prompt, or the token sampled last."""
         return len(self.tokens) - self.computed
 
     def chunk(self, rows: int) -> int:
-        """Of its pending tokens, how many a step of `rows` may take."""
+        """Return how many pending tokens a step with room for `rows` may compute."""
         if self.answered is None or self.computed + rows <= self.answered:
             return min(self.pending, rows)
         if self.computed < self.answered:
             return self.answered - self.computed
-        return min(self.pending, rows, LIKE_DECODING)
+        return min(self.pending, rows, RECOMPUTE_ROWS)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What runs next: each sequence's next so many tokens, and rows of nothing that make the step faster."""
+    """One step: a number of tokens of each of some sequences."""
 
     parts: list[tuple[Sequence, int]]
     padding: int = 0
+    """Dummy rows that make the step faster."""
     round: bool = False
-    """Whether it gives every sequence that decodes its next token."""
+    """Whether the step computes the next token of every decoding sequence."""
 
     @property
     def rows(self) -> int:
-        """Tokens that are computed for somebody."""
+        """Number of tokens in the step, without padding."""
         return sum(tokens for _, tokens in self.parts)
 
 
 class Scheduler:
-    """Decodes in rounds, in the groups that the plan says; prompts advance by one step between two rounds.
+    """Decodes in rounds, grouped by the cost model, with one prefill step between two rounds.
 
-    A step has either prompts or answers in it. To let them share steps gains nothing on a CPU: one token and 31 of a
-    prompt take 142 ms together and 16 + 127 apart (stand-in, 2 threads), and apart an answer's arithmetic stays the
-    same whoever comes and goes beside it.
+    A step contains either prompts or decoding sequences. Mixed steps gain nothing on a CPU: one token and 31 of a
+    prompt take 142 ms together, and 16 + 127 ms apart (stand-in model, 2 threads). Apart, the rounding of a response
+    also does not depend on the prompts that run at the same time.
     """
 
-    def __init__(self, plan: CostModel) -> None:
-        """Start with nothing to do, on one thread."""
-        self._plan = plan
+    def __init__(self, cost_model: CostModel) -> None:
+        """Start without sequences, on one thread."""
+        self._cost_model = cost_model
         self._prefilling: list[Sequence] = []
         self._decoding: deque[Sequence] = deque()
         self._round: deque[int] = deque()
@@ -99,26 +104,26 @@ class Scheduler:
         self.threads = 1
 
     def __len__(self) -> int:
-        """Sequences that still run."""
+        """Return the number of running sequences."""
         return len(self._prefilling) + len(self._decoding)
 
     @property
     def threads(self) -> int:
-        """Threads that the next step has."""
+        """Number of threads of the next step."""
         return self._threads
 
     @threads.setter
     def threads(self, threads: int) -> None:
         self._threads = threads
-        self._times = self._plan.at(threads)
+        self._times = self._cost_model.at(threads)
         self._round.clear()
 
     def add(self, sequence: Sequence) -> None:
-        """Let a new sequence take part from the next step on."""
+        """Add a new sequence, whose prompt is computed from the next step on."""
         self._prefilling.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, ended or aborted."""
+        """Remove an ended or aborted sequence."""
         if sequence in self._prefilling:
             self._prefilling.remove(sequence)
         else:
@@ -126,13 +131,13 @@ class Scheduler:
             self._round.clear()
 
     def prefilled(self, sequence: Sequence) -> None:
-        """Its prompt is in the cells: it decodes from here on."""
+        """Move a sequence whose prompt is in the cells to the decoding ones."""
         self._prefilling.remove(sequence)
         self._decoding.append(sequence)
         self._round.clear()
 
     def schedule(self, *, brief: bool = False) -> Step:
-        """The next step, a `brief` one when somebody waits for its end; without parts when nothing runs."""
+        """Return the next step, without parts if no sequence runs. A `brief` prefill step is shorter."""
         if self._prefilling and not self._round and (self._prompts_next or not self._decoding):
             self._prompts_next = False
             return self._prefill(brief=brief)
@@ -153,25 +158,26 @@ class Scheduler:
         parts, rows, room = [], 0, self._room(brief=brief)
         for sequence in self._in_turn():
             tokens = sequence.chunk(room - rows)
-            if tokens and (rows < ENOUGH or tokens == sequence.chunk(room)):
+            if tokens and (rows < JOIN_ROWS or tokens == sequence.chunk(room)):
                 parts.append((sequence, tokens))
                 rows += tokens
         return Step(parts)
 
     def _in_turn(self) -> Iterable[Sequence]:
-        """The oldest prompt and the shortest go first by turns, so that neither waits for the other for long."""
+        """Return the prompts, alternately oldest or shortest first, so that neither kind waits long for the other."""
         self._oldest_first = not self._oldest_first
         if self._oldest_first:
             return self._prefilling
         return sorted(self._prefilling, key=lambda sequence: sequence.pending)
 
     def _room(self, *, brief: bool) -> int:
-        """Prompt tokens that the next step has room for."""
-        budget = ALONE
+        """Return the maximum number of prompt tokens in the next step."""
+        budget = MAX_PREFILL_SECONDS
         if brief:
-            budget = BRIEF
+            budget = BRIEF_PREFILL_SECONDS
         elif self._decoding and len(self._prefilling) == 1:
-            budget = min(ALONE, max(BESIDE, 3 * round_seconds(self._times, len(self._decoding))))
+            rounds = 3 * round_seconds(self._times, len(self._decoding))
+            budget = min(MAX_PREFILL_SECONDS, max(MAX_SHARED_PREFILL_SECONDS, rounds))
         rows = widest(self._times, budget)
         return max(GROUP, rows - rows % _group(rows))
 

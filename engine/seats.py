@@ -1,12 +1,12 @@
-"""Where many answers are decoded: a context in which each of them has cells of its own.
+"""Seats: a context for decoding many sequences, in which each sequence has separate cells.
 
-In the context that holds everybody's, a step's attention walks every cell once for each row, whoever owns it. With 400
-cells each, a step of 16 answers takes 106 ms there and 93 here, one of eight 75 and 71; with 700 cells each 128 and
-106, 82 and 78. Taking a seat with 700 tokens takes 2 ms, and bringing 128 home 0.5 (`make bench BENCH=crowd`, stand-in,
-2 threads).
+In the main context (`home`), the attention of a step visits every cell once for each row, whichever sequence owns the
+cell. With 400 cells per sequence, a step of 16 sequences takes 106 ms in the main context and 93 ms on seats, a step of
+eight 75 and 71; with 700 cells per sequence, 128 and 106, and 82 and 78. Copying 700 tokens to a seat takes 2 ms, and
+copying 128 to the main context 0.5 (`make bench BENCH=crowd`, stand-in model, 2 threads).
 
-What is in a resident's `tokens` is at home; what an answer has computed beyond it is on its seat alone, and goes home
-before anybody needs it there.
+The main context holds the `tokens` of a resident. Tokens computed after these are only on the seat, and are copied to
+the main context before they are needed there.
 """
 
 from __future__ import annotations
@@ -19,52 +19,53 @@ from engine.errors import DecodeError
 from engine.scheduler import Sequence as Answer
 
 CELLS: Final = 12_288
-"""Of all seats together: sixteen hold 768 tokens each, eight 1 536, four 3 072."""
+"""Cells of all seats together: 16 seats hold 768 tokens each, 8 hold 1 536, 4 hold 3 072."""
 COUNTS: Final = (4, 8, 16)
+"""Possible numbers of seats."""
 WORTH: Final = 8192
-"""Cells of others that the rows of a step would walk in sum, from which a seat pays."""
+"""Minimum visits to other sequences' cells, summed over the rows of a step, from which seats are faster."""
 SLACK: Final = 64
-"""Tokens by which an answer must be able to grow on a seat that it takes."""
+"""Tokens of free space that a seat must have for the sequence that takes it."""
 
 
 class Home(Protocol):
-    """What is needed of the context that holds everybody's cells."""
+    """The methods of the main context that seats need."""
 
     def save(self, sequence: int, start: int, end: int) -> bytes:
-        """The KV of some tokens."""
+        """Return the KV of the tokens `start` to `end` of `sequence`."""
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        """Append what a `save` gave; whether that was whole."""
+        """Append a saved `state` to `sequence`. Returns whether it was complete."""
 
 
 class Streams(Protocol):
-    """What is needed of the context of seats."""
+    """The methods of the seats' context."""
 
     def decode(self, entries: Sequence[tuple[int, int, int, bool]]) -> None:
-        """Run a step, its entries in the order of their sequences."""
+        """Run a step, with the entries in the order of their sequences."""
 
     def cut(self, sequence: int, length: int) -> object:
-        """Keep the first `length` tokens of `sequence`."""
+        """Cut `sequence` to its first `length` tokens."""
 
     def save(self, sequence: int, start: int) -> bytes | None:
-        """The KV of all tokens from `start` on; None if only `take` can do that."""
+        """Return the KV of all tokens from `start` on; None for models where only `take` can do this."""
 
     def take(self, sequence: int, start: int) -> bytes:
-        """The same, and with that empty `sequence`."""
+        """Return the KV of all tokens from `start` on, and empty `sequence`."""
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        """Fill the empty `sequence` with what a `save` gave; whether that was whole."""
+        """Load a saved `state` into the empty `sequence`. Returns whether it was complete."""
 
     def set_threads(self, threads: int) -> None:
-        """Use so many threads."""
+        """Use `threads` threads."""
 
     def close(self) -> None:
-        """Free it."""
+        """Free the context."""
 
 
 @dataclass
 class _Seat:
-    """Where an answer sits, and how many of its tokens are there."""
+    """The seat of one sequence, and how many of its tokens the seat holds."""
 
     number: int
     length: int
@@ -74,24 +75,24 @@ Context = TypeVar("Context", bound=Streams)
 
 
 class Seats(Generic[Context]):
-    """The answers that are decoded side by side, in a context that is made as they need it."""
+    """The sequences that are decoded together in a separate context, which is created for the size that they need."""
 
     def __init__(self, home: Home, make: Callable[[int, int], Context]) -> None:
-        """`make` gives a context of so many sequences with so many cells each."""
+        """`make(sequences, cells)` creates a context with `cells` cells per sequence."""
         self._home = home
         self._make = make
         self._own: Context | None = None
         self._count = 0
         self._taken: dict[int, _Seat] = {}
-        """By request."""
+        """The seats in use, by request."""
 
     def __contains__(self, request: int) -> bool:
-        """Whether it has a seat."""
+        """Whether the sequence of `request` has a seat."""
         return request in self._taken
 
     def takes(self, answers: Sequence[Answer], *, rows: int, used: int) -> bool:
-        """Whether a step of all that decode is better run here, now that `used` cells are in use at home."""
-        # Who sits stays seated for less, or the same cells would go back and forth.
+        """Whether a step of all decoding sequences should run here, with `used` cells in use in the main context."""
+        # Sequences that already have seats keep them for a smaller gain, so that cells are not copied back and forth.
         counts, growth, worth = ((self._count,), 1, WORTH // 2) if self._taken else (COUNTS, SLACK, WORTH)
         longest = max(answer.computed for answer in answers) + growth
         fits = any(_fits(count, rows, longest) for count in counts)
@@ -99,14 +100,14 @@ class Seats(Generic[Context]):
         return fits and together and (len(answers) - 1) * used >= worth
 
     def decode(self, answers: Sequence[Answer], *, rows: int, threads: int) -> tuple[Context, list[int]]:
-        """Compute the next token of each of `answers` in a step of `rows`, as many as there are answers or more.
+        """Compute the next token of each of `answers` in a step of `rows` rows, at least one per sequence.
 
-        Gives the context that has the logits, and each answer's row. Raises DecodeError.
+        Returns the context that holds the logits, and the row of each sequence. Raises DecodeError.
         """
         own = self._context(rows, max(answer.computed for answer in answers) + 1)
         own.set_threads(threads)
         seats = [self._seat(own, answer, rows) for answer in answers]
-        # llama.cpp splits a step where sequence numbers leave a gap: rows of nothing fill it.
+        # llama.cpp splits a step at gaps in the sequence numbers. Dummy rows fill the gaps.
         entries = [(answers[0].tokens[0], 0, number, True) for number in range(rows)]
         for answer, seat in zip(answers, seats, strict=True):
             entries[seat.number] = (answer.tokens[seat.length], seat.length, seat.number, True)
@@ -120,9 +121,9 @@ class Seats(Generic[Context]):
         return own, [seat.number for seat in seats]
 
     def copy(self, answer: Answer) -> bool:
-        """Write home what was computed on its seat beyond what its resident says; whether that is whole there.
+        """Copy the tokens that only the seat holds to the main context. Returns whether that succeeded.
 
-        It stays on its seat, where the model's cells allow for that.
+        The sequence keeps its seat, if the format of the model's cells allows that.
         """
         seat = self._taken.get(answer.request)
         if seat is None or self._own is None:
@@ -131,7 +132,10 @@ class Seats(Generic[Context]):
         return self.leave(answer) if state is None else self._written(answer, state, seat.length)
 
     def leave(self, answer: Answer) -> bool:
-        """Bring that home, and let it have no seat any more."""
+        """Copy the tokens that only the seat holds to the main context, and free the seat.
+
+        Returns whether that succeeded.
+        """
         seat = self._taken.pop(answer.request, None)
         if seat is None or self._own is None:
             return True
@@ -139,18 +143,18 @@ class Seats(Generic[Context]):
         return self._written(answer, self._own.take(seat.number, len(answer.resident.tokens)), seat.length)
 
     def close(self) -> None:
-        """Give the memory back, unless somebody still sits there."""
+        """Free the context, unless a seat is in use."""
         if self._own is not None and not self._taken:
             self._own.close()
             self._own = None
 
     def _written(self, answer: Answer, state: bytes, length: int) -> bool:
-        """Append to what is at home; whether it holds `length` tokens then."""
+        """Append `state` to the sequence in the main context. Returns whether it then holds `length` tokens."""
         start = len(answer.resident.tokens)
         return length == start or self._home.load(state, answer.resident.sequence, start, length)
 
     def _context(self, rows: int, longest: int) -> Context:
-        """One with a seat for each of `rows` and for the `longest`; only an empty one is made anew."""
+        """Return a context with `rows` seats for sequences up to `longest`. Only an unused context is replaced."""
         if self._own is None or not _fits(self._count, rows, longest):
             self.close()
             self._count = next(count for count in COUNTS if _fits(count, rows, longest))
@@ -158,7 +162,7 @@ class Seats(Generic[Context]):
         return self._own
 
     def _seat(self, own: Context, answer: Answer, rows: int) -> _Seat:
-        """Its seat, one of the first `rows`, taken now if it had none."""
+        """Return the seat of a sequence, one of the first `rows`. Assigns or moves the seat if needed."""
         seat = self._taken.get(answer.request)
         if seat is not None and seat.number < rows:
             return seat
@@ -176,5 +180,5 @@ class Seats(Generic[Context]):
 
 
 def _fits(count: int, rows: int, longest: int) -> bool:
-    """Whether `count` seats are enough for `rows` answers, the `longest` of so many tokens."""
+    """Whether `count` seats hold `rows` sequences, the longest of which has `longest` tokens."""
     return rows <= count and longest <= CELLS // count

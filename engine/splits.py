@@ -1,6 +1,6 @@
-"""Check that the shards of a split model belong together, from the headers of their GGUF files.
+"""Checks that the shards of a split model belong together, from the headers of their GGUF files.
 
-llama.cpp checks less, and names no file: it takes a shard of another model if the numbers of tensors add up. A header
+llama.cpp checks less and names no file: it accepts a shard of another model if the numbers of tensors add up. A header
 holds `split.no` (from 0), `split.count` and `split.tensors.count` (the tensors of all shards).
 """
 
@@ -33,7 +33,7 @@ class _Header:
 def split_fault(path: Path) -> str:
     """Return in one line why the shards of the model `path` do not belong together; empty if they do.
 
-    Files whose header cannot be read are left to llama.cpp, whose reason is better. Raises OSError.
+    Unreadable headers count as valid here, because llama.cpp reports a better reason for them. Raises OSError.
     """
     shards = model_files(path)
     if len(shards) == 1:
@@ -52,18 +52,18 @@ def split_fault(path: Path) -> str:
             return f"{shard.name} states that it is {stated}, not {number + 1} of {len(shards)}"
         if header.tensors_in_all != headers[0].tensors_in_all:
             return f"{shard.name} belongs to another model than {path.name}: their numbers of tensors differ"
-    found, wanted = sum(header.tensors for header in headers), headers[0].tensors_in_all
-    if found != wanted:
-        return f"its parts hold {found} tensors instead of {wanted}: one of them belongs to another model"
+    found, expected = sum(header.tensors for header in headers), headers[0].tensors_in_all
+    if found != expected:
+        return f"its parts hold {found} tensors instead of {expected}: one of them belongs to another model"
     return ""
 
 
 def _header(path: Path) -> _Header:
-    """Read a header. Raises OSError, and ValueError, KeyError or struct.error for what is no GGUF."""
+    """Read the header of `path`. Raises OSError, and ValueError, KeyError or struct.error if it is not GGUF."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         magic, _, tensors, keys = _HEAD.unpack_from(data)
         if magic != b"GGUF":
-            raise ValueError("no GGUF file")
+            raise ValueError("not a GGUF file")
         at, found = _HEAD.size, dict[bytes, int]()
         for _ in range(keys):
             key, at = _string(data, at)

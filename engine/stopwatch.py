@@ -1,6 +1,6 @@
-"""A child process that times steps, so that several of them can be timed at once: `python -m engine.stopwatch MODEL`.
+"""A child process that times steps, so that several processes can be timed at once: `python -m engine.stopwatch MODEL`.
 
-It takes a `Question` a line on standard input and answers with a line of seconds; it leaves when its input ends.
+It reads one `Question` per line from stdin, replies with a line of seconds, and exits when its input ends.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ from engine.cost_model import WIDEST
 from engine.llama import Context, Model
 
 CELLS: Final = 2048
+"""KV cells of the context."""
 HISTORY: Final = 100
-"""Tokens that each decoding sequence has before it is timed: a chat's first answer."""
+"""Tokens of each sequence before a timed decode step, as in the first turn of a chat."""
 
 
 Kind = Literal["decode", "prefill"]
 
 
 class Question(msgspec.Struct, frozen=True):
-    """How long does a step of `width` take? Asked for about `budget` seconds."""
+    """A request to time steps of `width` tokens for about `budget` seconds."""
 
     kind: Kind
     threads: int
     width: int
+    """Sequences of a decode step, or tokens of a prefill step."""
     budget: float
 
 
 def timed(step: Callable[[], object], budget: float, clock: Callable[[], float]) -> float:
-    """Median seconds of a `step` that is repeated for about `budget`: no more than its first beyond it, once.
+    """Repeat `step` for about `budget` seconds, and return the median of its seconds. Runs it at least once.
 
-    The first brings pages in and threads up, and counts only where there is no time for another: it is a long one then,
-    of which that is a small part.
+    The first run also reads pages and starts threads. It counts only if the budget allows no second run: the step then
+    takes so long that the overhead is small.
     """
     began = clock()
     step()
@@ -53,17 +55,17 @@ def timed(step: Callable[[], object], budget: float, clock: Callable[[], float])
 
 
 class Stopwatch:
-    """One context and the sequences in it."""
+    """Times steps in one context."""
 
     def __init__(self, model: Model) -> None:
-        """Load nothing more than `model`. Raises ModelLoadError."""
+        """Create the context. Raises ModelLoadError."""
         self._context = Context(model, cells=CELLS, sequences=WIDEST + 1, threads=1)
         self._token = model.vocabulary.size // 2
         self._history = b""
         self._filled: set[int] = set()
 
     def time(self, question: Question) -> float:
-        """Median seconds of a step. Raises DecodeError."""
+        """Return the median seconds of a step. Raises DecodeError."""
         width = question.width
         self._context.set_threads(question.threads)
         self._fill(width if question.kind == "decode" else 0)
@@ -71,11 +73,11 @@ class Stopwatch:
         return timed(lambda: step(width), question.budget, time.perf_counter)
 
     def _fill(self, sequences: int) -> None:
-        """Let so many have their history and the others none, whose cells a step would walk too."""
+        """Give the first `sequences` sequences a history, and empty the others, whose cells a step would visit too."""
         for sequence in self._filled - set(range(sequences)):
             self._context.cut(sequence, 0)
         for sequence in set(range(sequences)) - self._filled:
-            # Computed once, then copied: to compute it for everybody took as long as all that is timed.
+            # Computed once, then copied: computing it for each sequence took as long as all measurements together.
             if not self._history or not self._context.load(self._history, sequence, 0, HISTORY):
                 self._context.decode([(self._token, i, sequence, False) for i in range(HISTORY)])
                 self._history = self._context.save(sequence, 0, HISTORY)
@@ -92,7 +94,7 @@ class Stopwatch:
 
 
 def main(argv: list[str]) -> int:
-    """Answer until the input ends."""
+    """Answer questions until the input ends."""
     stopwatch = Stopwatch(Model(Path(argv[1])))
     print("ready", flush=True)
     for line in sys.stdin:

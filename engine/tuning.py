@@ -1,4 +1,4 @@
-"""Measures a `CostModel`: every width of step, alone and beside other engines that do the same at the same time."""
+"""Measures a `CostModel`: steps of every width, in one engine and in several engines at the same time."""
 
 from __future__ import annotations
 
@@ -24,43 +24,45 @@ WIDTHS: Final[tuple[tuple[Kind, int], ...]] = (
     ("prefill", 16), ("prefill", 256), ("decode", 3), ("decode", 12), ("decode", 5), ("decode", 9), ("decode", 6),
     ("prefill", 1), ("prefill", 8), ("prefill", 32), ("prefill", 128), ("decode", 13), ("decode", 7),
 )  # fmt: skip
-"""What decides most comes first, and the first always. Kernels take rows by four: one more than a multiple is dear, and
-those between are on the line down from it."""
+"""Measured steps in order of importance; the first is always measured. Kernels process rows in groups of four, so one
+row more than a multiple of four is expensive, and the widths up to the next multiple lie on a line that falls from
+there."""
 PASSES: Final = 2
+"""Passes over all widths."""
 
 
 class Watch:
-    """One stopwatch process."""
+    """The handle of one stopwatch process."""
 
     def __init__(self, model: Path) -> None:
-        """Start it; `wait` tells when it is ready."""
+        """Start the process. The first `wait` returns when it has loaded the model."""
         self._process = subprocess.Popen(
             module_command("engine.stopwatch", str(model)),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env=environment(), start_new_session=True,
         )  # fmt: skip
         if self._process.stdin is None or self._process.stdout is None:
-            raise AssertionError("both were asked for as pipes")
+            raise AssertionError("stdin and stdout must be pipes")
         self._questions: IO[str] = self._process.stdin
         self._answers: IO[str] = self._process.stdout
         self._loaded = False
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process id."""
         return self._process.pid
 
     def __enter__(self) -> Self:
-        """Nothing more to do."""
+        """Return this object."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it, in the middle of a step if need be."""
+        """Kill the process, even during a step."""
         self._process.kill()
         self._process.communicate()
 
     def ask(self, question: Question) -> None:
-        """Send a question; its answer is read by `wait`. Raises ModelLoadError when the process has ended."""
+        """Send a question, whose answer `wait` reads. Raises ModelLoadError if the process has ended."""
         try:
             self._questions.write(msgspec.json.encode(question).decode() + "\n")
             self._questions.flush()
@@ -68,7 +70,7 @@ class Watch:
             raise self._ended() from None
 
     def wait(self) -> str:
-        """Its next line. Raises ModelLoadError when the process ended instead."""
+        """Return the next line of the process. Raises ModelLoadError if the process has ended."""
         line = self._answers.readline()
         if not line:
             raise self._ended()
@@ -76,18 +78,18 @@ class Watch:
         return line.strip()
 
     def _ended(self) -> ModelLoadError:
-        """Why there is no answer: its pipes are closed, so it has ended or is about to."""
+        """Return why the process ended. Its pipes are closed, so it has ended or is about to."""
         code = self._process.wait()
         how = f" ({signal.Signals(-code).name})" if code < 0 else ""
         if not self._loaded:
             return ModelLoadError(f"the model can't be loaded{how}; see `samovar doctor`")
         return ModelLoadError(
-            f"the process that measures ended in the middle of it{how}: memory may be short; see `samovar doctor`"
+            f"the measuring process ended during a measurement{how}: memory may be short; see `samovar doctor`"
         )
 
 
 class _Budget:
-    """Seconds to measure in; what passes until a model is loaded and warm is not of them."""
+    """The seconds available for measurements, not counting the loading and warming up of models."""
 
     def __init__(self, whole: float, clock: Callable[[], float]) -> None:
         self.whole = whole
@@ -115,10 +117,10 @@ def measure(
     clock: Callable[[], float] = time.monotonic,
     watch: Callable[[Path], Watch] = Watch,
 ) -> CostModel:
-    """Measure for about `budget` seconds beside loads; `progress` hears the share of them spent and what comes next.
+    """Measure for about `budget` seconds plus load times, and return the cost model. Raises ModelLoadError.
 
-    What there is no time for follows from what was measured. Threads in use never pass `cores`: processes that are not
-    asked wait for their input. Raises ModelLoadError.
+    `progress` gets the spent share of the budget and the name of the next measurement. Widths for which no time is left
+    are extrapolated. No more than `cores` threads compute at once: processes without a question wait for input.
     """
     counts = range(1, min(engines, cores) + 1)
     guesses = heuristic(model_size(model), cores, len(counts)).times
@@ -130,10 +132,10 @@ def measure(
             with span.paused():
                 watches.append(stack.enter_context(watch(model)))
                 watches[-1].wait()
-                # The first step of all computes a history, and brings the weights in.
+                # The very first step computes the history and reads the weights from disk.
                 watches[-1].ask(Question("decode", guess.threads, 1, 0.0))
                 watches[-1].wait()
-            # Of what is left, in proportion to the count: the more engines, the fewer threads and the longer a step.
+            # The remaining time is divided in proportion to `count`: more engines have fewer threads and longer steps.
             ends = span.spent + (budget - span.spent) * count / sum(counts[count - 1 :])
             times.append(_measure(watches, guess, span, ends, progress))
     progress(1.0, "")
@@ -143,32 +145,35 @@ def measure(
 def _measure(
     watches: list[Watch], guess: StepTimes, budget: _Budget, ends: float, progress: Callable[[float, str], None]
 ) -> StepTimes:
-    """All widths in all `watches` at once, until so much of the budget is spent."""
+    """Measure all widths in all `watches` at once, until `ends` seconds of the budget are spent."""
     table: dict[Kind, dict[int, float]] = {"decode": {}, "prefill": {}}
     questions = WIDTHS * PASSES
     for number, (kind, width) in enumerate(questions):
         left = ends - budget.spent
         if number > 0 and seconds(_whole(table, guess)[kind], width) > left:
-            continue  # a narrower one may still have its time
+            continue  # there may still be time for a narrower step
         progress(min(1.0, budget.spent / budget.whole), f"{guess.engines} × {guess.threads}: {kind} {width}")
         for watch in watches:
             watch.ask(Question(kind, guess.threads, width, max(0.0, left) / (len(questions) - number)))
         taken = statistics.mean([float(watch.wait()) for watch in watches])
-        # The lesser of the passes: whatever else ran on the machine only ever made a step longer.
+        # The minimum of the passes: other load on the machine can only make a step longer.
         table[kind][width] = min(taken, table[kind].get(width, taken))
     whole = _whole(table, guess)
     return StepTimes(engines=guess.engines, threads=guess.threads, decode=whole["decode"], prefill=whole["prefill"])
 
 
 def _whole(table: Mapping[Kind, dict[int, float]], guess: StepTimes) -> dict[Kind, dict[int, float]]:
-    """What was measured, with what no measured one is beside as `guess` has it, in proportion to the one next to it."""
+    """Return the measured times, extrapolated by `guess` to the widths that were not measured."""
     decode = table["decode"]
     prefill = table["prefill"] or {1: decode[1]}
     return {"decode": _completed(decode, guess.decode), "prefill": _completed(prefill, guess.prefill)}
 
 
 def _completed(measured: Mapping[int, float], guess: Mapping[int, float]) -> dict[int, float]:
-    """Those that lie between two measured ones are left to `seconds`."""
+    """Add the widths outside the measured range: the time of the nearest measured width, scaled as in `guess`.
+
+    Widths between two measured ones are left out, because `seconds` interpolates them.
+    """
     least, most = min(measured), max(measured)
     whole = dict(measured)
     for width in guess:

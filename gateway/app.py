@@ -175,7 +175,7 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
         work = {
             "sessions": services.sessions.keep,
             "cache": services.cache.keep,
-            "engines": services.pool.keep,
+            "engines": services.pool.run,
             "prompts": services.prompts.run,
             "dispatcher": services.dispatcher.keep,
         }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class Cells:
-    """Remembers which tokens each sequence holds, and refuses one with a hole."""
+    """A context that records the tokens of each sequence, and rejects gaps."""
 
     def __init__(self, sequences: int, cells: int = 10_000) -> None:
         """Start empty."""
@@ -22,7 +22,7 @@ class Cells:
         assert sum(map(len, self.held)) <= self.cells
 
     def share(self, source: int, target: int, length: int) -> None:
-        """Let `target`, which must be empty, hold the first tokens of `source`."""
+        """Copy the first `length` tokens of `source` to `target`, which must be empty."""
         assert self.held[target] == [], "cells would be mixed"
         self.held[target] = self.held[source][:length]
 
@@ -32,25 +32,25 @@ class Cells:
         return True
 
     def save(self, sequence: int, start: int, end: int) -> bytes:
-        """What `load` takes."""
+        """Return the tokens `start` to `end`, in the format of `load`."""
         assert end <= len(self.held[sequence])
         return json.dumps(self.held[sequence][start:end]).encode()
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        """Append what `save` gave."""
+        """Append a saved `state`."""
         assert start == len(self.held[sequence])
         self.held[sequence] += json.loads(state)
         return len(self.held[sequence]) == end
 
     def set_threads(self, threads: int) -> None:
-        """Nothing runs here."""
+        """Do nothing: this context has no threads."""
 
 
 class Chairs(Cells):
-    """A context of streams that refuses what llama.cpp does, and what it would be slow at."""
+    """A context of seats that rejects steps that llama.cpp would reject, or split into several."""
 
     def __init__(self, sequences: int, cells: int) -> None:
-        """Start empty, with so many cells for each."""
+        """Start empty, with `cells` cells per sequence."""
         super().__init__(sequences, sequences * cells)
         self.each = cells
 
@@ -61,21 +61,21 @@ class Chairs(Cells):
         super().decode(entries)
 
     def save(self, sequence: int, start: int, end: int | None = None) -> bytes:
-        """What `load` takes, of all from `start` on."""
+        """Return all tokens from `start` on, in the format of `load`."""
         return super().save(sequence, start, len(self.held[sequence]) if end is None else end)
 
     def take(self, sequence: int, start: int) -> bytes:
-        """The same, and nothing is held afterwards."""
+        """Return all tokens from `start` on, and empty `sequence`."""
         state = self.save(sequence, start, len(self.held[sequence]))
         self.cut(sequence, 0)
         return state
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
-        """Fill an empty one."""
+        """Load a saved `state` into the empty `sequence`."""
         assert self.held[sequence] == []
         assert end - start <= self.each
         return super().load(state, sequence, start, end)
 
     def close(self) -> None:
-        """Nobody may sit here."""
-        assert not any(self.held), "what is not at home would be lost"
+        """Check that no sequence has a seat."""
+        assert not any(self.held), "tokens that the main context lacks would be lost"

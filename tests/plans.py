@@ -1,4 +1,4 @@
-"""The plan that was measured for a Qwen2.5-0.5B of Q4_K_M on two cores: what decides is tested with real figures."""
+"""A cost model measured with Qwen2.5-0.5B Q4_K_M on two cores, so that decisions are tested with real times."""
 
 from __future__ import annotations
 

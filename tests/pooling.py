@@ -1,4 +1,4 @@
-"""What tests have the engines of a pool do."""
+"""Helpers that run requests on the engines of a pool."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PROMPT = list(range(40, 90))
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Look again until it holds; the test's own time-out bounds it."""
-    while not condition():  # noqa: ASYNC110 - what is waited for is the state itself, as users see it
+    """Wait until `condition` holds. The timeout of the test limits the wait."""
+    while not condition():  # noqa: ASYNC110 - the state has no event to wait for
         await asyncio.sleep(0.001)
 
 
 async def run(pool: EnginePool, engine: EngineProcess, request: int, limit: int) -> tuple[int, str]:
-    """(new tokens, reason), with the thread budget looked at on every message."""
+    """Run a request and check the thread budget on every message. Returns (number of new tokens, reason)."""
     count, reason = 0, ""
     async for message in pool.generate(engine, Generate(request, PROMPT, limit, ENDLESS, "a")):
         assert pool.threads <= 2

@@ -1,4 +1,4 @@
-"""Prompts that are computed in a small context beside the one that holds everybody's cells."""
+"""Prompts that are computed in the annex, a small context next to the main one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def prompt(request: int, tokens: list[int], computed: int = 0) -> Sequence:
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 40)), max_size=40))
-def test_home_has_all_that_was_computed_whoever_takes_turns(steps: list[tuple[list[int], int]]) -> None:
+def test_the_main_context_has_all_computed_cells_in_any_order_of_prompts(steps: list[tuple[list[int], int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"ANNEX_CELLS": 100, "SLOTS": 3, "CROWD": 0, "WORTH": 0}.items():
             patch.setattr(annex, name, value)
@@ -34,7 +34,7 @@ def test_home_has_all_that_was_computed_whoever_takes_turns(steps: list[tuple[li
             used = sum(map(len, home.held))
             if parts and here.takes(parts, used):
                 here.decode(parts, 1)
-            else:  # as the worker does, who may also give up a prompt
+            else:  # as in the worker, which may also abort a prompt
                 for p, tokens in parts:
                     home.held[p.request] += p.tokens[p.computed : p.computed + tokens]
                     if len(chosen) == 1:
@@ -45,7 +45,7 @@ def test_home_has_all_that_was_computed_whoever_takes_turns(steps: list[tuple[li
             assert home.held == [p.tokens[: p.computed] for p in prompts]
 
 
-def test_only_a_crowd_makes_the_way_worth_it() -> None:
+def test_the_annex_is_used_only_next_to_many_cells_of_others() -> None:
     here = Annex(Cells(6, 100), lambda: Cells(3, 100))
     alone = [(prompt(0, [1] * 500, computed=300), 200)]
     assert not here.takes(alone, used=300)
@@ -54,7 +54,7 @@ def test_only_a_crowd_makes_the_way_worth_it() -> None:
     assert not here.takes([(prompt(0, [1] * 9000, computed=annex.ANNEX_CELLS), 100)], used=9000)
 
 
-def test_a_prompt_computed_there_has_the_same_logits_and_the_same_future(tiny_model: Path) -> None:
+def test_a_prompt_computed_in_the_annex_has_the_same_logits_and_the_same_kv(tiny_model: Path) -> None:
     model = Model(tiny_model)
     tokens = [7 + i % 50 for i in range(60)]
     whole = Context(model, cells=512, sequences=2, threads=1)

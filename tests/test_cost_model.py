@@ -1,4 +1,4 @@
-"""What follows from step times: engines, groups, padding; with the times of a real machine, and with any."""
+"""The cost model: engines, groups and padding for measured and arbitrary step times, and the measurement itself."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tests.plans import MEASURED
 TWO_THREADS, ONE_THREAD = MEASURED.times
 
 LOAD = 7.0
-"""Seconds in which a made-up machine loads a model."""
+"""Seconds that the simulated machine takes to load a model."""
 
 tables = st.dictionaries(st.integers(1, 32), st.floats(1e-4, 1.0), min_size=1)
 
 
-def test_few_spread_over_engines_and_many_share_one() -> None:
+def test_few_sequences_use_several_engines_and_many_share_one() -> None:
     assert [MEASURED.engines(n) for n in (1, 2, 3, 4, 6, 8, 16)] == [1, 2, 2, 2, 2, 1, 1]
 
 
-def test_a_change_that_gains_little_is_not_worth_its_moves() -> None:
+def test_a_small_gain_does_not_change_the_number_of_engines() -> None:
     assert MEASURED.rate(1, 8) > MEASURED.rate(2, 8)
     closer = CostModel(cores=2, times=[TWO_THREADS, faster(ONE_THREAD, 1.1)], measured=True)
     assert closer.rate(1, 8) > closer.rate(2, 8)
@@ -43,7 +43,7 @@ def faster(times: StepTimes, factor: float) -> StepTimes:
     return StepTimes(engines=times.engines, threads=times.threads, decode=decode, prefill=times.prefill)
 
 
-def test_a_step_of_six_is_slower_than_one_of_eight_so_it_is_padded() -> None:
+def test_a_step_of_six_is_padded_to_eight_because_eight_is_faster() -> None:
     assert [padded(TWO_THREADS, n) for n in (1, 6, 7, 8, 9, 13)] == [1, 8, 8, 8, 12, 16]
     assert groups(TWO_THREADS, 2) == (1, 1)
     assert groups(TWO_THREADS, 4) == (4,)
@@ -51,7 +51,7 @@ def test_a_step_of_six_is_slower_than_one_of_eight_so_it_is_padded() -> None:
     assert groups(TWO_THREADS, 24) == (16, 8)
 
 
-def test_the_plan_of_an_engine_follows_from_the_threads_that_it_has() -> None:
+def test_the_step_times_of_an_engine_depend_on_its_threads() -> None:
     assert MEASURED.at(1) is ONE_THREAD
     assert MEASURED.at(2) is TWO_THREADS
     assert MEASURED.at(7) is TWO_THREADS
@@ -59,7 +59,7 @@ def test_the_plan_of_an_engine_follows_from_the_threads_that_it_has() -> None:
 
 
 @given(tables, st.integers(1, 40))
-def test_a_round_gives_everyone_one_token_and_no_other_round_is_faster_than_one_by_one(
+def test_a_round_gives_each_sequence_one_token_and_is_no_slower_than_single_steps(
     decode: dict[int, float], sequences: int
 ) -> None:
     times = StepTimes(engines=1, threads=1, decode=decode, prefill=decode)
@@ -70,13 +70,13 @@ def test_a_round_gives_everyone_one_token_and_no_other_round_is_faster_than_one_
 
 
 @given(tables, st.integers(1, 64))
-def test_times_between_measured_widths_lie_between_their_times(table: dict[int, float], width: int) -> None:
+def test_interpolated_times_lie_between_the_measured_ones(table: dict[int, float], width: int) -> None:
     inside = min(table) <= width <= max(table)
     assert not inside or min(table.values()) <= seconds(table, width) <= max(table.values())
 
 
 @given(st.integers(10**6, 10**11), st.integers(1, 64))
-def test_the_plan_of_an_ordinary_machine_is_usable_for_any_model_and_cores(weights: int, cores: int) -> None:
+def test_the_heuristic_cost_model_is_valid_for_any_model_and_cores(weights: int, cores: int) -> None:
     plan = heuristic(weights, cores, min(cores, 4))
     assert all(times.engines * times.threads <= cores for times in plan.times)
     assert 1 <= plan.engines(5) <= cores
@@ -84,23 +84,23 @@ def test_the_plan_of_an_ordinary_machine_is_usable_for_any_model_and_cores(weigh
     assert plan.deadline() > 0
 
 
-def test_a_machine_is_measured_within_its_cores(tiny_model: Path) -> None:
-    told: list[float] = []
-    plan = measure(tiny_model, cores=2, engines=2, budget=0.5, progress=lambda share, _: told.append(share))
+def test_a_measurement_uses_no_more_threads_than_cores(tiny_model: Path) -> None:
+    reports: list[float] = []
+    plan = measure(tiny_model, cores=2, engines=2, budget=0.5, progress=lambda share, _: reports.append(share))
     assert [(times.engines, times.threads) for times in plan.times] == [(1, 2), (2, 1)]
     assert all(taken > 0 for times in plan.times for taken in (*times.decode.values(), *times.prefill.values()))
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    assert reports == sorted(reports)
+    assert reports[-1] == 1.0
 
 
-def test_a_model_that_cannot_be_measured_is_told(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelLoadError):
         measure(tmp_path / "bad.gguf", cores=1, engines=1, budget=0.1, progress=lambda *_: None)
 
 
 class Machine:
-    """Steps take what they took on a real one, times a factor; all watches that are asked work at once."""
+    """A simulated machine whose steps take the measured times, multiplied by a factor. Its watches work at once."""
 
     def __init__(self, factor: float) -> None:
         self.clock = Clock(1000.0)
@@ -117,18 +117,18 @@ class Machine:
         return self.factor * (times.decode if question.kind == "decode" else times.prefill)[question.width]
 
     def measure(self, model: Path, budget: float, cores: int = 2) -> tuple[CostModel, list[tuple[float, float]]]:
-        """The plan, and each share that the bar was told with the seconds until then."""
-        told: list[tuple[float, float]] = []
-        began = self.clock()
+        """Return the cost model, and each reported share of progress with the seconds until then."""
+        reports: list[tuple[float, float]] = []
+        started = self.clock()
         plan = measure(
             model, cores=cores, engines=cores, budget=budget, clock=self.clock, watch=self.watch,
-            progress=lambda share, _: told.append((share, self.clock() - began)),
+            progress=lambda share, _: reports.append((share, self.clock() - started)),
         )  # fmt: skip
-        return plan, told
+        return plan, reports
 
 
 class FakeWatch(Watch):
-    """Answers by its machine's clock."""
+    """A watch that measures with the clock of its machine."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -150,7 +150,7 @@ class FakeWatch(Watch):
         def step() -> None:
             machine.clock.now += taken
 
-        if self is machine.watches[0]:  # the others do the same in the same time
+        if self is machine.watches[0]:  # the others run at the same time
             machine.asked.append((question.threads, question.kind, question.width))
             timed(step, question.budget, machine.clock)
         return str(taken)
@@ -159,20 +159,20 @@ class FakeWatch(Watch):
 @pytest.mark.parametrize("factor", [0.1, 1, 10, 100])
 @pytest.mark.parametrize("budget", [1, 20, 60])
 def test_tuning_ends_when_its_budget_is_spent(tiny_model: Path, factor: float, budget: float) -> None:
-    plan, told = Machine(factor).measure(tiny_model, budget)
-    # For each count a load, a first step outside of the budget, and at least one inside.
+    plan, reports = Machine(factor).measure(tiny_model, budget)
+    # For each number of engines: a load, a first step that the budget does not count, and at least one that it counts.
     least = 2 * LOAD + 2 * factor * sum(times.decode[1] for times in MEASURED.times)
-    assert told[-1][0] == 1.0
-    assert told[-1][1] <= 1.1 * budget + least
+    assert reports[-1][0] == 1.0
+    assert reports[-1][1] <= 1.1 * budget + least
     for times, real in zip(plan.times, MEASURED.times, strict=True):
         assert times.decode[1] == pytest.approx(factor * real.decode[1])
-        # What there was no time for is right in its order.
+        # Extrapolated times have the right order of magnitude.
         for width in (4, 8, 16):
             assert 0.3 < seconds(times.decode, width) / (factor * real.decode[width]) < 3
         assert 0.3 < seconds(times.prefill, 256) / (factor * real.prefill[256]) < 3
 
 
-def test_the_default_budget_is_enough_to_measure_two_cores_whole_and_twice(tiny_model: Path) -> None:
+def test_the_default_budget_allows_two_full_passes_on_two_cores(tiny_model: Path) -> None:
     machine = Machine(1)
     plan, _ = machine.measure(tiny_model, 60)
     for times, real in zip(plan.times, MEASURED.times, strict=True):
@@ -183,14 +183,14 @@ def test_the_default_budget_is_enough_to_measure_two_cores_whole_and_twice(tiny_
     assert all(machine.asked.count(question) >= PASSES for question in machine.asked)
 
 
-def test_the_bar_goes_by_the_time_that_is_spent(tiny_model: Path) -> None:
-    _, told = Machine(1).measure(tiny_model, 40, cores=1)
-    loaded = told[0][1]
+def test_progress_is_the_share_of_the_budget_spent(tiny_model: Path) -> None:
+    _, reports = Machine(1).measure(tiny_model, 40, cores=1)
+    loaded = reports[0][1]
     assert loaded >= LOAD
-    assert [share for share, _ in told[:-1]] == pytest.approx([(now - loaded) / 40 for _, now in told[:-1]])
+    assert [share for share, _ in reports[:-1]] == pytest.approx([(now - loaded) / 40 for _, now in reports[:-1]])
 
 
-def test_a_history_is_computed_once_and_copied_and_others_cells_are_not_walked(
+def test_a_history_is_computed_once_and_unused_sequences_are_empty(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
@@ -214,7 +214,7 @@ def test_a_history_is_computed_once_and_copied_and_others_cells_are_not_walked(
 
 
 @pytest.mark.parametrize("when", ["asked", "waited for"])
-def test_a_stopwatch_that_was_killed_is_an_error_that_says_so(tiny_model: Path, when: str) -> None:
+def test_a_killed_stopwatch_is_reported(tiny_model: Path, when: str) -> None:
     question = Question("decode", 1, 1, 60.0)
     with Watch(tiny_model) as watch:
         watch.wait()
@@ -222,5 +222,5 @@ def test_a_stopwatch_that_was_killed_is_an_error_that_says_so(tiny_model: Path, 
             watch.ask(question)
         os.kill(watch.pid, signal.SIGKILL)
         os.waitid(os.P_PID, watch.pid, os.WEXITED | os.WNOWAIT)
-        with pytest.raises(ModelLoadError, match=r"ended in the middle of it \(SIGKILL\)"):
+        with pytest.raises(ModelLoadError, match=r"ended during a measurement \(SIGKILL\)"):
             watch.ask(question) if when == "asked" else watch.wait()

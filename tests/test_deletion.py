@@ -238,20 +238,20 @@ def test_what_an_engine_has_queued_is_not_stored_after_a_deletion(
     connector = KVConnector(Cells(), cache, wake=lambda: None)
     first, deleted, other = (connector.chain(range(300), scope, 0) for scope in "abc")
     finished: list[bool] = []
-    connector.keep(CachedSequence(0), first, first.blocks)
+    connector.store(CachedSequence(0), first, first.blocks)
     connector.drain()
-    connector.keep(CachedSequence(1), deleted, deleted.blocks, done=finished.append)
+    connector.store(CachedSequence(1), deleted, deleted.blocks, done=finished.append)
     for _ in range(written):
         connector.step()
-    connector.keep(CachedSequence(2), other, other.blocks)
+    connector.store(CachedSequence(2), other, other.blocks)
     confirmed = threading.Event()
     connector.discard(deleted, 0, confirmed.set)
-    connector.settle()
+    connector.run_callbacks()
     assert not confirmed.is_set()
     ready.set()
     connector.drain()
     connector._storing.shutdown()
-    connector.settle()
+    connector.run_callbacks()
     assert confirmed.is_set()
     assert finished == [False]
 

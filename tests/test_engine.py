@@ -1,4 +1,4 @@
-"""The engine process over real llama.cpp, with the tiny model."""
+"""The engine process with real llama.cpp and the tiny model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def answer(
     scope: str = "a",
     sampling: Sampling = GREEDY,
 ) -> tuple[int, list[int], str]:
-    """Run one request to its end: (cached tokens, new tokens, reason)."""
+    """Run one request to its end. Returns (cached tokens, new tokens, reason)."""
     cached, ids, reason = -1, [], ""
     async for message in engine.generate(Generate(request, tokens, limit, sampling, scope)):
         match message:
@@ -68,7 +68,7 @@ async def test_a_follow_up_computes_only_its_new_tokens(engine: EngineProcess) -
     cached, ids, _ = await answer(engine, 1, PROMPT)
     assert cached == 0
     cached, _, _ = await answer(engine, 2, [*PROMPT, *ids, 33, 34])
-    assert cached == len(PROMPT) + len(ids) - 1  # the token drawn last was never computed
+    assert cached == len(PROMPT) + len(ids) - 1  # the token sampled last was never computed
 
 
 async def test_a_cached_prefix_does_not_change_the_answer(engine: EngineProcess) -> None:
@@ -90,7 +90,7 @@ LONG = [40 + i * i % 50 for i in range(300)]
 
 
 @pytest.mark.parametrize("scopes", ["aaaaaa", "abcdef"])
-async def test_what_requests_that_come_together_begin_with_is_computed_once(tiny_model: Path, scopes: str) -> None:
+async def test_a_common_prefix_of_simultaneous_requests_is_computed_once(tiny_model: Path, scopes: str) -> None:
     rows = 0
 
     def stepped(step: Stepped) -> None:
@@ -101,14 +101,14 @@ async def test_what_requests_that_come_together_begin_with_is_computed_once(tiny
     engine = EngineProcess("0", config, on_change=lambda _: None, on_step=stepped)
     await engine.start()
     prompts = [[*LONG, 100 + i, 7, 8] for i in range(6)]
-    heard = [
+    runs = [
         answer(engine, i, prompt, 1, scope=scope) for i, (prompt, scope) in enumerate(zip(prompts, scopes, strict=True))
     ]
-    running = asyncio.gather(*heard)
+    running = asyncio.gather(*runs)
     await asyncio.sleep(0)
-    engine.set_threads(1)  # they have all come before it begins
+    engine.set_threads(1)  # after all requests have arrived
     together = await running
-    alone = 6 if len(set(scopes)) > 1 else 1  # what another tenant said is nobody's
+    alone = 6 if len(set(scopes)) > 1 else 1  # tokens of another tenant are not shared
     assert rows == alone * len(LONG) + 6 * 3
     assert sorted(cached for cached, _, _ in together) == [0] * alone + [len(LONG)] * (6 - alone)
     again = [await answer(engine, 10 + i, prompt, 1, scope=f"alone {i}") for i, prompt in enumerate(prompts)]
@@ -116,7 +116,9 @@ async def test_what_requests_that_come_together_begin_with_is_computed_once(tiny
     await engine.stop()
 
 
-async def test_who_waits_for_what_another_computes_goes_on_when_that_one_leaves(engine: EngineProcess) -> None:
+async def test_a_request_that_waits_for_the_prefix_of_another_continues_when_that_one_is_aborted(
+    engine: EngineProcess,
+) -> None:
     engine.set_threads(0)
     running = [asyncio.create_task(answer(engine, i, [*LONG, 100 + i, 7, 8], 2)) for i in range(4)]
     await asyncio.sleep(0)
@@ -127,20 +129,20 @@ async def test_who_waits_for_what_another_computes_goes_on_when_that_one_leaves(
     assert ended == [(0, "aborted"), (0, "length"), (-1, "aborted"), (len(LONG), "length")]
 
 
-async def test_another_scope_gains_nothing_from_a_cached_prefix(engine: EngineProcess) -> None:
+async def test_another_scope_does_not_use_a_cached_prefix(engine: EngineProcess) -> None:
     await answer(engine, 1, PROMPT, scope="a")
     cached, _, _ = await answer(engine, 2, PROMPT, scope="b")
     assert cached == 0
 
 
-async def test_sequences_beside_each_other_give_what_they_give_alone(engine: EngineProcess) -> None:
+async def test_sequences_that_share_steps_give_the_same_tokens_as_alone(engine: EngineProcess) -> None:
     prompts = [[i, *PROMPT[: 10 + i]] for i in range(6)]
     alone = [(await answer(engine, i, p, scope=f"alone {i}"))[1] for i, p in enumerate(prompts)]
     together = await asyncio.gather(*(answer(engine, 10 + i, p, scope=f"pair {i}") for i, p in enumerate(prompts)))
     assert [ids for _, ids, _ in together] == alone
 
 
-async def test_the_same_seed_draws_the_same_and_another_seed_something_else(engine: EngineProcess) -> None:
+async def test_equal_seeds_sample_equal_tokens_and_other_seeds_do_not(engine: EngineProcess) -> None:
     drawn = []
     for request, seed in enumerate((7, 7, 8)):
         sampling = Sampling(temperature=1.5, top_p=1.0, top_k=0, seed=seed)
@@ -190,7 +192,7 @@ async def test_without_threads_an_engine_waits_and_computes_nothing(engine: Engi
     assert (await running)[2] == "length"
 
 
-async def test_a_killed_engine_fails_its_requests_and_starts_again(engine: EngineProcess) -> None:
+async def test_a_killed_engine_fails_its_requests_and_can_be_restarted(engine: EngineProcess) -> None:
 
     with pytest.raises(EngineDiedError):
         async for message in engine.generate(Generate(1, PROMPT, 1500, ENDLESS, "a")):
@@ -203,7 +205,7 @@ async def test_a_killed_engine_fails_its_requests_and_starts_again(engine: Engin
     assert (await answer(engine, 2, PROMPT, 3))[2] == "length"
 
 
-async def test_a_file_that_is_no_model_is_refused_with_a_reason(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_model_is_refused_with_a_reason(tmp_path: Path) -> None:
     path = tmp_path / "not-a-model.gguf"
     path.write_bytes(b"GGUF but not really")
     process = EngineProcess("0", WorkerConfig(str(path), 2048, 8, MEASURED), on_change=lambda _: None)
@@ -212,7 +214,7 @@ async def test_a_file_that_is_no_model_is_refused_with_a_reason(tmp_path: Path) 
     assert process.state is State.FAILED
 
 
-async def test_an_engine_leaves_when_its_gateway_is_killed(tiny_model: Path) -> None:
+async def test_an_engine_exits_when_its_gateway_is_killed(tiny_model: Path) -> None:
     gateway = f"""
         import asyncio
         from engine import EngineProcess, WorkerConfig

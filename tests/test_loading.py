@@ -1,4 +1,4 @@
-"""Models that cannot be loaded, or not for a while: what is told, when it is tried again, and by whom."""
+"""Models that can't be loaded, permanently or for a while: what the pool reports, and when a load is retried."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.pooling import run, until
 
 
 def write(path: Path, model: Path, *, size: int | None = None, more: bytes = b"") -> None:
-    """The first `size` bytes of `model`, or all, and some more."""
+    """Return the first `size` bytes of `model`, or all, with other bytes appended."""
     path.write_bytes(model.read_bytes()[:size] + more)
 
 
-async def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_in_a_loop(tmp_path: Path) -> None:
+async def test_a_failed_load_is_reported_and_not_retried_at_once(tmp_path: Path) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
     pool = EnginePool(WorkerConfig(str(path), 2048, 8, MEASURED), count=1, cores=1)
@@ -40,29 +40,29 @@ async def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_in_a_loop(tmp
     await pool.close()
 
 
-async def test_a_pool_with_engines_that_nobody_asked_yet_tells_that_its_model_cannot_be_loaded_until_it_can(
+async def test_a_pool_with_unused_engines_reports_a_failed_load_until_a_load_succeeds(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     path = tmp_path / "model.gguf"
     write(path, tiny_model, size=1000)
     pool = EnginePool(WorkerConfig(str(path), 2048, 8, MEASURED), count=2, cores=2)
-    keeper = asyncio.create_task(pool.keep())
+    maintenance = asyncio.create_task(pool.run())
     with capture_logs() as lines, pytest.raises(ModelLoadError):
         await run(pool, pool.engines[0], 1, 5)
     assert [(line["event"], line["log_level"]) for line in lines] == [("model cannot be loaded", "error")]
     assert lines[0]["reason"] == pool.failure != ""
     assert pool.engines[1].state is State.STOPPED
     write(path, tiny_model)
-    await until(lambda: not pool.failure)  # with no request, which a balancer would not send
+    await until(lambda: not pool.failure)  # without a request, because a load balancer would send none
     assert await run(pool, pool.engines[0], 2, 5) == (5, "length")
-    keeper.cancel()
+    maintenance.cancel()
     await pool.close()
 
 
-async def test_a_model_of_which_engines_die_while_they_load_it_is_not_tried_in_a_loop(
+async def test_a_model_that_crashes_engines_during_the_load_is_not_retried_at_once(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")  # ends before it says a word
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # exits without a message
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
     with pytest.raises(EngineDiedError):
         await run(pool, pool.engines[0], 1, 5)
@@ -73,28 +73,28 @@ async def test_a_model_of_which_engines_die_while_they_load_it_is_not_tried_in_a
     await pool.close()
 
 
-async def test_what_could_not_be_loaded_for_a_while_is_loaded_then_though_nobody_asks_and_its_file_is_the_same(
+async def test_a_failed_load_is_retried_later_without_a_request_and_with_an_unchanged_file(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.pool.ROUND", 0.05)
-    monkeypatch.setattr("engine.reloads.LATER", (0.3,))
+    monkeypatch.setattr("engine.pool.MAINTENANCE_SECONDS", 0.05)
+    monkeypatch.setattr("engine.reloads.RETRY_DELAYS", (0.3,))
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "executable", "/bin/false")  # as if there were no memory
+        patch.setattr(sys, "executable", "/bin/false")  # simulates a lack of memory
         with pytest.raises(EngineDiedError):
             await run(pool, pool.engines[0], 1, 5)
         await until(lambda: bool(pool.failure) and pool.engines[0].load_failed)
-    keeper = asyncio.create_task(pool.keep())
+    maintenance = asyncio.create_task(pool.run())
     await until(lambda: not pool.failure and pool.engines[0].state is State.IDLE)
     assert pool.restarts == {"0": 1}, "a load that failed is no crash"
-    keeper.cancel()
+    maintenance.cancel()
     await pool.close()
 
 
-async def test_when_a_models_file_is_mended_all_engines_that_could_not_load_it_come_back(
+async def test_all_engines_that_could_not_load_a_model_retry_when_its_file_changes(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.pool.ROUND", 0.1)
+    monkeypatch.setattr("engine.pool.MAINTENANCE_SECONDS", 0.1)
     path = tmp_path / "model.gguf"
     write(path, tiny_model, size=1000)
     pool = EnginePool(WorkerConfig(str(path), 2048, 8, MEASURED), count=2, cores=2)
@@ -102,19 +102,21 @@ async def test_when_a_models_file_is_mended_all_engines_that_could_not_load_it_c
         with pytest.raises(ModelLoadError):
             await run(pool, engine, 1, 5)
     write(path, tiny_model)
-    keeper = asyncio.create_task(pool.keep())
+    maintenance = asyncio.create_task(pool.run())
     await until(lambda: all(engine.state is State.IDLE for engine in pool.engines))
-    keeper.cancel()
+    maintenance.cancel()
     await pool.close()
 
 
-async def test_no_request_has_an_engine_try_again_while_another_serves(tmp_path: Path, tiny_model: Path) -> None:
+async def test_no_request_retries_a_failed_load_while_another_engine_is_loaded(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     path = tmp_path / "model.gguf"
     write(path, tiny_model)
     pool = EnginePool(WorkerConfig(str(path), 2048, 8, MEASURED), count=2, cores=2)
     one, two = pool.engines
     await run(pool, one, 1, 5)
-    path.unlink()  # or the file that it has mapped would end under it
+    path.unlink()  # a truncated file would crash the engine that has mapped it
     write(path, tiny_model, size=1000)
     for _ in range(2):
         with pytest.raises(ModelLoadError):
@@ -124,14 +126,14 @@ async def test_no_request_has_an_engine_try_again_while_another_serves(tmp_path:
     await pool.close()
 
 
-async def test_another_model_in_the_place_of_the_first_is_not_taken_for_it(tmp_path: Path, tiny_model: Path) -> None:
+async def test_a_model_file_replaced_by_another_model_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     path = tmp_path / "model.gguf"
     write(path, tiny_model)
     config = WorkerConfig(str(path), 2048, 8, MEASURED, build={"model": digest(path)}, mark=mark(path))
     pool = EnginePool(config, count=1, cores=1)
     [engine] = pool.engines
     write(path, tiny_model)
-    assert await run(pool, engine, 1, 5) == (5, "length"), "it was written anew, and is the same"
+    assert await run(pool, engine, 1, 5) == (5, "length"), "the file was rewritten with the same content"
     await engine.stop()
     write(path, tiny_model, more=b"another")
     with pytest.raises(ModelLoadError, match=r"model\.gguf is another model"):

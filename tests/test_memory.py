@@ -1,4 +1,4 @@
-"""Memory that nothing needs is the kernel's: of KV cells never used, and what loading left on the heap."""
+"""Memory that an engine returns to the kernel: unused KV cells, and memory left on the heap by loading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.memory import settle
 def resident():
     return psutil.Process().memory_info().rss
 
-# What is not zero stays, however little of it a page holds.
+# Pages with any byte other than zero must not change.
 held = mmap.mmap(-1, 64 << 20)
 for address in range(0, 64 << 20, 3 << 20):
     held[address + 4095] = 7
@@ -57,7 +57,7 @@ def fill(size):
     ctypes.memset(chunk, 7, size)
     return chunk
 
-chunks = [fill(100_000) for _ in range(300)]  # 30 MB, each below the size that has a mapping of its own
+chunks = [fill(100_000) for _ in range(300)]  # 30 MB, each below glibc's size for separate mappings
 for chunk in chunks[:-1]:
     libc.free(chunk)
 left = resident()
@@ -68,7 +68,7 @@ print(left - settled, resident() - settled)
 """
 
 
-def test_cells_take_memory_when_they_are_used_and_not_before(tiny_model: Path) -> None:
+def test_cells_take_memory_only_once_they_are_used(tiny_model: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CELLS, str(tiny_model)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     made, given = map(int, done.stdout.split())
@@ -77,7 +77,7 @@ def test_cells_take_memory_when_they_are_used_and_not_before(tiny_model: Path) -
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc has another heap")
-def test_what_loading_left_on_the_heap_goes_and_what_serving_uses_there_stays() -> None:
+def test_heap_memory_left_by_loading_is_returned_and_that_of_serving_is_not() -> None:
     done = subprocess.run([sys.executable, "-c", HEAP], capture_output=True, text=True, timeout=60, check=True)
     given, kept = map(int, done.stdout.split())
     assert given > 25e6

@@ -1,4 +1,4 @@
-"""What is said where a model does not fit the memory: a real limit on a process, and a machine with too little."""
+"""Messages for a model that does not fit the memory: under a limit of the process, and on a small machine."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ except EngineError as error:
 """
 
 
-def test_a_context_that_no_memory_is_left_for_names_the_settings(tiny_model: Path) -> None:
+def test_the_error_for_a_context_without_memory_names_the_settings(tiny_model: Path) -> None:
     command = [sys.executable, "-c", UNDER_A_LIMIT, str(tiny_model)]
     run = subprocess.run(command, env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=True)
     assert run.stdout == (
-        "no context of 262144 cells could be made: there is not enough memory: set a smaller context or engine_memory, "
-        "or raise the memory limit\n"
+        "no context of 262144 cells can be created: there is not enough memory: "
+        "set a smaller context or engine_memory, or raise the memory limit\n"
     )
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_serve_warns_where_not_even_one_engine_fits(
+def test_serve_warns_if_not_even_one_engine_fits_the_memory(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, missing: int
 ) -> None:
     model = served.load(load({"model": str(tiny_model), "state_dir": str(tmp_path)}))

@@ -1,4 +1,4 @@
-"""Where steps are computed: at home, in the annex and on seats, by turns and in any order."""
+"""Steps in the main context, in the annex and on seats, in any order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COUNT, PROMPT = 6, 30
 
 
 class Context(Cells):
-    """Made as engine.llama's."""
+    """A context without a model, with the constructor of engine.llama.Context."""
 
     def __init__(self, _model: object, *, cells: int, sequences: int, threads: int) -> None:
         assert threads == 1
@@ -30,20 +30,20 @@ class Context(Cells):
 
 
 class Streams(Chairs):
-    """Made as engine.llama's."""
+    """A context of seats without a model, with the constructor of engine.llama.Streams."""
 
     def __init__(self, _model: object, sequences: int, cells: int) -> None:
         super().__init__(sequences, cells)
 
 
 def no_memory(*_: object, **__: object) -> Any:
-    """In place of a context that cannot be made."""
-    raise ModelLoadError("no context could be made")
+    """Simulate a context for which there is no memory."""
+    raise ModelLoadError("no context can be created")
 
 
 @contextlib.contextmanager
 def small() -> Iterator[pytest.MonkeyPatch]:
-    """Places without a model, in which both ways from home are taken for little."""
+    """Patch Places to use no model, and to use the annex and the seats for small gains."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("engine.places.Context", Context)
         patch.setattr("engine.places.Streams", Streams)
@@ -55,18 +55,18 @@ def small() -> Iterator[pytest.MonkeyPatch]:
 
 
 def places(cells: int = 1000) -> Places:
-    """Of a model that nobody asks for anything."""
+    """Return Places with a dummy model."""
     model: Any = SimpleNamespace(has_blocks=True)
     return Places(model, cells=cells, sequences=COUNT)
 
 
 def sequence(number: int) -> Sequence:
-    """One whose tokens no other has."""
+    """Return a sequence whose tokens differ from those of all others."""
     return Sequence(number, CachedSequence(number), [1000 * number + p for p in range(PROMPT + number)], 0, 1000)
 
 
 def step(sequences: list[Sequence], chosen: set[int], rows: int, *, decodes: bool) -> Step:
-    """Prompts and answers never share one; a step of all answers is a round."""
+    """Return a step of decoding sequences (a round, if it has all of them) or of prompts."""
     decoding = [s for s in sequences if s.computed >= s.prompt]
     if decodes:
         group = [s for s in decoding if s.request in chosen]
@@ -92,7 +92,9 @@ Steps = st.lists(
 @settings(max_examples=40)
 @pytest.mark.parametrize("missing", ["", "Streams", "annex"])
 @given(steps=Steps, cells=st.sampled_from([200, 400, 1000]))
-def test_home_has_all_that_was_computed_wherever_that_was(missing: str, steps: list[Any], cells: int) -> None:
+def test_the_main_context_has_all_computed_cells_whichever_context_computed_them(
+    missing: str, steps: list[Any], cells: int
+) -> None:
     with small() as patch:
         if missing == "Streams":
             patch.setattr("engine.places.Streams", no_memory)
@@ -115,8 +117,8 @@ def test_home_has_all_that_was_computed_wherever_that_was(missing: str, steps: l
             assert home.held[s.request] == s.resident.tokens == s.tokens[: s.computed]
 
 
-def test_an_answer_on_a_seat_goes_home_before_it_is_computed_elsewhere() -> None:
-    """The annex would bring from home what is not there."""
+def test_a_seated_sequence_is_copied_to_the_main_context_before_another_context_computes_it() -> None:
+    """Otherwise the annex would copy cells from the main context that are missing there."""
     with small():
         here = places()
         sequences = [sequence(i) for i in range(3)]

@@ -196,4 +196,5 @@ def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
 ) -> None:
     small = tmp_path / "small.gguf"
     assert main(["models", "quantize", "--cores=1", str(tiny_model), "--type=q8_0", f"--output={small}"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("samovar: the process that measures ended in the middle")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("samovar: the measuring process ended during a measurement")

@@ -1,4 +1,4 @@
-"""Models without attention: their files state 0 heads, and their state is that of all tokens of a sequence."""
+"""Models without attention: their files state 0 heads, and their state depends on all tokens of a sequence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def engine(mamba: Path) -> AsyncIterator[EngineProcess]:
-    """An engine process with it."""
+    """An engine process with the recurrent model."""
     process = EngineProcess("0", WorkerConfig(str(mamba), 2048, 8, MEASURED), on_change=lambda _: None)
     await process.start()
     process.set_threads(1)
@@ -51,7 +51,7 @@ async def engine(mamba: Path) -> AsyncIterator[EngineProcess]:
 
 
 async def answer(engine: EngineProcess, request: int, prompt: list[int]) -> tuple[int, list[int]]:
-    """Tokens of the prompt that were known, and those of the answer."""
+    """Return the number of cached tokens of the prompt, and the tokens of the response."""
     known, tokens = -1, list[int]()
     async for message in engine.generate(Generate(request, prompt, 8, GREEDY, scope="a")):
         match message:
@@ -62,7 +62,7 @@ async def answer(engine: EngineProcess, request: int, prompt: list[int]) -> tupl
     return known, tokens
 
 
-async def test_a_recurrent_model_answers_prompts_that_share_a_beginning(engine: EngineProcess) -> None:
+async def test_a_recurrent_model_answers_prompts_with_a_common_prefix(engine: EngineProcess) -> None:
     beginning = list(range(60))
     alone = await answer(engine, 1, [*beginning, 7])
     engine.forget([1])
@@ -75,7 +75,7 @@ async def test_a_recurrent_model_answers_prompts_that_share_a_beginning(engine: 
     assert await answer(engine, 5, continued) == (0, tokens)
 
 
-def test_a_prompt_continues_the_whole_of_an_indivisible_sequence_or_none_of_it() -> None:
+def test_a_prompt_continues_all_of_an_indivisible_sequence_or_nothing() -> None:
     residents = KVCacheManager(Cells(3), cells=100, sequences=3, divisible=False)
     first = residents.acquire(1, [1, 2, 3, 4], "a", 8)
     assert first is not None
@@ -91,7 +91,7 @@ def test_a_prompt_continues_the_whole_of_an_indivisible_sequence_or_none_of_it()
     assert more.tokens == [1, 2, 3, 4]
 
 
-def test_a_state_that_a_failed_step_changed_is_given_up(mamba: Path) -> None:
+def test_a_state_changed_by_a_failed_step_is_dropped(mamba: Path) -> None:
     model = Model(mamba)
     places = Places(model, cells=256, sequences=2)
     resident = SimpleNamespace(sequence=0, tokens=[1, 2, 3])
@@ -102,7 +102,7 @@ def test_a_state_that_a_failed_step_changed_is_given_up(mamba: Path) -> None:
     model.close()
 
 
-def test_a_recurrent_model_takes_bytes_a_sequence_instead_of_bytes_a_token() -> None:
+def test_a_recurrent_model_needs_bytes_per_sequence_instead_of_bytes_per_token() -> None:
     dimensions = Dimensions(MAMBA.get)
     assert (dimensions.bytes_a_token, dimensions.bytes_a_sequence) == (0, 2 * (3 * 64 + 8 * 64) * 4)
     rwkv = Dimensions({"general.architecture": "rwkv7", "rwkv7.block_count": "2", "rwkv7.embedding_length": "64",
@@ -110,7 +110,7 @@ def test_a_recurrent_model_takes_bytes_a_sequence_instead_of_bytes_a_token() -> 
     assert (rwkv.bytes_a_token, rwkv.bytes_a_sequence) == (0, 2 * (2 * 64 + 64 * 16) * 4)
 
 
-def test_the_memory_plan_and_the_doctor_take_a_model_without_heads(mamba: Path, tmp_path: Path) -> None:
+def test_the_memory_plan_and_the_doctor_accept_a_model_without_attention_heads(mamba: Path, tmp_path: Path) -> None:
     settings = load({"model": str(mamba), "state_dir": str(tmp_path), "port": 0, "engines": 1})
     model = served.load(settings)
     assert (model.has_blocks, model.context) == (False, 512)

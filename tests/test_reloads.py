@@ -1,4 +1,4 @@
-"""When a model that could not be loaded is tried again, with files that are none and times that pass at once."""
+"""Retries of failed loads, with invalid model files and a simulated clock."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.reloads import LATER, Reloads
+from engine.reloads import RETRY_DELAYS, Reloads
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that stands until it is set."""
+    """A clock that the test sets."""
     time = [1000.0]
     monkeypatch.setattr("engine.reloads.time.monotonic", lambda: time[0])
     return time
@@ -24,9 +24,9 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_same_file_is_tried_later_and_later(model: Path, now: list[float]) -> None:
+def test_an_unchanged_file_is_retried_with_growing_delays(model: Path, now: list[float]) -> None:
     reloads = Reloads(model)
-    for wait in (*LATER, LATER[-1]):
+    for wait in (*RETRY_DELAYS, RETRY_DELAYS[-1]):
         reloads.failed("0", pause=2.0)
         assert reloads.refuses("0")
         now[0] += wait - 1
@@ -34,20 +34,20 @@ def test_the_same_file_is_tried_later_and_later(model: Path, now: list[float]) -
         assert reloads.due(["0"]) == []
         now[0] += 1
         assert reloads.due(["0"]) == ["0"]
-        assert reloads.due(["0"]) == [], "it is being tried"
+        assert reloads.due(["0"]) == [], "the retry is running"
     reloads.loaded("0")
     reloads.failed("0", pause=2.0)
-    now[0] += LATER[0]
+    now[0] += RETRY_DELAYS[0]
     assert reloads.due(["0"]) == ["0"]
 
 
 @pytest.mark.usefixtures("now")
-def test_a_file_that_changed_is_tried_by_all_once_it_changes_no_more(model: Path) -> None:
+def test_a_changed_file_is_retried_by_all_engines_once_it_is_stable(model: Path) -> None:
     reloads = Reloads(model)
     for name in ("0", "1"):
         reloads.failed(name, pause=2.0)
     assert reloads.due(["0", "1"]) == []
-    for size in range(1, 4):  # it is being copied
+    for size in range(1, 4):  # the file is being copied
         model.write_bytes(bytes(size))
         assert reloads.due(["0", "1"]) == []
     assert reloads.due(["0", "1"]) == ["0", "1"]

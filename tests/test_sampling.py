@@ -1,4 +1,4 @@
-"""The sampler's probabilities against llama.cpp's own chain, and what it does with what is broken."""
+"""The sampler: its probabilities compared with llama.cpp's samplers, and its errors for invalid logits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def logits(seed: int, size: int = VOCABULARY, scale: float = 2.0) -> NDArray[np.
 
 
 def reference(values: NDArray[np.float32], s: Sampling, said: list[int]) -> dict[int, float]:
-    """Probabilities as llama.cpp's own samplers leave them."""
+    """Return the probabilities that llama.cpp's samplers compute."""
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     if s.logit_bias:
         bias = (llama_cpp.llama_logit_bias * len(s.logit_bias))()
@@ -86,19 +86,19 @@ def ours(values: NDArray[np.float32], s: Sampling, said: list[int]) -> dict[int,
     ids=str,
 )
 @pytest.mark.parametrize("scale", [0.01, 1.0, 4.0])
-def test_every_token_is_as_likely_as_llama_cpp_makes_it(fields: dict[str, Any], scale: float) -> None:
+def test_every_token_has_the_probability_that_llama_cpp_gives_it(fields: dict[str, Any], scale: float) -> None:
     values, s = logits(1, scale=scale), sampling(**fields)
     said = [int(i) for i in np.argsort(-values)[:8]] * 2 + [17]
     expected, found = reference(values, s, said), ours(values, s, said)
     assert sum(found.values()) == pytest.approx(1)
-    # Total variation. llama.cpp adds up in floats, so that the last few tokens of a wide nucleus may differ.
+    # Total variation distance. llama.cpp sums in float32, so the last few tokens of a wide nucleus may differ.
     assert sum(abs(expected.get(i, 0) - found.get(i, 0)) for i in {*expected, *found}) / 2 < 1e-3
     for token, probability in sorted(expected.items(), key=lambda item: -item[1])[:20]:
         assert found[token] == pytest.approx(probability, rel=1e-3)
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=300), st.integers(1, 300), st.integers(1, 40))
-def test_the_largest_logits_are_found_whatever_they_are(values: list[float], count: int, repeat: int) -> None:
+def test_the_largest_logits_are_found_for_any_values(values: list[float], count: int, repeat: int) -> None:
     array = np.array(values * repeat, np.float32)
     found = array[largest(array, count)]
     assert found.tolist() == sorted(array.tolist(), reverse=True)[:count]
@@ -112,26 +112,26 @@ def test_the_largest_logits_of_a_large_vocabulary_are_found_by_blocks(size: int,
 
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0.6}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.01}], ids=str)
-def test_tokens_are_drawn_as_often_as_they_are_likely(fields: dict[str, Any]) -> None:
+def test_tokens_are_sampled_with_their_probabilities(fields: dict[str, Any]) -> None:
     values, s = logits(3, 5000, 3.0), sampling(**fields)
     expected = reference(values, s, [])
     sampler, draws = Sampler(s), 4000
     drawn = np.bincount([sampler.draw(values.copy()) for _ in range(draws)], minlength=len(values))
     likely = [token for token, p in expected.items() if p * draws >= 8]
     assert len(likely) >= 3
-    # Pearson's statistic has a mean of its degrees of freedom and twice that as variance.
+    # The mean of Pearson's statistic is its number of degrees of freedom, and its variance is twice that.
     statistic = sum((drawn[t] - expected[t] * draws) ** 2 / (expected[t] * draws) for t in likely)
     assert statistic < len(likely) + 5 * (2 * len(likely)) ** 0.5
     assert all(expected.get(int(token), 0) > 0 for token in np.flatnonzero(drawn))
 
 
 @pytest.mark.parametrize("temperature", [0, 5e-324, 1e-5])
-def test_a_temperature_of_zero_or_next_to_it_takes_the_largest(temperature: float) -> None:
+def test_a_temperature_near_zero_chooses_the_largest_logit(temperature: float) -> None:
     values = logits(4)
     assert Sampler(sampling(temperature=temperature, top_k=20)).draw(values.copy()) == int(values.argmax())
 
 
-def test_a_seed_decides_every_draw() -> None:
+def test_a_seed_determines_every_token() -> None:
     def drawn(seed: int) -> list[int]:
         sampler = Sampler(sampling(seed=seed))
         return [sampler.draw(logits(i)) for i in range(20)]
@@ -141,12 +141,12 @@ def test_a_seed_decides_every_draw() -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0}, {"top_k": 20}, {"top_p": 0.5}], ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_logits_that_are_no_numbers_are_refused(fields: dict[str, Any], value: float) -> None:
-    with pytest.raises(SamplingError, match="no numbers"):
+def test_logits_that_are_not_finite_are_refused(fields: dict[str, Any], value: float) -> None:
+    with pytest.raises(SamplingError, match="not finite"):
         Sampler(sampling(**fields)).draw(np.full(VOCABULARY, value, np.float32))
 
 
-def test_log_probabilities_are_the_models_own_whatever_bends_the_draw() -> None:
+def test_log_probabilities_are_the_models_whatever_changes_the_sampling() -> None:
     values = logits(5, 500)
     sampler = Sampler(sampling(temperature=0, logit_bias={7: 1000.0}), top_logprobs=3)
     assert sampler.draw(values.copy()) == 7
@@ -158,7 +158,7 @@ def test_log_probabilities_are_the_models_own_whatever_bends_the_draw() -> None:
     assert [value for _, value in logprob.top] == pytest.approx(exact[best].tolist(), abs=1e-4)
 
 
-def test_no_log_probabilities_are_told_unasked() -> None:
+def test_log_probabilities_are_returned_only_on_request() -> None:
     sampler = Sampler(sampling())
     sampler.draw(logits(6))
     assert sampler.logprobs == []

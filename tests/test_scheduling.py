@@ -1,4 +1,4 @@
-"""Who runs next and who owns which cells, without a model."""
+"""The scheduler and the KV cache manager, without a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ requests = st.tuples(
 
 
 @given(st.lists(requests, max_size=30))
-def test_residents_hold_what_they_say_within_their_cells_and_scope(
+def test_cached_sequences_hold_their_tokens_within_their_cells_and_scope(
     asked: list[tuple[list[int], str, int, bool]],
 ) -> None:
     cells = Cells(4)
@@ -38,7 +38,7 @@ def test_residents_hold_what_they_say_within_their_cells_and_scope(
         assert len(resident.tokens) < len(tokens)
         assert cells.held[resident.sequence] == resident.tokens == tokens[: len(resident.tokens)]
         if resident.tokens and scopes.get(resident.sequence) not in (None, scope):
-            # taken over from another scope: then its cells must have come from one of the same scope
+            # the sequence was used by another scope: its cells must come from a sequence of this scope
             assert any(scopes.get(i) == scope for i in range(4))
         scopes[resident.sequence] = scope
         rest = [*tokens[len(resident.tokens) :], *[9] * (new - 1)]
@@ -51,7 +51,7 @@ def test_residents_hold_what_they_say_within_their_cells_and_scope(
         assert sum(map(len, cells.held)) <= 24
 
 
-def test_a_continued_conversation_keeps_its_sequence_and_a_branch_gets_its_own() -> None:
+def test_a_continued_conversation_reuses_its_sequence_and_a_branch_gets_another() -> None:
     cells = Cells(3)
     residents = KVCacheManager(cells, cells=100, sequences=3)
     first = residents.acquire(1, [1, 2, 3], "a", 10)
@@ -67,7 +67,7 @@ def test_a_continued_conversation_keeps_its_sequence_and_a_branch_gets_its_own()
     assert (branch.tokens, first.tokens) == ([1, 2], [1, 2, 3, 4])
 
 
-def test_forgotten_requests_leave_nothing_but_what_others_continued_stays() -> None:
+def test_forgotten_requests_lose_their_cells_and_others_do_not() -> None:
     cells = Cells(3)
     residents = KVCacheManager(cells, cells=100, sequences=3)
     for request, tokens in ((1, [1, 2]), (2, [3, 4])):
@@ -79,7 +79,7 @@ def test_forgotten_requests_leave_nothing_but_what_others_continued_stays() -> N
     assert sorted(cells.held) == [[], [], [3, 4]]
 
 
-def test_what_can_be_fetched_again_goes_when_nobody_comes_back_for_it() -> None:
+def test_idle_cells_expire_if_they_are_stored() -> None:
     now = 0.0
     cells = Cells(3)
     residents = KVCacheManager(cells, cells=100, sequences=3, clock=lambda: now)
@@ -108,7 +108,7 @@ def scheduler(threads: int = 1) -> Scheduler:
 
 
 def decoding(scheduler: Scheduler, count: int) -> list[Sequence]:
-    """Sequences whose prompts are in the cells."""
+    """Return `count` sequences whose prompts are in the cells."""
     sequences = [sequence(i, 1) for i in range(count)]
     for each in sequences:
         scheduler.add(each)
@@ -116,14 +116,14 @@ def decoding(scheduler: Scheduler, count: int) -> list[Sequence]:
     return sequences
 
 
-def test_few_take_turns_and_everyone_comes_round() -> None:
+def test_few_sequences_are_decoded_one_at_a_time_in_turn() -> None:
     one_thread = scheduler()
     sequences = decoding(one_thread, 3)
     steps = [one_thread.schedule().parts for _ in range(6)]
     assert [[s.request for s, _ in step] for step in steps] == [[s.request] for s in sequences] * 2
 
 
-def test_many_go_together_in_the_widths_that_measure_best_and_nobody_is_left_out() -> None:
+def test_many_sequences_are_decoded_in_the_fastest_widths_and_equally_often() -> None:
     two_threads = scheduler(threads=2)
     sequences = decoding(two_threads, WIDEST + 8)
     seen: list[int] = []
@@ -134,14 +134,14 @@ def test_many_go_together_in_the_widths_that_measure_best_and_nobody_is_left_out
     assert {seen.count(s.request) for s in sequences} == {6}
 
 
-def test_a_width_that_the_kernels_do_not_like_is_padded_to_one_that_they_do() -> None:
+def test_a_slow_width_is_padded_to_a_faster_one() -> None:
     two_threads = scheduler(threads=2)
     decoding(two_threads, 7)
     step = two_threads.schedule()
     assert (step.rows, step.padding) == (7, 1)
 
 
-def test_a_prompt_alone_goes_in_wide_steps_and_beside_answers_in_narrow_ones_between_their_rounds() -> None:
+def test_prefill_steps_are_wide_alone_and_narrow_between_decode_rounds() -> None:
     two_threads = scheduler(threads=2)
     two_threads.add(sequence(9, 448))
     [(prompt, n)] = two_threads.schedule().parts
@@ -152,7 +152,7 @@ def test_a_prompt_alone_goes_in_wide_steps_and_beside_answers_in_narrow_ones_bet
     assert steps == [[(0, 1)], [(1, 1)], [(9, 96)], [(0, 1)], [(1, 1)], [(9, 96)]]
 
 
-def test_a_step_of_a_prompt_is_short_while_somebody_waits_for_its_end() -> None:
+def test_a_brief_prefill_step_is_short() -> None:
     two_threads = scheduler(threads=2)
     two_threads.add(sequence(9, 1000))
     [(_, n)] = two_threads.schedule(brief=True).parts
@@ -170,7 +170,7 @@ def test_short_prompts_share_a_step_and_do_not_wait_behind_a_long_one() -> None:
     assert [(s.request, n) for s, n in steps[1]] == [(2, 30), (3, 30), (1, 196)]
 
 
-def test_a_prompt_joins_a_step_that_is_wide_without_it_only_as_a_whole() -> None:
+def test_a_prompt_joins_an_already_wide_step_only_as_a_whole() -> None:
     alone = scheduler(threads=2)
     for request, length in enumerate((150, 160, 80, 170)):
         alone.add(sequence(request, length))
@@ -186,7 +186,7 @@ def test_a_prompt_joins_a_step_that_is_wide_without_it_only_as_a_whole() -> None
 
 
 @pytest.mark.parametrize(("waiting", "rows"), [(1, 96), (2, 256)])
-def test_who_waits_for_a_first_word_gets_longer_steps_while_another_waits_too(waiting: int, rows: int) -> None:
+def test_prefill_steps_are_longer_while_several_prompts_wait(waiting: int, rows: int) -> None:
     two_threads = scheduler(threads=2)
     decoding(two_threads, 2)
     for request in range(waiting):
@@ -212,7 +212,7 @@ events = st.one_of(
 
 
 @given(st.lists(events, max_size=60))
-def test_no_sequence_is_lost_or_doubled_and_everyone_gets_on(happened: list[tuple[str, int]]) -> None:
+def test_no_sequence_is_lost_or_duplicated_and_all_progress(happened: list[tuple[str, int]]) -> None:
     busy = scheduler()
     running: dict[int, Sequence] = {}
     for number, (event, value) in enumerate(happened):

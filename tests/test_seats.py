@@ -1,4 +1,4 @@
-"""Answers that are decoded on seats, in a context where each has cells of its own, beside the one that all share."""
+"""Responses that are decoded on seats, in a context with separate cells for each of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Entries = collections.abc.Sequence[tuple[int, int, int, bool]]
 
 
 def at_home(answers: list[Sequence], here: Seats[Any]) -> None:
-    """What the worker does before it computes or ends them at home."""
+    """Copy sequences to the main context, as the worker does before it computes or ends them there."""
     for answer in answers:
         if answer.request in here:
             assert here.leave(answer)
@@ -41,7 +41,7 @@ def at_home(answers: list[Sequence], here: Seats[Any]) -> None:
 
 
 @given(st.lists(st.tuples(st.sets(st.integers(0, 5), min_size=1), st.integers(0, 2), st.booleans()), max_size=60))
-def test_nothing_computed_is_lost_whoever_comes_and_goes(steps: list[tuple[set[int], int, bool]]) -> None:
+def test_no_computed_token_is_lost_when_sequences_take_and_leave_seats(steps: list[tuple[set[int], int, bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"CELLS": 120, "COUNTS": (2, 6), "WORTH": 0, "SLACK": 3}.items():
             patch.setattr(seats, name, value)
@@ -49,9 +49,9 @@ def test_nothing_computed_is_lost_whoever_comes_and_goes(steps: list[tuple[set[i
         here = Seats(home, Chairs)
         answers = []
         for i in range(6):
-            begun = list(range(5 + 5 * i))
-            home.held[i] = list(begun)
-            answers.append(Sequence(i, CachedSequence(i, tokens=list(begun)), list(range(100)), len(begun), 100))
+            prefix = list(range(5 + 5 * i))
+            home.held[i] = list(prefix)
+            answers.append(Sequence(i, CachedSequence(i, tokens=list(prefix)), list(range(100)), len(prefix), 100))
         for chosen, padding, leaves in steps:
             group = [answers[i] for i in sorted(chosen) if answers[i].computed < 100]
             rows = min(len(group) + padding, 6)
@@ -72,7 +72,7 @@ def test_nothing_computed_is_lost_whoever_comes_and_goes(steps: list[tuple[set[i
         assert home.held == [answer.tokens[: answer.computed] for answer in answers]
 
 
-def test_a_crowd_of_short_answers_takes_seats_and_others_do_not() -> None:
+def test_many_short_responses_take_seats_and_others_do_not() -> None:
     here = Seats(Cells(16), Chairs)
     many = [Sequence(i, CachedSequence(i), [1] * 500, 400, 900) for i in range(16)]
     assert here.takes(many, rows=16, used=6400)
@@ -84,7 +84,7 @@ def test_a_crowd_of_short_answers_takes_seats_and_others_do_not() -> None:
     assert here.takes(many[:8], rows=8, used=3200)
 
 
-def test_a_token_computed_on_a_seat_has_the_same_logits_and_the_same_future(tiny_model: Path) -> None:
+def test_a_token_computed_on_a_seat_has_the_same_logits_and_the_same_kv(tiny_model: Path) -> None:
     model = Model(tiny_model)
     home = Context(model, cells=1024, sequences=4, threads=1)
     alone = Context(model, cells=1024, sequences=1, threads=1)
@@ -94,8 +94,8 @@ def test_a_token_computed_on_a_seat_has_the_same_logits_and_the_same_future(tiny
         tokens = [7 + (i + 1) * j % 50 for j in range(40 + 9 * i)]
         home.decode([(token, p, i, False) for p, token in enumerate(tokens)])
         answers.append(Sequence(i, CachedSequence(i, tokens=list(tokens)), [*tokens, 11, 12, 13], len(tokens), 100))
-    at_home([answers[1]], here)  # which is nothing: it has no seat yet
-    for group in (answers, [answers[0], answers[2]], answers):  # one stays away, and its row is filled
+    at_home([answers[1]], here)  # does nothing, as it has no seat yet
+    for group in (answers, [answers[0], answers[2]], answers):  # a dummy row replaces the absent sequence
         context, rows = here.decode(group, rows=3, threads=1)
         for answer, row in zip(group, rows, strict=True):
             seen = answer.tokens[: answer.computed + 1]
@@ -115,10 +115,10 @@ def test_a_token_computed_on_a_seat_has_the_same_logits_and_the_same_future(tiny
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_what_is_written_home_from_a_seat_is_there_and_the_answer_goes_on(
+def test_a_sequence_copied_from_its_seat_is_complete_in_the_main_context_and_continues(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
 ) -> None:
-    if not plain:  # as with a model whose cells say more than their position
+    if not plain:  # as with a model whose cells have more fields than the position
         monkeypatch.setattr("engine.states.tail", lambda _state, _start: None)
     model = Model(tiny_model)
     home, alone = (Context(model, cells=1024, sequences=4, threads=1) for _ in range(2))
@@ -143,8 +143,8 @@ def test_what_is_written_home_from_a_seat_is_there_and_the_answer_goes_on(
         home.cut(2, n)
 
 
-def test_what_an_engine_says_on_seats_is_what_the_model_says(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two turns of twelve conversations of other lengths, one of which is aborted while it sits."""
+def test_an_engine_generates_the_models_tokens_on_seats(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two turns of twelve conversations of different lengths, one of which is aborted on its seat."""
     steps = 0
 
     class Counted(Streams):
@@ -154,7 +154,7 @@ def test_what_an_engine_says_on_seats_is_what_the_model_says(tiny_model: Path, m
             super().decode(entries)
 
     monkeypatch.setattr("engine.places.Streams", Counted)
-    monkeypatch.setattr("engine.worker.SMOOTH", 0.0)  # each token is said at once: who aborts is in time
+    monkeypatch.setattr("engine.worker.FLUSH_INTERVAL", 0.0)  # sends each token at once, so that the abort is in time
     model = Model(tiny_model)
     texts, ends = converse(model, WorkerConfig(str(tiny_model), 8192 + seats.CELLS, 32, MEASURED))
     assert steps > 100
@@ -172,25 +172,25 @@ def test_what_an_engine_says_on_seats_is_what_the_model_says(tiny_model: Path, m
                 if len(prompt) - 1 <= position < len(prompt) + len(said) - 1:
                     logits = alone.logits(index)
                     drawn = said[position + 1 - len(prompt)]
-                    # Kernels give other low bits beside others: of two that are as likely, either may be drawn.
+                    # Kernels round differently in wider steps: of two equally likely tokens, either may be sampled.
                     assert logits[drawn] >= logits.max() - 0.05
 
 
 def test_a_block_that_is_filled_on_a_seat_is_stored_at_once(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else an answer whose engine dies would have more than a block computed again."""
+    """Otherwise more than a block of a response would be recomputed when its engine dies."""
     late: list[int] = []
 
     class Watched(KVConnector):
-        def keep(
+        def store(
             self, resident: CachedSequence, chain: Chain, blocks: collections.abc.Sequence[Block], **done: Any
         ) -> None:
-            if not resident.idle:  # it runs on
+            if not resident.idle:  # the request still runs
                 late.append(len(resident.tokens) - blocks[-1].end)
-            super().keep(resident, chain, blocks, **done)
+            super().store(resident, chain, blocks, **done)
 
-    monkeypatch.setattr("engine.worker.Keeper", Watched)
+    monkeypatch.setattr("engine.worker.KVConnector", Watched)
     monkeypatch.setattr("tests.test_seats.seats.WORTH", 0)
     cache = CacheConfig(f"sqlite://{tmp_path}/blocks.db", ttl=3600, max_bytes=1 << 28, keys=KeyRing.new().text)
     config = WorkerConfig(str(tiny_model), 8192 + seats.CELLS, 32, MEASURED, cache=cache)
@@ -204,7 +204,7 @@ Texts = dict[int, tuple[list[int], list[int]]]
 
 
 def converse(model: Model, config: WorkerConfig) -> tuple[Texts, dict[int, str]]:
-    """What was asked and said, and how it ended, by request."""
+    """Return the (prompt, response) tokens and the end reason of each request."""
     near, far = socket.socketpair()
     texts: Texts = {}
     ends: dict[int, str] = {}
@@ -219,7 +219,7 @@ def converse(model: Model, config: WorkerConfig) -> tuple[Texts, dict[int, str]]
 
 
 def ask(far: socket.socket, texts: Texts, ends: dict[int, str]) -> None:
-    """The gateway's part: two turns of everybody, and then leave."""
+    """Play the gateway: run two turns of each conversation, then close the socket."""
     frames = Frames()
     far.sendall(frame(SetThreads(1)))
     greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)

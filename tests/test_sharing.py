@@ -1,4 +1,4 @@
-"""Gateways that share a Redis, and a gateway whose cache is away, another's, or in memory."""
+"""Gateways that share a Redis, and a gateway whose cache is down, sealed with another key, or in memory."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 5}
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server of the test's own."""
+    """A Redis server for one test."""
     with RedisServer(tmp_path) as server:
         yield server
 
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    """A key as an administrator carries it from one gateway to the other."""
+    """A cache key file that several gateways use."""
     path = tmp_path / "cache.key"
     path.write_text(KeyRing.new().text)
     return path
 
 
 def id_of(events: list[Any]) -> str:
-    """The response's id."""
+    """Return the id of a response, whose text must be complete."""
     assert said(events) == "A" * 5, events[-1]
     return str(events[-1].response.id)
 
 
 def tokens(events: list[Any]) -> int:
-    """Tokens of prompt and answer."""
+    """Return the number of tokens of prompt and response."""
     return int(events[-1].response.usage.total_tokens)
 
 
 async def stored(gateway: Gateway, name: str, operation: str) -> None:
-    """Wait until the gateway counts an operation of the store."""
+    """Wait until the gateway has counted a store operation."""
     for _ in range(500):
         lines = gateway.get("/metrics").text.splitlines()
         if any(line.startswith(f"{name}{{") and f'operation="{operation}"' in line for line in lines):
@@ -55,7 +55,7 @@ async def stored(gateway: Gateway, name: str, operation: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_conversation_goes_on_at_another_gateway(
+async def test_a_conversation_continues_at_another_gateway(
     tmp_path: Path, tiny_model: Path, redis: RedisServer, key: Path
 ) -> None:
     settings = {"model": tiny_model, "context": 512, "cache": redis.url, "cache_key": key}
@@ -65,7 +65,7 @@ async def test_a_conversation_goes_on_at_another_gateway(
         await stored(one, "samovar_store_operations_total", "put")
         async with two.connect() as conversation:
             second = await conversation.ask("?", previous_response_id=id_of(first), **ENDLESS)
-            # All that the model has computed: the last token of the answer was drawn, and never was an input.
+            # All tokens but the last: it was sampled, and was never an input of the model.
             assert second[-1].response.usage.input_tokens_details.cached_tokens == tokens(first) - 1
         async with one.connect() as conversation:
             id_of(await conversation.ask("!", previous_response_id=id_of(second), **ENDLESS))
@@ -74,7 +74,7 @@ async def test_a_conversation_goes_on_at_another_gateway(
 
 
 @pytest.mark.slow
-async def test_while_redis_is_away_turns_go_on_and_what_only_it_may_hold_is_not_denied(
+async def test_without_redis_turns_continue_and_unknown_responses_are_store_unavailable(
     tmp_path: Path, tiny_model: Path, redis: RedisServer, key: Path
 ) -> None:
     redis.stop()
@@ -88,7 +88,7 @@ async def test_while_redis_is_away_turns_go_on_and_what_only_it_may_hold_is_not_
 
 
 @pytest.mark.slow
-async def test_a_redis_that_goes_and_comes_back_is_told_and_used_again(
+async def test_a_redis_that_returns_after_an_outage_is_reported_and_used_again(
     tmp_path: Path, tiny_model: Path, redis: RedisServer
 ) -> None:
     def up() -> bool:
@@ -111,7 +111,7 @@ async def test_a_redis_that_goes_and_comes_back_is_told_and_used_again(
 
 
 @pytest.mark.slow
-async def test_a_cache_in_memory_is_gone_with_its_gateway(tmp_path: Path, tiny_model: Path) -> None:
+async def test_a_cache_in_memory_ends_with_its_gateway(tmp_path: Path, tiny_model: Path) -> None:
     before = set(SHARED_MEMORY.glob(f"{PREFIX}*"))
     with Gateway(tmp_path / "a", model=tiny_model, context=512, cache="memory://") as gateway:
         assert 'samovar_store_up{backend="memory"} 1.0' in gateway.get("/metrics").text

@@ -23,7 +23,7 @@ from tests.running import Gateway
 from tests.tiny_model import write_tiny_model
 
 SHARD_TENSORS = 12
-"""Tensors of a shard, which make three of the tiny model's 27."""
+"""Tensors per shard, which gives three shards for the tiny model's 27 tensors."""
 BYTES_A_TOKEN = 256
 """Of the tiny model's KV."""
 
@@ -58,7 +58,7 @@ def as_hub_cache(shards: list[Path], cache: Path) -> Path:
 
 
 def reason(path: Path) -> str:
-    """Why the model cannot be served."""
+    """Return why the model can't be served."""
     fault = inspect(path)
     assert isinstance(fault, Fault)
     return fault.reason
@@ -133,7 +133,7 @@ def test_a_split_model_in_a_hub_cache_is_found_by_its_links(shards: list[Path], 
     assert (entry.name, entry.path) == ("tiny-00001-of-00003", first)
     describe(entry.path)
     assert digest(entry.path) == was
-    first.with_name(shards[2].name).resolve().unlink()  # a download that was cut
+    first.with_name(shards[2].name).resolve().unlink()  # as after an interrupted download
     with pytest.raises(ModelNotAvailableError, match=rf"{shards[2].name} is missing"):
         find(str(first))
 

@@ -1,4 +1,4 @@
-"""Engines killed at random under load, and one in the middle of one answer: no token is lost, doubled or another."""
+"""Engines killed under load and during a response: no token is lost, duplicated or changed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.running import Conversation, Gateway, said
 SECONDS = 7.0
 CLIENTS = 6
 TOKENS = 150
-# Byte 65 is the letter A: an answer's length tells whether a token was lost or doubled.
+# Byte 65 is the letter A: the length of a response shows whether a token was lost or duplicated.
 ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": TOKENS}
-# All that an engine must know of the tokens before the crash: how many were drawn, and which of them are penalized.
+# Sampling parameters that depend on earlier tokens: on their number (seed), and on the tokens (penalties).
 DRAWN: dict[str, Any] = {
     "type": "response.create", "input": "hello",
     "temperature": 0.9, "top_p": 0.9, "top_k": 40, "seed": 5, "max_output_tokens": 450,
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 
 async def talk(server: Gateway, client: int, until: float, ended: Counter[str]) -> None:
-    """One conversation after another, of two turns each, which is what the tiny model's context holds."""
+    """Run conversations of two turns, one after another. The context of the tiny model holds two turns."""
     turn = 0
     async with server.connect() as conversation:
         previous = None
@@ -59,7 +59,7 @@ async def talk(server: Gateway, client: int, until: float, ended: Counter[str]) 
 
 
 async def kill(server: Gateway, chance: random.Random, until: float, killed: list[int]) -> None:
-    """Kill an engine now and then."""
+    """Kill a random engine at random times, until `until`."""
     while time.monotonic() < until:
         await asyncio.sleep(chance.uniform(0.2, 1.5))
         engines = server.engines()
@@ -70,9 +70,7 @@ async def kill(server: Gateway, chance: random.Random, until: float, killed: lis
                 killed.append(engine.pid)
 
 
-async def test_a_pool_whose_engines_are_killed_at_random_serves_on_and_loses_no_token(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+async def test_no_token_is_lost_when_engines_are_killed_at_random(tmp_path: Path, tiny_model: Path) -> None:
     with Gateway(tmp_path, model=tiny_model, context=1024, engines=2, cores=2) as server:
         until = time.monotonic() + SECONDS
         ended: Counter[str] = Counter()
@@ -86,30 +84,28 @@ async def test_a_pool_whose_engines_are_killed_at_random_serves_on_and_loses_no_
         assert server.get("/readyz").status_code == 200
 
 
-async def test_answers_go_on_when_all_engines_are_killed_at_once(tmp_path: Path, tiny_model: Path) -> None:
+async def test_responses_continue_when_all_engines_are_killed_at_once(tmp_path: Path, tiny_model: Path) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, engines=2, cores=2) as server:
         async with server.connect() as one, server.connect() as two:
-            talks, heard = (one, two), []
+            talks, received = (one, two), []
             for talk in talks:
                 await talk.send({"type": "response.create", "input": "hello", **ENDLESS, "max_output_tokens": 300})
-                heard.append(await begun(talk))
+                received.append(await first_events(talk))
             for engine in server.engines():
                 engine.kill()
-            for talk, events in zip(talks, heard, strict=True):
+            for talk, events in zip(talks, received, strict=True):
                 assert said([*events, *await talk.events()]) == "A" * 300
 
 
 @pytest.fixture
 def alone(tmp_path: Path, tiny_model: Path) -> Iterator[Gateway]:
-    """One engine of one thread and few cells: where llama.cpp's sums are the same each time, and so are texts."""
+    """A gateway with one engine of one thread and few cells, which makes rounding and texts reproducible."""
     with Gateway(tmp_path, model=tiny_model, context=512, engines=1, cores=1) as server:
         yield server
 
 
 @pytest.mark.parametrize("form", [{}, {"text": FORM}], ids=["free", "schema"])
-async def test_an_answer_whose_engine_is_killed_in_the_middle_is_the_undisturbed_one(
-    alone: Gateway, form: dict[str, Any]
-) -> None:
+async def test_a_response_has_the_same_text_when_its_engine_is_killed(alone: Gateway, form: dict[str, Any]) -> None:
     question = {**DRAWN, **form}
     async with alone.connect() as talk:
         text, end = await undisturbed(alone, talk, question)
@@ -119,26 +115,26 @@ async def test_an_answer_whose_engine_is_killed_in_the_middle_is_the_undisturbed
         assert len(json.loads(text)) == len(json.loads(said(events))) == WORDS["minItems"]
 
 
-async def test_a_stop_string_that_begins_before_a_crash_and_ends_after_it_ends_the_answer(alone: Gateway) -> None:
+async def test_a_stop_string_that_spans_a_crash_ends_the_response(alone: Gateway) -> None:
     async with alone.connect() as talk:
         text, _ = await undisturbed(alone, talk, DRAWN)
         before, stop = text[:BLOCK], text[BLOCK:-20]
         question = {**DRAWN, "stop": stop}
         assert await undisturbed(alone, talk, question) == (before, "response.completed")
-        # When all that comes before it has been heard, it is being drawn, and held back: nobody hears any of it.
+        # Once all text before the stop string has arrived, its own tokens are generated and held back.
         events = await disturbed(alone, talk, before, question)
     assert (said(events), events[-1].type) == (before, "response.completed")
 
 
 async def undisturbed(server: Gateway, talk: Conversation, question: dict[str, Any]) -> tuple[str, str]:
-    """Text and last event of an answer, once all its blocks are stored.
+    """Return the text and last event of a response, once all its blocks are stored.
 
-    Then an engine that takes over after a block's worth of letters, which are as many tokens or more, computes only
-    tokens again that were computed one at a time before: in a prompt's steps of many, sums have other low bits.
+    An engine that continues the response after a block of letters (each at least one token) then recomputes only
+    tokens that were computed one at a time: the wide steps of a prompt round differently.
     """
     await talk.send(question)
     events = await talk.events()
-    blocks = -(-(events[-1].response.usage.total_tokens - 1) // BLOCK)  # nobody needed the KV of the last token
+    blocks = -(-(events[-1].response.usage.total_tokens - 1) // BLOCK)  # the KV of the last token is never computed
     async with asyncio.timeout(10):
         with closing(sqlite3.connect(f"{(server.state / 'blocks.db').as_uri()}?mode=ro", uri=True)) as file:
             while True:
@@ -147,8 +143,8 @@ async def undisturbed(server: Gateway, talk: Conversation, question: dict[str, A
                 await asyncio.sleep(0.01)
 
 
-async def disturbed(server: Gateway, talk: Conversation, heard: str, question: dict[str, Any]) -> list[Any]:
-    """Events of an answer whose engine is killed when so much of it was `heard`."""
+async def disturbed(server: Gateway, talk: Conversation, received: str, question: dict[str, Any]) -> list[Any]:
+    """Return the events of a response whose engine is killed when the text `received` has arrived."""
     [engine] = server.engines()
     await talk.send(question)
     events: list[Any] = []
@@ -156,18 +152,18 @@ async def disturbed(server: Gateway, talk: Conversation, heard: str, question: d
     try:
         async for event in talk.stream():
             events.append(event)
-            if engine.is_running() and said(events).startswith(heard):
+            if engine.is_running() and said(events).startswith(received):
                 engine.kill()
             if event.type in ("response.completed", "response.incomplete", "response.failed", "error"):
                 break
     finally:
         pace.cancel()
-    assert all(other != engine for other in server.engines()), "it ended before its engine was killed"
+    assert all(other != engine for other in server.engines()), "the response ended before its engine was killed"
     return events
 
 
 async def slow(engine: psutil.Process) -> None:
-    """Stop an engine most of the time: it draws letters faster than a busy machine lets anyone hear them."""
+    """Suspend an engine most of the time: it generates letters faster than a busy machine delivers them."""
     with suppress(psutil.NoSuchProcess):
         try:
             while True:
@@ -179,8 +175,8 @@ async def slow(engine: psutil.Process) -> None:
             engine.resume()
 
 
-async def begun(talk: Conversation) -> list[Any]:
-    """Events up to the first piece of an answer."""
+async def first_events(talk: Conversation) -> list[Any]:
+    """Return the events up to the first delta of a response."""
     events = []
     async for event in talk.stream():
         events.append(event)

@@ -134,5 +134,5 @@ def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
 ) -> None:
     assert main(["tune", *flags, "--budget=1"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("samovar: the process that measures ended in the middle of it (SIGKILL)")
+    assert error.startswith("samovar: the measuring process ended during a measurement (SIGKILL)")
     assert error.count("\n") == 1
