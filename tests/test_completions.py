@@ -61,7 +61,7 @@ def test_messages_of_every_role_become_items() -> None:
         FunctionCallOutput(call_id="c1", output="d"),
         InputMessage("system", "e"),
     ]
-    assert (request.remembered, request.forgotten) == (False, False)
+    assert (request.is_stored, request.is_ephemeral) == (False, False)
 
 
 def test_fields_keep_their_meaning() -> None:
@@ -76,7 +76,7 @@ def test_fields_keep_their_meaning() -> None:
     assert request.logit_bias == {5: 1.0}
     assert request.functions[0].name == "get_weather"
     assert request.logprobs == 2
-    assert request.forgotten
+    assert request.is_ephemeral
     assert chat.stream
 
 

@@ -12,7 +12,7 @@ from gateway.errors import ApiError, InvalidRequestError, QueueFullError
 from gateway.protocol.events import Event
 from gateway.protocol.lanes import Backlog, Lanes
 from gateway.protocol.log import EventLog, Reader
-from gateway.protocol.outbox import NOTE_BYTES, NOTES, Outbox
+from gateway.protocol.outbox import NOTICE_BYTES, NOTICES, Outbox
 
 LANE = st.sampled_from([None, "a", "b", "c"])
 WORDS = st.text(max_size=20)
@@ -227,9 +227,9 @@ def test_an_outbox_tells_who_falls_behind_before_anybody_reads() -> None:
 
 def test_an_outbox_is_full_when_too_many_notes_wait() -> None:
     box, _, _ = outbox()
-    for _ in range(NOTES):
+    for _ in range(NOTICES):
         assert not box.full
-        box.note({"type": "error"})
+        box.add_notice({"type": "error"})
     assert box.full
     box.next()
     assert not box.full
@@ -237,9 +237,9 @@ def test_an_outbox_is_full_when_too_many_notes_wait() -> None:
 
 def test_an_outbox_is_full_when_its_notes_are_long() -> None:
     box, _, _ = outbox()
-    box.note({"type": "error", "text": "x" * (NOTE_BYTES - 100)})
+    box.add_notice({"type": "error", "text": "x" * (NOTICE_BYTES - 100)})
     assert not box.full
-    box.note({"type": "error", "text": "x" * 100})
+    box.add_notice({"type": "error", "text": "x" * 100})
     assert box.full
 
 

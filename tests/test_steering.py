@@ -65,8 +65,8 @@ def test_words_are_bounded_and_taken_once() -> None:
     with pytest.raises(SteerError) as caught:
         steering.add(word("x"))
     assert caught.value.code == "too_many_pending_steers"
-    assert len(steering.take("resp_1")) == PENDING
-    assert steering.take("resp_1") == steering.waiting("resp_1") == []
+    assert len(steering.take_steers("resp_1")) == PENDING
+    assert steering.take_steers("resp_1") == steering.waiting("resp_1") == []
 
 
 def test_openais_own_types_take_every_event() -> None:
