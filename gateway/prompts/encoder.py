@@ -158,7 +158,7 @@ def _refused(job: Job, message: str) -> Refused:
 
 
 def _description(wanted: Format) -> str:
-    """Return the instruction that describes the format which the grammar enforces, so that the model can follow it."""
+    """Return the instruction that describes the format enforced by the grammar, so that the model can follow it."""
     if isinstance(wanted, JsonSchema):
         return f"Answer with JSON that fits this schema, and nothing else:\n{dump(wanted.schema)}"
     return "Answer with a JSON object, and nothing else." if isinstance(wanted, JsonObject) else ""

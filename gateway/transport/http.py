@@ -162,7 +162,7 @@ class HttpResponses:
         running = self._responses.find_response(principal, response)
         if running is None or running.ended:
             await self._responses.get_turn(principal, response)
-            raise InvalidRequestError(f"{response} has ended already", param="response_id")
+            raise InvalidRequestError(f"{response} has already ended", param="response_id")
         await self._end(running)
         return JSONResponse(running.turn.response)
 
