@@ -68,7 +68,7 @@ class Running:
         """Hold the response, and return a reader of the events after number `after`. Raises InvalidRequestError."""
         if after + 1 < self.log.first:
             raise InvalidRequestError(
-                f"starting_after: events before {self.log.first} are no longer available; retrieve the response instead",
+                f"starting_after: events before {self.log.first} are no longer stored; retrieve the response instead",
                 param="starting_after",
             )
         if after >= self.log.end or (self.ended and after == self.log.end - 1):
