@@ -1,4 +1,4 @@
-"""The gateway put together from its parts."""
+"""Assembly of the gateway from its parts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 from gateway.transport import chat
 from gateway.transport.authentication import SUBPROTOCOL
-from gateway.transport.bodies import unrouted
+from gateway.transport.bodies import routing_error
 from gateway.transport.http import HttpResponses
 from gateway.transport.intake import Intake
 from gateway.transport.middleware import middleware
@@ -53,7 +53,7 @@ PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
 
 def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlette, Responses]:
-    """The app and the responses that it gives; engines start when first needed. `model` is loaded unless given.
+    """Return the ASGI app and its registry of responses. `model` is loaded unless given; engines start on demand.
 
     Raises ModelNotAvailableError, ModelLoadError, TemplateError or StoreError.
     """
@@ -73,7 +73,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     def changed(engine: EngineProcess) -> None:
         log.changed(engine)
         if engine.state in (State.IDLE, State.STOPPED, State.FAILED):
-            admission.pump()  # a mended engine has room for those who wait, and the last one's failure is told to them
+            admission.pump()  # a restarted engine has room for waiting requests; if the last one failed, they fail
 
     worker = model.worker(cache.config, settings.state_dir)
     pool = EnginePool(
@@ -118,14 +118,14 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     app = Starlette(
         routes=_routes(services, responses),
         middleware=middleware(settings, services.registry, metrics),
-        exception_handlers={HTTPException: unrouted},
+        exception_handlers={HTTPException: routing_error},
         lifespan=_lifespan(services, responses),
     )
     return app, responses
 
 
 def _sessions(settings: Settings, keys: KeyRing, cache: Cache, vocabulary: str) -> Sessions:
-    """Raises StoreError; the cache is closed then, as one in memory must not stay behind."""
+    """Open the conversation store. Raises StoreError after closing the cache, so that no in-memory cache remains."""
     try:
         path = settings.state_dir / "conversations.db"
         archive = Archive(
@@ -144,9 +144,9 @@ def _sessions(settings: Settings, keys: KeyRing, cache: Cache, vocabulary: str) 
 
 
 def _limits(services: Services) -> dict[str, float]:
-    """What bounds this gateway, by the settings' names where they say it, else by what it is a limit of."""
+    """Return the gateway's limits, named after the setting or else after the limited resource."""
     settings, model = services.settings, services.model
-    told = (
+    configured = (
         "queue_limit",
         "queue_timeout",
         "user_storage",
@@ -163,13 +163,13 @@ def _limits(services: Services) -> dict[str, float]:
         "context": model.context,
         "running": services.dispatcher.most,
     }
-    return {name: getattr(settings, name) for name in told} | derived
+    return {name: getattr(settings, name) for name in configured} | derived
 
 
 def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        with suppress(StoreError):  # every request will tell
+        with suppress(StoreError):  # every request will report it
             await services.sessions.interrupted()
         await services.registry.refresh()
         work = {
@@ -199,16 +199,16 @@ def _routes(services: Services, responses: Responses) -> list[BaseRoute]:
     intake = Intake()
 
     async def connection(socket: WebSocket) -> None:
-        if responses.closing:  # a balancer that has not noticed yet opens it elsewhere
+        if responses.closing:  # a load balancer that still routes here can open the connection elsewhere
             await refuse(EngineUnavailableError(STOPPING), socket.scope, socket.receive, socket.send)
             return
         await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         with services.metrics.connections.track_inprogress():
             principal = principal_of(socket)
-            heard = partial(services.registry.heard, principal)
+            count_message = partial(services.registry.heard, principal)
             if (watch_controls := socket.scope["state"].get(WATCH)) is not None:
-                watch_controls(heard)
-            await Connection(responses, socket, principal=principal, heard=heard, intake=intake).serve()
+                watch_controls(count_message)
+            await Connection(responses, socket, principal=principal, count_message=count_message, intake=intake).serve()
 
     return [
         WebSocketRoute("/v1/responses", connection),
@@ -267,7 +267,7 @@ def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[R
         "/openapi.json": published,
         "/page.json": page_facts,
         "/monitor": monitor,
-        "/monitor/metrics": metrics,  # balancers hide the other one, and this one wants an admin's key
+        "/monitor/metrics": metrics,  # load balancers hide `/metrics`; this route needs an admin's key
         "/healthz": alive,
         "/readyz": ready,
         "/v1/models": models,

@@ -1,28 +1,28 @@
-"""Every refusal that a user can meet, with the codes of the contract."""
+"""The catalogue of errors that clients receive, with their codes and HTTP statuses."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 MAX_TEXT: Final = 1000
-"""Characters of a message, and of a field's name: both may quote what a client sent."""
+"""Maximum characters of a message and of a field's name, since both may quote what a client sent."""
 
 
 class ApiError(Exception):
-    """A refusal with its code and HTTP status; `param` names the field that is to blame."""
+    """Base class of all errors that clients receive; `param` names the field at fault."""
 
     code = "invalid_request"
     status = 400
     type = "invalid_request_error"
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
-        """Keep `message`, which tells the user what to do."""
+        """`message` says what is wrong and what to do."""
         super().__init__(message)
         self.message = _shortened(message)
         self.param = None if param is None else _shortened(param)
 
     def body(self) -> dict[str, Any]:
-        """The `error` object, alike over WebSocket and HTTP."""
+        """Return the `error` object, which is the same over WebSocket and HTTP."""
         return {"type": self.type, "code": self.code, "message": self.message, "param": self.param}
 
 
@@ -37,38 +37,38 @@ class InvalidJsonError(ApiError):
 
 
 class UnsupportedParameterError(ApiError):
-    """A field that this server does not know or cannot honour: never ignored in silence."""
+    """A field is unknown or cannot be honored; such a field is never ignored silently."""
 
     code = "unsupported_parameter"
 
 
 class MessageTooLargeError(ApiError):
-    """A message is over 1 MiB."""
+    """A message is larger than 1 MiB."""
 
     code = "message_too_large"
     status = 413
 
 
 class ModelNotFoundError(ApiError):
-    """A model other than the one served."""
+    """The request names a model that is not served."""
 
     code = "model_not_found"
     status = 404
 
 
 class PreviousResponseNotFoundError(ApiError):
-    """No such response, or not this user's: the two are not told apart."""
+    """The previous response does not exist or belongs to another user; clients cannot distinguish the two."""
 
     code = "previous_response_not_found"
 
 
 class ResponseNotFoundError(ApiError):
-    """No such response to retrieve, resume, cancel or delete, or not this user's."""
+    """The response to retrieve, resume, cancel or delete does not exist or belongs to another user."""
 
     status = 404
 
     def __init__(self, response: str) -> None:
-        """`response` is the id that was asked for."""
+        """`response` is the requested id."""
         super().__init__(f"there is no response {response}", param="response_id")
 
 
@@ -79,7 +79,7 @@ class ContextLengthExceededError(ApiError):
 
 
 class InvalidApiKeyError(ApiError):
-    """There are keys, and the request has none, or not a valid one."""
+    """API keys exist, and the request has no valid one."""
 
     code = "invalid_api_key"
     status = 401
@@ -87,7 +87,7 @@ class InvalidApiKeyError(ApiError):
 
 
 class ConnectionLimitError(ApiError):
-    """The user or the address has as many connections as it may have."""
+    """The user or the address has reached its connection limit."""
 
     code = "websocket_connection_limit_reached"
     status = 429
@@ -95,7 +95,7 @@ class ConnectionLimitError(ApiError):
 
 
 class QueueFullError(ApiError):
-    """As many requests wait as may wait."""
+    """The queue has reached its limit."""
 
     code = "queue_full"
     status = 503
@@ -103,7 +103,7 @@ class QueueFullError(ApiError):
 
 
 class QueueTimeoutError(ApiError):
-    """A request waited for as long as it may wait."""
+    """A request waited longer than the queue timeout."""
 
     code = "queue_timeout"
     status = 503
@@ -111,41 +111,41 @@ class QueueTimeoutError(ApiError):
 
 
 class RateLimitExceededError(ApiError):
-    """A key's tokens for now are used up, or its messages come too fast."""
+    """A key has used up its tokens for now, or sends messages too fast."""
 
     code = "rate_limit_exceeded"
     status = 429
     type = "rate_limit_error"
 
     def __init__(self, message: str, retry_after: int) -> None:
-        """`retry_after` is in seconds."""
+        """`retry_after` is the number of seconds to wait before a retry."""
         super().__init__(message)
         self.retry_after = retry_after
 
     def body(self) -> dict[str, Any]:
-        """With the seconds after which it is worth trying again."""
+        """Return the `error` object with `retry_after`."""
         return {**super().body(), "retry_after": self.retry_after}
 
 
 class EngineUnavailableError(ApiError):
-    """The engine died, or can't be started; or the user's requests kill engines."""
+    """The engine crashed or cannot start, or the user's requests crash engines."""
 
     code = "engine_unavailable"
     status = 503
     type = "server_error"
 
     def __init__(self, message: str, *, retry_after: int | None = None) -> None:
-        """`retry_after` is in seconds, where it is known when it is worth trying again."""
+        """`retry_after` is the number of seconds to wait before a retry; None if unknown."""
         super().__init__(message)
         self.retry_after = retry_after
 
     def body(self) -> dict[str, Any]:
-        """With the seconds, where they are known."""
+        """Return the `error` object, with `retry_after` if it is known."""
         return super().body() | ({} if self.retry_after is None else {"retry_after": self.retry_after})
 
 
 class StoreUnavailableError(ApiError):
-    """The disk did not take the conversation, so the turn is not acknowledged."""
+    """The conversation could not be written to disk, so the turn is not acknowledged."""
 
     code = "store_unavailable"
     status = 503
@@ -153,7 +153,7 @@ class StoreUnavailableError(ApiError):
 
 
 class InternalError(ApiError):
-    """The gateway itself is at fault; the log has the stack under the request's id."""
+    """A fault of the gateway itself; the log has the stack trace under the request's id."""
 
     code = "internal_error"
     status = 500
@@ -162,12 +162,12 @@ class InternalError(ApiError):
     def __init__(self, request_id: str) -> None:
         """`request_id` is the id under which the fault is logged."""
         super().__init__(
-            f"the gateway failed on this request; its operator finds the reason in the log as {request_id}"
+            f"the gateway failed on this request; its operator finds the reason in the log under {request_id}"
         )
         self.request_id = request_id
 
     def body(self) -> dict[str, Any]:
-        """With the id, for those who report it."""
+        """Return the `error` object with the request id, so that clients can report it."""
         return {**super().body(), "request_id": self.request_id}
 
 

@@ -6,7 +6,7 @@ import llama_cpp
 import pytest
 
 from engine import Model
-from gateway.prompts.bos import beginning
+from gateway.prompts.bos import split_bos
 from gateway.prompts.chat_template import Prompt
 from tests.tiny_model import CHAT_TEMPLATE, write_tiny_model
 
@@ -73,7 +73,7 @@ def test_the_text_of_bos_in_a_message_is_not_taken_for_bos(models: dict[bool, Mo
 
 
 def test_only_one_bos_of_the_template_is_removed_and_only_at_its_beginning() -> None:
-    assert beginning("<s>a<s>", 1, "<s>") == ([1], "a<s>")
-    assert beginning("a<s>", 1, "<s>") == ([1], "a<s>")
-    assert beginning("<s>a", None, "<s>") == ([], "<s>a")
-    assert beginning("a", 1, "") == ([1], "a")
+    assert split_bos("<s>a<s>", 1, "<s>") == ([1], "a<s>")
+    assert split_bos("a<s>", 1, "<s>") == ([1], "a<s>")
+    assert split_bos("<s>a", None, "<s>") == ([], "<s>a")
+    assert split_bos("a", 1, "") == ([1], "a")

@@ -1,4 +1,4 @@
-"""Chat completions: what is taken and refused, the chunks, and the clients that people use, unchanged."""
+"""Chat completions: accepted and rejected requests, the chunks, and unmodified popular clients."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_messages_of_every_role_become_items() -> None:
         FunctionCallOutput(call_id="c1", output="d"),
         InputMessage("system", "e"),
     ]
-    assert (request.remembered, request.forgotten) == (False, False)
+    assert (request.is_stored, request.is_ephemeral) == (False, False)
 
 
 def test_fields_keep_their_meaning() -> None:
@@ -76,11 +76,11 @@ def test_fields_keep_their_meaning() -> None:
     assert request.logit_bias == {5: 1.0}
     assert request.functions[0].name == "get_weather"
     assert request.logprobs == 2
-    assert request.forgotten
+    assert request.is_ephemeral
     assert chat.stream
 
 
-def test_what_clients_send_without_meaning_it_is_taken() -> None:
+def test_unsupported_fields_with_neutral_values_are_accepted() -> None:
     read(
         n=1, user="ada", parallel_tool_calls=True, modalities=["text"], service_tier="auto", functions=None, store=None
     )
@@ -108,7 +108,7 @@ def test_what_clients_send_without_meaning_it_is_taken() -> None:
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "invalid_request", "tools[0].function.name"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_refused_by_its_name(fields: dict[str, Any], code: str, param: str) -> None:
+def test_an_invalid_field_is_rejected_by_name(fields: dict[str, Any], code: str, param: str) -> None:
     assert refused(**fields) == (code, param)
 
 
@@ -117,7 +117,7 @@ def completion() -> Completion:
 
 
 @pytest.mark.parametrize("text", ["Hello.", f"I look.\n{CALL}", CALL, ""])
-def test_chunks_and_whole_answers_tell_the_same(text: str) -> None:
+def test_chunks_and_whole_completions_have_the_same_content(text: str) -> None:
     events, streamed = told(text, 3, tools=[WEATHER]), completion()
     chunks = [ChatCompletionChunk.model_validate(chunk) for event in events for chunk in streamed.feed(event)]
     whole = ChatCompletion.model_validate(completion().whole(events[-1]["response"]))
@@ -137,11 +137,11 @@ def test_chunks_and_whole_answers_tell_the_same(text: str) -> None:
 
 
 def history(*texts: str) -> list[dict[str, Any]]:
-    """Messages by turns, a user's first."""
+    """Alternating messages, starting with a user's."""
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
-def test_the_longest_answer_that_was_seen_is_found_and_only_for_its_own_tenant() -> None:
+def test_the_longest_known_history_is_found_and_only_for_its_tenant() -> None:
     histories, (request, _) = Histories(), read()
     histories.keep("a", request, history("x", "y"), [1, 2], "resp_1")
     histories.keep("a", request, history("x", "y", "z", "w"), [1, 2, 3, 4], "resp_2")
@@ -156,7 +156,7 @@ def test_the_longest_answer_that_was_seen_is_found_and_only_for_its_own_tenant()
     assert histories.find("a", read(tools=[TOOL])[0], history("x", "y", "z")) is None
 
 
-def test_calls_are_found_however_their_arguments_are_written() -> None:
+def test_histories_with_calls_are_found_for_any_spelling_of_their_arguments() -> None:
     def said(arguments: str) -> list[dict[str, Any]]:
         call = FunctionCall(call_id="c1", name="f", arguments=arguments)
         return messages([input_item(i, lambda p: p) for i in (InputMessage("user", "x"), call)])
@@ -166,7 +166,7 @@ def test_calls_are_found_however_their_arguments_are_written() -> None:
     assert histories.find("a", request, [*said('{"b":"\\u8336","a":1}'), *history("next")]) is not None
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_number_of_histories_is_bounded() -> None:
     histories, (request, _) = Histories(), read()
     for i in range(40):
         histories.keep("a", request, history(str(i), "y"), [0] * (TENANT_TOKENS // 10), f"resp_{i}")
@@ -177,7 +177,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert histories.find("a", request, history("39", "y")) is None
 
 
-def test_a_schema_is_refused_where_this_client_wrote_it() -> None:
+def test_a_schema_error_names_the_field_of_chat_completions() -> None:
     wrong = {"type": "object", "properties": {"a": 5}}
     tool = {"type": "function", "function": {"name": "f", "parameters": wrong}}
     answer = {"type": "json_schema", "json_schema": {"name": "a", "schema": wrong}}
@@ -191,7 +191,7 @@ def test_a_schema_is_refused_where_this_client_wrote_it() -> None:
         assert caught.value.param == param
 
 
-async def test_a_stateless_client_has_every_token_that_the_model_saw_cached(tiny_server: Gateway) -> None:
+async def test_a_stateless_client_gets_every_known_token_from_the_cache(tiny_server: Gateway) -> None:
     async with client(tiny_server) as openai:
         said: list[Any] = [{"role": "system", "content": "s"}]
         seen = 0
@@ -226,14 +226,14 @@ async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gat
     assert len(whole.choices[0].logprobs.content or []) == 12
 
 
-def test_a_stream_is_written_as_clients_read_it(tiny_server: Gateway) -> None:
+def test_a_stream_has_the_format_that_clients_parse(tiny_server: Gateway) -> None:
     body = {"messages": [USER], "stream": True, "max_tokens": 2}
     raw = httpx.post(f"{tiny_server.url}/v1/chat/completions", json=body, timeout=30)
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert raw.text.endswith("\n\ndata: [DONE]\n\n")
 
 
-async def test_refusals_are_the_clients_own_errors(tiny_server: Gateway) -> None:
+async def test_errors_raise_the_clients_own_exceptions(tiny_server: Gateway) -> None:
     async with client(tiny_server) as openai:
         with pytest.raises(BadRequestError) as caught:
             await openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=2)

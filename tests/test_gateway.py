@@ -1,4 +1,4 @@
-"""The gateway through its doors, with the tiny model: refusals, queue, cancel, restart, shutdown."""
+"""The gateway over the network with the tiny model: errors, queue, cancel, restart, shutdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0}
 
 
 def usage(events: list[Any]) -> tuple[int, int]:
-    """(prompt tokens, of which cached)."""
+    """Return (prompt tokens, of which cached)."""
     report = events[-1].response.usage
     return report.input_tokens, report.input_tokens_details.cached_tokens
 
@@ -84,7 +84,7 @@ async def test_an_acknowledged_turn_outlives_a_killed_gateway_and_no_engine_is_l
         ('{"type":"response.cancel","response_id":"resp_0"}', "invalid_request"),
     ],
 )
-async def test_a_refusal_names_its_code_and_the_connection_lives_on(
+async def test_an_error_has_its_code_and_the_connection_stays_open(
     tiny_server: Gateway, message: str, code: str
 ) -> None:
     async with tiny_server.connect() as conversation:
@@ -94,7 +94,7 @@ async def test_a_refusal_names_its_code_and_the_connection_lives_on(
         assert said(await conversation.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"
 
 
-async def test_a_cancel_ends_an_answer_and_keeps_what_was_said(tiny_server: Gateway) -> None:
+async def test_a_cancel_ends_an_answer_and_its_text_is_stored(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 400, **ENDLESS})
         text, created = "", ""
@@ -122,7 +122,7 @@ async def test_a_stop_string_ends_an_answer_before_it(tiny_server: Gateway) -> N
         assert (events[-1].type, said(events)) == ("response.completed", "")
 
 
-async def test_what_is_not_stored_is_known_to_its_connection_only(tiny_server: Gateway) -> None:
+async def test_an_unstored_response_is_known_to_its_connection_only(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         first = await conversation.ask("x", store=False, max_output_tokens=2, **ENDLESS)
         previous = first[-1].response.id
@@ -133,7 +133,7 @@ async def test_what_is_not_stored_is_known_to_its_connection_only(tiny_server: G
         assert error.error.code == "previous_response_not_found"
 
 
-async def test_truncation_drops_the_oldest_turns_where_disabled_refuses(tiny_server: Gateway) -> None:
+async def test_truncation_auto_drops_the_oldest_turns_and_disabled_is_an_error(tiny_server: Gateway) -> None:
     history = [{"role": role, "content": f"{n} " + "x" * 60} for n in range(8) for role in ("user", "assistant")]
     items = [*history, {"role": "user", "content": "now"}]
     async with tiny_server.connect() as conversation:
@@ -174,7 +174,7 @@ async def test_a_request_whose_engines_die_twice_fails_and_the_next_is_answered(
     async with tiny_server.connect() as conversation:
         await conversation.ask("x", max_output_tokens=1, **ENDLESS)
         [engine] = tiny_server.engines()
-        engine.suspend()  # or it would be done before it is killed
+        engine.suspend()  # or the request would end before the engine is killed
         await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 400, **ENDLESS})
         async for event in conversation.stream():
             if event.type == "response.content_part.added":
@@ -188,7 +188,7 @@ async def test_a_request_whose_engines_die_twice_fails_and_the_next_is_answered(
 
 
 @pytest.mark.slow
-async def test_who_kills_engines_again_and_again_is_refused_for_a_while_and_nobody_else_is(
+async def test_a_user_whose_requests_crash_engines_is_rejected_for_a_while_and_others_are_not(
     tiny_server: Gateway,
 ) -> None:
     async with tiny_server.connect() as bad, tiny_server.connect() as good:
@@ -196,7 +196,9 @@ async def test_who_kills_engines_again_and_again_is_refused_for_a_while_and_nobo
             killed = 0.0
             await bad.send({"type": "response.create", "input": "x", "max_output_tokens": 450, **ENDLESS})
             async for event in bad.stream():
-                if event.type == "response.output_text.delta" and time.monotonic() > killed + 0.2:  # of another engine
+                if (
+                    event.type == "response.output_text.delta" and time.monotonic() > killed + 0.2
+                ):  # from another engine
                     killed = time.monotonic()
                     for engine in tiny_server.engines():
                         engine.kill()
@@ -211,9 +213,7 @@ async def test_who_kills_engines_again_and_again_is_refused_for_a_while_and_nobo
     assert "held off" in tiny_server.log()
 
 
-async def test_those_who_wait_are_told_their_position_and_a_full_queue_refuses(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+async def test_waiting_requests_get_their_position_and_a_full_queue_rejects(tmp_path: Path, tiny_model: Path) -> None:
     server = Gateway(tmp_path, model=tiny_model, context=512, engines=1, queue_limit=1)
     with server:
         async with server.connect() as conversation:
@@ -223,7 +223,7 @@ async def test_those_who_wait_are_told_their_position_and_a_full_queue_refuses(
             [most] = re.findall(r'samovar_limit{name="running"} (\d+)', server.get("/metrics").text)
             connections = [server.connect() for _ in range(int(most) + 2)]
             clients = [await connection.__aenter__() for connection in connections]
-            kinds = await asyncio.gather(*(told(client) for client in clients))
+            kinds = await asyncio.gather(*(first_sign(client) for client in clients))
             assert sorted(kinds) == ["error", *["response.content_part.added"] * int(most), "response.queued"]
             engine.resume()
             waiting = clients[kinds.index("response.queued")]
@@ -232,8 +232,8 @@ async def test_those_who_wait_are_told_their_position_and_a_full_queue_refuses(
                 await connection.__aexit__(None, None, None)
 
 
-async def told(client: Any) -> str:
-    """How a request fares while no engine steps: it has a place, waits, or is refused."""
+async def first_sign(client: Any) -> str:
+    """Return the type of the first event that shows whether a request is placed, queued or rejected."""
     await client.send({"type": "response.create", "input": "x", "max_output_tokens": 8, **ENDLESS})
     async for event in client.stream():
         if event.type == "response.queued":
@@ -247,7 +247,7 @@ async def told(client: Any) -> str:
     raise AssertionError
 
 
-def test_health_models_and_metrics_are_told(tiny_server: Gateway) -> None:
+def test_health_models_and_metrics_are_served(tiny_server: Gateway) -> None:
     assert tiny_server.get("/healthz").json() == {"status": "alive"}
     assert tiny_server.get("/readyz").json() == {"status": "ready"}
     [model] = tiny_server.get("/v1/models").json()["data"]
@@ -257,7 +257,7 @@ def test_health_models_and_metrics_are_told(tiny_server: Gateway) -> None:
     assert 'samovar_limit{name="queue_limit"} 64.0' in metrics
 
 
-def test_foreign_hosts_and_origins_are_refused(tiny_server: Gateway) -> None:
+def test_foreign_hosts_and_origins_are_rejected(tiny_server: Gateway) -> None:
     assert tiny_server.get("/v1/models", host="evil.example").status_code == 403
     assert tiny_server.get("/v1/models", origin="http://evil.example").status_code == 403
     assert tiny_server.get("/v1/models", origin=tiny_server.url).status_code == 200

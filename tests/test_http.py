@@ -1,4 +1,4 @@
-"""The Responses API over HTTP: plain, as server-sent events, and what was stored; driven by the official client."""
+"""The Responses API over HTTP with the official client: JSON, server-sent events, and stored responses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_plain_request_is_answered_stored_and_continued(client: OpenAI) -> Non
     assert second.usage.input_tokens_details.cached_tokens == first.usage.input_tokens + 5 - 1
 
 
-def test_a_stream_tells_the_same_events_as_the_socket_and_ends(client: OpenAI, tiny_server: Gateway) -> None:
+def test_a_stream_has_the_same_events_as_the_websocket_and_ends(client: OpenAI, tiny_server: Gateway) -> None:
     body = {"input": "x", "stream": True, "max_output_tokens": 3, "temperature": 0, **ENDLESS}
     answer = post(tiny_server, body)
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -77,7 +77,7 @@ async def test_the_asynchronous_client_streams_too(tiny_server: Gateway) -> None
     assert text == "AAAA"
 
 
-def test_a_deleted_response_is_gone_and_what_followed_it_lives_on(client: OpenAI) -> None:
+def test_a_deleted_response_is_not_found_and_later_turns_remain(client: OpenAI) -> None:
     first = ask(client)
     second = ask(client, previous_response_id=first.id)
     client.responses.delete(first.id)
@@ -90,7 +90,7 @@ def test_a_deleted_response_is_gone_and_what_followed_it_lives_on(client: OpenAI
     assert ask(client, previous_response_id=second.id).output_text == "AAAAA"
 
 
-def test_the_items_that_a_model_was_shown_are_listed_by_pages(client: OpenAI) -> None:
+def test_input_items_are_listed_in_pages(client: OpenAI) -> None:
     first = ask(client, "one")
     second = ask(client, "two", previous_response_id=first.id)
     items = list(client.responses.input_items.list(second.id, order="asc", limit=2))
@@ -107,7 +107,7 @@ def test_the_items_that_a_model_was_shown_are_listed_by_pages(client: OpenAI) ->
         client.responses.input_items.list(second.id, after="msg_0")
 
 
-def test_tokens_are_counted_without_an_answer(client: OpenAI) -> None:
+def test_input_tokens_are_counted_without_generating(client: OpenAI) -> None:
     first = ask(client, "hello")
     assert first.usage is not None
     assert client.responses.input_tokens.count(input="hello").input_tokens == first.usage.input_tokens
@@ -117,7 +117,7 @@ def test_tokens_are_counted_without_an_answer(client: OpenAI) -> None:
 
 
 async def running(client: AsyncOpenAI, **fields: Any) -> tuple[Any, str]:
-    """A stream that has begun, and its response's id."""
+    """Start a stream; return it with its response's id."""
     stream = await client.responses.create(
         model="tiny", input="x", stream=True, max_output_tokens=400, extra_body=ENDLESS, **fields
     )
@@ -131,7 +131,7 @@ async def running(client: AsyncOpenAI, **fields: Any) -> tuple[Any, str]:
 
 
 async def settled(client: AsyncOpenAI, response: str) -> Response:
-    """The response once it has ended."""
+    """Wait until the response has ended, and return it."""
     async with asyncio.timeout(60):
         while True:
             found = await client.responses.retrieve(response)
@@ -147,7 +147,7 @@ async def test_a_running_response_is_cancelled_and_one_that_ended_is_not(tiny_se
         cancelled = await client.responses.cancel(response)
         assert cancelled.status == "cancelled"
         assert [event.type async for event in stream][-1] == "response.incomplete"
-        with pytest.raises(BadRequestError, match="has ended already"):
+        with pytest.raises(BadRequestError, match="has already ended"):
             await client.responses.cancel(response)
         with pytest.raises(NotFoundError):
             await client.responses.cancel("resp_0")
@@ -170,7 +170,7 @@ async def test_a_closed_request_cancels_its_response(tiny_server: Gateway, strea
 
 
 async def counted(server: Gateway, line: str) -> None:
-    """Wait until the metrics say so."""
+    """Wait until the metrics contain the line."""
     async with asyncio.timeout(60), httpx.AsyncClient() as client:
         while True:
             if line in (await client.get(server.url + "/metrics")).text:
@@ -178,7 +178,7 @@ async def counted(server: Gateway, line: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_second_reader_gets_all_events_behind_the_one_it_names(tiny_server: Gateway) -> None:
+async def test_a_second_reader_gets_all_events_after_starting_after(tiny_server: Gateway) -> None:
     async with AsyncOpenAI(api_key="none", base_url=tiny_server.url + "/v1", max_retries=0, timeout=60) as client:
         stream, response = await running(client)
         again = await client.responses.retrieve(response, stream=True, starting_after=2)
@@ -212,7 +212,7 @@ def test_nothing_of_an_unstored_response_is_left(client: OpenAI) -> None:
         (b'"' + b"x" * (1 << 20) + b'"', 413, "message_too_large", None),
     ],
 )
-def test_a_refusal_has_the_contracts_body_under_error(
+def test_an_error_response_has_the_error_object_under_error(
     tiny_server: Gateway, body: object, status: int, code: str, param: str | None
 ) -> None:
     answer = post(tiny_server, body)
@@ -220,7 +220,7 @@ def test_a_refusal_has_the_contracts_body_under_error(
     assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
 
 
-def test_what_is_no_json_and_what_has_no_route_is_refused_in_json(tiny_server: Gateway) -> None:
+def test_invalid_json_and_unknown_routes_get_a_json_error(tiny_server: Gateway) -> None:
     plain = post(tiny_server, {"input": "x"}, **{"content-type": "text/plain"})
     assert (plain.status_code, plain.json()["error"]["code"]) == (415, "invalid_request")
     assert tiny_server.get("/v1/nothing").json()["error"]["code"] == "invalid_request"
@@ -238,7 +238,7 @@ async def test_a_failure_is_an_http_error_to_a_plain_request(tiny_server: Gatewa
             client.responses.create(model="tiny", input="x", max_output_tokens=400, extra_body=ENDLESS)
         )
         await counted(tiny_server, "samovar_requests_running 1.0")
-        while not request.done():  # one engine's end an answer outlives
+        while not request.done():  # an answer survives one engine's death
             for engine in tiny_server.engines():
                 with suppress(psutil.NoSuchProcess):
                     engine.kill()

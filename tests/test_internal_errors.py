@@ -175,7 +175,7 @@ async def test_a_reader_that_fails_closes_the_connection_with_a_code(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with gateway(tmp_path, tiny_model) as url:
-        monkeypatch.setattr(Connection, "_hear", fails)
+        monkeypatch.setattr(Connection, "_receive", fails)
         async with socket(url) as client:
             await say(client)
             with pytest.raises(ConnectionClosed) as closed:

@@ -1,4 +1,4 @@
-"""Lanes, logs and outboxes without a socket: who may begin, and what a slow client is sent."""
+"""Lanes, event logs and outboxes without a socket: which requests may start, and what a slow client gets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.errors import ApiError, InvalidRequestError, QueueFullError
 from gateway.protocol.events import Event
 from gateway.protocol.lanes import Backlog, Lanes
 from gateway.protocol.log import EventLog, Reader
-from gateway.protocol.outbox import NOTE_BYTES, NOTES, Outbox
+from gateway.protocol.outbox import NOTICE_BYTES, NOTICES, Outbox
 
 LANE = st.sampled_from([None, "a", "b", "c"])
 WORDS = st.text(max_size=20)
@@ -64,7 +64,7 @@ def test_a_lane_is_first_in_first_out_and_holds_one_at_a_time(moves: list[tuple[
     }
 
 
-def test_a_busy_lane_does_not_hold_up_another() -> None:
+def test_a_busy_lane_does_not_delay_another() -> None:
     lanes: Lanes[str] = Lanes()
     for lane, request in (("a", "first"), ("a", "second"), ("b", "third")):
         lanes.add(lane, request)
@@ -85,7 +85,7 @@ def test_lanes_and_waiting_requests_are_bounded() -> None:
     assert refusals[0].param == "stream_id"
 
 
-def test_what_waits_is_bounded_in_bytes_for_a_connection_its_owner_and_the_gateway() -> None:
+def test_waiting_bytes_are_bounded_per_connection_owner_and_gateway() -> None:
     backlog = Backlog(owner=150, gateway=250)
 
     def room(lanes: Lanes[str], size: int) -> bool:
@@ -97,18 +97,18 @@ def test_what_waits_is_bounded_in_bytes_for_a_connection_its_owner_and_the_gatew
 
     def connection(owner: str) -> Lanes[str]:
         lanes: Lanes[str] = Lanes(size=100, backlog=backlog, owner=owner)
-        assert room(lanes, 1000)  # it need not wait
+        assert room(lanes, 1000)  # this one need not wait
         assert lanes.begin() == ("a", "x")
         return lanes
 
     first, second, third = (connection(owner) for owner in ("anna", "anna", "bert"))
-    assert [room(first, 60), room(first, 41), room(first, 40)] == [True, False, True]  # 100 of one connection
-    assert [room(second, 51), room(second, 50)] == [False, True]  # 150 of anna
-    assert room(third, 100)  # 250 of all
+    assert [room(first, 60), room(first, 41), room(first, 40)] == [True, False, True]  # at most 100 of one connection
+    assert [room(second, 51), room(second, 50)] == [False, True]  # at most 150 of anna
+    assert room(third, 100)  # at most 250 in total
     fourth = connection("carl")
     assert not room(fourth, 1)
     first.end("a")
-    assert first.begin() == ("a", "x")  # 60 of them are free again
+    assert first.begin() == ("a", "x")  # frees 60
     assert room(fourth, 60)
     assert not room(fourth, 1)
     for lanes in (first, second, third, fourth):
@@ -148,20 +148,20 @@ def test_a_reader_at_any_pace_gets_the_whole_text_in_rising_order(pieces: list[t
 
 
 def merged_like(said: list[tuple[str, str]], pieces: list[tuple[str, bool, bool]]) -> list[tuple[str, str]]:
-    """The pieces, glued together where `said` glued them: deltas of two items never change places."""
+    """Merge the pieces where `said` merged them: deltas of two items never change their order."""
     rest = [("msg_2" if other else "msg_1", text) for text, other, _ in pieces]
-    glued = []
+    merged = []
     for item, text in said:
         whole = ""
         while rest and rest[0][0] == item and len(whole) < len(text):
             whole += rest.pop(0)[1]
         while rest and not rest[0][1] and rest[0][0] == item and whole == text:
             rest.pop(0)
-        glued.append((item, whole))
-    return glued
+        merged.append((item, whole))
+    return merged
 
 
-def test_a_slow_reader_gets_runs_of_deltas_as_one_and_only_the_latest_position() -> None:
+def test_a_slow_reader_gets_merged_deltas_and_only_the_latest_queue_position() -> None:
     log = EventLog()
     for position in (3, 2):
         log.append({"type": "response.queued", "queue_position": position})
@@ -173,14 +173,14 @@ def test_a_slow_reader_gets_runs_of_deltas_as_one_and_only_the_latest_position()
 
 
 @given(st.integers(0, 9))
-def test_a_reader_can_begin_behind_any_event(after: int) -> None:
+def test_a_reader_can_start_after_any_event(after: int) -> None:
     log = EventLog()
     for text in "abcdefghij":
         log.append(delta(text))
     assert "".join(event["delta"] for event in read_all(Reader(log, after=after))) == "abcdefghij"[after + 1 :]
 
 
-def test_a_log_is_bounded_in_events_and_bytes_and_a_reader_left_behind_gets_the_end_alone() -> None:
+def test_a_log_is_bounded_in_events_and_bytes_and_a_lagging_reader_gets_only_the_last_event() -> None:
     for log, text in ((EventLog(events=4), "x"), (EventLog(size=4000), "x" * 500)):
         reader, lagged = Reader(log), []
         for _ in range(100):
@@ -201,7 +201,7 @@ def outbox() -> tuple[Outbox, list[Reader], list[Reader]]:
     return Outbox(lambda: None, lagging.append, done.append), lagging, done
 
 
-def test_an_outbox_takes_turns_between_responses_and_says_when_each_is_done() -> None:
+def test_an_outbox_alternates_between_responses_and_reports_when_each_is_done() -> None:
     box, _, done = outbox()
     logs = {lane: EventLog() for lane in "ab"}
     for lane, log in logs.items():
@@ -214,7 +214,7 @@ def test_an_outbox_takes_turns_between_responses_and_says_when_each_is_done() ->
     assert box.empty
 
 
-def test_an_outbox_tells_who_falls_behind_before_anybody_reads() -> None:
+def test_an_outbox_reports_a_lagging_reader_before_it_reads() -> None:
     box, lagging, _ = outbox()
     log = EventLog(events=3)
     box.attach(Reader(log))
@@ -225,25 +225,25 @@ def test_an_outbox_tells_who_falls_behind_before_anybody_reads() -> None:
     assert len(lagging) == 1
 
 
-def test_an_outbox_is_full_when_too_many_notes_wait() -> None:
+def test_an_outbox_is_full_when_too_many_notices_wait() -> None:
     box, _, _ = outbox()
-    for _ in range(NOTES):
+    for _ in range(NOTICES):
         assert not box.full
-        box.note({"type": "error"})
+        box.add_notice({"type": "error"})
     assert box.full
     box.next()
     assert not box.full
 
 
-def test_an_outbox_is_full_when_its_notes_are_long() -> None:
+def test_an_outbox_is_full_when_its_notices_are_long() -> None:
     box, _, _ = outbox()
-    box.note({"type": "error", "text": "x" * (NOTE_BYTES - 100)})
+    box.add_notice({"type": "error", "text": "x" * (NOTICE_BYTES - 100)})
     assert not box.full
-    box.note({"type": "error", "text": "x" * 100})
+    box.add_notice({"type": "error", "text": "x" * 100})
     assert box.full
 
 
-def test_a_watcher_that_fails_neither_ends_the_response_nor_leaves_others_out() -> None:
+def test_a_failing_watcher_neither_ends_the_response_nor_skips_other_watchers() -> None:
     faults: list[Exception] = []
     log, seen = EventLog(on_fault=faults.append), []
 
@@ -258,7 +258,7 @@ def test_a_watcher_that_fails_neither_ends_the_response_nor_leaves_others_out() 
 
 
 @pytest.mark.parametrize("event", [created(), delta("x")])
-def test_nothing_comes_after_the_end(event: dict[str, Any]) -> None:
+def test_no_event_follows_the_terminal_event(event: dict[str, Any]) -> None:
     log = EventLog()
     log.append(completed())
     with pytest.raises(AssertionError):

@@ -25,7 +25,7 @@ from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.responses.registry import Running
-from gateway.responses.runner import NOTED_EVERY
+from gateway.responses.runner import STORED_EVERY
 from tests.running import Conversation, Gateway, said
 
 # Byte 65 is the letter A; without a bias a random model may end its answer at any token.
@@ -121,7 +121,7 @@ async def test_nobody_came_back_in_time_so_it_ends_and_keeps_what_was_said(tmp_p
             engine.resume()
         ended = await settled(server, response)
         assert (ended["status"], ended["incomplete_details"]["reason"]) == ("cancelled", "cancelled")
-        assert "nobody came back" in ended["incomplete_details"]["message"]
+        assert "no client resumed it" in ended["incomplete_details"]["message"]
 
 
 @pytest.mark.parametrize("fields", [{}, {"store": False}])
@@ -166,8 +166,8 @@ async def test_a_client_that_does_not_read_costs_little_slows_nobody_and_gets_al
             assert frames < letters  # runs of deltas came as one
 
 
-def fell_behind(running: Running, _: Reader) -> None:
-    running.fell_behind()
+def end_slow(running: Running, _: Reader) -> None:
+    running.on_lag()
 
 
 async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody_else_reads(
@@ -178,11 +178,11 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
     assert isinstance(request, ResponseCreate)
     async with app.router.lifespan_context(app):
         for holders, status in ((1, "cancelled"), (2, "incomplete")):
-            running = await responses.start(request, principal=Principal("t", "u"), unstored=Unstored())
+            running = await responses.start_response(request, principal=Principal("t", "u"), unstored=Unstored())
             for _ in range(holders - 1):
                 running.hold()
             reader = Reader(running.log)
-            box = Outbox(lambda: None, partial(fell_behind, running), lambda _: None)
+            box = Outbox(lambda: None, partial(end_slow, running), lambda _: None)
             box.attach(reader)
             async with asyncio.timeout(60):
                 while True:
@@ -325,7 +325,7 @@ async def test_an_answer_cut_off_by_a_crash_is_kept_as_far_as_it_came_and_can_be
             engine.suspend()  # or the answer would be whole before the gateway is killed
         await other.send({"type": "response.create", "input": "x", "store": False, **ENDLESS})
         secret = (await anext(other.stream())).response.id
-        await asyncio.sleep(2 * NOTED_EVERY)
+        await asyncio.sleep(2 * STORED_EVERY)
         told = tiny_server.get(f"/v1/responses/{response}").json()["output"]
         tiny_server.stop(signal.SIGKILL)
         for engine in engines:

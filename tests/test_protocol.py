@@ -1,4 +1,4 @@
-"""The Responses protocol without a socket: what is taken, what is refused, and the shape of every event."""
+"""The Responses protocol without a socket: accepted and rejected messages, and the format of every event."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_string_is_a_users_message() -> None:
     assert create(input="你好").items == [InputMessage("user", "你好")]
 
 
-def test_items_of_every_role_are_taken() -> None:
+def test_items_of_every_role_are_accepted() -> None:
     content = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]
     roles = ["user", "assistant", "system", "developer"]
     request = create(input=[{"role": role, "content": content} for role in roles])
@@ -53,7 +53,7 @@ def test_items_of_every_role_are_taken() -> None:
     assert [(m.role, m.text) for m in said] == [(role, "ab") for role in roles]
 
 
-def test_what_a_client_sends_without_meaning_it_is_taken() -> None:
+def test_unsupported_fields_with_neutral_values_are_accepted() -> None:
     create(input="x", stream=True, tools=[], tool_choice="auto", user=None, background=False)
 
 
@@ -83,17 +83,17 @@ def test_a_cancel_names_its_response() -> None:
         ({"colour": "red"}, "unsupported_parameter", "colour"),
     ],
 )
-def test_a_wrong_field_is_refused_by_its_name(fields: dict[str, Any], code: str, param: str) -> None:
+def test_an_invalid_field_is_rejected_by_name(fields: dict[str, Any], code: str, param: str) -> None:
     assert refused(json.dumps({"type": "response.create", "input": "x", **fields})) == (code, param)
 
 
 @pytest.mark.parametrize("data", ["", "{", "[1,", "nul", '{"a":"\ud800"}', "[" * 100_000])
-def test_what_is_no_json_is_refused_as_such(data: str) -> None:
+def test_invalid_json_is_rejected_as_invalid_json(data: str) -> None:
     assert refused(data)[0] == "invalid_json"
 
 
 @pytest.mark.parametrize("data", ["[]", "null", "5", "{}", '{"type":5}', '{"type":"response.dance"}'])
-def test_json_that_is_no_message_is_refused_as_such(data: str) -> None:
+def test_json_that_is_not_a_message_is_rejected_as_an_invalid_request(data: str) -> None:
     assert refused(data)[0] == "invalid_request"
 
 
@@ -118,13 +118,13 @@ def test_no_json_breaks_the_parser(value: Any) -> None:
 
 
 def valid(sent: list[Event]) -> list[str]:
-    """Types of the events, after OpenAI's own models took every one of them, numbered as the log numbers them."""
+    """Validate each event with OpenAI's own types, numbered as in the log; return their types."""
     for number, event in enumerate(sent):
         OPENAI.validate_python({**event, "sequence_number": number})
     return [event["type"] for event in sent]
 
 
-def test_an_answer_is_told_in_the_contracts_order() -> None:
+def test_the_events_of_an_answer_come_in_the_documented_order() -> None:
     e = events()
     sent = [
         e.created(),
@@ -147,7 +147,7 @@ def test_an_answer_is_told_in_the_contracts_order() -> None:
     assert sent[0]["response"]["output"] == []
 
 
-def test_a_cancelled_answer_keeps_what_was_said() -> None:
+def test_a_cancelled_answer_contains_the_text_so_far() -> None:
     e = events()
     sent = [
         e.created(),
@@ -169,7 +169,7 @@ def test_a_failure_carries_its_code() -> None:
     assert sent[-1]["response"]["error"]["code"] == "engine_unavailable"
 
 
-def test_a_refusal_names_the_response_that_it_is_about() -> None:
+def test_an_error_names_the_response_of_its_message() -> None:
     event = refusal(EngineUnavailableError("x"), response_id="resp_1")
     assert (event["type"], event["status"], event["response_id"]) == ("error", 503, "resp_1")
 
@@ -186,21 +186,21 @@ def test_a_refusal_names_the_response_that_it_is_about() -> None:
         (b'{"stream_id":"%s"}' % (b"\\u0061" * 256), None, {"stream_id": "a" * 256}, True),
     ],
 )
-def test_a_message_tells_its_address_before_it_is_decoded(
+def test_the_address_of_a_message_is_read_before_it_is_decoded(
     data: bytes, kind: str | None, address: dict[str, str], has_lane: bool
 ) -> None:
     assert receive(data) == (data, kind, address, has_lane)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b'{"a":"', b"{}{}", b'{"a":01}', b'{"type":"\\ud800"}'])
-def test_what_is_no_json_is_told_before_it_is_decoded(data: bytes) -> None:
+def test_invalid_json_is_detected_before_decoding(data: bytes) -> None:
     with pytest.raises(ApiError) as caught:
         receive(data)
     assert caught.value.code == "invalid_json"
 
 
 @given(st.binary(max_size=40) | st.text(max_size=20).map(lambda text: json.dumps({text: text}).encode()))
-def test_no_frame_breaks_what_reads_addresses(data: bytes) -> None:
+def test_no_frame_breaks_the_address_reader(data: bytes) -> None:
     try:
         receive(data)
     except ApiError as error:
@@ -224,24 +224,24 @@ def nested(depth: int) -> Any:
         ({"stop": "x" * 1025}, "stop"),
     ],
 )
-def test_what_is_too_large_for_a_schema_a_list_or_a_number_is_refused_by_name(fields: Any, param: str) -> None:
+def test_too_large_schemas_lists_and_numbers_are_rejected_by_name(fields: Any, param: str) -> None:
     assert refused(json.dumps({"type": "response.create", "input": "x", **fields})) == ("invalid_request", param)
 
 
-def test_a_schema_that_is_nested_too_deep_is_refused_where_that_begins() -> None:
+def test_a_too_deep_schema_is_rejected_with_the_path_of_the_first_level_beyond() -> None:
     tool = {"type": "function", "name": "f", "parameters": {"a": nested(64)}}
     code, param = refused(json.dumps({"type": "response.create", "input": "x", "tools": [tool]}))
     assert (code, param) == ("invalid_request", "tools[0].parameters.a" + "[0]" * 63)
 
 
 @pytest.mark.parametrize("arguments", [json.dumps(nested(65)), "[" + "1," * 20_000 + "1]", "[" * 2000, f"{1 << 64}"])
-def test_arguments_that_a_template_could_not_walk_through_stay_text(arguments: str) -> None:
+def test_arguments_too_large_for_a_template_remain_text(arguments: str) -> None:
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
     [message] = messages([input_item(item, lambda prefix: f"{prefix}_1") for item in create(input=[call]).items])
     assert message["tool_calls"][0]["function"]["arguments"] == arguments
 
 
-def test_a_chat_has_as_many_calls_as_a_response_has_items() -> None:
+def test_a_chat_may_have_as_many_calls_as_a_response_has_items() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     read_chat({"messages": [{"role": "assistant", "tool_calls": [call] * 1024}]})
     with pytest.raises(ApiError) as caught:
@@ -250,6 +250,6 @@ def test_a_chat_has_as_many_calls_as_a_response_has_items() -> None:
 
 
 @given(st.text("ab", max_size=12), st.text("ab", min_size=1, max_size=8))
-def test_what_may_begin_a_stop_string_is_held_back(text: str, stop: str) -> None:
+def test_text_that_may_start_a_stop_string_is_held_back(text: str, stop: str) -> None:
     fitting = [n for n in range(len(stop)) if n <= len(text) and text.endswith(stop[:n])]
     assert overlap(text, stop) == max(fitting)

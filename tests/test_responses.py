@@ -1,4 +1,4 @@
-"""The Responses protocol over a real socket: lanes, contexts encoded ahead, slow and lost clients, the way out."""
+"""The Responses protocol over a real WebSocket: lanes, contexts encoded ahead, cancel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
 async def until(conversation: Conversation, enough: Callable[[list[Any]], bool], *, seconds: float = 60) -> list[Any]:
-    """Events until they are enough."""
+    """Return the events until `enough` returns true."""
     events: list[Any] = []
     async with asyncio.timeout(seconds):
         async for event in conversation.stream():
@@ -27,12 +27,12 @@ async def until(conversation: Conversation, enough: Callable[[list[Any]], bool],
 
 
 def ended(count: int) -> Callable[[list[Any]], bool]:
-    """Whether so many responses ended or were refused."""
+    """Return a predicate: whether so many responses have ended or were rejected."""
     return lambda events: sum(event.type in (*TERMINAL, "error") for event in events) == count
 
 
 def usage(event: Any) -> tuple[int, int, int]:
-    """(prompt tokens, of which cached, tokens of the answer)."""
+    """Return (prompt tokens, of which cached, tokens of the answer)."""
     report = event.response.usage
     return report.input_tokens, report.input_tokens_details.cached_tokens, report.output_tokens
 
@@ -41,7 +41,7 @@ async def create(client: Conversation, text: str = "x", **fields: Any) -> None:
     await client.send({"type": "response.create", "input": text, "max_output_tokens": 5, **ENDLESS, **fields})
 
 
-async def test_lanes_run_side_by_side_each_in_order_and_every_event_echoes_its_lane(tiny_server: Gateway) -> None:
+async def test_lanes_run_in_parallel_each_in_order_and_every_event_echoes_its_lane(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         await create(conversation, max_output_tokens=300, stream_id="slow")
         await create(conversation, max_output_tokens=2, stream_id="slow")
@@ -56,7 +56,7 @@ async def test_lanes_run_side_by_side_each_in_order_and_every_event_echoes_its_l
         assert all("stream_id" not in event.to_dict() for event in await conversation.ask("x", max_output_tokens=1))
 
 
-async def test_a_lane_continues_what_was_said_on_another(tiny_server: Gateway) -> None:
+async def test_a_lane_continues_a_response_of_another_lane(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         await create(conversation, stream_id="a")
         first = (await until(conversation, ended(1)))[-1]
@@ -82,7 +82,7 @@ async def test_an_error_names_the_lane_of_its_request(tiny_server: Gateway, fiel
         assert (error.to_dict()["stream_id"], error.error.param) == ("a", param)
 
 
-async def test_a_lane_with_an_impossible_name_is_refused(tiny_server: Gateway) -> None:
+async def test_a_lane_with_an_invalid_name_is_rejected(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         for name in ("", "a b", "a\n", "x" * 257, 5):
             await create(conversation, stream_id=name)
@@ -90,7 +90,7 @@ async def test_a_lane_with_an_impossible_name_is_refused(tiny_server: Gateway) -
             assert (error.error.code, error.error.param) == ("invalid_request", "stream_id")
 
 
-async def test_what_still_runs_on_another_lane_cannot_be_continued_yet(tiny_server: Gateway) -> None:
+async def test_a_response_running_on_another_lane_cannot_be_continued_yet(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         await create(conversation, max_output_tokens=400, stream_id="a")
         [running] = await until(conversation, lambda events: len(events) == 1)
@@ -101,7 +101,7 @@ async def test_what_still_runs_on_another_lane_cannot_be_continued_yet(tiny_serv
         assert (await until(conversation, ended(1)))[-1].response.status == "cancelled"
 
 
-async def test_a_context_encoded_ahead_is_what_the_next_turn_begins_with(tiny_server: Gateway) -> None:
+async def test_the_next_turn_reuses_a_context_encoded_ahead(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         for text, fields in (("tea ", {"generate": False}), ("milk ", {"prompt_cache_options": {"prewarm": True}})):
             await create(conversation, text * 20, **fields)
@@ -116,7 +116,7 @@ async def test_a_context_encoded_ahead_is_what_the_next_turn_begins_with(tiny_se
             assert said(follow) == "AA"
 
 
-async def test_a_cancel_finds_its_response_whatever_lane_and_connection(tiny_server: Gateway) -> None:
+async def test_a_cancel_finds_its_response_from_any_lane_and_connection(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as one, tiny_server.connect() as other:
         await create(one, max_output_tokens=400, stream_id="a")
         [running] = await until(one, lambda events: len(events) == 1)

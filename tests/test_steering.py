@@ -1,4 +1,4 @@
-"""Steering: a word to an answer that runs is said in a successor on the same lane, or comes back."""
+"""Steering: input for a running response goes to a successor on the same lane, or is returned as failed."""
 
 from __future__ import annotations
 
@@ -45,31 +45,31 @@ def texts(create: ResponseCreate) -> list[str]:
     return [item.text for item in create.input if isinstance(item, InputMessage)]
 
 
-def test_a_successor_says_all_words_in_order_with_its_parents_settings() -> None:
+def test_a_successor_contains_all_steers_in_order_with_its_parents_settings() -> None:
     parent = request(input="hello", temperature=0.3, stream_id="a", previous_response_id="resp_0")
     follow = successor(parent, "resp_1", [word("no", 1), word("shorter", 2)])
     assert texts(follow) == ["no", "shorter"]
     assert (follow.temperature, follow.stream_id, follow.previous_response_id) == (0.3, "a", "resp_1")
 
 
-def test_what_waited_for_tool_results_is_said_before_them() -> None:
+def test_steers_that_waited_for_tool_results_precede_them() -> None:
     assert texts(steered(request(input="result"), [word("no")])) == ["no", "result"]
     response = {"output": [{"type": "message"}, {"type": "function_call", "call_id": "c", "name": "f"}]}
     assert required_input(response) == [{"type": "function_call_output", "call_id": "c", "name": "f"}]
 
 
-def test_words_are_bounded_and_taken_once() -> None:
+def test_steers_are_bounded_and_taken_once() -> None:
     steering = Steering()
     for number in range(PENDING):
         steering.add(word("x", number))
     with pytest.raises(SteerError) as caught:
         steering.add(word("x"))
     assert caught.value.code == "too_many_pending_steers"
-    assert len(steering.take("resp_1")) == PENDING
-    assert steering.take("resp_1") == steering.waiting("resp_1") == []
+    assert len(steering.take_steers("resp_1")) == PENDING
+    assert steering.take_steers("resp_1") == steering.waiting("resp_1") == []
 
 
-def test_openais_own_types_take_every_event() -> None:
+def test_openais_types_accept_every_event() -> None:
     steer = word("no")
     raw = msgspec.to_builtins(steer.message)
     for event in (
@@ -81,7 +81,7 @@ def test_openais_own_types_take_every_event() -> None:
         assert OPENAI.validate_python(event).type == event["type"]
 
 
-async def test_a_steered_answer_ends_and_its_successor_answers_on_the_same_lane(tiny_server: Gateway) -> None:
+async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(tiny_server: Gateway) -> None:
     async with wire(tiny_server) as socket:
         await say(socket, max_output_tokens=200, stream_id="a")
         before = await hear(socket, "response.output_text.delta")
@@ -113,7 +113,7 @@ async def test_a_steered_answer_ends_and_its_successor_answers_on_the_same_lane(
         ({"input": "x", "stream_id": "a"}, "invalid_input"),
     ],
 )
-async def test_a_word_that_cannot_be_said_comes_back(tiny_server: Gateway, fields: dict[str, Any], code: str) -> None:
+async def test_a_failed_steer_is_returned(tiny_server: Gateway, fields: dict[str, Any], code: str) -> None:
     async with wire(tiny_server) as socket:
         await say(socket, max_output_tokens=300)
         [created] = await hear(socket, "response.created")
@@ -128,7 +128,7 @@ async def test_a_word_that_cannot_be_said_comes_back(tiny_server: Gateway, field
         assert (await hear(socket, *TERMINAL))[-1]["response"]["status"] in ("cancelled", "incomplete")
 
 
-async def test_a_context_that_is_only_encoded_cannot_be_steered(tiny_server: Gateway) -> None:
+async def test_a_request_that_only_encodes_its_context_cannot_be_steered(tiny_server: Gateway) -> None:
     async with wire(tiny_server) as socket:
         await say(socket, max_output_tokens=1, **ENDLESS)
         await hear(socket, *TERMINAL)

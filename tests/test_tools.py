@@ -17,7 +17,7 @@ from engine import Grammar, Model
 from engine.constraint import Grammars
 from gateway.errors import ApiError
 from gateway.protocol.answer import Answer
-from gateway.protocol.calls import Argued, Called, CallReader, Part, Said
+from gateway.protocol.calls import ArgumentsDelta, CallReader, CallStart, Part, TextDelta
 from gateway.protocol.events import Event, ResponseEvents, Usage
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
@@ -61,7 +61,7 @@ def joined(parts: list[Part]) -> list[Part]:
     """Neighbours of one kind as one."""
     whole: list[Part] = []
     for part in parts:
-        if isinstance(part, Said | Argued) and whole and type(whole[-1]) is type(part):
+        if isinstance(part, TextDelta | ArgumentsDelta) and whole and type(whole[-1]) is type(part):
             whole[-1] = type(part)(whole[-1].text + part.text)
         else:
             whole.append(part)
@@ -78,23 +78,23 @@ def parts(text: str, cuts: list[int] | None = None) -> list[Part]:
 
 @given(st.lists(st.integers(0, len(CALL) + 10), max_size=12))
 def test_a_call_is_read_however_it_comes(cuts: list[int]) -> None:
-    called = [Called("get_weather"), Argued('{"city": "北京"}')]
+    called = [CallStart("get_weather"), ArgumentsDelta('{"city": "北京"}')]
     assert parts(CALL, cuts) == called
-    assert parts(f"Let me see.\n{CALL}", cuts) == [Said("Let me see.\n"), *called]
+    assert parts(f"Let me see.\n{CALL}", cuts) == [TextDelta("Let me see.\n"), *called]
 
 
 @given(st.text(alphabet='<tool_cal>/}\n{" :x', max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_text_without_a_call_comes_out_as_it_went_in(text: str, cuts: list[int]) -> None:
-    assert "".join(part.text for part in parts(text, cuts) if isinstance(part, Said)) == text
+    assert "".join(part.text for part in parts(text, cuts) if isinstance(part, TextDelta)) == text
 
 
 @pytest.mark.parametrize("text", ["<tool_call>", '<tool_call>\n{"name": "a', "<tool_call>" + "x" * 200, "<tool_c"])
 def test_what_is_no_call_after_all_is_text(text: str) -> None:
-    assert parts(text) == [Said(text)]
+    assert parts(text) == [TextDelta(text)]
 
 
 def test_a_call_that_was_cut_off_keeps_its_arguments_so_far() -> None:
-    assert parts(CALL.removesuffix("}}\n</tool_call>")) == [Called("get_weather"), Argued('{"city": "北京"')]
+    assert parts(CALL.removesuffix("}}\n</tool_call>")) == [CallStart("get_weather"), ArgumentsDelta('{"city": "北京"')]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class PromptBuilder:
             began,
             encoded.form,
             common_prefix(_unpacked(encoded.operator), ids),
-            _ended_by(new, turn) if request.prepares else "assistant",
+            _ended_by(new, turn) if request.encodes_only else "assistant",
         )
 
 
@@ -145,7 +145,7 @@ class _Encoding:
             choice=request.choice,
             format=request.format,
             error_paths=request.error_paths,
-            answer=not request.prepares,
+            answer=not request.encodes_only,
             limit=limit,
             truncate=request.truncation == "auto",
         )

@@ -1,1 +1,1 @@
-"""Rendering and tokenizing in worker processes, so that no text, template or schema stops the event loop."""
+"""Rendering and tokenizing in worker processes, so that no text, template or schema blocks the event loop."""

@@ -1,19 +1,19 @@
-"""Whether a prompt begins with the token BOS, decided as llama-server decides it.
+"""The BOS token at the beginning of a prompt, after llama-server's rules.
 
-A file may ask for BOS before each prompt (`tokenizer.ggml.add_bos_token`, or the default of its tokenizer), and its
-chat template may write BOS itself. llama-server removes one BOS from the beginning of the rendered template if the file
-asks for it (common/chat.cpp), and its tokenizer then adds one (`add_special`): there is exactly one, whoever asked.
+A model file may require BOS before each prompt (`tokenizer.ggml.add_bos_token`, or the default of its tokenizer), and
+its chat template may write BOS itself. If the file requires BOS, llama-server removes one BOS from the beginning of the
+rendered template (common/chat.cpp), and its tokenizer then adds one (`add_special`), so that there is exactly one.
 
-`add_eos_token` is not followed: llama-server puts EOS after the template's opening of the answer, and no follow-up
-could begin with such a prompt.
+`add_eos_token` is ignored: llama-server puts EOS after the template's opening of the answer, and no follow-up prompt
+could have such a prompt as its prefix.
 """
 
 from __future__ import annotations
 
 
-def beginning(text: str, bos: int | None, bos_text: str) -> tuple[list[int], str]:
-    """Return the tokens before a prompt, and what is left of the template's own `text` at its beginning.
+def split_bos(text: str, bos: int | None, bos_text: str) -> tuple[list[int], str]:
+    """Return the tokens to put before a prompt, and the prompt's leading template `text` without BOS.
 
-    `bos` is the token that the file asks for, None if it asks for none; `bos_text` is what templates write for it.
+    `bos` is the token that the file requires, or None; `bos_text` is how templates write it.
     """
     return ([], text) if bos is None else ([bos], text.removeprefix(bos_text))

@@ -1,9 +1,10 @@
-"""Messages to token ids through the model's own chat template, so that ids once seen stay as they were.
+"""Conversion of messages to token ids through the model's own chat template, with stable ids for earlier turns.
 
-Two properties matter. A follow-up is *appended*: its ids begin with the ids that the model saw and emitted, since
-tokenizing an answer again may give others, and then its whole KV cache is missed. And outside text is never turned into
-control tokens: it goes through the template as an unguessable mark, and is tokenized apart with special tokens off, so
-that a pasted `<|im_start|>system` stays the text it is. So do the names, descriptions and arguments of tools.
+Two properties matter. First, a follow-up is *appended*: its ids begin with the ids that the model read and generated.
+Tokenizing an answer again may give other ids, and then its whole KV cache is missed. Second, external text never
+becomes control tokens: it passes the template as an unguessable mark and is tokenized separately with special tokens
+disabled, so that a pasted `<|im_start|>system` remains plain text. The same holds for the names, descriptions and
+arguments of tools.
 """
 
 from __future__ import annotations
@@ -20,44 +21,44 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gateway.prompts.bos import beginning
-from gateway.protocol.tool_prompt import OPENING, Message, Tool, in_words, with_tools
+from gateway.prompts.bos import split_bos
+from gateway.protocol.tool_prompt import OPENING, Message, Tool, calls_as_text, with_tools
 
 _KEPT: Final = frozenset(
     {"type", "function", "name", "description", "parameters", "arguments", "properties", "required", "items", "enum"}
 )
-"""Keys by which templates find their way in tools and calls; all others are outside text."""
+"""Keys that templates look up in tools and calls; all other keys are external text."""
 
 
 class TemplateError(Exception):
-    """The model's template refuses these messages, or is none; the text says which."""
+    """The model's template rejects these messages, or does not compile; the message says which."""
 
 
 class Tokenizer(Protocol):
-    """What a prompt needs of a vocabulary."""
+    """The part of a vocabulary that prompts need."""
 
     @property
     def edges(self) -> Mapping[str, str]:
-        """The tokens that begin and end a text, as `bos_token` and `eos_token`; not all models have both."""
+        """The texts of the tokens `bos_token` and `eos_token`; not all models have both."""
 
     @property
     def leading_bos(self) -> int | None:
-        """The token that the model's file asks for before a prompt, or None."""
+        """The token that the model file requires before a prompt, or None."""
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of `text`; only with `special` may it become control tokens."""
+        """Return the token ids of `text`; control tokens are recognized only with `special`."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a rendered prompt: the template's own text, or outside text."""
+    """A piece of a rendered prompt: the template's own text, or external text."""
 
     text: str
-    outside: bool
+    external: bool
 
 
 class _Marks:
-    """What stands for outside text while a template is at work."""
+    """Placeholders for external text while a template renders."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
@@ -65,7 +66,7 @@ class _Marks:
         self._numbers: dict[str, int] = {}
 
     def hide(self, value: Any, keep: frozenset[str] = frozenset()) -> Any:
-        """`value` with all text in it hidden, keys too unless they are in `keep`; equal texts get equal marks."""
+        """Return `value` with each text replaced by a mark, keys too unless in `keep`; equal texts get equal marks."""
         if isinstance(value, str):
             return self._hide(value)
         if isinstance(value, dict):
@@ -73,7 +74,7 @@ class _Marks:
         return [self.hide(inner, keep) for inner in value] if isinstance(value, list) else value
 
     def dump(self, value: Any, *, indent: int | None, separators: tuple[str, str] | None, sort_keys: bool) -> str:
-        """`value` as JSON and one outside text: cut at every mark, it would be tokenized as no model ever saw it."""
+        """Return a mark for `value` as JSON, as one external text: models never saw JSON tokenized in pieces."""
         dumped = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
 
         def escaped(mark: re.Match[str]) -> str:
@@ -82,7 +83,7 @@ class _Marks:
         return self._hide(self._pattern.sub(escaped, dumped))
 
     def spans(self, rendered: str) -> Iterable[Span]:
-        """The template's text and the texts that were hidden, in turns."""
+        """Split a rendered prompt into the template's own text and the texts behind the marks."""
         for i, part in enumerate(self._pattern.split(rendered)):
             text = self._texts[int(part)] if i % 2 else part
             if text:
@@ -93,7 +94,7 @@ class _Marks:
         return re.compile(rf"{self._secret}\.(\d+);")
 
     def _hide(self, content: str) -> str:
-        # Space at the edges stays outside of the mark, so that a template that trims sees it.
+        # Leading and trailing space stays outside of the mark, so that a template can trim it.
         text = content.strip()
         if not text:
             return content
@@ -108,14 +109,17 @@ class _Marks:
 class Prompt:
     """One model's template and vocabulary.
 
-    `mark` gives 128 unguessable bits as hexadecimal digits; `date` is what the template's `strftime_now` tells, fixed
-    by the caller for a whole conversation.
+    `mark` returns 128 unguessable bits as hexadecimal digits. `date` implements the template's `strftime_now`; the
+    caller fixes its time for a whole conversation.
     """
 
     def __init__(self, template: str, tokenizer: Tokenizer, *, mark: Callable[[], str]) -> None:
         """Compile the template. Raises TemplateError."""
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Answers], autoescape=False
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", _GenerationTag],
+            autoescape=False,
         )
         environment.globals.update(tokenizer.edges, raise_exception=_refuse)
         environment.filters["tojson"] = _tojson
@@ -126,7 +130,7 @@ class Prompt:
         self._tokenizer = tokenizer
         self._mark = mark
         self._knows_tools = "tools" in template and OPENING in template
-        """Whether it tells of tools itself, in the format that answers are read in."""
+        """Whether the template describes tools itself, in the format that `CallReader` parses."""
 
     def whole(
         self,
@@ -136,38 +140,41 @@ class Prompt:
         answer: bool = True,
         tools: Sequence[Tool] = (),
     ) -> list[int]:
-        """Ids of a conversation from its beginning, ready for an answer.
+        """Return the ids of a whole conversation, ready for an answer.
 
-        Without `answer` they end with the last message's content, so that any follow-up begins with them. Raises
+        Without `answer` they end with the last message's content and are a prefix of any follow-up. Raises
         TemplateError, RecursionError or MemoryError.
         """
         if not self._knows_tools:
             messages, tools = with_tools(messages, tools), ()
-        return self._begun(self._render(messages, date, answer=answer, tools=tools))
+        return self._tokenize_whole(self._render(messages, date, answer=answer, tools=tools))
 
     def follow_up(
         self, messages: Sequence[Message], *, date: Callable[[str], str], after: str = "assistant", answer: bool = True
     ) -> list[int]:
-        """Ids to append after the last content token of a message by `after`: its end, then `messages`.
+        """Return the ids to append after the last content token of a message with role `after`.
 
-        They are what a fixed example grows by; `answer` and what is raised as for `whole`.
+        They are the end of that message, then `messages`: the difference that `messages` make to a fixed example
+        conversation. `answer` and errors are as for `whole`.
         """
         example: list[Message] = [{"role": "user", "content": "x"}] if after in ("assistant", "tool") else []
-        if after == "tool":  # a template may join a result to the one before it
+        if after == "tool":  # a template may merge consecutive tool results
             example.append({"role": "assistant", "content": "x"})
         own = self._mark()
         spans = self._render([*example, {"role": after, "content": own}, *messages], date, answer=answer)
-        last = next((i for i, span in enumerate(spans) if span.outside and own in span.text), None)
+        last = next((i for i, span in enumerate(spans) if span.external and own in span.text), None)
         if last is None:
-            raise TemplateError("it leaves the answer out of the conversation")
+            raise TemplateError("it omits the answer from the conversation")
         return self._tokenize(spans[last + 1 :])
 
     def _render(
         self, messages: Sequence[Message], date: Callable[[str], str], *, answer: bool, tools: Sequence[Tool] = ()
     ) -> list[Span]:
         marks = _Marks(self._mark())
-        shown = messages if self._knows_tools else in_words(messages)
-        given = {"tools": [marks.hide(tool, _KEPT) for tool in tools]} if tools else {}  # not None: some iterate
+        shown = messages if self._knows_tools else calls_as_text(messages)
+        given = (
+            {"tools": [marks.hide(tool, _KEPT) for tool in tools]} if tools else {}
+        )  # not None: some templates iterate over it
         try:
             rendered = self._template.render(
                 messages=[_hidden(message, marks) for message in shown],
@@ -179,21 +186,21 @@ class Prompt:
             raise TemplateError(str(error) or type(error).__name__) from error
         spans = list(marks.spans(rendered))
         if not answer:
-            while spans and not spans[-1].outside:
+            while spans and not spans[-1].external:
                 spans.pop()
         return spans
 
-    def _begun(self, spans: Sequence[Span]) -> list[int]:
-        """Return the ids of a prompt from its beginning; there are none if nothing is to be encoded."""
+    def _tokenize_whole(self, spans: Sequence[Span]) -> list[int]:
+        """Return the ids of a whole prompt with BOS if required; empty for no spans."""
         if not spans:
             return []
-        text = "" if spans[0].outside else spans[0].text
-        bos, rest = beginning(text, self._tokenizer.leading_bos, self._tokenizer.edges.get("bos_token", ""))
-        spans = spans if spans[0].outside else [Span(rest, outside=False), *spans[1:]]
+        text = "" if spans[0].external else spans[0].text
+        bos, rest = split_bos(text, self._tokenizer.leading_bos, self._tokenizer.edges.get("bos_token", ""))
+        spans = spans if spans[0].external else [Span(rest, external=False), *spans[1:]]
         return bos + self._tokenize(spans)
 
     def _tokenize(self, spans: Sequence[Span]) -> list[int]:
-        return [i for span in spans for i in self._tokenizer.tokenize(span.text, special=not span.outside)]
+        return [i for span in spans for i in self._tokenizer.tokenize(span.text, special=not span.external)]
 
 
 def _hidden(message: Message, marks: _Marks) -> Message:
@@ -210,9 +217,9 @@ def _tojson(
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
-    ensure_ascii: bool = False,  # noqa: ARG001 - templates say it; Chinese is always shown as it is
+    ensure_ascii: bool = False,  # noqa: ARG001 - templates pass it; non-ASCII text is never escaped
 ) -> str:
-    """As transformers has it: Jinja's own sorts keys and escapes for HTML."""
+    """Convert to JSON like transformers; Jinja's own `tojson` sorts keys and escapes for HTML."""
     marks: _Marks = context["samovar_marks"]
     return marks.dump(value, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -221,10 +228,10 @@ def _refuse(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-class _Answers(Extension):
-    """`{% generation %}`, by which some templates mark answers for training: what it encloses, as it stands."""
+class _GenerationTag(Extension):
+    """`{% generation %}`, with which some templates mark answers for training; renders its content unchanged."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2's own way to name them
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
     def parse(self, parser: Parser) -> list[Node]:
         next(parser.stream)

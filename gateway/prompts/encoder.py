@@ -1,4 +1,4 @@
-"""One request's prompt, computed in the calling process: what a prompt worker does between two messages."""
+"""Computation of a request's prompt in the calling process, which is the work of a prompt worker."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from gateway.protocol.tool_prompt import Message, dump
 from gateway.protocol.tools import Format, JsonObject, JsonSchema, OutputConstraint, form
 
 UNSUSPICIOUS: Final = 16
-"""Bytes a token up to which a text is tokenized without looking for the longest token; ordinary text has 2 to 6."""
+"""Bytes per token up to which a text is tokenized without checking the longest token. Ordinary text has 2 to 6."""
 
 
 class Encoder:
-    """Renders, tokenizes and builds grammars for one model. Not thread-safe."""
+    """Renders templates, tokenizes and builds grammars for one model. Not thread-safe."""
 
     def __init__(self, vocabulary: Vocabulary, template: str, *, instructions: str) -> None:
-        """`instructions` are the operator's. Raises TemplateError."""
+        """`instructions` are the operator's, from the setting `instructions`. Raises TemplateError."""
         self._vocabulary = vocabulary
         self._instructions = instructions
         self._tokenizer = _CachedTokenizer(vocabulary)
@@ -32,13 +32,13 @@ class Encoder:
         self._longest: int | None = None
 
     def run(self, job: Job) -> Encoded | Refused:
-        """Do one job. What the request is to blame for is a reply; any other exception is a fault of this program."""
+        """Execute one job. An invalid request returns `Refused`; any other exception is an internal error."""
         try:
-            return self._done(job)
+            return self._execute(job)
         except ApiError as error:
             return Refused(error.code, error.message, error.param)
         except TemplateError as error:
-            return _refused(job, f"the model's chat template refuses these messages: {error}")
+            return _refused(job, f"the model's chat template rejects these messages: {error}")
         except RecursionError:
             return _refused(job, "the request is nested too deeply")
         except MemoryError:
@@ -46,7 +46,7 @@ class Encoder:
         finally:
             self._tokenizer.clear()
 
-    def _done(self, job: Job) -> Encoded:
+    def _execute(self, job: Job) -> Encoded:
         match job:
             case Encode():
                 return self._encode(job)
@@ -67,8 +67,8 @@ class Encoder:
                 return self._encoded(ids, job, answer_form)
         elif not job.truncate:
             raise ContextLengthExceededError(
-                f"no tokenizer could make this prompt fit: {job.limit} tokens are the limit, with at least one of the "
-                'answer; shorten it, or let `truncation: "auto"` drop the oldest turns',
+                f"the prompt is too long for any tokenization: the limit is {job.limit} tokens, including at least one "
+                'for the answer; shorten it, or set `truncation: "auto"` to drop the oldest turns',
                 param=job.error_paths.input,
             )
         turn, ids = self._truncated(job, first)
@@ -87,7 +87,7 @@ class Encoder:
         return self._prompt.whole(messages, date=_clock(job.began), answer=job.answer, tools=tools)
 
     def _truncated(self, job: Encode, first: list[Message]) -> tuple[int, list[int]]:
-        """Drop the oldest turns down to half of the limit at once, so that the next turns can be appended again."""
+        """Drop the oldest turns until half of the limit is free, so that later turns can be appended."""
         starts = [i for i, message in enumerate(job.messages) if message["role"] == "user"] or [0]
         kept = [*first, *(message for message in job.messages[: starts[0]] if message["role"] == "system")]
 
@@ -99,13 +99,14 @@ class Encoder:
         rest = job.messages[starts[turn] :]
         if self._is_too_long(rest, job.limit):
             raise ContextLengthExceededError(
-                f"the last turn alone is too long: {job.limit} tokens are the limit, with at least one of the answer",
+                f"the last turn alone is too long: the limit is {job.limit} tokens, including at least one for the "
+                "answer; shorten it",
                 param=job.error_paths.input,
             )
         return turn, self._whole(job, [*kept, *rest])
 
     def _is_too_long(self, messages: Sequence[Message], limit: int) -> bool:
-        """Whether the messages' text has more bytes than `limit` tokens can stand for."""
+        """Return whether the messages' text has more bytes than `limit` tokens can represent."""
         size = sum(len(message["content"].encode()) for message in messages)
         return size > limit * UNSUSPICIOUS and size > limit * self._longest_token()
 
@@ -115,7 +116,7 @@ class Encoder:
         return self._longest or float("inf")
 
     def _operator(self, began: int) -> list[int]:
-        """Ids that come from the operator's instructions whatever follows them: what two examples have in common."""
+        """Return the ids that depend on the operator's instructions alone: the common prefix of two example prompts."""
         if not self._instructions:
             return []
         example = [Message(role="user", content="x")]
@@ -128,7 +129,7 @@ class Encoder:
 
 
 class _CachedTokenizer:
-    """A vocabulary that tokenizes equal texts of one job once: truncating tries many beginnings of one conversation."""
+    """A vocabulary with a cache for the texts of one job, since truncation tries many suffixes of a conversation."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -157,7 +158,7 @@ def _refused(job: Job, message: str) -> Refused:
 
 
 def _description(wanted: Format) -> str:
-    """What the prompt says of the form that the grammar enforces, so that the model knows what to fill in."""
+    """Return the instruction that describes the format enforced by the grammar, so that the model can follow it."""
     if isinstance(wanted, JsonSchema):
         return f"Answer with JSON that fits this schema, and nothing else:\n{dump(wanted.schema)}"
     return "Answer with a JSON object, and nothing else." if isinstance(wanted, JsonObject) else ""
@@ -168,5 +169,5 @@ def _packed(ids: Sequence[int]) -> bytes:
 
 
 def _clock(began: int) -> Callable[[str], str]:
-    """The template's clock: it stands still for a conversation, or its first tokens would change at midnight."""
+    """Return the template's clock, fixed for a conversation, because its first tokens must not change at midnight."""
     return lambda pattern: time.strftime(pattern, time.localtime(began))

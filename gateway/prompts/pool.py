@@ -1,4 +1,4 @@
-"""The gateway's end of its prompt workers: starts their host, gives them jobs, and replaces what dies."""
+"""The gateway's pool of prompt workers: starts their host, sends them jobs, and restarts the host when it dies."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ from gateway.prompts.queue import JobQueue, Waiting
 from gateway.prompts.worker import SLOW_SECONDS
 
 WORKERS: Final = 2
-"""One takes short jobs only, so that no long ones, however many, keep a short one waiting."""
+"""Number of workers. One takes short jobs only, so that long jobs never delay them."""
 LOWEST: Final = 19
-"""Nice value of a worker whose job is slow."""
+"""Nice value of a worker with a slow job."""
 BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Seconds before the first, second, … restart of a host that ended without having served a job."""
+"""Seconds before the first, second, … restart of a host that ended before it served a job."""
 _TIME: Final = frozenset({signal.SIGALRM, signal.SIGPROF, signal.SIGXCPU})
 
 log = structlog.get_logger("prompts")
 
 
 class PromptWorkerError(Exception):
-    """A fault of the worker program, which the log describes."""
+    """An internal error of a worker, with details in the log."""
 
 
 class PromptWorkers:
-    """Renders and tokenizes in processes of their own. `run` must be running."""
+    """Renders and tokenizes in worker processes, while `run` is running."""
 
     def __init__(self, configuration: Configuration, *, on_death: Callable[[], None] = lambda: None) -> None:
-        """Start nothing. `on_death` is called when a worker died."""
+        """`on_death` is called when a worker dies. `run` starts the processes."""
         self.on_death = on_death
         self._configuration = configuration
         self._queue = JobQueue()
         self._slots = [_Slot(self, short_only=number == 0) for number in range(WORKERS)]
         self._unavailable = ""
-        """Why no host can be started; empty while one runs or is being started."""
+        """Why no host can start; empty while one runs or is starting."""
         self._failures = 0
 
     @property
@@ -74,65 +74,65 @@ class PromptWorkers:
         return self._unavailable
 
     async def encode(self, job: Encode, *, user: str) -> Encoded:
-        """Return the prompt of a request of `user`'s. Raises ApiError."""
+        """Return the prompt of a request from `user`. Raises ApiError."""
         return await self._submit(job, user)
 
     async def tokenize(self, text: str, *, user: str) -> bytes:
-        """Return the ids of a text outside of any template. Raises ApiError."""
+        """Return the ids of a text without a template. Raises ApiError."""
         return (await self._submit(Tokenize(text), user)).ids
 
     async def operator_prefix(self, began: int) -> bytes:
-        """Return the ids with which all prompts of conversations that began then start. Raises ApiError."""
+        """Return the ids that all prompts of conversations started at `began` share. Raises ApiError."""
         if not self._configuration.instructions:
             return b""
         return (await self._submit(OperatorPrefix(began), "")).operator
 
     async def run(self) -> None:
-        """Have a host run until cancelled, and stop it then."""
+        """Run a host, and restart it when it ends, until cancelled."""
         while True:
             try:
                 await self._host()
             except OSError as error:
-                self._unavailable = f"no process could be started: {error.strerror}"
+                self._unavailable = f"the process could not be started: {error.strerror}"
             self._failures += 1
             self._fail_waiting()
             await asyncio.sleep(BACKOFF[min(self._failures, len(BACKOFF)) - 1])
 
     def pids(self) -> list[int]:
-        """Return the processes of the workers."""
+        """Return the process ids of the workers."""
         return [slot.pid for slot in self._slots if slot.pid is not None]
 
     async def _submit(self, job: Job, user: str) -> Encoded:
         if self._unavailable:
-            raise EngineUnavailableError(f"prompts cannot be read: {self._unavailable}")
+            raise EngineUnavailableError(f"the prompt workers are unavailable: {self._unavailable}")
         waiting = Waiting(user, messages.encode_job(job))
         if len(waiting.body) > MAX_FRAME:
-            raise ContextLengthExceededError("the conversation is too long", param="input")
+            raise ContextLengthExceededError("the conversation is too long; shorten it", param="input")
         self._queue.add(waiting)
         self.dispatch()
         return await waiting.result
 
     def dispatch(self) -> None:
-        """Give waiting jobs to idle workers."""
+        """Send waiting jobs to idle workers."""
         for slot in self._slots:
             if slot.idle and (job := self._queue.take(short_only=slot.short_only)) is not None:
                 slot.begin(job)
 
     def available(self) -> None:
-        """A worker is ready."""
+        """Record that a worker is ready."""
         self._unavailable = ""
 
     def served(self) -> None:
-        """A worker answered: the host works."""
+        """Record that a worker has replied, so the host works."""
         self._failures = 0
 
     def unavailable(self, reason: str) -> None:
-        """The host cannot load the model."""
+        """Record that the host cannot load the model."""
         self._unavailable = reason
         log.error("prompt workers unavailable", reason=reason)
 
     def requeue(self, job: Waiting) -> bool:
-        """Give a job that lost its worker through no fault of its own to another one, once."""
+        """Retry a job once whose worker died for another reason; return whether it is retried."""
         if job.retried:
             return False
         job.retried = True
@@ -142,10 +142,10 @@ class PromptWorkers:
     def _fail_waiting(self) -> None:
         if self._unavailable:
             for job in self._queue.clear():
-                _fail(job, EngineUnavailableError(f"prompts cannot be read: {self._unavailable}"))
+                _fail(job, EngineUnavailableError(f"the prompt workers are unavailable: {self._unavailable}"))
 
     async def _host(self) -> None:
-        """Run one host to its end."""
+        """Run one host until it ends."""
         pairs = [socket.socketpair() for _ in self._slots]
         theirs = [pair[1] for pair in pairs]
         try:
@@ -163,14 +163,14 @@ class PromptWorkers:
             for sock in theirs:
                 sock.close()
         try:
-            assert process.stdin is not None  # noqa: S101 - asked for as a pipe
+            assert process.stdin is not None  # noqa: S101 - stdin=PIPE
             process.stdin.write(messages.encode_configuration(self._configuration))
             process.stdin.close()
             async with asyncio.TaskGroup() as group:
                 for slot, (ours, _) in zip(self._slots, pairs, strict=True):
                     group.create_task(slot.connect(ours))
                 await process.wait()
-                _end_session(process.pid)  # its workers outlive it; once they are gone, the slots have read all
+                _end_session(process.pid)  # workers outlive their host; the slots then read to the end of the sockets
         finally:
             _end_session(process.pid)
             for slot in self._slots:
@@ -179,7 +179,7 @@ class PromptWorkers:
 
 
 class _Slot:
-    """The connection to one worker, whichever process that is now."""
+    """The connection to one worker, which stays while the worker's process is replaced."""
 
     def __init__(self, pool: PromptWorkers, *, short_only: bool) -> None:
         self.short_only = short_only
@@ -190,16 +190,16 @@ class _Slot:
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
         self._before = 0.0
-        """Processor seconds of the worker when its job began."""
+        """CPU seconds of the worker when its job started."""
 
     @property
     def idle(self) -> bool:
-        """Whether it can take a job."""
+        """Whether the worker can take a job."""
         return self._writer is not None and self.pid is not None and self._job is None
 
     def begin(self, job: Waiting) -> None:
-        """Send a job."""
-        assert self._writer is not None and self.pid is not None  # noqa: S101 - it is idle
+        """Send a job to the worker."""
+        assert self._writer is not None and self.pid is not None  # noqa: S101 - the slot is idle
         self._job = job
         self._number = (self._number + 1) & 0xFFFFFFFF
         self._writer.write(messages.frame(job.body, self._number))
@@ -216,13 +216,13 @@ class _Slot:
                 self._receive(messages.reply_decoder.decode(await reader.readexactly(size)), number)
 
     def disconnect(self) -> None:
-        """Close the connection; a job that was under way goes to another host."""
+        """Close the connection; a running job is retried on the next host."""
         if self._writer is not None:
             self._writer.close()
         self._writer = self.pid = None
         job = self._take()
         if job is not None and not self._pool.requeue(job):
-            _fail(job, EngineUnavailableError("the process that reads prompts ended; try again"))
+            _fail(job, EngineUnavailableError("the prompt worker ended; try again"))
 
     def _receive(self, reply: Reply, number: int) -> None:
         match reply:
@@ -250,8 +250,8 @@ class _Slot:
         _fail(
             job,
             InvalidRequestError(
-                f"this request {text}; a long run of letters or spaces without a break, or a very long message, is the "
-                "usual cause: shorten it",
+                f"this request {text}; the usual cause is a long run of letters or spaces without a break, or a very "
+                "long message: shorten it",
                 param="input",
             ),
         )
@@ -264,7 +264,7 @@ class _Slot:
         return job
 
     def _lower(self) -> None:
-        """Lower the worker's priority once its job has used so much of a processor that engines might notice."""
+        """Lower the worker's priority if its job has used SLOW_SECONDS of CPU time and may slow down engines."""
         self._timer = None
         if self._job is None:
             return
@@ -288,7 +288,7 @@ def _conclude(job: Waiting, reply: Encoded | Refused | Fault) -> None:
 
 
 def _end_session(leader: int) -> None:
-    """Kill a host with its workers: they are a session of their own."""
+    """Kill a host and its workers, which form one session."""
     with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -299,8 +299,8 @@ def _fail(job: Waiting, error: Exception) -> None:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Raises OSError or psutil.Error when the process has ended."""
+    """Return the CPU seconds of a process. Raises OSError or psutil.Error if it has ended."""
     if os.uname().sysname == "Linux":
-        return time.clock_gettime(~pid << 3 | 2)  # its CPUCLOCK_SCHED: 1 us, where psutil reads three files
+        return time.clock_gettime(~pid << 3 | 2)  # CPUCLOCK_SCHED of `pid`: 1 us, while psutil reads three files
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)

@@ -1,4 +1,4 @@
-"""Jobs that wait for a prompt worker: users take turns, and long jobs never hold up short ones."""
+"""Queue of jobs for the prompt workers: users take turns, and long jobs never delay short ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gateway.errors import QueueFullError
 from gateway.prompts.messages import Encoded
 
 SHORT_BYTES: Final = 64 << 10
-"""A job of at most so many bytes takes milliseconds, whatever it says; a longer one may take seconds."""
+"""Maximum bytes of a short job, which takes milliseconds with any content; a longer one may take seconds."""
 USER_BYTES: Final = 16 << 20
-"""Bytes of one user's waiting jobs at most."""
+"""Maximum bytes of one user's waiting jobs."""
 ALL_BYTES: Final = 64 << 20
-"""Bytes of all waiting jobs at most."""
+"""Maximum bytes of all waiting jobs."""
 
 
 @dataclass(eq=False)
@@ -26,14 +26,14 @@ class Waiting:
     body: bytes
     result: asyncio.Future[Encoded] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     retried: bool = False
-    """Whether it was given to a second worker already."""
+    """Whether the job has been sent to a second worker."""
 
 
 class JobQueue:
-    """Short and long jobs apart, each first in, first out for a user and in turns between users."""
+    """Separate queues for short and long jobs: first in, first out per user, and round robin between users."""
 
     def __init__(self) -> None:
-        """Start empty."""
+        """Create an empty queue."""
         self._short = _Turns()
         self._long = _Turns()
 
@@ -46,11 +46,11 @@ class JobQueue:
         self._queue(job).add(job)
 
     def add_first(self, job: Waiting) -> None:
-        """Put a job that lost its worker before all others."""
+        """Put a job whose worker died before all others."""
         self._queue(job).add_first(job)
 
     def take(self, *, short_only: bool) -> Waiting | None:
-        """Remove and return the next job; a worker that takes long ones at all takes them first."""
+        """Remove and return the next job; without `short_only`, long jobs come first."""
         queues = (self._short,) if short_only else (self._long, self._short)
         return next((job for queue in queues if (job := queue.take()) is not None), None)
 
@@ -63,7 +63,7 @@ class JobQueue:
 
 
 class _Turns:
-    """One user's thousand jobs delay another's by one."""
+    """Round robin between users: a thousand jobs of one user delay another user by one job."""
 
     def __init__(self) -> None:
         self._users: OrderedDict[str, deque[Waiting]] = OrderedDict()
@@ -86,7 +86,7 @@ class _Turns:
             user, jobs = self._users.popitem(last=False)
             job = jobs.popleft()
             self.bytes -= len(job.body)
-            if job.result.done():  # its request was cancelled: the turn is not used up
+            if job.result.done():  # its request was cancelled, so the user keeps this turn
                 if jobs:
                     self._users[user] = jobs
                     self._users.move_to_end(user, last=False)

@@ -1,9 +1,9 @@
 """The processes that render and tokenize: a host loads the vocabulary once and forks workers, which share its memory.
 
 `python -m gateway.prompts.worker FD …` is the host; it reads its Configuration from standard input and has one socket
-for each worker. A worker serves one job at a time. The kernel ends it when a job takes too long (SIGPROF, SIGALRM) or
-too much memory, whatever code it is in, also when nobody is there to supervise it; a crash of llama.cpp ends only the
-worker. The host reports the death on the worker's socket and forks the next one, which takes a millisecond.
+for each worker. A worker serves one job at a time. The kernel ends the worker if a job takes too long (SIGPROF,
+SIGALRM) or too much memory, in whatever code and without a supervisor; a crash of llama.cpp ends only the worker. The
+host reports the death on the worker's socket and forks the next worker, which takes a millisecond.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gateway.prompts.encoder import Encoder
 from gateway.prompts.messages import HEAD, Configuration, Died, Fault, Reply, Serving, Unavailable
 
 SLOW_SECONDS: Final = 0.05
-"""Processor time of a job beyond which the gateway lowers the worker's priority, so that engines go first. Only root
-may raise it again, so the worker ends after its reply, and a fresh one takes its place."""
+"""CPU seconds of a job beyond which the gateway lowers the worker's priority in favor of engines. Only root may raise
+the priority again, so the worker exits after its reply and the host forks a new one."""
 RECYCLED: Final = 3
-"""Exit status of a worker that was replaced for being slow."""
+"""Exit status of a worker that is replaced because its job was slow."""
 STACK: Final = 256 << 20
-"""Bytes of stack: llama.cpp splits the text of many vocabularies by std::regex, which recurses at every letter."""
+"""Bytes of stack: for many vocabularies llama.cpp splits text with std::regex, which recurses at every letter."""
 MOST_DEATHS: Final = 20
-"""Deaths in a row without a served job after which the host gives up: something is wrong with the machine."""
+"""Consecutive worker deaths after which the host exits, since something is wrong with the machine."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,16 +53,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _load(configuration: Configuration) -> Encoder:
-    """Raises ModelLoadError, TemplateError or OSError."""
+    """Load the vocabulary. Raises ModelLoadError, TemplateError or OSError."""
     path = Path(configuration.model)
     if configuration.mark not in (None, mark(path)):
-        raise ModelLoadError(f"{path.name} changed since the server started: restart it")
+        raise ModelLoadError(f"{path.name} changed since the server started; restart the server")
     model = Model(path, vocab_only=True)
     return Encoder(model.vocabulary, configuration.template, instructions=configuration.instructions)
 
 
 class _Host:
-    """Forks a worker for each socket, and another one whenever a worker ends."""
+    """Forks a worker for each socket, and a new one whenever a worker ends."""
 
     def __init__(self, configuration: Configuration, encoder: Encoder, sockets: Sequence[socket.socket]) -> None:
         self._configuration = configuration
@@ -87,7 +87,7 @@ class _Host:
                 if code != RECYCLED:
                     _send(connection, Died(max(0, -code)))
                 self._fork(connection)
-            except OSError:  # the gateway is gone
+            except OSError:  # the gateway has ended
                 continue
         return 0
 
@@ -108,7 +108,7 @@ class _Host:
 
 
 def _serve(connection: socket.socket, encoder: Encoder, configuration: Configuration) -> int:
-    """Do one job after the other; return the exit status."""
+    """Serve jobs until the gateway closes the socket; return the exit status."""
     with suppress(ConnectionError):
         _send(connection, Serving(os.getpid()))
         while (received := _receive(connection)) is not None:
@@ -129,14 +129,14 @@ def _serve(connection: socket.socket, encoder: Encoder, configuration: Configura
 def _answer(encoder: Encoder, body: bytes) -> Reply:
     try:
         return encoder.run(messages.job_decoder.decode(body))
-    except Exception as error:  # noqa: BLE001 - the gateway logs it, and answers with internal_error
+    except Exception as error:  # noqa: BLE001 - the gateway logs it and returns internal_error
         frames = traceback.extract_tb(error.__traceback__)
         place = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
         return Fault(type(error).__name__, place[:2000])
 
 
 def _receive(connection: socket.socket) -> tuple[int, bytes] | None:
-    """Return the next job's number and body; None when the gateway closed the socket."""
+    """Return the next job's number and body; None if the gateway closed the socket."""
     head = _read(connection, HEAD.size)
     if head is None:
         return None
@@ -161,11 +161,11 @@ def _send(connection: socket.socket, reply: Reply, number: int = 0) -> None:
 
 
 def _allow_deep_recursion() -> None:
-    """Run this program again with a larger stack, whose size is fixed when a program starts."""
+    """Execute this program again with a larger stack, whose size is fixed at program start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     wanted = STACK if hard == resource.RLIM_INFINITY else min(STACK, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError):  # a service may not be allowed to: then long words crash a worker sooner
+        with suppress(OSError):  # not permitted: then long words crash a worker sooner
             resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
         if resource.getrlimit(resource.RLIMIT_STACK)[0] != wanted:
             return

@@ -1,1 +1,1 @@
-"""The Responses protocol without sockets: messages in, events out. It knows neither engine nor connection."""
+"""The Responses protocol without I/O: messages in, events out. It depends on neither engine nor connection."""

@@ -1,4 +1,4 @@
-"""Chat completions: requests of stateless clients, as requests for a response that nobody will continue by its id."""
+"""Chat completions: requests of stateless clients, converted to requests for responses without stored history."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ Content = str | list[TextPart]
 
 
 class SystemMessage(msgspec.Struct, frozen=True, tag_field="role", tag="system"):
-    """What the model is told to be."""
+    """Instructions for the model."""
 
     content: Content
 
 
 class DeveloperMessage(msgspec.Struct, frozen=True, tag_field="role", tag="developer"):
-    """Another name for the same."""
+    """The same as a system message."""
 
     content: Content
 
 
 class UserMessage(msgspec.Struct, frozen=True, tag_field="role", tag="user"):
-    """What a person says."""
+    """A message from the user."""
 
     content: Content
 
@@ -79,14 +79,14 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True, tag="function"):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, tag_field="role", tag="assistant"):
-    """What the model said."""
+    """An earlier answer of the model."""
 
     content: Content | None = None
     tool_calls: list[ToolCall] | None = None
 
 
 class ToolMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="role", tag="tool"):
-    """What came of a call."""
+    """The result of a function call."""
 
     content: Content
     tool_call_id: Key256
@@ -102,7 +102,7 @@ class ChatTool(msgspec.Struct, frozen=True, tag="function", forbid_unknown_field
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Its name, and what it is for."""
+    """The description of a function."""
 
     name: ToolName
     description: str | None = None
@@ -117,19 +117,19 @@ class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChatChoice(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
-    """The function that is to be called."""
+    """The function that the model must call."""
 
     function: Named
 
 
 class SchemaFormat(msgspec.Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
-    """JSON that fits a schema."""
+    """JSON that conforms to a schema."""
 
     json_schema: NamedSchema
 
 
 class NamedSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The schema."""
+    """A schema with its name."""
 
     name: ToolName
     schema: dict[str, Any] | None = None
@@ -138,14 +138,14 @@ class NamedSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream carries beside the answer."""
+    """What a stream carries in addition to the answer."""
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
 class ChatCreate(SamplingParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a request."""
+    """The body of a chat completion request."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_ITEMS)]
     model: str | None = None
@@ -160,11 +160,11 @@ class ChatCreate(SamplingParams, frozen=True, kw_only=True, forbid_unknown_field
     stream_options: StreamOptions | None = None
     store: Literal[False] | None = None
     user: str | None = None
-    """Who asks, in the client's own words; nothing depends on it."""
+    """The client's own identifier of its user; ignored."""
 
 
 class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"):
-    """A response that is not kept: its client sends the whole conversation again."""
+    """A request whose response is not stored, since its client sends the whole conversation each time."""
 
     route: ClassVar[str] = "chat_completions"
     error_paths: ClassVar[ErrorPaths] = ErrorPaths(
@@ -172,8 +172,8 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
     )
 
     @property
-    def remembered(self) -> bool:
-        """Never: conversations of stateless clients are theirs."""
+    def is_stored(self) -> bool:
+        """Always False: stateless clients store their conversations themselves."""
         return False
 
 
@@ -188,7 +188,7 @@ _NEUTRAL: Final[Neutral] = {
 
 
 def read_chat(raw: dict[str, Any]) -> tuple[Stateless, ChatCreate]:
-    """A decoded body, as a request for a response and as it was sent.
+    """Convert a decoded body; return the request for a response, and the body as a struct.
 
     Raises InvalidRequestError or UnsupportedParameterError that names the field.
     """
@@ -197,20 +197,20 @@ def read_chat(raw: dict[str, Any]) -> tuple[Stateless, ChatCreate]:
     request = _request(chat)
     if len(request.items) > MAX_ITEMS:
         raise InvalidRequestError(
-            f"messages: their texts and calls are more than {MAX_ITEMS}; drop the oldest", param="messages"
+            f"messages: they contain more than {MAX_ITEMS} texts and calls; drop the oldest", param="messages"
         )
     check_schemas(request)
     return request, chat
 
 
 def _check(chat: ChatCreate) -> None:
-    """What the types of its fields do not say."""
+    """Check the constraints that the field types do not express."""
     if not all(chat.stops):
         raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
     if chat.top_logprobs is not None and not chat.logprobs:
-        raise InvalidRequestError("top_logprobs: goes with `logprobs: true`", param="top_logprobs")
+        raise InvalidRequestError("top_logprobs: it requires `logprobs: true`", param="top_logprobs")
     if chat.stream_options is not None and not chat.stream:
-        raise InvalidRequestError("stream_options: goes with `stream: true`", param="stream_options")
+        raise InvalidRequestError("stream_options: it requires `stream: true`", param="stream_options")
 
 
 def _request(chat: ChatCreate) -> Stateless:
@@ -245,14 +245,14 @@ def _items(message: ChatMessage) -> list[InputItem]:
         case ToolMessage():
             return [FunctionCallOutput(call_id=message.tool_call_id, output=_text(message.content))]
         case AssistantMessage():
-            said: list[InputItem] = []
+            items: list[InputItem] = []
             if text := _text(message.content):
-                said.append(InputMessage("assistant", text))
-            said += [
+                items.append(InputMessage("assistant", text))
+            items += [
                 FunctionCall(call_id=call.id, name=call.function.name, arguments=call.function.arguments)
                 for call in message.tool_calls or ()
             ]
-            return said or [InputMessage("assistant", "")]
+            return items or [InputMessage("assistant", "")]
         case UserMessage():
             return [InputMessage("user", _text(message.content))]
         case _:

@@ -1,4 +1,4 @@
-"""A response's events as chat completions have them: chunks of a stream, or one object."""
+"""Conversion of a response's events to chat completions: chunks of a stream, or one object."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _USAGE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class Completion:
-    """One answer; feed it the events in order, or give it the whole response. `logprobs`: they were asked for."""
+    """One completion. Pass the events in order to `feed`, or the ended response to `whole`."""
 
     def __init__(self, response_id: str, *, created: int, model: str, logprobs: bool, usage: bool) -> None:
-        """With `usage` a last chunk tells the tokens."""
+        """`logprobs` adds log probabilities to the completion, and `usage` adds a last chunk with token counts."""
         self._head = {"id": f"chatcmpl-{response_id.removeprefix('resp_')}", "created": created, "model": model}
         self._logprobs = logprobs
         self._usage = usage
         self._calls = -1
-        self._begun = False
+        self._started = False
 
     def feed(self, event: Event) -> list[Chunk]:
-        """What a stream tells of an event."""
+        """Return the chunks for an event."""
         match event["type"]:
             case "response.output_text.delta":
                 return self._chunks({"content": event["delta"]}, logprobs=event["logprobs"])
@@ -42,7 +42,7 @@ class Completion:
         return []
 
     def whole(self, response: dict[str, Any]) -> dict[str, Any]:
-        """The object of a request that does not stream."""
+        """Return the completion object for a request without `stream`."""
         texts, logprobs, calls = [], [], []
         for item in response["output"]:
             if item["type"] == "function_call":
@@ -56,7 +56,7 @@ class Completion:
         choice = {
             "index": 0,
             "message": {**message, "tool_calls": calls} if calls else message,
-            "logprobs": self._told(logprobs),
+            "logprobs": self._logprob_body(logprobs),
             "finish_reason": _reason(response),
         }
         return {**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(response)}
@@ -73,16 +73,16 @@ class Completion:
     def _chunks(
         self, delta: dict[str, Any], *, logprobs: Sequence[dict[str, Any]] = (), reason: str | None = None
     ) -> list[Chunk]:
-        begun, self._begun = self._begun, True
-        first = [] if begun else [self._chunk({"role": "assistant", "content": "", "refusal": None}, (), None)]
+        started, self._started = self._started, True
+        first = [] if started else [self._chunk({"role": "assistant", "content": "", "refusal": None}, (), None)]
         return [*first, self._chunk(delta, logprobs, reason)]
 
     def _chunk(self, delta: dict[str, Any], logprobs: Sequence[dict[str, Any]], reason: str | None) -> Chunk:
-        choice = {"index": 0, "delta": delta, "logprobs": self._told(logprobs), "finish_reason": reason}
+        choice = {"index": 0, "delta": delta, "logprobs": self._logprob_body(logprobs), "finish_reason": reason}
         usage = {"usage": None} if self._usage else {}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice], **usage}
 
-    def _told(self, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    def _logprob_body(self, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         return {"content": list(logprobs), "refusal": None} if self._logprobs else None
 
 

@@ -1,4 +1,4 @@
-"""Token ids to text as they come: never half a character, never past a stop string."""
+"""Incremental conversion of token ids to text, without partial characters and up to a stop string."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Callable, Sequence
 
 
 class Detokenizer:
-    """Turns one answer's tokens into deltas.
+    """Converts one answer's tokens to text deltas.
 
-    One Chinese character is often several tokens, so bytes wait until they are a character; text that may be the
-    beginning of a stop string waits until it is or is not.
+    One Chinese character is often several tokens, so bytes are held back until they form a character. Text that may be
+    the start of a stop string is held back until this is decided.
     """
 
     def __init__(self, piece: Callable[[int], bytes], stops: Sequence[str] = ()) -> None:
-        """`piece` gives a token's bytes; `stops` are non-empty strings that end the answer and are not part of it."""
+        """`piece` returns a token's bytes; `stops` are non-empty strings that end the answer and are cut off."""
         self._piece = piece
         self._stops = tuple(stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped = False
-        """Whether a stop string has come; all later tokens are ignored."""
+        """Whether a stop string was found; all later tokens are ignored."""
 
     def feed(self, ids: Sequence[int]) -> str:
-        """The text that `ids` make certain."""
+        """Return the text that can no longer change now that `ids` have arrived."""
         if self.stopped:
             return ""
         return self._release(self._decoder.decode(b"".join(map(self._piece, ids))))
 
     def finish(self) -> str:
-        """The text still held, an unfinished character as U+FFFD."""
+        """Return the text still held back, with an incomplete character as U+FFFD."""
         if self.stopped:
             return ""
         text = self._release(self._decoder.decode(b"", final=True))
@@ -49,7 +49,7 @@ class Detokenizer:
 
 
 def overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`, without all of it; `stop` is not empty."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `stop`; `stop` is not empty."""
     at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while at >= 0 and not stop.startswith(text[at:]):
         at = text.find(stop[0], at + 1)

@@ -1,7 +1,7 @@
-"""One response as the events of the contract, in the only order they may come.
+"""The events of one response, in the only valid order.
 
-An answer is a row of output items. Another kind of item is another class beside `MessageItem`: `ResponseEvents.open`
-takes any.
+An answer is a list of output items. `ResponseEvents.open` accepts any `OutputItem`, so a new kind of item is a new
+class next to `MessageItem`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one turn; `cached` of the prompt's were not computed again."""
+    """Token counts of one turn; `cached` of the `input` tokens were not computed again."""
 
     input: int
     cached: int
     output: int
 
     def body(self) -> dict[str, Any]:
-        """As OpenAI writes it."""
+        """Return the `usage` object in OpenAI's format."""
         return {
             "input_tokens": self.input,
             "input_tokens_details": {"cached_tokens": self.cached, "cache_write_tokens": 0},
@@ -39,37 +39,37 @@ class Usage:
 
 
 class OutputItem(Protocol):
-    """One item of an answer as it grows: each method gives the fields of the events that tell it."""
+    """One growing item of an answer. Its methods return events without the fields that the response adds."""
 
     def opened(self) -> list[Event]:
-        """It begins."""
+        """Return the events that open the item."""
 
     def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:
-        """More of it, with the log probabilities of its tokens where they were asked for."""
+        """Append to the item, with the log probabilities of its tokens if requested."""
 
     def closed(self, status: str) -> list[Event]:
-        """It is whole, or `incomplete`."""
+        """Return the events that close the item with `status` completed or incomplete."""
 
     def body(self, status: str) -> Item:
-        """All of it so far."""
+        """Return the item so far."""
 
 
 class MessageItem:
-    """Text for the user; `item_id` is a `msg_` id."""
+    """A message with text for the user; `item_id` is a `msg_` id."""
 
     def __init__(self, item_id: str) -> None:
-        """Begin empty."""
+        """Create an empty message."""
         self._id = item_id
         self._texts: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
 
     @property
     def text(self) -> str:
-        """All of it so far."""
+        """The text so far."""
         return "".join(self._texts)
 
     def opened(self) -> list[Event]:
-        """The item, then its only part."""
+        """Return the events that open the item and its only part."""
         item = {**self.body("in_progress"), "content": []}
         return [
             {"type": "response.output_item.added", "item": item},
@@ -77,13 +77,13 @@ class MessageItem:
         ]
 
     def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:
-        """More text."""
+        """Append text."""
         self._texts.append(text)
         self._logprobs += logprobs
         return self._part("response.output_text.delta", delta=text, logprobs=list(logprobs))
 
     def closed(self, status: str) -> list[Event]:
-        """The text, the part and the item, whole."""
+        """Return the events with the whole text, part and item."""
         item = self.body(status)
         return [
             self._part("response.output_text.done", text=self.text, logprobs=list(self._logprobs)),
@@ -92,7 +92,7 @@ class MessageItem:
         ]
 
     def body(self, status: str) -> Item:
-        """As it is listed and stored."""
+        """Return the item in the form that is listed and stored."""
         return text_item(self.text, item_id=self._id, status=status, logprobs=self._logprobs)
 
     def _part(self, kind: str, **fields: Any) -> Event:
@@ -104,26 +104,26 @@ class MessageItem:
 
 
 class CallItem:
-    """A call of the function `name`; `item_id` is an `fc_` id, `call_id` the one that its output will name."""
+    """A call of the function `name`; `item_id` is an `fc_` id, and the call's output will refer to `call_id`."""
 
     def __init__(self, item_id: str, call_id: str, name: str) -> None:
-        """Begin without arguments."""
+        """Create a call without arguments."""
         self._id = item_id
         self._call_id = call_id
         self._name = name
         self._arguments: list[str] = []
 
     def opened(self) -> list[Event]:
-        """The item."""
+        """Return the event that opens the item."""
         return [{"type": "response.output_item.added", "item": self.body("in_progress")}]
 
-    def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:  # noqa: ARG002 - a message's alone
-        """More of its arguments."""
+    def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:  # noqa: ARG002 - only messages have logprobs
+        """Append to the arguments."""
         self._arguments.append(text)
         return {"type": "response.function_call_arguments.delta", "item_id": self._id, "delta": text}
 
     def closed(self, status: str) -> list[Event]:
-        """The arguments and the item, whole."""
+        """Return the events with the whole arguments and item."""
         item = self.body(status)
         arguments = {"item_id": self._id, "name": self._name, "arguments": item["arguments"]}
         return [
@@ -132,7 +132,7 @@ class CallItem:
         ]
 
     def body(self, status: str) -> Item:
-        """As it is listed and stored."""
+        """Return the item in the form that is listed and stored."""
         return {
             "id": self._id,
             "type": "function_call",
@@ -144,10 +144,9 @@ class CallItem:
 
 
 class ResponseEvents:
-    """Shapes the events of one answer: any number of output items, one after the other. The log numbers them.
+    """Builds the events of one response with any number of output items, one after the other. The log numbers them.
 
-    `response_id` is a `resp_` id; `created_at` is in seconds of the epoch; `temperature` and `top_p` are the values in
-    force.
+    `response_id` is a `resp_` id; `created_at` is in epoch seconds; `temperature` and `top_p` are the effective values.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class ResponseEvents:
         top_p: float,
         max_output_tokens: int,
     ) -> None:
-        """Begin with nothing told."""
+        """Create the response object, with status queued."""
         self._open: OutputItem | None = None
         self._response: dict[str, Any] = {
             "id": response_id,
@@ -170,7 +169,7 @@ class ResponseEvents:
             "status": "queued",
             "model": model,
             "output": [],
-            "parallel_tool_calls": False,  # one call an answer
+            "parallel_tool_calls": False,  # one call per answer
             "tool_choice": msgspec.to_builtins(request.choice),
             "tools": msgspec.to_builtins(request.functions),
             "text": {"format": msgspec.to_builtins(request.format)},
@@ -183,42 +182,42 @@ class ResponseEvents:
             "access_programs": None,
             "max_output_tokens": max_output_tokens,
             "previous_response_id": request.previous_response_id,
-            "store": request.remembered,
+            "store": request.is_stored,
             "truncation": request.truncation or "disabled",
             "usage": None,
         }
 
     @property
     def response(self) -> dict[str, Any]:
-        """The response as it stands, the item that grows included."""
+        """The response as it stands, including the open item."""
         growing = [self._open.body("in_progress")] if self._open is not None else []
         return {**self._response, "output": [*self._response["output"], *growing]}
 
     def created(self) -> Event:
-        """The request is taken; its id is known from here on."""
+        """Return the event that announces the response's id: the request is accepted."""
         return self._about("response.created", "in_progress")
 
     def queued(self, position: int, seconds: float) -> Event:
-        """It waits: `position` 1 is next, for about `seconds`."""
+        """Return the event for a waiting request; `position` 1 is next, after an estimated `seconds`."""
         extra = {"queue_position": position, "estimated_wait_seconds": round(seconds, 1)}
         return {**self._about("response.queued", "queued"), **extra}
 
     def in_progress(self) -> Event:
-        """An engine has it."""
+        """Return the event for a request that an engine has started."""
         return self._about("response.in_progress", "in_progress")
 
     def open(self, item: OutputItem) -> list[Event]:
-        """Another item of the answer begins; the one before it is closed."""
+        """Open the next item of the answer; the previous one must be closed."""
         self._open = item
         return [self._of_item(event) for event in item.opened()]
 
     def delta(self, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> Event:
-        """More of the item that is open."""
-        assert self._open is not None, "an item was opened"  # noqa: S101
+        """Append to the open item."""
+        assert self._open is not None, "no item is open"  # noqa: S101
         return self._of_item(self._open.delta(text, logprobs))
 
     def close(self, status: str = "completed") -> list[Event]:
-        """The item that is open, if any, is `completed` or `incomplete`."""
+        """Close the open item, if any, with `status` completed or incomplete."""
         if self._open is None:
             return []
         item, events = self._open, [self._of_item(event) for event in self._open.closed(status)]
@@ -227,17 +226,17 @@ class ResponseEvents:
         return events
 
     def completed(self, usage: Usage) -> list[Event]:
-        """The model ended its answer, or there was only a context to encode."""
+        """Return the last events if the model ended its answer, or the request only encoded a context."""
         return self._ended("response.completed", "completed", usage)
 
     def incomplete(self, usage: Usage, reason: str, explanation: str | None = None) -> list[Event]:
-        """The answer was ended for `reason`: max_output_tokens, steered or cancelled; `explanation` says more."""
+        """Return the last events of an answer that ended early: `reason` is max_output_tokens, steered or cancelled."""
         details = {"reason": reason} if explanation is None else {"reason": reason, "message": explanation}
         self._response["incomplete_details"] = details
         return self._ended("response.incomplete", "cancelled" if reason == "cancelled" else "incomplete", usage)
 
     def failed(self, error: ApiError) -> list[Event]:
-        """It was taken, and cannot be answered."""
+        """Return the last events of a response that failed after its request was accepted."""
         self._response["error"] = {"code": error.code, "message": error.message}
         self._response["incomplete_details"] = None
         return [*self.close("incomplete"), self._about("response.failed", "failed")]
@@ -254,13 +253,13 @@ class ResponseEvents:
         return {**event, "output_index": len(self._response["output"])}
 
 
-def retold(response: dict[str, Any], *, number: int) -> Event:
-    """The terminal event of a response that ended long ago: of all its events only this one is still known."""
+def terminal_event(response: dict[str, Any], *, number: int) -> Event:
+    """Return the terminal event of a response that ended long ago, whose other events are no longer available."""
     kinds = {"completed": "response.completed", "failed": "response.failed"}
     kind = kinds.get(response["status"], "response.incomplete")
     return {"type": kind, "sequence_number": number, "response": response}
 
 
 def refusal(error: ApiError, **address: str) -> Event:
-    """The `error` event of a message that was not taken; `address` is the lane and response that it named."""
+    """Return the `error` event of a rejected message; `address` is the lane and response that the message named."""
     return {"type": "error", "status": error.status, "error": error.body(), **address}

@@ -1,4 +1,4 @@
-"""The items of a conversation, shaped as OpenAI shapes them: what clients list, and what the model is shown."""
+"""The items of a conversation, in OpenAI's format for clients and as messages for the chat template."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gateway.protocol.tool_prompt import Message
 from gateway.protocol.values import fits
 
 Item = dict[str, Any]
-"""An input or output item; it has an `id` and a `type`, and never changes."""
+"""An input or output item with an `id` and a `type`; immutable."""
 
 
 def input_item(item: InputItem, new_id: Callable[[str], str]) -> Item:
-    """An item of a request, as it is listed later. `new_id` gives ids by their prefix."""
+    """Return an item of a request in the form that is listed later. `new_id` returns a new id with the given prefix."""
     if isinstance(item, InputMessage):
         if item.role == "assistant":
             return text_item(item.text, item_id=new_id("msg"))
@@ -28,7 +28,7 @@ def input_item(item: InputItem, new_id: Callable[[str], str]) -> Item:
 
 
 def text_item(text: str, *, item_id: str, status: str = "completed", logprobs: Sequence[dict[str, Any]] = ()) -> Item:
-    """A message that the model said."""
+    """Return a message item of the model."""
     part = {
         "type": "output_text",
         "text": text,
@@ -45,7 +45,7 @@ def text_item(text: str, *, item_id: str, status: str = "completed", logprobs: S
 
 
 def page(items: Sequence[Item], *, limit: int, order: str, after: str | None) -> dict[str, Any]:
-    """A page of a list, behind the item `after`; `order` is asc or desc. Raises InvalidRequestError."""
+    """Return a page of a list, starting after the item `after`; `order` is asc or desc. Raises InvalidRequestError."""
     ordered = list(items) if order == "asc" else list(reversed(items))
     if after is not None:
         start = next((i for i, item in enumerate(ordered, 1) if item["id"] == after), None)
@@ -58,22 +58,22 @@ def page(items: Sequence[Item], *, limit: int, order: str, after: str | None) ->
 
 
 def messages(items: Sequence[Item]) -> list[Message]:
-    """The items as a chat template takes them; a call belongs to the message before it."""
-    told: list[Message] = []
+    """Convert items to messages for a chat template; a call becomes part of the assistant message before it."""
+    result: list[Message] = []
     for item in items:
         if item["type"] == "function_call":
-            if not told or told[-1]["role"] != "assistant":
-                told.append({"role": "assistant", "content": ""})
-            told[-1].setdefault("tool_calls", []).append(_call(item))
+            if not result or result[-1]["role"] != "assistant":
+                result.append({"role": "assistant", "content": ""})
+            result[-1].setdefault("tool_calls", []).append(_call(item))
         elif item["type"] == "function_call_output":
-            told.append({"role": "tool", "content": _text(item["output"]), "tool_call_id": item["call_id"]})
+            result.append({"role": "tool", "content": _text(item["output"]), "tool_call_id": item["call_id"]})
         else:
-            told.append({"role": _role(item), "content": _text(item["content"])})
-    return told
+            result.append({"role": _role(item), "content": _text(item["content"])})
+    return result
 
 
 def _call(item: Item) -> dict[str, Any]:
-    """A call as templates take it; arguments that are cut off, or too large or deep for a template, stay text."""
+    """Return a call in the format of chat templates. Incomplete, too large or too deep arguments remain text."""
     try:
         arguments = msgspec.json.decode(item["arguments"])
     except (msgspec.DecodeError, UnicodeError, RecursionError):

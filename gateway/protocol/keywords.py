@@ -1,4 +1,4 @@
-"""The keywords of one JSON schema: whether their values have the right types, and what it costs to look at them."""
+"""Validation of the keywords of one JSON schema, and the cost of processing them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any, Final
 from gateway.protocol.combining import KINDS
 
 MAX_PROPERTIES: Final = 128
+"""Maximum properties of one schema."""
 MAX_COUNT: Final = 512
-"""Of a length, of items, of alternatives, and of an enumeration's values."""
+"""Maximum of a length, and of the numbers of items, alternatives and enumerated values."""
 MAX_WORK: Final = 20_000
-"""Values and sub-schemas that are looked at for one grammar, each as often as it is: what references multiply is
-counted again. The most that fits takes about 50 ms."""
+"""Maximum values and sub-schemas processed for one grammar. One that references repeat counts each time. The maximum
+takes about 50 ms."""
 TEXT_UNIT: Final = 64
 """Characters of text that cost as much as one value."""
 
-# Keywords that no grammar of ours holds a model to.
-_UNHELD: Final = frozenset(
+# Keywords that the grammar cannot enforce.
+_UNENFORCED: Final = frozenset(
     ("multipleOf", "uniqueItems", "contains", "minContains", "maxContains", "patternProperties", "dependentRequired",
      "dependentSchemas", "dependencies", "additionalItems", "not", "if", "then", "else", "unevaluatedItems",
      "$dynamicRef", "$recursiveRef", "contentSchema")
 )  # fmt: skip
 _EMPTY: Final = {"uniqueItems": False, "multipleOf": 1, "minContains": 0}
-"""Values by which such a keyword asks for nothing; `multipleOf` only of what is whole."""
+"""Values with which such a keyword has no effect; for `multipleOf`, only on integers."""
 
 Check = Callable[[Any], bool]
 
@@ -60,9 +61,9 @@ _NUMBER: Final[tuple[Check, str]] = (_is_number, "it must be a number")
 _SHAPES: Final[dict[str, tuple[Check, str]]] = {
     "type": (_is_type, f"it must be among {', '.join(KINDS)}"),
     "enum": (_is_list, f"it must list 1 to {MAX_COUNT} values"),
-    "$ref": (_is_reference, "only what lies in the schema itself (`#/…`) can be referred to"),
+    "$ref": (_is_reference, "it must refer to a place in the schema itself (`#/…`)"),
     "properties": (lambda value: isinstance(value, dict), "it must be an object of schemas"),
-    "required": (_are_names, "it must list names"),
+    "required": (_are_names, "it must be a list of names"),
     "pattern": (lambda value: isinstance(value, str), "it must be a string"),
     "format": (lambda value: value is None or isinstance(value, str), "it must be a string"),
     **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), _SCHEMAS),
@@ -77,20 +78,20 @@ _SHAPES: Final[dict[str, tuple[Check, str]]] = {
 def problem(schema: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the first keyword whose value is wrong or cannot be enforced, and what is wrong; None if all are fine."""
     for name, value in schema.items():
-        if name in _UNHELD and not (name in _EMPTY and value == _EMPTY[name]):
-            return name, f"`{name}` cannot be held to; leave it out, and check what comes"
+        if name in _UNENFORCED and not (name in _EMPTY and value == _EMPTY[name]):
+            return name, f"`{name}` cannot be enforced; leave it out, and validate the answer yourself"
         is_right, text = _SHAPES.get(name, (None, ""))
         if is_right is not None and not is_right(value):
             return name, text
     if schema.get("multipleOf") == 1 and schema.get("type") != "integer":
-        return "multipleOf", 'say `"type": "integer"` instead'
+        return "multipleOf", 'use `"type": "integer"` instead'
     if len(schema.get("properties", ())) > MAX_PROPERTIES:
-        return "properties", f"there are more than {MAX_PROPERTIES} properties"
+        return "properties", f"a schema has at most {MAX_PROPERTIES} properties"
     return None
 
 
 def weight(schema: Mapping[str, Any]) -> int:
-    """Return what it costs to look at `schema` once, in values: sub-schemas count one each, listed values in full."""
+    """Return the cost of processing `schema` once, in values; a sub-schema counts as one, listed values in full."""
     deep = ("enum", "const", "required", "type", "pattern", "$ref")
     return 1 + sum(size(value) if name in deep else _shallow(value) for name, value in schema.items())
 
@@ -118,13 +119,13 @@ def _shallow(value: Any) -> int:
 
 
 class Budget:
-    """What may be spent on all schemas of one request."""
+    """The processing budget for all schemas of one request."""
 
     def __init__(self, most: int = MAX_WORK) -> None:
         """`most` is in values, as `weight` counts them."""
         self._left = most
 
     def spend(self, cost: int) -> bool:
-        """Take `cost`; return False once more was taken than there is."""
+        """Subtract `cost`; return False if the budget is exceeded."""
         self._left -= cost
         return self._left >= 0

@@ -1,7 +1,7 @@
-"""The events of one response, kept for clients that read slowly or come back.
+"""The event log of one response, for clients that read slowly or resume.
 
-A log is written once and read by any number of readers, each at its own pace. A reader that fell behind gets runs of
-deltas as one: what a slow client costs is a bounded log, not a queue of its own.
+A log has one writer and any number of readers, each at its own pace. A slow reader gets consecutive deltas merged into
+one, so a slow client costs no memory beyond the bounded log.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final
 from gateway.protocol.events import Event
 
 EVENTS: Final = 4096
-"""Events of one response that are kept."""
+"""Maximum events of one response that the log retains."""
 BYTES: Final = 1 << 20
-"""Bytes of deltas, with EVENT_BYTES for each event, that are kept; texts that events share are counted once."""
+"""Maximum retained bytes: deltas, plus EVENT_BYTES per event. Texts that events share are counted once."""
 EVENT_BYTES: Final = 128
 MERGED: Final = 1 << 16
-"""Characters of one merged delta at most, so that a frame stays a frame."""
+"""Maximum characters of one merged delta, which bounds the size of a frame."""
 TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
-"""Types of the last event of a response; there is exactly one."""
+"""Types of the last event of a response, which has exactly one."""
 
 
 class EventLog:
@@ -32,11 +32,11 @@ class EventLog:
     def __init__(
         self, *, events: int = EVENTS, size: int = BYTES, on_fault: Callable[[Exception], object] | None = None
     ) -> None:
-        """Keep `events` events and `size` bytes of them; `on_fault` gets what a watcher raises, else `append` does."""
+        """Retain `events` events and `size` bytes. `on_fault` gets a watcher's exception; by default it is raised."""
         self._on_fault = on_fault
         self.watchers: set[Callable[[], None]] = set()
         self.terminal: Event | None = None
-        """The last event of the response, once it has come."""
+        """The last event of the response, if it has ended."""
         self._most = (events, size)
         self._events: deque[Event] = deque()
         self._first = 0
@@ -44,21 +44,21 @@ class EventLog:
 
     @property
     def first(self) -> int:
-        """Sequence number of the oldest event that is still there."""
+        """Sequence number of the oldest retained event."""
         return self._first
 
     @property
     def end(self) -> int:
-        """Sequence number of the next event to come."""
+        """Sequence number of the next event."""
         return self._first + len(self._events)
 
     @property
     def size(self) -> int:
-        """Bytes held, as BYTES counts them."""
+        """Bytes retained, counted as for BYTES."""
         return self._size
 
     def append(self, event: Event) -> None:
-        """Number the next event and take it; let the oldest go when there are too many."""
+        """Number and append an event; drop the oldest ones above the limits."""
         assert self.terminal is None, "a response ends once"  # noqa: S101
         event = {"type": event["type"], "sequence_number": self.end, **event}
         self._events.append(event)
@@ -73,23 +73,23 @@ class EventLog:
             try:
                 watcher()
             except Exception as error:
-                # One client's fault must not end the response, nor leave the other watchers out.
+                # An error at one client must not end the response or skip the other watchers.
                 if self._on_fault is None:
                     raise
                 self._on_fault(error)
 
     def after(self, number: int) -> Event | None:
-        """The event behind `number`, or one that stands for it and its like behind it; None when it is still to come.
+        """Return the event after `number`, merged with similar ones that follow; None if there is none yet.
 
-        Raises LookupError when it is gone.
+        Raises LookupError if the event was dropped.
         """
         at = number + 1 - self._first
         if at < 0:
-            raise LookupError(f"event {number + 1} is gone; the oldest is {self._first}")
+            raise LookupError(f"event {number + 1} was dropped; the oldest is {self._first}")
         if at >= len(self._events):
             return None
         last = at
-        while last + 1 < len(self._events) and _alike(self._events[at], self._events[last + 1]):
+        while last + 1 < len(self._events) and _can_merge(self._events[at], self._events[last + 1]):
             last += 1
         return self._events[at] if last == at else self._merged(at, last)
 
@@ -112,24 +112,24 @@ class EventLog:
 
 
 class Reader:
-    """One client's place in a log. `stream_id` is the lane on which it wants the events."""
+    """One client's position in a log. `stream_id` is the lane that it wants in the events."""
 
     def __init__(self, log: EventLog, *, after: int = -1, stream_id: str | None = None) -> None:
-        """Begin behind event `after`."""
+        """Start after event number `after`."""
         self.log = log
         self.stream_id = stream_id
         self.done = False
-        """Whether it has read the terminal event."""
+        """Whether the terminal event has been read."""
         self._after = after
         self._dropped = False
 
     @property
     def lagging(self) -> bool:
-        """Whether events went before it came to read them: it gets only the terminal one then, which tells all."""
+        """Whether events were dropped unread. The reader then gets only the terminal event, with the whole response."""
         return not self.done and (self._dropped or self._after + 1 < self.log.first)
 
     def next(self) -> Event | None:
-        """The next event for this client, or None until there is one."""
+        """Return the next event for this client; None if there is none yet."""
         if self.done:
             return None
         self._dropped = self.lagging
@@ -146,8 +146,8 @@ def _size(event: Event) -> int:
     return EVENT_BYTES * (1 + len(event.get("logprobs", ()))) + text
 
 
-def _alike(a: Event, b: Event) -> bool:
-    """Whether one event can stand for both: deltas of one part, or two tellings of a queue position."""
+def _can_merge(a: Event, b: Event) -> bool:
+    """Return whether two events can be merged: deltas of one part, or queue positions."""
     kind = a["type"]
     if kind != b["type"] or not (kind.endswith(".delta") or kind == "response.queued"):
         return False

@@ -1,4 +1,4 @@
-"""Messages as they are received: what they say of themselves is read before any object is made of the rest."""
+"""Received messages, whose type and address are read before the rest is decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.protocol.requests import LANE, MAX_ID, check_size, decode, parse
 
 
 class _Named(msgspec.Struct):
-    """The fields by which a message says what it is and whom it concerns, not looked into."""
+    """The fields with a message's type and address, undecoded."""
 
     type: msgspec.Raw = msgspec.Raw(b"null")
     stream_id: msgspec.Raw = msgspec.Raw(b"null")
@@ -19,19 +19,19 @@ class _Named(msgspec.Struct):
 
 
 class Received(NamedTuple):
-    """A message as it was received: valid JSON, of which only the address is decoded."""
+    """A received message: valid JSON, of which only type and address are decoded."""
 
     data: bytes
     kind: str | None
-    """Its type."""
+    """The message's type."""
     address: dict[str, str]
-    """The lane and the response that it names, valid or not: an error about it has to name them too."""
+    """The lane and response that the message names, valid or not, for use in error events."""
     has_lane: bool
-    """Whether its `stream_id` is one, or it has none."""
+    """Whether `stream_id` is valid or absent."""
 
 
 def receive(data: bytes) -> Received:
-    """Check that a frame is a JSON object, and read its address: no objects are made of the rest.
+    """Check that a frame is a JSON object, and decode its type and address only.
 
     Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError.
     """
@@ -39,8 +39,8 @@ def receive(data: bytes) -> Received:
     try:
         named = msgspec.json.decode(data, type=_Named)
     except msgspec.ValidationError as error:
-        decode(data)  # raises if what begins as something else than an object is no JSON at all
-        raise InvalidRequestError("a message is a JSON object") from error
+        decode(data)  # raises InvalidJsonError if the data is not JSON at all
+        raise InvalidRequestError("a message must be a JSON object") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidJsonError(f"the message is not valid JSON: {error}") from error
     kind, lane, response = (_short_text(raw) for raw in (named.type, named.stream_id, named.response_id))
@@ -50,9 +50,9 @@ def receive(data: bytes) -> Received:
 
 
 def _short_text(raw: msgspec.Raw) -> str | None:
-    """A text of up to 256 characters; None for anything else."""
+    """Decode a string of up to MAX_ID characters; return None for anything else."""
     data = bytes(raw)
-    if len(data) > 6 * MAX_ID + 2:  # an escape makes six bytes of one character
+    if len(data) > 6 * MAX_ID + 2:  # an escaped character takes six bytes
         return None
     try:
         value = msgspec.json.decode(data)
@@ -62,8 +62,8 @@ def _short_text(raw: msgspec.Raw) -> str | None:
 
 
 def lane_of(received: Received) -> str | None:
-    """The lane that a message names. Raises ApiError for a name that is none."""
+    """Return the lane that a message names. Raises ApiError for an invalid name."""
     if not received.has_lane:
         parse(received.data)
-        raise InvalidRequestError("stream_id: it is no name of a lane", param="stream_id")
+        raise InvalidRequestError("stream_id: this is not a valid lane name", param="stream_id")
     return received.address.get("stream_id")

@@ -1,4 +1,4 @@
-"""What a client may say, over the WebSocket or as the body of an HTTP request, checked field by field."""
+"""Messages of clients, over the WebSocket or as bodies of HTTP requests, with validation of each field."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from gateway.protocol.tools import (
 from gateway.protocol.values import MAX_VALUES, check_values
 
 MAX_MESSAGE: Final = 1 << 20
-"""Bytes of one message; the connection lives on when a client sends more."""
+"""Maximum bytes of one message; the connection stays open if a client sends more."""
 MAX_ITEMS: Final = 1024
-"""Items of one request's input."""
+"""Maximum items of one request's input."""
 
 S = TypeVar("S")
 
@@ -34,40 +34,40 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Text512 = Annotated[str, Meta(max_length=512)]
 Key256 = Annotated[str, Meta(min_length=1, max_length=256)]
 StopString = Annotated[str, Meta(max_length=1024)]
-"""Every piece of an answer is compared with its beginnings."""
+"""A stop string; its length is limited because each piece of an answer is compared with its prefixes."""
 Key64 = Annotated[str, Meta(max_length=64)]
 MAX_ID: Final = 256
-"""Characters of a lane's name, or of a response's id where an error names it."""
+"""Maximum characters of a lane's name, and of a response's id in an error."""
 LANE: Final = re.compile(rf"^[A-Za-z0-9_.-]{{1,{MAX_ID}}}\Z")
 StreamId = Annotated[str, Meta(pattern=LANE.pattern)]
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text", forbid_unknown_fields=True):
-    """Text that a user or the system says."""
+    """Text of a user or system message."""
 
     text: str
 
 
 class OutputText(msgspec.Struct, frozen=True, tag="output_text"):
-    """Text that the model said, sent back by a client that keeps the history itself."""
+    """Text of the model, sent by a client that stores the history itself."""
 
     text: str
 
 
 class InputMessage(msgspec.Struct, frozen=True, tag="message"):
-    """One message of the input; `developer` is another name for `system`."""
+    """One message of the input; the role `developer` means `system`."""
 
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[InputText | OutputText]
 
     @property
     def text(self) -> str:
-        """All of its text."""
+        """The text of all parts."""
         return _joined(self.content)
 
 
 class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag="function_call"):
-    """A call that the model made, sent back by a client that keeps the history itself."""
+    """A call that the model made, sent by a client that stores the history itself."""
 
     call_id: Key256
     name: ToolName
@@ -75,14 +75,14 @@ class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag="function_call
 
 
 class FunctionCallOutput(msgspec.Struct, frozen=True, kw_only=True, tag="function_call_output"):
-    """What came of a call."""
+    """The result of a call."""
 
     call_id: Key256
     output: str | list[InputText]
 
     @property
     def text(self) -> str:
-        """All of its text."""
+        """The text of all parts."""
         return _joined(self.output)
 
 
@@ -90,20 +90,20 @@ InputItem = InputMessage | FunctionCall | FunctionCallOutput
 
 
 class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the text of an answer is shaped."""
+    """The format of an answer's text."""
 
     format: Format | None = None
     verbosity: Literal["medium"] | None = None
 
 
 class PromptCacheOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the prompt is cached; only that it be encoded ahead can be asked for."""
+    """Options of prompt caching; only encoding ahead is supported."""
 
     prewarm: bool | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """What every door lets a request say of how its answer is drawn and ends."""
+    """Sampling and stop parameters, shared by all APIs."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
@@ -119,12 +119,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Stop strings."""
+        """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
-    """A request for an answer, or with `generate: false` for one to be prepared."""
+    """A request for a response, or with `generate: false` for encoding its context only."""
 
     input: str | Annotated[list[InputItem], Meta(max_length=MAX_ITEMS)] | None = None
     model: str | None = None
@@ -143,64 +143,64 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
     route: ClassVar[str] = "responses"
-    """As the metrics name it."""
+    """Value of the metrics' label `route`."""
     error_paths: ClassVar[ErrorPaths] = ErrorPaths()
 
     @property
-    def remembered(self) -> bool:
-        """Whether its conversation is kept on disk."""
+    def is_stored(self) -> bool:
+        """Whether the conversation is stored on disk."""
         return self.store is not False
 
     @property
-    def forgotten(self) -> bool:
-        """Whether nothing of it may stay behind, not even KV cells, once its connection ends."""
+    def is_ephemeral(self) -> bool:
+        """Whether everything, including KV cells, must be removed when the connection ends (`store: false`)."""
         return self.store is False
 
     @property
     def functions(self) -> list[FunctionTool]:
-        """What the model may call."""
+        """The functions that the model may call."""
         return self.tools or []
 
     @property
     def choice(self) -> ToolChoice:
-        """Whether it may, or must."""
+        """Whether the model may or must call a function."""
         return self.tool_choice or "auto"
 
     @property
     def format(self) -> Format:
-        """What its text must look like."""
+        """The required format of the text."""
         return (self.text and self.text.format) or TextFormat()
 
     @property
     def logprobs(self) -> int | None:
-        """How many of the likeliest tokens are told beside each one's log probability; None: not even that."""
+        """Number of alternatives returned with each token's log probability; None for no log probabilities."""
         return (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None
 
     @property
     def items(self) -> list[InputItem]:
-        """The input as items: a bare string is a user's message."""
+        """The input as items; a plain string is a user's message."""
         return [InputMessage("user", self.input)] if isinstance(self.input, str) else list(self.input or ())
 
     @property
-    def prepares(self) -> bool:
-        """Whether the context is only to be encoded ahead, and nothing answered."""
+    def encodes_only(self) -> bool:
+        """Whether to encode the context only, without an answer."""
         return self.generate is False or (
             self.prompt_cache_options is not None and bool(self.prompt_cache_options.prewarm)
         )
 
 
 class ResponseCancel(msgspec.Struct, frozen=True, tag="response.cancel", forbid_unknown_fields=True):
-    """End a running answer, whatever its lane."""
+    """Cancel a running response on any lane."""
 
     response_id: str
 
 
 LOGPROBS: Final = "message.output_text.logprobs"
-"""The only thing that can be included."""
+"""The only supported value of `include`."""
 
 
 class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.resume", forbid_unknown_fields=True):
-    """Send the events of a response again, from behind `starting_after`, and go on with it."""
+    """Send the events of a response after number `starting_after`, and continue with new ones."""
 
     response_id: str
     starting_after: Annotated[int, Meta(ge=0, lt=1 << 31)] | None = None
@@ -210,7 +210,7 @@ class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.re
 ClientMessage = ResponseCreate | ResponseCancel | ResponseResume
 
 Neutral = Mapping[str, Sequence[Any]]
-"""What clients send without meaning it: the values that ask for nothing, by field."""
+"""Unsupported fields that clients send with values that request nothing, by field."""
 _NEUTRAL: Final[Neutral] = {
     "stream": [True, False],  # the Python client sends it over a socket too
     "background": [False],
@@ -226,30 +226,30 @@ _BY_TYPE: Final[dict[str, type[ClientMessage]]] = {
 
 
 def parse(data: str | bytes) -> ClientMessage:
-    """One frame as a message. Raises ApiError, after which the next frame is as welcome as ever."""
+    """Decode a frame into a message. Raises ApiError, which does not affect later frames."""
     return read(decode(data))
 
 
 def decode(data: str | bytes) -> dict[str, Any]:
-    """A JSON object. Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError."""
+    """Decode a JSON object. Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError."""
     check_size(len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass")))
     try:
         raw = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidJsonError(f"the message is not valid JSON: {error}") from error
     if not isinstance(raw, dict):
-        raise InvalidRequestError("a message is a JSON object")
+        raise InvalidRequestError("a message must be a JSON object")
     return raw
 
 
 def check_size(size: int) -> None:
-    """Raise MessageTooLargeError for a message of too many bytes."""
+    """Raise MessageTooLargeError if `size`, in bytes, is over MAX_MESSAGE."""
     if size > MAX_MESSAGE:
         raise MessageTooLargeError(f"a message of {size} bytes is over the limit of {MAX_MESSAGE}")
 
 
 def read(raw: dict[str, Any]) -> ClientMessage:
-    """A decoded frame as a message. Raises InvalidRequestError or UnsupportedParameterError."""
+    """Convert a decoded frame to a message. Raises InvalidRequestError or UnsupportedParameterError."""
     kind = raw.get("type")
     target = _BY_TYPE.get(kind) if isinstance(kind, str) else None
     if target is None:
@@ -269,20 +269,20 @@ def read(raw: dict[str, Any]) -> ClientMessage:
 
 
 def read_body(raw: dict[str, Any]) -> tuple[ResponseCreate, bool]:
-    """A decoded HTTP body as a request, and whether its answer is to be streamed. Raises as `read` does."""
+    """Convert a decoded HTTP body; return the request, and whether to stream the response. Raises like `read`."""
     for name in ("type", "stream_id"):
         if raw.get(name) is not None:
-            raise UnsupportedParameterError(f"`{name}` belongs to the WebSocket", param=name)
+            raise UnsupportedParameterError(f"`{name}` is supported only over the WebSocket", param=name)
     stream = raw.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise InvalidRequestError("stream: must be true or false", param="stream")
     message = read({**raw, "type": "response.create"})
-    assert isinstance(message, ResponseCreate)  # noqa: S101 - for the type checker: its type says so
+    assert isinstance(message, ResponseCreate)  # noqa: S101 - for the type checker
     return message, stream is True
 
 
 def supported(raw: Mapping[str, Any], target: type[msgspec.Struct], neutral: Neutral) -> dict[str, Any]:
-    """The fields of `raw` that `target` has, its tag among them; of others those are let go that ask for nothing.
+    """Return the fields of `raw` that `target` has, including its tag; drop others whose values request nothing.
 
     Raises UnsupportedParameterError that names the field.
     """
@@ -294,7 +294,7 @@ def supported(raw: Mapping[str, Any], target: type[msgspec.Struct], neutral: Neu
 
 
 def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
-    """A checked object of decoded fields. Raises InvalidRequestError that names the field."""
+    """Convert decoded fields to a validated struct. Raises InvalidRequestError that names the field."""
     try:
         return msgspec.convert(body, target, str_keys=True, strict=strict)
     except msgspec.ValidationError as error:
@@ -307,7 +307,7 @@ def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
 
 
 def check_schemas(request: ResponseCreate) -> None:
-    """Refuse schemas that are too large, too deep, or have a number that cannot be stored.
+    """Reject schemas that are too large, too deep, or have a number that cannot be stored.
 
     Raises InvalidRequestError that names the place.
     """
@@ -320,7 +320,7 @@ def check_schemas(request: ResponseCreate) -> None:
 
 
 def _with_type(item: Any) -> Any:
-    """An item of the input; one that names no type is a message."""
+    """Return an item of the input, with type message if it has none."""
     return {**item, "type": "message"} if isinstance(item, dict) and item.get("type") is None else item
 
 
@@ -329,13 +329,13 @@ def _joined(content: str | Sequence[InputText | OutputText]) -> str:
 
 
 def _check(request: ResponseCreate) -> None:
-    """What the types of its fields do not say."""
+    """Check the constraints that the field types do not express."""
     check_schemas(request)
     if unknown := next((name for name in request.include or () if name != LOGPROBS), None):
         raise UnsupportedParameterError(f"include: `{unknown}` is not supported here", param="include")
     if request.top_logprobs is not None and request.logprobs is None:
-        raise InvalidRequestError(f"top_logprobs: goes with `{LOGPROBS}` in `include`", param="top_logprobs")
+        raise InvalidRequestError(f"top_logprobs: it requires `{LOGPROBS}` in `include`", param="top_logprobs")
     if not all(request.stops):
         raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
-    if not request.items and not request.prepares and request.previous_response_id is None:
-        raise InvalidRequestError("input: there is nothing to answer", param="input")
+    if not request.items and not request.encodes_only and request.previous_response_id is None:
+        raise InvalidRequestError("input: it is empty; send at least one item", param="input")

@@ -1,7 +1,7 @@
-"""Steering: a user's word to a response that runs, said to the model in a successor as soon as the response has ended.
+"""Steering: user input for a running response, which a successor response passes to the model.
 
-The response ends at once, between two tokens, as `incomplete` for the reason `steered`; when its last token was drawn
-already, it completes. What waits for the results of tool calls is put before the input of the request that brings them.
+The running response ends immediately, between two tokens, as `incomplete` with reason `steered`; if its last token is
+already sampled, it completes. Steers that wait for tool results precede the input of the request with these results.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from gateway.protocol.events import Event
 from gateway.protocol.requests import InputMessage, InputText, ResponseCreate
 
 PENDING: Final = 16
-"""Words that may wait for one response."""
+"""Maximum steers that wait for one response."""
 PARENTS: Final = 64
-"""Responses of one connection for which words may wait."""
+"""Maximum responses of one connection with waiting steers."""
 TEXT: Final = 1 << 20
-"""Characters of all words that wait on one connection."""
+"""Maximum characters of all waiting steers of one connection."""
 
 
 class UserMessage(msgspec.Struct, frozen=True, tag="message", forbid_unknown_fields=True):
-    """What a user says."""
+    """A user's message."""
 
     role: Literal["user"]
     content: str | Annotated[list[InputText], Meta(min_length=1)]
 
 
 class ResponseSteer(msgspec.Struct, frozen=True, kw_only=True, tag="response.steer", forbid_unknown_fields=True):
-    """A word to the response `previous_response_id`, which runs."""
+    """User input for the running response `previous_response_id`."""
 
     previous_response_id: str
     input: str | Annotated[list[UserMessage], Meta(min_length=1, max_length=64)]
@@ -49,68 +49,69 @@ class ResponseSteer(msgspec.Struct, frozen=True, kw_only=True, tag="response.ste
 
     @property
     def length(self) -> int:
-        """Characters of its input."""
+        """Number of characters of the input."""
         return sum(len(message.text) for message in self.messages)
 
 
 @dataclass(frozen=True)
 class Steer:
-    """A word that was accepted; `id` is a `steer_` id."""
+    """An accepted steer; `id` is a `steer_` id."""
 
     id: str
     message: ResponseSteer
 
 
 class SteerError(Exception):
-    """It cannot be said; `code` is one of OpenAI's for steering."""
+    """A steer is rejected or has failed; `code` is one of OpenAI's codes for steering."""
 
     def __init__(self, code: str, message: str) -> None:
-        """`message` is for people."""
+        """`message` says what is wrong."""
         super().__init__(message)
         self.code = code
 
 
 class Steering:
-    """What waits to be said to the responses of one connection."""
+    """The waiting steers of one connection."""
 
     def __init__(self) -> None:
-        """Nothing waits."""
+        """Start without a waiting steer."""
         self._waiting: dict[str, list[Steer]] = {}
 
     def add(self, steer: Steer) -> None:
-        """Let one more wait. Raises SteerError."""
+        """Add a steer. Raises SteerError if a limit is exceeded."""
         parent = steer.message.previous_response_id
         waiting = self._waiting.get(parent, [])
         if len(waiting) >= PENDING or (not waiting and len(self._waiting) >= PARENTS):
-            raise SteerError("too_many_pending_steers", f"{PENDING} words wait for this response already")
-        length = steer.message.length + sum(each.message.length for words in self._waiting.values() for each in words)
+            text = f"at most {PENDING} steers may wait for a response, and for at most {PARENTS} responses"
+            raise SteerError("too_many_pending_steers", text)
+        length = steer.message.length + sum(each.message.length for steers in self._waiting.values() for each in steers)
         if length > TEXT:
-            raise SteerError("too_many_pending_steers", f"the words that wait would have more than {TEXT} characters")
+            raise SteerError("too_many_pending_steers", f"the waiting steers would have more than {TEXT} characters")
         self._waiting[parent] = [*waiting, steer]
 
     def waiting(self, parent: str) -> list[Steer]:
-        """What waits for a response, in the order of arrival."""
+        """Return the steers that wait for a response, in order of arrival."""
         return self._waiting.get(parent, [])
 
-    def take(self, parent: str | None) -> list[Steer]:
-        """The same, and it waits no longer."""
+    def take_steers(self, parent: str | None) -> list[Steer]:
+        """Remove and return the steers that wait for a response, in order of arrival."""
         return self._waiting.pop(parent or "", [])
 
 
 def steered(request: ResponseCreate, steers: Sequence[Steer]) -> ResponseCreate:
-    """The request, with what was steered said first."""
+    """Return the request with the steers' messages before its input."""
     messages = [message for steer in steers for message in steer.message.messages]
     own = [InputMessage("user", request.input)] if isinstance(request.input, str) else list(request.input or ())
     return msgspec.structs.replace(request, input=[*messages, *own])
 
 
 def successor(request: ResponseCreate, parent: str, steers: Sequence[Steer]) -> ResponseCreate:
-    """What follows `parent`, the answer to `request`, with all its settings."""
+    """Return the request for the successor of `parent`, the response to `request`, with all its settings."""
     return steered(msgspec.structs.replace(request, input=None, previous_response_id=parent), steers)
 
 
 def required_input(response: dict[str, Any]) -> list[dict[str, str]]:
-    """Stubs of the tool results without which nothing can be said after this response."""
+    """Return stubs of the tool results that this response needs before any other input."""
     return [
         {"type": "function_call_output", "call_id": item["call_id"], "name": item["name"]}
         for item in response["output"]
@@ -119,12 +120,12 @@ def required_input(response: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def accepted(steer: Steer) -> Event:
-    """It waits."""
+    """Return the event for an accepted steer."""
     return {"type": "response.steer.accepted", "steer": _named(steer)}
 
 
 def pending(steer: Steer, required: list[dict[str, str]], *, number: int) -> Event:
-    """It waits on, for `required`."""
+    """Return the event for a steer that waits for the tool results `required`."""
     return {
         "type": "response.steer.pending",
         "sequence_number": number,
@@ -135,7 +136,7 @@ def pending(steer: Steer, required: list[dict[str, str]], *, number: int) -> Eve
 
 
 def failed(error: SteerError, raw: dict[str, Any], *, number: int, steer: str | None = None) -> Event:
-    """It is not said; `raw` is the message as it came, which goes back, and `steer` the id that it had."""
+    """Return the event for a failed steer, with its message `raw`, and its id `steer` if it has one."""
     returned = {"previous_response_id": raw["previous_response_id"], "input": raw["input"]}
     return {
         "type": "response.steer.failed",

@@ -1,4 +1,4 @@
-"""Tools in words, for templates that know none: the format that Qwen's models were taught, which others follow too."""
+"""Tools as prompt text, for templates without tools: the format of Qwen's training, which other models follow, too."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 Message = dict[str, Any]
-"""`role` (system, user, assistant or tool) and `content`; an assistant's may have `tool_calls`."""
+"""A message with `role` (system, user, assistant or tool) and `content`; an assistant's may have `tool_calls`."""
 Tool = dict[str, Any]
-"""A function as chat templates take it: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
+"""A function for chat templates: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
 OPENING: Final = "<tool_call>"
 CLOSING: Final = "</tool_call>"
@@ -27,12 +27,12 @@ To call one, answer with nothing but its name and its arguments as JSON, like th
 
 
 def dump(value: Any) -> str:
-    """JSON as models were shown it: Chinese as it is, spaces after colons and commas."""
+    """Return JSON as in the models' training: unescaped Chinese, and spaces after colons and commas."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def with_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """The messages with the tools described in the system's."""
+    """Return the messages with a description of the tools in the system message."""
     if not tools:
         return list(messages)
     about = _ABOUT.format(tools="\n".join(dump(tool) for tool in tools))
@@ -41,16 +41,16 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Messa
     return [{"role": "system", "content": about}, *messages]
 
 
-def in_words(messages: Sequence[Message]) -> list[Message]:
-    """Calls as the text that the model wrote, and results as a user's words."""
-    said = []
+def calls_as_text(messages: Sequence[Message]) -> list[Message]:
+    """Convert calls to the text that the model wrote, and results to user messages."""
+    result = []
     for message in messages:
         if message["role"] == "tool":
             content = f"<tool_response>\n{message['content']}\n</tool_response>"
-            said.append({"role": "user", "content": content})
+            result.append({"role": "user", "content": content})
         elif message.get("tool_calls"):
             calls = [f"{OPENING}\n{dump(call['function'])}\n{CLOSING}" for call in message["tool_calls"]]
-            said.append({"role": "assistant", "content": "\n".join([message["content"], *calls]).strip()})
+            result.append({"role": "assistant", "content": "\n".join([message["content"], *calls]).strip()})
         else:
-            said.append(dict(message))
-    return said
+            result.append(dict(message))
+    return result

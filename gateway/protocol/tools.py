@@ -1,4 +1,4 @@
-"""Function tools and JSON answers: what a request asks the answer to look like, as a grammar that holds it to that."""
+"""Function tools and JSON answers: the required form of an answer, and the grammar that enforces it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from gateway.protocol.schema import Schema
 from gateway.protocol.tool_prompt import OPENING, Tool
 
 MAX_TOOLS: Final = 128
+"""Maximum functions of one request."""
 
 ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 
 
 class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, tag="function", forbid_unknown_fields=True):
-    """A function that the model may call; the client runs it."""
+    """A function that the model may call, and that the client executes."""
 
     name: ToolName
     description: str | None = None
@@ -31,13 +32,13 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, tag="function", fo
 
     @property
     def shown(self) -> Tool:
-        """As chat templates take it."""
+        """The function in the format of chat templates."""
         about = {"name": self.name, "description": self.description or "", "parameters": self.parameters or {}}
         return {"type": "function", "function": about}
 
 
 class NamedFunction(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
-    """The function that is to be called."""
+    """The function that the model must call."""
 
     name: ToolName
 
@@ -54,7 +55,7 @@ class JsonObject(msgspec.Struct, frozen=True, tag="json_object", forbid_unknown_
 
 
 class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, tag="json_schema", forbid_unknown_fields=True):
-    """JSON that fits a schema."""
+    """JSON that conforms to a schema."""
 
     name: ToolName
     schema: dict[str, Any]
@@ -67,18 +68,19 @@ Format = TextFormat | JsonObject | JsonSchema
 
 @dataclass(frozen=True)
 class OutputConstraint:
-    """What an answer must look like."""
+    """The constraint on an answer's form."""
 
     grammar: str | None = None
-    """GBNF for all that follows `trigger`; None: it is free."""
+    """GBNF grammar for the text after `trigger`; None for no constraint."""
     trigger: str = ""
+    """Text after which the grammar applies; empty for the whole answer."""
     calls: bool = False
-    """Whether a function may be called in it."""
+    """Whether the answer may contain a function call."""
 
 
 @dataclass(frozen=True)
 class ErrorPaths:
-    """Where things lie in a request, for errors that name the field."""
+    """Paths of a request's fields, for errors that name the field."""
 
     input: str = "input"
     tool: str = "tools[{}].parameters"
@@ -86,7 +88,7 @@ class ErrorPaths:
 
 
 def form(tools: Sequence[FunctionTool], choice: ToolChoice, text: Format, error_paths: ErrorPaths) -> OutputConstraint:
-    """The form of an answer. Raises InvalidRequestError."""
+    """Return the constraint on the answer. Raises InvalidRequestError."""
     callable_ = _callable(tools, choice)
     json = not isinstance(text, TextFormat)
     if not callable_ and not json:
@@ -110,10 +112,12 @@ def _callable(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[Functio
         raise InvalidRequestError("tools: two functions have the same name", param="tools")
     if isinstance(choice, NamedFunction):
         if choice.name not in names:
-            raise InvalidRequestError(f"tool_choice: there is no function {choice.name}", param="tool_choice")
+            raise InvalidRequestError(
+                f"tool_choice: there is no function {choice.name} in `tools`", param="tool_choice"
+            )
         return [tool for tool in tools if tool.name == choice.name]
     if choice == "required" and not tools:
-        raise InvalidRequestError("tool_choice: there are no tools to call", param="tool_choice")
+        raise InvalidRequestError("tool_choice: `required` needs at least one function in `tools`", param="tool_choice")
     return [] if choice == "none" else list(tools)
 
 
@@ -126,12 +130,12 @@ def _answer(grammar: Grammar, text: Format, param: str, budget: Budget) -> str:
 def _call(
     grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[FunctionTool], place: str, budget: Budget
 ) -> str:
-    """A rule for one call from behind its opening; written as models write it, and as `calls` reads it."""
+    """Return a rule for one call after OPENING, in the format that models write and `CallReader` parses."""
     calls = []
     for tool in callable_:
         where = place.format(tools.index(tool))
         if tool.parameters and tool.parameters.get("type", "object") != "object":
-            raise InvalidRequestError(f"{where}.type: arguments are an object", param=f"{where}.type")
+            raise InvalidRequestError(f"{where}.type: it must be `object`", param=f"{where}.type")
         schema = {"type": "object", **(tool.parameters or {})}
         arguments = Schema(grammar, schema, param=where, budget=budget).rule()
         calls.append(grammar.rule(f"{literal(HEADER.format(name=tool.name))} {arguments}"))

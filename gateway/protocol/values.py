@@ -1,4 +1,4 @@
-"""Bounds of the JSON values that a request carries as they are: schemas, and the arguments of calls."""
+"""Limits on the arbitrary JSON values in a request: schemas, and the arguments of calls."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any, Final
 from gateway.errors import InvalidRequestError
 
 MAX_VALUES: Final = 20_000
-"""Values in all schemas of one request together: as Python objects they take about 2 MiB, and 10 ms to walk through."""
+"""Maximum values in all schemas of one request: as Python objects they take about 2 MiB, and 10 ms to visit."""
 MAX_NESTED: Final = 64
-"""Levels of one value. Templates and `json` recurse, and Python's recursion limit is 1 000."""
+"""Maximum nesting of one value. Templates and `json` recurse, and Python's recursion limit is 1 000."""
 _INTEGERS: Final = (-(1 << 63), (1 << 64) - 1)
-"""What MessagePack, in which turns are stored, has room for."""
+"""Range of integers in MessagePack, the format of stored turns."""
 
 
 def check_values(value: Any, path: str, *, most: int = MAX_VALUES) -> int:
-    """Return how many JSON values `value` consists of, `most` at most; `path` is its place in the request.
+    """Return the number of JSON values in `value`, at most `most`; `path` is its place in the request.
 
-    Raises InvalidRequestError that names the place of what is too large, too deep or no number of JSON's.
+    Raises InvalidRequestError that names the place of a value that is too large, too deep or not a JSON number.
     """
     count = 1
     waiting: list[tuple[Any, str, int]] = [(value, path, 1)]
     while waiting:
         at, where, depth = waiting.pop()
         if depth > MAX_NESTED:
-            raise _error(where, f"it is nested more than {MAX_NESTED} deep")
+            raise _error(where, f"it is nested more than {MAX_NESTED} levels deep")
         for inner, name in _members(at):
             count += 1
             if count > most:
                 raise _error(path, f"a request has at most {MAX_VALUES} values in its schemas; shorten it")
             if isinstance(inner, dict | list):
                 waiting.append((inner, where + name, depth + 1))
-            elif _is_no_number(inner):
-                raise _error(where + name, "the number is beyond 64 bits")
+            elif _is_invalid_number(inner):
+                raise _error(where + name, "the number does not fit into 64 bits")
     return count
 
 
@@ -48,7 +48,7 @@ def fits(value: Any) -> bool:
 
 
 def _members(value: Any) -> Iterator[tuple[Any, str]]:
-    """Each value inside of `value`, with its place as a path has it."""
+    """Return each member of `value`, with its path segment."""
     if isinstance(value, dict):
         return ((inner, f".{name[:80]}") for name, inner in value.items())
     if isinstance(value, list):
@@ -56,7 +56,7 @@ def _members(value: Any) -> Iterator[tuple[Any, str]]:
     return iter([(value, "")])
 
 
-def _is_no_number(value: Any) -> bool:
+def _is_invalid_number(value: Any) -> bool:
     if isinstance(value, float):
         return not math.isfinite(value)
     return isinstance(value, int) and not _INTEGERS[0] <= value <= _INTEGERS[1]

@@ -1,4 +1,4 @@
-"""Deletion of a response: its record, its copies, and the KV of its conversation, which reads like a transcript."""
+"""Deletion of a response: its record, its copies, and its KV blocks, from which its text could be reconstructed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from gateway.responses.services import Services
 
 
 @dataclass(frozen=True)
-class _Doomed:
-    """The tokens of a deleted response, and the ids of the KV blocks that hold them."""
+class _Target:
+    """The tokens of a response to delete, and the ids of the KV blocks that hold them."""
 
     tokens: list[int]
     public: int
-    """Tokens at the beginning that are the operator's, and stay."""
+    """Number of leading tokens that come from the operator's instructions; their KV is not deleted."""
     start: int
-    """Tokens that are also those of the turn before, which is still there."""
+    """Number of leading tokens shared with the previous turn, which still exists."""
     blocks: list[bytes]
 
 
 async def delete(services: Services, tenant: str, response: str) -> bool:
-    """Delete a response everywhere; False when there is none. Raises StoreError.
+    """Delete a response everywhere; return False if there is none. Raises StoreError.
 
-    What followed it loses KV blocks by this, too: they are computed again. Blocks that cannot be deleted now are
-    deleted from an outbox.
+    Turns that continue this response lose KV blocks, too, and compute them again. Blocks that cannot be deleted now are
+    deleted later, from an outbox.
     """
     found = await services.sessions.get(tenant, response)
     if found is None:
@@ -36,7 +36,7 @@ async def delete(services: Services, tenant: str, response: str) -> bool:
 
 
 async def delete_here(services: Services, tenant: str, response: str) -> None:
-    """Delete what this gateway and its engines hold of a response that another gateway has deleted."""
+    """Delete from this gateway and its engines a response that another gateway has deleted."""
 
     async def bury(blocks: Sequence[bytes]) -> bool:
         await services.sessions.bury(tenant, response, blocks)
@@ -55,33 +55,33 @@ async def _remove(
     found: tuple[Turn, list[int] | None],
     remove: Callable[[Sequence[bytes]], Awaitable[bool]],
 ) -> bool:
-    doomed = await _doomed(services, tenant, *found)
-    if not await remove(doomed.blocks if doomed else ()):
+    target = await _target(services, tenant, *found)
+    if not await remove(target.blocks if target else ()):
         return False
-    # Engines first: what they have queued would come after the deletion.
-    if doomed and await services.pool.discard(doomed.tokens, tenant, public=doomed.public, start=doomed.start):
-        await services.sessions.blocks.finish(doomed.blocks)
+    # Engines first: blocks that they have queued for storing would be written after the deletion.
+    if target and await services.pool.discard(target.tokens, tenant, public=target.public, start=target.start):
+        await services.sessions.blocks.finish(target.blocks)
     return True
 
 
-async def _doomed(services: Services, tenant: str, turn: Turn, ids: list[int] | None) -> _Doomed | None:
-    if ids is None:  # of another vocabulary, and so of another model's blocks
+async def _target(services: Services, tenant: str, turn: Turn, ids: list[int] | None) -> _Target | None:
+    if ids is None:  # another vocabulary: the blocks belong to another model
         return None
-    public, start = await services.prompt_builder.public(ids, turn.began), await _kept(services, tenant, turn, ids)
+    public, start = await services.prompt_builder.public(ids, turn.began), await _shared(services, tenant, turn, ids)
 
     def blocks() -> list[bytes]:
         return services.prefixes.deletable(services.prefixes.chain(ids, tenant, public=public), start=start)
 
-    return _Doomed(ids, public, start, await asyncio.to_thread(blocks))
+    return _Target(ids, public, start, await asyncio.to_thread(blocks))
 
 
-async def _kept(services: Services, tenant: str, turn: Turn, ids: list[int]) -> int:
-    """How many of the tokens are also those of the turn before, which is still there."""
+async def _shared(services: Services, tenant: str, turn: Turn, ids: list[int]) -> int:
+    """Return the number of leading tokens shared with the previous turn, if that still exists."""
     if turn.previous is None:
         return 0
     try:
         found = await services.sessions.get(tenant, turn.previous)
-    except StoreError:  # in doubt a block is deleted
+    except StoreError:  # when in doubt, delete the block
         return 0
     before = found[1] if found else None
     return len(before) if before is not None and ids[: len(before)] == before else 0

@@ -1,8 +1,8 @@
-"""One request's tokens, whichever engines they come from.
+"""The tokens of one request, from one engine or several in succession.
 
-An answer may have to change its engine: because the dispatcher knows a better place, because its engine died, or
-because a step of it failed there. All are the same to it: all tokens so far are known here, the KV of nearly all of
-them lies in the store, and another engine goes on from there. Who reads along sees a pause.
+A response changes its engine if the dispatcher finds a better placement, if the engine dies, or if a step fails there.
+All three are handled alike: the gateway has all tokens so far, the store has the KV of nearly all of them, and another
+engine continues from there. The client sees a pause.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from engine import (
 from gateway.scheduling.dispatcher import Dispatcher, Placement
 
 MOST_DEATHS: Final = 2
-"""A request whose engines died so often is what kills them."""
+"""Engine deaths after which a request counts as their cause and fails."""
 MOST_TRIES: Final = 7
-"""Engines that it is sent to, those among them that were gone before they had it."""
+"""Failed attempts after which a request fails, counting engines that died before they received the request."""
 WAIT: Final = 1.0
-"""Seconds between two looks for room in an engine that has the model, when another could not load it."""
+"""Seconds between two attempts to place a request in a loaded engine after another engine failed to load the model."""
 MOST_WAITS: Final = 120
-"""Such looks."""
+"""Maximum number of such attempts."""
 MOST_FAILURES: Final = 2
-"""A request whose steps failed so often in engines that live on is what fails."""
+"""Failed steps, in engines that survive, after which a request fails."""
 PAUSE: Final = 0.05
-"""Seconds until it is sent again when an engine was gone already, and twice as long each time: to hear of that, and for
-what no process could be started with, files or memory, to be there again. Three seconds in all."""
+"""Seconds before the first retry after an engine died before it received the request; each further delay is twice as
+long. In this time the gateway notices the death, and files or memory that a new process needs become available again.
+The delays add up to three seconds."""
 
 
 log = structlog.get_logger()
 
 
 class Relay:
-    """Runs one request in the engine of its placement, and in the next one when that gives it up."""
+    """Runs one request in the engine of its placement, and continues in another engine if that one fails."""
 
     def __init__(
         self,
@@ -58,11 +59,11 @@ class Relay:
         request: Generate,
         number: Callable[[], int],
     ) -> None:
-        """`number` gives each engine a number of its own for the request."""
+        """`number` returns a new request number for each engine."""
         self.deaths = 0
-        """Engines that died of it, or while they had it."""
+        """Engines that died while they ran this request."""
         self.blame = 0.0
-        """Its share in these deaths: 1 for an engine that had no other request."""
+        """This request's share in these deaths: 1 for an engine that ran no other request."""
         self._tries = 0
         self._waits = 0
         self._failures = 0
@@ -71,20 +72,20 @@ class Relay:
         self._placement = placement
         self._request = request
         self._number = number
-        self._drawn: list[int] = []
+        self._generated: list[int] = []
         self._current: tuple[EngineProcess, int] | None = None
         self._aborted = asyncio.Event()
         self.traces: list[tuple[EngineProcess, int]] = []
-        """Where it left cells, and under which numbers."""
+        """Engines in which the request left KV cells, with its number there."""
 
     async def run(self) -> AsyncGenerator[Answer, None]:
-        """What engines say of it: `Started` once, all tokens once, `Finished` last. Raises EngineError."""
+        """Yield `Started` once, each token once, and `Finished` last. Raises EngineError."""
         first = True
         while True:
             try:
-                async with aclosing(self._stretch()) as messages:
+                async with aclosing(self._run_in_engine()) as messages:
                     async for message in messages:
-                        if isinstance(message, Finished) and (message.reason == "moved" or self._endures(message)):
+                        if isinstance(message, Finished) and (message.reason == "moved" or self._can_retry(message)):
                             break
                         if first or not isinstance(message, Started):
                             yield message
@@ -92,7 +93,7 @@ class Relay:
                         if isinstance(message, Finished):
                             return
             except (EngineDiedError, ModelLoadError) as error:
-                await self._survive(error)
+                await self._recover(error)
             finally:
                 self._current = self._placement.leave = None
             if self._aborted.is_set() or self._left == 0:
@@ -100,12 +101,12 @@ class Relay:
                 return
             self._dispatcher.arrive(self._placement)
 
-    async def _survive(self, error: EngineDiedError | ModelLoadError) -> None:
-        """Go on after an engine's death, or where there is one that is loaded; raise what nothing can be done about.
+    async def _recover(self, error: EngineDiedError | ModelLoadError) -> None:
+        """Prepare a retry after an engine died or could not load the model; raise `error` if a retry is pointless.
 
-        Nothing can when it is the request that kills them, or when none of them can load the model.
+        A retry is pointless if the request itself crashes engines, or if no engine can load the model.
         """
-        if isinstance(error, ModelLoadError):  # for want of memory: another engine may have it, and be full
+        if isinstance(error, ModelLoadError):  # out of memory: another engine may be loaded but full
             self._waits += 1
             if self._waits >= MOST_WAITS or not any(engine.loaded for engine in self._pool.engines):
                 raise error
@@ -124,8 +125,8 @@ class Relay:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._aborted.wait(), seconds)
 
-    def _endures(self, end: Finished) -> bool:
-        """Whether it goes on after a step that failed without anybody's fault."""
+    def _can_retry(self, end: Finished) -> bool:
+        """Count a failed step that the request did not cause; return whether to retry."""
         if end.reason != "failed" or end.code:
             return False
         self._failures += 1
@@ -133,28 +134,28 @@ class Relay:
         return self._failures < MOST_FAILURES
 
     def abort(self) -> None:
-        """End it within a step; `Finished` still comes."""
+        """End the request within one step; `run` still yields `Finished`."""
         self._aborted.set()
         if self._current is not None:
             engine, number = self._current
-            with suppress(EngineError):  # its end is told by `run`
+            with suppress(EngineError):  # `run` handles the death of the engine
                 engine.abort(number)
 
     @property
     def _left(self) -> int:
-        """Tokens that may still come."""
-        return self._request.max_tokens - len(self._drawn)
+        """Number of tokens that may still be generated."""
+        return self._request.max_tokens - len(self._generated)
 
-    async def _stretch(self) -> AsyncGenerator[Answer, None]:
-        """From where it stands to its end, or to that of its stay in this engine."""
+    async def _run_in_engine(self) -> AsyncGenerator[Answer, None]:
+        """Continue the request in the current engine until the request ends or has to leave the engine."""
         engine, number = self._placement.engine, self._number()
         await self._pool.start(engine)
         request = replace(
             self._request,
             request=number,
-            tokens=[*self._request.tokens, *self._drawn],
+            tokens=[*self._request.tokens, *self._generated],
             max_tokens=self._left,
-            generated=len(self._drawn),
+            generated=len(self._generated),
         )
         self._current = engine, number
         self.traces.append(self._current)
@@ -166,7 +167,7 @@ class Relay:
                 if self._placement.leave is None and self._placement.demand.stored:
                     self._placement.leave = self._suspend
                 if isinstance(message, Tokens):
-                    self._drawn += message.ids
+                    self._generated += message.ids
                     self._placement.streaming = True
                 yield message
 

@@ -1,4 +1,4 @@
-"""One answer as an engine makes it: tokens in, text out."""
+"""The generation of one answer: tokens from the engine in, text out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.scheduling.dispatcher import Placement
 
 
 class Generation:
-    """The tokens of one answer. `on_text` hears its text as it becomes certain."""
+    """Generates one answer. `on_text` is called with each piece of text that can no longer change."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class Generation:
         principal: Principal,
         on_text: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
-        """Nothing runs before `run`."""
+        """Build the engine's request; `run` starts it."""
         self.reason = ""
-        """Why the engine ended it: stop, length or aborted; empty when none has."""
+        """Why the engine ended the answer: stop, length or aborted; empty if it has not."""
         self._services = services
         self._tokens = services.model.tokens
         self._user = principal.user
@@ -47,52 +47,52 @@ class Generation:
             grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
             top_logprobs=request.logprobs,
             public=prepared.context.public,
-            stored=not request.forgotten,
+            stored=not request.is_ephemeral,
         )
         self._on_text = on_text
         self._detokenizer = Detokenizer(self._tokens.piece, request.stops)
         self._ids: list[int] = []
-        self._untold: list[dict[str, Any]] = []
-        """Log probabilities of tokens whose text is not certain yet."""
+        self._pending_logprobs: list[dict[str, Any]] = []
+        """Log probabilities of tokens whose text is not final yet."""
         self._cached = 0
         self.fetched = 0
-        """Of the prompt's tokens, those whose KV came from the store."""
+        """Number of prompt tokens whose KV came from the store."""
         self._latest = 0.0
         self._relay: Relay | None = None
         self._aborted = False
-        self._whole = False
-        """Whether all of its text has come out."""
+        self._complete = False
+        """Whether all text has been passed to `on_text`."""
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string ended it."""
+        """Whether a stop string ended the answer."""
         return self._detokenizer.stopped
 
     @property
     def traces(self) -> list[tuple[EngineProcess, int]]:
-        """Engines that hold cells of it, and under which numbers."""
+        """Engines that hold KV cells of the request, with its number there."""
         return self._relay.traces if self._relay else []
 
     @property
     def blame(self) -> float:
-        """Engines that it killed, as far as that can be told."""
+        """Estimated number of engines that the request crashed."""
         return self._relay.blame if self._relay else 0.0
 
     @property
     def usage(self) -> Usage:
-        """Tokens so far."""
+        """Token counts so far."""
         return Usage(len(self._prepared.context.ids), self._cached, len(self._ids))
 
     @property
     def cache(self) -> str:
-        """Whether what the model had seen before was computed again: hit, partial or miss."""
+        """How much of the prompt's known prefix came from caches: hit (all), partial or miss (none)."""
         known = self._prepared.context.known
         if known and self._cached >= known - 1:
             return "hit"
         return "partial" if self._cached else "miss"
 
     async def run(self, placement: Placement) -> None:
-        """Generate to the end. Raises EngineError or EngineUnavailableError."""
+        """Generate the whole answer. Raises EngineError, InvalidRequestError or EngineUnavailableError."""
         services = self._services
         self._relay = Relay(services.pool, services.dispatcher, placement, self._request, services.number)
         if self._aborted:
@@ -103,43 +103,44 @@ class Generation:
                     case Started():
                         self._cached, self.fetched = message.cached, message.fetched
                     case Tokens():
-                        self._more(message)
+                        self._receive(message)
                     case Finished():
                         self.reason = message.reason
-                        if message.code == "invalid_request":  # a grammar is judged where it is compiled
+                        if message.code == "invalid_request":  # the engine compiles the grammar, and may reject it
                             raise InvalidRequestError(message.detail)
                         if message.reason == "failed":
                             raise EngineUnavailableError(f"the engine failed: {message.detail}; try again")
-        self._text(self._detokenizer.finish())
-        self._whole = True
+        self._emit_text(self._detokenizer.finish())
+        self._complete = True
 
     def abort(self) -> None:
-        """End it within a step; `run` then returns."""
+        """End the answer within one step; `run` then returns."""
         self._aborted = True
         if self._relay is not None:
             self._relay.abort()
 
-    async def said(self, text: str) -> list[int] | None:
-        """Return the ids that stand for `text`, all that the user saw; None when they cannot be known now.
+    async def visible_ids(self, text: str) -> list[int] | None:
+        """Return the ids of `text`, which is all that the user has seen; None if they cannot be determined now.
 
-        They are the ids that the model emitted, up to a stop string when one cut it in the middle of a token, and while
-        it runs up to what is held back: half a character, or what may begin a stop string.
+        They are the ids that the model generated. A stop string may cut the text in the middle of a token, and during
+        generation an incomplete character or the possible start of a stop string is held back; the rest of such a token
+        is tokenized again.
         """
-        if self._whole and not self.stopped:
+        if self._complete and not self.stopped:
             return self._ids
-        visible, kept = text.encode(), 0
+        visible, done = text.encode(), 0
         for i, token in enumerate(self._ids):
             size = len(self._tokens.piece(token))
-            if kept + size > len(visible):
-                rest = visible[kept:].decode(errors="ignore")
+            if done + size > len(visible):
+                rest = visible[done:].decode(errors="ignore")
                 try:
                     return self._ids[:i] + await self._services.prompt_builder.tokenize(rest, user=self._user)
                 except ApiError:
                     return None
-            kept += size
+            done += size
         return self._ids
 
-    def _more(self, tokens: Tokens) -> None:
+    def _receive(self, tokens: Tokens) -> None:
         ids = tokens.ids
         now = time.monotonic()
         if self._ids:
@@ -148,18 +149,18 @@ class Generation:
         self._latest = now
         self._services.metrics.generated.inc(len(ids))
         self._ids += ids
-        self._untold += [self._told(*pair) for pair in zip(ids, tokens.logprobs, strict=False)]
-        self._text(self._detokenizer.feed(ids))
+        self._pending_logprobs += [self._logprob_body(*pair) for pair in zip(ids, tokens.logprobs, strict=False)]
+        self._emit_text(self._detokenizer.feed(ids))
         if self._detokenizer.stopped:
             self.abort()
 
-    def _text(self, text: str) -> None:
+    def _emit_text(self, text: str) -> None:
         if text:
-            told, self._untold = self._untold, []
-            self._on_text(text, told)
+            logprobs, self._pending_logprobs = self._pending_logprobs, []
+            self._on_text(text, logprobs)
 
-    def _told(self, token: int, logprob: Logprob) -> dict[str, Any]:
-        """A token's log probability as the contract's events carry it."""
+    def _logprob_body(self, token: int, logprob: Logprob) -> dict[str, Any]:
+        """Return a token's log probability in the format of the API's events."""
         top = [self._entry(other, value) for other, value in logprob.top]
         return {**self._entry(token, logprob.value), "top_logprobs": top}
 

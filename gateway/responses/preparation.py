@@ -1,4 +1,4 @@
-"""A request made ready: what its prompt is, and what may come of it. Everything that can be refused is refused here."""
+"""Preparation of a request: its prompt and its limits. All validation that needs the gateway's state happens here."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from gateway.scheduling.fair_queue import Work
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be answered."""
+    """A validated request with its prompt."""
 
     context: Context
     limit: int
-    """Tokens that its answer may have; 0 when only the context is to be encoded."""
+    """Maximum tokens of the answer; 0 if only the context is to be encoded."""
     previous: str | None
-    """The response whose KV it goes on with, as far as that is known."""
+    """Id of the response whose KV the request continues, if known."""
 
     @property
     def form(self) -> OutputConstraint:
-        """What its answer must look like."""
+        """The constraint on the answer's form."""
         return self.context.form
 
     @property
     def cells(self) -> int:
-        """KV cells that it may come to need."""
+        """Maximum KV cells that the request needs."""
         return len(self.context.ids) + self.limit
 
     @property
     def work(self) -> Work:
-        """Tokens that it may take, for the fairness between users."""
+        """Tokens that the request may compute, for fairness between users."""
         return Work(len(self.context.ids) - self.context.known, self.limit)
 
 
 async def prepare(services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored) -> Prepared:
-    """Make a request ready. Raises ApiError."""
+    """Validate a request and build its prompt. Raises ApiError."""
     _check(services, request)
     previous = await _previous(services, request, principal, unstored)
-    known = None if request.remembered or request.forgotten else _known(services, request, principal)
+    known = None if request.is_stored or request.is_ephemeral else _known(services, request, principal)
     context = await services.prompt_builder.context(
         request, previous, known, now=int(services.clock()), user=principal.user
     )
@@ -60,31 +60,31 @@ async def prepare(services: Services, request: ResponseCreate, principal: Princi
         request.max_output_tokens or services.settings.max_output_tokens, services.model.context - len(context.ids)
     )
     before = request.previous_response_id or (known.response if known else None)
-    return Prepared(context, 0 if request.prepares else limit, before)
+    return Prepared(context, 0 if request.encodes_only else limit, before)
 
 
 async def count(services: Services, request: ResponseCreate, principal: Principal) -> int:
-    """Tokens that the request's prompt has, be it too long or not. Raises ApiError."""
+    """Return the number of tokens of the request's prompt, even if that is too long. Raises ApiError."""
     _check(services, request)
     previous = await _previous(services, request, principal, Unstored())
     return await services.prompt_builder.count(request, previous, now=int(services.clock()), user=principal.user)
 
 
 def _known(services: Services, request: ResponseCreate, principal: Principal) -> Known | None:
-    """What the model saw of a conversation whose client sends it whole."""
+    """Return the known token history of a conversation whose client sends all of it."""
     new = messages([input_item(item, new_id) for item in request.items])
     return services.histories.find(principal.tenant, request, new)
 
 
 def _check(services: Services, request: ResponseCreate) -> None:
-    """What only this gateway can say about a request."""
+    """Check the request against the served model. Raises ModelNotFoundError or InvalidRequestError."""
     if request.model not in (None, services.model.entry.name):
         raise ModelNotFoundError(
             f"the model {request.model} is not served here; {services.model.entry.name} is", param="model"
         )
     if any(not 0 <= token < services.model.tokens.size for token in request.logit_bias or {}):
         raise InvalidRequestError(
-            f"logit_bias: tokens are numbered from 0 to {services.model.tokens.size - 1}", param="logit_bias"
+            f"logit_bias: token ids range from 0 to {services.model.tokens.size - 1}", param="logit_bias"
         )
 
 
@@ -97,7 +97,7 @@ async def _previous(
     try:
         found = unstored.get(previous) or await services.sessions.get(principal.tenant, previous)
     except StoreError as error:
-        raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
+        raise StoreUnavailableError(f"the conversation cannot be read: {error}") from error
     if found is None:
         raise PreviousResponseNotFoundError(
             f"there is no response {previous}; send the whole conversation instead", param="previous_response_id"

@@ -1,4 +1,4 @@
-"""The responses that run, and those that ended a moment ago: they belong to the gateway, not to a connection."""
+"""The running and recently ended responses. They belong to the gateway, not to a connection."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from gateway.responses.runner import TurnRunner
 from gateway.responses.services import Services, new_id
 
 KEPT_BYTES: Final = 64 << 20
-"""Bytes of ended responses' events that are kept for those who come back; the oldest go."""
+"""Maximum bytes of ended responses' events, kept for clients that resume; the oldest are dropped first."""
 LAST_SECONDS: Final = 2.0
-"""How long responses may take to end once they are told to."""
+"""Seconds in which responses must end after they are stopped."""
 HURRY_SECONDS: Final = 0.5
-"""Longest wait for them after `end_now`: a step of an engine that works."""
+"""The same after `end_now`: one step of a working engine."""
 STOPPED: Final = "the gateway stopped before the answer was complete; try again in a moment"
-STOPPING: Final = "the gateway is about to stop; connect again in a moment"
-TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events waited for it"
+STOPPING: Final = "the gateway is stopping; connect again in a moment"
+TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events were waiting"
 
 
 class Running:
-    """One response and its events. It runs on as long as somebody holds it, and a grace time longer."""
+    """One response and its events. It runs while a client holds it, and after a lost connection for a grace period."""
 
     def __init__(self, turn: TurnRunner, log: EventLog, principal: Principal, *, grace: float) -> None:
-        """`grace` is in seconds, counted from the loss of its last holder."""
+        """`grace` is in seconds, counted from the loss of the last holder."""
         self.turn = turn
         self.log = log
         self.principal = principal
@@ -51,24 +51,24 @@ class Running:
         """Whether the gateway ended the response because it stops."""
         self._timer: asyncio.TimerHandle | None = None
         self.task = asyncio.create_task(self._run())
-        """Is done when it has ended."""
+        """Done when the response has ended."""
 
     @property
     def failure(self) -> ApiError | None:
-        """The error for a client that gets only the whole response; half an answer would pass for all of it."""
+        """The error for a client that does not stream, which could mistake a partial answer for the whole one."""
         cut = self._stopped and self.turn.response["status"] == "cancelled"
         return EngineUnavailableError(STOPPED) if cut else self.turn.error
 
     @property
     def ended(self) -> bool:
-        """Whether its terminal event was told."""
+        """Whether the terminal event has been emitted."""
         return self.log.terminal is not None
 
     def resume(self, after: int, *, stream_id: str | None = None) -> Reader:
-        """Hold it, and read on behind event `after`. Raises InvalidRequestError."""
+        """Hold the response, and return a reader of the events after number `after`. Raises InvalidRequestError."""
         if after + 1 < self.log.first:
             raise InvalidRequestError(
-                f"starting_after: the events before {self.log.first} are gone; retrieve the response instead",
+                f"starting_after: events before {self.log.first} are no longer stored; retrieve the response instead",
                 param="starting_after",
             )
         if after >= self.log.end or (self.ended and after == self.log.end - 1):
@@ -79,19 +79,19 @@ class Running:
         return Reader(self.log, after=after, stream_id=stream_id)
 
     def hold(self) -> None:
-        """Somebody wants its events."""
+        """Add a holder, a client that reads the events."""
         self._holders += 1
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def let_go(self, *, lost: bool) -> None:
-        """Somebody left: on purpose, or `lost`, and then may come back. When it was the last one, it ends."""
+    def release(self, *, lost: bool) -> None:
+        """Remove a holder. Without one the response ends, after the grace period if the connection was `lost`."""
         self._holders -= 1
         if self._holders > 0 or self.ended:
             return
-        if lost and self._grace > 0 and self.turn.request.remembered:
-            reason = f"its connection was lost, and nobody came back within {self._grace:g} s"
+        if lost and self._grace > 0 and self.turn.request.is_stored:
+            reason = f"its connection was lost, and no client resumed it within {self._grace:g} s"
             self._timer = asyncio.get_running_loop().call_later(self._grace, self.turn.end, "cancelled", reason)
         else:
             self.turn.end()
@@ -99,37 +99,37 @@ class Running:
     def stop(self) -> None:
         """End the response because the gateway stops."""
         self._stopped = True
-        self.turn.end("cancelled", "the gateway stops")
+        self.turn.end("cancelled", "the gateway is stopping")
 
-    def fell_behind(self) -> None:
-        """A holder did not read for so long that events were dropped: when it is the only one, why go on?"""
+    def on_lag(self) -> None:
+        """End the response if its only holder read so slowly that events were dropped."""
         if self._holders == 1:
             self.turn.end("cancelled", TOO_SLOW)
 
     async def _run(self) -> None:
         try:
             await self.turn.run()
-        except Exception as error:  # noqa: BLE001 - `run` could not even tell that it failed
-            self._break_off(report(error, self.turn.id))
+        except Exception as error:  # noqa: BLE001 - `run` could not emit its own failure
+            self._fail(report(error, self.turn.id))
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            self._break_off(EngineUnavailableError("the gateway could not finish this answer; try again"))
+            self._fail(EngineUnavailableError("the gateway could not finish this answer; try again"))
 
-    def _break_off(self, error: ApiError) -> None:
+    def _fail(self, error: ApiError) -> None:
         if not self.ended:
-            self.turn.break_off(error)
+            self.turn.emit_failure(error)
 
 
 class Responses:
-    """All of one gateway's."""
+    """The running and recently ended responses of one gateway."""
 
     def __init__(self, services: Services, *, grace: float) -> None:
-        """Ended responses are kept for `grace` seconds, as long as a lost client may take to come back."""
+        """Ended responses are kept for `grace` seconds, so that a client that lost its connection can resume."""
         self.closing = False
-        """Whether no new request is taken."""
+        """Whether new requests are rejected."""
         self.on_closing: set[Callable[[], None]] = set()
-        """Called once when it begins to close."""
+        """Called once when `close` starts."""
         self.services = services
         self._hurry = asyncio.Event()
         self._grace = grace
@@ -138,14 +138,14 @@ class Responses:
         self._ended_bytes = 0
         services.sessions.on_deletion(self._deleted_elsewhere)
 
-    async def start(self, request: ResponseCreate, *, principal: Principal, unstored: Unstored) -> Running:
-        """Take a request; who gets the response holds it. Raises ApiError."""
+    async def start_response(self, request: ResponseCreate, *, principal: Principal, unstored: Unstored) -> Running:
+        """Start a response, which the caller then holds. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
         previous = self._running.get(request.previous_response_id or "")
         if previous is not None and previous.principal.tenant == principal.tenant:
             raise InvalidRequestError(
-                f"{previous.turn.id} is still being answered; continue it on its own lane, or when it has ended",
+                f"{previous.turn.id} is still running; continue it on its own lane, or after it has ended",
                 param="previous_response_id",
             )
         log = EventLog(on_fault=lambda error: report(error, new_id("req")))
@@ -159,66 +159,66 @@ class Responses:
 
     def _register(self, running: Running) -> None:
         self._running[running.turn.id] = running
-        running.log.watchers.add(lambda: self._watch(running))
+        running.log.watchers.add(lambda: self._on_event(running))
         if self.closing:  # the gateway began to close while the prompt was being encoded
             running.stop()
 
-    def find(self, principal: Principal, response: str) -> Running | None:
-        """A response of the caller's that runs or ended lately."""
+    def find_response(self, principal: Principal, response: str) -> Running | None:
+        """Return a running or recently ended response of the principal's tenant."""
         running = self._running.get(response) or self._ended.get(response)
         return running if running is not None and running.principal.tenant == principal.tenant else None
 
-    async def find_kept(self, principal: Principal, response: str) -> Running | None:
-        """Likewise, for whoever wants its contents: one that was deleted meanwhile, at any gateway, is none."""
-        running = self.find(principal, response)
+    async def find_undeleted(self, principal: Principal, response: str) -> Running | None:
+        """Return the same, unless the response has been deleted at any gateway; required before showing content."""
+        running = self.find_response(principal, response)
         if running is None or not running.ended:
             return running
-        with suppress(StoreError):  # what can't be asked has deleted nothing that is known of
+        with suppress(StoreError):  # if the store is unavailable, no deletion is known
             if await self.services.sessions.is_deleted(principal.tenant, response):
-                self.drop(running)
+                self.drop_ended(running)
                 return None
         return running
 
     async def delete(self, principal: Principal, response: str) -> bool:
-        """Delete a response that does not run; False when there is none. Raises StoreUnavailableError."""
-        running = self.find(principal, response)
+        """Delete a response that is not running; return False if there is none. Raises StoreUnavailableError."""
+        running = self.find_response(principal, response)
         if running is not None:
-            self.drop(running)
+            self.drop_ended(running)
         try:
             return await delete(self.services, principal.tenant, response)
         except StoreError as error:
-            raise StoreUnavailableError(f"the response can't be deleted: {error}; try again") from error
+            raise StoreUnavailableError(f"the response cannot be deleted: {error}; try again") from error
 
-    async def record(self, principal: Principal, response: str) -> Turn:
-        """A response of the caller's with its items, as it stands.
+    async def get_turn(self, principal: Principal, response: str) -> Turn:
+        """Return a response of the principal's tenant with its items, as it stands.
 
         Raises ResponseNotFoundError or StoreUnavailableError.
         """
-        running = await self.find_kept(principal, response)
+        running = await self.find_undeleted(principal, response)
         if running is not None:
             return running.turn.record
         try:
             found = await self.services.sessions.get(principal.tenant, response)
         except StoreError as error:
-            raise StoreUnavailableError(f"the conversation can't be read: {error}") from error
+            raise StoreUnavailableError(f"the conversation cannot be read: {error}") from error
         if found is None:
             raise ResponseNotFoundError(response)
         return found[0]
 
     async def _deleted_elsewhere(self, tenant: str, response: str) -> None:
-        """Drop all that this gateway holds of a response that another one has deleted."""
+        """Delete from this gateway a response that another gateway has deleted."""
         running = self._ended.get(response)
         if running is not None and running.principal.tenant == tenant:
-            self.drop(running)
+            self.drop_ended(running)
         await delete_here(self.services, tenant, response)
 
-    def drop(self, running: Running) -> None:
-        """Forget an ended response: it was deleted, or its time is over."""
+    def drop_ended(self, running: Running) -> None:
+        """Remove an ended response that was deleted or whose grace period is over."""
         if self._ended.pop(running.turn.id, None) is not None:
             self._ended_bytes -= running.log.size
 
     async def close(self, *, within: float) -> None:
-        """Take nothing new, let what runs end `within` seconds, then end it."""
+        """Reject new requests, wait `within` seconds for running responses, then stop them."""
         self.closing = True
         watchers, self.on_closing = self.on_closing, set()
         for watcher in watchers:
@@ -232,11 +232,11 @@ class Responses:
         await self._wait(LAST_SECONDS)
 
     def end_now(self) -> None:
-        """End the time that `close` grants to running responses."""
+        """Stop running responses without waiting any longer in `close`."""
         self._hurry.set()
 
     async def _wait(self, seconds: float, *, unless: asyncio.Event | None = None) -> None:
-        """Wait until all responses have ended, for at most `seconds`, or `unless` the event is set."""
+        """Wait until all responses have ended, `seconds` have passed, or the event `unless` is set."""
         tasks = [running.task for running in self._running.values()]
         if not tasks:
             return
@@ -247,14 +247,14 @@ class Responses:
         for wait in waits:
             wait.cancel()
 
-    def _watch(self, running: Running) -> None:
-        """See it end."""
+    def _on_event(self, running: Running) -> None:
+        """Move the response to the ended ones after its terminal event."""
         if not running.ended:
             return
         del self._running[running.turn.id]
-        if self._grace > 0 and running.turn.request.remembered:
+        if self._grace > 0 and running.turn.request.is_stored:
             self._ended[running.turn.id] = running
             self._ended_bytes += running.log.size
             while self._ended_bytes > KEPT_BYTES:
-                self.drop(next(iter(self._ended.values())))
-            asyncio.get_running_loop().call_later(self._grace, self.drop, running)
+                self.drop_ended(next(iter(self._ended.values())))
+            asyncio.get_running_loop().call_later(self._grace, self.drop_ended, running)

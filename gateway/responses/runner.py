@@ -1,4 +1,4 @@
-"""One turn of a conversation, from a request to its last event."""
+"""One turn of a conversation, from the request to its last event."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from gateway.scheduling.fair_queue import Work
 log = structlog.get_logger("responses")
 
 QUEUED_EVERY: Final = 1.0
-"""Seconds between two tellings of a queue position."""
-NOTED_EVERY: Final = 1.0
-"""Seconds between two writings of an answer that still grows: what a crash of the gateway may cost of it."""
+"""Minimum seconds between two `response.queued` events of a request."""
+STORED_EVERY: Final = 1.0
+"""Seconds between two writes of an unfinished answer, so the most of it that a crash of the gateway loses."""
 
 
 class TurnRunner:
-    """Runs one request: `begin` may refuse it, and `run` then ends it with exactly one terminal event."""
+    """Runs one request: `begin` validates and queues it; `run` emits its events, with exactly one terminal event."""
 
     def __init__(
         self,
@@ -52,11 +52,11 @@ class TurnRunner:
         publish: Callable[[Event], None],
         arrived: float,
     ) -> None:
-        """Tell that it is created; with its `ticket` it is in the house already. `arrived` is in monotonic seconds."""
+        """Emit `response.created`. The `ticket` has already been admitted; `arrived` is in monotonic seconds."""
         self.id = new_id("resp")
         self.request = request
         self.error: ApiError | None = None
-        """Why it failed, once it has."""
+        """The error with which the response failed, if it has."""
         self._services = services
         self._prepared = prepared
         self._ticket = ticket
@@ -66,13 +66,13 @@ class TurnRunner:
         self._arrived = arrived
         self._events = self._shape()
         self._answer = Answer(self._events, calls=prepared.form.calls, new_id=new_id)
-        self._generation = Generation(services, request, prepared, principal, self._text)
+        self._generation = Generation(services, request, prepared, principal, self._on_text)
         self._queued: float | None = None
-        """Seconds that it waited for an engine, once it has one."""
+        """Seconds in the queue, once the request has an engine."""
         self._first: float | None = None
-        """Seconds to its first delta."""
+        """Seconds from arrival to the first delta."""
         self._ending: tuple[str, str | None] | None = None
-        """Why it is ended early, and in more words."""
+        """Reason for an early end, and an optional explanation."""
         services.activity.turn(request.previous_response_id, self.id)
         publish(self._events.created())
 
@@ -86,17 +86,17 @@ class TurnRunner:
         unstored: Unstored,
         publish: Callable[[Event], None],
     ) -> Self:
-        """Make a request ready and put it into the queue. Raises ApiError.
+        """Validate a request and put it into the queue. Raises ApiError.
 
-        `unstored` holds its connection's own responses that asked for `store: false`.
+        `unstored` holds the connection's responses with `store: false`.
         """
         arrived = time.monotonic()
         services.penalties.check(principal.user)
         prepared = await prepare(services, request, principal, unstored)
         context = prepared.context
-        stored = not request.forgotten and services.pool.stores
+        stored = not request.is_ephemeral and services.pool.stores
         demand = Demand(prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored)
-        ticket = services.admission.enter(demand, principal, prepared.work, ahead=request.prepares)
+        ticket = services.admission.enter(demand, principal, prepared.work, ahead=request.encodes_only)
         return cls(
             services,
             request,
@@ -110,12 +110,12 @@ class TurnRunner:
 
     @property
     def response(self) -> dict[str, Any]:
-        """The response as it stands, once it has begun."""
+        """The response object as it stands."""
         return self._events.response
 
     async def run(self) -> None:
-        """Answer what has begun; failures are events."""
-        noted = asyncio.create_task(self._note())
+        """Generate the response; failures become events."""
+        storing = asyncio.create_task(self._store_progress())
         try:
             placement = await self._place()
             if placement is not None and self._ending is None:
@@ -126,22 +126,22 @@ class TurnRunner:
         except EngineError as error:
             self._services.penalties.blame(self._principal.user, self._generation.blame)
             await self._fail(EngineUnavailableError(f"the engine failed: {error}; try again"))
-        except Exception as error:  # noqa: BLE001 - a fault of the gateway's own ends the response like any other
+        except Exception as error:  # noqa: BLE001 - an internal error also ends the response with an event
             await self._fail(report(error, self.id))
         finally:
-            noted.cancel()
+            storing.cancel()
             usage = self._generation.usage
             self._services.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
             self._services.registry.record(self._principal, usage.input + usage.output)
 
-    def break_off(self, error: ApiError) -> None:
-        """Emit that it failed, when `run` could not."""
+    def emit_failure(self, error: ApiError) -> None:
+        """Emit `response.failed` if `run` could not."""
         self.error = error
         self._count("failed", error.code)
-        self._tell(self._events.failed(error))
+        self._emit(self._events.failed(error))
 
     def end(self, reason: str = "cancelled", explanation: str | None = None) -> None:
-        """End it within one step, wherever it is, as `incomplete` for `reason`; it still tells its terminal event."""
+        """End the response within one step as `incomplete` for `reason`; `run` still emits the terminal event."""
         if self._ending is None:
             self._ending = (reason, explanation)
         if self._ticket.place is None:
@@ -160,37 +160,37 @@ class TurnRunner:
             max_output_tokens=self._prepared.limit or services.settings.max_output_tokens,
         )
 
-    async def _note(self) -> None:
-        """Leave word on disk that it runs, and what it says, for the case that this gateway does not live to end it."""
-        noted = None
-        while self.request.remembered:
-            said = self._answer.text
-            if said != noted:
-                with suppress(StoreError):  # its end will tell
-                    await self._services.sessions.begin(self._principal.tenant, *await self._beginning(said))
-                noted = said
-            await asyncio.sleep(NOTED_EVERY)
+    async def _store_progress(self) -> None:
+        """Store the unfinished turn and its text every STORED_EVERY seconds, in case the gateway crashes."""
+        stored = None
+        while self.request.is_stored:
+            text = self._answer.text
+            if text != stored:
+                with suppress(StoreError):  # the final write reports the error
+                    await self._services.sessions.begin(self._principal.tenant, *await self._unfinished(text))
+                stored = text
+            await asyncio.sleep(STORED_EVERY)
 
-    async def _beginning(self, said: str) -> tuple[Turn, list[int] | None]:
-        """What there is of it, and the ids that it can be continued with: until it says something it is only asked."""
+    async def _unfinished(self, text: str) -> tuple[Turn, list[int] | None]:
+        """Return the turn so far, and the ids from which it can be continued: None while the answer is empty."""
         turn = self.record
-        if not said:
+        if not text:
             return turn, None
         response = {**turn.response, "usage": self._generation.usage.body()}
-        return replace(turn, response=response), await self._ids(said)
+        return replace(turn, response=response), await self._ids(text)
 
-    async def _ids(self, said: str) -> list[int] | None:
-        """Return the ids of the prompt and of what was said; None when they cannot be known now."""
-        ids = await self._generation.said(said)
+    async def _ids(self, text: str) -> list[int] | None:
+        """Return the ids of the prompt and of the answer's `text`; None if they cannot be determined now."""
+        ids = await self._generation.visible_ids(text)
         return None if ids is None else self._prepared.context.ids + ids
 
     async def _place(self) -> Placement | None:
-        """Wait for a place, telling the position as it changes; None when it was ended there."""
-        admission, ticket, told = self._services.admission, self._ticket, 0
+        """Wait for a placement, and emit queue positions as they change; return None if the request ends meanwhile."""
+        admission, ticket, emitted = self._services.admission, self._ticket, 0
         while not ticket.placed.done():
             position = admission.position(ticket)
-            if told != position:
-                told = position
+            if emitted != position:
+                emitted = position
                 self._publish(self._events.queued(position, admission.estimate(ticket)))
             await asyncio.wait({ticket.placed}, timeout=QUEUED_EVERY)
         if ticket.placed.cancelled():
@@ -202,29 +202,29 @@ class TurnRunner:
 
     async def _generate(self, placement: Placement) -> None:
         self._publish(self._events.in_progress())
-        if not self.request.prepares:
-            self._tell(self._answer.begin())
+        if not self.request.encodes_only:
+            self._emit(self._answer.begin())
         try:
             await self._generation.run(placement)
-            if not self.request.prepares:
-                self._tell(self._answer.finish())
+            if not self.request.encodes_only:
+                self._emit(self._answer.finish())
         finally:
-            if self.request.forgotten:
+            if self.request.is_ephemeral:
                 for engine, number in self._generation.traces:
                     self._unstored.left(engine, number)
 
-    def _text(self, text: str, logprobs: list[dict[str, Any]]) -> None:
-        self._tell(self._answer.feed(text, logprobs))
+    def _on_text(self, text: str, logprobs: list[dict[str, Any]]) -> None:
+        self._emit(self._answer.feed(text, logprobs))
         if self._first is None:
             self._first = self._seconds
             self._services.metrics.ttft.labels(self._generation.cache).observe(self._first)
 
     async def _finish(self, placement: Placement | None) -> None:
-        """Keep the turn before its end is told: what is acknowledged is on disk."""
+        """Store the turn, then emit the terminal event: every acknowledged turn is on disk."""
         services, usage = self._services, self._generation.usage
         (*closing, last), status = self._last()
-        self._tell(closing)
-        dropped = await self._keep(await self._ids(self._answer.text))
+        self._emit(closing)
+        dropped = await self._save(await self._ids(self._answer.text))
         if dropped:
             services.metrics.dropped_turns.inc(dropped)
             last["response"] = {**last["response"], "samovar": {"dropped_turns": dropped}}
@@ -237,9 +237,9 @@ class TurnRunner:
         self._publish(last)
 
     def _last(self) -> tuple[list[Event], str]:
-        """The last events, and the status that is counted."""
+        """Return the last events, and the status for the metrics."""
         generation, events = self._generation, self._events
-        prepared = self.request.prepares and generation.reason == "length"
+        prepared = self.request.encodes_only and generation.reason == "length"
         if generation.stopped or prepared or (generation.reason == "stop" and self._ending is None):
             return events.completed(generation.usage), "completed"
         if generation.reason == "length":
@@ -250,7 +250,7 @@ class TurnRunner:
 
     @property
     def record(self) -> Turn:
-        """All of it that is stored, as it stands."""
+        """The turn as it stands, in the form in which it is stored."""
         context, response = self._prepared.context, self._events.response
         return Turn(
             id=self.id,
@@ -264,11 +264,14 @@ class TurnRunner:
             response=response,
         )
 
-    async def _keep(self, ids: list[int] | None) -> int:
-        """Keep the turn where it belongs. Returns how many of the user's turns were dropped for want of room."""
-        if self.request.forgotten:
+    async def _save(self, ids: list[int] | None) -> int:
+        """Save the turn in the store that the request asks for.
+
+        Returns how many of the user's oldest turns were dropped to make room.
+        """
+        if self.request.is_ephemeral:
             self._unstored.keep(self.record, ids)
-        elif self.request.remembered:
+        elif self.request.is_stored:
             return await self._store(ids)
         elif ids is not None:
             turn = self.record
@@ -279,27 +282,27 @@ class TurnRunner:
         try:
             return await self._services.sessions.add(self._principal.tenant, self.record, ids)
         except StoreError as error:
-            raise StoreUnavailableError(f"the conversation can't be kept: {error}") from error
+            raise StoreUnavailableError(f"the conversation cannot be stored: {error}") from error
 
     async def _fail(self, error: ApiError) -> None:
         self.error = error
         last = self._events.failed(error)
-        with suppress(StoreUnavailableError):  # a failed turn was never promised to be kept
-            await self._keep(None)
+        with suppress(StoreUnavailableError):  # a failed turn need not be stored
+            await self._save(None)
         self._count("failed", error.code)
-        self._tell(last)
+        self._emit(last)
 
-    def _tell(self, events: list[Event]) -> None:
+    def _emit(self, events: list[Event]) -> None:
         for event in events:
             self._publish(event)
 
     @property
     def _seconds(self) -> float:
-        """Since the request came."""
+        """Seconds since the request arrived."""
         return time.monotonic() - self._arrived
 
     def _count(self, status: str, code: str = "") -> None:
-        """Count its end, and write the log's line of it: ids, times and counts, never what was said."""
+        """Count the end of the response, and log its ids, times and counts, never its content."""
         self._services.metrics.ended(self.request.route, status, code, seconds=self._seconds)
         usage = self._generation.usage
         log.info(

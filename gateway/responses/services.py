@@ -1,4 +1,4 @@
-"""All that the gateway's turns work with, in one place."""
+"""The shared services of the gateway."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 
 @dataclass
 class Services:
-    """One for the whole gateway."""
+    """The services that requests use; one instance per gateway."""
 
     settings: Settings
     model: ServedModel
     cache: Cache
     prefixes: PrefixCache
-    """The blocks of the served model, to forget some of them; engines keep and fetch them by their own."""
+    """KV blocks of the served model, used to delete some of them; engines store and fetch blocks themselves."""
     sessions: Sessions
     pool: EnginePool
     dispatcher: Dispatcher
@@ -47,11 +47,11 @@ class Services:
     numbers: int = 0
 
     def number(self) -> int:
-        """A number for a request, as engines know it."""
+        """Return a new request number for an engine."""
         self.numbers += 1
         return self.numbers
 
 
 def new_id(prefix: str) -> str:
-    """An id nobody can guess, as the contract spells ids."""
+    """Return an unguessable id: `prefix` and 32 random hex digits."""
     return f"{prefix}_{secrets.token_hex(16)}"

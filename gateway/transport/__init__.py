@@ -1,1 +1,1 @@
-"""Sockets around the protocol: WebSocket and HTTP."""
+"""The network side of the protocol: WebSocket, HTTP, server-sent events and middleware."""

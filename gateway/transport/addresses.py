@@ -1,4 +1,4 @@
-"""IP addresses as one spelling each: a dual-stack socket has IPv4 clients as `::ffff:a.b.c.d`."""
+"""Canonical forms of IP addresses: a dual-stack socket reports IPv4 clients as `::ffff:a.b.c.d`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAPPED_BITS: Final = 96
 
 
 def unmapped(address: str) -> str:
-    """Return `address`, as IPv4 if it is an IPv4-mapped IPv6 address; what is no address stays as it is."""
+    """Return `address`, as IPv4 if it is an IPv4-mapped IPv6 address; other text is returned unchanged."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -22,7 +22,7 @@ def unmapped(address: str) -> str:
 
 
 def network(text: str) -> Network:
-    """Return an address or network as a network, as IPv4 if it is an IPv4-mapped one. Raises ValueError."""
+    """Parse an address or network; an IPv4-mapped one becomes IPv4. Raises ValueError."""
     found = ipaddress.ip_network(text, strict=False)
     mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
     if mapped is None or found.prefixlen < _MAPPED_BITS:
@@ -31,6 +31,6 @@ def network(text: str) -> Network:
 
 
 def spellings(trusted: Network) -> list[str]:
-    """Return a network as text, and an IPv4 one also as the IPv4-mapped network."""
+    """Return the text of a network and, for IPv4, the text of the IPv4-mapped network."""
     mapped = f"::ffff:{trusted.network_address}/{trusted.prefixlen + _MAPPED_BITS}"
     return [str(trusted), mapped] if isinstance(trusted, ipaddress.IPv4Network) else [str(trusted)]

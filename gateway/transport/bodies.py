@@ -1,4 +1,4 @@
-"""JSON in and JSON out: bodies and query strings of HTTP requests, and errors as the contract writes them."""
+"""JSON bodies and query strings of HTTP requests, and error responses."""
 
 from __future__ import annotations
 
@@ -23,53 +23,56 @@ from gateway.errors import (
 from gateway.protocol.requests import MAX_MESSAGE, convert, decode
 
 BODY_SECONDS: Final = 30.0
-"""How long a client may take to send a body."""
+"""Seconds in which a client must send a request body."""
 DISCARDED_BYTES: Final = 16 << 20
-"""How much of a body that is too large is read all the same: who still sends, as a proxy does, hears no answer."""
+"""Bytes of an oversized body that are read and discarded, because a proxy that is still sending reads no response."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def answering(handler: Handler) -> Handler:
-    """The handler, with its ApiErrors and StoreErrors answered and counted, and cut off with an error at the end."""
+def with_errors(handler: Handler) -> Handler:
+    """Wrap `handler`: return and count its ApiErrors and StoreErrors, and return an error if it is cancelled."""
 
-    async def answer(request: Request) -> Response:
+    async def handle(request: Request) -> Response:
         try:
             return await handler(request)
         except ApiError as error:
-            return _refused(request, error)
+            return _record_refusal(request, error)
         except StoreError as error:
-            return _refused(request, StoreUnavailableError(f"the conversation can't be read: {error}"))
-        except asyncio.CancelledError:  # by uvicorn alone, when its time to stop is over
-            return _refused(request, EngineUnavailableError("the gateway stops; try again in a moment"))
+            return _record_refusal(request, StoreUnavailableError(f"the conversation cannot be read: {error}"))
+        except asyncio.CancelledError:  # only uvicorn cancels, when its graceful shutdown times out
+            return _record_refusal(request, EngineUnavailableError("the gateway is stopping; try again in a moment"))
 
-    return answer
+    return handle
 
 
-def _refused(request: Request, error: ApiError) -> Response:
-    """The answer; the code is left in the request's state, for log and metrics."""
+def _record_refusal(request: Request, error: ApiError) -> Response:
+    """Return the error response, and leave its code in the request's state for log and metrics."""
     request.scope.setdefault("state", {})["refusal"] = error.code
-    return error_answer(error)
+    return error_response(error)
 
 
-def error_answer(error: ApiError) -> Response:
-    """An error over HTTP: the same object as over the WebSocket, under `error`."""
+def error_response(error: ApiError) -> Response:
+    """Return an error response, with the same object as over the WebSocket under `error`."""
     retry_after = getattr(error, "retry_after", None)
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return JSONResponse({"error": error.body()}, status_code=error.status, headers=headers)
 
 
-async def unrouted(request: Request, error: Exception) -> Response:
-    """What Starlette itself refuses: no such route, or not with this method."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
+async def routing_error(request: Request, error: Exception) -> Response:
+    """Return the response to an error of Starlette's router: no such route, or a wrong method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
     request.state.code = InvalidRequestError.code  # for the log
     body = InvalidRequestError(f"{error.detail}").body()
     return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
 
 
 async def json_body(request: Request) -> dict[str, Any]:
-    """The body, a JSON object of at most MAX_MESSAGE bytes; the doors saw to its content type. Raises ApiError."""
+    """Return the body, a JSON object of at most MAX_MESSAGE bytes. Raises ApiError.
+
+    `TrustedHosts` has checked the content type.
+    """
     data, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -80,16 +83,16 @@ async def json_body(request: Request) -> dict[str, Any]:
                 elif size > DISCARDED_BYTES:
                     break
     except TimeoutError as error:
-        raise InvalidRequestError(f"the body took longer than {BODY_SECONDS:g} s") from error
+        raise InvalidRequestError(f"the request body took longer than {BODY_SECONDS:g} s to arrive") from error
     except ClientDisconnect as error:
-        raise InvalidRequestError("the body was cut off") from error
+        raise InvalidRequestError("the connection closed before the request body was complete") from error
     if size > MAX_MESSAGE:
-        raise MessageTooLargeError(f"a body of over {MAX_MESSAGE} bytes is over the limit")
+        raise MessageTooLargeError(f"the request body is larger than {MAX_MESSAGE} bytes")
     return decode(bytes(data))
 
 
 def query(request: Request, shape: type[S]) -> S:
-    """The query string as `shape`. Raises InvalidRequestError or UnsupportedParameterError."""
+    """Decode the query string into `shape`. Raises InvalidRequestError or UnsupportedParameterError."""
     known = {field.encode_name for field in msgspec.structs.fields(shape)}
     for name in request.query_params:
         if name not in known:
@@ -97,7 +100,7 @@ def query(request: Request, shape: type[S]) -> S:
     return convert(dict(request.query_params), shape, strict=False)
 
 
-async def departure(request: Request) -> None:
-    """Return when the client has closed the request, whose body was read before."""
+async def disconnected(request: Request) -> None:
+    """Wait until the client closes the request; its body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

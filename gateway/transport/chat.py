@@ -1,4 +1,4 @@
-"""Chat completions over HTTP, plain or as server-sent events."""
+"""Chat completions over HTTP, as one JSON object or as server-sent events."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.log import Reader
 from gateway.responses.registry import Responses, Running
-from gateway.transport.bodies import answering, json_body
-from gateway.transport.http import started, whole
+from gateway.transport.bodies import json_body, with_errors
+from gateway.transport.http import start_response, wait_for_end
 from gateway.transport.sse import ALIVE, EventStream, follow
 
 
 def routes(responses: Responses) -> list[BaseRoute]:
-    """For the app."""
+    """Return the routes of the chat completions API."""
 
     async def create(request: Request) -> Response:
-        """Answer a request; who closes it cancels it."""
-        wanted, chat = read_chat(await json_body(request))
-        running, close = await started(responses, wanted, request)
+        """Generate a completion; closing the request cancels it."""
+        create_request, chat = read_chat(await json_body(request))
+        running, close = await start_response(responses, create_request, request)
         response = running.turn.response
         completion = Completion(
             running.turn.id,
@@ -37,12 +37,12 @@ def routes(responses: Responses) -> list[BaseRoute]:
         if chat.stream:
             return EventStream(request, _frames(running, completion), close)
         try:
-            ended = await whole(request, running)
+            ended = await wait_for_end(request, running)
             return ended if isinstance(ended, Response) else JSONResponse(completion.whole(ended))
         finally:
             close()
 
-    return [Route("/v1/chat/completions", answering(create), methods=["POST"])]
+    return [Route("/v1/chat/completions", with_errors(create), methods=["POST"])]
 
 
 async def _frames(running: Running, completion: Completion) -> AsyncIterator[bytes]:
@@ -54,6 +54,6 @@ async def _frames(running: Running, completion: Completion) -> AsyncIterator[byt
             failure = running.failure if event["type"] == "response.incomplete" else None
             for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
                 yield b"data: %b\n\n" % msgspec.json.encode(chunk)
-    except Exception as error:  # noqa: BLE001 - the client must not wait in vain
+    except Exception as error:  # noqa: BLE001 - the stream must not end without an error
         yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.turn.id).body()})
     yield b"data: [DONE]\n\n"

@@ -1,4 +1,4 @@
-"""How long the server waits for a request to be said: a connection that says nothing is closed."""
+"""Close HTTP connections that do not send a complete request head in time."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 HEAD_SECONDS: Final = 10.0
-"""From a connection's beginning, or its last answer, to the end of the next request's head."""
+"""Seconds from opening a connection, or from its last response, to the end of the next request's head."""
 
 
 class HeaderTimeout(H11Protocol):
-    """uvicorn's HTTP, which by itself waits for ever for the rest of a head that was begun."""
+    """uvicorn's HTTP protocol with a timeout; uvicorn itself waits forever for the rest of a request head."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As uvicorn's."""
+        """Take uvicorn's arguments."""
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._idle = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait."""
+        """Start the timer."""
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn names the subclass
         self._idle = True
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop the timer."""
         super().connection_lost(exc)
         self._stop()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Wait no more: a timer would keep this protocol's 10 KB beside each of many sockets that open at once."""
+        """Stop the timer, which would hold this protocol's 10 KB in memory for each of many sockets opened at once."""
         self._stop()
         super().handle_websocket_upgrade(event)
 
@@ -42,14 +42,14 @@ class HeaderTimeout(H11Protocol):
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
-        """Close what was between two requests at the last look, too; else look again later."""
+    def _check(self) -> None:
+        """Close the connection if it was idle at the previous check, too; otherwise schedule the next check."""
         if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever uvicorn's types say
-        asks = cycle is not None and not cycle.response_complete
-        if self._idle and not asks:
+        active = cycle is not None and not cycle.response_complete
+        if self._idle and not active:
             self.transport.close()
             return
-        self._idle = not asks
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+        self._idle = not active
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._check)

@@ -1,4 +1,4 @@
-"""What all WebSocket connections share of reading messages."""
+"""State that all WebSocket connections share for reading messages."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from gateway.protocol.lanes import Backlog
 
 
 class Intake:
-    """One for all connections of a gateway."""
+    """Limits on received messages, shared by all connections of a gateway."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start with no waiting message."""
         self.backlog = Backlog()
-        """Messages that wait for their lanes."""
+        """Bytes of messages that wait for their lanes."""
         self.decoding = asyncio.Lock()
-        """Held while a large message is decoded: between two of them the event loop serves everybody else."""
+        """Held while a large message is decoded, so that other connections are served between two of them."""
 
 
 def owner(socket: WebSocket, principal: Principal) -> str:
-    """For whom waiting messages count: the user, or without keys the address, of which connections cost nothing."""
+    """Return the owner whose limit waiting messages count against: the user, or without keys the client's address.
+
+    Without keys a client could open any number of connections, each a user.
+    """
     if principal.tenant != ANONYMOUS or socket.client is None:
         return principal.user
     return socket.client.host

@@ -1,4 +1,4 @@
-"""The way in: everything that a request passes before it reaches a route, from the outside to the inside."""
+"""The middleware that a request passes before it reaches a route, from the outermost to the innermost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.transport.trusted_hosts import TrustedHosts
 
 
 def middleware(settings: Settings, registry: UserRegistry, metrics: Metrics) -> list[Middleware]:
-    """The middleware of the gateway."""
+    """Return the gateway's middleware, outermost first."""
     hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
     origins = settings.allowed_origins
     return [

@@ -1,4 +1,4 @@
-"""The HTTP API as an OpenAPI 3.1 document: request bodies from the structs that check them, so that the two agree."""
+"""The HTTP API as an OpenAPI 3.1 document. Request bodies come from the structs that validate them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.transport.http import List, Retrieve
 
 Json = dict[str, Any]
 REFERENCE: Final = "#/components/schemas/"
-STREAMABLE: Final = {"stream": {"type": ["boolean", "null"], "description": "answer as server-sent events"}}
+STREAMABLE: Final = {"stream": {"type": ["boolean", "null"], "description": "whether to send server-sent events"}}
 _ID: Final = {
     "name": "id",
     "in": "path",
@@ -28,7 +28,7 @@ _ID: Final = {
 
 
 def document() -> Json:
-    """The whole document."""
+    """Return the OpenAPI document."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -36,51 +36,55 @@ def document() -> Json:
             "version": version("samovar"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": "OpenAI's Responses API and chat completions, as far as a text model can serve them. The "
-            "main door is the WebSocket mode of `GET /v1/responses`, which this document cannot describe: see the "
-            "contract in the documentation.",
+            "main endpoint is the WebSocket mode of `GET /v1/responses`, which OpenAPI cannot describe; see "
+            "`docs/api.md`.",
         },
         "paths": _paths(),
         "components": {
             "schemas": _schemas(),
             "headers": {
                 "RequestId": {
-                    "description": "by which the request is found in the log",
+                    "description": "the id of the request in the log",
                     "required": True,
                     "schema": {"type": "string", "pattern": "^req_[0-9a-f]{32}$"},
                 }
             },
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`smv_` and 43 characters"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "an API key: `smv_` and 43 characters"}
+            },
         },
     }
 
 
 async def published(_: Request) -> Response:
-    """The route."""
+    """Serve the document."""
     return JSONResponse(document())
 
 
 def _paths() -> Json:
     one, streamed = "/v1/responses/{id}", _ok("Response", stream=True)
     return {
-        "/v1/responses": {"post": _operation("Answer", streamed, body="ResponseCreate")},
+        "/v1/responses": {"post": _operation("Create a response", streamed, body="ResponseCreate")},
         "/v1/responses/input_tokens": {
             "post": _operation("Count the tokens of a prompt", _ok("InputTokens"), body="ResponseCreate")
         },
         "/v1/chat/completions": {
-            "post": _operation("Answer a stateless client", _ok("Completion", stream=True), body="ChatCreate")
+            "post": _operation("Create a chat completion", _ok("Completion", stream=True), body="ChatCreate")
         },
         one: {
-            "get": _operation("What was answered, or its events", streamed, _ID, *_query(Retrieve)),
-            "delete": _operation("Delete an answer and what was said to get it", _ok("Deleted"), _ID),
+            "get": _operation("Get a response, or stream its events", streamed, _ID, *_query(Retrieve)),
+            "delete": _operation("Delete a response and its input", _ok("Deleted"), _ID),
         },
-        f"{one}/cancel": {"post": _operation("End an answer that is being given", _ok("Response"), _ID)},
-        f"{one}/input_items": {"get": _operation("What the model was shown", _ok("Items"), _ID, *_query(List))},
-        "/v1/models": {"get": _operation("The model that is served", _ok("Models"))},
-        "/healthz": {"get": _operation("Whether the gateway lives", _ok("Health"), closed=False)},
-        "/readyz": {"get": _operation("Whether it takes requests", _ok("Health"), closed=False, unready=True)},
-        "/metrics": {"get": _operation("For Prometheus", _content("text/plain", {"type": "string"}), closed=False)},
+        f"{one}/cancel": {"post": _operation("Cancel a running response", _ok("Response"), _ID)},
+        f"{one}/input_items": {
+            "get": _operation("List the input items of a response", _ok("Items"), _ID, *_query(List))
+        },
+        "/v1/models": {"get": _operation("List the served models", _ok("Models"))},
+        "/healthz": {"get": _operation("Liveness check", _ok("Health"), closed=False)},
+        "/readyz": {"get": _operation("Readiness check", _ok("Health"), closed=False, unready=True)},
+        "/metrics": {"get": _operation("Prometheus metrics", _content("text/plain", {"type": "string"}), closed=False)},
         "/openapi.json": {
-            "get": _operation("This document", _content("application/json", {"type": "object"}), closed=False)
+            "get": _operation("This OpenAPI document", _content("application/json", {"type": "object"}), closed=False)
         },
     }
 
@@ -93,7 +97,7 @@ def _operation(
     closed: bool = True,
     unready: bool = False,
 ) -> Json:
-    """One operation; a `closed` one needs a key where there are keys, and may be refused in all the ways there are."""
+    """Return one operation; a `closed` one requires a key where keys exist, and can fail with every error status."""
     operation: Json = {"summary": summary, "responses": {"200": ok}}
     if parameters:
         operation["parameters"] = list(parameters)
@@ -102,19 +106,19 @@ def _operation(
     if closed:
         operation["security"] = [{"key": []}, {}]
         for status in ("400", "401", "403", "404", "413", "415", "429", "503"):
-            operation["responses"][status] = {"description": "refused", **_json("Error")}
+            operation["responses"][status] = {"description": "error", **_json("Error")}
     elif unready:
-        operation["responses"]["503"] = {"description": "not ready, and why", **_json("Health")}
-    for answer in operation["responses"].values():
-        answer["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+        operation["responses"]["503"] = {"description": "not ready, with the reason", **_json("Health")}
+    for response in operation["responses"].values():
+        response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
     return operation
 
 
 def _ok(name: str, *, stream: bool = False) -> Json:
-    answer = _json(name)
+    response = _json(name)
     if stream:
-        answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    return {"description": "well", **answer}
+        response["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    return {"description": "OK", **response}
 
 
 def _json(name: str) -> Json:
@@ -122,11 +126,11 @@ def _json(name: str) -> Json:
 
 
 def _content(kind: str, schema: Json) -> Json:
-    return {"description": "well", "content": {kind: {"schema": schema}}}
+    return {"description": "OK", "content": {kind: {"schema": schema}}}
 
 
 def _query(shape: type[msgspec.Struct]) -> Iterator[Json]:
-    """The fields of a query's struct as parameters."""
+    """Yield the fields of a query struct as parameters."""
     for name, field in msgspec.json.schema(shape)["$defs"][shape.__name__]["properties"].items():
         schema = next(kind for kind in field.get("anyOf", [field]) if kind != {"type": "null"})
         yield {"name": name, "in": "query", "schema": {key: value for key, value in schema.items() if key != "default"}}
@@ -135,14 +139,14 @@ def _query(shape: type[msgspec.Struct]) -> Iterator[Json]:
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components([ResponseCreate, ChatCreate], ref_template=REFERENCE + "{name}")
     body = schemas["ResponseCreate"]
-    for name in ("type", "stream_id"):  # which belong to the WebSocket
+    for name in ("type", "stream_id"):  # fields of the WebSocket mode
         del body["properties"][name]
     body["properties"] |= STREAMABLE
     body["required"] = [name for name in body.get("required", ()) if name != "type"]
-    return {**schemas, **_answers()}
+    return {**schemas, **_response_schemas()}
 
 
-def _answers() -> Json:
+def _response_schemas() -> Json:
     text, number, whole = {"type": "string"}, {"type": "number"}, {"type": "integer"}
     return {
         "Error": _object(
@@ -169,6 +173,6 @@ def _list(items: Json | None = None) -> Json:
 
 
 def _codes() -> list[str]:
-    """Every code that an error may have."""
+    """Return all error codes, sorted."""
     classes = (found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, ApiError))
     return sorted({found.code for found in classes})

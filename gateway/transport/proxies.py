@@ -1,4 +1,4 @@
-"""Who the client is: its own address, or what a proxy that the operator trusts says."""
+"""The client's address: the peer's own, or the one that a trusted proxy reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.transport import addresses
 
 
 class Proxies:
-    """ASGI middleware that believes `X-Forwarded-For`, `-Proto` and `-Host` of trusted peers, and of nobody else.
+    """ASGI middleware that applies `X-Forwarded-For`, `-Proto` and `-Host` from trusted peers only.
 
     IPv4-mapped addresses become IPv4 in `scope["client"]`, so that each client has one address for limits.
     """
@@ -26,7 +26,7 @@ class Proxies:
         self._behind = ProxyHeadersMiddleware(self._forwarded, trusted_hosts=hosts)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, as the client's own request if a trusted proxy says whose it is."""
+        """Call the app with the address, scheme and host that a trusted proxy forwards."""
         _unmap(scope)
         client = scope.get("client")
         if client is None or not self._trusts(client[0]):

@@ -1,4 +1,4 @@
-"""How a request is refused at the door: the contract's error as JSON, over HTTP and at a WebSocket's upgrade alike."""
+"""Reject a request in middleware: the API's error as JSON, over HTTP and at a WebSocket upgrade."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ async def refuse(
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Answer with `error` instead of what was asked for; `status` stands for the error's own.
+    """Respond with `error` instead of serving the request; `status` overrides the error's own status.
 
-    The code is left in the request's state, for log and metrics.
+    The error's code is stored in the request's state, for log and metrics.
     """
     scope.setdefault("state", {})["refusal"] = error.code
     more = dict(headers or {})

@@ -1,4 +1,4 @@
-"""What every answer carries: a request id, which the log has too, and what browsers need to be told to be careful."""
+"""The request id of every response, which the log also has, and the security headers for browsers."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ SECURITY: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Of every HTTP answer; one that says otherwise itself is left alone."""
+"""Headers of every HTTP response; a value that a handler sets takes precedence."""
 _STARTS: Final = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 
 
 class RequestContext:
-    """ASGI middleware that numbers requests, stamps their answers, and logs those under `/v1` and those that failed.
+    """ASGI middleware that assigns request ids, adds headers, and logs requests under `/v1` and failed ones.
 
-    A request that began a response has its line from there, under the same id (turn.py). Neither paths' query strings
+    A request that started a response is logged by responses/runner.py instead, under the same id. Neither query strings
     nor any content is logged.
     """
 
     def __init__(
         self, app: ASGIApp, *, refused: Callable[[str, str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`refused` hears path and code of what did not get past the doors; `clock` gives seconds."""
+        """`refused` is called with path and error code of a rejected request; `clock` returns seconds."""
         self._app = app
         self._refused = refused
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and stamp what comes back."""
+        """Call the app, and add the headers to its response."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        request_id, began, status = f"req_{secrets.token_hex(16)}", self._clock(), 500
+        request_id, start, status = f"req_{secrets.token_hex(16)}", self._clock(), 500
         started = False
 
-        async def stamped(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status, started
             started = True
             if message["type"] in _STARTS:
@@ -68,20 +68,20 @@ class RequestContext:
         name = "connection_id" if scope["type"] == "websocket" else "request_id"
         with structlog.contextvars.bound_contextvars(**{name: request_id}):
             try:
-                await self._app(scope, receive, stamped)
+                await self._app(scope, receive, send_with_headers)
             except ClientDisconnected:
                 raise
-            except Exception as error:  # noqa: BLE001 - the last resort: uvicorn would log what the exception quotes
-                await _answer(report(error, request_id), scope, receive, stamped, started=started)
+            except Exception as error:  # noqa: BLE001 - uvicorn would log the exception's text, with content
+                await _send_fault(report(error, request_id), scope, receive, send_with_headers, started=started)
             finally:
                 refusal = scope["state"].get("refusal")
                 if refusal is not None:
                     self._refused(scope["path"], refusal)
-                told = "answered" in scope["state"]
-                if not told and (scope["path"].startswith("/v1/") or status >= 500):
-                    self._log(scope, status, began)
+                logged = "answered" in scope["state"]
+                if not logged and (scope["path"].startswith("/v1/") or status >= 500):
+                    self._log(scope, status, start)
 
-    def _log(self, scope: Scope, status: int, began: float) -> None:
+    def _log(self, scope: Scope, status: int, start: float) -> None:
         kind, state = "connection" if scope["type"] == "websocket" else "request", scope["state"]
         principal = state.get("principal")
         structlog.get_logger().info(
@@ -90,17 +90,17 @@ class RequestContext:
             path=scope["path"],
             http_status=status,
             code=state.get("refusal") or state.get("code"),
-            seconds=round(self._clock() - began, 3),
+            seconds=round(self._clock() - start, 3),
             tenant=principal.shown if principal else None,
         )
 
 
-async def _answer(fault: InternalError, scope: Scope, receive: Receive, send: Send, *, started: bool) -> None:
-    """Tell the client of `fault`. An HTTP answer that was begun stays without its end: the server closes it then."""
+async def _send_fault(fault: InternalError, scope: Scope, receive: Receive, send: Send, *, started: bool) -> None:
+    """Send `fault` to the client. An HTTP response that has started stays incomplete: the server then closes it."""
     if not started:
         await refuse(fault, scope, receive, send)
         return
     scope["state"]["refusal"] = fault.code
     if scope["type"] == "websocket":
-        with suppress(RuntimeError):  # it is closed already
+        with suppress(RuntimeError):  # the socket is already closed
             await send({"type": "websocket.close", "code": 1011, "reason": fault.code})

@@ -1,4 +1,4 @@
-"""The sending side of a WebSocket, whose peer may read slowly, or be gone."""
+"""The sending side of a WebSocket, whose peer may read slowly or have disconnected."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Final
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 SEND_SECONDS: Final = 30.0
-"""A client that takes nothing for so long is gone."""
+"""Seconds without progress after which a client counts as disconnected."""
 
 
 class Sender:
     """Sends frames over an accepted socket."""
 
     def __init__(self, socket: WebSocket) -> None:
-        """`socket` is accepted already."""
+        """`socket` must be accepted."""
         self._socket = socket
 
     async def send(self, data: bytes) -> None:
-        """Send a text frame, once the peer has read enough of what was sent before. Raises ConnectionError."""
-        with _gone():
+        """Send a text frame when the peer has read enough of the earlier ones. Raises ConnectionError."""
+        with _as_connection_error():
             async with asyncio.timeout(SEND_SECONDS):
                 await self._socket.send_text(data.decode())
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame. Raises ConnectionError."""
-        with _gone():
+        with _as_connection_error():
             async with asyncio.timeout(SEND_SECONDS):
                 await self._socket.close(code, reason)
 
 
 @contextmanager
-def _gone() -> Iterator[None]:
-    """Raise ConnectionError for all that tells that a socket is closed, or might as well be."""
+def _as_connection_error() -> Iterator[None]:
+    """Raise ConnectionError for every exception that means that the socket is closed or stalled."""
     try:
         yield
     except (TimeoutError, WebSocketDisconnect, RuntimeError) as error:
-        # RuntimeError is what starlette and uvicorn say about a socket that is closed already.
+        # starlette and uvicorn raise RuntimeError for a socket that is already closed.
         raise ConnectionError from error

@@ -1,4 +1,4 @@
-"""WebSockets whose peers can neither fill the gateway's memory nor hold it busy with frames that carry no message."""
+"""WebSockets with bounded memory and a bounded rate of frames that carry no message."""
 
 from __future__ import annotations
 
@@ -11,102 +11,102 @@ from websockets.frames import Frame
 from gateway.errors import ApiError
 
 CONTROLS: Final = 60
-"""Control frames beyond the message rate before a connection is closed. A program pings a few times a minute."""
+"""Control frames beyond the message rate after which a connection is closed. Programs ping a few times a minute."""
 FRAGMENTS: Final = 16_384
-"""Fragments of one message: 1 KiB each where the message is as long as it may be. Empty ones have no other bound."""
+"""Maximum fragments of one message: 1 KiB each in a message of 16 MiB. Nothing else bounds empty fragments."""
 LONG: Final = 1 << 20
-"""Bytes from which on a message will be refused. Up to 16 MiB it is received all the same, so that it is answered."""
+"""Bytes above which a message is rejected. Up to 16 MiB it is still received, so that the client gets an error."""
 LONG_BYTES: Final = 64 << 20
-"""Bytes of all such messages that may be on their way at a time."""
+"""Maximum bytes of all long messages in transit at a time."""
 _POLICY: Final = 1008
 _TOO_BIG: Final = 1009
 WATCH: Final = "watch_controls"
-"""Under which name of a scope's state the app finds `BoundedSocket.watch_controls`."""
+"""Key in a scope's state under which the app finds `BoundedSocket.watch_controls`."""
 
 
 class BoundedSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, which by itself answers every ping, whether or not its peer reads the answers."""
+    """uvicorn's WebSocket with bounds; uvicorn itself answers every ping, even if its peer reads no pongs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As uvicorn's."""
+        """Take uvicorn's arguments."""
         super().__init__(*args, **kwargs)
-        self._heard: Callable[[], None] | None = None
+        self._count_message: Callable[[], None] | None = None
         self._excess = 0
         """Control frames beyond the message rate since the last one within it."""
         self._pong = b""
-        """The newest pong that was not sent, as the write buffer is full."""
+        """The newest pong that was not sent because the write buffer is full."""
 
-    def watch_controls(self, heard: Callable[[], None]) -> None:
-        """Have `heard` count each control frame; it raises ApiError where there are too many."""
-        self._heard = heard
+    def watch_controls(self, count_message: Callable[[], None]) -> None:
+        """Call `count_message` for each control frame; it raises ApiError if there are too many."""
+        self._count_message = count_message
         self._excess = 0
 
     @property
     def held(self) -> int:
-        """Bytes of the message that is on its way."""
+        """Bytes received of the incomplete message."""
         return len(self.conn.reader.buffer) + sum(map(len, self.frames))
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece; hang up if too many long messages are on their way already."""
+        """Receive data; close the connection if too many long messages are in transit."""
         super().data_received(data)
         held = self.held
-        if held // LONG == (held - len(data)) // LONG:  # to look at all connections takes time: once for each MiB
+        if held // LONG == (held - len(data)) // LONG:  # visiting all connections takes time: once per MiB
             return
         others = (other.held for other in self.connections if isinstance(other, BoundedSocket))
         if held > LONG and sum(size for size in others if size > LONG) > LONG_BYTES and not self.close_sent:
-            self._refuse(_TOO_BIG, "too many long messages come at once")
+            self._refuse(_TOO_BIG, "too many long messages arrive at once; send this one again later")
 
     def handle_connect(self, event: Any) -> None:
-        """Let the app find this connection."""
+        """Put `watch_controls` into the scope's state for the app."""
         super().handle_connect(event)
         if hasattr(self, "scope"):
             self.scope["state"][WATCH] = self.watch_controls
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the app, which would keep this protocol and itself alive until the next garbage collection."""
+        """Drop the references to the app, a cycle that would live until the next garbage collection."""
         super().connection_lost(exc)
-        self._heard = None
+        self._count_message = None
         if hasattr(self, "scope"):
             self.scope["state"].pop(WATCH, None)
 
     def handle_ping(self) -> None:
-        """Answer, or remember the answer to the newest ping for when the peer reads again (RFC 6455, section 5.5.3)."""
+        """Send a pong; while the peer does not read, hold back only the newest one (RFC 6455, section 5.5.3)."""
         pong = b"".join(self.conn.data_to_send())
         if not self._count_control():
             return
         if self.writable.is_set():
             self.transport.write(pong)
-        elif pong:  # none if it went with those of earlier pings
+        elif pong:  # empty if it was sent with earlier pongs
             self._pong = pong
 
     def handle_pong(self, event: Frame) -> None:
-        """Count it: nobody needs to send pongs that were not asked for."""
+        """Count the pong: a client has no need to send unsolicited ones."""
         if self._count_control():
             super().handle_pong(event)
 
     def resume_writing(self) -> None:
-        """Send what was held back."""
+        """Send the pong that was held back."""
         super().resume_writing()
         pong, self._pong = self._pong, b""
         if pong and not self.transport.is_closing():
             self.transport.write(pong)
 
     def handle_cont(self, event: Frame) -> None:
-        """Take a fragment."""
+        """Receive a fragment; close the connection if the message has too many."""
         if len(self.frames) >= FRAGMENTS:
             self._refuse(_TOO_BIG, f"a message has at most {FRAGMENTS} fragments")
         else:
             super().handle_cont(event)
 
     def _count_control(self) -> bool:
-        """Count a control frame; return False if the connection was closed for it, or closes already."""
+        """Count a control frame; return False if the connection is closing or was closed because of it."""
         if self.close_sent or self.transport.is_closing():
             return False
         try:
-            if self._heard is None:
+            if self._count_message is None:
                 self._excess += 1
             else:
-                self._heard()
+                self._count_message()
                 self._excess = 0
         except ApiError:
             self._excess += 1
@@ -116,7 +116,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         return True
 
     def _refuse(self, code: int, reason: str) -> None:
-        """Close the connection, without waiting for a peer that may not read."""
+        """Close the connection without waiting for the peer, which may not read."""
         self.conn.fail(code, reason)
         self.handle_parser_exception()
         if not self.writable.is_set():

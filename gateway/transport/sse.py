@@ -1,4 +1,4 @@
-"""Server-sent events: a response's events followed at the client's own pace."""
+"""Server-sent events: a response's events, sent at the client's own pace."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from gateway.observability.faults import report
 from gateway.protocol.events import Event, refusal
 from gateway.protocol.log import Reader
 from gateway.responses.registry import Running
-from gateway.transport.bodies import departure
+from gateway.transport.bodies import disconnected
 
 SEND_SECONDS: Final = 30.0
-"""A client that takes nothing for so long is gone."""
+"""Seconds without progress after which a client counts as disconnected."""
 ALIVE_EVERY: Final = 15.0
-"""Seconds of silence after which a comment is sent, so that no proxy takes the stream for dead."""
+"""Seconds without an event after which a comment is sent, so that no proxy closes the stream as idle."""
 ALIVE: Final = b": keep-alive\n\n"
-HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would hold events back
+HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would buffer events
 
 
 async def follow(running: Running, reader: Reader) -> AsyncIterator[Event | None]:
-    """The events of a response from where `reader` stands to its end; None after ALIVE_EVERY seconds without one."""
-    news = asyncio.Event()
+    """Yield the events of a response from `reader`'s position on; None after ALIVE_EVERY seconds without one."""
+    available = asyncio.Event()
 
     def wake() -> None:
         if reader.lagging:
-            running.fell_behind()
-        news.set()
+            running.on_lag()
+        available.set()
 
     reader.log.watchers.add(wake)
     try:
@@ -42,10 +42,10 @@ async def follow(running: Running, reader: Reader) -> AsyncIterator[Event | None
             if event is not None:
                 yield event
                 continue
-            news.clear()
+            available.clear()
             try:
                 async with asyncio.timeout(ALIVE_EVERY):
-                    await news.wait()
+                    await available.wait()
             except TimeoutError:
                 yield None
     finally:
@@ -53,26 +53,26 @@ async def follow(running: Running, reader: Reader) -> AsyncIterator[Event | None
 
 
 def frame(event: Event) -> bytes:
-    """One event as it goes over the wire."""
+    """Return an event as one frame of the stream."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))
 
 
 async def frames(running: Running, reader: Reader) -> AsyncIterator[bytes]:
-    """A response's events as frames; an `error` is the last one if they cannot be told."""
+    """Yield a response's events as frames; the last one is an `error` if they cannot be encoded."""
     try:
         async for event in follow(running, reader):
             yield ALIVE if event is None else frame(event)
-    except Exception as error:  # noqa: BLE001 - the client must not wait in vain
+    except Exception as error:  # noqa: BLE001 - the stream must not end without an error
         yield frame(refusal(report(error, running.turn.id)))
 
 
 class EventStream(Response):
-    """Sends frames until they end or the client is gone; `on_close` is called in either case."""
+    """Sends frames until they end or the client disconnects; both call `on_close`."""
 
     media_type = "text/event-stream"
 
     def __init__(self, request: Request, chunks: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
-        """`request` is the one that is answered; its body was read before."""
+        """`request` is the one that this responds to; its body must have been read."""
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._request = request
@@ -80,17 +80,17 @@ class EventStream(Response):
         self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Answer."""
+        """Send the response."""
         sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(departure(self._request))
+        closing = asyncio.create_task(disconnected(self._request))
         try:
-            # Cancelled by uvicorn alone, which would log that with a traceback: the client did not read to the end.
+            # Only uvicorn cancels this, if the client does not read to the end; it would log a traceback.
             with suppress(asyncio.CancelledError):
-                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({sending, closing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (sending, leaving):
+            for task in (sending, closing):
                 task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+            await asyncio.gather(sending, closing, return_exceptions=True)
             self._on_close()
 
     async def _send(self, send: Send) -> None:

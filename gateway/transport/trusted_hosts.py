@@ -1,4 +1,4 @@
-"""Who may come in at all: `Host`, `Origin` and content type are checked on every route, before anything else."""
+"""Checks of `Host`, `Origin` and content type on every route, before all other processing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 class TrustedHosts:
-    """ASGI middleware against DNS rebinding, pages of foreign origin, and forms that pretend to be programs."""
+    """ASGI middleware against DNS rebinding, cross-origin pages, and cross-site form posts."""
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str]) -> None:
-        """`hosts` are names without port; `origins` may call beside the page that this server gives.
+        """`hosts` are names without port; `origins` are allowed in addition to the server's own.
 
-        With a wildcard among the hosts every address is one: rebinding needs a name.
+        With a wildcard among the hosts every IP address is allowed, since DNS rebinding needs a name.
         """
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
@@ -29,7 +29,7 @@ class TrustedHosts:
         self._any_address = bool(self._hosts & {*WILDCARDS})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may come in; refuse the rest with 403, and a body that is not said to be JSON with 415."""
+        """Call the app if the request is allowed; otherwise respond with 403, or with 415 if its body is not JSON."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -37,10 +37,10 @@ class TrustedHosts:
         host, origin, status = headers.get("host", ""), headers.get("origin"), 403
         if not self._is_known(host):
             reason = f"the host {host} is not served here; see the setting allowed_hosts"
-        elif origin is not None and not self._is_friend(origin, host):
+        elif origin is not None and not self._is_allowed(origin, host):
             reason = f"pages of {origin} may not call; see the setting allowed_origins"
         elif scope["type"] == "http" and not _is_json(headers):
-            reason, status = "a request's body is JSON: send `Content-Type: application/json` with it", 415
+            reason, status = "a request's body must be JSON: send the header `Content-Type: application/json`", 415
         else:
             await self._app(scope, receive, send)
             return
@@ -53,7 +53,7 @@ class TrustedHosts:
         except ValueError:
             return False
 
-    def _is_friend(self, origin: str, host: str) -> bool:
+    def _is_allowed(self, origin: str, host: str) -> bool:
         try:
             return origin in self._origins or urlsplit(origin).netloc.lower() == host.lower()
         except ValueError:
@@ -61,7 +61,7 @@ class TrustedHosts:
 
 
 def _is_json(headers: Headers) -> bool:
-    """Whether there is no body, or one that a page of foreign origin could not have sent without asking first."""
+    """Return whether there is no body, or one that a cross-origin page cannot send without a CORS preflight."""
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return True
     return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"

@@ -1,4 +1,4 @@
-"""The doors, as strangers, users, proxies and pages of foreign origin find them."""
+"""The middleware over the network: keys, limits, hosts, origins, request ids and logs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0}
 
 
 def keys(state: Path, *arguments: str) -> str:
-    """`samovar keys` in a process of its own, as an operator types it."""
+    """Run `samovar keys` in a separate process, and return its output."""
     command = [*SAMOVAR, "keys", *arguments, f"--state-dir={state}"]
     return subprocess.check_output(command, text=True, env=CHILD_ENVIRONMENT, stderr=subprocess.DEVNULL).strip()
 
@@ -40,13 +40,13 @@ def bearer(key: str) -> dict[str, str]:
 
 @pytest.fixture
 def closed(tmp_path: Path, tiny_model: Path) -> Iterator[tuple[Gateway, str]]:
-    """A gateway that needs keys, and anna's."""
+    """A gateway that requires keys, and the key of user anna."""
     key = keys(tmp_path, "add", "anna")
     with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
         yield gateway, key
 
 
-async def test_as_soon_as_there_is_a_key_everybody_needs_one_on_loopback_too(closed: tuple[Gateway, str]) -> None:
+async def test_once_a_key_exists_every_request_needs_one_even_on_loopback(closed: tuple[Gateway, str]) -> None:
     gateway, key = closed
     refused = gateway.get("/v1/models")
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -63,7 +63,7 @@ async def test_as_soon_as_there_is_a_key_everybody_needs_one_on_loopback_too(clo
         assert (await conversation.ask("x", max_output_tokens=2, **ENDLESS))[-1].type == "response.incomplete"
 
 
-async def test_a_browser_offers_its_key_as_a_subprotocol_and_is_given_the_other_one(
+async def test_a_browser_offers_its_key_as_a_subprotocol_and_the_other_one_is_accepted(
     closed: tuple[Gateway, str],
 ) -> None:
     gateway, key = closed
@@ -74,7 +74,7 @@ async def test_a_browser_offers_its_key_as_a_subprotocol_and_is_given_the_other_
         assert socket.subprotocol is None
 
 
-async def test_revoking_ends_connections_and_answers_within_two_seconds(closed: tuple[Gateway, str]) -> None:
+async def test_revoking_a_key_ends_its_connections_and_responses(closed: tuple[Gateway, str]) -> None:
     gateway, key = closed
     other = keys(gateway.state, "add", "bert")
     async with gateway.connect(key) as conversation, gateway.connect(other) as bystander:
@@ -90,7 +90,7 @@ async def test_revoking_ends_connections_and_answers_within_two_seconds(closed: 
     assert gateway.get("/v1/models", **bearer(key)).status_code == 401
 
 
-async def test_the_first_key_ends_the_connections_of_those_without(tiny_server: Gateway) -> None:
+async def test_the_first_key_ends_connections_without_one(tiny_server: Gateway) -> None:
     async with connect(socket_url(tiny_server)) as socket:
         keys(tiny_server.state, "add", "anna")
         with pytest.raises(ConnectionClosed):
@@ -98,7 +98,7 @@ async def test_the_first_key_ends_the_connections_of_those_without(tiny_server: 
                 await socket.recv()
 
 
-async def test_another_users_response_is_as_unknown_as_none(closed: tuple[Gateway, str]) -> None:
+async def test_another_users_response_looks_like_one_that_does_not_exist(closed: tuple[Gateway, str]) -> None:
     gateway, key = closed
     other = keys(gateway.state, "add", "bert")
     async with gateway.connect(key) as conversation:
@@ -108,8 +108,10 @@ async def test_another_users_response_is_as_unknown_as_none(closed: tuple[Gatewa
     assert error.error.code == "previous_response_not_found"
 
 
-async def test_an_admins_key_reads_ends_continues_and_deletes_nothing_of_others(closed: tuple[Gateway, str]) -> None:
-    """To it, another's response is as unknown as one that never was, and the operator's pages tell nothing of it."""
+async def test_an_admin_key_cannot_read_cancel_continue_or_delete_responses_of_others(
+    closed: tuple[Gateway, str],
+) -> None:
+    """Another user's response looks like one that never existed, and the monitor pages contain nothing of it."""
     gateway, key = closed
     admin = keys(gateway.state, "add", "root", "--admin")
     async with gateway.connect(key) as conversation:
@@ -155,7 +157,7 @@ async def test_use_is_counted_for_the_operator(closed: tuple[Gateway, str]) -> N
     assert '"requests": 1' in listed
 
 
-async def test_a_key_that_used_up_its_tokens_is_refused_and_the_connection_lives_on(
+async def test_a_key_without_tokens_left_is_rejected_and_the_connection_stays_open(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     key = keys(tmp_path, "add", "anna", "--tokens-per-minute", "60")
@@ -168,7 +170,7 @@ async def test_a_key_that_used_up_its_tokens_is_refused_and_the_connection_lives
                 assert 0 < error.to_dict()["error"]["retry_after"] < 180
 
 
-async def test_too_many_messages_are_refused_and_the_connection_lives_on(tmp_path: Path, tiny_model: Path) -> None:
+async def test_too_many_messages_are_rejected_and_the_connection_stays_open(tmp_path: Path, tiny_model: Path) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, messages_per_minute=3) as gateway:
         async with gateway.connect() as conversation:
             codes = []
@@ -181,7 +183,7 @@ async def test_too_many_messages_are_refused_and_the_connection_lives_on(tmp_pat
         assert int(answers[-1].headers["retry-after"]) > 0
 
 
-async def test_too_many_connections_of_one_address_or_key_are_refused_with_429(
+async def test_too_many_connections_of_one_address_or_key_are_rejected_with_429(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     key = keys(tmp_path, "add", "anna")
@@ -204,7 +206,7 @@ async def test_too_many_connections_of_one_address_or_key_are_refused_with_429(
         assert gateway.get("/v1/models", **bearer(other)).status_code == 200
 
 
-def test_beyond_loopback_a_key_is_enough_to_serve(tmp_path: Path, tiny_model: Path) -> None:
+def test_serving_beyond_loopback_requires_a_key(tmp_path: Path, tiny_model: Path) -> None:
     command = [*SAMOVAR, "serve", "--host=0.0.0.0", "--port=0", f"--state-dir={tmp_path}", f"--model={tiny_model}"]
     refused = subprocess.run(command, capture_output=True, text=True, env=CHILD_ENVIRONMENT, check=False, timeout=30)
     assert refused.returncode == 2
@@ -216,7 +218,7 @@ def test_beyond_loopback_a_key_is_enough_to_serve(tmp_path: Path, tiny_model: Pa
         assert gateway.get("/v1/models", host="evil.example", **bearer(key)).status_code == 403
 
 
-def test_foreign_hosts_and_origins_are_refused_on_every_route(tiny_server: Gateway) -> None:
+def test_foreign_hosts_and_origins_are_rejected_on_every_route(tiny_server: Gateway) -> None:
     for path in ("/", "/healthz", "/metrics", "/v1/models", "/static/app.js", "/nowhere"):
         assert tiny_server.get(path, host="evil.example").status_code == 403
         assert tiny_server.get(path, origin="http://evil.example").status_code == 403
@@ -224,13 +226,13 @@ def test_foreign_hosts_and_origins_are_refused_on_every_route(tiny_server: Gatew
         assert tiny_server.get(path, origin=tiny_server.url).status_code != 403
 
 
-async def test_a_foreign_page_opens_no_socket(tiny_server: Gateway) -> None:
+async def test_a_foreign_page_cannot_open_a_websocket(tiny_server: Gateway) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connect(socket_url(tiny_server), additional_headers={"Origin": "https://evil.example"})
     assert refused.value.response.status_code == 403
 
 
-def test_an_allowed_origin_is_let_in_and_may_read_the_answer(tmp_path: Path, tiny_model: Path) -> None:
+def test_an_allowed_origin_may_call_and_read_the_response(tmp_path: Path, tiny_model: Path) -> None:
     origin = "https://chat.example"
     with Gateway(tmp_path, model=tiny_model, context=512, allowed_origins=origin) as gateway:
         answer = gateway.get("/v1/models", origin=origin)
@@ -241,14 +243,14 @@ def test_an_allowed_origin_is_let_in_and_may_read_the_answer(tmp_path: Path, tin
         assert httpx.options(gateway.url + "/v1/responses", headers=headers).status_code == 200
 
 
-def test_a_body_that_is_not_said_to_be_json_is_refused(tiny_server: Gateway) -> None:
+def test_a_body_without_a_json_content_type_is_rejected(tiny_server: Gateway) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         headers = {"content-type": kind} if kind else {}
         answer = httpx.post(tiny_server.url + "/v1/responses", content=b"{}", headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (415, "invalid_request")
 
 
-def test_every_answer_has_a_request_id_and_tells_browsers_to_be_careful(tiny_server: Gateway) -> None:
+def test_every_response_has_a_request_id_and_security_headers(tiny_server: Gateway) -> None:
     answers = [tiny_server.get(path) for path in ("/", "/static/app.js", "/v1/models", "/nowhere")]
     answers.append(tiny_server.get("/", host="evil.example"))
     for answer in answers:
@@ -260,13 +262,13 @@ def test_every_answer_has_a_request_id_and_tells_browsers_to_be_careful(tiny_ser
     assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
 
 
-async def test_a_sockets_upgrade_has_a_request_id(tiny_server: Gateway) -> None:
+async def test_a_websocket_upgrade_has_a_request_id(tiny_server: Gateway) -> None:
     async with connect(socket_url(tiny_server)) as socket:
         assert socket.response is not None
         assert socket.response.headers["x-request-id"].startswith("req_")
 
 
-def test_the_operators_page_needs_an_admins_key(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_monitor_page_requires_an_admin_key(tmp_path: Path, tiny_model: Path) -> None:
     user, admin = keys(tmp_path, "add", "anna"), keys(tmp_path, "add", "root", "--admin")
     with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
         refused = gateway.get("/monitor")
@@ -281,16 +283,16 @@ def test_the_operators_page_needs_an_admins_key(tmp_path: Path, tiny_model: Path
 
 
 @pytest.mark.parametrize("host", ["", "a b", "[", "[::1", "evil.example", "127.0.0.1.evil.example", "localhost:x"])
-def test_a_strange_host_is_refused_without_a_fault(host: str) -> None:
+def test_an_unknown_host_is_rejected_without_an_internal_error(host: str) -> None:
     async def ask() -> int:
-        doors = TrustedHosts(Starlette(), hosts=["localhost", "127.0.0.1"], origins=[])
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=doors), base_url="http://x") as http:
+        app = TrustedHosts(Starlette(), hosts=["localhost", "127.0.0.1"], origins=[])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as http:
             return (await http.get("/", headers={"host": host})).status_code
 
     assert asyncio.run(ask()) == (404 if host == "localhost:x" else 403)
 
 
-async def test_the_official_client_says_that_a_key_is_wrong(closed: tuple[Gateway, str]) -> None:
+async def test_the_official_client_reports_a_wrong_key(closed: tuple[Gateway, str]) -> None:
     gateway, _ = closed
     async with AsyncOpenAI(api_key="smv_wrong", base_url=gateway.url + "/v1", max_retries=0) as client:
         with pytest.raises(Exception, match="this API key is not known here") as wrong:
@@ -314,7 +316,7 @@ async def test_contents_and_keys_are_never_logged(closed: tuple[Gateway, str]) -
     assert key not in log
 
 
-async def test_the_metrics_count_what_was_refused_and_what_goes_on_and_hold_no_name_id_or_word(
+async def test_metrics_count_rejections_and_sessions_and_contain_no_name_id_or_content(
     closed: tuple[Gateway, str],
 ) -> None:
     gateway, key = closed
@@ -342,7 +344,7 @@ async def test_the_metrics_count_what_was_refused_and_what_goes_on_and_hold_no_n
         assert word not in metrics
 
 
-def test_the_terminals_chat_asks_for_the_key_that_is_needed(closed: tuple[Gateway, str]) -> None:
+def test_the_terminal_chat_asks_for_a_required_key(closed: tuple[Gateway, str]) -> None:
     gateway, key = closed
     chat = [*SAMOVAR, "chat", f"--port={gateway.url.rpartition(':')[2]}"]
     with Terminal(chat) as terminal:
@@ -371,7 +373,7 @@ def test_the_terminals_chat_asks_for_the_key_that_is_needed(closed: tuple[Gatewa
 
 
 @pytest.mark.slow
-async def test_who_begins_a_request_and_does_not_go_on_is_hung_up_on(tiny_server: Gateway) -> None:
+async def test_a_connection_with_an_incomplete_request_is_closed(tiny_server: Gateway) -> None:
     port = int(tiny_server.url.rpartition(":")[2])
     whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
