@@ -36,8 +36,12 @@ def document() -> Json:
             "version": version("samovar"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": "OpenAI's Responses API and chat completions, as far as a text model can serve them. The "
-            "main door is the WebSocket mode of `GET /v1/responses`, which this document cannot describe: see the "
-            "contract in the documentation.",
+            "main door is the WebSocket mode of `GET /v1/responses`, which this document cannot describe: see "
+            "docs/api.md.",
+        },
+        "externalDocs": {
+            "description": "API reference: WebSocket mode, error codes, metrics; a path in the source tree",
+            "url": "docs/api.md",
         },
         "paths": _paths(),
         "components": {
