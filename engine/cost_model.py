@@ -2,7 +2,7 @@
 
 On a CPU a batch is not free as it is on a GPU. On a small model a step of two sequences takes longer than two steps of
 one, and a step of six longer than a step of eight, because the kernels work in groups; two engines of one thread each
-beat one engine of two threads until about seven sequences run (facts.md). None of this is the same on another
+beat one engine of two threads until about seven sequences run (docs/scheduling.md). None of this is the same on another
 processor, so it is measured (`samovar tune`, engine/tuning.py), and everything that decides asks a `CostModel`.
 """
 
@@ -134,8 +134,8 @@ def _groups(decode: _Table, sequences: int) -> tuple[int, ...]:
     return tuple(sorted(best[sequences][1], reverse=True))
 
 
-# Seconds of a step relative to one sequence's, as measured on a Qwen2.5-0.5B of Q4_K_M (facts.md), by threads. Kernels
-# take rows by four, so that one more than a multiple is dear.
+# Seconds of a step relative to one sequence's, as measured on a Qwen2.5-0.5B of Q4_K_M (docs/scheduling.md), by
+# threads. Kernels take rows by four, so that one more than a multiple is dear.
 _SHAPE_ONE: Final = {
     1: 1.0, 2: 3.5, 3: 4.6, 4: 5.0, 5: 6.9, 6: 7.2, 8: 6.5, 9: 8.6, 12: 8.0, 13: 10.0, 16: 8.3, 32: 15.7,
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 
 class EngineError(Exception):
-    """Base of this room's errors; `code` is the name of contract.md that the gateway passes on."""
+    """Base of this room's errors; `code` is the name of docs/api.md that the gateway passes on."""
 
     code = "engine_unavailable"
 

@@ -39,7 +39,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, tag="configure"):
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the next token is drawn; the fields and meanings of contract.md, with no default left open."""
+    """How the next token is drawn; the fields and meanings of docs/api.md, with no default left open."""
 
     temperature: float
     top_p: float
@@ -189,7 +189,7 @@ class StoreUsed(msgspec.Struct, frozen=True, tag="store_used"):
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """The last word on a request. `reason`: stop, length, aborted, moved, or failed.
 
-    When it failed, `detail` says why, and `code` is the contract's name for it where the engine knows one.
+    When it failed, `detail` says why, and `code` is the name of docs/api.md for it where the engine knows one.
     """
 
     request: int

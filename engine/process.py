@@ -59,7 +59,7 @@ Answer = Started | Tokens | Finished
 
 
 class State(enum.Enum):
-    """The states of contract.md's `engine_state`."""
+    """The states of the metric `engine_state` (docs/api.md)."""
 
     STOPPED = "stopped"
     LOADING = "loading"

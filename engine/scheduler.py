@@ -26,7 +26,8 @@ ENOUGH: Final = 64
 """Prompt tokens that another prompt joins only as a whole: they are hardly faster by the token with more beside them,
 and partly walk each other's cells for nothing."""
 LIKE_DECODING: Final = 3
-"""Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits (design.md)."""
+"""Tokens of an answer that are computed again in one step: from 4 rows on, kernels give other low bits
+(docs/failover.md)."""
 GROUP: Final = 8
 """Kernels take rows in groups of so many."""
 WIDE: Final = 32

@@ -1,4 +1,4 @@
-"""Every refusal that a user can meet, with the codes of the contract."""
+"""Every refusal that a user can meet, with the codes of docs/api.md."""
 
 from __future__ import annotations
 

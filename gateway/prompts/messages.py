@@ -93,7 +93,7 @@ class Encoded(msgspec.Struct, frozen=True, tag="encoded"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """The request is at fault: an error of the contract."""
+    """The request is at fault: an error of docs/api.md."""
 
     code: str
     message: str

@@ -9,7 +9,7 @@ from gateway.protocol.calls import Argued, Called, CallReader, Part, Said
 from gateway.protocol.events import CallItem, Event, MessageItem, ResponseEvents
 
 Logprobs = Sequence[dict[str, Any]]
-"""One for each token of a text, as the contract's events carry them."""
+"""One for each token of a text, as the events of docs/api.md carry them."""
 
 
 class Answer:

@@ -1,4 +1,4 @@
-"""One response as the events of the contract, in the only order they may come.
+"""One response as the events of docs/api.md, in the only order they may come.
 
 An answer is a row of output items. Another kind of item is another class beside `MessageItem`: `ResponseEvents.open`
 takes any.

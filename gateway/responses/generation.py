@@ -159,7 +159,7 @@ class Generation:
             self._on_text(text, told)
 
     def _told(self, token: int, logprob: Logprob) -> dict[str, Any]:
-        """A token's log probability as the contract's events carry it."""
+        """A token's log probability as the events of docs/api.md carry it."""
         top = [self._entry(other, value) for other, value in logprob.top]
         return {**self._entry(token, logprob.value), "top_logprobs": top}
 

@@ -53,5 +53,5 @@ class Services:
 
 
 def new_id(prefix: str) -> str:
-    """An id nobody can guess, as the contract spells ids."""
+    """An id nobody can guess, as docs/api.md spells ids."""
     return f"{prefix}_{secrets.token_hex(16)}"

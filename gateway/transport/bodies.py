@@ -1,4 +1,4 @@
-"""JSON in and JSON out: bodies and query strings of HTTP requests, and errors as the contract writes them."""
+"""JSON in and JSON out: bodies and query strings of HTTP requests, and errors as docs/api.md writes them."""
 
 from __future__ import annotations
 

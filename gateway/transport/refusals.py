@@ -1,4 +1,4 @@
-"""How a request is refused at the door: the contract's error as JSON, over HTTP and at a WebSocket's upgrade alike."""
+"""How a request is refused at the door: an error of docs/api.md as JSON, over HTTP and at a WebSocket's upgrade."""
 
 from __future__ import annotations
 

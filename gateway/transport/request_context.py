@@ -31,8 +31,8 @@ _STARTS: Final = ("http.response.start", "websocket.accept", "websocket.http.res
 class RequestContext:
     """ASGI middleware that numbers requests, stamps their answers, and logs those under `/v1` and those that failed.
 
-    A request that began a response has its line from there, under the same id (turn.py). Neither paths' query strings
-    nor any content is logged.
+    A request that began a response has its line from there, under the same id (responses/runner.py). Neither paths'
+    query strings nor any content is logged.
     """
 
     def __init__(
