@@ -212,7 +212,7 @@ def test_nothing_of_an_unstored_response_is_left(client: OpenAI) -> None:
         (b'"' + b"x" * (1 << 20) + b'"', 413, "message_too_large", None),
     ],
 )
-def test_a_refusal_has_the_contracts_body_under_error(
+def test_a_refusal_has_the_error_object_under_error(
     tiny_server: Gateway, body: object, status: int, code: str, param: str | None
 ) -> None:
     answer = post(tiny_server, body)

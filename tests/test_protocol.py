@@ -124,7 +124,7 @@ def valid(sent: list[Event]) -> list[str]:
     return [event["type"] for event in sent]
 
 
-def test_an_answer_is_told_in_the_contracts_order() -> None:
+def test_the_events_of_an_answer_come_in_the_documented_order() -> None:
     e = events()
     sent = [
         e.created(),
