@@ -187,7 +187,7 @@ async def _code(socket: ClientConnection) -> str:
 
 
 async def send_requests(url: str, count: int, draw: Random, tally: Tally) -> None:
-    """Malformed HTTP requests: each is refused with a status in the four hundreds and the contract's error."""
+    """Malformed HTTP requests: each is refused with a status in the four hundreds and an error of docs/api.md."""
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS) as client:
         for _ in range(count):
             [frame] = frames(1, draw, BODIES)

@@ -143,7 +143,7 @@ class PlayedGateway:
         self.answer(self, self.asked[-1])
 
     def say(self, kind: str, **fields: Any) -> None:
-        """Sends an event on the newest connection, numbered as the contract wants it."""
+        """Sends an event on the newest connection, numbered as docs/api.md says."""
         self._sequence = 0 if kind == "response.created" else self._sequence + 1
         event = {"type": kind, "sequence_number": self._sequence, "stream_id": self._lane, **fields}
         self.sockets[-1].send(json.dumps(event))

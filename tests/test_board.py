@@ -47,7 +47,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def metrics(expression: str) -> set[str]:
-    """The contract's metrics in an expression, without their prefix."""
+    """The metrics of docs/api.md in an expression, without their prefix."""
     names = re.findall(r"(?<![\w:])samovar_(\w+)\{?", expression)
     return {name if name in PROMISED else ENDINGS.sub("", name) for name in names}
 
@@ -106,12 +106,12 @@ def test_every_word_of_the_board_is_there_in_chinese_and_none_is_left_over() -> 
     assert set(CHINESE) <= used
 
 
-def test_all_that_boards_and_rules_ask_for_is_promised_by_the_contract() -> None:
+def test_all_that_boards_and_rules_ask_for_is_promised_by_the_api_reference() -> None:
     asked = set().union(*map(metrics, expressions("samovar")), *(metrics(rule["expr"]) for rule in rules()))
     assert asked <= set(PROMISED)
 
 
-def test_all_that_the_contract_promises_is_on_the_board() -> None:
+def test_all_that_the_api_reference_promises_is_on_the_board() -> None:
     assert set(PROMISED) - set().union(*map(metrics, expressions("samovar"))) == set()
 
 

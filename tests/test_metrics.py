@@ -1,4 +1,4 @@
-"""What Prometheus is told: all that the contract promises, in a form that promtool finds well, and true."""
+"""What Prometheus is told: all that docs/api.md promises, in a form that promtool finds well, and true."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "gateway_resident_bytes": ("gauge", set()),
     "build_info": ("gauge", {"version", "llama_cpp_python", "model"}),
 }
-"""The contract's table, as (type, labels)."""
+"""The table of docs/api.md, as (type, labels)."""
 SHORT = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 3}
 
 
@@ -85,7 +85,7 @@ def value(gateway: Gateway, metric: str, /, **labels: str) -> float:
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
 
-async def test_the_page_tells_all_that_the_contract_promises_with_these_types_and_labels(exposition: str) -> None:
+async def test_the_page_tells_all_that_the_api_reference_promises_with_these_types_and_labels(exposition: str) -> None:
     found = {}
     for family in text_string_to_metric_families(exposition):
         name = family.name + "_total" * (family.type == "counter")

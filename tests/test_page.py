@@ -15,7 +15,7 @@ from tests.browsing import LONG, OpenPage, PlayedGateway, ask, begun, count_of, 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 QWEN = ["samovar models pull qwen2.5-0.5b-instruct-q4_k_m", "make serve MODEL=qwen2.5-0.5b-instruct-q4_k_m"]
-CODES = {  # of the contract; some are said by parts of the gateway that have no class for them
+CODES = {  # of docs/api.md; some are said by parts of the gateway that have no class for them
     *("invalid_json", "invalid_request", "model_not_found", "previous_response_not_found", "context_length_exceeded"),
     *("message_too_large", "rate_limit_exceeded", "queue_full", "queue_timeout", "unsupported_parameter"),
     *("websocket_connection_limit_reached", "engine_unavailable", "store_unavailable", "invalid_api_key"),

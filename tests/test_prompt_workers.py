@@ -231,7 +231,7 @@ async def test_a_text_too_long_for_any_tokenizer_is_refused_and_truncation_skips
         assert len(ids(encoded)) <= 100
 
 
-async def test_a_fault_of_the_worker_is_no_error_of_the_contract(tiny_model: Path) -> None:
+async def test_a_fault_of_the_worker_is_no_error_of_the_request(tiny_model: Path) -> None:
     # An Encode without a role in a message is something that only a fault of the gateway can send.
     async with running(tiny_model) as workers:
         broken = Encode(messages=[{"content": "x"}, {"content": "y"}], began=5, limit=10, truncate=True)

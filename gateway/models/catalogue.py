@@ -145,7 +145,7 @@ def _own_model(name: str, path: Path) -> Entry:
 
 
 def sampling_defaults(entry: Entry, stated: Mapping[str, str]) -> SamplingDefaults:
-    """The catalogue's, else those that the file states as `general.sampling.*`, else the contract's."""
+    """The catalogue's, else those that the file states as `general.sampling.*`, else those of docs/api.md."""
     if entry.defaults is not None:
         return entry.defaults
     base = SamplingDefaults()

@@ -15,7 +15,8 @@ from typing import Final
 from gateway.auth.principal import Principal
 
 PREFILL: Final = 0.2
-"""What a prompt token costs in tokens of an answer: prompts are computed about five times faster (facts.md)."""
+"""What a prompt token costs in tokens of an answer: prompts are computed about five times faster
+(docs/scheduling.md)."""
 SHORT: Final = 512.0
 """Cost up to which a user's only request counts as a turn of a conversation, which others gladly let pass."""
 STEP_BACK: Final = 512.0
