@@ -16,7 +16,7 @@ import msgspec
 import uvloop
 
 from benchmarks.clients import Samovar, SamovarSession
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import machine
 from benchmarks.servers import leave_on_sigterm, samovar
@@ -89,7 +89,7 @@ def main() -> None:
     print(machine())
     model = subject(options.model)
     with samovar(model.path) as server:
-        tell(uvloop.run(measure(model.name, Reader(model, Samovar(server)), options.rounds)))
+        publish(uvloop.run(measure(model.name, Reader(model, Samovar(server)), options.rounds)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import uvloop
 from websockets.asyncio.client import connect
 
 from benchmarks.clients import Samovar, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import machine
 from benchmarks.runs import percentile
@@ -112,7 +112,7 @@ def main() -> None:
     print(machine(), flush=True)
     model = subject(options.model)
     with samovar(model.path) as server:
-        tell(uvloop.run(measure(server, model)))
+        publish(uvloop.run(measure(server, model)))
 
 
 if __name__ == "__main__":

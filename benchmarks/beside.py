@@ -18,7 +18,7 @@ from typing import Final
 from unittest import mock
 
 from benchmarks.bare import GREEDY
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import LOADS, MODELS, TURNS, subject
 from benchmarks.loop import configuration, serve
 from benchmarks.machine import cores, machine
@@ -133,7 +133,7 @@ def main() -> None:
         for seed in range(options.rounds):
             ours.append(run(model, config, Scheduler, streams, seed))
             theirs.append(run(model, config, PromptsFirst, streams, seed))
-        tell(list(figures(f"{options.model}, {streams} streams of documents", ours, theirs)))
+        publish(list(figures(f"{options.model}, {streams} streams of documents", ours, theirs)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, subject
 from benchmarks.machine import cores, machine
 from engine.cost_model import BATCH
@@ -143,7 +143,7 @@ def main() -> None:
     rest = options.threads, options.times
     parts = [answers(model, count, *rest) for count in ANSWERS]
     for name, values in itertools.chain(*parts, beside(model, *rest), widths(model, *rest)):
-        tell([Figure(benchmark="crowd", name=f"{options.model}: {name}", values=values, unit="ms")])
+        publish([Figure(benchmark="crowd", name=f"{options.model}: {name}", values=values, unit="ms")])
 
 
 if __name__ == "__main__":

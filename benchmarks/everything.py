@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks import report
-from benchmarks.figures import Figure, told
+from benchmarks.figures import Figure, published
 from benchmarks.machine import machine, revision
 from benchmarks.servers import leave_on_sigterm
 
@@ -82,7 +82,7 @@ def main() -> None:
     first = next(i for i, command in enumerate(RUNS) if command.split()[0] == options.first)
     failed = [command for command in RUNS[first:] if not run(command)]
     report.write()
-    print(*verdicts(list(told().values()), now), sep="\n")
+    print(*verdicts(list(published().values()), now), sep="\n")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.machine import Neighbours, embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
 
@@ -148,7 +148,7 @@ def tell_flood() -> None:
     running = [turn.ended - turn.began for turn in turns]
     print(f"\nA flood of {FLOOD} requests beside {SINGLES} single ones, {TOKENS} tokens each")
     print(f"  requests of the flood that began while a single one waited: {sorted(overtaken)}")
-    tell(
+    publish(
         [
             Figure(benchmark="fairness", name="a turn of the flood", values=running, unit="s"),
             Figure(
@@ -170,7 +170,7 @@ def tell_shares() -> None:
     print(f"\n{USERS} equal users for {SHARE_SECONDS:g} s, three requests each at a time, 8 to 96 tokens")
     print(f"  tokens {min(tokens.values())} to {max(tokens.values())}")
     name = "Jain's index of tokens over ten equal users"
-    tell([Figure(benchmark="fairness", name=name, values=[jain], unit="", goal=0.98, high=True)])
+    publish([Figure(benchmark="fairness", name=name, values=[jain], unit="", goal=0.98, high=True)])
     ratios = [turn.estimate / (turn.began - turn.asked) for turn in turns if turn.estimate is not None]
     if len(ratios) > 1:
         low, middle, high = statistics.quantiles(ratios, n=4)
@@ -184,7 +184,7 @@ def tell_stream() -> None:
     print(f"\n{rate:.0f} tokens/s over {CONNECTIONS} connections, set-up and prompts included")
     print(f"  other processes kept {others:.2f} cores busy")
     name = f"gateway: share of a core per 100 tokens/s over {CONNECTIONS} connections"
-    tell([Figure(benchmark="fairness", name=name, values=[100 * cores / rate * 100], unit="%", goal=5.0)])
+    publish([Figure(benchmark="fairness", name=name, values=[100 * cores / rate * 100], unit="%", goal=5.0)])
 
 
 PARTS: Final = {"flood": tell_flood, "shares": tell_shares, "stream": tell_stream}

@@ -23,7 +23,7 @@ import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import hostile
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.hostile import junk, text
 from benchmarks.machine import embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
@@ -316,7 +316,7 @@ async def measure(server: Server, count: int, seed: int) -> Tally:
     for answer, times in tally.wrong.most_common(20):
         print(f"  {times:6} × {answer}")
     wrong = float(sum(tally.wrong.values()))
-    tell(
+    publish(
         [
             Figure(
                 benchmark="fuzz", name=f"{count:,} malformed messages: wrong answers", values=[wrong], unit="", goal=0

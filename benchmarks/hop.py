@@ -15,7 +15,7 @@ from typing import Final
 
 import uvloop
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import machine
 from engine import Model
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="embedded")
     options = parser.parse_args()
     print(machine(), flush=True)
-    tell(uvloop.run(measure(subject(options.model))))
+    publish(uvloop.run(measure(subject(options.model))))
 
 
 if __name__ == "__main__":

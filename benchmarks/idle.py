@@ -18,7 +18,7 @@ from typing import Final, cast
 import uvloop
 from websockets.asyncio.client import connect
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.machine import Neighbours, embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
 
@@ -123,7 +123,7 @@ async def measure(server: Server, count: int, seconds: float) -> None:
     grown = server.process.memory_info().rss - rest
     print(f"  gateway at rest {rest / 1e6:.0f} MB")
     among = await echo(server)
-    tell(
+    publish(
         [
             figure(f"{count:,} idle connections: each", [grown / count / 1024], "KiB", 32.0),
             figure("echo of an error alone", alone, "ms"),
@@ -134,7 +134,7 @@ async def measure(server: Server, count: int, seconds: float) -> None:
     await asyncio.sleep(seconds)
     used, idle = sum(server.process.cpu_times()[:2]) - used, time.monotonic() - began
     pings = statistics.mean(idler.pings for idler in idlers)
-    tell([figure(f"{count:,} idle connections: share of a core", [100 * used / idle], "%", 3.0)])
+    publish([figure(f"{count:,} idle connections: share of a core", [100 * used / idle], "%", 3.0)])
     print(f"  over {idle:.0f} s, {pings:.1f} heartbeats each so far")
     print(f"  still open: {sum(idler.is_open for idler in idlers):,}; others kept {neighbours.cores():.2f} cores busy")
     for idler in idlers:

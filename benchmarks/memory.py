@@ -19,7 +19,7 @@ import psutil
 import uvloop
 
 from benchmarks.clients import Samovar, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import cores, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
@@ -106,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     leave_on_sigterm()
     print(machine())
-    tell(measure(subject(options.model)))
+    publish(measure(subject(options.model)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from unittest import mock
 import llama_cpp
 
 from benchmarks.bare import GREEDY
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.loop import configuration, serve
 from benchmarks.machine import cores, machine
@@ -120,7 +120,7 @@ def measure(subject: Subject, streams: list[int]) -> None:
         goal = GOAL if subject.name == "standin" else None
         for what, values, promised in (("Python's", python, goal), ("the sampler's", drawing, None)):
             name = f"{subject.name}, {count} streams: {what} share of a step"
-            tell([Figure(benchmark="overhead", name=name, values=list(values), unit="%", goal=promised)])
+            publish([Figure(benchmark="overhead", name=name, values=list(values), unit="%", goal=promised)])
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from typing import Final
 import uvloop
 
 from benchmarks.clients import ChatCompletions, Samovar, Side, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import machine
 from benchmarks.runs import percentile
@@ -128,11 +128,11 @@ def main() -> None:
     model = subject(options.model)
     with samovar(model.path) as ours:
         asking = Asking(Samovar(ours), model)
-        tell(uvloop.run(measure("Samovar", asking, options.streams)))
+        publish(uvloop.run(measure("Samovar", asking, options.streams)))
     if options.rival:
         with llama_server(model.path, streams=max(options.streams) + 1, context=RIVAL_CONTEXT) as theirs:
             asking = Asking(ChatCompletions(theirs, cache_prompt=True), model)
-            tell(uvloop.run(measure("llama-server", asking, options.streams)))
+            publish(uvloop.run(measure("llama-server", asking, options.streams)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.figures import Figure, number, told
+from benchmarks.figures import Figure, number, published
 from benchmarks.machine import REPORT, ROOT
 from benchmarks.results import Medians, Summary, kept, rows
 
@@ -137,7 +137,7 @@ def _figures(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def _figure(figure: Figure) -> str:
-    met = "" if figure.met is None else f"{figure.promise} {'✓' if figure.met else '✗'}"
+    met = "" if figure.met is None else f"{figure.bound} {'✓' if figure.met else '✗'}"
     cells = (figure.name, f"{number(figure.median)} {figure.unit}", figure.spread, met, figure.revision)
     return "| " + " | ".join(cells) + " |"
 
@@ -173,7 +173,7 @@ def write() -> None:
     pairs = rows(kept())
     if not pairs:
         raise SystemExit("nothing has been measured yet: make bench")
-    PAGE.write_text(page(pairs, list(told().values())))
+    PAGE.write_text(page(pairs, list(published().values())))
     plot(pairs, PLOT)
     print(PAGE, PLOT, sep="\n")
 

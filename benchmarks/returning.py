@@ -22,7 +22,7 @@ from typing import Any, Final
 import uvloop
 
 from benchmarks.clients import ChatCompletions, Samovar, Side, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import machine
 from benchmarks.servers import Server, cache_settings, leave_on_sigterm, llama_server, samovar
@@ -164,13 +164,13 @@ def main() -> None:
     if options.side == "llama-server":
         start: Start = partial(llama_server, model.path, streams=1, context=RIVAL_CONTEXT)
         rival = partial(ChatCompletions, cache_prompt=True)
-        tell(measure(f"{model.name}, llama-server", house, start, rival, None))
+        publish(measure(f"{model.name}, llama-server", house, start, rival, None))
         return
     with ExitStack() as stack:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samovar-bench-")))
         settings = stack.enter_context(cache_settings(options.cache))
         start = partial(samovar, model.path, state=state, engines=1, **settings)
-        tell(measure(f"{model.name}, {options.cache}", house, start, Samovar, FETCH[options.cache]))
+        publish(measure(f"{model.name}, {options.cache}", house, start, Samovar, FETCH[options.cache]))
 
 
 if __name__ == "__main__":

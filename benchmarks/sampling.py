@@ -18,7 +18,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.machine import machine
 from engine import Model
 from engine.constraint import Grammars
@@ -169,9 +169,9 @@ def main() -> None:
     print(f"{machine()}, {ROUNDS} interleaved rounds of {DRAWS} draws")
     for kind in (SURE, UNSURE):
         for way in WAYS:
-            tell(list(drawn(kind, way)))
+            publish(list(drawn(kind, way)))
     if len(sys.argv) > 1:
-        tell(list(constrained(Path(sys.argv[1]))))
+        publish(list(constrained(Path(sys.argv[1]))))
 
 
 if __name__ == "__main__":

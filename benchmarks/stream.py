@@ -19,7 +19,7 @@ import uvloop
 
 from benchmarks.bare import NEW_TOKENS, PROMPT_TOKENS
 from benchmarks.clients import Samovar, Side, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import cores, machine
 from benchmarks.servers import leave_on_sigterm, samovar
@@ -114,7 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     leave_on_sigterm()
     print(machine())
-    tell(measure(subject(options.model), options.streams))
+    publish(measure(subject(options.model), options.streams))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Final
 import uvloop
 
 from benchmarks.clients import Samovar, TurnFailedError
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import LOADS, MODELS, Conversation, Subject, conversations, subject
 from benchmarks.machine import machine
 from benchmarks.servers import cache_settings, leave_on_sigterm, samovar
@@ -79,7 +79,7 @@ def main() -> None:
             name = f"{model.name}, {options.cache}, {streams} streams of documents"
             ratios = [a / b for a, b in zip(stored, unstored, strict=True)]
             over = f"{name}: that over the first"
-            tell(
+            publish(
                 [
                     Figure(benchmark="writeback", name=f"{name}: nothing stored", values=unstored, unit="tok/s"),
                     Figure(benchmark="writeback", name=f"{name}: stored meanwhile", values=stored, unit="tok/s"),

@@ -114,7 +114,7 @@ def _ok(name: str, *, stream: bool = False) -> Json:
     answer = _json(name)
     if stream:
         answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    return {"description": "well", **answer}
+    return {"description": "success", **answer}
 
 
 def _json(name: str) -> Json:
@@ -122,7 +122,7 @@ def _json(name: str) -> Json:
 
 
 def _content(kind: str, schema: Json) -> Json:
-    return {"description": "well", "content": {kind: {"schema": schema}}}
+    return {"description": "success", "content": {kind: {"schema": schema}}}
 
 
 def _query(shape: type[msgspec.Struct]) -> Iterator[Json]:
