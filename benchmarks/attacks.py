@@ -89,9 +89,9 @@ async def measure(server: Server, what: Subject) -> list[Figure]:
 
     return [
         figure("p99 gap of a reader, calm", usual),
-        figure(f"p99 gap beside {ATTACKERS} attackers", percentile(attacked_gaps, 0.99)),
-        figure(f"longest gap beside {ATTACKERS} attackers", max(attacked_gaps)),
-        figure("that over the calm p99", max(attacked_gaps) / usual, "x", GOAL),
+        figure(f"p99 gap with {ATTACKERS} attackers", percentile(attacked_gaps, 0.99)),
+        figure(f"longest gap with {ATTACKERS} attackers", max(attacked_gaps)),
+        figure("longest gap over the calm p99", max(attacked_gaps) / usual, "x", GOAL),
     ]
 
 

@@ -110,12 +110,12 @@ def run(model: Model, config: WorkerConfig, scheduler: type[Scheduler], streams:
 
 def figures(name: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> Iterator[Figure]:
     """Both sides, and what ours has of the other's speed."""
-    for side, runs in (("as it is", ours), ("prompts first", theirs)):
-        for unit, what in (("tok/s", "tokens a second"), ("s", "first token"), ("ms", "gaps, 99 of 100 below")):
+    for side, runs in (("as is", ours), ("prompts first", theirs)):
+        for unit, what in (("tok/s", "tokens a second"), ("s", "first token"), ("ms", "p99 gap")):
             values = [run[unit] for run in runs]
             yield Figure(benchmark="beside", name=f"{name}, {side}: {what}", values=values, unit=unit)
     ratios = [a["tok/s"] / b["tok/s"] for a, b in zip(ours, theirs, strict=True)]
-    yield Figure(benchmark="beside", name=f"{name}: speed over that of prompts first", values=ratios, unit="x")
+    yield Figure(benchmark="beside", name=f"{name}: speed over prompts first", values=ratios, unit="x")
 
 
 def main() -> None:

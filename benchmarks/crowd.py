@@ -85,14 +85,14 @@ def answers(model: Model, count: int, threads: int, times: int) -> Iterator[tupl
             fill(place, count, state, each)
         both = [(decoded(home, count, each), decoded(apart, count, each)) for _ in range(times)]
         together, seated = zip(*both, strict=True)
-        yield f"{count} answers, {each} cells each: a step where all are", list(together)
+        yield f"{count} answers, {each} cells each: a step in the shared cache", list(together)
         yield f"{count} answers, {each} cells each: a step on seats", list(seated)
     apart.cut(0, 0)
     there = [
         timed(lambda: apart.load(home.save(0, 0, EACH[-1]), 0, 0, EACH[-1]), then=lambda: apart.cut(0, 0))
         for _ in range(times)
     ]
-    yield f"{count} answers: to a seat with {EACH[-1]} tokens", there
+    yield f"{count} answers: copying {EACH[-1]} tokens to a seat", there
     back = []
     for _ in range(times):
         apart.load(home.save(0, 0, EACH[-1]), 0, 0, EACH[-1])
@@ -100,7 +100,7 @@ def answers(model: Model, count: int, threads: int, times: int) -> Iterator[tupl
         began = time.perf_counter()
         home.load(apart.take(0, EACH[-1] - 128), 0, EACH[-1] - 128, EACH[-1])
         back.append(1000 * (time.perf_counter() - began))
-    yield f"{count} answers: home with 128 new tokens", back
+    yield f"{count} answers: copying 128 new tokens back", back
     apart.close()
     home.close()
 
@@ -125,8 +125,8 @@ def beside(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[f
     fill(home, count, history(model, each, threads), each)
     both = [(prefilled(home, count, NEW), prefilled(annex, 0, NEW)) for _ in range(times)]
     among, apart = zip(*both, strict=True)
-    yield f"{NEW} tokens of a prompt, among {count * each} cells of others", list(among)
-    yield f"{NEW} tokens of a prompt, apart from them", list(apart)
+    yield f"{NEW} tokens of a prompt, among {count * each} cells of other sequences", list(among)
+    yield f"{NEW} tokens of a prompt, in a context of their own", list(apart)
     annex.close()
     home.close()
 

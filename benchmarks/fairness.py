@@ -153,7 +153,7 @@ def tell_flood() -> None:
             Figure(benchmark="fairness", name="a turn of the flood", values=running, unit="s"),
             Figure(
                 benchmark="fairness",
-                name="wait of a single request beside a flood of 200, in turns",
+                name="wait of a single request during a flood of 200, in turns",
                 values=[wait / statistics.median(running) for wait in waits],
                 unit="turns",
                 goal=1.0,

@@ -81,11 +81,11 @@ def measure(subject: Subject) -> list[Figure]:
         uvloop.run(turns(server, subject, 2 * cores(), 20, 1))
         engines = server.engines()
         if len(engines) < 2:
-            raise SystemExit("no second engine came up: what another one adds can't be read")
-        add("what another engine adds, after 20 tokens, private", [megabytes(engines, "uss")[-1]])
+            raise SystemExit("no second engine came up: the memory of a further engine cannot be measured")
+        add("each further engine, after 20 tokens, private", [megabytes(engines, "uss")[-1]])
         fill(server, subject, len(engines))
         add("an engine with 4 096 cells, all used, RSS", megabytes(engines, "rss"), goal=engine)
-        add("what another engine adds, all cells used, private", [megabytes(engines, "uss")[-1]], goal=second)
+        add("each further engine, all cells used, private", [megabytes(engines, "uss")[-1]], goal=second)
         add("all engines and the gateway, proportional", [sum(megabytes([server.process, *engines], "pss"))])
     with samovar(subject.path, idle_unload=IDLE_SECONDS) as server:
         uvloop.run(turns(server, subject, 1, 20, 0))
@@ -94,7 +94,7 @@ def measure(subject: Subject) -> list[Figure]:
             wait_for_rest(server)
             resting += megabytes([server.process], "rss")
             firsts += [turn.first for turn in uvloop.run(turns(server, subject, 1, 20, seed))]
-        add("at rest, engines unloaded, in all", resting, goal=rest)
+        add("at rest, engines unloaded, total", resting, goal=rest)
         add("first token of 20, from rest", firsts, "s", 1.2)
     return figures
 

@@ -103,11 +103,11 @@ async def measure(name: str, asking: Asking, streams: Sequence[int]) -> list[Fig
         figures += [
             figure(f"gap of {count} streams, calm", [calm * 1000]),
             figure(f"p99 gap of {count} streams while 1 000 arrive", [late * 1000]),
-            figure(f"that over the calm gap, {count} streams", [late / calm], "x", goals[0]),
+            figure(f"p99 gap over calm gap, {count} streams", [late / calm], "x", goals[0]),
             figure(f"longest gap of {count} streams while 1 000 arrive", [max(beside) * 1000]),
-            figure(f"first token of 1 000 beside {count} streams", firsts, "s"),
+            figure(f"first token of 1 000 with {count} streams", firsts, "s"),
             figure(
-                f"that over alone, {count} streams",
+                f"first token over alone, {count} streams",
                 [first / statistics.median(alone) for first in firsts],
                 "x",
                 goals[1],

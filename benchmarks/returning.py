@@ -127,12 +127,12 @@ def measure(name: str, house: House, start: Start, side: Callable[[Server], Side
     return [
         figure("first token, nothing cached", uncached, "s"),
         figure("first token on return", before.firsts, "s"),
-        figure("that over nothing cached", beside(before), "x", 1.5 * GOAL),
+        figure("return over nothing cached", beside(before), "x", 1.5 * GOAL),
         figure(f"first token on return {cut}", returns.firsts, "s"),
-        figure(f"that over nothing cached, {cut}", beside(returns), "x", GOAL),
-        figure("fetch and restore: that less a turn at once", restore, "ms", fetch),
-        figure("history not computed again", [before.cached / before.seen], "", 1.0, high=True),
-        figure(f"history not computed again {cut}", [returns.cached / returns.seen], "", 1.0, high=True),
+        figure(f"return over nothing cached, {cut}", beside(returns), "x", GOAL),
+        figure("fetch and restore: return minus an immediate turn", restore, "ms", fetch),
+        figure("share of history from the cache", [before.cached / before.seen], "", 1.0, high=True),
+        figure(f"share of history from the cache {cut}", [returns.cached / returns.seen], "", 1.0, high=True),
     ]
 
 

@@ -130,7 +130,7 @@ def drawn(kind: str, way: str) -> Iterator[Figure]:
     name = f"{VOCABULARY:,} tokens, {kind}, {way}"
     yield figure(f"{name}: llama.cpp's chain", theirs)
     yield figure(f"{name}: Samovar's sampler", ours)
-    yield figure(f"{name}: that over the first", [our / their for our, their in zip(ours, theirs, strict=True)], "x")
+    yield figure(f"{name}: Samovar over llama.cpp", [our / their for our, their in zip(ours, theirs, strict=True)], "x")
 
 
 def constrained(path: Path) -> Iterator[Figure]:
