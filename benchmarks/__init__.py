@@ -1,1 +1,1 @@
-"""Measurements that print what they found and assert nothing."""
+"""Benchmarks, which print measurements and assert nothing."""

@@ -1,7 +1,7 @@
-"""Encoding ahead: how much sooner does an answer begin when its long question was encoded while it was still written?
+"""Encoding ahead: how much sooner does an answer start if its long question is encoded while the user still types?
 
-python -m benchmarks.ahead [--model standin] [--rounds 5]: a text of 1 000 tokens is pasted, the reader types 20 more
-for five seconds and sends both. In turns, with what the chat page has encoded meanwhile and without it.
+python -m benchmarks.ahead [--model standin] [--rounds 5]: a user pastes a text of 1 000 tokens, types 20 more for five
+seconds and sends both. Rounds alternate between encoding ahead, as the chat page does, and not.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ import msgspec
 import uvloop
 
 from benchmarks.clients import Samovar, SamovarSession
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import machine
 from benchmarks.servers import leave_on_sigterm, samovar
 
 PASTED, TYPED, ANSWER = 1000, 20, 8
 PAUSE_SECONDS: Final = 0.5
-"""How long the page waits for the reader to go on writing."""
+"""Time without typing after which the page encodes ahead."""
 TYPING_SECONDS: Final = 5.0
 GOAL: Final = 0.2
-"""First token with encoding ahead, over that without."""
+"""Upper bound for the time to first token with encoding ahead, relative to the time without."""
 
 
 class Reader:
-    """Somebody who pastes, writes on and sends."""
+    """A user who pastes, types and sends."""
 
     def __init__(self, subject: Subject, side: Samovar) -> None:
-        """Nothing is written yet."""
+        """Write messages in `subject`'s vocabulary to the gateway `side`."""
         self._subject = subject
         self._side = side
         self._messages = 0
 
     async def send(self, *, ahead: bool) -> float:
-        """Write a new message and send it; seconds to the first token. Raises TurnFailedError."""
+        """Write and send a new message, and return the seconds to the first token. Raises TurnFailedError."""
         self._messages += 1
         source = random.Random(self._messages)
         pasted, typed = (self._subject.text(tokens, source) for tokens in (PASTED, TYPED))
         async with self._side.open("", self._subject.bias) as session:
-            assert isinstance(session, SamovarSession)  # noqa: S101 - it is this side's
+            assert isinstance(session, SamovarSession)  # noqa: S101 - Samovar's session type
             until = time.monotonic() + TYPING_SECONDS
             if ahead:
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -54,7 +54,7 @@ class Reader:
 
 
 async def encode(session: SamovarSession, words: str, until: float) -> None:
-    """Ask for what the page asks for, and wait for its end; at most until it is too late."""
+    """Encode `words` ahead as the chat page does, and wait for the end of that, at most until `until`."""
     message = {"role": "user", "content": words}
     request = {"type": "response.create", "input": [message], "generate": False, "store": False, **session.fields}
     await session.socket.send(msgspec.json.encode(request).decode())
@@ -64,7 +64,7 @@ async def encode(session: SamovarSession, words: str, until: float) -> None:
 
 
 async def measure(name: str, reader: Reader, rounds: int) -> list[Figure]:
-    """Both ways in turns, after a message that loads the engines. Raises TurnFailedError, TimeoutError."""
+    """Measure both ways in alternation, with the engines loaded. Raises TurnFailedError, TimeoutError."""
     await reader.send(ahead=False)
     pairs = [(await reader.send(ahead=False), await reader.send(ahead=True)) for _ in range(rounds)]
 
@@ -75,7 +75,7 @@ async def measure(name: str, reader: Reader, rounds: int) -> list[Figure]:
     return [
         figure("first token", [plain for plain, _ in pairs], "s"),
         figure("first token, encoded ahead", [ahead for _, ahead in pairs], "s"),
-        figure("that over the first", [ahead / plain for plain, ahead in pairs], "x", GOAL),
+        figure("with over without encoding ahead", [ahead / plain for plain, ahead in pairs], "x", GOAL),
     ]
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     print(machine())
     model = subject(options.model)
     with samovar(model.path) as server:
-        tell(uvloop.run(measure(model.name, Reader(model, Samovar(server)), options.rounds)))
+        publish(uvloop.run(measure(model.name, Reader(model, Samovar(server)), options.rounds)))
 
 
 if __name__ == "__main__":

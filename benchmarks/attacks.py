@@ -1,7 +1,7 @@
-"""Fifty hostile requests at once beside somebody who reads a stream: what do they cost that reader?
+"""The effect of fifty concurrent hostile requests on one client that reads a stream.
 
-python -m benchmarks.attacks [--model standin]: gaps between the pieces of one stream, calm and while each of the other
-connections sends a message of 1 MiB that takes long to tokenize. The attackers are a process of their own.
+python -m benchmarks.attacks [--model standin]: gaps between the deltas of one stream, calm and while each of the other
+connections sends a message of 1 MiB that takes long to tokenize. The attackers run in a separate process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uvloop
 from websockets.asyncio.client import connect
 
 from benchmarks.clients import Samovar, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import machine
 from benchmarks.runs import percentile
@@ -26,14 +26,14 @@ from benchmarks.servers import Server, leave_on_sigterm, samovar
 ATTACKERS: Final = 50
 SECONDS: Final = 10.0
 STREAM: Final = (48, 1500)
-"""Tokens of the reader's prompt and answers; when one ends, another begins."""
+"""Tokens of the reader's prompts and answers, which run one after the other."""
 MEBIBYTE: Final = (1 << 20) - 300
 TEXTS: Final = ("a" + " " * MEBIBYTE + "b", "x" * MEBIBYTE, "你" * (MEBIBYTE // 3), "Is tea hot? " * (MEBIBYTE // 12))
 GOAL: Final = 2.0
 
 
 async def attack(port: int, number: int) -> None:
-    """Send one text after the other on one connection until it is closed."""
+    """Send one text after the other on one connection until it closes."""
     message = {"type": "response.create", "input": TEXTS[number % len(TEXTS)], "truncation": "auto"}
     async with connect(f"ws://127.0.0.1:{port}/v1/responses", max_size=None, compression=None) as socket:
         while True:
@@ -43,13 +43,13 @@ async def attack(port: int, number: int) -> None:
 
 
 async def attack_all(port: int) -> None:
-    """All attackers, for SECONDS."""
+    """Run all attackers for SECONDS. Raises TimeoutError."""
     async with asyncio.timeout(SECONDS):
         await asyncio.gather(*(attack(port, number) for number in range(ATTACKERS)), return_exceptions=True)
 
 
 async def read(server: Server, what: Subject, done: asyncio.Event) -> list[Turn]:
-    """Read one answer after the other."""
+    """Read one answer after the other until `done`."""
     turns: list[Turn] = []
     async with Samovar(server).open("", what.bias) as session:
         while not done.is_set():
@@ -58,7 +58,7 @@ async def read(server: Server, what: Subject, done: asyncio.Event) -> list[Turn]
 
 
 async def measure(server: Server, what: Subject) -> list[Figure]:
-    """Gaps of one reader, calm and beside the attackers."""
+    """Measure the gaps of one reader, calm and during the attack."""
     windows, done = [], asyncio.Event()
     reader = asyncio.create_task(read(server, what, done))
     await asyncio.sleep(3.0)  # until the engine is loaded
@@ -89,9 +89,9 @@ async def measure(server: Server, what: Subject) -> list[Figure]:
 
     return [
         figure("p99 gap of a reader, calm", usual),
-        figure(f"p99 gap beside {ATTACKERS} attackers", percentile(attacked_gaps, 0.99)),
-        figure(f"longest gap beside {ATTACKERS} attackers", max(attacked_gaps)),
-        figure("that over the calm p99", max(attacked_gaps) / usual, "x", GOAL),
+        figure(f"p99 gap with {ATTACKERS} attackers", percentile(attacked_gaps, 0.99)),
+        figure(f"longest gap with {ATTACKERS} attackers", max(attacked_gaps)),
+        figure("longest gap over the calm p99", max(attacked_gaps) / usual, "x", GOAL),
     ]
 
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="embedded")
     parser.add_argument(
         "--port", type=int, help=argparse.SUPPRESS
-    )  # of the gateway that the attackers' process attacks
+    )  # of the gateway under attack, for the attackers' process
     options = parser.parse_args()
     if options.port:
         try:
@@ -112,7 +112,7 @@ def main() -> None:
     print(machine(), flush=True)
     model = subject(options.model)
     with samovar(model.path) as server:
-        tell(uvloop.run(measure(server, model)))
+        publish(uvloop.run(measure(server, model)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Decode and sample, and nothing else: the speed that llama.cpp itself has on this machine.
+"""Bare decoding and sampling: the speed of llama.cpp itself on this machine.
 
-python -m benchmarks.bare MODEL.gguf THREADS: loads, prints a line, then runs once for each line that it reads and
-answers with the tokens a second of that run.
+python -m benchmarks.bare MODEL.gguf THREADS: loads the model, prints a line, then runs once for each line on stdin and
+prints the tokens per second of that run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GREEDY: Final = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 
 
 def bare(model: Model, threads: int) -> float:
-    """Tokens a second of NEW_TOKENS after a short prompt; the weights' speed does not depend on what it says."""
+    """Return the tokens per second of NEW_TOKENS after a short prompt, whose content does not affect the speed."""
     context = Context(model, cells=4096, sequences=1, threads=threads)
     sampler = Sampler(GREEDY)
     context.decode([(256 + i, i, 0, i == PROMPT_TOKENS - 1) for i in range(PROMPT_TOKENS)])
@@ -36,7 +36,7 @@ def bare(model: Model, threads: int) -> float:
 
 
 def main() -> None:
-    """Obey lines on stdin."""
+    """Run once for each line on stdin."""
     model = Model(Path(sys.argv[1]))
     print("ready", flush=True)
     for _ in sys.stdin:

@@ -1,8 +1,8 @@
-"""What it costs that answers go on while prompts are computed: the scheduler beside one that computes prompts first.
+"""The cost of continuing answers while prompts are computed, compared with a scheduler that computes prompts first.
 
 python -m benchmarks.beside [--model standin] [--streams 8 16] [--rounds 3]: the document load (prompts of 150 to 300
-new tokens, answered by 64, three turns) on an engine's own loop in this process, in turns with both; tokens a second,
-first token, and the longest gaps that readers see.
+new tokens, answers of 64, three turns) on an engine's own loop in this process, alternating between both schedulers;
+tokens per second, first token, and the longest gaps between tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from unittest import mock
 
 from benchmarks.bare import GREEDY
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import LOADS, MODELS, TURNS, subject
 from benchmarks.loop import configuration, serve
 from benchmarks.machine import cores, machine
@@ -32,50 +32,51 @@ WORDS: Final = range(256, 4096)
 
 
 class PromptsFirst(Scheduler):
-    """Computes all prompts that there are before anybody's answer goes on, as llama-server does."""
+    """A scheduler that computes all waiting prompts before any answer continues, as llama-server does."""
 
     def schedule(self, *, brief: bool = False) -> Step:
-        """The next step; without parts when nothing runs."""
+        """Return the next step; a step without parts if nothing runs."""
         return self._prefill(brief=brief) if self._prefilling else super().schedule(brief=brief)
 
 
 @dataclass
 class Talk:
-    """One conversation as it went."""
+    """One conversation and its timing."""
 
     tokens: list[int]
-    """All that was said, by both."""
+    """All tokens so far, prompts and answers."""
     began: float = 0.0
-    """When its first turn did."""
+    """Start of the first turn."""
     asked: float = 0.0
     firsts: list[float] = field(default_factory=list)
-    """Seconds to the first token of each turn."""
+    """Seconds to the first token, by turn."""
     gaps: list[float] = field(default_factory=list)
-    heard: float = 0.0
-    said: int = 0
+    last: float = 0.0
+    """Time of the last token; 0.0 before the first token of a turn."""
+    generated: int = 0
     """Tokens of answers."""
 
-    def hear(self, ids: list[int], now: float) -> None:
-        """Some tokens came."""
-        if self.heard:
-            self.gaps.append(now - self.heard)
+    def receive(self, ids: list[int], now: float) -> None:
+        """Record tokens that arrived at `now`."""
+        if self.last:
+            self.gaps.append(now - self.last)
         else:
             self.firsts.append(now - self.asked)
-        self.heard = now
-        self.said += len(ids)
+        self.last = now
+        self.generated += len(ids)
         self.tokens += ids
 
 
 def ask(far: socket.socket, number: int, talk: Talk, chance: random.Random) -> None:
-    """Begin a turn."""
+    """Start a turn."""
     talk.tokens += chance.choices(WORDS, k=chance.randint(*LOAD.turn))
-    talk.asked, talk.heard = time.perf_counter(), 0.0
+    talk.asked, talk.last = time.perf_counter(), 0.0
     talk.began = talk.began or talk.asked
     far.sendall(frame(Generate(number, list(talk.tokens), LOAD.answer, GREEDY, str(number))))
 
 
 def converse(far: socket.socket, talks: list[Talk], chance: random.Random) -> None:
-    """The gateway's part: all conversations to their ends, and then leave."""
+    """Act as the gateway: run all conversations to their end, then close the connection."""
     far.sendall(frame(SetThreads(cores())))
     turns = [TURNS] * len(talks)
     for number, talk in enumerate(talks):
@@ -85,7 +86,7 @@ def converse(far: socket.socket, talks: list[Talk], chance: random.Random) -> No
         for body in frames.feed(far.recv(1 << 20)):
             message = from_engine_decoder.decode(body)
             if isinstance(message, Tokens):
-                talks[message.request].hear(message.ids, time.perf_counter())
+                talks[message.request].receive(message.ids, time.perf_counter())
             if isinstance(message, Finished):
                 turns[message.request] -= 1
                 if turns[message.request]:
@@ -94,28 +95,28 @@ def converse(far: socket.socket, talks: list[Talk], chance: random.Random) -> No
 
 
 def run(model: Model, config: WorkerConfig, scheduler: type[Scheduler], streams: int, seed: int) -> dict[str, float]:
-    """Figures of one run."""
+    """Return the figures of one run, by unit."""
     chance = random.Random(seed)
     system = chance.choices(WORDS, k=LOAD.system)
     talks = [Talk(list(system)) for _ in range(streams)]
     with mock.patch("engine.worker.Scheduler", scheduler):
         serve(model, config, lambda far: converse(far, talks, chance))
-    seconds = max(talk.heard for talk in talks) - min(talk.began for talk in talks)
+    seconds = max(talk.last for talk in talks) - min(talk.began for talk in talks)
     return {
-        "tok/s": sum(talk.said for talk in talks) / seconds,
+        "tok/s": sum(talk.generated for talk in talks) / seconds,
         "s": statistics.median(first for talk in talks for first in talk.firsts),
         "ms": 1000 * percentile([gap for talk in talks for gap in talk.gaps], 0.99),
     }
 
 
 def figures(name: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> Iterator[Figure]:
-    """Both sides, and what ours has of the other's speed."""
-    for side, runs in (("as it is", ours), ("prompts first", theirs)):
-        for unit, what in (("tok/s", "tokens a second"), ("s", "first token"), ("ms", "gaps, 99 of 100 below")):
+    """Yield the figures of both schedulers, and the ratio of their speeds."""
+    for side, runs in (("as is", ours), ("prompts first", theirs)):
+        for unit, what in (("tok/s", "tokens a second"), ("s", "first token"), ("ms", "p99 gap")):
             values = [run[unit] for run in runs]
             yield Figure(benchmark="beside", name=f"{name}, {side}: {what}", values=values, unit=unit)
     ratios = [a["tok/s"] / b["tok/s"] for a, b in zip(ours, theirs, strict=True)]
-    yield Figure(benchmark="beside", name=f"{name}: speed over that of prompts first", values=ratios, unit="x")
+    yield Figure(benchmark="beside", name=f"{name}: speed over prompts first", values=ratios, unit="x")
 
 
 def main() -> None:
@@ -133,7 +134,7 @@ def main() -> None:
         for seed in range(options.rounds):
             ours.append(run(model, config, Scheduler, streams, seed))
             theirs.append(run(model, config, PromptsFirst, streams, seed))
-        tell(list(figures(f"{options.model}, {streams} streams of documents", ours, theirs)))
+        publish(list(figures(f"{options.model}, {streams} streams of documents", ours, theirs)))
 
 
 if __name__ == "__main__":

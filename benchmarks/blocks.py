@@ -1,8 +1,8 @@
-"""What a store costs: 1 000 tokens of KV of the users' model, 8 sealed blocks of 1.57 MB, put and fetched.
+"""The cost of each store backend: 1 000 tokens of a 0.5B model's KV in 8 encrypted blocks of 1.57 MB.
 
-python -m benchmarks.blocks [ROUNDS]: each backend on this machine, in turns, with the spread. `fetch` is what a
-returning request waits for: finding the longest stored prefix, fetching and opening it. `keep` is sealing and storing,
-in the background. Redis is Debian's, on a unix socket and on loopback.
+python -m benchmarks.blocks [ROUNDS]: each backend on this machine, in alternation, with the spread. `fetch` is what a
+returning request waits for: finding the longest stored prefix, fetching and decrypting it. `keep` is encrypting and
+storing, in the background. Redis is Debian's, on a unix socket and on loopback.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ WHAT = {"model": "benchmark"}
 
 
 def keep(cache: PrefixCache, tokens: list[int]) -> Callable[[], object]:
-    """What happens after a turn, but for serializing."""
+    """Return the work of storing a turn, without serialization."""
     chain = cache.chain(tokens, "tenant")
     states = [Stored(block, os.urandom(BLOCK_BYTES)) for block in chain.blocks]
     return lambda: cache.keep(chain, states)
 
 
 def fetch(cache: PrefixCache, tokens: list[int]) -> Callable[[], object]:
-    """What a request with 20 new tokens waits for."""
+    """Return the work that a request with 20 new tokens waits for."""
 
     def work() -> None:
         found = cache.fetch(cache.chain([*tokens, *range(20)], "tenant"))
         if len(found) != TOKENS // BLOCK:
-            raise SystemExit(f"{len(found)} blocks came back")
+            raise SystemExit(f"{len(found)} blocks were found, expected {TOKENS // BLOCK}")
 
     return work
 
 
 def miss(cache: PrefixCache, tokens: list[int]) -> Callable[[], object]:
-    """What a request waits for that finds nothing."""
+    """Return the work that a request without stored blocks waits for."""
     return lambda: cache.fetch(cache.chain(tokens, "nobody"))
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Milliseconds."""
+    """Return the milliseconds that `work` takes."""
     started = time.perf_counter()
     work()
     return 1000 * (time.perf_counter() - started)
@@ -72,10 +72,12 @@ def main(rounds: int) -> None:
             for name, cache in caches.items():
                 for work in (keep, fetch, miss):
                     milliseconds = timed(work(cache, tokens))
-                    if number:  # the first connects
+                    if number:  # the first round connects
                         times.setdefault((name, work.__name__), []).append(milliseconds)
         free = shutil.disk_usage(folder).free >> 30
-    print(f"8 sealed blocks of {BLOCK_BYTES / 1e6:.2f} MB, {rounds} rounds in turns, {machine()}, {free} GiB free")
+    print(
+        f"8 encrypted blocks of {BLOCK_BYTES / 1e6:.2f} MB, {rounds} alternating rounds, {machine()}, {free} GiB free"
+    )
     print("| milliseconds, median (from – to) | keep | fetch | miss |\n|---|---|---|---|")
     for name in caches:
         columns = (times[name, work.__name__] for work in (keep, fetch, miss))

@@ -1,6 +1,6 @@
-"""One conversation with either side, counted by the server's own usage and timed by this machine's clock.
+"""Clients for both sides of a comparison. Tokens are counted by the server's usage, times by this machine's clock.
 
-Both clients do as little as they can for each token: what they use of a core is taken from the engines.
+Both clients do as little as possible per token, because their processor time is taken from the engines.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from benchmarks.loads import Conversation, Load
 from benchmarks.servers import Server
 
 TURN_SECONDS: Final = 300.0
-"""An answer that takes longer than this is given up."""
+"""Timeout of one answer."""
 DELTA: Final = b'"response.output_text.delta"'
 
 
 class TurnFailedError(Exception):
-    """The server refused a turn or broke off; the text is what it said."""
+    """The server refused or aborted a turn; the text is its message."""
 
 
 @dataclass
 class Turn:
-    """One answer as it came."""
+    """The timing and usage of one answer."""
 
     asked: float
-    """When the request was sent, seconds of the monotonic clock like all times here."""
+    """When the request was sent, in seconds of the monotonic clock like all times here."""
     deltas: list[float] = field(default_factory=list)
-    """When each piece of its text came."""
+    """Arrival time of each delta."""
     ended: float = 0.0
     prompt: int = 0
     cached: int = 0
@@ -44,37 +44,37 @@ class Turn:
 
     @property
     def first(self) -> float:
-        """Seconds to the first piece."""
+        """Seconds to the first delta."""
         return self.deltas[0] - self.asked
 
 
 class Session(Protocol):
-    """A conversation that goes on turn by turn."""
+    """A conversation of several turns."""
 
     async def ask(self, text: str, answer: int) -> Turn:
-        """Say `text` and read an answer of at most so many tokens. Raises TurnFailedError."""
+        """Send `text` and read an answer of at most `answer` tokens. Raises TurnFailedError."""
 
     @property
     def place(self) -> Any:
-        """Where the conversation is: what `open` takes to go on from there, with another server too."""
+        """The state of the conversation, with which `open` can continue it, also at another server."""
 
 
 class Side(Protocol):
-    """How to open conversations with one of the two servers."""
+    """One of the two servers, with a way to open conversations."""
 
     server: Server
 
     def open(
         self, system: str, bias: dict[str, float], *, place: Any = None, **fields: Any
     ) -> AbstractAsyncContextManager[Session]:
-        """A conversation, new or from `place` on; `fields` go into each of its requests."""
+        """Open a conversation, new or continuing `place`; `fields` are added to each request."""
 
 
 class Samovar:
-    """Over the WebSocket: each turn names the last one and sends only what is new."""
+    """Samovar over the WebSocket: each turn names the last one and sends only new text."""
 
     def __init__(self, server: Server) -> None:
-        """Speak to a gateway."""
+        """Connect to the gateway `server`."""
         self.server = server
         self._address = f"ws://127.0.0.1:{server.port}/v1/responses"
 
@@ -82,7 +82,7 @@ class Samovar:
     async def open(
         self, system: str, bias: dict[str, float], *, place: str | None = None, **fields: Any
     ) -> AsyncIterator[Session]:
-        """A connection of its own, as a browser has."""
+        """Open a separate connection, as a browser does."""
         async with connect(self._address, compression=None, max_size=None) as socket:
             fields = {"instructions": system, "temperature": 0, "logit_bias": bias, **fields}
             yield SamovarSession(socket, fields, place)
@@ -90,15 +90,15 @@ class Samovar:
 
 @dataclass
 class SamovarSession:
-    """Turns over one socket."""
+    """Turns of one conversation over one socket."""
 
     socket: ClientConnection
     fields: dict[str, Any]
     place: str | None
-    """The last response's id."""
+    """Id of the last response."""
 
     async def ask(self, text: str, answer: int) -> Turn:
-        """Say `text` and read the answer. Raises TurnFailedError."""
+        """Send `text` and read the answer. Raises TurnFailedError."""
         request = {"type": "response.create", "input": text, "max_output_tokens": answer, **self.fields}
         frame = msgspec.json.encode({**request, "previous_response_id": self.place}).decode()
         turn = Turn(time.perf_counter())
@@ -106,13 +106,13 @@ class SamovarSession:
             await self.socket.send(frame)
             while True:
                 data = await self.socket.recv(decode=False)
-                if DELTA in data:  # most frames are never parsed, only recognized
+                if DELTA in data:  # most frames are recognized without parsing
                     turn.deltas.append(time.perf_counter())
                 elif self._ends(data, turn):
                     return turn
 
     def _ends(self, data: bytes, turn: Turn) -> bool:
-        """Whether this is the terminal event. Raises TurnFailedError."""
+        """Return whether this is the terminal event. Raises TurnFailedError."""
         event = msgspec.json.decode(data)
         if event["type"] in ("error", "response.failed"):
             raise TurnFailedError(data.decode())
@@ -127,10 +127,10 @@ class SamovarSession:
 
 
 class ChatCompletions:
-    """Over HTTP and SSE: each turn sends the whole conversation."""
+    """Chat completions over HTTP and SSE: each turn sends the whole conversation."""
 
     def __init__(self, server: Server, **fields: Any) -> None:
-        """Speak to llama-server, or to whoever has this door; `fields` go into every request."""
+        """Connect to llama-server, or another server of chat completions; `fields` are added to every request."""
         self.server = server
         self._fields = fields
 
@@ -138,7 +138,7 @@ class ChatCompletions:
     async def open(
         self, system: str, bias: dict[str, float], *, place: list[dict[str, str]] | None = None, **fields: Any
     ) -> AsyncIterator[Session]:
-        """No connection yet: each turn has its own, since an idle one may be closed at any time."""
+        """Open a conversation. Each turn opens its own connection, because an idle one may be closed at any time."""
         fields = {"temperature": 0, "logit_bias": bias, **self._fields, **fields}
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
         first = [{"role": "system", "content": system}] if system else []
@@ -147,7 +147,7 @@ class ChatCompletions:
 
 @dataclass
 class ChatSession:
-    """Turns with the history kept here."""
+    """Turns of one conversation, whose history this client holds."""
 
     port: int
     fields: dict[str, Any]
@@ -155,7 +155,7 @@ class ChatSession:
     """All messages so far."""
 
     async def ask(self, text: str, answer: int) -> Turn:
-        """Say `text` and read the answer. Raises TurnFailedError."""
+        """Send `text` and read the answer. Raises TurnFailedError."""
         self.place.append({"role": "user", "content": text})
         body = msgspec.json.encode({**self.fields, "messages": self.place, "max_tokens": answer})
         turn, parts = Turn(time.perf_counter()), []
@@ -174,7 +174,7 @@ class ChatSession:
         return turn
 
     async def _post(self, body: bytes) -> AsyncIterator[Any]:
-        """Events of one request. Raises TurnFailedError."""
+        """Yield the events of one request. Raises TurnFailedError."""
         http = h11.Connection(h11.CLIENT)
         headers = [("Host", f"127.0.0.1:{self.port}"), ("Content-Type", "application/json"), ("Connection", "close")]
         headers.append(("Content-Length", str(len(body))))
@@ -191,7 +191,7 @@ class ChatSession:
 
 
 async def _lines(http: h11.Connection, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of an answer's body. Raises TurnFailedError when the status is not 200."""
+    """Yield the lines of a response body. Raises TurnFailedError if the status is not 200."""
     status, rest = 0, b""
     while True:
         match http.next_event():
@@ -209,10 +209,10 @@ async def _lines(http: h11.Connection, reader: asyncio.StreamReader) -> AsyncIte
                     raise TurnFailedError(f"{status} {rest.decode(errors='replace')}")
                 return
             case h11.ConnectionClosed():
-                raise TurnFailedError("the connection ended")
+                raise TurnFailedError("the connection was closed")
 
 
 async def converse(side: Side, conversation: Conversation, load: Load, bias: dict[str, float]) -> list[Turn]:
-    """A whole conversation, one turn after the other without a pause."""
+    """Hold a whole conversation, one turn after the other without a pause."""
     async with side.open(conversation.system, bias) as session:
         return [await session.ask(text, load.answer) for text in conversation.turns]

@@ -1,8 +1,8 @@
-"""Samovar beside llama-server: the same llama.cpp, model, cores and conversations, in turns.
+"""Samovar compared with llama-server: the same llama.cpp, model, cores and conversations, in alternation.
 
-python -m benchmarks.compare [--load chat] [--model standin] [--streams 2 4] [--pairs 5]: measures, prints, and keeps
-the pairs in the cache folder. Without arguments it measures the whole table and writes docs/benchmarks.md and its plot;
-how long that takes it says first. A table can be measured in pieces: --report writes them from all pairs so far.
+python -m benchmarks.compare [--load chat] [--model standin] [--streams 2 4] [--pairs 5]: measures, prints, and stores
+the pairs in the cache folder. Without arguments it prints the expected duration, measures the whole table and writes
+docs/benchmarks.md and its plot. A table can be measured in parts: --report writes them from all pairs so far.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ STREAMS: Final = (1, 2, 4, 8, 16)
 ROWS: Final = (("standin", "chat"), ("standin", "document"), ("embedded", "chat"))
 PAIRS: Final = 5
 RETRIES: Final = 3
-"""Pairs that may be measured anew because others disturbed them; they do not count."""
+"""Additional pairs to replace pairs that other processes disturbed."""
 SECONDS: Final = {
     ("standin", "chat"): (8, 15, 28, 38, 45),
     ("standin", "document"): (6, 12, 20, 30, 55),
     ("embedded", "chat"): (4, 6, 9, 14, 22),
 }
-"""About how long one side takes for one run, by streams, on the two cores where this was written."""
+"""Approximate duration of one run of one side, by STREAMS, on two cores."""
 
 
 async def compare(
     ours: Side, theirs: Side, load: Load, subject: Subject, *, streams: int, pairs: int, tuned: bool
 ) -> list[Pair]:
-    """Pairs in the order ours, theirs, theirs, ours, …, each with texts of its own. Raises TurnFailedError."""
+    """Measure pairs in the order ours, theirs, theirs, ours, …, each with its own texts. Raises TurnFailedError."""
     seed = time.time_ns()
     for side in (ours, theirs):
         await warm_up(side, load, subject, streams=streams)
@@ -68,7 +68,7 @@ async def compare(
 
 
 async def wait_for_quiet() -> None:
-    """Until nobody computes here, for ten seconds at most."""
+    """Wait until other processes are idle, for ten seconds at most."""
     psutil.cpu_percent(None)
     for _ in range(10):
         await asyncio.sleep(1)
@@ -77,7 +77,7 @@ async def wait_for_quiet() -> None:
 
 
 def measure(subject: Subject, load: Load, streams: int, pairs: int, tuned: Path | None) -> list[Pair]:
-    """Start both, compare, stop both. Raises ServerError, RivalError, TurnFailedError."""
+    """Start both servers, compare them, stop both. Raises ServerError, RivalError, TurnFailedError."""
     with ExitStack() as stack:
         theirs = stack.enter_context(llama_server(subject.path, streams=streams))
         ours = stack.enter_context(samovar(subject.path, tuned=tuned))
@@ -86,7 +86,7 @@ def measure(subject: Subject, load: Load, streams: int, pairs: int, tuned: Path 
 
 
 def lines(summary: Summary) -> Iterator[str]:
-    """A row for people."""
+    """Yield a row as lines for the terminal."""
     first = summary.pairs[0]
     least, most = summary.spread
     yield (
@@ -96,7 +96,7 @@ def lines(summary: Summary) -> Iterator[str]:
     for name, side in (("Samovar", "ours"), ("llama-server", "theirs")):
         yield f"    {name:13}{_figures(summary.medians(side))}"
         if not all(getattr(pair, side).exact for pair in summary.pairs):
-            yield f"    {name:13}some answers were shorter than asked for"
+            yield f"    {name:13}some answers were shorter than requested"
 
 
 def _figures(medians: Medians) -> str:
@@ -109,7 +109,7 @@ def _figures(medians: Medians) -> str:
 
 
 def estimate(rows: list[tuple[str, str]], streams: list[int], pairs: int) -> float:
-    """Seconds that these rows take, about; more than 16 streams are counted as 16."""
+    """Estimate the seconds that these rows take; more than 16 streams count as 16."""
     each = [SECONDS[row][min(4, (n - 1).bit_length())] for row in rows for n in streams]
     return sum(2 * (pairs + 0.2) * seconds + 6 for seconds in each)
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, help="one model (default: both)")
     parser.add_argument("--load", choices=LOADS, help="one load (default: all)")
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="concurrent conversations")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="interleaved pairs a row")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="interleaved pairs per row")
     parser.add_argument("--tuned", action="store_true", help="let `samovar tune` measure this machine first, once")
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md even after a part of the table")
     options = parser.parse_args()
@@ -136,7 +136,7 @@ def main() -> None:
             tuned = tune(asked.path) if options.tuned else None
             for streams in options.streams:
                 pairs = measure(asked, LOADS[load], streams, options.pairs, tuned)
-                print(*(lines(Summary(pairs)) if pairs else ["    nothing was left"]), sep="\n", flush=True)
+                print(*(lines(Summary(pairs)) if pairs else ["    no undisturbed pair"]), sep="\n", flush=True)
     except (ServerError, RivalError, TurnFailedError, ExceptionGroup) as error:
         raise SystemExit(str(error)) from error
     if options.report or whole:

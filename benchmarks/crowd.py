@@ -1,7 +1,7 @@
-"""What the cells of others cost a step, and what a place apart from them saves: the ground of engine/places.py.
+"""The cost of other sequences' cells to a step, and the saving of a separate context: the basis of engine/places.py.
 
 python -m benchmarks.crowd [--model standin] [--threads 2] [--times 9]: steps of many answers and of prompts in the
-context that holds everybody's cells and apart from it, interleaved; the way there and back; and steps by their width.
+shared context and in a separate one, interleaved; the copies between them; and steps by width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, subject
 from benchmarks.machine import cores, machine
 from engine.cost_model import BATCH
@@ -22,16 +22,16 @@ from engine.llama import Context, Model, Streams
 Place = Context | Streams
 TOKENS: Final = range(200, 300)
 EACH: Final = (0, 400, 700)
-"""Cells that each of the others holds."""
+"""Cells that each of the other sequences holds."""
 ANSWERS: Final = (8, 16)
 DECODE: Final = (1, 2, 4, 8, 9, 12, 13, 16)
 PROMPT: Final = (32, 64, 72, 128, 144, 256)
 NEW: Final = 72
-"""Tokens of a prompt that comes while others answer."""
+"""Tokens of a prompt that arrives during other answers."""
 
 
 def history(model: Model, tokens: int, threads: int) -> bytes:
-    """The KV of a sequence of so many tokens."""
+    """Return the serialized KV of a sequence of `tokens` tokens."""
     context = Context(model, cells=max(EACH) + BATCH, sequences=1, threads=threads)
     for start in range(0, tokens, BATCH):
         positions = range(start, min(tokens, start + BATCH))
@@ -42,15 +42,15 @@ def history(model: Model, tokens: int, threads: int) -> bytes:
 
 
 def fill(place: Place, sequences: int, state: bytes, tokens: int) -> None:
-    """Let each of the first `sequences` hold a copy of a `history` of so many tokens, and nothing else."""
+    """Replace each of the first `sequences` with a copy of a `history` of `tokens` tokens."""
     for sequence in range(sequences):
         place.cut(sequence, 0)
         if tokens and not place.load(state, sequence, 0, tokens):
-            raise SystemExit("a history could not be copied")
+            raise SystemExit("a history could not be loaded")
 
 
 def decoded(place: Place, rows: int, at: int) -> float:
-    """Milliseconds of a step that gives each of `rows` sequences, `at` tokens long, another one."""
+    """Return the milliseconds of a step that decodes one token of each of `rows` sequences of `at` tokens."""
     return timed(
         lambda: place.decode([(random.choice(TOKENS), at, sequence, True) for sequence in range(rows)]),
         then=lambda: [place.cut(sequence, at) for sequence in range(rows)],
@@ -58,7 +58,7 @@ def decoded(place: Place, rows: int, at: int) -> float:
 
 
 def prefilled(place: Place, sequence: int, tokens: int) -> float:
-    """Milliseconds of a step with so many tokens of an empty sequence's prompt."""
+    """Return the milliseconds of a step with `tokens` prompt tokens of an empty sequence."""
     return timed(
         lambda: place.decode([(random.choice(TOKENS), p, sequence, p == tokens - 1) for p in range(tokens)]),
         then=lambda: place.cut(sequence, 0),
@@ -66,7 +66,7 @@ def prefilled(place: Place, sequence: int, tokens: int) -> float:
 
 
 def timed(what: Callable[[], object], then: Callable[[], object]) -> float:
-    """Milliseconds that `what` takes."""
+    """Return the milliseconds that `what` takes; `then` restores the state and is not timed."""
     began = time.perf_counter()
     what()
     taken = time.perf_counter() - began
@@ -75,7 +75,7 @@ def timed(what: Callable[[], object], then: Callable[[], object]) -> float:
 
 
 def answers(model: Model, count: int, threads: int, times: int) -> Iterator[tuple[str, list[float]]]:
-    """Steps of `count` answers among all cells and on seats, and the way to a seat and home again."""
+    """Time steps of `count` answers in the shared cache and on seats, and the copies between the two."""
     home = Context(model, cells=count * (EACH[-1] + 1), sequences=count, threads=threads)
     apart = Streams(model, count, EACH[-1] + 2)
     apart.set_threads(threads)
@@ -85,14 +85,14 @@ def answers(model: Model, count: int, threads: int, times: int) -> Iterator[tupl
             fill(place, count, state, each)
         both = [(decoded(home, count, each), decoded(apart, count, each)) for _ in range(times)]
         together, seated = zip(*both, strict=True)
-        yield f"{count} answers, {each} cells each: a step where all are", list(together)
+        yield f"{count} answers, {each} cells each: a step in the shared cache", list(together)
         yield f"{count} answers, {each} cells each: a step on seats", list(seated)
     apart.cut(0, 0)
     there = [
         timed(lambda: apart.load(home.save(0, 0, EACH[-1]), 0, 0, EACH[-1]), then=lambda: apart.cut(0, 0))
         for _ in range(times)
     ]
-    yield f"{count} answers: to a seat with {EACH[-1]} tokens", there
+    yield f"{count} answers: copying {EACH[-1]} tokens to a seat", there
     back = []
     for _ in range(times):
         apart.load(home.save(0, 0, EACH[-1]), 0, 0, EACH[-1])
@@ -100,13 +100,13 @@ def answers(model: Model, count: int, threads: int, times: int) -> Iterator[tupl
         began = time.perf_counter()
         home.load(apart.take(0, EACH[-1] - 128), 0, EACH[-1] - 128, EACH[-1])
         back.append(1000 * (time.perf_counter() - began))
-    yield f"{count} answers: home with 128 new tokens", back
+    yield f"{count} answers: copying 128 new tokens back", back
     apart.close()
     home.close()
 
 
 def widths(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[float]]]:
-    """Steps with nobody's cells but their own, by their width."""
+    """Time steps by width, without cells of other sequences."""
     place = Context(model, cells=1024, sequences=ANSWERS[-1], threads=threads)
     kinds = [(rows, True) for rows in DECODE] + [(rows, False) for rows in PROMPT]
     taken: dict[tuple[int, bool], list[float]] = {kind: [] for kind in kinds}
@@ -118,15 +118,15 @@ def widths(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[f
 
 
 def beside(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[float]]]:
-    """A prompt's step among the cells of sixteen others, and apart from them."""
+    """Time a prompt step among the cells of sixteen other sequences, and in a separate context."""
     count, each = ANSWERS[-1], EACH[1]
     home = Context(model, cells=count * each + BATCH, sequences=count + 1, threads=threads)
     annex = Context(model, cells=1024, sequences=1, threads=threads)
     fill(home, count, history(model, each, threads), each)
     both = [(prefilled(home, count, NEW), prefilled(annex, 0, NEW)) for _ in range(times)]
     among, apart = zip(*both, strict=True)
-    yield f"{NEW} tokens of a prompt, among {count * each} cells of others", list(among)
-    yield f"{NEW} tokens of a prompt, apart from them", list(apart)
+    yield f"{NEW} tokens of a prompt, among {count * each} cells of other sequences", list(among)
+    yield f"{NEW} tokens of a prompt, in a context of their own", list(apart)
     annex.close()
     home.close()
 
@@ -143,7 +143,7 @@ def main() -> None:
     rest = options.threads, options.times
     parts = [answers(model, count, *rest) for count in ANSWERS]
     for name, values in itertools.chain(*parts, beside(model, *rest), widths(model, *rest)):
-        tell([Figure(benchmark="crowd", name=f"{options.model}: {name}", values=values, unit="ms")])
+        publish([Figure(benchmark="crowd", name=f"{options.model}: {name}", values=values, unit="ms")])
 
 
 if __name__ == "__main__":

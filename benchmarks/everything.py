@@ -1,8 +1,8 @@
-"""Every benchmark that has figures, one after the other; docs/benchmarks.md at the end, and what came of each goal.
+"""Run every benchmark that has figures, then write docs/benchmarks.md and print the result for each goal.
 
-python -m benchmarks.everything [--from NAME]: about three hours on two cores, in which nothing else may run. What was
-measured is kept, so that a run that was broken off goes on with --from. `soak` and `faults` take long and judge
-themselves: they are called by their own names.
+python -m benchmarks.everything [--from NAME]: takes about three hours on two cores, during which nothing else may run.
+Measurements are stored, so that --from continues an interrupted run. `soak` and `faults` take long and judge
+themselves, so they are run by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks import report
-from benchmarks.figures import Figure, told
+from benchmarks.figures import Figure, published
 from benchmarks.machine import machine, revision
 from benchmarks.servers import leave_on_sigterm
 
@@ -44,13 +44,13 @@ RUNS: Final = (
     "scrape",
     "fuzz",
 )
-"""Names and arguments, those first whose figures the others rest on."""
+"""Names and arguments, ordered so that a benchmark comes after those on whose figures it depends."""
 SECONDS: Final = 5400.0
-"""After which one is ended: the comparison takes an hour."""
+"""Timeout of one benchmark; the comparison takes an hour."""
 
 
 def run(command: str) -> bool:
-    """Whether one of RUNS came to its end within its time."""
+    """Run one of RUNS and return whether it succeeded within its timeout."""
     print(f"\n{time.strftime('%H:%M')} {command}", flush=True)
     name, *arguments = command.split()
     with subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}", *arguments]) as process:
@@ -63,26 +63,26 @@ def run(command: str) -> bool:
 
 
 def verdicts(figures: Sequence[Figure], revision: str) -> list[str]:
-    """A line for each goal that was tried at `revision`, missed ones last."""
+    """Return one line for each goal that was measured at `revision`, missed ones last."""
     judged = [figure for figure in figures if figure.met is not None and figure.revision == revision]
     return [f"{figure.benchmark:12} {figure}" for figure in sorted(judged, key=lambda figure: not figure.met)]
 
 
 def main() -> None:
-    """Run them, write the report and print the verdicts; exit code 1 when one did not come to its end."""
+    """Run all, write the report and print the verdicts; exit with 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = list(dict.fromkeys(command.split()[0] for command in RUNS))
-    parser.add_argument("--from", dest="first", choices=names, default=names[0], help="begin with this one")
+    parser.add_argument("--from", dest="first", choices=names, default=names[0], help="start with this benchmark")
     options = parser.parse_args()
     leave_on_sigterm()
     now = revision()
     print(machine(), now)
     if now.endswith("+"):
-        raise SystemExit("commit your changes first: figures of what no commit has are left out of the report")
+        raise SystemExit("commit your changes first: the report leaves out figures of uncommitted code")
     first = next(i for i, command in enumerate(RUNS) if command.split()[0] == options.first)
     failed = [command for command in RUNS[first:] if not run(command)]
     report.write()
-    print(*verdicts(list(told().values()), now), sep="\n")
+    print(*verdicts(list(published().values()), now), sep="\n")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

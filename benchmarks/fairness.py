@@ -1,8 +1,8 @@
-"""Many users at once: does a flood delay others, do equal users get equal shares, are the estimates honest?
+"""Many concurrent users: does a flood delay others, do equal users get equal shares, are wait estimates accurate?
 
 python -m benchmarks.fairness [--only flood shares stream]: starts gateways with the embedded model; prints how long one
-user's single requests wait beside another's 200, Jain's index over ten equal users, how far estimated waits are from
-real ones, and what the gateway's own process takes for tokens streamed over 50 connections.
+user's single requests wait during another's 200, Jain's index over ten equal users, the ratio of estimated to actual
+waits, and the gateway's own processor time for tokens streamed over 50 connections.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Final
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.machine import Neighbours, embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
 
@@ -41,19 +41,19 @@ ENDINGS: Final = ("response.completed", "response.incomplete", "response.failed"
 
 @dataclass
 class Turn:
-    """One request as its client saw it; moments are monotonic seconds."""
+    """One request as its client saw it; times are monotonic seconds."""
 
     asked: float = field(default_factory=time.monotonic)
     began: float = 0.0
     ended: float = 0.0
     tokens: int = 0
     estimate: float | None = None
-    """Seconds that the first queue position promised."""
+    """Estimated wait of the first `response.queued` event, in seconds."""
 
 
 @contextmanager
-def house(users: list[str]) -> Iterator[tuple[Server, dict[str, str]]]:
-    """A gateway and the keys of `users`, who may have any number of requests in flight."""
+def gateway(users: list[str]) -> Iterator[tuple[Server, dict[str, str]]]:
+    """Run a gateway with API keys for `users`, who may have any number of requests in flight."""
     with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
         keys = {user: _key(Path(folder), user) for user in users}
         unlimited: dict[str, Any] = dict.fromkeys((*LIFTED, "queue_limit"), 1000)
@@ -68,7 +68,7 @@ def _key(state: Path, user: str) -> str:
 
 @asynccontextmanager
 async def socket(server: Server, key: str) -> AsyncIterator[ClientConnection]:
-    """A connection of a user's."""
+    """Open a connection of the user with `key`."""
     headers = {"Authorization": f"Bearer {key}"}
     url = f"ws://127.0.0.1:{server.port}/v1/responses"
     async with connect(url, additional_headers=headers, compression=None) as connection:
@@ -76,10 +76,10 @@ async def socket(server: Server, key: str) -> AsyncIterator[ClientConnection]:
 
 
 async def turn(connection: ClientConnection, tokens: int) -> Turn:
-    """Ask, and read to the end."""
+    """Send a request and read it to its end."""
     seen = Turn()
     text = f"Tell me story number {random.randrange(10**6)}."
-    bias = {str(token): -100 for token in range(3)}  # the end of a turn is among them: answers are as long as asked
+    bias = {str(token): -100 for token in range(3)}  # includes the end-of-turn token, so that answers have full length
     request = {"input": text, "max_output_tokens": tokens, "store": False, "logit_bias": bias}
     await connection.send(json.dumps({"type": "response.create", **request}))
     async for frame in connection:
@@ -97,13 +97,13 @@ async def turn(connection: ClientConnection, tokens: int) -> Turn:
 
 
 async def one(server: Server, key: str, tokens: int) -> Turn:
-    """A request on a connection of its own."""
+    """Send a request on a separate connection."""
     async with socket(server, key) as connection:
         return await turn(connection, tokens)
 
 
 async def flood(server: Server, keys: dict[str, str]) -> tuple[list[Turn], list[Turn]]:
-    """(turns of the flood, turns of one who asks beside it now and then)."""
+    """Return (turns of the flood, turns of a user who sends single requests meanwhile)."""
     tasks = [asyncio.create_task(one(server, keys["flood"], TOKENS)) for _ in range(FLOOD)]
     await asyncio.sleep(3)
     singles = [await one(server, keys["anna"], TOKENS) for _ in range(SINGLES)]
@@ -111,7 +111,7 @@ async def flood(server: Server, keys: dict[str, str]) -> tuple[list[Turn], list[
 
 
 async def shares(server: Server, keys: dict[str, str]) -> tuple[dict[str, int], list[Turn]]:
-    """(tokens by user, turns) when ten users ask for answers of all lengths, three at a time each."""
+    """Return (tokens by user, turns) of users with three concurrent requests each, for answers of several lengths."""
     until = time.monotonic() + SHARE_SECONDS
     tokens = dict.fromkeys(keys, 0)
     turns = []
@@ -129,7 +129,7 @@ async def shares(server: Server, keys: dict[str, str]) -> tuple[dict[str, int], 
 
 
 async def stream(server: Server, keys: dict[str, str]) -> tuple[float, float, float]:
-    """(tokens a second over 50 connections, cores of the gateway meanwhile, cores of others)."""
+    """Return (tokens per second over 50 connections, cores used by the gateway, cores used by other processes)."""
     key = next(iter(keys.values()))
     await one(server, key, TOKENS)
     neighbours, began, cpu = Neighbours(server.process), time.monotonic(), sum(server.process.cpu_times()[:2])
@@ -139,21 +139,21 @@ async def stream(server: Server, keys: dict[str, str]) -> tuple[float, float, fl
     return sum(turn.tokens for turn in turns) / seconds, used / seconds, neighbours.cores()
 
 
-def tell_flood() -> None:
-    """Does a flood delay others?"""
-    with house(["flood", "anna"]) as (server, keys):
+def measure_flood() -> None:
+    """Measure whether a flood delays another user."""
+    with gateway(["flood", "anna"]) as (server, keys):
         turns, singles = uvloop.run(flood(server, keys))
     overtaken = [sum(single.asked < turn.began < single.began for turn in turns) for single in singles]
     waits = [single.began - single.asked for single in singles]
     running = [turn.ended - turn.began for turn in turns]
-    print(f"\nA flood of {FLOOD} requests beside {SINGLES} single ones, {TOKENS} tokens each")
-    print(f"  requests of the flood that began while a single one waited: {sorted(overtaken)}")
-    tell(
+    print(f"\nA flood of {FLOOD} requests with {SINGLES} single ones, {TOKENS} tokens each")
+    print(f"  requests of the flood that started while a single one waited: {sorted(overtaken)}")
+    publish(
         [
             Figure(benchmark="fairness", name="a turn of the flood", values=running, unit="s"),
             Figure(
                 benchmark="fairness",
-                name="wait of a single request beside a flood of 200, in turns",
+                name="wait of a single request during a flood of 200, in turns",
                 values=[wait / statistics.median(running) for wait in waits],
                 unit="turns",
                 goal=1.0,
@@ -162,32 +162,34 @@ def tell_flood() -> None:
     )
 
 
-def tell_shares() -> None:
-    """Do equal users get equal shares, and honest estimates?"""
-    with house([f"user{number}" for number in range(USERS)]) as (server, keys):
+def measure_shares() -> None:
+    """Measure whether equal users get equal shares and accurate estimates."""
+    with gateway([f"user{number}" for number in range(USERS)]) as (server, keys):
         tokens, turns = uvloop.run(shares(server, keys))
     jain = sum(tokens.values()) ** 2 / (USERS * sum(value**2 for value in tokens.values()))
     print(f"\n{USERS} equal users for {SHARE_SECONDS:g} s, three requests each at a time, 8 to 96 tokens")
     print(f"  tokens {min(tokens.values())} to {max(tokens.values())}")
     name = "Jain's index of tokens over ten equal users"
-    tell([Figure(benchmark="fairness", name=name, values=[jain], unit="", goal=0.98, high=True)])
+    publish([Figure(benchmark="fairness", name=name, values=[jain], unit="", goal=0.98, high=True)])
     ratios = [turn.estimate / (turn.began - turn.asked) for turn in turns if turn.estimate is not None]
     if len(ratios) > 1:
         low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"  estimated ÷ real wait of {len(ratios)} that waited: {middle:.2f} (quartiles {low:.2f}, {high:.2f})")
+        print(
+            f"  estimated ÷ actual wait of {len(ratios)} requests that waited: {middle:.2f} (quartiles {low:.2f}, {high:.2f})"
+        )
 
 
-def tell_stream() -> None:
-    """What does the gateway itself take?"""
-    with house(["anna"]) as (server, keys):
+def measure_stream() -> None:
+    """Measure the processor time of the gateway itself."""
+    with gateway(["anna"]) as (server, keys):
         rate, cores, others = uvloop.run(stream(server, keys))
     print(f"\n{rate:.0f} tokens/s over {CONNECTIONS} connections, set-up and prompts included")
     print(f"  other processes kept {others:.2f} cores busy")
     name = f"gateway: share of a core per 100 tokens/s over {CONNECTIONS} connections"
-    tell([Figure(benchmark="fairness", name=name, values=[100 * cores / rate * 100], unit="%", goal=5.0)])
+    publish([Figure(benchmark="fairness", name=name, values=[100 * cores / rate * 100], unit="%", goal=5.0)])
 
 
-PARTS: Final = {"flood": tell_flood, "shares": tell_shares, "stream": tell_stream}
+PARTS: Final = {"flood": measure_flood, "shares": measure_shares, "stream": measure_stream}
 
 
 def main() -> None:

@@ -1,25 +1,29 @@
-"""Figures that are not a comparison of conversations: how each is told, kept and judged."""
+"""Figures of single benchmarks: how each is printed, stored and judged against its goal."""
 
 from __future__ import annotations
 
 import datetime
 import statistics
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from benchmarks.machine import cache_folder, engine_version, machine, revision
 
+DURATIONS: Final = ("s", "ms")
+"""Units of time."""
+
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured thing: every value of it, and what it should come to."""
+    """One measured quantity with all its values and its goal."""
 
     benchmark: str
     name: str
     values: list[float]
     unit: str
     goal: float | None = None
-    """At most, or with `high` at least; None where nothing was promised."""
+    """Upper bound for the median, or lower bound with `high`; None if there is no goal."""
     high: bool = False
     date: str = msgspec.field(default_factory=lambda: datetime.date.today().isoformat())
     machine: str = msgspec.field(default_factory=machine)
@@ -28,52 +32,55 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def median(self) -> float:
-        """The middle value."""
+        """The median value."""
         return statistics.median(self.values)
 
     @property
     def met(self) -> bool | None:
-        """Whether the median is as good as promised; None without a promise."""
-        if self.goal is None:
+        """Whether the median reaches the goal; None without a goal, or if the median is a negative duration.
+
+        No latency is negative: such a figure is a measurement error and neither meets nor misses a goal.
+        """
+        if self.goal is None or (self.unit in DURATIONS and self.median < 0):
             return None
         return self.median >= self.goal if self.high else self.median <= self.goal
 
     @property
     def spread(self) -> str:
-        """Least and greatest value, and how many there are."""
+        """Smallest and largest value, and the number of values."""
         if len(self.values) == 1:
             return "once"
         return f"{number(min(self.values))} to {number(max(self.values))}, {len(self.values)} times"
 
     @property
-    def promise(self) -> str:
-        """The goal in words."""
+    def bound(self) -> str:
+        """The goal as text, such as `≤ 20.0`; empty without a goal."""
         return "" if self.goal is None else f"{'≥' if self.high else '≤'} {number(self.goal)}"
 
     def __str__(self) -> str:
-        """A line for people."""
-        goal = f"   goal {self.promise}: {'met' if self.met else 'NOT met'}" if self.goal is not None else ""
+        """One line for the terminal."""
+        goal = "" if self.met is None else f"   goal {self.bound}: {'met' if self.met else 'NOT met'}"
         return f"{self.name:58} {number(self.median):>8} {self.unit:6} ({self.spread}){goal}"
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format with about three significant digits, without an exponent."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
     return f"{value:.{digits}f}"
 
 
-def tell(figures: Sequence[Figure]) -> None:
-    """Print figures and keep them for the report."""
+def publish(figures: Sequence[Figure]) -> None:
+    """Print figures and store them for the report."""
     with (cache_folder() / "figures.jsonl").open("ab") as file:
         for figure in figures:
             print(figure, flush=True)
             file.write(msgspec.json.encode(figure) + b"\n")
 
 
-def told() -> dict[tuple[str, str], Figure]:
-    """The newest of each benchmark and name, in the order in which they were first told.
+def published() -> dict[tuple[str, str], Figure]:
+    """Return the newest figure of each benchmark and name, in the order of their first measurement.
 
-    Without those that were measured with changes that no commit has.
+    Figures that were measured with uncommitted changes are left out.
     """
     path = cache_folder() / "figures.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []

@@ -1,8 +1,8 @@
-"""Malformed and hostile requests: does each get the right code, and does the gateway stay as it was?
+"""Malformed and hostile requests: does each get the right error code, and does the gateway stay the same size?
 
 python -m benchmarks.fuzz [--count 100000] [--seed 0]: sends them to a gateway with the embedded model over many
-connections; prints how many were answered as they should be, each that was not, and the gateway's memory before and
-after. The same seed makes the same ones.
+connections; prints the number of correct answers, each wrong one, and the gateway's memory before and after. The same
+seed generates the same requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import hostile
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.hostile import junk, text
 from benchmarks.machine import embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
@@ -32,11 +32,11 @@ COUNT: Final = 100_000
 SOCKETS: Final = 8
 ANSWER_SECONDS: Final = 30.0
 REQUESTS_SHARE: Final = 0.1
-"""Of all, those that come over HTTP."""
+"""Share of requests that are sent over HTTP."""
 RAW_SHARE: Final = 0.02
-"""Of all, those that are no WebSocket frames or no HTTP at all: each costs its connection."""
+"""Share of messages that are not valid WebSocket frames or HTTP; each ends its connection."""
 HOSTILE_SHARE: Final = 0.02
-"""Of all, those that are valid JSON and nearly right (hostile.py): an engine answers many of them."""
+"""Share of requests that are valid JSON and nearly correct (hostile.py); an engine answers many of them."""
 TERMINAL: Final = ("response.completed", "response.incomplete", "response.failed", "error")
 
 Random = random.Random
@@ -45,7 +45,7 @@ Data = str | bytes
 
 @dataclass(frozen=True)
 class Frame:
-    """Something malformed, and the codes that may answer it."""
+    """A malformed message, and the error codes that are correct for it."""
 
     data: Data
     codes: frozenset[str]
@@ -56,7 +56,7 @@ def _create(**fields: Any) -> str:
 
 
 def _not_json(draw: Random) -> Data:
-    """Cut, garbled, or bytes that are no text."""
+    """Return truncated or garbled JSON, or bytes that are not text."""
     whole = _create(metadata={"a": text(draw)})
     cut = whole[: draw.randrange(len(whole) - 1)]
     kinds: list[Data] = [cut, cut + "}" * 40, "NaN", "", whole + whole, draw.randbytes(20) + b"\xff", "[" * 100_000]
@@ -78,7 +78,7 @@ def _unknown_field(draw: Random) -> Data:
 
 
 def _wrong_value(draw: Random) -> Data:
-    """A known field out of its bounds or of another type."""
+    """Return a request with a known field that is out of bounds or of another type."""
     wrong: dict[str, list[Any]] = {
         "input": [7, True, {}, [7], [{"role": "nobody", "content": "x"}], [{"role": "user", "content": [7]}]],
         "model": [7, [], {}],
@@ -117,12 +117,12 @@ def _anything(draw: Random) -> Data:
 
 
 def codes(*names: str) -> frozenset[str]:
-    """Codes of which one must answer."""
+    """Return the set of codes of which one must be the answer."""
     return frozenset(names)
 
 
 Kind = tuple[int, Callable[[Random], Data], frozenset[str]]
-"""How often, what, and the codes of which one must answer."""
+"""(Weight, generator, codes of which one must be the answer)."""
 KINDS: Final[list[Kind]] = [
     (20, _not_json, codes("invalid_json")),
     (10, _not_an_object, codes("invalid_request")),
@@ -140,18 +140,18 @@ KINDS: Final[list[Kind]] = [
 
 
 BODIES: Final = [kind for kind in KINDS if kind[1] is not _wrong_type]
-"""Those that are malformed as the body of a request, too, which needs no type."""
+"""Kinds that are also malformed as the body of an HTTP request, which needs no type."""
 
 
 NEARLY_RIGHT: Final = codes(
     "response.completed", "response.incomplete", "invalid_request", "unsupported_parameter",
     "previous_response_not_found", "context_length_exceeded",
 )  # fmt: skip
-"""What a hostile request may come to."""
+"""Accepted outcomes of a hostile request."""
 
 
 def frames(count: int, draw: Random, kinds: list[Kind] = KINDS) -> Iterable[Frame]:
-    """So many malformed frames."""
+    """Yield `count` malformed frames."""
     weights = [weight for weight, _, _ in kinds]
     for _, make, right in draw.choices(kinds, weights, k=count):
         yield Frame(make(draw), right)
@@ -159,13 +159,13 @@ def frames(count: int, draw: Random, kinds: list[Kind] = KINDS) -> Iterable[Fram
 
 @dataclass
 class Tally:
-    """How they were answered."""
+    """Counts of correct and wrong answers."""
 
     right: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
 
     def count(self, what: Data, code: str, right: frozenset[str]) -> None:
-        """One answer."""
+        """Count the answer `code` to the message `what`, for which `right` are the correct codes."""
         if code in right:
             self.right += 1
         else:
@@ -173,7 +173,7 @@ class Tally:
 
 
 async def send_frames(url: str, batch: list[Frame], tally: Tally) -> None:
-    """Send over one connection, which must live on, and look at each answer."""
+    """Send frames over one connection, which must stay open, and check each answer."""
     async with connect(url, compression=None, max_size=None) as socket:
         for frame in batch:
             await socket.send(frame.data)
@@ -208,7 +208,7 @@ async def send_requests(url: str, count: int, draw: Random, tally: Tally) -> Non
 
 
 async def send_hostile(url: str, count: int, draw: Random, tally: Tally) -> None:
-    """Send hostile requests in lanes of one connection that must live on, and over HTTP: none is a fault of ours."""
+    """Send hostile requests in lanes of one connection, which must stay open, and over HTTP: none may be a 5xx."""
     async with connect(url.replace("http", "ws", 1) + "/v1/responses", compression=None, max_size=None) as socket:
         for _ in range(count // 2):
             lane = draw.choice([{}, {"stream_id": "a"}, {"stream_id": "b"}])
@@ -233,7 +233,7 @@ async def send_hostile(url: str, count: int, draw: Random, tally: Tally) -> None
 
 
 async def _ending(socket: ClientConnection) -> str:
-    """How the one request that was sent ended: the type of its last event, or the code of its error."""
+    """Return how the pending request ended: the type of its last event, or the code of its error."""
     async with asyncio.timeout(ANSWER_SECONDS):
         while (event := json.loads(await socket.recv()))["type"] not in TERMINAL:
             pass
@@ -246,7 +246,7 @@ def _masked(opcode: int, payload: bytes, *, mask: bool = True) -> bytes:
 
 
 async def send_raw(port: int, count: int, draw: Random, tally: Tally) -> None:
-    """What is no WebSocket frame, or no HTTP: the gateway hangs up, with the RFC's close code where there is one."""
+    """Send bytes that are not WebSocket frames or HTTP: the gateway must close, with the RFC's close code if any."""
     upgrade = (
         b"GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -287,7 +287,7 @@ async def send_raw(port: int, count: int, draw: Random, tally: Tally) -> None:
 
 
 async def send_all(server_port: int, count: int, seed: int) -> Tally:
-    """Everything, over several connections at once."""
+    """Send all kinds of messages over several concurrent connections."""
     tally, draw = Tally(), Random(seed)
     url = f"http://127.0.0.1:{server_port}"
     requests, raw, nearly = (round(count * share) for share in (REQUESTS_SHARE, RAW_SHARE, HOSTILE_SHARE))
@@ -303,8 +303,8 @@ async def send_all(server_port: int, count: int, seed: int) -> Tally:
 
 
 async def measure(server: Server, count: int, seed: int) -> Tally:
-    """Send, with the gateway's memory before and after."""
-    await send_all(server.port, max(1000, count // 20), seed + 1)  # what is loaded and cached once is no leak
+    """Send all messages and measure the gateway's memory before and after."""
+    await send_all(server.port, max(1000, count // 20), seed + 1)  # one-time loads and caches are not leaks
     await asyncio.sleep(2)
     before = server.process.memory_info().rss
     began = time.monotonic()
@@ -312,11 +312,11 @@ async def measure(server: Server, count: int, seed: int) -> Tally:
     seconds = time.monotonic() - began
     await asyncio.sleep(2)
     after = server.process.memory_info().rss
-    print(f"  {tally.right:,} answered as they should be, in {seconds:.0f} s")
+    print(f"  {tally.right:,} correct answers in {seconds:.0f} s")
     for answer, times in tally.wrong.most_common(20):
         print(f"  {times:6} × {answer}")
     wrong = float(sum(tally.wrong.values()))
-    tell(
+    publish(
         [
             Figure(
                 benchmark="fuzz", name=f"{count:,} malformed messages: wrong answers", values=[wrong], unit="", goal=0
@@ -334,7 +334,7 @@ async def measure(server: Server, count: int, seed: int) -> Tally:
 
 
 def main() -> None:
-    """Send, print, and fail when an answer was wrong."""
+    """Measure and print; exit with 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--seed", type=int, default=0)

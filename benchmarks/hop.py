@@ -1,6 +1,6 @@
-"""What rendering and tokenizing in other processes costs: the same prompts in this process and through the workers.
+"""The cost of rendering and tokenizing in prompt workers: the same prompts in this process and through the workers.
 
-python -m benchmarks.hop [--model standin]: short prompts one after the other, each in both ways in turn.
+python -m benchmarks.hop [--model standin]: short prompts one after the other, alternating between both ways.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 import uvloop
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.machine import machine
 from engine import Model
@@ -28,12 +28,13 @@ from gateway.prompts.pool import PromptWorkers
 TIMES: Final = 1000
 WARM_UP: Final = 50
 TEXT: Final = "Is tea"
-"""With the template around it about 30 tokens."""
+"""About 30 tokens with the chat template."""
 GOAL: Final = 1.0
+"""Milliseconds that the workers may add."""
 
 
 async def measure(what: Subject) -> list[Figure]:
-    """Time both ways TIMES times."""
+    """Time each way TIMES times."""
     with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
         served = load(settings({"model": str(what.path), "state_dir": Path(folder)}))
     encoder = Encoder(Model(what.path, vocab_only=True).vocabulary, served.template, instructions="")
@@ -45,9 +46,9 @@ async def measure(what: Subject) -> list[Figure]:
         start = time.perf_counter()
         encoded = encoder.run(job)
         middle = time.perf_counter()
-        assert await workers.encode(job, user="bench") == encoded  # noqa: S101 - both ways are the same
+        assert await workers.encode(job, user="bench") == encoded  # noqa: S101 - both ways give the same result
         end = time.perf_counter()
-        assert isinstance(encoded, Encoded)  # noqa: S101 - nothing here is refused
+        assert isinstance(encoded, Encoded)  # noqa: S101 - no prompt here is refused
         tokens = len(encoded.ids) // 4
         if number >= WARM_UP:
             here.append((middle - start) * 1e3)
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="embedded")
     options = parser.parse_args()
     print(machine(), flush=True)
-    tell(uvloop.run(measure(subject(options.model))))
+    publish(uvloop.run(measure(subject(options.model))))
 
 
 if __name__ == "__main__":

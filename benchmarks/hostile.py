@@ -1,7 +1,7 @@
-"""Random requests that no well-meaning client sends: schemas, and bodies that are nearly right.
+"""Random hostile requests: schemas, and bodies that are nearly correct.
 
-The same seed makes the same ones. They reach code that malformed messages (fuzz.py) do not: each of them is valid
-JSON, and most of their fields have the right type.
+The same seed generates the same requests. They reach code that malformed messages (fuzz.py) do not: each is valid JSON,
+and most fields have the right type.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Random = random.Random
 
 MAX_NESTED: Final = 4
 WRONG_SHARE: Final = 0.1
-"""Of all values in a schema, those of another type than their keyword takes."""
+"""Share of values in a schema that have the wrong type for their keyword."""
 MISSING_SHARE: Final = 0.15
-"""Of all fields in a body, those whose value is replaced by any JSON value."""
+"""Share of fields in a body whose value is replaced by a random JSON value."""
 
 _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _PATTERNS: Final = (
@@ -41,13 +41,13 @@ _REFERENCES: Final = ("#", "#/$defs/a", "#/$defs/b", "#/properties/a", "#/nowher
 
 
 def text(draw: Random, length: int = 12) -> str:
-    """Return a short text of letters, controls and characters of other scripts."""
+    """Return a short text of letters, control characters and characters of other scripts."""
     letters = string.ascii_letters + string.digits + ' äß茶炊🫖\u202e\x7f"\\'
     return "".join(draw.choices(letters, k=draw.randrange(length + 1)))
 
 
 def junk(draw: Random, depth: int = 3) -> Any:
-    """Return any JSON value."""
+    """Return a random JSON value."""
     kind = draw.randrange(8 if depth else 6)
     plain = (None, draw.random() < 0.5, draw.randrange(-(1 << 70), 1 << 70), draw.uniform(-1e300, 1e300), text(draw))
     if kind < 5:
@@ -60,7 +60,7 @@ def junk(draw: Random, depth: int = 3) -> Any:
 
 
 def schema(draw: Random) -> Any:
-    """Return a schema, most of whose keywords have values of the right type."""
+    """Return a random schema; most of its keywords have values of the right type."""
     whole = _schema(draw, MAX_NESTED)
     if isinstance(whole, dict) and draw.random() < 0.5:
         whole["$defs"] = {name: _schema(draw, 2) for name in "ab"}
@@ -99,7 +99,7 @@ def _some(draw: Random, depth: int) -> list[Any]:
 
 
 def body(draw: Random) -> dict[str, Any]:
-    """Return the body of a Responses request, some of whose fields are any JSON value."""
+    """Return the body of a Responses request; some fields are random JSON values."""
     items = [_item(draw) for _ in range(draw.randrange(1, 4))]
     tools = [{"type": "function", "name": draw.choice("fg"), "parameters": schema(draw)} for _ in range(2)]
     fields: dict[str, Any] = {
@@ -123,7 +123,7 @@ def body(draw: Random) -> dict[str, Any]:
 
 
 def chat_body(draw: Random) -> dict[str, Any]:
-    """Return the body of a chat completion, some of whose fields are any JSON value."""
+    """Return the body of a chat completion; some fields are random JSON values."""
     function = {"name": draw.choice("fg"), "parameters": schema(draw)}
     named = {"name": "x", "schema": schema(draw)}
     fields: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Ten thousand idle connections: what each costs, and whether the gateway still answers at once.
+"""Ten thousand idle connections: the cost of each, and the latency of the gateway meanwhile.
 
 python -m benchmarks.idle [--connections 10000] [--seconds 100]: starts a gateway with the embedded model and the limits
-per address lifted; prints memory per connection, CPU while they idle with their heartbeats, and the echo of an error
+per address raised; prints memory per connection, CPU time for their heartbeats, and the latency of an error response
 meanwhile.
 """
 
@@ -18,13 +18,13 @@ from typing import Final, cast
 import uvloop
 from websockets.asyncio.client import connect
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.machine import Neighbours, embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
 
 CONNECTIONS: Final = 10_000
 HEARTBEAT: Final = 50.0
-"""Seconds between two pings of the gateway's."""
+"""Seconds between two pings from the gateway."""
 BATCH: Final = 100
 ECHOES: Final = 300
 UPGRADE: Final = (
@@ -35,22 +35,22 @@ PING, PONG, MASKED = 0x89, 0x8A, 0x80
 
 
 class Idler(asyncio.Protocol):
-    """A client that answers pings and nothing else: ten thousand of a library's would outweigh what is weighed."""
+    """A client that only answers pings: ten thousand library clients would cost more than what is measured."""
 
     def __init__(self) -> None:
-        """Not connected yet."""
+        """Create a client that is not connected yet."""
         self.upgraded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.pings = 0
         self._transport: asyncio.Transport | None = None
         self._head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the upgrade."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its type
+        """Send the upgrade request."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is not declared as one
         self._transport.write(UPGRADE)
 
     def data_received(self, data: bytes) -> None:
-        """Take the answer to the upgrade, later pings; they come whole on loopback."""
+        """Read the response to the upgrade, then pings, which arrive whole on loopback."""
         if not self.upgraded.done():
             self._head += data
             if b"\r\n\r\n" in self._head:
@@ -64,24 +64,24 @@ class Idler(asyncio.Protocol):
             self._transport.write(bytes([PONG, MASKED | len(payload), 0, 0, 0, 0]) + payload)  # masked with zeros
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The gateway hung up."""
+        """Record that the gateway closed the connection."""
         if not self.upgraded.done():
-            self.upgraded.set_exception(exc or SystemExit("the gateway hung up"))
+            self.upgraded.set_exception(exc or SystemExit("the gateway closed the connection"))
         self._transport = None
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection lives."""
+        """Whether the connection is open."""
         return self._transport is not None
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
 
 async def crowd(server: Server, count: int) -> list[Idler]:
-    """So many connections."""
+    """Open `count` connections."""
     loop = asyncio.get_running_loop()
     idlers: list[Idler] = []
     for _ in range(0, count, BATCH):
@@ -94,7 +94,7 @@ async def crowd(server: Server, count: int) -> list[Idler]:
 
 
 async def echo(server: Server) -> list[float]:
-    """Milliseconds from a bad frame to its error."""
+    """Return the milliseconds from a bad frame to its error, ECHOES times."""
     found = []
     async with connect(f"ws://127.0.0.1:{server.port}/v1/responses", compression=None) as socket:
         for _ in range(ECHOES):
@@ -107,14 +107,14 @@ async def echo(server: Server) -> list[float]:
 
 
 def figure(name: str, values: list[float], unit: str, goal: float | None = None) -> Figure:
-    """One of this benchmark's."""
+    """Create a figure of this benchmark."""
     return Figure(benchmark="idle", name=name, values=values, unit=unit, goal=goal)
 
 
 async def measure(server: Server, count: int, seconds: float) -> None:
     """Measure and print."""
     alone = await echo(server)
-    await crowd_and_leave(server, 200)  # what the first connections load is no connection's own
+    await crowd_and_leave(server, 200)  # one-time loads by the first connections do not count
     rest = server.process.memory_info().rss
     began = time.monotonic()
     idlers = await crowd(server, count)
@@ -123,7 +123,7 @@ async def measure(server: Server, count: int, seconds: float) -> None:
     grown = server.process.memory_info().rss - rest
     print(f"  gateway at rest {rest / 1e6:.0f} MB")
     among = await echo(server)
-    tell(
+    publish(
         [
             figure(f"{count:,} idle connections: each", [grown / count / 1024], "KiB", 32.0),
             figure("echo of an error alone", alone, "ms"),
@@ -134,15 +134,17 @@ async def measure(server: Server, count: int, seconds: float) -> None:
     await asyncio.sleep(seconds)
     used, idle = sum(server.process.cpu_times()[:2]) - used, time.monotonic() - began
     pings = statistics.mean(idler.pings for idler in idlers)
-    tell([figure(f"{count:,} idle connections: share of a core", [100 * used / idle], "%", 3.0)])
+    publish([figure(f"{count:,} idle connections: share of a core", [100 * used / idle], "%", 3.0)])
     print(f"  over {idle:.0f} s, {pings:.1f} heartbeats each so far")
-    print(f"  still open: {sum(idler.is_open for idler in idlers):,}; others kept {neighbours.cores():.2f} cores busy")
+    print(
+        f"  still open: {sum(idler.is_open for idler in idlers):,}; other processes kept {neighbours.cores():.2f} cores busy"
+    )
     for idler in idlers:
         idler.close()
 
 
 async def crowd_and_leave(server: Server, count: int) -> None:
-    """Warm the gateway up."""
+    """Open and close `count` connections to warm the gateway up."""
     for idler in await crowd(server, count):
         idler.close()
     await asyncio.sleep(1)
@@ -152,14 +154,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
-    parser.add_argument("--seconds", type=float, default=2 * HEARTBEAT, help="how long they idle")
+    parser.add_argument("--seconds", type=float, default=2 * HEARTBEAT, help="how long the connections idle")
     options = parser.parse_args()
     count = options.connections
     leave_on_sigterm()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < count + 100:
-        raise SystemExit(f"{count} connections need as many open files, and {hard} are allowed (ulimit -n)")
+        raise SystemExit(
+            f"{count} connections need {count + 100} open files, but the limit is {hard}: raise it with `ulimit -n`"
+        )
     lifted = 2 * count + 1000
     with samovar(embedded(), connections_per_address=lifted, messages_per_minute=1_000_000) as server:
         print(f"{count:,} idle connections, a heartbeat every {HEARTBEAT:g} s, {machine()}, process {os.getpid()}")

@@ -1,4 +1,4 @@
-"""What is asked of both sides: conversations of set shapes, with seeded texts that differ from one to the next."""
+"""The load for both sides: conversations of fixed shapes, with seeded texts that all differ."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from engine import Model, Vocabulary
 
 TURNS: Final = 3
 WORDS: Final = 4096
-"""Different words that texts are made of: enough that two texts have nothing in common."""
+"""Number of distinct words in texts, enough that two texts share no prefix."""
 WORD: Final = re.compile(rb" [a-z]{2,9}")
 
 
 @dataclass(frozen=True)
 class Load:
-    """A kind of conversation; all numbers are tokens."""
+    """A type of conversation; all numbers are tokens."""
 
     name: str
     system: int
-    """Of the system prompt, the same one for everybody."""
+    """Length of the system prompt, which all conversations share."""
     turn: tuple[int, int]
-    """New ones a turn, what the template adds included: at least and at most."""
+    """Minimum and maximum new tokens per turn, including those of the chat template."""
     answer: int
 
 
@@ -40,7 +40,7 @@ MODELS: Final = {"standin": standin, "embedded": embedded}
 
 @dataclass
 class Subject:
-    """The model that both sides serve, as far as the asking side has to know it."""
+    """The model that both sides serve, as far as the client needs to know it."""
 
     name: str
     """One of MODELS."""
@@ -48,13 +48,13 @@ class Subject:
     vocabulary: Vocabulary
     words: list[str] = field(init=False)
     bias: dict[str, float] = field(init=False)
-    """Keeps answers from ending early where they would, so that both sides write as many tokens."""
+    """`logit_bias` that prevents answers from ending early, so that both sides generate the same number of tokens."""
 
     def __post_init__(self) -> None:
         """Find words that are one token each, and the tokens that end an answer."""
         tokens = range(self.vocabulary.size)
         self.words = [word for _, word in zip(range(WORDS), self._single_token_words(), strict=False)]
-        # The stand-in never ends an answer by itself.
+        # The stand-in never generates the end of an answer.
         ends = [] if self.name == "standin" else [token for token in tokens if self.vocabulary.ends_generation(token)]
         self.bias = {str(token): -100.0 for token in ends}
 
@@ -65,30 +65,30 @@ class Subject:
                 yield piece.decode()
 
     def text(self, tokens: int, source: random.Random) -> str:
-        """A text of just so many tokens."""
+        """Return a text of exactly `tokens` tokens."""
         text = "".join(source.choices(self.words, k=tokens))[1:]
-        # The first word stands without its space and may take more than one token.
+        # The first word has no leading space and may take more than one token.
         over = len(self.vocabulary.tokenize(text, special=False)) - tokens
         return text.rsplit(" ", over)[0] if over > 0 else text
 
 
 @functools.cache
 def subject(name: str) -> Subject:
-    """One of MODELS, written first if need be. Raises ModelLoadError."""
+    """Return one of MODELS, which is created if necessary. Raises ModelLoadError."""
     path = MODELS[name]()
     return Subject(name, path, Model(path, vocab_only=True).vocabulary)
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One session's texts."""
+    """The texts of one conversation."""
 
     system: str
     turns: list[str]
 
 
 def conversations(load: Load, subject: Subject, streams: int, seed: int) -> list[Conversation]:
-    """Texts for so many sessions. Another `seed` gives other ones, with the same system prompt."""
+    """Return texts for `streams` conversations. Each `seed` gives different texts with the same system prompt."""
     system = subject.text(load.system, random.Random(load.name))
     source = random.Random(f"{load.name} {streams} {seed}")
     return [
@@ -98,4 +98,4 @@ def conversations(load: Load, subject: Subject, streams: int, seed: int) -> list
 
 
 TEMPLATE: Final = 8
-"""Tokens that ChatML puts around a turn, about."""
+"""Approximate number of tokens that ChatML adds to a turn."""

@@ -1,4 +1,4 @@
-"""An engine's own loop in this process, with a thread in the gateway's place."""
+"""Run an engine's loop in this process, with a thread in place of the gateway."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from gateway.models.served import SEQUENCES, load
 
 
 def configuration(path: Path) -> WorkerConfig:
-    """An engine as `samovar serve` starts it here, but alone and without a cache."""
+    """Return the configuration of an engine as `samovar serve` starts it, but single and without a cache."""
     with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
         cells = load(settings({"model": str(path), "state_dir": Path(folder)})).cells
     return WorkerConfig(str(path), cells, SEQUENCES, heuristic(path.stat().st_size, cores(), 1))
 
 
 def serve(model: Model, config: WorkerConfig, gateway: Callable[[socket.socket], object]) -> None:
-    """Run the loop until `gateway`, which speaks with it over a socket, closes that."""
+    """Run the loop until `gateway`, which talks to it over a socket, closes that socket."""
     near, far = socket.socketpair()
     with near:
         worker = Worker(Channel(near), model, config)
         thread = threading.Thread(target=gateway, args=(far,))
         thread.start()
-        with contextlib.suppress(EOFError, BrokenPipeError):  # it leaves while something is still to be said
+        with contextlib.suppress(EOFError, BrokenPipeError):  # the gateway closes before the last messages are sent
             worker.run()
         thread.join()

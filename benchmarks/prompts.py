@@ -1,8 +1,8 @@
-"""Long prompts that arrive while others stream: what does it cost those, and how long does the prompt wait?
+"""Long prompts that arrive during other answers: the cost to those answers, and the wait of the prompts.
 
-python -m benchmarks.prompts [--model standin] [--streams 1 2 4] [--rival]: gaps between the tokens of so many streams,
-calm and while prompts of 1 000 tokens arrive one after the other, and those prompts' time to the first token beside
-that of one alone. With --rival llama-server is measured as well.
+python -m benchmarks.prompts [--model standin] [--streams 1 2 4] [--rival]: gaps between the tokens of concurrent
+streams, calm and while prompts of 1 000 tokens arrive one after the other, and the time to first token of those prompts
+compared with a prompt alone. With --rival llama-server is measured as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 import uvloop
 
 from benchmarks.clients import ChatCompletions, Samovar, Side, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import machine
 from benchmarks.runs import percentile
@@ -28,10 +28,10 @@ from benchmarks.servers import leave_on_sigterm, llama_server, samovar
 PROMPT: Final = 1000
 ARRIVALS: Final = 5
 ANSWER: Final = 8
-"""Tokens that a long prompt is answered by."""
+"""Tokens of the answer to a long prompt."""
 STREAM: Final = (48, 1200)
-"""Tokens of a stream's prompt and answer; when one ends, another begins. It is long, so that nearly all that is seen to
-come between its tokens is the long prompts' doing."""
+"""Tokens of a stream's prompts and answers, which run one after the other. Answers are long, so that nearly all gaps
+between tokens are caused by the long prompts."""
 CALM_SECONDS: Final = 5.0
 PAUSE_SECONDS: Final = 1.5
 RIVAL_CONTEXT: Final = 2048
@@ -39,21 +39,21 @@ RIVAL_CONTEXT: Final = 2048
 
 @dataclass
 class Asking:
-    """One side, asked for one answer after the other."""
+    """A client that requests one answer after the other from one side."""
 
     side: Side
     subject: Subject
     number: int = 0
 
     async def ask(self, tokens: int, answer: int) -> Turn:
-        """An answer to a prompt that was never asked before."""
+        """Request an answer to a new prompt."""
         self.number += 1
         text = self.subject.text(tokens - TEMPLATE, random.Random(self.number))
         async with self.side.open("", self.subject.bias) as session:
             return await session.ask(text, answer)
 
     async def stream(self, done: asyncio.Event) -> list[Turn]:
-        """One answer after the other."""
+        """Request one answer after the other until `done`."""
         turns = []
         while not done.is_set():
             turns.append(await self.ask(*STREAM))
@@ -61,7 +61,7 @@ class Asking:
 
 
 async def crowd(asking: Asking, streams: int) -> tuple[list[Turn], list[Turn]]:
-    """(turns of the streams, those of the long prompts that arrived meanwhile)."""
+    """Return (turns of the streams, turns of the long prompts that arrived meanwhile)."""
     done = asyncio.Event()
     others = [asyncio.create_task(asking.stream(done)) for _ in range(streams)]
     await asyncio.sleep(CALM_SECONDS)
@@ -74,7 +74,7 @@ async def crowd(asking: Asking, streams: int) -> tuple[list[Turn], list[Turn]]:
 
 
 def gaps(turns: Sequence[Turn], windows: Sequence[tuple[float, float]], *, inside: bool) -> Iterator[float]:
-    """Seconds between tokens, of those gaps that meet one of the windows or of those that meet none."""
+    """Yield the seconds between tokens, of the gaps that overlap one of the windows or, if not `inside`, none."""
     for turn in turns:
         for earlier, later in itertools.pairwise(turn.deltas):
             if inside == any(earlier < end and later > begin for begin, end in windows):
@@ -82,14 +82,14 @@ def gaps(turns: Sequence[Turn], windows: Sequence[tuple[float, float]], *, insid
 
 
 async def measure(name: str, asking: Asking, streams: Sequence[int]) -> list[Figure]:
-    """All figures of one side. Raises TurnFailedError."""
+    """Return all figures of one side. Raises TurnFailedError."""
 
     def figure(what: str, values: list[float], unit: str = "ms", goal: float | None = None) -> Figure:
         return Figure(
             benchmark="prompts", name=f"{asking.subject.name}, {name}: {what}", values=values, unit=unit, goal=goal
         )
 
-    await asyncio.gather(*(asking.ask(*STREAM) for _ in range(max(streams))))  # every engine is loaded
+    await asyncio.gather(*(asking.ask(*STREAM) for _ in range(max(streams))))  # load every engine
     alone = [(await asking.ask(PROMPT, ANSWER)).first for _ in range(ARRIVALS)]
     figures = [figure("first token of 1 000, alone", alone, "s")]
     for count in streams:
@@ -103,11 +103,11 @@ async def measure(name: str, asking: Asking, streams: Sequence[int]) -> list[Fig
         figures += [
             figure(f"gap of {count} streams, calm", [calm * 1000]),
             figure(f"p99 gap of {count} streams while 1 000 arrive", [late * 1000]),
-            figure(f"that over the calm gap, {count} streams", [late / calm], "x", goals[0]),
+            figure(f"p99 gap over calm gap, {count} streams", [late / calm], "x", goals[0]),
             figure(f"longest gap of {count} streams while 1 000 arrive", [max(beside) * 1000]),
-            figure(f"first token of 1 000 beside {count} streams", firsts, "s"),
+            figure(f"first token of 1 000 with {count} streams", firsts, "s"),
             figure(
-                f"that over alone, {count} streams",
+                f"first token over alone, {count} streams",
                 [first / statistics.median(alone) for first in firsts],
                 "x",
                 goals[1],
@@ -121,18 +121,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="standin")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--rival", action="store_true", help="measure llama-server, too")
+    parser.add_argument("--rival", action="store_true", help="also measure llama-server")
     options = parser.parse_args()
     leave_on_sigterm()
     print(machine())
     model = subject(options.model)
     with samovar(model.path) as ours:
         asking = Asking(Samovar(ours), model)
-        tell(uvloop.run(measure("Samovar", asking, options.streams)))
+        publish(uvloop.run(measure("Samovar", asking, options.streams)))
     if options.rival:
         with llama_server(model.path, streams=max(options.streams) + 1, context=RIVAL_CONTEXT) as theirs:
             asking = Asking(ChatCompletions(theirs, cache_prompt=True), model)
-            tell(uvloop.run(measure("llama-server", asking, options.streams)))
+            publish(uvloop.run(measure("llama-server", asking, options.streams)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""docs/benchmarks.md and its plot, from what has been measured so far.
+"""Write docs/benchmarks.md and its plot from the measurements so far.
 
-python -m benchmarks.report: needs pairs of benchmarks.compare in the cache folder, and adds other benchmarks' figures.
+python -m benchmarks.report: needs pairs of benchmarks.compare in the cache folder, and adds the figures of the other
+benchmarks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.figures import Figure, number, told
+from benchmarks.figures import Figure, number, published
 from benchmarks.machine import REPORT, ROOT
 from benchmarks.results import Medians, Summary, kept, rows
 
@@ -26,65 +27,65 @@ GOALS: Final = {
     ("standin", "document"): {1: 1.00, 2: 1.25, 4: 1.00, 8: 1.00, 16: 1.00},
     ("embedded", "chat"): {1: 1.00, 2: 1.10, 4: 1.00, 8: 1.00, 16: 1.00},
 }
-"""What Samovar's output tokens a second are to be over llama-server's, by concurrent conversations."""
+"""Goal for Samovar's output tokens per second relative to llama-server, by concurrent conversations."""
 INTRODUCTION: Final = """\
 # Measured
 
 ![Output tokens a second of Samovar and of llama-server, by concurrent conversations](benchmarks.svg)
 
-`make bench` measures Samovar beside llama-server, which it builds from the llama.cpp that llama-cpp-python carries: the
-same commit, the same kernels, the same model file, the same cores. Both hold the same conversations one after the
-other, in pairs (ours, theirs, theirs, ours, …); a row is the median over its pairs, without those during which other
+`make bench` compares Samovar with llama-server, which it builds from the llama.cpp that llama-cpp-python contains: the
+same commit, the same kernels, the same model file, the same cores. Both serve the same conversations one after the
+other, in pairs (ours, theirs, theirs, ours, …). A row is the median over its pairs, without pairs during which other
 processes used more than a tenth of a core. llama-server gets `-np` = conversations and `-t` = cores; Samovar runs as
-`samovar serve` does, without any flag but the model. Texts are seeded and differ between conversations, turns and
-pairs, so that nothing is cached but what was said before in the same conversation and the system prompt of 160 tokens,
-which all share. Temperature is 0, and every answer is as long as it was asked to be, by the servers' own counts.
+`samovar serve` without any flag but the model. Texts are seeded and differ between conversations, turns and pairs, so
+that only the earlier turns of the same conversation and the system prompt of 160 tokens, which all share, are cached.
+Temperature is 0, and every answer has the requested length, by the servers' own counts.
 
-- *Chat*: three turns of about 30 new tokens, answered by 128.
-- *Documents*: three turns of 150 to 300 new tokens, answered by 64.
+- *Chat*: three turns of about 30 new tokens, each with an answer of 128.
+- *Documents*: three turns of 150 to 300 new tokens, each with an answer of 64.
 - The *stand-in* has the shapes, tensor types and vocabulary size of Qwen2.5-0.5B-Instruct Q4_K_M, and random weights:
-  speed does not depend on what weights say. The *embedded* model is SmolLM2-135M-Instruct Q4_1.
+  speed does not depend on the values of weights. The *embedded* model is SmolLM2-135M-Instruct Q4_1.
 """
 
 BOUND: Final = """\
-## What decides
+## What limits the speed
 
-*One conversation*: both do the same steps, and stand within a few per cent of each other. Python's share of a step
-(*overhead* below) is about what is missing with the embedded model, whose steps are short.
+*One conversation*: both servers compute the same steps, and differ by a few per cent. With the embedded model, whose
+steps are short, Python's share of a step (*overhead* below) accounts for most of the difference.
 
-*From eight on*: llama-server gives each conversation a cache of its own. Samovar's engine has one for all, so that
-prefixes are shared and any mix of lengths fits; but the attention of every step walks all cells in it, once for each
-row, whoever owns them. So many answers are decoded on *seats*, a second context of as many streams (`engine/seats.py`),
-and prompts that come while the shared cache is crowded are computed beside it, too (`engine/annex.py`). Longer
-conversations than a seat holds (768 tokens of sixteen, 1 536 of eight) are decoded in the shared cache, and pay for it.
-Kernels take rows by four: a step is filled up with rows of nothing where that makes it faster. What each of these costs
-and saves is under *crowd* below.
+*Eight conversations and more*: llama-server gives each conversation its own cache. Samovar's engine has one cache for
+all, so that conversations share prefixes and any mix of lengths fits; but the attention of every step reads all of its
+cells, once for each row, whichever conversation they belong to. When many answers run, they are therefore decoded on
+*seats*, a second context with one stream per answer (`engine/seats.py`), and prompts that arrive while the shared cache
+is crowded are computed in a separate context, too (`engine/annex.py`). Conversations that are longer than a seat (768
+tokens with sixteen, 1 536 with eight) are decoded in the shared cache, at a cost. Kernels process rows in groups of
+four, so a step is padded with empty rows where that is faster. *crowd* below has the costs and savings of each.
 
-*Long prompts beside answers*: llama-server computes them first, in its widest steps, and everybody else waits for that.
-Samovar has those who read along go on in another engine (`gateway/scheduling/dispatcher.py`), which leaves the prompt
-one engine and its share of the cores. What that costs either of them is under *prompts* below.
+*Long prompts during answers*: llama-server computes prompts first, in its widest steps, and all answers wait.
+Samovar moves running answers to another engine (`gateway/scheduling/dispatcher.py`), which leaves one engine and its
+share of the cores to the prompt. *prompts* below has the cost for both.
 
-*Documents*: llama-server computes the prompts of all before anybody reads a word, and then all answers in lockstep,
-which makes the fullest steps there are. Samovar lets the first read while others' prompts are computed: compare the
-first tokens. *beside* below has what that costs and saves, on the same engine: prompts first is the order with the
-fullest steps, and what it is faster by is about what scheduling could still bring. Sixteen conversations of 1 000
-tokens do not fit on seats: their last turns are decoded in the shared cache, where a step takes longer (*crowd* below),
-as the cells that seats would be filled from have used up the memory that an engine may take.
+*Documents*: llama-server computes all prompts before anybody gets a token, and then all answers in lockstep, which
+fills its steps best. Samovar delivers the first answers while other prompts are computed: compare the first tokens.
+*beside* below has the costs and savings on the same engine: prompts first is the order with the fullest steps, and its
+lead is about what better scheduling could still gain. Sixteen conversations of 1 000 tokens do not fit on seats: their
+last turns are decoded in the shared cache, where a step takes longer (*crowd* below), because the cells that seats
+would be filled from have used up the engine's memory limit.
 
-*The embedded model from eight on*: its steps are short, so that what runs on the two cores beside them weighs more:
-both threads of a step wait for the one whose core the gateway has (its share of a core is under *fairness* below).
-Python's share is under *overhead*; what storing takes does not show in *writeback*, whose runs differ by more. The
-distance to llama-server is less than the rows' own spread.
+*The embedded model from eight conversations on*: its steps are short, so other work on the two cores matters more: both
+threads of a step wait for the one whose core the gateway uses (*fairness* below has its share of a core). *overhead*
+has Python's share. The cost of storing does not show in *writeback*, whose runs differ by more. The distance to
+llama-server is smaller than the spread of the rows.
 """
 
 
 def page(pairs: Rows, figures: Sequence[Figure]) -> str:
-    """The whole page."""
+    """Return the whole page as Markdown."""
     return "\n".join([INTRODUCTION, *_facts(pairs, figures), *_tables(pairs), BOUND, *_figures(figures)]) + "\n"
 
 
 def _facts(pairs: Rows, figures: Sequence[Figure]) -> Iterator[str]:
-    """Where and when."""
+    """Yield the line with machine, version and dates."""
     last = [(p.machine, p.engine) for summary in pairs.values() for p in summary.pairs]
     last += [(figure.machine, figure.engine) for figure in figures]
     dates = [p.date for summary in pairs.values() for p in summary.pairs] + [figure.date for figure in figures]
@@ -127,7 +128,7 @@ def _figures(figures: Sequence[Figure]) -> Iterator[str]:
     if not figures:
         return
     yield "## Other figures\n"
-    yield "Each by `make bench BENCH=` and its name; `BENCH=everything` measures all of this page in three hours.\n"
+    yield "`make bench BENCH=NAME` measures one table; `BENCH=everything` measures the whole page in three hours.\n"
     for benchmark in dict.fromkeys(figure.benchmark for figure in figures):
         yield f"### {benchmark}\n"
         yield "| what | median | least to most | goal | commit |"
@@ -137,13 +138,13 @@ def _figures(figures: Sequence[Figure]) -> Iterator[str]:
 
 
 def _figure(figure: Figure) -> str:
-    met = "" if figure.met is None else f"{figure.promise} {'✓' if figure.met else '✗'}"
+    met = "" if figure.met is None else f"{figure.bound} {'✓' if figure.met else '✗'}"
     cells = (figure.name, f"{number(figure.median)} {figure.unit}", figure.spread, met, figure.revision)
     return "| " + " | ".join(cells) + " |"
 
 
 def plot(pairs: Rows, path: Path) -> None:
-    """Output tokens a second by conversations: a panel for each model and load that was measured."""
+    """Plot output tokens per second by conversations, one panel for each measured model and load."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Drawing
 
@@ -169,17 +170,17 @@ def plot(pairs: Rows, path: Path) -> None:
 
 
 def write() -> None:
-    """Write the page and the plot, and say where they are."""
+    """Write the page and the plot, and print their paths."""
     pairs = rows(kept())
     if not pairs:
-        raise SystemExit("nothing has been measured yet: make bench")
-    PAGE.write_text(page(pairs, list(told().values())))
+        raise SystemExit("nothing has been measured yet: run `make bench` first")
+    PAGE.write_text(page(pairs, list(published().values())))
     plot(pairs, PLOT)
     print(PAGE, PLOT, sep="\n")
 
 
 def main() -> None:
-    """Write them."""
+    """Command line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write()
 

@@ -1,4 +1,4 @@
-"""What was measured, kept in the cache folder so that a long table can be measured in pieces."""
+"""Results in the cache folder, so that a long table can be measured in parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.runs import Run
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """The same conversations with both sides, one after the other."""
+    """One run of the same conversations with each side, one after the other."""
 
     model: str
     load: str
@@ -27,16 +27,16 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     """Version of llama-cpp-python, whose llama.cpp both run."""
     revision: str
-    """Our commit, and whether it ran by a plan that `samovar tune` measured here."""
+    """Our commit, and whether it used a plan measured by `samovar tune`."""
 
     @property
     def ratio(self) -> float:
-        """Our output tokens a second over theirs."""
+        """Our output tokens per second divided by theirs."""
         return self.ours.speed / self.theirs.speed
 
 
 def pair(model: str, load: str, streams: int, ours: Run, theirs: Run, *, tuned: bool) -> Pair:
-    """A pair measured just now, here."""
+    """Create a pair that was measured now, on this machine."""
     return Pair(
         model=model,
         load=load,
@@ -52,22 +52,22 @@ def pair(model: str, load: str, streams: int, ours: Run, theirs: Run, *, tuned: 
 
 @dataclass(frozen=True)
 class Summary:
-    """All pairs of one row."""
+    """The pairs of one row."""
 
     pairs: Sequence[Pair]
 
     @property
     def ratio(self) -> float:
-        """Median over pairs: both of a pair met the same state of the machine."""
+        """Median ratio over pairs, because both runs of a pair saw the same state of the machine."""
         return statistics.median(pair.ratio for pair in self.pairs)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Least and greatest ratio."""
+        """Smallest and largest ratio."""
         return min(pair.ratio for pair in self.pairs), max(pair.ratio for pair in self.pairs)
 
     def medians(self, side: str) -> Medians:
-        """Medians of `ours` or `theirs`."""
+        """Return the medians of `ours` or `theirs`."""
         runs: list[Run] = [getattr(pair, side) for pair in self.pairs]
         return Medians(
             speed=statistics.median(run.speed for run in runs),
@@ -81,7 +81,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Medians:
-    """One side's figures over all pairs of a row."""
+    """Median figures of one side over all pairs of a row."""
 
     speed: float
     first: list[float]

@@ -1,8 +1,8 @@
-"""Conversations that come back: what does the first token of the next turn cost when nothing of them is in memory?
+"""Returning conversations: time to first token of the next turn when nothing of the conversation is in memory.
 
 python -m benchmarks.returning [--model standin] [--cache sqlite|redis] [--sessions 5] [--side samovar|llama-server]:
-conversations of 1 000 tokens are held on one engine, one after the other; then each says 20 tokens more, and again
-after everything was killed and started anew. Beside it: prompts as long, of which nothing is cached.
+holds conversations of 1 000 tokens on one engine, one after the other; then each continues with 20 new tokens, and
+again after all processes were killed and restarted. For comparison, prompts of the same length with nothing cached.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Final
 import uvloop
 
 from benchmarks.clients import ChatCompletions, Samovar, Side, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import machine
 from benchmarks.servers import Server, cache_settings, leave_on_sigterm, llama_server, samovar
@@ -30,123 +30,125 @@ from benchmarks.servers import Server, cache_settings, leave_on_sigterm, llama_s
 HISTORY, NEW, ANSWER = 1000, 20, 8
 UNCACHED: Final = 5
 SETTLE_SECONDS: Final = 2.0
-"""What is written in the background gets this long before the power cut."""
+"""Time for background writes before the simulated power cut."""
 GOAL: Final = 0.08
-"""First token of a returning conversation, over that of a prompt as long of which nothing is cached."""
+"""Upper bound for the first token of a returning conversation, relative to an uncached prompt of the same length."""
 FETCH: Final = {"sqlite": 40.0, "redis": 25.0}
-"""Milliseconds that fetching and restoring may take."""
+"""Upper bounds for fetching and restoring, in milliseconds."""
 RIVAL_CONTEXT: Final = 4096
 
 
 @dataclass
-class Guest:
-    """One conversation, wherever it goes on."""
+class Conversation:
+    """A conversation that can continue at another server."""
 
     number: int
     place: Any = None
     seen: int = 0
-    """Tokens of it that the model saw: all but the one that it wrote last."""
+    """Tokens that the model has processed: all but the last generated one."""
 
 
 @dataclass
 class Visits:
-    """Turns of conversations that came back."""
+    """Turns of returning conversations."""
 
     seen: int = 0
     cached: int = 0
     firsts: list[float] = field(default_factory=list)
 
 
-class House:
-    """One side, and the conversations that it is to remember."""
+class Conversations:
+    """The conversations that one side holds."""
 
-    def __init__(self, subject: Subject, guests: int) -> None:
-        """Nobody has come yet."""
+    def __init__(self, subject: Subject, count: int) -> None:
+        """Prepare `count` conversations."""
         self._subject = subject
-        self._guests = [Guest(number) for number in range(guests)]
-        self._strangers = 0
+        self._all = [Conversation(number) for number in range(count)]
+        self._uncached = 0
 
-    async def greet(self, side: Side) -> None:
+    async def warm_up(self, side: Side) -> None:
         """Load the engine."""
-        await self._stranger(side, NEW)
+        await self._ask_uncached(side, NEW)
 
-    async def meet(self, side: Side) -> None:
+    async def start(self, side: Side) -> None:
         """Hold the first turn of every conversation, one after the other. Raises TurnFailedError."""
-        for guest in self._guests:
-            await self._visit(side, guest, HISTORY)
+        for conversation in self._all:
+            await self._ask(side, conversation, HISTORY)
 
-    async def welcome(self, side: Side) -> tuple[Visits, Visits]:
-        """Everybody's return, and another turn at once, when all is at hand. Raises TurnFailedError."""
+    async def resume(self, side: Side) -> tuple[Visits, Visits]:
+        """Return the next turn of every conversation, and an immediate further one. Raises TurnFailedError."""
         returns, again = Visits(), Visits()
-        for guest in self._guests:
+        for conversation in self._all:
             for visits in (returns, again):
-                visits.seen += guest.seen
-                turn = await self._visit(side, guest, NEW)
+                visits.seen += conversation.seen
+                turn = await self._ask(side, conversation, NEW)
                 visits.cached += turn.cached
                 visits.firsts.append(turn.first)
         return returns, again
 
-    async def strangers(self, side: Side) -> list[float]:
-        """Seconds to the first token of prompts as long as a return. Raises TurnFailedError."""
-        return [(await self._stranger(side, HISTORY + ANSWER + NEW)).first for _ in range(UNCACHED)]
+    async def uncached(self, side: Side) -> list[float]:
+        """Return the time to first token of uncached prompts as long as a return. Raises TurnFailedError."""
+        return [(await self._ask_uncached(side, HISTORY + ANSWER + NEW)).first for _ in range(UNCACHED)]
 
-    async def _stranger(self, side: Side, tokens: int) -> Turn:
-        self._strangers += 1
-        return await self._visit(side, Guest(-self._strangers), tokens)
+    async def _ask_uncached(self, side: Side, tokens: int) -> Turn:
+        self._uncached += 1
+        return await self._ask(side, Conversation(-self._uncached), tokens)
 
-    async def _visit(self, side: Side, guest: Guest, tokens: int) -> Turn:
-        text = self._subject.text(tokens - TEMPLATE, random.Random(f"{guest.number} {guest.seen}"))
-        async with side.open("", self._subject.bias, place=guest.place) as session:
+    async def _ask(self, side: Side, conversation: Conversation, tokens: int) -> Turn:
+        text = self._subject.text(tokens - TEMPLATE, random.Random(f"{conversation.number} {conversation.seen}"))
+        async with side.open("", self._subject.bias, place=conversation.place) as session:
             turn = await session.ask(text, ANSWER)
-            guest.place, guest.seen = session.place, turn.prompt + turn.output - 1
+            conversation.place, conversation.seen = session.place, turn.prompt + turn.output - 1
         return turn
 
 
 Start = Callable[[], AbstractContextManager[Server]]
 
 
-def measure(name: str, house: House, start: Start, side: Callable[[Server], Side], fetch: float | None) -> list[Figure]:
-    """All figures of one side, over one power cut. Raises ServerError, TurnFailedError."""
+def measure(
+    name: str, conversations: Conversations, start: Start, side: Callable[[Server], Side], fetch: float | None
+) -> list[Figure]:
+    """Return all figures of one side, across one simulated power cut. Raises ServerError, TurnFailedError."""
     with start() as server:
-        before = uvloop.run(_before(house, side(server)))
+        before = uvloop.run(_before(conversations, side(server)))
         server.kill()
     with start() as server:
-        uncached, (returns, again) = uvloop.run(_after(house, side(server)))
+        uncached, (returns, again) = uvloop.run(_after(conversations, side(server)))
     computed = statistics.median(uncached)
     restore = [1000 * (first - statistics.median(again.firsts)) for first in returns.firsts]
 
     def figure(what: str, values: list[float], unit: str, goal: float | None = None, *, high: bool = False) -> Figure:
         label = f"{name}, {len(returns.firsts)} conversations of 1 000 + 20: {what}"
-        promised = goal if fetch is not None else None
-        return Figure(benchmark="returning", name=label, values=values, unit=unit, goal=promised, high=high)
+        judged = goal if fetch is not None else None
+        return Figure(benchmark="returning", name=label, values=values, unit=unit, goal=judged, high=high)
 
-    def beside(visits: Visits) -> list[float]:
+    def relative(visits: Visits) -> list[float]:
         return [first / computed for first in visits.firsts]
 
     cut = "after a power cut"
     return [
         figure("first token, nothing cached", uncached, "s"),
         figure("first token on return", before.firsts, "s"),
-        figure("that over nothing cached", beside(before), "x", 1.5 * GOAL),
+        figure("return over nothing cached", relative(before), "x", 1.5 * GOAL),
         figure(f"first token on return {cut}", returns.firsts, "s"),
-        figure(f"that over nothing cached, {cut}", beside(returns), "x", GOAL),
-        figure("fetch and restore: that less a turn at once", restore, "ms", fetch),
-        figure("history not computed again", [before.cached / before.seen], "", 1.0, high=True),
-        figure(f"history not computed again {cut}", [returns.cached / returns.seen], "", 1.0, high=True),
+        figure(f"return over nothing cached, {cut}", relative(returns), "x", GOAL),
+        figure("fetch and restore: return minus an immediate turn", restore, "ms", fetch),
+        figure("share of history from the cache", [before.cached / before.seen], "", 1.0, high=True),
+        figure(f"share of history from the cache {cut}", [returns.cached / returns.seen], "", 1.0, high=True),
     ]
 
 
-async def _before(house: House, side: Side) -> Visits:
-    await house.greet(side)
-    await house.meet(side)
-    returns, _ = await house.welcome(side)
+async def _before(conversations: Conversations, side: Side) -> Visits:
+    await conversations.warm_up(side)
+    await conversations.start(side)
+    returns, _ = await conversations.resume(side)
     await asyncio.sleep(SETTLE_SECONDS)
     return returns
 
 
-async def _after(house: House, side: Side) -> tuple[list[float], tuple[Visits, Visits]]:
-    await house.greet(side)
-    return await house.strangers(side), await house.welcome(side)
+async def _after(conversations: Conversations, side: Side) -> tuple[list[float], tuple[Visits, Visits]]:
+    await conversations.warm_up(side)
+    return await conversations.uncached(side), await conversations.resume(side)
 
 
 def main() -> None:
@@ -160,17 +162,17 @@ def main() -> None:
     leave_on_sigterm()
     print(machine())
     model = subject(options.model)
-    house = House(model, options.sessions)
+    conversations = Conversations(model, options.sessions)
     if options.side == "llama-server":
         start: Start = partial(llama_server, model.path, streams=1, context=RIVAL_CONTEXT)
         rival = partial(ChatCompletions, cache_prompt=True)
-        tell(measure(f"{model.name}, llama-server", house, start, rival, None))
+        publish(measure(f"{model.name}, llama-server", conversations, start, rival, None))
         return
     with ExitStack() as stack:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samovar-bench-")))
         settings = stack.enter_context(cache_settings(options.cache))
         start = partial(samovar, model.path, state=state, engines=1, **settings)
-        tell(measure(f"{model.name}, {options.cache}", house, start, Samovar, FETCH[options.cache]))
+        publish(measure(f"{model.name}, {options.cache}", conversations, start, Samovar, FETCH[options.cache]))
 
 
 if __name__ == "__main__":

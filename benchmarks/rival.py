@@ -1,7 +1,7 @@
-"""llama-server, built from the very llama.cpp that llama-cpp-python carries: the same commit, the same kernels.
+"""llama-server, built from the llama.cpp that llama-cpp-python contains: the same commit, the same kernels.
 
 python -m benchmarks.rival: builds llama-server and llama-batched-bench once into the cache folder (6 minutes on two
-cores) and prints where they are.
+cores) and prints their paths.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deploy.setup.progress import CommandFailedError, run
 
 PROGRAMS: Final = ("llama-server", "llama-batched-bench")
 SOURCE: Final = "vendor/llama.cpp"
-"""Where llama-cpp-python's source archive has it."""
+"""Path of llama.cpp in llama-cpp-python's source archive."""
 OPTIONS: Final = (
     "CMAKE_BUILD_TYPE=Release",
     "GGML_NATIVE=ON",  # as llama-cpp-python is compiled here
@@ -33,11 +33,11 @@ OPTIONS: Final = (
 
 
 class RivalError(Exception):
-    """llama-server can't be built here; the text says what to do."""
+    """llama-server cannot be built here; the text says what to do."""
 
 
 def program(name: str) -> Path:
-    """The path of one of PROGRAMS, built at the first call. Raises RivalError."""
+    """Return the path of one of PROGRAMS, which is built at the first call. Raises RivalError."""
     folder = cache_folder() / f"llama.cpp-{engine_version()}"
     path = folder / "build" / "bin" / name
     if not path.exists():
@@ -49,10 +49,10 @@ def program(name: str) -> Path:
 
 
 def build(folder: Path) -> None:
-    """Get the source, configure and compile. Raises RivalError, CommandFailedError."""
+    """Download the source, configure and compile. Raises RivalError, CommandFailedError."""
     if missing := [tool for tool in ("cmake", "ninja", "c++") if shutil.which(tool) is None]:
         raise RivalError(
-            f"{', '.join(missing)} is missing, and llama-server has to be compiled: "
+            f"{', '.join(missing)} is missing, which compiling llama-server needs: "
             "apt-get install cmake ninja-build g++"
         )
     log = folder.with_suffix(".log")
@@ -78,13 +78,13 @@ def fetch(folder: Path, log: Path) -> None:
 
 
 def version(server: Path) -> str:
-    """What `llama-server --version` calls itself."""
+    """Return the version line of `llama-server --version`."""
     answer = subprocess.run([server, "--version"], capture_output=True, text=True, check=True)
     return next(line for line in (answer.stdout + answer.stderr).splitlines() if "version" in line)
 
 
 def main() -> None:
-    """Build what is missing and say where it is."""
+    """Build missing programs and print their paths."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     try:
         print(*(program(name) for name in PROGRAMS), sep="\n")

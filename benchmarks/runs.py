@@ -1,4 +1,4 @@
-"""One run: so many conversations at once with one side, and what came of it."""
+"""One run: concurrent conversations with one side, and the figures of the run."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ from benchmarks.loads import Conversation, Load, Subject, conversations
 from benchmarks.machine import Neighbours
 
 QUIET: Final = 0.1
-"""Cores that others may use: another process at 10 % of a core takes up to 12 % of a two-thread engine's speed."""
+"""Cores that other processes may use: 10 % of a core costs a two-thread engine up to 12 % of its speed."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one run; seconds and tokens."""
+    """Figures of one run, in seconds and tokens."""
 
     seconds: float
-    """From the first request to the last token of all."""
+    """From the first request to the last token."""
     output: int
     prompt: int
     cached: int
     first: list[float]
     """Median time to the first token, by turn."""
     gap: float
-    """Median between two pieces of an answer."""
+    """Median gap between two deltas of an answer."""
     gap_p99: float
     client: float
-    """What the asking side used of one core."""
+    """Share of one core that the client used."""
     others: float
-    """Cores that processes beside both sides kept busy."""
+    """Cores that other processes kept busy."""
     exact: bool
-    """Whether every answer had as many tokens as were asked for."""
+    """Whether every answer had the requested number of tokens."""
 
     @property
     def speed(self) -> float:
-        """Output tokens a second, over all conversations."""
+        """Output tokens per second over all conversations."""
         return self.output / self.seconds
 
     @property
     def disturbed(self) -> bool:
-        """Whether others computed so much meanwhile that the figures say little."""
+        """Whether other processes used so much processor time that the figures are unreliable."""
         return self.others > QUIET
 
 
 async def run(side: Side, load: Load, subject: Subject, *, streams: int, seed: int) -> Run:
-    """Hold `streams` conversations at once. Raises TurnFailedError."""
+    """Hold `streams` concurrent conversations. Raises TurnFailedError."""
     texts = conversations(load, subject, streams, seed)
     return await hold(side, texts, load, subject.bias)
 
 
 async def warm_up(side: Side, load: Load, subject: Subject, *, streams: int) -> None:
-    """Load engines, fill the page cache and the system prompt's cells: a first turn each, answered in a few tokens."""
+    """Load engines, and fill the page cache and the system prompt's cells, with one short turn per conversation."""
     texts = [Conversation(text.system, text.turns[:1]) for text in conversations(load, subject, streams, seed=0)]
     await hold(side, texts, dataclasses.replace(load, answer=4), subject.bias)
 
 
 async def hold(side: Side, texts: Sequence[Conversation], load: Load, bias: dict[str, float]) -> Run:
-    """Hold these conversations at once. Raises TurnFailedError."""
+    """Hold these conversations concurrently. Raises TurnFailedError."""
     neighbours, processor = Neighbours(side.server.process), time.process_time()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(converse(side, text, load, bias)) for text in texts]
@@ -87,10 +87,10 @@ async def hold(side: Side, texts: Sequence[Conversation], load: Load, bias: dict
 
 
 def gaps_of(turns: Sequence[Turn]) -> list[float]:
-    """Seconds between neighbouring pieces of the same answer."""
+    """Return the seconds between consecutive deltas of the same answer."""
     return [later - earlier for turn in turns for earlier, later in itertools.pairwise(turn.deltas)]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of the others do not pass."""
+    """Return the percentile of `values` at `share`, which is between 0 and 1."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]

@@ -1,8 +1,8 @@
-"""What drawing a token costs with the users' vocabulary: llama.cpp's own chain beside Samovar's, on the same logits.
+"""The cost of sampling with Qwen2.5's vocabulary size: llama.cpp's sampler chain and Samovar's, on the same logits.
 
-python -m benchmarks.sampling [MODEL.gguf]: microseconds a token for each way, interleaved, and how many times as long
-as llama.cpp's chain Samovar's sampler takes; with a model also what its vocabulary costs under a grammar, when the
-token that was drawn does not fit.
+python -m benchmarks.sampling [MODEL.gguf]: microseconds per token for each sampler, interleaved, and the ratio of
+Samovar's sampler to llama.cpp's chain; with a model also the cost of its vocabulary under a grammar, when the sampled
+token is rejected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.machine import machine
 from engine import Model
 from engine.constraint import Grammars
@@ -28,7 +28,7 @@ from engine.sampler import Sampler
 from gateway.protocol import grammar
 
 VOCABULARY, ROUNDS, DRAWS = 151_936, 5, 40
-# A trained model is sure of most of its tokens; a bell curve with its best few lifted comes near to that.
+# A trained model is confident about most tokens; a normal distribution with a few raised values approximates that.
 SURE, UNSURE = "sure", "unsure"
 DEFAULTS = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 WAYS: dict[str, dict[str, Any]] = {
@@ -42,12 +42,12 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-SAID: Final = ("", '{"', '{"city": ', '{"city": "Par')
-"""What was drawn under the grammar before."""
+PREFIXES: Final = ("", '{"', '{"city": ', '{"city": "Par')
+"""Text generated under the grammar so far."""
 
 
 def logits(kind: str) -> NDArray[np.float32]:
-    """One step's worth, seeded."""
+    """Return the logits of one step, seeded."""
     random = np.random.default_rng(0)
     values = random.standard_normal(VOCABULARY) * 2
     if kind == SURE:
@@ -56,7 +56,7 @@ def logits(kind: str) -> NDArray[np.float32]:
 
 
 def chain(s: Sampling) -> Any:
-    """llama.cpp's samplers for the same request, in its own order."""
+    """Return llama.cpp's sampler chain for the same request, in llama.cpp's order."""
     made = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     parts = []
     if s.logit_bias:
@@ -86,17 +86,17 @@ def chain(s: Sampling) -> Any:
 
 
 class Theirs:
-    """`llama_sampler_sample` without its context: the array of candidates, the chain, the choice."""
+    """`llama_sampler_sample` without a context: the array of candidates, the chain, the selection."""
 
     def __init__(self, sampling: Sampling) -> None:
-        """Make the chain."""
+        """Create the chain."""
         self._chain = chain(sampling)
         self._data = np.zeros(VOCABULARY, [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         self._ids = np.arange(VOCABULARY, dtype=np.int32)
         self._pointer = self._data.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
 
     def draw(self, values: NDArray[np.float32]) -> int:
-        """One token."""
+        """Sample one token."""
         self._data["id"], self._data["logit"] = self._ids, values
         array = llama_cpp.llama_token_data_array(self._pointer, VOCABULARY, -1, False)
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
@@ -106,7 +106,7 @@ class Theirs:
 
 
 def microseconds(sampler: Theirs | Sampler, values: NDArray[np.float32]) -> float:
-    """Of one draw, the mean of DRAWS; the copy that spares the logits is not counted."""
+    """Return the mean microseconds of DRAWS samples, without the copy of the logits."""
     spent = 0.0
     for _ in range(DRAWS):
         copy = values.copy()
@@ -117,12 +117,12 @@ def microseconds(sampler: Theirs | Sampler, values: NDArray[np.float32]) -> floa
 
 
 def figure(name: str, values: Sequence[float], unit: str = "µs") -> Figure:
-    """One of this benchmark's."""
+    """Create a figure of this benchmark."""
     return Figure(benchmark="sampling", name=name, values=list(values), unit=unit)
 
 
 def drawn(kind: str, way: str) -> Iterator[Figure]:
-    """What one token costs both, on logits of one kind."""
+    """Yield the cost of one token for both samplers, on logits of one kind."""
     values = logits(kind)
     sampling = Sampling(**{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 1, **WAYS[way]})
     pair = (Theirs(sampling), Sampler(sampling))
@@ -130,11 +130,11 @@ def drawn(kind: str, way: str) -> Iterator[Figure]:
     name = f"{VOCABULARY:,} tokens, {kind}, {way}"
     yield figure(f"{name}: llama.cpp's chain", theirs)
     yield figure(f"{name}: Samovar's sampler", ours)
-    yield figure(f"{name}: that over the first", [our / their for our, their in zip(ours, theirs, strict=True)], "x")
+    yield figure(f"{name}: Samovar over llama.cpp", [our / their for our, their in zip(ours, theirs, strict=True)], "x")
 
 
 def constrained(path: Path) -> Iterator[Figure]:
-    """What it costs to find tokens that fit a grammar: asking about all, beside asking where it matters."""
+    """Yield the cost of finding tokens that fit a grammar: checking all, and checking only candidates."""
     vocabulary = Model(path, vocab_only=True).vocabulary
     grammars, json = Grammars(vocabulary), grammar.Grammar("schema")
     gbnf = json.text(json.common("object"))
@@ -144,10 +144,10 @@ def constrained(path: Path) -> Iterator[Figure]:
     spent = time.perf_counter() - started
     yield figure(f"{name}: lexicon, once, of which {found} are always looked at", [spent * 1e3], "ms")
     every, random = np.arange(vocabulary.size), np.random.default_rng(0)
-    for said in SAID:
+    for prefix in PREFIXES:
         state, constraint = GrammarState(vocabulary, gbnf), grammars.constraint(Grammar(gbnf))
         assert constraint is not None  # noqa: S101 - for the type checker
-        for token in vocabulary.tokenize(said, special=False):
+        for token in vocabulary.tokenize(prefix, special=False):
             state.accept(token)
             constraint.accept(token)
         theirs, ours = [], []
@@ -159,7 +159,7 @@ def constrained(path: Path) -> Iterator[Figure]:
             constraint.candidates(values, 20)
             theirs.append((between - started) * 1e6)
             ours.append((time.perf_counter() - between) * 1e6)
-        where = f"{name}, a rejected token after {said or 'nothing'}"
+        where = f"{name}, a rejected token after {prefix or 'nothing'}"
         yield figure(f"{where}: all by llama.cpp", theirs)
         yield figure(f"{where}: 20 by Samovar", ours)
 
@@ -169,9 +169,9 @@ def main() -> None:
     print(f"{machine()}, {ROUNDS} interleaved rounds of {DRAWS} draws")
     for kind in (SURE, UNSURE):
         for way in WAYS:
-            tell(list(drawn(kind, way)))
+            publish(list(drawn(kind, way)))
     if len(sys.argv) > 1:
-        tell(list(constrained(Path(sys.argv[1]))))
+        publish(list(constrained(Path(sys.argv[1]))))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a scrape of /metrics costs the gateway, whose event loop serves everybody else meanwhile.
+"""The cost of a scrape of /metrics, which blocks the gateway's event loop.
 
-python -m benchmarks.scrape: a pool of 16 engines, and every counter that a year of service could have made.
+python -m benchmarks.scrape: a pool of 16 engines, and every counter that a year of service could have created.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.machine import machine
 from cache import Operation
 from engine import EnginePool, Stepped, WorkerConfig, heuristic, usage
@@ -22,11 +22,11 @@ from gateway.observability.metrics import ANSWERING, ENDED_WELL, Metrics
 ENGINES: Final = 16
 SCRAPES: Final = 500
 GOAL: Final = 5.0
-"""Milliseconds."""
+"""Upper bound in milliseconds."""
 
 
 def everything_counted() -> Metrics:
-    """The metrics of a gateway to which everything has happened, with engines that nobody has started yet."""
+    """Return the metrics of a gateway with every label in use, and engines that are not started."""
     metrics = Metrics()
     pool = EnginePool(WorkerConfig("model", 4096, 32, heuristic(10**8, ENGINES, 1)), count=ENGINES, cores=ENGINES)
     pool.usage = dict.fromkeys(pool.usage, usage(os.getpid()))
@@ -56,7 +56,7 @@ def everything_counted() -> Metrics:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     metrics = everything_counted()
     page = metrics.text()
@@ -69,7 +69,7 @@ def main() -> None:
         metrics.text()
         times.append(1000 * (time.perf_counter() - started))
     spent = 1000 * (psutil.Process().cpu_times().user - began) / SCRAPES
-    tell([Figure(benchmark="scrape", name=f"a scrape, {ENGINES} engines", values=times, unit="ms", goal=GOAL)])
+    publish([Figure(benchmark="scrape", name=f"a scrape, {ENGINES} engines", values=times, unit="ms", goal=GOAL)])
     print(f"processor time of a scrape: {spent:.1f} ms")
 
 

@@ -1,4 +1,4 @@
-"""Both sides of a comparison as users run them: processes on free ports of 127.0.0.1, stopped by their own handle."""
+"""Both sides of a comparison as users run them: processes on free ports of 127.0.0.1, stopped by their handle."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ Found = TypeVar("Found")
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 CONTEXT_A_STREAM: Final = 2048
-"""Cells that llama-server gets for each stream: the longest load takes about 1 300."""
+"""Cells of llama-server per stream: the longest load takes about 1 300."""
 
 
 class ServerError(Exception):
-    """A server did not come up; the text holds the end of what it said."""
+    """A server did not start; the text contains the end of its log."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is ready to be asked."""
+    """A server that is ready for requests."""
 
     port: int
     process: psutil.Process
     ready_seconds: float
-    """From its start until it was ready."""
+    """Time from start to ready."""
 
     def kill(self) -> None:
-        """SIGKILL for all of it, as a power cut does it."""
+        """Send SIGKILL to all of its processes, which simulates a power cut."""
         for process in [*self.process.children(recursive=True), self.process]:
             process.kill()
 
@@ -58,9 +58,9 @@ class Server:
 def samovar(
     model: Path, *, state: Path | None = None, tuned: Path | None = None, **settings: object
 ) -> Iterator[Server]:
-    """`samovar serve` with the defaults that a user has, but for `settings`. Raises ServerError.
+    """Run `samovar serve` with the default settings, except `settings`. Raises ServerError.
 
-    Without `state`, what it keeps goes with it; it then begins with the plan that `tune` left in the folder `tuned`.
+    Without `state` it uses a temporary state folder, with the plan from the folder `tuned` if given (see `tune`).
     """
     with contextlib.ExitStack() as stack:
         folder = state or stack.enter_context(tempfile.TemporaryDirectory(prefix="samovar-bench-"))
@@ -77,7 +77,7 @@ def samovar(
 
 
 def tune(model: Path) -> Path:
-    """A state folder with nothing but this machine's plan for `model`, measured at the first call: about a minute."""
+    """Return a state folder with this machine's plan for `model`, measured at the first call: about a minute."""
     folder = cache_folder() / f"tuned-{model.stem}"
     if not (folder / "plans").is_dir():
         subprocess.run(
@@ -90,7 +90,7 @@ def tune(model: Path) -> Path:
 def llama_server(
     model: Path, *, streams: int, context: int = CONTEXT_A_STREAM, flags: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """llama-server at its best for so many streams: a slot for each, all cores. Raises ServerError, RivalError."""
+    """Run llama-server in its best configuration: one slot per stream, all cores. Raises ServerError, RivalError."""
     port = free_port()
     command = [str(program("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
     command += ["-t", str(cores()), "-np", str(streams), "-c", str(streams * context), *flags]
@@ -102,7 +102,7 @@ def llama_server(
 
 @contextlib.contextmanager
 def cache_settings(kind: str) -> Iterator[dict[str, Any]]:
-    """What `samovar` is given for a cache in `sqlite`, its default, or in a `redis` of its own. Raises ServerError."""
+    """Yield the settings for a cache in `sqlite`, the default, or in a separate `redis`. Raises ServerError."""
     if kind == "sqlite":
         yield {}
         return
@@ -115,24 +115,24 @@ def cache_settings(kind: str) -> Iterator[dict[str, Any]]:
 
 
 def free_port() -> int:
-    """A port that nobody uses."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def leave_on_sigterm() -> None:
-    """Let SIGTERM end this program as Ctrl-C does: what it started is stopped on the way out."""
+    """Let SIGTERM end this program like Ctrl-C, so that it stops the processes that it started."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def environment() -> dict[str, str]:
-    """What a server is started in: no settings of a gateway."""
+    """Return the environment for servers, without settings of a gateway."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> int:
-    """Ask it to leave, make it if it has not after so many seconds, and give its exit code."""
+    """Send SIGTERM, then SIGKILL after `seconds`, and return the exit code."""
     process.terminate()
     try:
         return process.wait(seconds)
@@ -143,7 +143,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float) -> int:
 
 @contextlib.contextmanager
 def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process that writes into a log, asked to leave at the end and made to if it does not."""
+    """Run a process with its output in a log, and stop it at the end."""
     with tempfile.NamedTemporaryFile(prefix="samovar-bench-", suffix=".log") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment())
         try:
@@ -153,18 +153,18 @@ def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], Path
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, look: Callable[[], Found | None]) -> Found:
-    """What `look` finds, as soon as it finds something. Raises ServerError."""
+    """Poll `look` until it returns a result, and return it. Raises ServerError."""
     began = time.perf_counter()
     while time.perf_counter() - began < START_SECONDS and process.poll() is None:
         if found := look():
             return found
         time.sleep(0.01)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    raise ServerError(f"the server did not get ready (exit code {process.poll()}):\n{tail}")
+    raise ServerError(f"the server did not become ready (exit code {process.poll()}):\n{tail}")
 
 
 def _greeted(log: Path) -> int | None:
-    """The port in the line by which `samovar serve` says that it listens."""
+    """Return the port in the line that `samovar serve` prints when it listens."""
     found = re.search(r"http://\S+:(\d+)", log.read_text(errors="replace"))
     return int(found[1]) if found else None
 

@@ -1,11 +1,12 @@
-"""A random-weight stand-in for Qwen2.5-0.5B-Instruct: its shapes, its tensor types, its speed, and no download.
+"""A stand-in for Qwen2.5-0.5B-Instruct with random weights: its shapes, tensor types and speed, without a download.
 
 python -m benchmarks.standin [q4_k_m|q4_0]: writes the file once into the cache folder and prints its path.
 
-Speed does not depend on what weights say. The vocabulary is as large as the real one and is made so that text and
-tokens are one to one: beside the 256 bytes there are words, each a space and one to four letters, whose only merges go
-from left to right. So a client that sends an answer back as text is tokenized to what the model emitted, exactly, as it
-almost always is with real text; a vocabulary of random pieces would make every history anew, and the rival look bad.
+Speed does not depend on the values of weights. The vocabulary is as large as the real one, and text and tokens map one
+to one: in addition to the 256 bytes there are words, each a space and one to four letters, whose only merges go from
+left to right. An answer that a client sends back as text is therefore tokenized to exactly what the model emitted, as
+almost always with real text. With a vocabulary of random pieces every history would be tokenized differently, which
+would put llama-server at a disadvantage.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ CHAT_TEMPLATE: Final = (
 FTYPES: Final = {"q4_k_m": 15, "q4_0": 2}
 """llama.cpp's number of each quantization."""
 Q4_K_M: Final = {"Q5_0": 133, "Q8_0": 13, "Q6_K": 12, "Q4_K": 12, "F32": 121}
-"""Tensors by type in the real file of Qwen2.5-0.5B-Instruct."""
+"""Number of tensors by type in the real file of Qwen2.5-0.5B-Instruct."""
 SEED: Final = 25
 SPREAD: Final = 0.02
-"""Standard deviation of weights, that of the real ones within a factor of two: no logit overflows, none is denormal."""
+"""Standard deviation of weights, within a factor of two of the real ones: no logit overflows or is denormal."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a qwen2 model; those of Qwen2.5-0.5B where nothing else is said."""
+    """Sizes of a qwen2 model; the defaults are those of Qwen2.5-0.5B."""
 
     layers: int = 24
     width: int = 896
@@ -60,29 +61,29 @@ QWEN: Final = Shape()
 
 
 def words(most_letters: int = 4) -> Iterator[str]:
-    """Words without end up to `most_letters` letters, the short ones first, each after all that it begins with."""
+    """Yield all words of up to `most_letters` letters, short ones first, each after all of its prefixes."""
     for letters in range(1, most_letters + 1):
         yield from map("".join, itertools.product(string.ascii_letters, repeat=letters))
 
 
 def byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each of the 256 bytes, in byte order."""
+    """Return GPT-2's printable character for each of the 256 bytes, in byte order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
 def vocabulary() -> tuple[list[str], list[str]]:
-    """(token texts up to the first special one, merges in the order of their rank)."""
+    """Return (token texts up to the first special one, merges by rank)."""
     pieces = sorted({role[:n] for role in ROLES for n in range(2, len(role) + 1)}, key=len)
-    # A role's own pieces rank last, so that inside of a word they never come before the word's own merges.
+    # Pieces of role names rank last, so that inside a word they never precede the word's own merges.
     spaced = [f"Ġ{word}" for word in itertools.islice(words(), FIRST_SPECIAL - 256 - len(pieces))]
     tokens = [*byte_alphabet(), *spaced, *pieces]
     return tokens, [f"{token[:-1]} {token[-1]}" for token in [*spaced, *pieces]]
 
 
 def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor; those of one dimension are norms (to be ones) and biases."""
+    """Yield the name and shape of every tensor; tensors of one dimension are norms (ones) and biases."""
     width, feed_forward, kv = shape.width, shape.feed_forward, shape.width // shape.heads * shape.kv_heads
     yield "token_embd.weight", (VOCABULARY, width)
     yield "output_norm.weight", (width,)
@@ -100,7 +101,7 @@ def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def write(path: Path, shape: Shape = QWEN) -> None:
-    """Write the model with weights of 16 bits, a tensor at a time: 1.3 GB on disk, a fifth of it in memory."""
+    """Write the model with 16-bit weights, one tensor at a time: 1.3 GB on disk, a fifth of it in memory."""
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_name("Stand-in for Qwen2.5 0.5B Instruct")
     writer.add_context_length(CONTEXT)
@@ -125,7 +126,7 @@ def write(path: Path, shape: Shape = QWEN) -> None:
 
 
 def add_tokenizer(writer: gguf.GGUFWriter) -> None:
-    """The vocabulary, padded to the real one's size, and the template."""
+    """Add the vocabulary, padded to the real one's size, and the chat template."""
     tokens, merges = vocabulary()
     padding = [f"[PAD{i}]" for i in range(FIRST_SPECIAL + len(SPECIAL), VOCABULARY)]
     writer.add_tokenizer_model("gpt2")
@@ -141,19 +142,19 @@ def add_tokenizer(writer: gguf.GGUFWriter) -> None:
 
 
 def weights(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Random values for a tensor, ones for a norm."""
+    """Return random values for a tensor, or ones for a norm."""
     if name.endswith("norm.weight"):
         return np.ones(shape, np.float32)
     values = random.standard_normal(shape, np.float32) * np.float32(SPREAD)
     if name == "output.weight":
-        # Logits of 0, where the best of 150 000 words lies four deviations above: an answer has only words, and ends
-        # just where it was told to.
+        # Logits of 0, while the best of 150 000 words is four standard deviations above: an answer consists of words
+        # and ends at its length limit.
         values[:256] = values[FIRST_SPECIAL:] = 0
     return values.astype(np.float16) if len(shape) == 2 else values
 
 
 def quantize(source: Path, target: Path, ftype: int) -> None:
-    """llama.cpp's own quantization of `source`. Raises RuntimeError."""
+    """Quantize `source` with llama.cpp. Raises RuntimeError."""
     silence()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = ftype, cores()
@@ -162,12 +163,12 @@ def quantize(source: Path, target: Path, ftype: int) -> None:
 
 
 def tensor_types(path: Path) -> Counter[str]:
-    """How many tensors a file has of each type."""
+    """Return the number of tensors of each type in a file."""
     return Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors)
 
 
 def standin(kind: str = "q4_k_m") -> Path:
-    """The stand-in's file, written at the first call: about a minute and 1.3 GB of disk in between."""
+    """Return the stand-in's file, written at the first call: about a minute, with 1.3 GB of temporary disk space."""
     target = cache_folder() / f"qwen2.5-0.5b-standin-{kind}.gguf"
     if target.exists():
         return target
@@ -186,7 +187,7 @@ def standin(kind: str = "q4_k_m") -> Path:
 
 
 def main() -> None:
-    """Write it if need be and say where it is."""
+    """Write the file if necessary and print its path."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", nargs="?", choices=FTYPES, default="q4_k_m")
     print(standin(parser.parse_args().kind))

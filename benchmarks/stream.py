@@ -1,7 +1,7 @@
-"""Streams from the WebSocket beside bare llama.cpp loops: how much of the machine's speed reaches users?
+"""Streams over the WebSocket compared with bare llama.cpp loops: how much of the machine's speed reaches users?
 
-python -m benchmarks.stream [--model standin] [--streams 2]: start-up, first token, and tokens a second of so many
-answers at once, in turns with as many bare loops in processes of their own, which share the cores evenly.
+python -m benchmarks.stream [--model standin] [--streams 2]: start-up, first token, and tokens per second of concurrent
+answers, alternating with the same number of bare loops in separate processes, which share the cores evenly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import uvloop
 
 from benchmarks.bare import NEW_TOKENS, PROMPT_TOKENS
 from benchmarks.clients import Samovar, Side, Turn
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
 from benchmarks.machine import cores, machine
 from benchmarks.servers import leave_on_sigterm, samovar
@@ -29,7 +29,7 @@ ROUNDS: Final = 5
 
 @contextmanager
 def loops(subject: Subject, count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that wait for a line to run the bare loop once."""
+    """Start processes that run the bare loop once for each line on stdin."""
     command = [sys.executable, "-m", "benchmarks.bare", str(subject.path), str(max(1, cores() // count))]
     pipe = subprocess.PIPE
     processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
@@ -44,28 +44,28 @@ def loops(subject: Subject, count: int) -> Iterator[list[subprocess.Popen[str]]]
 
 
 def loop(processes: list[subprocess.Popen[str]]) -> float:
-    """Tokens a second of all of them at once."""
+    """Run all bare loops concurrently and return their total tokens per second."""
     for process in processes:
-        assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+        assert process.stdin is not None  # noqa: S101 - started with a pipe
         process.stdin.write("\n")
         process.stdin.flush()
     return sum(float(_read(process.stdout)) for process in processes)
 
 
 def _read(output: IO[str] | None) -> str:
-    assert output is not None  # noqa: S101 - a pipe was asked for
+    assert output is not None  # noqa: S101 - started with a pipe
     line = output.readline()
     if not line:
-        raise SystemExit("a bare loop ended")
+        raise SystemExit("a bare loop exited unexpectedly")
     return line
 
 
 async def stream(side: Side, subject: Subject, streams: int, seed: int) -> list[Turn]:
-    """So many answers at once to prompts as long as the bare loop's."""
+    """Run `streams` concurrent answers to prompts as long as the bare loop's."""
 
     async def one(number: int) -> Turn:
         text = subject.text(PROMPT_TOKENS - TEMPLATE, random.Random(f"{seed} {number}"))
-        # Not stored, so that its cells go with the connection: every round begins with empty cells, like the bare loop.
+        # Without `store`, cells are freed with the connection: every round starts with empty cells, like the bare loop.
         async with side.open("", subject.bias, store=False) as session:
             return await session.ask(text, NEW_TOKENS)
 
@@ -73,12 +73,12 @@ async def stream(side: Side, subject: Subject, streams: int, seed: int) -> list[
 
 
 def speed(turns: list[Turn]) -> float:
-    """Tokens a second from the first token on, over all streams."""
+    """Return the tokens per second after the first token, over all streams."""
     return sum((turn.output - 1) / (turn.deltas[-1] - turn.deltas[0]) for turn in turns)
 
 
 def measure(subject: Subject, streams: int) -> list[Figure]:
-    """All figures of one number of streams. Raises ServerError, TurnFailedError."""
+    """Return all figures for one number of streams. Raises ServerError, TurnFailedError."""
     starts, colds, bares, rounds = [], [], [], []
     for seed in range(3):
         with samovar(subject.path) as server:
@@ -114,7 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     leave_on_sigterm()
     print(machine())
-    tell(measure(subject(options.model), options.streams))
+    publish(measure(subject(options.model), options.streams))
 
 
 if __name__ == "__main__":

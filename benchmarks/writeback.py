@@ -1,8 +1,8 @@
-"""What storing KV in the background takes from those who stream: tokens a second with it and without, in turns.
+"""The cost of storing KV in the background: tokens per second of streams with and without it, in alternation.
 
 python -m benchmarks.writeback [--model standin] [--cache sqlite|redis] [--streams 2 4] [--pairs 5]: documents of 150
-to 300 new tokens, answered by 64, so that much is stored for each token that streams; one after the other on each
-connection, once with `store` and once without. On one engine: what is stored may move to another, what is not may not.
+to 300 new tokens with answers of 64, so that much is stored for each generated token; one after the other on each
+connection, once with `store` and once without. Uses one engine, because only stored conversations may move to another.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Final
 import uvloop
 
 from benchmarks.clients import Samovar, TurnFailedError
-from benchmarks.figures import Figure, tell
+from benchmarks.figures import Figure, publish
 from benchmarks.loads import LOADS, MODELS, Conversation, Subject, conversations, subject
 from benchmarks.machine import machine
 from benchmarks.servers import cache_settings, leave_on_sigterm, samovar
 
 EACH: Final = 2
-"""Answers on each connection."""
+"""Answers per connection."""
 GOAL: Final = 0.95
-"""Tokens a second with `store`, over those without."""
+"""Lower bound for tokens per second with `store`, relative to without."""
 
 
 async def speed(side: Samovar, subject: Subject, texts: list[list[Conversation]], *, store: bool) -> float:
-    """Output tokens a second of as many streams as there are lists. Raises TurnFailedError."""
+    """Return the output tokens per second of one stream per list in `texts`. Raises TurnFailedError."""
     load = LOADS["document"]
 
     async def stream(own: list[Conversation]) -> int:
@@ -44,10 +44,10 @@ async def speed(side: Samovar, subject: Subject, texts: list[list[Conversation]]
 
 
 async def measure(side: Samovar, subject: Subject, streams: int, pairs: int) -> tuple[list[float], list[float]]:
-    """Speeds with `store` and without, of the same texts' lengths but never the same texts. Raises TurnFailedError."""
+    """Return speeds with `store` and without, for texts of the same lengths that all differ. Raises TurnFailedError."""
     speeds: dict[bool, list[float]] = {True: [], False: []}
     seed = time.time_ns()
-    for number in range(-1, pairs):  # the first is for warmth
+    for number in range(-1, pairs):  # the first round is a warm-up
         for store in (True, False) if number % 2 else (False, True):
             seed += 1
             flat = conversations(LOADS["document"], subject, streams * EACH, seed)
@@ -78,11 +78,13 @@ def main() -> None:
                 raise SystemExit(str(failed.exceptions[0])) from failed
             name = f"{model.name}, {options.cache}, {streams} streams of documents"
             ratios = [a / b for a, b in zip(stored, unstored, strict=True)]
-            over = f"{name}: that over the first"
-            tell(
+            over = f"{name}: storing over not storing"
+            publish(
                 [
-                    Figure(benchmark="writeback", name=f"{name}: nothing stored", values=unstored, unit="tok/s"),
-                    Figure(benchmark="writeback", name=f"{name}: stored meanwhile", values=stored, unit="tok/s"),
+                    Figure(benchmark="writeback", name=f"{name}: not storing", values=unstored, unit="tok/s"),
+                    Figure(
+                        benchmark="writeback", name=f"{name}: storing in the background", values=stored, unit="tok/s"
+                    ),
                     Figure(benchmark="writeback", name=over, values=ratios, unit="x", goal=GOAL, high=True),
                 ]
             )

@@ -102,6 +102,15 @@ def test_a_page_says_of_each_row_whether_its_goal_was_reached(tmp_path: Path) ->
     assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
 
 
+def test_a_negative_latency_neither_meets_nor_misses_its_goal() -> None:
+    figure = Figure(benchmark="cancel", name="cancel", values=[-43.3], unit="ms", goal=20.0)
+    assert figure.met is None
+    assert "goal" not in str(figure)
+    assert (
+        "✓" not in report.page({("standin", "chat", 2): Summary([a_pair(a_run(), a_run())])}, [figure]).split("###")[1]
+    )
+
+
 def test_gaps_beside_a_long_prompt_are_told_from_calm_ones() -> None:
     turns = [Turn(0.0, deltas=[1.0, 2.0, 4.0, 5.0]), Turn(0.0, deltas=[3.0, 3.5])]
     assert list(prompts.gaps(turns, [(2.5, 3.2)], inside=True)) == [2.0, 0.5]
