@@ -175,7 +175,8 @@ def measure_shares() -> None:
     if len(ratios) > 1:
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(
-            f"  estimated ÷ actual wait of {len(ratios)} requests that waited: {middle:.2f} (quartiles {low:.2f}, {high:.2f})"
+            f"  estimated ÷ actual wait of {len(ratios)} requests that waited: {middle:.2f} "
+            f"(quartiles {low:.2f}, {high:.2f})"
         )
 
 
