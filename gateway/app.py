@@ -115,12 +115,14 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     metrics.serve(model.entry.name, _limits(services))
     metrics.sessions.set_function(lambda: len(services.activity))
     responses = Responses(services, grace=settings.resume_grace)
+    intake = Intake()
     app = Starlette(
-        routes=_routes(services, responses),
+        routes=_routes(services, responses, intake),
         middleware=middleware(settings, services.registry, metrics),
         exception_handlers={HTTPException: routing_error},
         lifespan=_lifespan(services, responses),
     )
+    app.state.intake = intake
     return app, responses
 
 
@@ -195,9 +197,7 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
     return lifespan
 
 
-def _routes(services: Services, responses: Responses) -> list[BaseRoute]:
-    intake = Intake()
-
+def _routes(services: Services, responses: Responses, intake: Intake) -> list[BaseRoute]:
     async def connection(socket: WebSocket) -> None:
         if responses.closing:  # a load balancer that still routes here can open the connection elsewhere
             await refuse(EngineUnavailableError(STOPPING), socket.scope, socket.receive, socket.send)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from gateway.errors import ApiError, EngineUnavailableError
+from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.chat import read_chat
 from gateway.protocol.detokenizer import overlap
 from gateway.protocol.events import Event, MessageItem, ResponseEvents, Usage, refusal
@@ -253,3 +253,17 @@ def test_a_chat_may_have_as_many_calls_as_a_response_has_items() -> None:
 def test_text_that_may_start_a_stop_string_is_held_back(text: str, stop: str) -> None:
     fitting = [n for n in range(len(stop)) if n <= len(text) and text.endswith(stop[:n])]
     assert overlap(text, stop) == max(fitting)
+
+
+@pytest.mark.parametrize("junk", ["[" + "{}," * 60_000 + "1]", "[" + ("[" * 500 + "]" * 500 + ",") * 120 + "1]"])
+def test_a_message_of_too_many_arrays_and_objects_is_refused_before_it_is_decoded(junk: str) -> None:
+    for field in ("input", "tools", "metadata", "unknown"):
+        with pytest.raises(InvalidRequestError, match="arrays and objects"):
+            parse(f'{{"type": "response.create", "{field}": {junk}}}')
+
+
+@pytest.mark.parametrize("text", ["[{" * 60_000, '"[' * 60_000, "\\[" * 60_000, '\\"[{' * 60_000])
+def test_brackets_within_strings_are_no_arrays_or_objects(text: str) -> None:
+    message = parse(json.dumps({"type": "response.create", "input": text}))
+    assert isinstance(message, ResponseCreate)
+    assert message.input == text

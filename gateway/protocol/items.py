@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from gateway.errors import InvalidRequestError
 from gateway.protocol.requests import FunctionCall, InputItem, InputMessage
 from gateway.protocol.tool_prompt import Message
-from gateway.protocol.values import fits
+from gateway.protocol.values import fits, has_many_containers
 
 Item = dict[str, Any]
 """An input or output item with an `id` and a `type`; immutable."""
@@ -74,12 +75,12 @@ def messages(items: Sequence[Item]) -> list[Message]:
 
 def _call(item: Item) -> dict[str, Any]:
     """Return a call in the format of chat templates. Incomplete, too large or too deep arguments remain text."""
-    try:
-        arguments = msgspec.json.decode(item["arguments"])
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        arguments = item["arguments"]
-    if not fits(arguments):
-        arguments = item["arguments"]
+    arguments: Any = item["arguments"]
+    with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+        if not has_many_containers(arguments.encode("utf-8", "surrogatepass")) and fits(
+            decoded := msgspec.json.decode(arguments)
+        ):
+            arguments = decoded
     return {"type": "function", "id": item["call_id"], "function": {"name": item["name"], "arguments": arguments}}
 
 

@@ -20,7 +20,7 @@ from gateway.protocol.tools import (
     ToolChoice,
     ToolName,
 )
-from gateway.protocol.values import MAX_VALUES, check_values
+from gateway.protocol.values import MAX_CONTAINERS, MAX_VALUES, check_values, has_many_containers
 
 MAX_MESSAGE: Final = 1 << 20
 """Maximum bytes of one message; the connection stays open if a client sends more."""
@@ -233,10 +233,13 @@ def parse(data: str | bytes) -> ClientMessage:
 def decode(data: str | bytes) -> dict[str, Any]:
     """Decode a JSON object. Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError."""
     check_size(len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass")))
+    many = has_many_containers(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
     try:
-        raw = msgspec.json.decode(data)
+        raw = msgspec.json.decode(data, type=msgspec.Raw if many else Any)  # Raw checks it and makes no objects
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidJsonError(f"the message is not valid JSON: {error}") from error
+    if many:
+        raise InvalidRequestError(f"a message has at most {MAX_CONTAINERS} arrays and objects; shorten it")
     if not isinstance(raw, dict):
         raise InvalidRequestError("a message must be a JSON object")
     return raw

@@ -21,6 +21,7 @@ from gateway.errors import (
     UnsupportedParameterError,
 )
 from gateway.protocol.requests import MAX_MESSAGE, convert, decode
+from gateway.transport.intake import SMALL, intake_of
 
 BODY_SECONDS: Final = 30.0
 """Seconds in which a client must send a request body."""
@@ -88,7 +89,16 @@ async def json_body(request: Request) -> dict[str, Any]:
         raise InvalidRequestError("the connection closed before the request body was complete") from error
     if size > MAX_MESSAGE:
         raise MessageTooLargeError(f"the request body is larger than {MAX_MESSAGE} bytes")
-    return decode(bytes(data))
+    return await _decoded(request, bytes(data))
+
+
+async def _decoded(request: Request, data: bytes) -> dict[str, Any]:
+    """Decode a body; a large one while no other is being decoded, after a turn of the event loop for others."""
+    if len(data) <= SMALL:
+        return decode(data)
+    async with intake_of(request).decoding:
+        await asyncio.sleep(0)
+        return decode(data)
 
 
 def query(request: Request, shape: type[S]) -> S:

@@ -35,7 +35,7 @@ from gateway.protocol.steering import (
 )
 from gateway.responses.registry import STOPPING, Responses, Running
 from gateway.responses.services import new_id
-from gateway.transport.intake import Intake, owner
+from gateway.transport.intake import SMALL, Intake, owner
 from gateway.transport.sending import Sender
 
 log = structlog.get_logger("websocket")
@@ -44,8 +44,6 @@ RESTARTING: Final = 1012
 """Close code for a service restart, after which clients reconnect."""
 FAILED: Final = 1011
 """Close code for an internal error of the server."""
-SMALL: Final = 1 << 16
-"""Bytes up to which a message is decoded immediately, in at most 4 ms. All connections' larger ones take turns."""
 
 
 class Connection:
