@@ -176,6 +176,25 @@ async def test_a_killed_worker_or_host_costs_no_request(tiny_model: Path) -> Non
         await until(lambda: all(map(has_ended, old)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stops_host", [False, True])
+async def test_stopped_workers_and_hosts_are_replaced(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, *, stops_host: bool
+) -> None:
+    monkeypatch.setattr("gateway.prompts.pool.OVERDUE_SECONDS", 0.5)
+    async with running(tiny_model, seconds=0.5) as workers:
+        expected = await workers.encode(job(), user="anna")
+        [host] = {psutil.Process(pid).ppid() for pid in workers.pids()}
+        old = workers.pids()
+        for pid in [host] if stops_host else old:
+            os.kill(pid, signal.SIGSTOP)
+        if stops_host:  # which cannot report the deaths of its workers
+            for pid in old:
+                os.kill(pid, signal.SIGKILL)
+        assert await workers.encode(job(), user="anna") == expected
+        await until(lambda: all(map(has_ended, [host, *old])))
+
+
 async def test_long_jobs_of_many_users_do_not_keep_a_short_one_waiting(tiny_model: Path) -> None:
     long = "x" * 100_000  # longer than a short job, and looping: no worker comes back while the test runs
     async with running(tiny_model, LOOPING, processor_seconds=60.0, seconds=60.0) as workers:

@@ -46,6 +46,9 @@ LOWEST: Final = 19
 """Nice value of a worker with a slow job."""
 BACKOFF: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the first, second, … restart of a host that ended before it served a job."""
+OVERDUE_SECONDS: Final = 10.0
+"""Seconds beyond a job's time limit after which a silent worker is killed with its host: the kernel's signals that
+end a job do not reach a stopped process, and a stopped host does not report a death."""
 _TIME: Final = frozenset({signal.SIGALRM, signal.SIGPROF, signal.SIGXCPU})
 
 log = structlog.get_logger("prompts")
@@ -67,6 +70,8 @@ class PromptWorkers:
         self._unavailable = ""
         """Why no host can start; empty while one runs or is starting."""
         self._failures = 0
+        self._leader: int | None = None
+        """Process id of the host, while one runs."""
 
     @property
     def failure(self) -> str:
@@ -131,6 +136,17 @@ class PromptWorkers:
         self._unavailable = reason
         log.error("prompt workers unavailable", reason=reason)
 
+    @property
+    def deadline(self) -> float:
+        """Seconds from the beginning of a job to when a worker that is still silent must hang."""
+        return self._configuration.seconds + OVERDUE_SECONDS
+
+    def kill_host(self) -> None:
+        """Kill the host with its workers; `run` starts another one."""
+        if self._leader is not None:
+            log.error("prompt workers hang and are killed")
+            _end_session(self._leader)
+
     def requeue(self, job: Waiting) -> bool:
         """Retry a job once whose worker died for another reason; return whether it is retried."""
         if job.retried:
@@ -162,6 +178,7 @@ class PromptWorkers:
         finally:
             for sock in theirs:
                 sock.close()
+        self._leader = process.pid
         try:
             assert process.stdin is not None  # noqa: S101 - stdin=PIPE
             process.stdin.write(messages.encode_configuration(self._configuration))
@@ -172,6 +189,7 @@ class PromptWorkers:
                 await process.wait()
                 _end_session(process.pid)  # workers outlive their host; the slots then read to the end of the sockets
         finally:
+            self._leader = None
             _end_session(process.pid)
             for slot in self._slots:
                 slot.disconnect()
@@ -189,6 +207,8 @@ class _Slot:
         self._job: Waiting | None = None
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        """Kills the host unless the job ends before."""
         self._before = 0.0
         """CPU seconds of the worker when its job started."""
 
@@ -205,7 +225,9 @@ class _Slot:
         self._writer.write(messages.frame(job.body, self._number))
         with suppress(OSError, psutil.Error):
             self._before = _processor_seconds(self.pid)
-        self._timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._lower)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(SLOW_SECONDS, self._lower)
+        self._overdue = loop.call_later(self._pool.deadline, self._pool.kill_host)
 
     async def connect(self, sock: socket.socket) -> None:
         """Read replies until the host closes the socket."""
@@ -242,8 +264,7 @@ class _Slot:
         self.pid = None
         self._pool.on_death()
         job = self._take()
-        cause = signal.Signals(number).name if number else "exit"
-        log.warning("prompt worker died", cause=cause, busy=job is not None)
+        log.warning("prompt worker died", cause=_cause(number), busy=job is not None)
         if job is None or (number == signal.SIGKILL and self._pool.requeue(job)):  # killed from outside
             return
         text = "takes too long to process" if number in _TIME else "crashed the tokenizer or the chat template"
@@ -258,9 +279,10 @@ class _Slot:
 
     def _take(self) -> Waiting | None:
         job, self._job = self._job, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._overdue):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._overdue = None
         return job
 
     def _lower(self) -> None:
@@ -285,6 +307,13 @@ def _conclude(job: Waiting, reply: Encoded | Refused | Fault) -> None:
         case Fault():
             log.error("prompt worker fault", kind=reply.kind, place=reply.place)
             _fail(job, PromptWorkerError(f"{reply.kind} in a prompt worker"))
+
+
+def _cause(number: int) -> str:
+    try:
+        return signal.Signals(number).name if number else "exit"
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def _end_session(leader: int) -> None:

@@ -86,9 +86,12 @@ class _Host:
             try:
                 if code != RECYCLED:
                     _send(connection, Died(max(0, -code)))
-                self._fork(connection)
             except OSError:  # the gateway has ended
                 continue
+            try:
+                self._fork(connection)
+            except OSError:  # no process or no memory: the gateway starts another host
+                return 1
         return 0
 
     def _fork(self, connection: socket.socket) -> None:
