@@ -175,12 +175,12 @@ async def test_a_turn_stores_only_its_new_tokens(tiny_model: Path, cache: CacheC
     puts: list[int] = []
     put = asyncio.Event()
 
-    def hear(used: StoreUsed) -> None:
+    def record(used: StoreUsed) -> None:
         puts.extend(operation.bytes for operation in used.operations if operation.operation == "put")
         put.set()
 
     config = WorkerConfig(str(tiny_model), 2048, 8, MEASURED, cache, {"model": "tiny"})
-    engine = await started(EngineProcess("0", config, on_change=lambda _: None, on_store=hear))
+    engine = await started(EngineProcess("0", config, on_change=lambda _: None, on_store=record))
     tokens = PROMPT[:256]
     sizes = []
     for number in range(4):
