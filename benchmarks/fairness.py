@@ -174,9 +174,8 @@ def measure_shares() -> None:
     ratios = [turn.estimate / (turn.began - turn.asked) for turn in turns if turn.estimate is not None]
     if len(ratios) > 1:
         low, middle, high = statistics.quantiles(ratios, n=4)
-        print(
-            f"  estimated ÷ actual wait of {len(ratios)} requests that waited: {middle:.2f} (quartiles {low:.2f}, {high:.2f})"
-        )
+        spread = f"{middle:.2f} (quartiles {low:.2f}, {high:.2f})"
+        print(f"  estimated ÷ actual wait of {len(ratios)} requests that waited: {spread}")
 
 
 def measure_stream() -> None:

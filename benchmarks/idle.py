@@ -136,9 +136,8 @@ async def measure(server: Server, count: int, seconds: float) -> None:
     pings = statistics.mean(idler.pings for idler in idlers)
     publish([figure(f"{count:,} idle connections: share of a core", [100 * used / idle], "%", 3.0)])
     print(f"  over {idle:.0f} s, {pings:.1f} heartbeats each so far")
-    print(
-        f"  still open: {sum(idler.is_open for idler in idlers):,}; other processes kept {neighbours.cores():.2f} cores busy"
-    )
+    print(f"  still open: {sum(idler.is_open for idler in idlers):,}")
+    print(f"  other processes kept {neighbours.cores():.2f} cores busy")
     for idler in idlers:
         idler.close()
 
