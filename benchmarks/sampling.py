@@ -33,7 +33,7 @@ SURE, UNSURE = "sure", "unsure"
 DEFAULTS = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
-    "the contract's defaults": DEFAULTS,
+    "the API's defaults": DEFAULTS,
     "top_p alone": {"top_p": 0.95},
     "min_p alone": {"min_p": 0.05},
     "temperature alone": {"temperature": 0.8},
