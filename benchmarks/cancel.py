@@ -1,10 +1,10 @@
 """Time from a client's cancel to the terminal event of the answer.
 
 python -m benchmarks.cancel [--streams 1 8]: runs that many answers of the embedded model at once and cancels one of
-them in the middle. The time until its terminal event arrives is an upper bound for how long the engine keeps computing
-the answer. An engine aborts only between two steps, so the goal allows one decode step, as measured by the engine's own
-metrics. The step is added to the goal and not subtracted from the latency: a cancel that arrives late in a step ends
-sooner than a whole step, and the difference of the two would be negative.
+them in the middle. The time until its terminal event arrives is an upper bound for how long the engine continues to
+compute the answer. An engine aborts only between two steps, so the goal allows one decode step, as measured by the
+engine's own metrics. The step is added to the goal and not subtracted from the latency: a cancel that arrives late in a
+step ends sooner than a whole step, and the difference of the two would be negative.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ async def measure(server: Server, streams: int) -> None:
     """Cancel one of `streams` concurrent answers, ROUNDS times."""
     url = f"ws://127.0.0.1:{server.port}/v1/responses"
     sockets = [await connect(url, compression=None) for _ in range(streams)]
-    beside = []
+    others = []
     for socket in sockets[1:]:
         await ask(socket)
-        beside.append(asyncio.create_task(drain(socket)))
+        others.append(asyncio.create_task(drain(socket)))
     await cancelled(sockets[0], anywhere)  # loads an engine, and lets the other answers start
     step = 0.0
 
@@ -105,7 +105,7 @@ async def measure(server: Server, streams: int) -> None:
     waits = [await cancelled(sockets[0], anywhere) for _ in range(ROUNDS)]
     for socket in sockets:
         await socket.close()
-    await asyncio.gather(*beside)
+    await asyncio.gather(*others)
     publish(
         [
             Figure(benchmark="cancel", name=f"{streams} answers: a step", values=[step], unit="ms"),

@@ -22,7 +22,7 @@ from benchmarks import report
 from benchmarks.clients import ChatCompletions, Samovar, Side, TurnFailedError
 from benchmarks.loads import LOADS, MODELS, Load, Subject, subject
 from benchmarks.machine import cores, engine_version, machine, revision
-from benchmarks.results import Medians, Pair, Summary, keep, pair
+from benchmarks.results import Medians, Pair, Summary, pair, store
 from benchmarks.rival import RivalError
 from benchmarks.runs import QUIET, run, warm_up
 from benchmarks.servers import ServerError, leave_on_sigterm, llama_server, samovar, tune
@@ -61,7 +61,7 @@ async def compare(
             print(f"    left out: {speeds} while other processes kept {busy} cores busy", flush=True)
             continue
         found.append(both)
-        keep(found[-1])
+        store(found[-1])
         if len(found) == pairs:
             break
     return found

@@ -117,7 +117,7 @@ def widths(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[f
     place.close()
 
 
-def beside(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[float]]]:
+def prompts(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[float]]]:
     """Time a prompt step among the cells of sixteen other sequences, and in a separate context."""
     count, each = ANSWERS[-1], EACH[1]
     home = Context(model, cells=count * each + BATCH, sequences=count + 1, threads=threads)
@@ -126,7 +126,7 @@ def beside(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[f
     both = [(prefilled(home, count, NEW), prefilled(annex, 0, NEW)) for _ in range(times)]
     among, apart = zip(*both, strict=True)
     yield f"{NEW} tokens of a prompt, among {count * each} cells of other sequences", list(among)
-    yield f"{NEW} tokens of a prompt, in a context of their own", list(apart)
+    yield f"{NEW} tokens of a prompt, in a separate context", list(apart)
     annex.close()
     home.close()
 
@@ -142,7 +142,7 @@ def main() -> None:
     model = Model(subject(options.model).path)
     rest = options.threads, options.times
     parts = [answers(model, count, *rest) for count in ANSWERS]
-    for name, values in itertools.chain(*parts, beside(model, *rest), widths(model, *rest)):
+    for name, values in itertools.chain(*parts, prompts(model, *rest), widths(model, *rest)):
         publish([Figure(benchmark="crowd", name=f"{options.model}: {name}", values=values, unit="ms")])
 
 

@@ -96,15 +96,15 @@ async def measure(name: str, asking: Asking, streams: Sequence[int]) -> list[Fig
         turns, arrivals = await crowd(asking, count)
         prefills = [(turn.asked, turn.deltas[0]) for turn in arrivals]
         calm = statistics.median(gaps(turns, [(turn.asked, turn.ended) for turn in arrivals], inside=False))
-        beside = list(gaps(turns, prefills, inside=True))
-        late = percentile(beside, 0.99)
+        during = list(gaps(turns, prefills, inside=True))
+        late = percentile(during, 0.99)
         firsts = [turn.first for turn in arrivals]
         goals = (4.0, 2.0) if name == "Samovar" else (None, None)
         figures += [
             figure(f"gap of {count} streams, calm", [calm * 1000]),
             figure(f"p99 gap of {count} streams while 1 000 arrive", [late * 1000]),
             figure(f"p99 gap over calm gap, {count} streams", [late / calm], "x", goals[0]),
-            figure(f"longest gap of {count} streams while 1 000 arrive", [max(beside) * 1000]),
+            figure(f"longest gap of {count} streams while 1 000 arrive", [max(during) * 1000]),
             figure(f"first token of 1 000 with {count} streams", firsts, "s"),
             figure(
                 f"first token over alone, {count} streams",

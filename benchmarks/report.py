@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks.figures import Figure, number, published
 from benchmarks.machine import REPORT, ROOT
-from benchmarks.results import Medians, Summary, kept, rows
+from benchmarks.results import Medians, Summary, rows, stored
 
 PAGE, PLOT = (ROOT / path for path in REPORT)
 Rows = Mapping[tuple[str, str, int], Summary]
@@ -171,7 +171,7 @@ def plot(pairs: Rows, path: Path) -> None:
 
 def write() -> None:
     """Write the page and the plot, and print their paths."""
-    pairs = rows(kept())
+    pairs = rows(stored())
     if not pairs:
         raise SystemExit("nothing has been measured yet: run `make bench` first")
     PAGE.write_text(page(pairs, list(published().values())))

@@ -96,20 +96,20 @@ def _file() -> Path:
     return cache_folder() / "pairs.jsonl"
 
 
-def keep(pair: Pair) -> None:
-    """Append a pair."""
+def store(pair: Pair) -> None:
+    """Append a pair to the stored ones."""
     with _file().open("ab") as file:
         file.write(msgspec.json.encode(pair) + b"\n")
 
 
-def kept() -> list[Pair]:
-    """All pairs so far that this version understands, oldest first."""
+def stored() -> list[Pair]:
+    """Return all stored pairs, oldest first."""
     lines = _file().read_bytes().splitlines() if _file().exists() else []
     return [msgspec.json.decode(line, type=Pair) for line in lines]
 
 
 def rows(pairs: Iterable[Pair]) -> dict[tuple[str, str, int], Summary]:
-    """By model, load and streams: the pairs of the newest commit, or of one before it that was measured more often."""
+    """Return by (model, load, streams) the pairs of the commit with most pairs, the newest of several."""
     found: dict[tuple[str, str, int], dict[str, list[Pair]]] = {}
     for pair in pairs:
         commits = found.setdefault((pair.model, pair.load, pair.streams), {})

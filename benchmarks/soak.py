@@ -1,19 +1,19 @@
-"""Half an hour of ordinary days: does a gateway end as it began?
+"""Half an hour of ordinary use: does a gateway end in the state in which it started?
 
-python -m benchmarks.soak [--minutes 30] [--seed 0]: clients come, hold conversations with a gateway of two engines (the
-tests' tiny model), some vanish, stall or flood, all leave, and idle engines are unloaded; a few times the gateway is
-restarted. After each of these days it is looked at while nobody is there: memory, open files, bytes on disk, and how
-long a first token took that day. It fails when one of these ends higher than it began, by more than its bound; and when
-anybody was refused, as nothing is broken here.
+python -m benchmarks.soak [--minutes 30] [--seed 0]: clients hold conversations with a gateway of two engines (the
+tests' tiny model), some vanish, stall or flood, all leave, and idle engines are unloaded. The gateway is restarted a
+few times. After each of these simulated days, while no client is connected, the benchmark records memory, open files,
+bytes on disk, and the time to first token of that day. It fails if one of these grows by more than its bound, or if a
+request was refused, because no fault is injected here.
 
-Like is compared with like. Within each life of a gateway the last third of its days is held against the first third,
-and the median life counts: what leaks until a restart is seen there, and other work on the machine, which comes and
-goes, meets both. And the last life is held against the first: what outlives a restart is seen there. The first days of
-each life, which load and cache what is loaded once, are left out.
+Within each life of a gateway the last third of its days is compared with the first third, and the median life counts:
+this detects leaks until a restart, while other work on the machine, which varies, affects both thirds. The last life is
+compared with the first: this detects what outlives a restart. The first days of each life, with one-time loads and
+caches, are left out.
 
-Two things are meant to grow. Conversations are kept: they go at a gateway's start and once an hour, when they are past
-their time. So their bytes are divided by the turns that are there. The cache grows until what nobody used for a minute,
-the shortest time that can be set, begins to go; the days before that are among those that are left out.
+Two quantities grow by design. Conversations are stored: expired ones are deleted at a gateway's start and once an hour,
+so their bytes are divided by the number of stored turns. The cache grows until blocks that were unused for a minute,
+the shortest configurable time, are evicted; the days before that are among those left out.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from tests.tiny_model import write_tiny_model
 
 MINUTES: Final = 30.0
 DAY: Final = 12.0
-"""Seconds for which people are there."""
+"""Seconds for which clients are connected."""
 IDLE_UNLOAD: Final = 2
 KEPT: Final = 60
-"""Seconds that what nobody uses is kept, the least that there is: or the store would grow for as long as it lasts."""
+"""Retention of unused data in seconds, the minimum: otherwise the store would grow during the whole run."""
 FLIGHTY: Final = 0.1
 RESTARTS: Final = 3
 FIRST: Final = 5
-"""Days of each life of a gateway that are left out: a minute, after which what nobody used begins to go."""
+"""Days of each life of a gateway that are left out: one minute, after which unused blocks are evicted."""
 LEAST: Final = 3
-"""Days that must be left of each life, or nothing can be told."""
+"""Minimum number of remaining days per life, for a meaningful comparison."""
 SHOWN: Final = 12
-"""Days that are shown."""
+"""Number of days in the printed table."""
 HEAD: Final = (
     "| minute | answers | first token, median | p95 | gateway | open files | cache | conversations | a turn "
     "| unloads |\n" + "|---" * 10 + "|"
@@ -63,27 +63,27 @@ HEAD: Final = (
 
 @dataclass(frozen=True)
 class Day:
-    """What a gateway was like when a day was over."""
+    """The state of a gateway at the end of a day."""
 
     minute: float
     turns: int
     first: float
     """Median seconds to the first token."""
     late: float
-    """Likewise, which 95 of 100 stay under."""
+    """95th percentile of the same."""
     resident: int
     files: int
     cache: int
-    """Bytes on disk, the write-ahead log among them."""
+    """Bytes on disk, including the write-ahead log."""
     conversations: int
-    """Bytes that are in use in their file."""
+    """Bytes in use in the file of conversations."""
     kept: int
-    """Turns that are there."""
+    """Number of stored turns."""
     unloads: int
 
     @property
     def a_turn(self) -> float:
-        """Bytes of a turn that is kept."""
+        """Bytes per stored turn."""
         return self.conversations / self.kept
 
     def __str__(self) -> str:
@@ -96,56 +96,56 @@ class Day:
 
 @dataclass(frozen=True)
 class Bound:
-    """How much higher something may end than it began."""
+    """How much a quantity may grow."""
 
     what: str
     of: Callable[[Day], float]
     within: float
-    """The last third of a life over its first, at most; the median of all lives is judged."""
+    """Upper bound for the last third of a life relative to its first; the median of all lives is judged."""
     across: float | None
-    """The last life over the first, at most; None where that would tell of other things than the gateway."""
+    """Upper bound for the last life relative to the first; None if other causes than the gateway would dominate."""
     why: str
 
 
 BOUNDS: Final = (
     Bound(
         "memory", lambda day: day.resident, 1.10, 1.10,
-        "arenas that Python keeps go on settling by some per cent; 13 MB more would be some kB of each answer",
+        "arenas that Python retains grow by some per cent before they settle; 13 MB more would be some kB per answer",
     ),
     Bound(
         "open files", lambda day: day.files, 1.10, 1.10,
-        "at rest they are the same ones: two more may be connections to a store that were made anew",
+        "at rest they are the same files; two more may be reopened connections to a store",
     ),
     Bound(
         "cache on disk", lambda day: day.cache, 1.5, 1.5,
-        "it holds the last minute's, which is more when more is answered in a minute",
+        "it holds the blocks of the last minute, which vary with the answers per minute",
     ),
     Bound(
         "conversations on disk, a turn", lambda day: day.a_turn, 1.25, 1.25,
-        "the same conversations all the time; pages that are partly filled make the difference",
+        "the conversations repeat; partly filled pages make the difference",
     ),
     Bound(
         "first token, median", lambda day: day.first, 1.5, 2.0,
-        "other work on the machine: half as long again hardly in most lives by chance, but in one of them",
+        "other work on the machine: unlikely to add half in most lives by chance, but possible in one",
     ),
     Bound(
         "first token, p95", lambda day: day.late, 2.0, None,
-        "the same, and a day has few that are so late; from life to life, work beside it made it 4 times as long",
+        "the same, and few answers per day are so late; from life to life, other work made it 4 times as long",
     ),
 )  # fmt: skip
-"""What is judged."""
+"""The quantities that are judged."""
 
 
 class Soak:
-    """One gateway, its people, and its days."""
+    """A run with one gateway after the other and their days."""
 
     def __init__(self, scene: Scene) -> None:
-        """Begin now."""
+        """Start the clock of a run in `scene`."""
         self._scene = scene
         self._began = time.monotonic()
 
     async def day(self) -> Day:
-        """People come, talk and leave; then the engines are unloaded."""
+        """Run one day: clients connect, hold conversations and leave; then the engines are unloaded."""
         scene, ledger = self._scene, self._scene.ledger
         ledger.firsts.clear()
         before, until = ledger.row.turns, time.monotonic() + DAY
@@ -170,7 +170,7 @@ class Soak:
         )
 
     async def life(self, until: float) -> list[Day]:
-        """Days of one gateway, which is started and stopped again."""
+        """Start a gateway, run days until `until`, and stop it."""
         await asyncio.to_thread(self._scene.house.start)
         days = [await self.day()]
         while time.monotonic() < until:
@@ -181,7 +181,7 @@ class Soak:
 
 
 def kept_turns(path: Path) -> tuple[int, int]:
-    """Bytes in use and turns of a running gateway's file of conversations, its write-ahead log included."""
+    """Return (bytes in use, turns) of a running gateway's file of conversations, including its write-ahead log."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as file:
         page, pages, free = (
             file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
@@ -189,19 +189,19 @@ def kept_turns(path: Path) -> tuple[int, int]:
         return page * (pages - free), file.execute("SELECT count(*) FROM records").fetchone()[0]
 
 
-def told(lives: Sequence[Sequence[Day]]) -> str:
-    """Some of the days."""
+def table(lives: Sequence[Sequence[Day]]) -> str:
+    """Return a table of some of the days."""
     days = [day for life in lives for day in life[FIRST:] or life]
     return "\n".join([HEAD, *map(str, days[:: max(1, len(days) // SHOWN)])])
 
 
 def judged(lives: Sequence[Sequence[Day]]) -> tuple[str, bool]:
-    """How the end compares with the beginning, and whether all of it is within its bounds."""
+    """Return the comparison of end and beginning, and whether all quantities are within their bounds."""
     lives = [life[FIRST:] for life in lives]
     if min(map(len, lives)) < LEAST:
-        return f"Too short: a life must have {FIRST + LEAST} days, or its end cannot be told from its beginning.", False
+        return f"Too short: a life must have {FIRST + LEAST} days to compare its end with its beginning.", False
     lines = [
-        "| last over first | within a life | at most | from life to life | at most | why so much |",
+        "| last over first | within a life | at most | from life to life | at most | reason for the bound |",
         "|---" * 6 + "|",
     ]
     well = True
@@ -226,7 +226,7 @@ def _growth(early: Sequence[Day], late: Sequence[Day], of: Callable[[Day], float
 
 
 async def run(minutes: float, seed: int, folder: Path) -> tuple[list[list[Day]], Ledger]:
-    """All days, by the life of the gateway in which they fell."""
+    """Run for `minutes` and return the days by the gateway's lives, and the ledger."""
     model = write_tiny_model(folder / "tiny.gguf", context=CONTEXT)
     settings = {**SETTINGS, "idle_unload": IDLE_UNLOAD, "cache_ttl": KEPT}
     house = House(folder / "state", model, log=folder / "log", clock=None, **settings)
@@ -241,7 +241,7 @@ async def run(minutes: float, seed: int, folder: Path) -> tuple[list[list[Day]],
 
 
 def main() -> None:
-    """Run, print, and fail when something was lost, or ends higher than it began."""
+    """Run and print; exit with 1 if something was lost, or grew beyond its bound."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=0)
@@ -254,7 +254,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="samovar-soak-") as folder:
         lives, ledger = asyncio.run(run(options.minutes, options.seed, Path(folder)))
     comparison, well = judged(lives)
-    print(f"{told(lives)}\n\n{comparison}")
+    print(f"{table(lives)}\n\n{comparison}")
     row = ledger.row
     names = ("tokens lost", "doubled", "turns lost", "wrong", "stuck", "leaks")
     counts = ", ".join(f"{count} {name}" for count, name in zip(row.zeros, names, strict=True))

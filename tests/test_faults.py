@@ -198,7 +198,7 @@ def test_due_is_what_was_heard_some_seconds_before_the_gateway_ended(monkeypatch
     monkeypatch.setattr("benchmarks.faults.talker.time.monotonic", clock)
 
     def hear(number: int, text: str) -> None:
-        answer.hear({"type": "response.output_text.delta", "sequence_number": number, "delta": text})
+        answer.receive({"type": "response.output_text.delta", "sequence_number": number, "delta": text})
 
     hear(1, "1")
     clock.now += 1

@@ -1,4 +1,4 @@
-"""Faults under load: what a conversation loses when engines, gateways, stores, disks, clocks and clients fail.
+"""Fault injection under load: the losses when engines, gateways, stores, disks, clocks and clients fail.
 
-`python -m benchmarks.faults` runs them and prints one row for each; see `__main__.py`.
+`python -m benchmarks.faults` injects the faults and prints one row for each; see `__main__.py`.
 """

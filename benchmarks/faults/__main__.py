@@ -1,11 +1,11 @@
-"""Faults under load, and what each costs.
+"""Fault injection under load, with the losses of each fault.
 
 python -m benchmarks.faults [--minutes 10] [--seed 0] [--only engines,redis]: six clients hold conversations with a
-gateway of two engines (the tests' tiny model, real llama.cpp) while one thing after another breaks, each for its share
-of the time; prints a row for each, and fails when one of the figures that must be 0 is not.
+gateway of two engines (the tests' tiny model, real llama.cpp) while one fault after another is injected, each for its
+share of the time. Prints one row per fault, and fails if a figure that must be 0 is not.
 
-With the same seed each client asks the same questions in the same order, and the same things break in the same order
-with the same pauses between. How far they get in their time, and in the middle of what they break it, differs.
+With the same seed each client asks the same questions in the same order, and the same faults are injected in the same
+order with the same pauses. How many fit into the time, and what they interrupt, varies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HEAD: Final = (
 
 
 def line(what: str, row: Row) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     share = f"{100 * row.changed / row.compared:.1f} % of {row.compared:,}" if row.compared else ""
     cut = f"{row.cut}" + (f", {row.unkept} not" if row.unkept else "") + (f"; {row.due} due" if row.due else "")
     times = f"{row.inflicted:,}" + (f", {row.for_good} of them for good" if row.for_good else "")
@@ -43,7 +43,7 @@ def line(what: str, row: Row) -> str:
 
 
 async def run(names: Sequence[str], *, minutes: float, seed: int) -> bool:
-    """All of these faults, each for its share of the time; whether all is 0 that must be."""
+    """Inject these faults, each for its share of the time; return whether all figures that must be 0 are 0."""
     texts: dict[str, str] = {}
     well = True
     seconds = 60 * minutes / sum(INJURIES[name].share for name in names)
@@ -60,20 +60,20 @@ async def run(names: Sequence[str], *, minutes: float, seed: int) -> bool:
 
 
 def main() -> None:
-    """Run, print, and fail when something was lost."""
+    """Run and print; exit with 1 if something was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of all faults together")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="total duration of all faults")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help=f"some of: {', '.join(INJURIES)}")
+    parser.add_argument("--only", default="", help=f"a list, separated by commas, of: {', '.join(INJURIES)}")
     options = parser.parse_args()
-    names = options.only.split(",") if options.only else ["nothing", *INJURIES]  # twice: texts are compared with those
+    names = options.only.split(",") if options.only else ["nothing", *INJURIES]  # twice: its texts are the reference
     if unknown := set(names) - set(INJURIES):
-        parser.error(f"there is no fault {', '.join(sorted(unknown))}; there are {', '.join(INJURIES)}")
+        parser.error(f"--only: unknown fault {', '.join(sorted(unknown))}; choose from {', '.join(INJURIES)}")
     leave_on_sigterm()
     began = time.monotonic()
     print(f"{options.minutes:g} minutes, seed {options.seed}, {machine()}, {revision()}\n\n{HEAD}", flush=True)
     well = asyncio.run(run(names, minutes=options.minutes, seed=options.seed))
-    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes with starts, healing and audits", flush=True)
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes including starts, recovery and audits", flush=True)
     sys.exit(0 if well else 1)
 
 

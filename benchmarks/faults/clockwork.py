@@ -1,7 +1,7 @@
 """`samovar` with a clock that jumps: `python -m benchmarks.faults.clockwork FILE serve …`.
 
-The time of day of this process alone is that of the machine and as many seconds more as FILE says at that moment.
-Nothing else of the machine is touched; engines keep the true time, so that the two clocks differ as well.
+Shifts the time of day of this process by the number of seconds in FILE. Nothing else on the machine is affected.
+Engines use the true time, so that the two clocks differ as well.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 
 
 def jump(file: Path) -> None:
-    """Let the clock follow `file`, for whoever asks for the time from now on."""
+    """Shift `time.time` by the number of seconds in `file`, from now on."""
     true = time.time
 
     def jumping() -> float:
         try:
             return true() + float(file.read_text() or 0)
-        except (OSError, ValueError):  # in the middle of being written
+        except (OSError, ValueError):  # the file is being written
             return true()
 
     time.time = jumping
@@ -27,7 +27,7 @@ def jump(file: Path) -> None:
 def main() -> int:
     """Run the command line."""
     jump(Path(sys.argv[1]))
-    from gateway.cli import main as samovar  # only now, as modules take the clock when they are imported
+    from gateway.cli import main as samovar  # after the patch, because modules bind the clock on import
 
     return samovar(sys.argv[2:])
 

@@ -1,4 +1,4 @@
-"""The server under test: a gateway that can be killed and started again on the same port and state, and its engines."""
+"""The server under test: a gateway that can be killed and restarted on the same port and state, and its engines."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from engine import engines_of
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 45.0
-"""Running answers may take as long to end as the gateway lets them."""
+"""Longer than the gateway waits for running answers."""
 ORPHAN_SECONDS: Final = 10.0
 UNLOAD_SECONDS: Final = 60.0
-"""Idle ones go after a few seconds."""
+"""Timeout for unloading; idle engines are unloaded after a few seconds."""
 SETTLE_SECONDS: Final = 20.0
-"""How long a gateway may take to come to rest when the last client has left."""
+"""Timeout for a gateway to become idle after the last client has left."""
 MORE_FILES: Final = 8
-"""Open files that a gateway may have more than at its first rest: connections to a store that were made anew."""
+"""Additional open files that are no leak: reopened connections to a store."""
 MORE_MEMORY: Final = 1.10, 24 << 20
-"""Likewise memory, as a factor and in bytes: arenas that Python keeps, texts that are kept for clients to resume."""
+"""Memory growth that is no leak, as (factor, bytes): Python's arenas, and texts stored for clients to resume."""
 
 
 @dataclass(frozen=True)
 class Rest:
-    """What a gateway holds when nobody asks for anything."""
+    """The resources of an idle gateway."""
 
     resident: int
     files: int
     engines: int
     orphans: int
-    """Engines of gateways that ended."""
+    """Engines whose gateway has ended."""
     entries: int
-    """Requests that wait or run, and connections."""
+    """Waiting and running requests, and connections."""
 
     def leaks(self, before: Self) -> list[str]:
-        """What it holds that it did not `before`, in words."""
+        """Return a description of each resource that has grown since `before`."""
         factor, spare = MORE_MEMORY
         found = {
             f"{self.resident / 1e6:.0f} MB, {before.resident / 1e6:.0f} before": self.resident
@@ -59,10 +59,10 @@ class Rest:
 
 
 class House:
-    """`samovar serve` on one port, as often as need be."""
+    """`samovar serve` on one port, which can be started repeatedly."""
 
     def __init__(self, state: Path, model: Path, *, log: Path, clock: Path | None = None, **settings: object) -> None:
-        """Keep conversations in `state`; with `clock`, tell the time by that file (see clockwork.py)."""
+        """Store conversations in `state`; with `clock`, shift the time of day by that file (see clockwork.py)."""
         self.state = state
         self.model = model
         self.port = free_port()
@@ -78,22 +78,22 @@ class House:
 
     @property
     def url(self) -> str:
-        """Its HTTP door."""
+        """Base URL for HTTP."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def address(self) -> str:
-        """Its main door."""
+        """URL of the WebSocket."""
         return f"ws://127.0.0.1:{self.port}/v1/responses"
 
     @property
     def gateway(self) -> psutil.Process:
-        """The process."""
+        """The gateway's process."""
         assert self._process is not None, "it was started"  # noqa: S101
         return psutil.Process(self._process.pid)
 
     def start(self) -> Self:
-        """Start it and wait until it is ready. Raises ServerError."""
+        """Start the gateway and wait until it is ready. Raises ServerError."""
         with self._starting, self.log.open("ab") as log:
             if self._closed:
                 raise ServerError("the house is closed")
@@ -103,24 +103,24 @@ class House:
             if self._answers():
                 return self
             time.sleep(0.02)
-        raise ServerError(f"the gateway did not get ready:\n{self.log.read_text(errors='replace')[-2000:]}")
+        raise ServerError(f"the gateway did not become ready:\n{self.log.read_text(errors='replace')[-2000:]}")
 
     def kill(self) -> None:
-        """SIGKILL for the gateway alone: its engines must leave by themselves."""
+        """Send SIGKILL to the gateway alone: its engines must exit by themselves."""
         self.engines()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM and return the exit code."""
         if self._process is None or self._process.poll() is not None:
             return 0
         self.engines()
         return stop(self._process, STOP_SECONDS)
 
     def close(self) -> None:
-        """Stop it for good, with whatever engine is left: a thread that was about to start it again can no more."""
+        """Stop the gateway and kill remaining engines; later starts, also from other threads, are refused."""
         with self._starting:
             self._closed = True
         try:
@@ -131,7 +131,7 @@ class House:
                     engine.kill()
 
     def engines(self) -> list[psutil.Process]:
-        """Its engine processes, remembered so that one that is left over is seen."""
+        """Return the engine processes, which are also recorded to detect orphans."""
         found: list[psutil.Process] = []
         if self._process is not None:
             with suppress(psutil.Error):
@@ -140,7 +140,7 @@ class House:
         return found
 
     def prompt_workers(self) -> list[psutil.Process]:
-        """Its processes that render and tokenize, their host first."""
+        """Return the prompt workers, their host process first."""
         with suppress(psutil.Error):
             for child in self.gateway.children():
                 if "gateway.prompts.worker" in child.cmdline():
@@ -148,7 +148,7 @@ class House:
         return []
 
     def rest(self) -> Rest:
-        """What it holds now, when it has had a while to come to rest."""
+        """Return the gateway's resources after waiting for it to become idle."""
         until = time.monotonic() + SETTLE_SECONDS
         while (entries := self._entries()) and time.monotonic() < until:
             time.sleep(0.2)
@@ -163,15 +163,15 @@ class House:
         return Rest(gateway.memory_info().rss, gateway.num_fds(), len(engines), len(orphans), entries)
 
     def wait_for_unload(self) -> None:
-        """Until no engine is left; idle ones go by themselves. Raises ServerError."""
+        """Wait until all idle engines are unloaded. Raises ServerError."""
         until = time.monotonic() + UNLOAD_SECONDS
         while self.engines():
             if time.monotonic() > until:
-                raise ServerError(f"engines that had nothing to do were not unloaded within {UNLOAD_SECONDS:.0f} s")
+                raise ServerError(f"idle engines were not unloaded within {UNLOAD_SECONDS:.0f} s")
             time.sleep(0.2)
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+        """Return the sum of a metric over its labels."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:  # noqa: S310 - http
             text = answer.read().decode()
         return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))

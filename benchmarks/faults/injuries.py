@@ -1,4 +1,4 @@
-"""The faults, one function each: it hurts a scene again and again until its time is over, and leaves it healed."""
+"""The faults, one function each, which injects the fault repeatedly until its time is over and then repairs it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from benchmarks.faults.talker import KEPT_SECONDS
 from benchmarks.servers import ServerError
 
 HANG_SECONDS: Final = 60.0
-"""An engine that hangs while it owes something is killed within this; a shorter run only makes it pause."""
+"""The gateway kills a hung engine that has work within this time; shorter runs only pause engines."""
 PATIENCE: Final = 45.0
-"""Who waits for longer waits for an engine that should have been found out: that takes about half a minute."""
+"""Wait after which a hang should have been detected, which takes about half a minute."""
 FILES: Final = ("blocks.db", "blocks.db-wal")
-"""Of the cache: what is damaged while it is in use."""
+"""Files of the cache that are damaged while they are in use."""
 CONVERSATIONS: Final = "conversations.db"
 DAMAGE: Final = 1 << 16
 SPARE_MEMORY: Final = 1 << 20
@@ -37,38 +37,38 @@ Inflict = Callable[[Scene, float], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Injury:
-    """A fault and what its scene needs."""
+    """A fault and the surroundings that it needs."""
 
     what: str
-    """For the table."""
+    """Name in the table."""
     inflict: Inflict
     redis: bool = False
     clock: bool = False
     disk: bool = False
     own_model: bool = False
-    """Whether it damages the model's file: then it gets a copy."""
+    """Whether the fault damages the model file, and therefore needs a copy of it."""
     share: float = 1.0
-    """Of the time, beside the others."""
+    """Share of the time, relative to other faults."""
     keeps: bool = True
-    """Whether what is noted of running answers outlives it."""
+    """Whether the stored parts of running answers survive the fault."""
     flighty: float = 0.0
     """Chance that a client loses its connection in the middle of an answer."""
 
 
 async def nothing(scene: Scene, until: float) -> None:
-    """No fault: what the others are compared with."""
+    """Inject no fault, as a reference."""
     await asyncio.sleep(max(0.0, until - time.monotonic()))
     scene.ledger.row.inflicted = 0
 
 
 async def kill_engines(scene: Scene, until: float) -> None:
-    """SIGKILL for one of the engines."""
+    """Kill one of the engines with SIGKILL."""
     while await scene.pause(0.3, 2.0, until):
         _kill_an_engine(scene)
 
 
 async def kill_prompt_workers(scene: Scene, until: float) -> None:
-    """SIGKILL for a process that renders and tokenizes, or for the host of all of them."""
+    """Kill a prompt worker, or the host process of all of them, with SIGKILL."""
     while await scene.pause(0.1, 1.0, until):
         luck, workers = scene.chance.random(), scene.house.prompt_workers()
         with suppress(psutil.NoSuchProcess, IndexError):
@@ -77,7 +77,7 @@ async def kill_prompt_workers(scene: Scene, until: float) -> None:
 
 
 async def stop_engines(scene: Scene, until: float) -> None:
-    """SIGSTOP: an engine says nothing more. Some go on after a while, some must be found out."""
+    """Stop an engine with SIGSTOP. Some continue after a while, others must be detected."""
     while await scene.pause(0.3, 2.0, until):
         engine, pause = _an_engine(scene), scene.chance.uniform(0.2, 1.5)
         if engine is None:
@@ -90,19 +90,19 @@ async def stop_engines(scene: Scene, until: float) -> None:
                 await asyncio.to_thread(engine.wait, HANG_SECONDS if for_good else pause)
                 scene.ledger.row.for_good += for_good
             except psutil.TimeoutExpired:
-                if for_good and _somebody_waits(scene):
-                    scene.ledger.stuck(f"an engine that hung was not seen within {HANG_SECONDS:.0f} s")
-                elif for_good:  # it owed nothing: that it does not answer can't be known before it is asked
-                    scene.ledger.row.notes["an engine that hung without work was not seen, and nobody waited"] += 1
-            finally:  # a run that is interrupted leaves nobody behind who cannot hear that it should end
+                if for_good and _client_waits(scene):
+                    scene.ledger.stuck(f"a hung engine was not detected within {HANG_SECONDS:.0f} s")
+                elif for_good:  # without work, a hang cannot be detected before the next request
+                    scene.ledger.row.notes["a hung engine without work was not detected, and no request waited"] += 1
+            finally:  # an interrupted run leaves no stopped process that ignores SIGTERM
                 engine.resume()
 
 
 async def kill_gateways(scene: Scene, until: float) -> None:
-    """SIGKILL for the gateway, which is started again at once.
+    """Kill the gateway with SIGKILL and restart it at once.
 
-    Before half of the kills its engines say nothing for a while: answers here are soon whole, and of those that are
-    under way then it must keep what they have said so far.
+    Before half of the kills the engines are stopped for a while: answers here complete quickly, and the gateway must
+    have stored the text so far of those that are then running.
     """
     while await scene.pause(1.0, 4.0, until):
         silence = KEPT_SECONDS + 0.5 if scene.chance.random() < 0.5 else 0.0
@@ -123,7 +123,7 @@ async def kill_gateways(scene: Scene, until: float) -> None:
 
 
 async def kill_everything(scene: Scene, until: float) -> None:
-    """Engines and gateways, in any order."""
+    """Kill engines and gateways, in random order."""
     while await scene.pause(0.3, 2.0, until):
         if scene.chance.random() < 0.3:
             scene.done()
@@ -134,7 +134,7 @@ async def kill_everything(scene: Scene, until: float) -> None:
 
 
 async def hurt_redis(scene: Scene, until: float) -> None:
-    """Killed and started empty, paused, or filled."""
+    """Kill Redis and start it empty, pause it, or fill it."""
     redis = scene.redis
     assert redis is not None, "the scene has one"  # noqa: S101
     while await scene.pause(0.3, 1.5, until):
@@ -145,18 +145,18 @@ async def hurt_redis(scene: Scene, until: float) -> None:
         elif kind == "paused":
             redis.freeze()
         else:
-            _tell_redis(scene, "CONFIG SET maxmemory 1")
+            _configure_redis(scene, "CONFIG SET maxmemory 1")
         await scene.pause(0.3, 3.0, until)
         if kind == "killed":
-            redis.start()  # here, as it takes no time: a thread might start it after an interrupted run's end
+            redis.start()  # not in a thread, which might start it after the end of an interrupted run
         elif kind == "paused":
             redis.thaw()
         else:
-            _tell_redis(scene, "CONFIG SET maxmemory 0")
+            _configure_redis(scene, "CONFIG SET maxmemory 0")
 
 
 async def fill_disk(scene: Scene, until: float) -> None:
-    """No byte is left where conversations, users and cache lie; on a shared disk, no file there may grow."""
+    """Fill the disk of conversations, users and cache; on a shared disk, forbid their files to grow instead."""
     while await scene.pause(0.3, 1.5, until):
         scene.done()
         heal = _fill(scene.disk) if scene.disk is not None else _forbid_growth(scene)
@@ -165,14 +165,14 @@ async def fill_disk(scene: Scene, until: float) -> None:
 
 
 async def damage_cache(scene: Scene, until: float) -> None:
-    """The cache's files are cut and garbled while gateway and engines use them."""
+    """Truncate and corrupt the files of the cache while gateway and engines use them."""
     while await scene.pause(0.2, 1.0, until):
         scene.done()
         _damage(scene, scene.house.state / scene.chance.choice(FILES))
 
 
 async def damage_conversations(scene: Scene, until: float) -> None:
-    """The conversations' file is cut or garbled while the gateway is down; it starts, and later that is put away."""
+    """Truncate or corrupt the file of conversations while the gateway is down; remove the file after a while."""
     path = scene.house.state / CONVERSATIONS
     while await scene.pause(1.0, 3.0, until):
         await asyncio.to_thread(scene.house.kill)
@@ -190,9 +190,9 @@ async def damage_conversations(scene: Scene, until: float) -> None:
 
 
 async def replace_databases(scene: Scene, until: float) -> None:
-    """An administrator's mistake: a database is removed, or an older copy of it put in its place, while it is in use.
+    """Remove a database in use, or replace it with an older copy, as an administrator might by mistake.
 
-    Turns that were acknowledged before that are gone with the file; what is acknowledged afterwards must stay.
+    Turns that were acknowledged before are lost with the file; turns that are acknowledged afterwards must stay.
     """
     path = scene.house.state / CONVERSATIONS
     while await scene.pause(0.3, 1.5, until):
@@ -210,7 +210,7 @@ async def replace_databases(scene: Scene, until: float) -> None:
 
 
 async def jump_clocks(scene: Scene, until: float) -> None:
-    """The time of day is minutes, hours or days off; less than what conversations are kept for."""
+    """Shift the time of day by minutes, hours or days, by less than the retention of conversations."""
     assert scene.clock is not None, "the scene has one"  # noqa: S101
     while await scene.pause(0.2, 1.0, until):
         scene.done()
@@ -220,7 +220,7 @@ async def jump_clocks(scene: Scene, until: float) -> None:
 
 
 async def limit_files(scene: Scene, until: float) -> None:
-    """The gateway may open no more files, while engines die and clients come and go."""
+    """Forbid the gateway to open more files, while engines are killed and clients connect and vanish."""
     while await scene.pause(0.3, 1.0, until):
         gateway = scene.house.gateway
         soft, hard = gateway.rlimit(psutil.RLIMIT_NOFILE)
@@ -234,7 +234,7 @@ async def limit_files(scene: Scene, until: float) -> None:
 
 
 async def limit_memory(scene: Scene, until: float) -> None:
-    """An engine gets no more memory than it has; whether it lives on without or dies, answers go on."""
+    """Forbid engines to allocate more memory; whether they survive or crash, answers must continue."""
     while await scene.pause(0.3, 1.0, until):
         for engine in scene.house.engines():
             with suppress(psutil.Error):
@@ -247,7 +247,7 @@ async def limit_memory(scene: Scene, until: float) -> None:
 
 
 async def damage_models(scene: Scene, until: float) -> None:
-    """The model's file is cut under the engines, or garbled and they are killed; then it is put right again."""
+    """Truncate or corrupt the model file and kill an engine; then restore the file."""
     model = scene.house.model
     whole = model.read_bytes()
     while await scene.pause(0.5, 1.5, until):
@@ -268,7 +268,7 @@ async def damage_models(scene: Scene, until: float) -> None:
 
 
 async def send_vandals(scene: Scene, until: float) -> None:
-    """Clients that vanish, stall and flood, beside those that behave but lose their connections."""
+    """Run clients that vanish, stall and flood, next to regular ones that lose their connections."""
     while await scene.pause(0.1, 0.5, until):
         scene.done()
         vandal = scene.chance.choice([vandals.vanish, vandals.stall, vandals.flood])
@@ -279,7 +279,7 @@ INJURIES: Final = {
     "nothing": Injury("nothing", nothing),
     "engines": Injury("engines killed (SIGKILL)", kill_engines),
     "prompts": Injury("prompt workers killed (SIGKILL)", kill_prompt_workers),
-    "hangs": Injury("engines stopped (SIGSTOP)", stop_engines, share=8.0),  # in 10 minutes about five for good
+    "hangs": Injury("engines stopped (SIGSTOP)", stop_engines, share=8.0),  # in 10 minutes about five hangs
     "gateways": Injury("gateway killed (SIGKILL)", kill_gateways),
     "kills": Injury("engines and gateways killed", kill_everything, share=3.0),
     "redis": Injury("Redis killed, paused, filled", hurt_redis, redis=True),
@@ -300,13 +300,13 @@ INJURIES: Final = {
 
 
 def _an_engine(scene: Scene) -> psutil.Process | None:
-    """One of those that live. It draws once, whatever it finds: what is drawn next does not depend on that."""
+    """Return a random running engine. Always draws one number, so that later draws do not depend on the engines."""
     luck, engines = scene.chance.random(), scene.house.engines()
     return engines[int(luck * len(engines))] if engines else None
 
 
-def _somebody_waits(scene: Scene) -> bool:
-    """Whether an answer has been waited for so long that a hang should have been found out."""
+def _client_waits(scene: Scene) -> bool:
+    """Whether a client has waited so long for an answer that a hang should have been detected."""
     now = time.monotonic()
     return any(talker.asked is not None and now - talker.asked > PATIENCE for talker in scene.talkers)
 
@@ -319,7 +319,7 @@ def _kill_an_engine(scene: Scene) -> None:
             engine.kill()
 
 
-def _tell_redis(scene: Scene, command: str) -> None:
+def _configure_redis(scene: Scene, command: str) -> None:
     assert scene.redis is not None  # noqa: S101
     with Redis(unix_socket_path=str(scene.redis.socket)) as client:
         client.execute_command(command)
@@ -349,7 +349,7 @@ def _forbid_growth(scene: Scene) -> Callable[[], None]:
 
 
 def _damage(scene: Scene, path: Path) -> None:
-    """Cut a file, or write junk into it, anywhere. It draws alike whatever its size."""
+    """Truncate a file, or overwrite a part of it, at a random place. Draws the same numbers whatever its size."""
     where, cut, junk = (scene.chance.random() for _ in range(3))
     with suppress(FileNotFoundError):
         size = path.stat().st_size

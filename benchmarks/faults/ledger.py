@@ -1,4 +1,4 @@
-"""What was promised, what came of it, and what that makes in figures. The goal of the first six is 0."""
+"""Compares acknowledged answers with what is found later, and counts the losses. The first six counts must be 0."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import httpx
 from benchmarks.faults.questions import Question, flaws
 
 CHECKED_AT_ONCE: Final = 8
-HONEST: Final = frozenset({"engine_unavailable", "store_unavailable", "queue_full", "queue_timeout"})
-"""Codes by which a request may be refused while something is broken."""
+EXPECTED: Final = frozenset({"engine_unavailable", "store_unavailable", "queue_full", "queue_timeout"})
+"""Error codes that may refuse a request during a fault."""
 
 
 @dataclass
@@ -22,78 +22,78 @@ class Row:
     """The figures of one fault."""
 
     lost: int = 0
-    """Tokens of ended answers that never came."""
+    """Missing tokens of completed answers."""
     doubled: int = 0
     turns_lost: int = 0
-    """Answers that were acknowledged, and are not there any more or say something else."""
+    """Acknowledged answers that are missing afterwards or have another text."""
     wrong: int = 0
-    """Texts that are not what they must be, events out of order, errors without an honest code or without a fault."""
+    """Unexpected texts, events out of order, errors with an incorrect code or without a fault."""
     stuck: int = 0
     """Requests that never ended."""
     leaks: int = 0
-    """Kinds of resources that did not come back."""
+    """Kinds of resources that did not return to their earlier level."""
     inflicted: int = 0
     for_good: int = 0
-    """Of these, hangs that lasted until the engine was found out and killed; the others were pauses."""
+    """Of these, hangs that lasted until the engine was detected and killed; the others were pauses."""
     turns: int = 0
-    """Acknowledged."""
+    """Acknowledged turns."""
     compared: int = 0
-    """Texts of the model's own that were compared with their undisturbed ones."""
+    """Texts of the model's own that were compared with undisturbed runs."""
     changed: int = 0
     """Of these, those that differ."""
     refused: int = 0
-    """Requests that were refused or failed, with whatever code."""
+    """Requests that were refused or failed, with any code."""
     resumed: int = 0
-    """Answers whose connection was lost and that were heard to their end on another."""
+    """Answers whose connection was lost and that were received to their end on another connection."""
     cut: int = 0
-    """Answers that a gateway's end cut off: marked as such, and continued."""
+    """Answers that the end of a gateway cut off: marked `incomplete`, and continued."""
     unkept: int = 0
-    """Answers that a gateway's end cut off and that were not there afterwards."""
+    """Answers that the end of a gateway cut off and that were not stored."""
     due: int = 0
-    """Of both, those of which something was heard so long before that it must have been kept."""
+    """Of both, those with text received so long before that it must have been stored."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What was wrong, and why requests were refused, in words."""
+    """Descriptions of errors, and reasons for refusals."""
 
     @property
     def zeros(self) -> tuple[int, ...]:
-        """All that must be 0."""
+        """All counts that must be 0."""
         return self.lost, self.doubled, self.turns_lost, self.wrong, self.stuck, self.leaks
 
     def blame(self, what: str) -> None:
-        """Count something that is wrong."""
+        """Count and describe an error."""
         self.wrong += 1
         self.notes[what] += 1
 
 
 class Ledger:
-    """Judges answers, and remembers those that were acknowledged."""
+    """Judges answers, and records acknowledged ones."""
 
     def __init__(self, texts: dict[str, str], *, keeps: bool = True) -> None:
-        """Begin with nothing promised; `texts` are undisturbed answers by the key of their question, or are to be.
+        """Create an empty ledger. `texts` holds undisturbed answers by the key of their question; new ones are added.
 
-        Without `keeps`, what was noted of running answers may be gone: the fault takes the file that it stands in.
+        Without `keeps`, stored parts of running answers may be lost, because the fault removes their file.
         """
         self.row = Row()
         self._keeps = keeps
         self.firsts: list[float] = []
         """Seconds to the first text of each answer that ended."""
-        self._promised: dict[str, tuple[str, str]] = {}
+        self._acknowledged: dict[str, tuple[str, str]] = {}
         """Status and text by response id."""
         self._undisturbed = texts
 
     def ended(
         self, question: Question, streamed: str, response: Mapping[str, Any], *, comparable: bool, whole: bool
     ) -> bool:
-        """An answer was acknowledged; False when it is not what it would have been undisturbed.
+        """Record an acknowledged answer; return False if it differs from the undisturbed one.
 
-        `streamed` is what its deltas came to, all of it when it was heard `whole`; `comparable` says whether its
-        conversation was undisturbed before it.
+        `streamed` is the text of its deltas, complete if `whole`; `comparable` states whether its conversation was
+        undisturbed so far.
         """
-        text = said(response)
+        text = output_text(response)
         self.row.turns += 1
-        self._promised[response["id"]] = response["status"], text
+        self._acknowledged[response["id"]] = response["status"], text
         if streamed != text if whole else not text.startswith(streamed):
-            self.row.blame(f"the deltas came to {len(streamed)} letters and the answer to {len(text)}")
+            self.row.blame(f"the deltas have {len(streamed)} letters and the answer {len(text)}")
         if question.expected is None:
             self._check_length(question, response)
             return comparable and self._compare(question.key, text)
@@ -101,55 +101,55 @@ class Ledger:
         self.row.lost += found.lost
         self.row.doubled += found.doubled
         if found.wrong:
-            self.row.blame(f"{text[:40]!r} came instead of {question.expected[:40]!r}")
+            self.row.blame(f"{text[:40]!r} instead of {question.expected[:40]!r}")
         return comparable
 
     def cut_off(self, question: Question, streamed: str, response: Mapping[str, Any], *, due: str) -> None:
-        """An answer that its gateway's end cut off: what was kept must begin what was meant to be said.
+        """Record an answer that the end of its gateway cut off; the stored text must be a prefix of the whole answer.
 
-        `due` is what was heard of it so long before that end that it must have been kept.
+        `due` is the text that was received so long before that end that it must have been stored.
         """
-        text = said(response)
+        text = output_text(response)
         self.row.cut += 1
         self._check_due(due, text)
-        self._promised[response["id"]] = response["status"], text
+        self._acknowledged[response["id"]] = response["status"], text
         whole = question.expected or max(text, streamed, key=len)
         if not (whole.startswith(text) and whole.startswith(streamed)):
-            self.row.blame("what was kept of a cut answer is not its beginning")
+            self.row.blame("the stored text of a cut answer is not its prefix")
 
     def not_kept(self, *, due: str) -> None:
-        """An answer that its gateway's end cut off is not there: as it must be, if anything of it was `due`."""
+        """Record a missing answer that the end of its gateway cut off, which is a loss if text was `due`."""
         self.row.unkept += 1
         self._check_due(due, "")
 
     def refused(self, code: str, message: str) -> None:
-        """A request was refused, or failed; wrong without an honest code, or while nothing was ever broken."""
+        """Record a refused or failed request; it is an error with an unexpected code, or without any fault."""
         self.row.refused += 1
         self.row.notes[f"refused with {code}: {message[:100]}"] += 1
-        if code not in HONEST:
-            self.row.blame(f"{code} is no code for what is broken")
+        if code not in EXPECTED:
+            self.row.blame(f"{code} does not describe the fault")
         elif not self.row.inflicted:
             self.row.blame(f"{code} while nothing was broken")
 
     def stuck(self, what: str) -> None:
-        """A request never ended."""
+        """Record a request that never ended."""
         self.row.stuck += 1
         self.row.notes[what] += 1
 
     async def audit(self, url: str) -> None:
-        """Ask for everything that was ever acknowledged."""
+        """Request everything that was ever acknowledged, and count what is missing."""
         gate = asyncio.Semaphore(CHECKED_AT_ONCE)
 
         async def look(client: httpx.AsyncClient, response: str, status: str, text: str) -> None:
             async with gate:
                 answer = await client.get(f"/v1/responses/{response}")
-            if answer.status_code != 200 or said(answer.json()) != text:
+            if answer.status_code != 200 or output_text(answer.json()) != text:
                 self.row.turns_lost += 1
                 self.row.notes[f"HTTP {answer.status_code} for an answer that was acknowledged as {status}"] += 1
-                del self._promised[response]
+                del self._acknowledged[response]
 
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            await asyncio.gather(*(look(client, id_, *promise) for id_, promise in tuple(self._promised.items())))
+            await asyncio.gather(*(look(client, id_, *answer) for id_, answer in tuple(self._acknowledged.items())))
 
     def _check_due(self, due: str, kept: str) -> None:
         if not due or not self._keeps:
@@ -157,7 +157,7 @@ class Ledger:
         self.row.due += 1
         if len(kept) < len(due):
             self.row.turns_lost += 1
-            self.row.notes[f"of a cut answer {len(kept)} letters were kept where {len(due)} were due"] += 1
+            self.row.notes[f"{len(kept)} letters of a cut answer were stored, {len(due)} were due"] += 1
 
     def _check_length(self, question: Question, response: Mapping[str, Any]) -> None:
         missing = question.fields["max_output_tokens"] - response["usage"]["output_tokens"]
@@ -172,6 +172,6 @@ class Ledger:
         return known == text
 
 
-def said(response: Mapping[str, Any]) -> str:
-    """The text of a response."""
+def output_text(response: Mapping[str, Any]) -> str:
+    """Return the text of a response."""
     return "".join(part["text"] for item in response["output"] for part in item.get("content", ()))

@@ -1,8 +1,8 @@
-"""What the clients ask, and how an answer is known to be right.
+"""The clients' questions, and how answers are checked.
 
-Two kinds of answer are known beforehand, whatever the model: a row of numbers that a grammar forces, in which a token
-that is lost or doubled leaves a gap or a repetition, and a row of one letter that only its length ends. Two more are
-the model's own, drawn greedily and with a seed: they are compared with what they were before anything was disturbed.
+Two kinds of answer are known in advance, whatever the model: a sequence of numbers that a grammar forces, in which a
+lost or duplicated token leaves a gap or a repetition, and a sequence of one letter that ends at its length limit. Two
+more kinds are the model's own text, greedy and sampled with a seed: they are compared with undisturbed runs.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ANSWER: Final = 96
-"""Tokens of an answer at most."""
+"""Maximum tokens of an answer."""
 OWN: Final = 48
-"""Likewise of one that is the model's own: the longer, the more of them differ between two undisturbed runs."""
+"""Maximum tokens of the model's own text; the longer, the more of them differ between two undisturbed runs."""
 NUMBERS: Final = 32
-"""Numbers of a forced row; with their spaces they are 159 bytes, and the tiny model's tokens are bytes."""
+"""Numbers in a forced sequence: 159 bytes with spaces, and the tiny model's tokens are bytes."""
 LETTER: Final = "A"
 LETTER_TOKEN: Final = 65
-"""Of a vocabulary that begins with the 256 bytes, as the tiny model's does."""
+"""Id of LETTER in a vocabulary that begins with the 256 bytes, as the tiny model's does."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request, but for what it continues."""
+    """One request, without the response that it continues."""
 
     key: str
-    """Alike for alike requests: whose texts can be compared."""
+    """Equal for equal requests, whose texts can be compared."""
     fields: dict[str, Any]
     expected: str | None
-    """The text, where it is known beforehand."""
+    """The text, if it is known in advance."""
 
 
 @dataclass
 class Flaws:
-    """What is wrong with one answer."""
+    """The errors in one answer."""
 
     lost: int = 0
-    """Tokens that never came."""
+    """Missing tokens."""
     doubled: int = 0
     wrong: bool = False
-    """The text is not what it must be, and no loss or repetition explains it."""
+    """The text is unexpected, and no loss or repetition explains it."""
 
 
 def scripts(seed: int, count: int) -> list[list[Question]]:
-    """Conversations of three turns each; the same `seed` gives the same."""
+    """Return conversations of three turns each; the same `seed` gives the same ones."""
     return [list(_script(random.Random(f"{seed} {number}"), number)) for number in range(count)]
 
 
@@ -83,7 +83,7 @@ def _sampled(draw: random.Random) -> tuple[dict[str, Any], None]:
 
 
 def flaws(text: str, expected: str) -> Flaws:
-    """How `text`, which should be `expected` and is whole, differs from it."""
+    """Compare the complete `text` with `expected`."""
     if text == expected:
         return Flaws()
     if set(text) <= {LETTER} and set(expected) == {LETTER}:

@@ -1,4 +1,4 @@
-"""A client that holds conversations whatever happens to the server, and hears every answer to its end."""
+"""A client that holds conversations whatever happens to the server, and reads every answer to its end."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.questions import Question
 
 ANSWER_SECONDS: Final = 90.0
-"""An answer that does not end within this is stuck: an engine that hangs is seen after half of it."""
+"""Time after which an answer is stuck: a hung engine is detected after half of it."""
 AGAIN_SECONDS: Final = 0.1
-"""Between two tries to reach a gateway that is not there."""
+"""Seconds between attempts to reach a gateway that is down."""
 KEPT_SECONDS: Final = 3.0
-"""What was heard so long before a gateway's end is on disk: running answers are noted there about once a second."""
+"""Text received this long before a gateway's end must be on disk: running answers are stored about once a second."""
 TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 LOST: Final = (ConnectionClosed, OSError, InvalidHandshake, InvalidMessage, TimeoutError)
 
 
 class Talker:
-    """One client with one connection, or none for a moment."""
+    """One client with at most one connection."""
 
     def __init__(
         self, address: str, ledger: Ledger, scripts: Sequence[Sequence[Question]], draw: random.Random
     ) -> None:
-        """Hold `scripts`' conversations at `address`, a WebSocket URL, in an order that `draw` gives."""
+        """Hold the conversations of `scripts` at `address`, a WebSocket URL, in an order chosen by `draw`."""
         self._address = address
         self._ledger = ledger
         self._scripts = scripts
         self._draw = draw
         self._socket: ClientConnection | None = None
         self.asked: float | None = None
-        """When it asked what it waits for now, in monotonic seconds."""
+        """Monotonic time of the pending request; None without one."""
         self.flighty = 0.0
-        """Chance that it loses its connection in the middle of an answer, and comes back for the rest."""
+        """Probability of losing the connection during an answer and resuming it."""
 
     async def talk(self, until: float) -> None:
-        """Conversations until then, in monotonic seconds; the last answer is waited for."""
+        """Hold conversations until the monotonic time `until`, and wait for the last answer."""
         try:
             while time.monotonic() < until:
                 script, whims = self._draw.choice(self._scripts), random.Random(self._draw.random())
@@ -54,7 +54,7 @@ class Talker:
             await self._leave()
 
     async def _converse(self, script: Sequence[Question], whims: random.Random, until: float) -> None:
-        """One conversation, with whims of its own: that it ends early changes nothing of the next one."""
+        """Hold one conversation, with its own generator `whims`, so that an early end does not affect the next one."""
         previous, alike = None, True
         for question in script:
             if time.monotonic() > until:
@@ -64,7 +64,7 @@ class Talker:
             leaving = answer.size_at_leaving(whims) if whims.random() < self.flighty else None
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
-                    response = await self._hear(answer, previous, leaving)
+                    response = await self._receive(answer, previous, leaving)
             except TimeoutError:
                 self._ledger.stuck(f"an answer had no end after {ANSWER_SECONDS:.0f} s")
                 await self._leave()
@@ -77,14 +77,14 @@ class Talker:
             else:
                 if answer.first is not None:
                     self._ledger.firsts.append(answer.first - answer.asked)
-                whole = not answer.returned  # of one that ended meanwhile, only its last event is told
+                whole = not answer.returned  # resuming an ended answer delivers only its last event
                 alike = self._ledger.ended(question, answer.text, response, comparable=alike, whole=whole)
             previous = response["id"]
 
-    async def _hear(self, answer: _Answer, previous: str | None, leaving: int | None) -> dict[str, Any] | None:
-        """The response as its last event told it; None when it was refused, failed, or never began.
+    async def _receive(self, answer: _Answer, previous: str | None, leaving: int | None) -> dict[str, Any] | None:
+        """Return the response in the terminal event; None if it was refused, failed, or never started.
 
-        After so many letters as `leaving` says its connection is lost once.
+        After `leaving` letters, the connection is lost once.
         """
         while True:
             try:
@@ -95,7 +95,7 @@ class Talker:
                     if event["type"] == "error":
                         await self._refused(event["error"], answer)
                         return None
-                    answer.hear(event)
+                    answer.receive(event)
                     if event["type"] == "response.failed":
                         await self._refused(event["response"]["error"], answer)
                         return None
@@ -108,17 +108,17 @@ class Talker:
                         socket.transport.abort()
             except LOST:
                 self._socket = None
-                if answer.id is None:  # nobody promised anything yet
+                if answer.id is None:  # nothing has been acknowledged yet
                     return None
                 answer.lose(time.monotonic())
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def _refused(self, error: dict[str, Any], answer: _Answer) -> None:
-        if answer.returned and error.get("param") == "response_id":  # its gateway ended before it noted it
+        if answer.returned and error.get("param") == "response_id":  # its gateway ended before it stored the answer
             self._ledger.not_kept(due=answer.due)
             return
         self._ledger.refused(error["code"], error["message"])
-        if "retry_after" in error:  # held off: as another connection it is another user
+        if "retry_after" in error:  # penalized: another connection is another user
             await self._leave()
         await asyncio.sleep(AGAIN_SECONDS)
 
@@ -142,7 +142,7 @@ class Talker:
 
 
 class _Answer:
-    """One answer as it is heard, over one connection or more."""
+    """One answer, received over one or more connections."""
 
     def __init__(self, question: Question) -> None:
         self._question = question
@@ -150,17 +150,17 @@ class _Answer:
         self.text = ""
         self.asked = time.monotonic()
         self.first: float | None = None
-        """When its first text came."""
+        """Arrival time of the first text."""
         self.returned = False
         self.disorder = False
         self.due = ""
-        """What a gateway that ended when its connection was lost must have kept."""
+        """Text that a gateway that ended when the connection was lost must have stored."""
         self._last = -1
-        self._heard: list[tuple[float, int]] = []
-        """When how many letters had come, since its connection was lost if it was."""
+        self._received: list[tuple[float, int]] = []
+        """(Time, letters so far) of each delta on the current connection."""
 
     def request(self, previous: str | None) -> str:
-        """What to send: the question, or, when the answer has begun, where to go on with it."""
+        """Return the request to send: the question, or a resume if the answer has started."""
         if self.id is None:
             message = {"type": "response.create", "previous_response_id": previous, **self._question.fields}
         else:
@@ -168,11 +168,11 @@ class _Answer:
         return msgspec.json.encode(message).decode()
 
     def size_at_leaving(self, draw: random.Random) -> int:
-        """Letters after which a flighty client loses its connection."""
+        """Return the letters after which a flighty client loses its connection."""
         return draw.randrange(1, self._question.fields["max_output_tokens"])
 
-    def hear(self, event: dict[str, Any]) -> None:
-        """The next event."""
+    def receive(self, event: dict[str, Any]) -> None:
+        """Process the next event."""
         self.disorder |= event["sequence_number"] <= self._last
         self._last = event["sequence_number"]
         if event["type"] == "response.created":
@@ -180,13 +180,13 @@ class _Answer:
         elif event["type"] == "response.output_text.delta":
             self.text += event["delta"]
             now = time.monotonic()
-            self._heard.append((now, len(self.text)))
+            self._received.append((now, len(self.text)))
             self.first = self.first or now
 
     def lose(self, now: float) -> None:
-        """Its connection is lost. If nothing came by it, its gateway may have ended long before."""
+        """Record the loss of the connection. If it delivered nothing, its gateway may have ended long before."""
         self.returned = True
-        for when, size in self._heard:
+        for when, size in self._received:
             if when <= now - KEPT_SECONDS:
                 self.due = self.text[:size]
-        self._heard.clear()
+        self._received.clear()

@@ -1,4 +1,4 @@
-"""One fault from beginning to end: a house, clients who talk, the fault, healing, and an audit of what was promised."""
+"""One fault from start to end: server, clients, fault, recovery, and an audit of acknowledged answers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SCRIPTS: Final = 12
 PEOPLE: Final = 6
 WARM_SECONDS: Final = 1.0
 HEAL_SECONDS: Final = 90.0
-"""An engine that died often is tried again after half a minute, and so is a store."""
+"""Timeout of the recovery; an engine that crashed often is retried after half a minute, and so is a store."""
 CONTEXT: Final = 2048
 SETTINGS: Final = {
     "context": CONTEXT,
     "engines": 2,
     "cores": 2,
-    "resume_grace": 5,  # the longest that a client here stays away, and what vandals leave behind lasts no longer
+    "resume_grace": 5,  # longer than any client here stays away, and the maximum life of answers that vandals abandon
     "messages_per_minute": 1_000_000,
 }
 
@@ -35,9 +35,9 @@ SETTINGS: Final = {
 async def trial(
     name: str, model: Path, folder: Path, *, seconds: float, seed: int, texts: dict[str, str], count: int = PEOPLE
 ) -> Row:
-    """Inflict the fault `name` for so many seconds on `count` clients.
+    """Inject the fault `name` for `seconds` while `count` clients hold conversations.
 
-    `texts` are undisturbed answers by the key of their question, and get those that are new.
+    `texts` holds undisturbed answers by the key of their question; new ones are added.
     """
     injury = INJURIES[name]
     with _scene(name, injury, model, folder, seed=seed, texts=texts) as scene:
@@ -45,7 +45,7 @@ async def trial(
         await _talk(scene, WARM_SECONDS)
         before = await asyncio.to_thread(scene.house.rest)
         until = time.monotonic() + seconds
-        async with asyncio.TaskGroup() as talking:  # who interrupts it does not wait for their answers
+        async with asyncio.TaskGroup() as talking:  # an interrupt does not wait for their answers
             for talker in people:
                 talking.create_task(talker.talk(until))
             await injury.inflict(scene, until)
@@ -89,7 +89,7 @@ async def _talk(scene: Scene, seconds: float) -> None:
 
 
 async def _heal(scene: Scene) -> None:
-    """The fault is over: soon everybody is answered again as if nothing had been."""
+    """Wait until all clients are answered again after the fault."""
     for talker in scene.talkers:
         talker.flighty = 0.0
     until = time.monotonic() + HEAL_SECONDS

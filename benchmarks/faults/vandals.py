@@ -1,4 +1,4 @@
-"""Clients that do not behave: they leave without a word, do not read, or send more than anybody could answer."""
+"""Misbehaving clients: they vanish without a close frame, do not read, or flood the server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.faults.scene import Scene
 from benchmarks.faults.talker import LOST
 
 LONG: Final = 400
-"""Tokens that they ask for."""
+"""Tokens that they request."""
 STALL_SECONDS: Final = 1.0
 FLOOD: Final = 50
-"""Messages that one sends at once; every second one is none."""
+"""Messages that one client sends at once; every second one is invalid."""
 
 
 async def vanish(scene: Scene, count: int) -> None:
-    """Ask, hear a little, and be gone without a close frame."""
+    """Send a request, read for a moment, and vanish without a close frame."""
 
     async def one(seconds: float) -> None:
         with suppress(*LOST):
@@ -32,12 +32,12 @@ async def vanish(scene: Scene, count: int) -> None:
                             await socket.recv()
                 socket.transport.abort()
 
-    stays = [scene.mischief.uniform(0.0, 0.5) for _ in range(count)]  # before any of them meets the others
+    stays = [scene.mischief.uniform(0.0, 0.5) for _ in range(count)]  # drawn before the clients run concurrently
     await asyncio.gather(*map(one, stays))
 
 
 async def stall(scene: Scene, count: int) -> None:
-    """Ask on many lanes, and read nothing."""
+    """Send requests on many lanes, and read nothing."""
     with suppress(*LOST):
         async with _socket(scene) as socket:
             socket.transport.pause_reading()
@@ -48,7 +48,7 @@ async def stall(scene: Scene, count: int) -> None:
 
 
 async def flood(scene: Scene, count: int) -> None:
-    """Send requests and what is none as fast as it goes, then leave properly."""
+    """Send requests and invalid messages as fast as possible, then close properly."""
 
     async def one() -> None:
         with suppress(*LOST):
@@ -65,5 +65,5 @@ def _request(**fields: str) -> str:
 
 
 def _socket(scene: Scene) -> connect:
-    """A connection. That it cannot be had, or breaks, is no vandal's concern."""
+    """Return a connection; its failures do not concern a vandal."""
     return connect(scene.house.address, open_timeout=5, ping_interval=None, close_timeout=2)
