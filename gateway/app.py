@@ -83,7 +83,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         idle_unload=settings.idle_unload,
         on_change=changed,
         on_step=metrics.stepped,
-        on_store=metrics.store.told,
+        on_store=metrics.store.observe_engine,
     )
     dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm)
     admission: Admission[Demand, Placement] = Admission(
