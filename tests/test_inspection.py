@@ -94,8 +94,8 @@ def test_a_template_with_thoughts_renders(tmp_path: Path) -> None:
     [
         ("{% if %}", "does not compile"),
         ("{{ raise_exception('not\\nfor you') }}", "not for you"),
-        ("{{ 'x' * 2 ** 31 }}", "asks for too much (MemoryError)"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "asks for too much (RecursionError)"),
+        ("{{ 'x' * 2 ** 31 }}", "limits on memory or recursion (MemoryError)"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "limits on memory or recursion (RecursionError)"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
         ("{{ messages[0].content }}", "leaves the answer out"),
         ("no word of it", "leaves the answer out"),
