@@ -23,7 +23,7 @@ from engine import EnginePool, EngineProcess, State
 from gateway.auth.principal import principal_of
 from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
-from gateway.config.background import keep_up
+from gateway.config.background import run_forever
 from gateway.config.settings import Settings
 from gateway.conversations.prompt_builder import PromptBuilder
 from gateway.conversations.turns import Sessions
@@ -179,8 +179,8 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
             "prompts": services.prompts.run,
             "dispatcher": services.dispatcher.keep,
         }
-        keepers = [asyncio.create_task(keep_up(name, keep)) for name, keep in work.items()]
-        watch = asyncio.create_task(keep_up("users", services.registry.watch))
+        keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
+        watch = asyncio.create_task(run_forever("users", services.registry.watch))
         yield
         await responses.close(within=0)
         watch.cancel()

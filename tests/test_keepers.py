@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from engine import EnginePool, State, WorkerConfig
 from engine.resources import Meter
-from gateway.config.background import keep_up
+from gateway.config.background import run_forever
 from tests.plans import MEASURED
 
 
@@ -24,12 +24,12 @@ async def test_engines_are_unloaded_although_nothing_can_be_read_of_them(
         raise error
 
     monkeypatch.setattr("engine.pool.ROUND", 0.05)
-    monkeypatch.setattr("gateway.config.background.AGAIN", 0.05)
+    monkeypatch.setattr("gateway.config.background.RESTART_SECONDS", 0.05)
     monkeypatch.setattr(Meter, "read", broken)
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1, idle_unload=0.3)
     [engine] = pool.engines
     with capture_logs() as lines:
-        keeper = asyncio.create_task(keep_up("engines", pool.keep))
+        keeper = asyncio.create_task(run_forever("engines", pool.keep))
         await pool.start(engine)
         async with asyncio.timeout(20):
             while engine.state is not State.STOPPED:  # noqa: ASYNC110 - nobody tells
