@@ -205,7 +205,7 @@ def _routes(services: Services, responses: Responses) -> list[BaseRoute]:
         await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         with services.metrics.connections.track_inprogress():
             principal = principal_of(socket)
-            heard = partial(services.registry.heard, principal)
+            heard = partial(services.registry.count_message, principal)
             if (watch_controls := socket.scope["state"].get(WATCH)) is not None:
                 watch_controls(heard)
             await Connection(responses, socket, principal=principal, heard=heard, intake=intake).serve()

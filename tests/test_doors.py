@@ -293,7 +293,7 @@ def test_a_strange_host_is_refused_without_a_fault(host: str) -> None:
 async def test_the_official_client_says_that_a_key_is_wrong(closed: tuple[Gateway, str]) -> None:
     gateway, _ = closed
     async with AsyncOpenAI(api_key="smv_wrong", base_url=gateway.url + "/v1", max_retries=0) as client:
-        with pytest.raises(Exception, match="this API key is not known here") as wrong:
+        with pytest.raises(Exception, match="this API key is unknown") as wrong:
             await client.models.list()
     assert type(wrong.value).__name__ == "AuthenticationError"
 
@@ -349,7 +349,7 @@ def test_the_terminals_chat_asks_for_the_key_that_is_needed(closed: tuple[Gatewa
         terminal.see("an API key is needed")
         terminal.see("API key: ")
         terminal.type("wrong\n")
-        terminal.see("not known here")
+        terminal.see("this API key is unknown")
         terminal.see("API key: ")
         terminal.type(f"{key}\n")
         seen = terminal.see("tiny")

@@ -208,7 +208,7 @@ async def test_who_kills_engines_again_and_again_is_refused_for_a_while_and_nobo
         assert 590 < refusal.to_dict()["error"]["retry_after"] <= 600
         assert said(await good.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"
     assert 'code="engine_unavailable",route="responses",status="rejected"} 1.0' in tiny_server.get("/metrics").text
-    assert "held off" in tiny_server.log()
+    assert "user blocked" in tiny_server.log()
 
 
 async def test_those_who_wait_are_told_their_position_and_a_full_queue_refuses(

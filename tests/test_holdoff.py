@@ -27,7 +27,7 @@ def test_a_user_whose_requests_failed_twice_is_refused_for_ten_minutes_and_told_
     clock.now += 500
     penalties.blame("bad", 2.0)
     clock.now += 90.5
-    with pytest.raises(EngineUnavailableError, match="killed engines") as refused:
+    with pytest.raises(EngineUnavailableError, match="crashed engines") as refused:
         penalties.check("bad")
     assert refused.value.body()["retry_after"] == refused.value.retry_after == 510
     penalties.check("good")

@@ -59,18 +59,18 @@ async def test_use_is_counted_over_all_gateways(tmp_path: Path, server: RedisSer
         await there.share()
         [anna] = await here.all()
         for users, tokens in ((here, 10), (there, 200), (there, 3000)):
-            await users.used({anna.tenant: Usage(1, tokens)})
+            await users.add_usage({anna.tenant: Usage(1, tokens)})
         for users in (here, there):
-            [user] = await users.everywhere()
+            [user] = await users.all_with_total_usage()
             assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (3, 3210, 3, 3210)
         server.stop()
-        await here.used({anna.tenant: Usage(1, 10_000)})
-        [user] = await here.everywhere()
+        await here.add_usage({anna.tenant: Usage(1, 10_000)})
+        [user] = await here.all_with_total_usage()
         assert user.tokens == 10_010  # what is known without the others
         server.start()
         for _ in range(100):
-            await here.used({})
-            [user] = await there.everywhere()
+            await here.add_usage({})
+            [user] = await there.all_with_total_usage()
             if user.tokens == 13_210:
                 break
             await asyncio.sleep(0.1)
@@ -84,9 +84,9 @@ async def test_a_gateway_whose_clock_is_years_ahead_hides_no_use_of_today(tmp_pa
         await ahead.add("anna")
         await right.share()
         [anna] = await right.all()
-        await ahead.used({anna.tenant: Usage(1, 10)})
-        await right.used({anna.tenant: Usage(1, 200)})
-        [user] = await right.everywhere()
+        await ahead.add_usage({anna.tenant: Usage(1, 10)})
+        await right.add_usage({anna.tenant: Usage(1, 200)})
+        [user] = await right.all_with_total_usage()
         assert (user.tokens, user.tokens_today) == (210, 200)
     ahead.close()
     ledger.close()
@@ -125,7 +125,7 @@ async def test_an_outage_delays_and_loses_nothing(tmp_path: Path, server: RedisS
         await here.add("carl")
         await there.revoke("anna")
         await there.add("dora")
-        assert [users.untold for users in (here, there)] == [True, True]
+        assert [users.unpublished for users in (here, there)] == [True, True]
         server.start()  # with nothing of what it had
         everybody = {"anna": False, "bert": True, "carl": True, "dora": True}
         for _ in range(200):
@@ -134,7 +134,7 @@ async def test_an_outage_delays_and_loses_nothing(tmp_path: Path, server: RedisS
                 break
             await asyncio.sleep(0.1)
         assert found == [everybody] * 2
-        assert [users.untold for users in (here, there)] == [False, False]
+        assert [users.unpublished for users in (here, there)] == [False, False]
 
 
 async def test_what_lies_in_redis_tells_nothing_and_forged_or_old_records_change_nothing(

@@ -132,7 +132,7 @@ class TurnRunner:
             noted.cancel()
             usage = self._generation.usage
             self._services.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
-            self._services.registry.record(self._principal, usage.input + usage.output)
+            self._services.registry.record_usage(self._principal, usage.input + usage.output)
 
     def break_off(self, error: ApiError) -> None:
         """Emit that it failed, when `run` could not."""

@@ -56,7 +56,7 @@ class Authentication:
             principal = await self._identify(scope, address)
             self._check(scope, principal, address)
             if scope["type"] == "http":
-                self._registry.heard(principal)  # a socket's messages count one by one
+                self._registry.count_message(principal)  # a socket's messages count one by one
         except ApiError as error:
             await refuse(error, scope, receive, send, headers=_headers(scope, error))
             return
