@@ -220,7 +220,7 @@ class KVConnector:
                 job.done(kept and job.whole and len(states) == len(job.states))
 
         try:
-            kept = self._cache.keep(job.chain, states)
+            kept = self._cache.store(job.chain, states)
         finally:
             self._settled.append(settled)
             self._wake()

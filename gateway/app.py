@@ -174,7 +174,7 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
         await services.registry.refresh()
         work = {
             "sessions": services.sessions.keep,
-            "cache": services.cache.keep,
+            "cache": services.cache.run,
             "engines": services.pool.keep,
             "prompts": services.prompts.run,
             "dispatcher": services.dispatcher.keep,

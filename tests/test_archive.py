@@ -27,7 +27,7 @@ async def gateway(folder: Path, server: RedisServer | None = None, keys: KeyRing
     """The archive of one gateway, with its outbox at work."""
     copies = Copies(server.unix, keys, ttl=1e6) if server else None
     archive = Archive(folder / "conversations.db", keys, ttl=1e6, copies=copies)
-    keeping = asyncio.create_task(archive.keep())
+    keeping = asyncio.create_task(archive.run())
     try:
         yield archive
     finally:

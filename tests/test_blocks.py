@@ -145,7 +145,7 @@ def test_a_key_can_be_given_as_it_is() -> None:
 @pytest.mark.parametrize("text", ["", "smk_short", "secret " * 9, "smk_" + "é" * 43, "smk_" + "A" * 44, "A" * 43])
 def test_a_file_without_keys_is_refused_and_what_it_holds_is_not_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "key").write_text(text, encoding="utf-8")
-    with pytest.raises(StoreError, match=r"cache_key: .*key can't be used: a key is") as caught:
+    with pytest.raises(StoreError, match=r"cache_key: .*key can't be used: a key must") as caught:
         KeyRing.load(tmp_path / "key")
     assert not text or text not in str(caught.value)
 

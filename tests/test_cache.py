@@ -38,7 +38,7 @@ def finds(cache: PrefixCache) -> bool:
 def keeps(cache: PrefixCache) -> None:
     """Keep a sequence of 200 tokens."""
     chain = cache.chain(range(200), "alice")
-    cache.keep(chain, [Stored(block, b"state") for block in chain.blocks])
+    cache.store(chain, [Stored(block, b"state") for block in chain.blocks])
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis", "memory"])
@@ -106,7 +106,7 @@ async def test_a_redis_that_fills_up_and_is_emptied_is_logged(tmp_path: Path, mo
         cache = open_cache(server.url)
         assert cache.copies is not None
         server.command("CONFIG", "SET", "maxmemory", "1")
-        keeping = asyncio.create_task(cache.keep())
+        keeping = asyncio.create_task(cache.run())
         with pytest.raises(StoreFullError):
             await asyncio.to_thread(cache.copies.store.put_many, [(bytes(32), b"x")])
         await until(lambda: len(logs) == 1)
@@ -129,7 +129,7 @@ async def test_a_store_that_comes_later_is_checked_then(tmp_path: Path, monkeypa
     monkeypatch.setattr("cache.cache.CHECK_SECONDS", 0.05)
     server = RedisServer(tmp_path)
     cache = open_cache(server.url)
-    keeping = asyncio.create_task(cache.keep())
+    keeping = asyncio.create_task(cache.run())
     with server:
         await until(lambda: cache._checked)
         assert await asyncio.to_thread(cache.store.read_mark) == KEYS.fingerprints[0]

@@ -57,7 +57,7 @@ def finish(cache: PrefixCache, tokens: list[int], scope: str = "alice", public: 
     """What an engine does after a turn: serialize what is not stored yet, and keep it."""
     chain = cache.chain(tokens, scope, public=public)
     absent = cache.absent(chain.blocks)
-    assert cache.keep(chain, [Stored(block, state(tokens, block.start, block.end)) for block in absent])
+    assert cache.store(chain, [Stored(block, state(tokens, block.start, block.end)) for block in absent])
     return chain
 
 
@@ -120,7 +120,7 @@ def test_two_hundred_sessions_store_the_operators_instructions_once(cache: Prefi
         chain = cache.chain([*instructions, n, n, n], f"tenant {n}", public=500)
         blocks = cache.absent(chain.blocks)
         absent.append(sum(block.end - block.start for block in blocks))
-        cache.keep(chain, [Stored(block, b"state") for block in blocks])
+        cache.store(chain, [Stored(block, b"state") for block in blocks])
     assert absent == [503, *[3] * 199]
 
 
@@ -169,7 +169,7 @@ def test_no_byte_of_a_stored_block_can_change(cache: PrefixCache, raw: SqliteSto
 def test_what_a_turn_has_used_outlives_what_it_has_not(cache: PrefixCache, raw: SqliteStore) -> None:
     alice, bob = cache.chain(TOKENS[:300], "alice"), cache.chain(TOKENS[:300], "bob")
     for chain in (alice, bob):
-        cache.keep(chain, [Stored(block, bytes(1 << 20)) for block in chain.blocks])
+        cache.store(chain, [Stored(block, bytes(1 << 20)) for block in chain.blocks])
     cache.renew(alice)
     raw._max_bytes = raw.size() - 1
     raw.sweep()
@@ -200,7 +200,7 @@ def test_a_store_that_is_gone_is_an_empty_store(tmp_path: Path) -> None:
         server.stop()
         assert found(cache, TOKENS[:300]) == 0
         assert (cache.up, cache.writable, cache.absent(chain.blocks)) == (False, False, [])
-        assert not cache.keep(chain, [Stored(chain.blocks[0], b"state")])
+        assert not cache.store(chain, [Stored(chain.blocks[0], b"state")])
         assert not cache.renew(chain)
         cache.close()
 
@@ -210,7 +210,7 @@ def test_a_running_answer_is_stored_as_its_blocks_fill(cache: PrefixCache) -> No
     for at in range(100, 500, 10):
         for block in chain.extend(TOKENS[at : at + 10]):
             assert block.end - block.start == BLOCK
-            cache.keep(chain, [Stored(block, state(TOKENS, block.start, block.end))])
+            cache.store(chain, [Stored(block, state(TOKENS, block.start, block.end))])
     assert found(cache, TOKENS[:500]) == 384
 
 

@@ -103,7 +103,7 @@ async def test_a_store_that_nobody_writes_to_is_found_well_after_a_failover(
     pair[1].follow(None)
     pair[0].follow(pair[1])
     with capture_logs() as logs:
-        keeping = asyncio.create_task(cache.keep())
+        keeping = asyncio.create_task(cache.run())
         with pytest.raises(StoreReadOnlyError):
             await asyncio.to_thread(cache.store.write_mark, "x")
         await until(lambda: len(logs) == 1)
@@ -177,7 +177,7 @@ def sentinels(tmp_path: Path, pair: tuple[RedisServer, RedisServer]) -> Iterator
 def keeps(cache: PrefixCache) -> bool:
     """Keep a sequence of 200 tokens."""
     chain = cache.chain(range(200), "alice")
-    return cache.keep(chain, [Stored(block, b"state") for block in chain.blocks])
+    return cache.store(chain, [Stored(block, b"state") for block in chain.blocks])
 
 
 def finds(cache: PrefixCache) -> bool:
@@ -191,7 +191,7 @@ async def test_sentinels_lead_to_the_new_master_when_the_old_one_dies(
 ) -> None:
     cache = await asyncio.to_thread(Cache, sentinels, KEYS, ttl=1000, max_bytes=1 << 26)
     archive = Archive(tmp_path / "conversations.db", KEYS, ttl=1e6, copies=cache.copies)
-    copying = asyncio.create_task(archive.keep())
+    copying = asyncio.create_task(archive.run())
     engine = cache.config.open(WHAT)
     assert keeps(engine)
     assert await archive.put("alice", "resp_0", b"0", Progress.ENDED)

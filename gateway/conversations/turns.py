@@ -124,7 +124,7 @@ class Sessions:
 
     async def keep(self) -> None:
         """Do what could not be done at once, hear of deletions, and drop what is past its time. Never returns."""
-        await self._archive.keep()
+        await self._archive.run()
 
     def _opened(self, record: _Record) -> tuple[Turn, list[int] | None]:
         return record.turn, _unpack(record.ids) if record.vocabulary == self._vocabulary else None
