@@ -177,7 +177,7 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
             "cache": services.cache.run,
             "engines": services.pool.keep,
             "prompts": services.prompts.run,
-            "dispatcher": services.dispatcher.keep,
+            "dispatcher": services.dispatcher.run,
         }
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))
