@@ -170,10 +170,10 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         with suppress(StoreError):  # every request will tell
-            await services.sessions.interrupted()
+            await services.sessions.mark_interrupted()
         await services.registry.refresh()
         work = {
-            "sessions": services.sessions.keep,
+            "sessions": services.sessions.run,
             "cache": services.cache.run,
             "engines": services.pool.keep,
             "prompts": services.prompts.run,

@@ -211,7 +211,7 @@ class TurnRunner:
         finally:
             if self.request.forgotten:
                 for engine, number in self._generation.traces:
-                    self._unstored.left(engine, number)
+                    self._unstored.add_cells(engine, number)
 
     def _text(self, text: str, logprobs: list[dict[str, Any]]) -> None:
         self._tell(self._answer.feed(text, logprobs))
@@ -267,12 +267,12 @@ class TurnRunner:
     async def _keep(self, ids: list[int] | None) -> int:
         """Keep the turn where it belongs. Returns how many of the user's turns were dropped for want of room."""
         if self.request.forgotten:
-            self._unstored.keep(self.record, ids)
+            self._unstored.add(self.record, ids)
         elif self.request.remembered:
             return await self._store(ids)
         elif ids is not None:
             turn = self.record
-            self._services.histories.keep(self._principal.tenant, self.request, messages(turn.items), ids, self.id)
+            self._services.histories.store(self._principal.tenant, self.request, messages(turn.items), ids, self.id)
         return 0
 
     async def _store(self, ids: list[int] | None) -> int:
