@@ -80,7 +80,7 @@ def test_a_gateway_with_another_key_is_refused_and_one_with_both_takes_over(tmp_
             open_cache(url)
 
 
-def test_a_start_while_the_store_is_away_is_a_start(tmp_path: Path) -> None:
+def test_a_gateway_starts_while_the_store_is_unavailable(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     cache = open_cache(server.url)
     engine = cache.config.open(WHAT)
@@ -125,7 +125,9 @@ def test_another_service_at_its_address_hinders_no_start() -> None:
         open_cache(f"redis://127.0.0.1:{port}/0").close()
 
 
-async def test_a_store_that_comes_later_is_checked_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_becomes_available_later_is_checked_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cache.cache.CHECK_SECONDS", 0.05)
     server = RedisServer(tmp_path)
     cache = open_cache(server.url)

@@ -139,7 +139,7 @@ async def status(gateway: Gateway, key: str | None, wanted: int) -> str:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_lost_its_users_lets_nobody_in_until_they_are_back(
+async def test_a_gateway_that_lost_its_users_rejects_all_requests_until_they_are_restored(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     state = tmp_path / "state"

@@ -78,7 +78,7 @@ def test_a_model_that_is_here_is_verified_again_and_not_downloaded(library: Libr
     assert len(hub.starts) == 1
 
 
-def test_a_damaged_file_is_pulled_anew(library: Library, hub: Hub, content: bytes) -> None:
+def test_a_damaged_file_is_downloaded_again(library: Library, hub: Hub, content: bytes) -> None:
     bring(library, hub)
     path = library.path(PUBLISHED.file)
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -93,7 +93,7 @@ def test_a_file_laid_there_by_hand_is_verified_not_downloaded(library: Library, 
     assert hub.starts == []
 
 
-def test_a_broken_connection_goes_on_where_it_broke(library: Library, hub: Hub, content: bytes) -> None:
+def test_a_broken_download_resumes_where_it_stopped(library: Library, hub: Hub, content: bytes) -> None:
     hub.cuts = [700_000, 0, 200_000]
     pauses: list[float] = []
     bring(library, hub, pause=pauses.append)
@@ -104,7 +104,7 @@ def test_a_broken_connection_goes_on_where_it_broke(library: Library, hub: Hub, 
     assert pauses == [0.0, 2.0, 0.0]
 
 
-def test_a_hub_that_brings_nothing_more_is_given_up_and_what_came_is_kept(library: Library, hub: Hub) -> None:
+def test_a_pull_from_a_stalled_hub_fails_and_the_received_part_remains(library: Library, hub: Hub) -> None:
     hub.cuts = [600_000, *[0] * 5]
     pauses: list[float] = []
     with pytest.raises(PullError, match=r"broke at 1 MB of 1 MB .*; pull again to resume"):
@@ -162,7 +162,7 @@ def test_a_mirror_that_states_no_digest_is_believed_only_with_the_catalogues(
         ((403, ""), "answers 403"),
     ],
 )
-def test_what_the_hub_says_no_to_is_told_in_a_line(
+def test_a_refusal_by_the_hub_is_reported_in_one_line(
     library: Library, hub: Hub, refusal: tuple[int, str], said: str
 ) -> None:
     hub.refusal = refusal
@@ -172,7 +172,7 @@ def test_what_the_hub_says_no_to_is_told_in_a_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_no_hub_is_told_apart(library: Library, hub: Hub) -> None:
+def test_a_server_that_is_not_a_hub_is_recognized(library: Library, hub: Hub) -> None:
     hub.headers.clear()
     with pytest.raises(PullError, match="is not a hub"):
         bring(library, hub)
@@ -225,7 +225,7 @@ def test_names_are_unique_files_are_ggufs_and_all_but_the_embedded_one_are_publi
     assert "zh" in CATALOGUE[RECOMMENDED].languages
 
 
-def test_a_file_of_the_wrong_size_is_not_served_and_the_mend_is_said(library: Library) -> None:
+def test_a_file_of_the_wrong_size_is_not_served_and_the_message_names_the_fix(library: Library) -> None:
     library.folder.mkdir(parents=True)
     library.path(CATALOGUE[RECOMMENDED].file).write_bytes(b"GGUF")
     mend = f"4 bytes instead of 491400032; run: samovar models pull {RECOMMENDED}"
@@ -269,7 +269,7 @@ def test_a_mistake_with_models_is_one_line(arguments: list[str], said: str, caps
 
 
 @pytest.mark.usefixtures("library")
-def test_without_a_network_the_error_says_where_no_hub_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_network_the_error_names_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
     assert main(["models", "pull", NAME, "--endpoint", endpoint]) == 1
@@ -304,7 +304,7 @@ def test_the_list_shows_what_is_here_and_json_leaves_nothing_out(hub: Hub, capsy
 
 
 @pytest.mark.slow
-def test_a_pull_that_was_killed_goes_on_and_the_model_is_served(
+def test_a_killed_pull_is_resumed_and_the_model_is_served(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CHILD_ENVIRONMENT, "XDG_DATA_HOME", str(tmp_path))

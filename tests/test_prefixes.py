@@ -124,7 +124,7 @@ def test_two_hundred_sessions_store_the_operators_instructions_once(cache: Prefi
     assert absent == [503, *[3] * 199]
 
 
-def test_nobody_finds_anothers_words_even_when_they_are_the_same(cache: PrefixCache) -> None:
+def test_tenants_do_not_share_blocks_of_identical_text(cache: PrefixCache) -> None:
     finish(cache, TOKENS[:600], "alice", public=300)
     assert found(cache, TOKENS[:600], "alice", public=300) == 600
     assert found(cache, TOKENS[:600], "bob", public=300) == 300
@@ -185,14 +185,14 @@ def test_forgetting_a_turn_leaves_what_came_before_it_and_what_is_everybodys(cac
     assert found(cache, TOKENS[:700], public=200) == 200
 
 
-def test_forgetting_a_turn_takes_the_ends_of_all_turns_on_its_way(cache: PrefixCache, raw: SqliteStore) -> None:
+def test_deleting_a_turn_deletes_the_tails_of_all_turns_before_it(cache: PrefixCache, raw: SqliteStore) -> None:
     chains = [finish(cache, TOKENS[:length]) for length in (40, 200, 333, 399)]
     cache._store.delete(cache.deletable(cache.chain(TOKENS[:400], "alice"), start=40))
     left = [block for chain in chains for block in chain.blocks if raw.has_many([block.id])[0]]
     assert [block.end for block in left] == [40]
 
 
-def test_a_store_that_is_gone_is_an_empty_store(tmp_path: Path) -> None:
+def test_a_failed_store_counts_as_an_empty_store(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         cache = PrefixCache(CircuitBreaker(RedisStore(server.unix, ttl=100)), KEYS, MODEL)
         chain = finish(cache, TOKENS[:300])

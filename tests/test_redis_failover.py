@@ -95,7 +95,7 @@ def test_a_replica_is_no_full_store_and_is_left_once_the_address_leads_elsewhere
     store.close()
 
 
-async def test_a_store_that_nobody_writes_to_is_found_well_after_a_failover(
+async def test_a_store_without_writes_is_found_available_after_a_failover(
     pair: tuple[RedisServer, RedisServer], switch: tuple[Switch, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cache.cache.CHECK_SECONDS", 0.05)
@@ -116,7 +116,7 @@ async def test_a_store_that_nobody_writes_to_is_found_well_after_a_failover(
     await asyncio.to_thread(cache.close)
 
 
-async def test_a_gateway_that_only_reads_users_hears_the_new_master_of_a_revoked_one(
+async def test_a_gateway_that_only_reads_users_sees_a_revocation_at_the_new_master(
     pair: tuple[RedisServer, RedisServer], switch: tuple[Switch, str]
 ) -> None:
     reader = Ledger(switch[1], KEYS)
@@ -249,7 +249,7 @@ def ask(gateway: Gateway, text: str, **fields: object) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_sentinels_that_know_no_such_master_are_said(sentinels: str) -> None:
+def test_sentinels_without_that_master_are_reported(sentinels: str) -> None:
     store = RedisStore(sentinels.replace("/samovar/", "/teapot/"), ttl=100)
     with pytest.raises(Exception, match=r"no Sentinel of redis\+sentinel://.* names a master teapot"):
         store.ping()

@@ -57,7 +57,7 @@ async def test_ids_of_another_vocabulary_are_not_used(tmp_path: Path) -> None:
     other.close()
 
 
-async def test_a_second_turn_of_the_same_id_is_refused_and_the_first_kept(tmp_path: Path) -> None:
+async def test_a_second_turn_with_the_same_id_is_rejected_and_the_first_remains(tmp_path: Path) -> None:
     sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.add("one", TURN, IDS)
     with pytest.raises(StoreError):
@@ -106,7 +106,7 @@ async def test_a_gateway_taken_for_dead_may_still_end_its_turn(tmp_path: Path) -
     sessions.close()
 
 
-async def test_a_deleted_turn_is_gone_and_only_its_owner_can_delete_it(tmp_path: Path) -> None:
+async def test_only_its_owner_can_delete_a_turn(tmp_path: Path) -> None:
     sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.add("one", TURN, IDS)
     assert not await sessions.delete("two", "resp_1")

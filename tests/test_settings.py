@@ -226,7 +226,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("flags", [[], ["--state-dir=s"]], ids=["state_dir", "cache_key"])
 @pytest.mark.parametrize("command", ["serve", "chat", "doctor", "models list", "keys list", "tune", "bench", "top"])
-def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path: Path, command: str, flags: list[str]) -> None:
+def test_without_a_home_folder_the_message_names_the_setting(tmp_path: Path, command: str, flags: list[str]) -> None:
     environment = {name: value for name, value in CHILD_ENVIRONMENT.items() if name not in ("HOME", "XDG_STATE_HOME")}
     run = subprocess.run(
         [sys.executable, "-c", HOMELESS, *command.split(), *flags],
@@ -275,7 +275,7 @@ def kettle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ],
 )
 @pytest.mark.usefixtures("kettle")
-def test_a_command_has_arguments_beside_the_settings_that_it_reads(
+def test_a_command_has_arguments_besides_its_settings(
     arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["kettle", *arguments]) == code
@@ -301,7 +301,7 @@ def test_wrong_arguments_of_a_command_are_wrong_usage(arguments: list[str], caps
         ("--trusted-proxies=127.0.0.1", "trusted_proxies: a proxy"),
     ],
 )
-def test_serving_beyond_loopback_must_be_said(
+def test_serving_other_machines_without_keys_must_be_allowed_explicitly(
     command: str, setting: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, setting]) == 2

@@ -137,7 +137,7 @@ async def test_an_outage_delays_and_loses_nothing(tmp_path: Path, server: RedisS
         assert [users.unpublished for users in (here, there)] == [False, False]
 
 
-async def test_what_lies_in_redis_tells_nothing_and_forged_or_old_records_change_nothing(
+async def test_records_in_redis_reveal_nothing_and_forged_or_old_records_change_nothing(
     tmp_path: Path, server: RedisServer
 ) -> None:
     async with house(tmp_path / "a", server) as here, house(tmp_path / "b", server) as there:
@@ -160,7 +160,9 @@ async def test_what_lies_in_redis_tells_nothing_and_forged_or_old_records_change
             assert await known(fourth) == {"anna": False}
 
 
-async def test_who_has_another_cache_key_shares_nobody_and_is_told(tmp_path: Path, server: RedisServer) -> None:
+async def test_a_gateway_with_another_cache_key_shares_no_users_and_reports_it(
+    tmp_path: Path, server: RedisServer
+) -> None:
     stranger = KeyRing.new()
     async with house(tmp_path / "a", server) as here, house(tmp_path / "b", server, stranger) as there:
         await here.add("anna")
@@ -173,7 +175,7 @@ async def test_who_has_another_cache_key_shares_nobody_and_is_told(tmp_path: Pat
     theirs.close()
 
 
-async def test_a_new_cache_key_takes_the_users_along(tmp_path: Path, server: RedisServer) -> None:
+async def test_users_survive_a_rotation_of_the_cache_key(tmp_path: Path, server: RedisServer) -> None:
     async with house(tmp_path / "a", server) as here:
         await here.add("anna")
     newer = KeyRing.parse(KeyRing.new().text + SECRET.text)
@@ -194,7 +196,7 @@ HEARD = st.builds(
 
 
 @given(st.lists(HEARD, min_size=1, max_size=6), st.randoms())
-def test_gateways_come_to_the_same_in_whatever_order_they_hear(keys: list[Key], random: Any) -> None:
+def test_gateways_reach_the_same_state_in_any_order_of_changes(keys: list[Key], random: Any) -> None:
     orders = [keys, random.sample(keys, len(keys)), keys[::-1] * 2]
     [found] = {functools.reduce(Key.merged, order) for order in orders}
     assert found.age == max(key.age for key in keys)
@@ -248,7 +250,7 @@ async def test_a_key_opens_and_closes_both_gateways_within_two_seconds(
         assert two.get("/v1/models", Authorization=f"Bearer {key}").status_code == 401
 
 
-def test_an_operator_is_told_that_redis_is_away(
+def test_the_command_reports_that_redis_is_unavailable(
     tmp_path: Path, server: RedisServer, cache_key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.stop()

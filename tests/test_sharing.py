@@ -55,7 +55,7 @@ async def stored(gateway: Gateway, name: str, operation: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_conversation_goes_on_at_another_gateway(
+async def test_a_conversation_continues_at_another_gateway(
     tmp_path: Path, tiny_model: Path, redis: RedisServer, key: Path
 ) -> None:
     settings = {"model": tiny_model, "context": 512, "cache": redis.url, "cache_key": key}
@@ -74,7 +74,7 @@ async def test_a_conversation_goes_on_at_another_gateway(
 
 
 @pytest.mark.slow
-async def test_while_redis_is_away_turns_go_on_and_what_only_it_may_hold_is_not_denied(
+async def test_during_an_outage_of_redis_turns_continue_and_no_turn_is_wrongly_reported_missing(
     tmp_path: Path, tiny_model: Path, redis: RedisServer, key: Path
 ) -> None:
     redis.stop()
@@ -88,7 +88,7 @@ async def test_while_redis_is_away_turns_go_on_and_what_only_it_may_hold_is_not_
 
 
 @pytest.mark.slow
-async def test_a_redis_that_goes_and_comes_back_is_told_and_used_again(
+async def test_an_outage_of_redis_is_logged_and_redis_is_used_again_afterwards(
     tmp_path: Path, tiny_model: Path, redis: RedisServer
 ) -> None:
     def up() -> bool:
@@ -111,7 +111,7 @@ async def test_a_redis_that_goes_and_comes_back_is_told_and_used_again(
 
 
 @pytest.mark.slow
-async def test_a_cache_in_memory_is_gone_with_its_gateway(tmp_path: Path, tiny_model: Path) -> None:
+async def test_a_cache_in_memory_is_deleted_with_its_gateway(tmp_path: Path, tiny_model: Path) -> None:
     before = set(SHARED_MEMORY.glob(f"{PREFIX}*"))
     with Gateway(tmp_path / "a", model=tiny_model, context=512, cache="memory://") as gateway:
         assert 'samovar_store_up{backend="memory"} 1.0' in gateway.get("/metrics").text

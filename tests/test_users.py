@@ -43,7 +43,7 @@ async def nobody() -> None:
     """A guest who does not have to leave."""
 
 
-async def test_a_key_is_told_once_and_only_its_digest_lies_on_disk(users: Users, tmp_path: Path) -> None:
+async def test_a_key_is_shown_once_and_only_its_digest_is_stored(users: Users, tmp_path: Path) -> None:
     key = await users.add("anna")
     assert KEY.fullmatch(key)
     [user] = await users.all()
@@ -101,12 +101,12 @@ async def test_a_chinese_name_is_one(users: Users) -> None:
     assert [user.name for user in await users.all()] == ["王小明"]
 
 
-async def test_without_keys_all_may_come_in_and_share_one_tenant(registry: UserRegistry) -> None:
+async def test_without_keys_all_callers_are_accepted_and_share_one_tenant(registry: UserRegistry) -> None:
     await registry.refresh()
     assert registry.identify("anything", "connection 1") == Principal(ANONYMOUS, "connection 1")
 
 
-async def test_with_the_first_key_everybody_needs_one(users: Users, registry: UserRegistry) -> None:
+async def test_with_the_first_key_every_caller_needs_one(users: Users, registry: UserRegistry) -> None:
     key = await users.add("anna", admin=True, limits=Limits(tokens_per_minute=600))
     await registry.refresh()
     principal = registry.identify(key, "connection 1")
@@ -128,7 +128,7 @@ async def test_a_key_ends_when_it_expires(users: Users) -> None:
         registry.identify(key, "")
 
 
-async def test_another_process_revokes_and_who_is_in_is_shown_out(
+async def test_a_key_revoked_by_another_process_closes_its_connections(
     users: Users, registry: UserRegistry, tmp_path: Path
 ) -> None:
     left: list[str] = []
@@ -230,7 +230,7 @@ def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.Capture
         (["mint"], 2, "mint"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_a_users_mistake_gets_a_message_of_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, text: str
 ) -> None:
     found, said, error = keys(capsys, tmp_path, *arguments)
@@ -240,7 +240,7 @@ def test_a_mistake_is_told_in_one_line(
     assert text in error
 
 
-def test_a_users_file_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[Any]) -> None:
+def test_a_users_file_that_is_not_a_database_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[Any]) -> None:
     (tmp_path / "users.db").write_bytes(b"not a database" * 100)
     code, _, error = keys(capsys, tmp_path, "list")
     assert code == 1
