@@ -25,7 +25,7 @@ Waiting = Ticket[int, int]
 
 @dataclass
 class Rooms:
-    """A dispatcher with so much room, of which each request takes its number; and a clock that stands still."""
+    """A dispatcher with a capacity of which each request takes its own number, and a clock that the test sets."""
 
     free: int
     now: float = 0.0
@@ -315,7 +315,7 @@ def test_bounds_hold_positions_are_a_permutation_and_no_place_is_lost(
 
 
 async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
-    """Do what the story says, looking at the house after each step; then let everybody finish."""
+    """Run the steps of `story`, check the queue after each step, then let all requests finish."""
     rooms = Rooms(4, limit=limit)
     tickets: list[Waiting] = []
     for kind, number, size, flag in story:
@@ -334,7 +334,7 @@ async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
                 tickets.remove(ticket)
         tickets = [t for t in tickets if t.place is not None or not t.placed.done()]
         check(rooms, tickets, limit, concurrency)
-    while tickets:  # nobody starves: as others end, each gets its place
+    while tickets:  # no request starves: each is placed when others end
         running = [ticket for ticket in tickets if ticket.place is not None]
         assert running
         rooms.finish(running[0])

@@ -226,7 +226,7 @@ async def test_without_copies_a_deleted_record_leaves_no_trace(tmp_path: Path) -
 async def test_what_is_deleted_is_overwritten_in_the_file(
     tmp_path: Path, size: int, copies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sealed as it was: nothing of it is left for whoever has the key. What is beside it stays."""
+    """Even the sealed bytes are overwritten, so that not even the key recovers a deleted record. Other records stay."""
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: _forgetful(connect(*args, **options)))
     with RedisServer(tmp_path) as server:
@@ -236,7 +236,7 @@ async def test_what_is_deleted_is_overwritten_in_the_file(
             with closing(connect(tmp_path / "conversations.db")) as connection:
                 sealed = [row[0] for row in connection.execute("SELECT sealed FROM records ORDER BY id")]
             assert await archive.delete("alice", "resp_4")
-        file = (tmp_path / "conversations.db").read_bytes()  # its log went with the last who had it open
+        file = (tmp_path / "conversations.db").read_bytes()  # closing the last connection has removed the log
     pieces = [[record[at : at + 32] in file for at in range(0, size, 1000)] for record in sealed]
     assert [any(found) for found in pieces] == [n != 4 for n in range(9)]
 

@@ -1,4 +1,4 @@
-"""The gateway's hold on the cache: one key for all that share it, and a start that waits for nobody."""
+"""The gateway's side of the cache: gateways that share it need the same key, and no start waits for a store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def finds(cache: PrefixCache) -> bool:
-    """Whether it finds what `keeps` has kept."""
+    """Return whether the cache finds the blocks that `keeps` has stored."""
     return bool(cache.fetch(cache.chain(range(200), "alice")))
 
 
@@ -136,7 +136,7 @@ async def test_a_store_that_becomes_available_later_is_checked_then(
         await until(lambda: cache._checked)
         assert await asyncio.to_thread(cache.store.read_mark) == KEYS.fingerprints[0]
         await until(lambda: cache.store.up)
-    await until(lambda: not cache.store.up)  # seen though nobody uses it
+    await until(lambda: not cache.store.up)  # noticed although no request uses the store
     keeping.cancel()
     await asyncio.to_thread(cache.close)
 

@@ -30,7 +30,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def seen() -> list[Operation]:
-    """What the store's metrics would be told."""
+    """The operations reported to the store's metrics."""
     return []
 
 
@@ -199,7 +199,7 @@ def test_under_volatile_ttl_a_chain_is_given_up_from_its_leaf(
         store = guard(server.unix)
         chain = IDS[:12]
         store.put_many([(id_, os.urandom(1 << 20)) for id_ in chain], list(reversed(chain)))
-        time.sleep(0.05)  # its times to live differ by a millisecond each, and what comes now is younger than all
+        time.sleep(0.05)  # times to live differ by a millisecond each; later values are newer than all of these
         for n in range(100, 112):
             store.put_many([(IDS[n], os.urandom(1 << 20))])
         has = store.has_many(chain)

@@ -1,4 +1,4 @@
-"""docs/configuration.md says what the settings are now."""
+"""docs/configuration.md matches the current settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a request goes, with no engine running."""
+"""Placement of requests, without running engines."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could()
     dispatcher = Dispatcher([one, two], MEASURED)
     two.state, two.load_failed = State.FAILED, True
     assert [placed(dispatcher, Demand(10)).engine for _ in range(8)] == [one] * 8
-    one.state = State.FAILED  # killed, and soon mended
+    one.state = State.FAILED  # killed, and restarted soon
     assert dispatcher.place(Demand(10)) is None
-    one.load_failed = True  # now a request may hear the reason
+    one.load_failed = True  # now a request may try the engine, to report the reason
     assert dispatcher.place(Demand(10)) is not None
 
 

@@ -1,4 +1,4 @@
-"""What becomes of engines is told in the log."""
+"""The log reports when engines are loaded and unloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who kills engines is refused for a while, and nobody else is."""
+"""Users whose requests crash engines are blocked for a while, and no other users are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work in the background that fails goes on: whatever it is, engines are looked after a moment later."""
+"""Background tasks that fail are restarted, so that engines are still supervised."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_engines_are_unloaded_although_nothing_can_be_read_of_them(
         keeper = asyncio.create_task(run_forever("engines", pool.keep))
         await pool.start(engine)
         async with asyncio.timeout(20):
-            while engine.state is not State.STOPPED:  # noqa: ASYNC110 - nobody tells
+            while engine.state is not State.STOPPED:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.02)
     assert lines[0]["work"] == "engines"
     assert repr(error) == lines[0]["reason"]

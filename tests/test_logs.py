@@ -1,4 +1,4 @@
-"""The log: one line for each request, by whose id what a client was told is found, and nothing of what was said."""
+"""The log: one line per request, found by the request id that the client received, without texts of conversations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_each_answer_has_one_line_with_its_ids_times_tokens_and_engine(tin
         assert 0 <= line["queue_seconds"] <= line["first_token_seconds"] <= line["seconds"]
         assert (line["status"], line["code"], line["engines"]) == ("incomplete", None, ["0"])
         assert (line["tenant"], line["route"], line["level"]) == ("anonymous", "responses", "info")
-    # Nothing else tells of the same requests.
+    # No other line is about the same requests.
     assert lines(tiny_server, "request") == []
     assert len(lines(tiny_server, "connection")) == 1
     assert "secret" not in tiny_server.log()

@@ -1,4 +1,4 @@
-"""What Prometheus is told: all that the contract promises, in a form that promtool finds well, and true."""
+"""Prometheus metrics: all that the contract promises, accepted by promtool, and with correct values."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ PUBLISHED = CATALOGUE[NAME]
 
 @pytest.fixture
 def content() -> bytes:
-    """A megabyte that is no model, for tests of the way it takes."""
+    """A megabyte that is not a model, for tests of the download."""
     return os.urandom(1 << 20)
 
 
@@ -57,7 +57,7 @@ def bring(library: Library, hub: Hub, published: Published = PUBLISHED, **others
 
 
 def leftovers(library: Library) -> list[str]:
-    """What lies in the library beside locks."""
+    """The files in the library other than locks."""
     return sorted(path.name for path in library.folder.iterdir() if path.suffix != ".lock")
 
 
@@ -68,7 +68,7 @@ def test_a_pulled_model_is_verified_recorded_and_found_by_its_name(library: Libr
     assert (record.sha256, record.size, record.revision) == (sha256(content).hexdigest(), len(content), REVISION)
     assert find(NAME).path.read_bytes() == content
     assert leftovers(library) == [PUBLISHED.file, f"{PUBLISHED.file}.json"]
-    assert told == sorted(told, key=lambda step: step[1])  # bytes come, then they are verified
+    assert told == sorted(told, key=lambda step: step[1])  # first the download, then the verification
     assert {(len(content), False), (len(content), True)} <= set(told)
 
 

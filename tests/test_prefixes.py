@@ -1,4 +1,4 @@
-"""The prefix cache: what a returning session finds, what nobody else finds, and what was tampered with."""
+"""The prefix cache: hits of returning sessions, isolation of tenants, and blocks that were tampered with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS = KeyRing.new()
 
 @pytest.fixture
 def seen() -> list[Operation]:
-    """What the metrics would be told."""
+    """The operations reported to the metrics."""
     return []
 
 
@@ -54,7 +54,7 @@ def cache(open_cache: Callable[..., PrefixCache]) -> PrefixCache:
 
 
 def finish(cache: PrefixCache, tokens: list[int], scope: str = "alice", public: int = 0) -> Chain:
-    """What an engine does after a turn: serialize what is not stored yet, and keep it."""
+    """Serialize and store the missing blocks, as an engine does after a turn."""
     chain = cache.chain(tokens, scope, public=public)
     absent = cache.absent(chain.blocks)
     assert cache.store(chain, [Stored(block, state(tokens, block.start, block.end)) for block in absent])
@@ -67,7 +67,7 @@ def state(tokens: list[int], start: int, end: int) -> bytes:
 
 
 def found(cache: PrefixCache, tokens: list[int], scope: str = "alice", *, public: int = 0, start: int = 0) -> int:
-    """How many of the first tokens need not be computed; what is found must be theirs."""
+    """Return how many leading tokens need not be computed, after checking the states of the found blocks."""
     blocks = cache.fetch(cache.chain(tokens, scope, public=public), start=start)
     at = blocks[0].block.start if blocks else 0
     for block, bytes_ in blocks:

@@ -1,4 +1,4 @@
-"""What conversations may take: a user's oldest turns go first, the user is notified, and the space is given back."""
+"""The storage quota: a user's oldest turns are deleted first, the user is notified, and their space is freed."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_a_user_is_notified_of_turns_that_went(tmp_path: Path, tiny_model:
         assert told[-1] == 1
         gone = sum(told)
         statuses = [gateway.get(f"/v1/responses/{response.id}").status_code for response in responses]
-        # The last ones are served from memory for a while, the stored ones by what is stored.
+        # The latest responses are served from memory for a while, the others from the database.
         continued = gateway.post("/v1/responses", {"input": "x", "previous_response_id": responses[0].id})
         assert continued.json()["error"]["code"] == "previous_response_not_found"
         assert statuses[gone:] == [200] * (30 - gone)

@@ -1,4 +1,4 @@
-"""Another Redis takes over: behind one address, or as Sentinels say. Nothing is lost, and the cache is used again."""
+"""Failover of Redis, behind one address or through Sentinels: nothing is lost, and the cache is used again."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_a_gateway_that_only_reads_users_sees_a_revocation_at_the_new_mast
     one, two = pair
     one.command("WAIT", 1, 10_000)  # until the replica has all
     two.follow(None)
-    one.command("REPLICAOF", "127.0.0.1", "1")  # demoted, and cut off: what it has is old
+    one.command("REPLICAOF", "127.0.0.1", "1")  # demoted and disconnected: its data is stale
     switch[0].target = two.port
     writer = Ledger(two.url, KEYS)
     await writer.write("users", {"anna": b"revoked"})
@@ -181,7 +181,7 @@ def keeps(cache: PrefixCache) -> bool:
 
 
 def finds(cache: PrefixCache) -> bool:
-    """Whether it finds what `keeps` has kept."""
+    """Return whether the cache finds the blocks that `keeps` has stored."""
     return bool(cache.fetch(cache.chain(range(200), "alice")))
 
 

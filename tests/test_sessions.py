@@ -1,4 +1,4 @@
-"""Conversations on disk: they outlive the process, and nobody reads another's."""
+"""Conversations on disk: they outlive the process, and no tenant reads another's."""
 
 from __future__ import annotations
 

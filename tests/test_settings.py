@@ -1,4 +1,4 @@
-"""Settings from flags, environment and file, and how the command line says what is wrong with them."""
+"""Settings from flags, environment and file, and the error messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def empty_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal(**flags: Any) -> str:
-    """What is said of impossible flags."""
+    """Return the error message for invalid flags."""
     with pytest.raises(SettingsError) as caught:
         load(flags)
     return str(caught.value)
@@ -243,7 +243,7 @@ def test_without_a_home_folder_the_message_names_the_setting(tmp_path: Path, com
 
 @pytest.fixture
 def kettle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A command with arguments of its own, which gives the number of cups as exit code."""
+    """A command with its own arguments, which returns the number of cups as exit code."""
 
     def arguments(parser: Parser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")

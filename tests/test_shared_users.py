@@ -1,4 +1,4 @@
-"""Users whom several gateways share through a Redis: made, revoked and forgotten in any order, with it away or not."""
+"""Users that several gateways share through a Redis: added, revoked and lost in any order, also during outages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_use_is_counted_over_all_gateways(tmp_path: Path, server: RedisSer
         server.stop()
         await here.add_usage({anna.tenant: Usage(1, 10_000)})
         [user] = await here.all_with_total_usage()
-        assert user.tokens == 10_010  # what is known without the others
+        assert user.tokens == 10_010  # only this gateway's usage is known
         server.start()
         for _ in range(100):
             await here.add_usage({})
@@ -126,7 +126,7 @@ async def test_an_outage_delays_and_loses_nothing(tmp_path: Path, server: RedisS
         await there.revoke("anna")
         await there.add("dora")
         assert [users.unpublished for users in (here, there)] == [True, True]
-        server.start()  # with nothing of what it had
+        server.start()  # with an empty database
         everybody = {"anna": False, "bert": True, "carl": True, "dora": True}
         for _ in range(200):
             found = [await known(users) for users in (here, there)]
@@ -152,7 +152,7 @@ async def test_records_in_redis_reveal_nothing_and_forged_or_old_records_change_
         raw(server).hset("samovar:users", mapping={**before, b"forged": before[max(before, key=len)], b"bad": b"\x01"})
         raw(server).hincrby("samovar:users", "revision", 7)
         assert await known(there) == await known(here) == {"anna": False}
-        async with house(tmp_path / "c", server) as third:  # one that has never heard of it
+        async with house(tmp_path / "c", server) as third:  # a gateway that has never seen the user
             assert await known(third) == {"anna": False}
         raw(server).delete("samovar:users")
         assert await known(here) == {"anna": False}
@@ -219,13 +219,13 @@ async def test_a_key_opens_and_closes_both_gateways_within_two_seconds(
     settings = {"model": tiny_model, "context": 512, "cache": server.url, "cache_key": cache_key}
 
     def keys(state: str, *arguments: str) -> str:
-        """`samovar keys`, by an operator of one of them who says where its users lie."""
+        """Run `samovar keys` with the Redis of the gateways, as an operator of one of them."""
         flags = [f"--state-dir={tmp_path / state}", f"--cache={server.url}"]
         environment = {**CHILD_ENVIRONMENT, "SAMOVAR_CACHE_KEY": str(cache_key)}
         return subprocess.check_output([*SAMOVAR, "keys", *arguments, *flags], text=True, env=environment).strip()
 
     def alone(state: str, *arguments: str) -> None:
-        """`samovar keys`, by one who does not: that gateway itself has to tell."""
+        """Run `samovar keys` without the Redis: the gateway itself has to publish the change."""
         command = [*SAMOVAR, "keys", *arguments, f"--state-dir={tmp_path / state}"]
         subprocess.check_output(command, text=True, env=CHILD_ENVIRONMENT)
 

@@ -1,4 +1,4 @@
-"""Gateways that share a Redis, and a gateway whose cache is away, another's, or in memory."""
+"""Gateways that share a Redis, and a gateway whose cache is unavailable, sealed under another key, or in memory."""
 
 from __future__ import annotations
 

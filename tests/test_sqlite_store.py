@@ -1,4 +1,4 @@
-"""The SQLite store: bounded, shared by processes, and mended by itself when its file is not what it was."""
+"""The SQLite store: bounded, shared by processes, and recreated if its file is damaged or replaced."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_damaged_file_costs_what_it_held_and_no_more(
     if moment == "between two runs":
         store.close()
     damage(path)
-    for n in range(10, 16):  # a call or two may fail, and what was not hit may still be found
+    for n in range(10, 16):  # a call or two may fail, and values outside the damaged part may still be found
         try:
             store.put_many([(IDS[n], b"new")])
             found = store.get_many(IDS[:10])

@@ -1,4 +1,4 @@
-"""The cache as Prometheus sees it: what was called, with what outcome, and whether it is up."""
+"""Metrics of the cache: calls with their outcomes, and whether the store is up."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_store_is_up_when_the_gateway_and_its_engines_find_it_so() -> None:
     metrics.observe_engine(StoreUsed([HIT], up=True))
     assert up() == 1
     metrics.observe_engine(StoreUsed([SKIPPED], up=False))
-    now[0] += DOWN_SECONDS  # the engine is idle now, and would not say that it is back
+    now[0] += DOWN_SECONDS  # an idle engine would not report that the store is available again
     assert up() == 1
     reachable[0] = False
     assert up() == 0

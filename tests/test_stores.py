@@ -192,7 +192,7 @@ def test_tls_to_a_port_without_tls_is_reported(redis_server: RedisServer) -> Non
 
 
 def failure(url: str) -> str:
-    """What is said of a Redis that can't be used; it shows no password."""
+    """Return the error of a Redis that cannot be used, after checking that it contains no password."""
     store = RedisStore(url, ttl=DAY)
     with pytest.raises(StoreError) as caught:
         store.get_many([IDS[0]])
@@ -274,7 +274,7 @@ def test_a_server_that_announces_billions_of_elements_is_no_redis(parts: list[by
             connection.recv(1 << 16)
             for part in parts:
                 connection.sendall(part)
-                time.sleep(0.02)  # so that each part is a read of its own
+                time.sleep(0.02)  # so that each part arrives in a separate read
             connection.recv(1)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -40,7 +40,7 @@ def contents(folder: Path) -> list[bytes]:
 
 
 async def nobody() -> None:
-    """A guest who does not have to leave."""
+    """Do not close the connection."""
 
 
 async def test_a_key_is_shown_once_and_only_its_digest_is_stored(users: Users, tmp_path: Path) -> None:
