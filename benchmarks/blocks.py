@@ -29,7 +29,7 @@ def keep(cache: PrefixCache, tokens: list[int]) -> Callable[[], object]:
     """Return the work of storing a turn, without serialization."""
     chain = cache.chain(tokens, "tenant")
     states = [Stored(block, os.urandom(BLOCK_BYTES)) for block in chain.blocks]
-    return lambda: cache.keep(chain, states)
+    return lambda: cache.store(chain, states)
 
 
 def fetch(cache: PrefixCache, tokens: list[int]) -> Callable[[], object]:

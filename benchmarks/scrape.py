@@ -17,7 +17,7 @@ from benchmarks.machine import machine
 from cache import Operation
 from engine import EnginePool, Stepped, WorkerConfig, heuristic, usage
 from gateway import errors
-from gateway.observability.metrics import ANSWERING, ENDED_WELL, Metrics
+from gateway.observability.metrics import GENERATING, NOT_FAILED, Metrics
 
 ENGINES: Final = 16
 SCRAPES: Final = 500
@@ -33,8 +33,8 @@ def everything_counted() -> Metrics:
     metrics.watch(pool)
     metrics.serve("model", {f"limit_{number}": number for number in range(12)})
     codes = [one.code for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.ApiError)]
-    for route in ANSWERING:
-        for status in ENDED_WELL:
+    for route in GENERATING:
+        for status in NOT_FAILED:
             metrics.ended(route, status, "", seconds=1.0)
         for code in codes:
             metrics.rejected(route, code)

@@ -1,7 +1,7 @@
-"""What outlives an engine: the room for KV blocks and the stores that keep them.
+"""Storage that outlives an engine process: KV blocks, conversations, and the stores that hold them.
 
-What the room shows at its door stands in `__init__.pyi` and is loaded when it is first used, so that an engine has in
-memory what fetches blocks, and not what keeps conversations.
+`__init__.pyi` lists the public names. Each is imported on first use, so that an engine process loads only the code that
+fetches blocks, and not the code that stores conversations.
 """
 
 import lazy_loader

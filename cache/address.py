@@ -1,4 +1,4 @@
-"""The address of a store: its URL, parsed once. What is shown of it is made from the parts that are no secrets."""
+"""The address of a store: its URL, parsed once. The form for display is built from the parts that are not secret."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote
 
 SCHEMES: Final = ("sqlite", "memory", "redis", "rediss", "redis+sentinel", "unix")
 SERVERS: Final = ("redis", "rediss", "redis+sentinel", "unix")
-"""Schemes of stores that gateways on several machines can share."""
+"""URL schemes of stores that gateways on several machines can share."""
 REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 _NODE: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<name>[\w.-]+))(?::(?P<port>\d{1,5}))?")
@@ -58,18 +58,18 @@ _KNOWN: Final = {**_PLAIN, **_TLS, **_SENTINEL}
 
 @dataclass(frozen=True)
 class Address:
-    """The parts of a store's URL; `str` of it holds no secret."""
+    """The parts of a store's URL. `str(address)` contains no secret."""
 
     scheme: str
     nodes: tuple[tuple[str, int], ...] = ()
-    """Hosts and ports of servers, or of Sentinels; none for files and sockets."""
+    """Hosts and ports of the Redis server or of the Sentinels; empty for files and Unix sockets."""
     path: str = ""
-    """Of a file or a socket."""
+    """Path of the file or the Unix socket."""
     service: str = ""
-    """The name under which Sentinels know the master."""
+    """Name of the master in the Sentinels' configuration."""
     db: int = 0
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Options of redis-py's connections by name, user and password included."""
+    """Connection options of redis-py by name, including user name and password."""
 
     def __str__(self) -> str:
         """Return the URL without user, password and options."""
@@ -80,7 +80,7 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Return the parts of `url`. Raises ValueError, whose text shows nothing of a password."""
+    """Return the parts of `url`. Raises ValueError; its text contains no part of a password."""
     scheme, separator, rest = url.partition("://")
     if scheme not in SCHEMES or not separator:
         raise ValueError(
@@ -111,25 +111,25 @@ def _server(scheme: str, authority: str, path: str, query: str) -> Address:
             raise ValueError(f"must have a path: unix:///run/redis/redis.sock; {_ENCODE}")
         return Address(scheme, path=unquote(path), db=options.pop("db", 0), options=options)
     nodes = _nodes(scheme, hosts)
-    service, db = _places(scheme, [unquote(part) for part in path.strip("/").split("/")])
+    service, db = _service_and_db(scheme, [unquote(part) for part in path.strip("/").split("/")])
     return Address(scheme, nodes, service=service, db=options.pop("db", db), options=options)
 
 
 def _nodes(scheme: str, hosts: str) -> tuple[tuple[str, int], ...]:
-    """Return hosts and ports. Their text is never quoted: it may be a part of a password."""
+    """Return hosts and ports. Error messages never quote the input, which may be part of a password."""
     sentinel = scheme == "redis+sentinel"
     nodes = []
     for node in hosts.split(",") if sentinel else [hosts]:
-        found = _NODE.fullmatch(node)
-        if found is None or not 0 < int(found["port"] or 1) < 1 << 16:
-            usual = "HOST:26379,HOST:26379/NAME/0" if sentinel else "HOST:6379/0"
-            raise ValueError(f"must have a host, and a number as port if any: {scheme}://{usual}; {_ENCODE}")
-        nodes.append((found["v6"] or found["name"], int(found["port"] or (SENTINEL_PORT if sentinel else REDIS_PORT))))
+        match = _NODE.fullmatch(node)
+        if match is None or not 0 < int(match["port"] or 1) < 1 << 16:
+            example = "HOST:26379,HOST:26379/NAME/0" if sentinel else "HOST:6379/0"
+            raise ValueError(f"must have a host, and a number as port if any: {scheme}://{example}; {_ENCODE}")
+        nodes.append((match["v6"] or match["name"], int(match["port"] or (SENTINEL_PORT if sentinel else REDIS_PORT))))
     return tuple(nodes)
 
 
-def _places(scheme: str, parts: list[str]) -> tuple[str, int]:
-    """Return the master's name, of Sentinels, and the number of the database."""
+def _service_and_db(scheme: str, parts: list[str]) -> tuple[str, int]:
+    """Return the name of the Sentinels' master (empty without Sentinels) and the database number."""
     service = ""
     if scheme == "redis+sentinel":
         service, *parts = parts
@@ -142,33 +142,36 @@ def _places(scheme: str, parts: list[str]) -> tuple[str, int]:
 
 
 def _options(scheme: str, query: str) -> dict[str, Any]:
-    """Return the options of redis-py's connections. An unknown name is shown only where it resembles a known one."""
+    """Return the connection options for redis-py.
+
+    An error message quotes an unknown option only if its name resembles a known one: it may be part of a password.
+    """
     extra = {"rediss": _TLS, "redis+sentinel": _SENTINEL}.get(scheme, {})
     allowed = {**_PLAIN, **extra}
     options = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name in _KNOWN and name not in allowed:
             needed = "rediss" if name in _TLS else "redis+sentinel"
-            raise ValueError(f"the option {name} goes with {needed}://, not with {scheme}://")
+            raise ValueError(f"the option {name} requires {needed}://, not {scheme}://")
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, 1)
             if near:
-                raise ValueError(f"has no option {name}; {near[0]} is one")
+                raise ValueError(f"has an unknown option {name}; did you mean {near[0]}?")
             known = ", ".join(sorted(allowed))
             raise ValueError(f"has an unknown option; the options are {known}; in a password write & as %26")
         try:
             options[name] = allowed[name](text)
         except ValueError:
-            raise ValueError(f"the option {name} has an impossible value") from None
+            raise ValueError(f"the option {name} has an invalid value") from None
     return options
 
 
 def check_url(url: str) -> str:
-    """Return `url` if it names a store. Raises ValueError, whose text shows nothing of a password."""
+    """Return `url` if it names a store. Raises ValueError; its text contains no part of a password."""
     parse_address(url)
     return url
 
 
 def shown(url: str) -> str:
-    """Return `url` as it may be shown: without user, password and options."""
+    """Return `url` without user name, password and options, for logs and messages."""
     return str(parse_address(url))

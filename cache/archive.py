@@ -1,8 +1,8 @@
-"""Conversations at rest: sealed records, on disk when they are acknowledged, and copied to where other gateways look.
+"""Stored conversations: sealed records on the gateway's own disk, with copies in the Redis that gateways share.
 
-A copy is made at once when that store answers in time, and from an outbox (the rows that are not copied yet) when it
-does not: an outage delays copies and loses none. A deleted record leaves a tombstone at every gateway, which publishes
-it again when the shared store has lost it.
+A record is on disk before it is acknowledged. Its copy is written immediately if Redis answers in time; otherwise the
+record stays in an outbox (the rows not copied yet), so that an outage delays copies but loses none. A deleted record
+leaves a tombstone at every gateway, which publishes the deletion again if Redis has lost it.
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ from cache.records import (
 from cache.sealing import Sealer
 
 BATCH: Final = 16
-"""Records that leave the outbox in one go."""
+"""Records copied from the outbox per query."""
 RENEW_SECONDS: Final = 86_400.0
-"""A record that is read is renewed when its last renewal is so long ago: not at every turn."""
+"""Minimum age of a record's last renewal in seconds before a read renews it, so that not every turn writes."""
 SWEEP_SECONDS: Final = 3_600.0
+"""Seconds between two sweeps of expired records."""
 RETRY_SECONDS: Final = 1.0
+"""Seconds to wait before copying is retried."""
 JOURNAL_SECONDS: Final = 1.0
-"""Seconds between two looks for what other gateways have deleted."""
+"""Seconds between two reads of the journal of deletions by other gateways."""
 TOMBSTONE_SECONDS: Final = 7 * 86_400.0
+"""Default lifetime of a tombstone in seconds."""
 log = structlog.get_logger("cache")
 
 
 class Archive:
-    """Records by tenant and id. All methods raise StoreError when the disk fails, and only then.
+    """Records by tenant and id. All methods raise StoreError if the disk fails, and only then.
 
-    One exception: a record that is not on this disk while the copies can't be asked may exist elsewhere, so `get`
-    raises rather than deny it.
+    One exception: if a record is not on this disk and the copies cannot be reached, it may exist at another gateway, so
+    `get` raises StoreError instead of returning None.
     """
 
     def __init__(
@@ -70,13 +73,14 @@ class Archive:
         blocks: CircuitBreaker | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """Open or create `path`; records unused for `ttl` seconds go, with None none does.
+        """Open or create the database `path`.
 
-        Tombstones go after `tombstone_ttl` seconds. A tenant's oldest records go beyond `tenant_bytes`. `copies` are
-        shared with other gateways, `blocks` is the store of KV blocks; both stay open. Records expire by `clock`;
-        without one, by an ElapsedClock that continues from process to process.
+        Records unused for `ttl` seconds expire (None: never), tombstones after `tombstone_ttl` seconds. If a tenant
+        stores more than `tenant_bytes`, its oldest records are deleted. `copies` is shared with other gateways and
+        `blocks` is the store of KV blocks; the archive closes neither. Records expire by `clock`; the default is an
+        ElapsedClock that continues from one process to the next.
 
-        Raises StoreError, or KeyMismatchError when it was sealed under a key that is not among `keys`.
+        Raises StoreError, or KeyMismatchError if the file was sealed under a key that is not among `keys`.
         """
         self._path = path
         self._keys = keys
@@ -88,10 +92,10 @@ class Archive:
         self._copies = copies
         self.blocks = BlockDeletions(self._database, blocks)
         self.on_deletion: Callable[[str, str], Awaitable[None]] = self.bury
-        """Called with tenant and id when another gateway has deleted a record; has to bury it."""
+        """Called with tenant and id when another gateway has deleted a record; must call `bury`."""
         self._elapsed: ElapsedClock | None = None
-        self._behind = asyncio.Event()
-        self._behind.set()  # an earlier process may have left something in the outbox
+        self._outbox_filled = asyncio.Event()
+        self._outbox_filled.set()  # an earlier process may have left records in the outbox
         try:
             self._clock = clock or self._resume_clock(path.name)
         except BaseException:
@@ -99,23 +103,26 @@ class Archive:
             raise
 
     async def put(self, tenant: str, id_: str, body: bytes, progress: Progress) -> bool:
-        """Write a record; False when one is there that has ended. On disk, and mostly copied, when this returns."""
+        """Store a record and return True; return False if the stored record has already ended.
+
+        The record is on disk when this returns, and normally copied too.
+        """
         row = Row(tenant, id_, progress, self._sealer.seal(body, name(tenant, id_)))
         if not await self._database.run(PUT, (tenant, id_, progress, self._expiry(), row.sealed)):
             return False
-        with contextlib.suppress(StoreError):  # of a damaged file; the record itself is on disk
+        with contextlib.suppress(StoreError):  # the file is damaged; the record itself is on disk
             await self._database.transact(lambda connection: self._quota.enforce(connection, tenant, id_))
         await self._copy_now(row)
         return True
 
     async def take_dropped(self, tenant: str) -> int:
-        """Return how many records of a tenant went for want of room since this was last asked."""
+        """Return how many records of a tenant the quota has deleted since the last call."""
         return await self._database.transact(lambda connection: self._quota.take_dropped(connection, tenant))
 
     async def get(self, tenant: str, id_: str) -> bytes | None:
-        """A record of this tenant's; None when there is none, or it was sealed under a key that is gone.
+        """Return a record of this tenant, or None if there is none or its key is no longer in the key ring.
 
-        What cannot be read here, from a damaged file, is looked for among the copies.
+        A record that cannot be read from a damaged file is read from the copies.
         """
         query = "SELECT progress, sealed, expires, copied FROM records WHERE tenant = ? AND id = ?"
         try:
@@ -138,22 +145,22 @@ class Archive:
         return await self._get_copy(tenant, id_) if body is None else body
 
     async def get_local(self, tenant: str, id_: str) -> bytes | None:
-        """A record as it lies on this disk, whatever other gateways know of it."""
+        """Return a record as stored on this disk, even if another gateway has deleted it."""
         query = "SELECT sealed FROM records WHERE tenant = ? AND id = ? AND progress < 3"
         rows = await self._database.run(query, (tenant, id_))
         return self._sealer.open(rows[0][0], name(tenant, id_)) if rows else None
 
     async def is_deleted(self, tenant: str, id_: str) -> bool:
-        """Return whether a record was deleted, here or, as far as the copies answer, at another gateway."""
+        """Return whether a record was deleted here or, if the copies can be reached, at another gateway."""
         rows = await self._database.run("SELECT progress FROM records WHERE tenant = ? AND id = ?", (tenant, id_))
         if rows and rows[0][0] == Progress.GONE:
             return True
         return await self._is_deleted_elsewhere(tenant, id_)
 
     async def delete(self, tenant: str, id_: str, blocks: Sequence[bytes] = ()) -> bool:
-        """Delete a record everywhere; False when there is none. Its KV `blocks` are noted to be deleted as well.
+        """Delete a record at all gateways and queue its KV `blocks` for deletion. Return False if there is none.
 
-        Nothing is left here without copies, as then nobody can bring the record back.
+        Without copies no tombstone is needed: nothing could restore the record.
         """
         if await self.get(tenant, id_) is None:
             return False
@@ -162,28 +169,28 @@ class Archive:
         return True
 
     async def bury(self, tenant: str, id_: str, blocks: Sequence[bytes] = ()) -> None:
-        """Delete a record here that another gateway has deleted everywhere."""
+        """Delete the local record after another gateway has deleted it for all."""
         await self._bury(tenant, id_, blocks, copied=int(self._clock()))
 
     async def running(self) -> list[tuple[str, str, bytes]]:
-        """Tenant, id and body of all records that have not ended: after a crash, what was under way."""
+        """Return tenant, id and body of all records that have not ended. After a crash, these were in progress."""
         query = "SELECT tenant, id, progress, sealed FROM records WHERE progress = 0"
         rows = [Row(*row) for row in await self._database.run(query)]
         opened = [(row, self._sealer.open(row.sealed, name(row.tenant, row.id))) for row in rows]
         return [(row.tenant, row.id, body) for row, body in opened if body is not None]
 
-    async def keep(self) -> None:
-        """Empty both outboxes, hear of deletions, and drop what is past its time. Runs until cancelled."""
+    async def run(self) -> None:
+        """Drain both outboxes, follow other gateways' deletions, and delete expired records, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for loop in (self._sweep_often(), self.blocks.keep()):
+            for loop in (self._run_sweeps(), self.blocks.run()):
                 tasks.create_task(loop)
             if self._copies is not None:
-                for loop in (self._drain(), self._follow_often()):
+                for loop in (self._drain_outbox(), self._follow_journal()):
                     tasks.create_task(loop)
 
     async def sweep(self) -> None:
-        """Drop what is past its time or beyond the quota, and give its space back."""
-        if self._ttl is not None:  # records may have been stored while none expired
+        """Delete expired records and those beyond the quota, and shrink the file."""
+        if self._ttl is not None:  # records may have been stored while `ttl` was None
             while await self._database.run(CLAMP, (self._expiry(),)):
                 continue
         while await self._database.run(SWEEP, (self._clock(), self._ttl is not None)):
@@ -195,7 +202,7 @@ class Archive:
         await self._database.shrink()
 
     async def follow(self) -> None:
-        """Bury what other gateways have deleted since the last call, and publish again what Redis has lost."""
+        """Delete what other gateways have deleted since the last call, and republish deletions that Redis has lost."""
         if self._copies is None or not self._copies.reachable:
             return
         await self._check_journal(self._copies)
@@ -210,27 +217,30 @@ class Archive:
             if not await self._check_journal(self._copies):
                 return  # the next call reads the journal from its beginning
             seen = entries[-1][0] if entries else end
-            await self._note_position(seen, seen=True)
+            await self._save_position(seen, seen=True)
 
     def close(self) -> None:
-        """Close the file; the outbox waits in it for the next start."""
+        """Close the file. The outbox stays in the file until the next start."""
         if self._elapsed is not None:
-            with contextlib.suppress(StoreError):  # the reading of the last sweep is there
+            with contextlib.suppress(StoreError):  # the last sweep has saved a reading
                 self._database.run_now(SAVE_CLOCK, self._elapsed.read())
         self._database.close()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Check the key of a file that was opened, and count what lies in it. Raises KeyMismatchError."""
+        """Check the key of an opened file and count the bytes stored in it. Raises KeyMismatchError."""
         found = connection.execute("SELECT fingerprint FROM marks").fetchone()
         if self._keys.check(found[0] if found else None, str(self._path)):
             connection.execute("INSERT OR REPLACE INTO marks VALUES (1, ?)", (self._keys.fingerprints[0],))
-        with contextlib.suppress(sqlite3.DatabaseError):  # a damaged file is served as far as it can be read
+        with contextlib.suppress(sqlite3.DatabaseError):  # a damaged file is served as far as it is readable
             self._quota.count(connection)
 
     def _resume_clock(self, name: str) -> ElapsedClock:
-        """Return the clock that continues from the last process's, or from the newest record of an older version."""
+        """Return a clock that continues from the last process's reading.
+
+        Files of older versions hold no reading; there the clock continues from the newest record.
+        """
         last, ttl = None, self._ttl or self._tombstone_ttl
-        with contextlib.suppress(StoreError):  # of a damaged file, which is served as far as it can be read
+        with contextlib.suppress(StoreError):  # a damaged file is served as far as it is readable
             rows = self._database.run_now(READ_CLOCK) or self._database.run_now(NEWEST, (ttl, ttl))
             last = Reading(*rows[0]) if rows else None
         self._elapsed = ElapsedClock(last, longest=plausible_gap(ttl))
@@ -239,7 +249,7 @@ class Archive:
                 "the system clock is far past the last use of the conversations: no conversation expires for that time",
                 file=name,
                 days=round(self._elapsed.jump / DAY, 1),
-                advice="if the clock is wrong, set it (timedatectl) and restart; if it is right, nothing is to be done",
+                advice="if the clock is wrong, set it (timedatectl) and restart; if it is right, do nothing",
             )
         with contextlib.suppress(StoreError):
             self._database.run_now(SAVE_CLOCK, self._elapsed.read())
@@ -248,26 +258,26 @@ class Archive:
     def _expiry(self) -> float:
         return NEVER if self._ttl is None else self._clock() + self._ttl
 
-    async def _sweep_often(self) -> None:
+    async def _run_sweeps(self) -> None:
         while True:
-            with contextlib.suppress(StoreError):  # of the disk; it is tried again
+            with contextlib.suppress(StoreError):  # the disk failed; the next round retries
                 await self.sweep()
             await asyncio.sleep(SWEEP_SECONDS)
 
-    async def _follow_often(self) -> None:
+    async def _follow_journal(self) -> None:
         while True:
             with contextlib.suppress(StoreError):
                 await self.follow()
             await asyncio.sleep(JOURNAL_SECONDS)
 
-    async def _drain(self) -> None:
+    async def _drain_outbox(self) -> None:
         query = "SELECT tenant, id, progress, sealed FROM records WHERE copied = 0 AND progress > 0 LIMIT ?"
         while True:
-            await self._behind.wait()
+            await self._outbox_filled.wait()
             try:
                 rows = [Row(*row) for row in await self._database.run(query, (BATCH,))]
                 if not rows:
-                    self._behind.clear()
+                    self._outbox_filled.clear()
                 for row in rows:
                     await self._copy(row)
             except StoreError:
@@ -279,10 +289,10 @@ class Archive:
         try:
             await self._copy(row)
         except StoreError:
-            self._behind.set()
+            self._outbox_filled.set()
 
     async def _copy(self, row: Row) -> None:
-        """Take one record out of the outbox. Raises StoreError when it has to stay."""
+        """Copy one record and remove it from the outbox. Raises StoreError if the copy fails; the record stays."""
         assert self._copies is not None  # noqa: S101
         if row.progress == Progress.GONE:
             deletion = Deletion(row.tenant, row.id, self._clock())
@@ -291,7 +301,7 @@ class Archive:
             await self._note_position(position)
         else:
             await asyncio.to_thread(self._copies.put, row.tenant, row.id, row.sealed)
-        # Unless it was written anew meanwhile.
+        # `progress` is compared because the record may have been written again meanwhile.
         done = "UPDATE records SET copied = ? WHERE tenant = ? AND id = ? AND progress = ?"
         await self._database.run(done, (int(self._clock()), row.tenant, row.id, row.progress))
 
@@ -305,8 +315,12 @@ class Archive:
 
         await self._database.transact(work)
 
-    async def _hear(self, deletion: Deletion) -> None:
-        """Bury what another gateway has deleted, unless that is done, or too long ago for a tombstone of nothing."""
+    async def _apply_deletion(self, deletion: Deletion) -> None:
+        """Delete a record that another gateway has deleted.
+
+        Nothing is done if the local record is already deleted, or if there is none and the deletion is older than a
+        tombstone's lifetime.
+        """
         query = "SELECT progress FROM records WHERE tenant = ? AND id = ?"
         rows = await self._database.run(query, (deletion.tenant, deletion.id))
         fresh = deletion.at + self._tombstone_ttl > self._clock()
@@ -316,8 +330,8 @@ class Archive:
             await self.on_deletion(deletion.tenant, deletion.id)
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001 - a record whose KV can't be named is deleted nevertheless
-            log.error("KV blocks of a deleted response can't be named; they go after cache_ttl", reason=repr(error))
+        except Exception as error:  # noqa: BLE001 - the record is deleted even if its KV blocks are unknown
+            log.error("KV blocks of a deleted response are unknown; they expire after cache_ttl", reason=repr(error))
             await self.bury(deletion.tenant, deletion.id)
 
     async def _check_journal(self, copies: Copies) -> bool:
@@ -354,7 +368,7 @@ class Archive:
         return (await asyncio.to_thread(self._copies.get, tenant, id_)).body
 
     async def _is_deleted_elsewhere(self, tenant: str, id_: str) -> bool:
-        """Whether another gateway has deleted it; while the copies can't be asked, the own one counts."""
+        """Return whether another gateway has deleted the record; False while the copies cannot be reached."""
         if self._copies is None or not self._copies.reachable:
             return False
         try:
@@ -363,11 +377,11 @@ class Archive:
             return False
 
     async def _renew(self, tenant: str, id_: str, expires: float, copied: int) -> None:
-        """Renew a record that is in use, and its copy."""
+        """Extend the lifetime of a record that is in use, and of its copy."""
         now = self._clock()
         if self._ttl is not None and expires < now + self._ttl - RENEW_SECONDS:
             query = "UPDATE records SET expires = ? WHERE tenant = ? AND id = ?"
             await self._database.run(query, (self._expiry(), tenant, id_))
         if self._copies is not None and 0 < copied < now - RENEW_SECONDS:
             await self._database.run("UPDATE records SET copied = 0 WHERE tenant = ? AND id = ?", (tenant, id_))
-            self._behind.set()
+            self._outbox_filled.set()

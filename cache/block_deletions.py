@@ -1,4 +1,4 @@
-"""KV blocks that have still to be deleted: an outbox, so that an outage or a restart only delays a deletion."""
+"""An outbox of KV blocks to delete, so that an outage or a restart only delays a deletion."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ CREATE TABLE IF NOT EXISTS block_deletions (
 ) STRICT;
 """
 PASSES: Final = 2
-"""Successful passes after which blocks count as deleted: an engine that ended, or a write that was sent to a store
-which did not answer, may bring a block back after the first."""
+"""Successful passes after which blocks count as deleted. After the first, a stopping engine, or a write sent to a store
+that did not answer, may store a block again."""
 ROUND_SECONDS: Final = 5.0
-"""Seconds between two passes: longer than an engine that ends takes to store its last blocks."""
+"""Seconds between two passes: longer than a stopping engine takes to store its last blocks."""
 ID_BYTES: Final = 32
 _CHUNK: Final = 512
-"""Ids in one call of the store."""
+"""Ids per call of the store."""
 
 
 class BlockDeletions:
-    """The outbox, in the database of the conversations: a response and its blocks are deleted in one transaction."""
+    """The outbox, in the conversations' database, so that a response and its blocks are deleted in one transaction."""
 
     def __init__(self, database: Database, store: CircuitBreaker | None) -> None:
-        """Delete from `store`; with None there are no blocks to delete."""
+        """Delete from `store`; None means that no blocks are stored."""
         self._database = database
         self._store = store
         self._lock = asyncio.Lock()
 
     def add(self, connection: sqlite3.Connection, ids: Sequence[bytes]) -> None:
-        """Note ids of blocks, within a transaction in the database's thread."""
+        """Queue block ids for deletion. Call within a transaction in the database's thread."""
         if ids and self._store is not None:
             connection.execute("INSERT INTO block_deletions (passes, ids) VALUES (?, ?)", (PASSES, b"".join(ids)))
 
     async def finish(self, ids: Sequence[bytes]) -> bool:
-        """Delete noted blocks that no engine will write again. Returns False if that fails, and `keep` tries again."""
+        """Delete queued blocks that no engine will store again. Return False if that fails; `run` then retries."""
         if not ids or self._store is None:
             return True
-        noted = b"".join(ids)
+        joined = b"".join(ids)
         async with self._lock:
             try:
-                await asyncio.to_thread(self._delete, noted)
+                await asyncio.to_thread(self._delete, joined)
             except StoreError:
                 return False
-            await self._database.run("DELETE FROM block_deletions WHERE ids = ?", (noted,))
+            await self._database.run("DELETE FROM block_deletions WHERE ids = ?", (joined,))
             return True
 
-    async def run(self) -> None:
-        """Make one pass over all entries. Raises StoreError when one fails; the later ones wait, too."""
+    async def run_pass(self) -> None:
+        """Make one pass over all entries. Raises StoreError at the first entry that fails; the rest wait."""
         async with self._lock:
             last = 0
             query = "SELECT number, passes, ids FROM block_deletions WHERE number > ? ORDER BY number LIMIT 1"
@@ -63,11 +63,11 @@ class BlockDeletions:
                 [(last, passes, ids)] = rows
                 await self._pass(last, passes, ids)
 
-    async def keep(self) -> None:
-        """Make passes until cancelled; while the store is away, entries wait."""
+    async def run(self) -> None:
+        """Make passes until cancelled. Entries wait while the store is unavailable."""
         while True:
             with contextlib.suppress(StoreError):
-                await self.run()
+                await self.run_pass()
             await asyncio.sleep(ROUND_SECONDS)
 
     async def _pass(self, number: int, passes: int, ids: bytes) -> None:
@@ -82,7 +82,7 @@ class BlockDeletions:
             await self._database.run("DELETE FROM block_deletions WHERE number = ?", (number,))
 
     def _delete(self, ids: bytes) -> None:
-        assert self._store is not None  # noqa: S101 - `add` notes nothing otherwise
-        every = [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
-        for at in range(0, len(every), _CHUNK):
-            self._store.delete(every[at : at + _CHUNK])
+        assert self._store is not None  # noqa: S101 - without a store `add` queues nothing
+        split = [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+        for at in range(0, len(split), _CHUNK):
+            self._store.delete(split[at : at + _CHUNK])

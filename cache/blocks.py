@@ -1,8 +1,9 @@
-"""KV blocks: which tokens of a sequence are stored under which name.
+"""KV blocks: how a sequence is cut into blocks, and the id of each block.
 
-A block holds the KV of up to BLOCK tokens and is named by all that came before it, as in vLLM's prefix cache and
-LMCache: `id = HMAC-SHA256(id key, parent id ‖ scope ‖ token ids)`. Keyed, because who reads the store could otherwise
-confirm a guessed prompt; with the tenant as scope, because a shared block would tell by its speed what another said.
+A block holds the KV of up to BLOCK tokens. Its id covers the whole prefix that ends with it, as in vLLM's prefix cache
+and LMCache: `id = HMAC-SHA256(id key, parent id ‖ scope ‖ token ids)`. The hash is keyed, because a reader of the store
+could otherwise confirm a guessed prompt. The scope is the tenant, because the faster response of a shared block would
+reveal what another tenant has sent.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 BLOCK: Final = 128
-"""Tokens of a full block: the tail, which may have fewer, is what a returning session would otherwise compute again."""
+"""Tokens of a full block. The tail block may have fewer; without it a returning session would recompute those."""
 PUBLIC: Final = bytes(32)
-"""Scope of what all tenants share: the operator's instructions. No tenant's digest is this."""
+"""Scope of the operator's instructions, which all tenants share. It equals no tenant's digest."""
 _TOKEN_BYTES: Final = 4
 
 
@@ -33,19 +34,19 @@ class Block(NamedTuple):
 
 
 def root(what: Mapping[str, str | int | bool]) -> bytes:
-    """The parent of all first blocks: a digest of everything that the state's format and values depend on."""
+    """Return the parent id of all first blocks: a digest of `what`, all that a state's format and values depend on."""
     return hashlib.sha256(json.dumps(dict(what), sort_keys=True).encode()).digest()
 
 
 class Chain:
-    """The blocks of one sequence, growing with it.
+    """The blocks of one growing sequence.
 
-    The first `public` tokens are the operator's and end a block, however short: what all tenants share is stored once,
-    whole, and is nobody's own from the next token on.
+    The first `public` tokens come from the operator's instructions. A block ends after them, however short it is, so
+    that the part shared by all tenants is stored once and the blocks after it belong to the tenant alone.
     """
 
     def __init__(self, key: bytes, root: bytes, scope: str, *, public: int = 0) -> None:
-        """Begin empty; `scope` is the tenant's."""
+        """Create an empty chain; `scope` names the tenant."""
         self._key = key
         self._root = root
         self._scope = hashlib.sha256(scope.encode()).digest()
@@ -54,11 +55,11 @@ class Chain:
         self.full: list[Block] = []
 
     def __len__(self) -> int:
-        """Tokens so far."""
+        """Return the number of tokens."""
         return len(self.tokens)
 
     def extend(self, tokens: Sequence[int]) -> list[Block]:
-        """Append token ids; gives the blocks that are full now and were not before."""
+        """Append token ids and return the blocks that became full."""
         self.tokens += tokens
         known = len(self.full)
         while len(self.tokens) >= self.due:
@@ -68,25 +69,25 @@ class Chain:
 
     @property
     def due(self) -> int:
-        """Tokens with which the block that is being filled is full."""
+        """Length of the sequence, in tokens, at which the block being filled is full."""
         return self._start(len(self.full)) + self._room(len(self.full))
 
     @property
     def tail(self) -> Block | None:
-        """The unfilled block at the end, if there is one."""
+        """The partial block at the end, or None."""
         rest = len(self.tokens) - self._start(len(self.full))
         return self._prefixes(len(self.full), rest, rest)[0] if rest else None
 
     @property
     def blocks(self) -> list[Block]:
-        """All blocks from the first token to the last, the tail included."""
+        """All blocks from the first token to the last, including the tail."""
         tail = self.tail
         return [*self.full, tail] if tail else list(self.full)
 
     def tails(self, depth: int) -> list[Block]:
-        """The unfilled blocks with which a stored prefix of `depth` full ones may end, longest first.
+        """Return all partial blocks that may follow `depth` full ones in the store, longest first.
 
-        127 at most: where a turn ended is not known.
+        There are up to 127, because the position where a turn ended is unknown.
         """
         return self._prefixes(depth, 1, min(self._room(depth) - 1, len(self.tokens) - self._start(depth)))
 
@@ -94,14 +95,14 @@ class Chain:
         return self.full[depth - 1].end if depth else 0
 
     def _room(self, depth: int) -> int:
-        """Tokens that the block after `depth` full ones holds at most."""
+        """Return the capacity, in tokens, of the block after `depth` full ones."""
         start = self._start(depth)
         return min(BLOCK, self._public - start) if start < self._public else BLOCK
 
     def _prefixes(self, depth: int, shortest: int, longest: int) -> list[Block]:
-        """Blocks of `shortest` to `longest` tokens after `depth` full ones, longest first.
+        """Return the blocks of `shortest` to `longest` tokens after `depth` full ones, longest first.
 
-        Hashed token by token, so that all 127 tails cost 0.2 ms.
+        One running hash serves all of them: all 127 tails take 0.2 ms.
         """
         start, parent = self._start(depth), self.full[depth - 1].id if depth else self._root
         shared = start < self._public
@@ -115,7 +116,7 @@ class Chain:
 
 
 def _pack(tokens: Sequence[int]) -> bytes:
-    """Token ids as 32-bit little-endian integers, the same on every machine that shares a store."""
+    """Return token ids as 32-bit little-endian integers, the same on every machine that shares a store."""
     ids = array.array("i", tokens)
     if sys.byteorder == "big":
         ids.byteswap()

@@ -1,4 +1,4 @@
-"""The gateway's hold on the cache: opens the store, tells engines of it, and sees that it is up."""
+"""The gateway's side of the cache: opens the store, configures engines for it, and monitors it."""
 
 from __future__ import annotations
 
@@ -24,35 +24,36 @@ from cache.store import Store, open_store
 log = structlog.get_logger("cache")
 
 SWEEP_SECONDS: Final = 3_600.0
+"""Seconds between two sweeps of expired values."""
 CHECK_SECONDS: Final = 10.0
-"""Between two looks at the store, which tell of an outage while nobody uses it."""
-AWAY: Final = "the cache is away: everything is computed until it is back"
-TAKES_NOTHING: Final = "the cache takes no writes: what is computed now is not stored"
+"""Seconds between two checks of the store, so that an outage is logged even while no request uses it."""
+UNAVAILABLE: Final = "the cache is away: everything is computed until it is back"
+READ_ONLY: Final = "the cache takes no writes: what is computed now is not stored"
 CAUSE_SECONDS: Final = 3.0
-"""Longest search for the cause, at start, of what Guarded gave up earlier."""
+"""Longest wait, at start, for the cause of an error that the circuit breaker reported as a timeout."""
 
 
 class Cache:
-    """The gateway's hold on the store that its engines share, and other gateways too when it is a Redis."""
+    """The store that the engines of this gateway share, and other gateways too if it is a Redis."""
 
     def __init__(
         self, url: str, keys: KeyRing, *, ttl: float, max_bytes: int, observe: Observe = lambda _: None
     ) -> None:
-        """Open it. A store that is away is no error: it is asked for again later.
+        """Open the store. An unavailable store is not an error: it is retried later.
 
-        Raises KeyMismatchError when what lies there was sealed under another key, StoreError when it can never be had.
+        Raises KeyMismatchError if its data was sealed under another key, and StoreError if it can never be used.
         """
         raw = open_store(url, ttl=ttl, max_bytes=max_bytes)
         self.store = CircuitBreaker(raw, observe=observe)
         self.copies = Copies(url, keys, ttl=ttl, observe=observe) if isinstance(raw, RedisStore) else None
-        """Where conversations are copied to for other gateways."""
+        """Copies of conversations for other gateways; None if the store is not a Redis."""
         self.users = Ledger(url, keys, observe=observe) if Ledger.serves(url) else None
-        """Where gateways tell each other of users."""
+        """Users and their keys, shared between gateways; None if the store is not a Redis."""
         self.config = CacheConfig(raw.url, ttl, max_bytes, keys.text)
         self._keys = keys
         self._checked = False
         self._foreign = False
-        """Whether what lies there was sealed under another key, which was noticed after the start."""
+        """Whether the data was found, after the start, to be sealed under another key."""
         self._was_up = True
         try:
             self.check_key()
@@ -64,40 +65,43 @@ class Cache:
         self._report()
 
     def check_key(self, *, write: bool = False) -> None:
-        """Compare the fingerprint beside the data, and write it if it is missing or `write` says so.
+        """Compare the stored key fingerprint with the key ring, and store it if it is missing or `write` is set.
 
-        Raises KeyMismatchError, or StoreError when it can't be read or written.
+        Raises KeyMismatchError, or StoreError if the fingerprint cannot be read or stored.
         """
         if self._keys.check(self.store.read_mark(), shown(self.config.url)) or write:
             self.store.write_mark(self._keys.fingerprints[0])
         self._checked = True
 
     def prefixes(self, what: Mapping[str, str | int | bool]) -> PrefixCache:
-        """The blocks that an engine of `what` keeps, to forget some of them; it is closed with the cache."""
+        """Return the blocks that engines of `what` store, to delete some of them. The cache closes it."""
         return PrefixCache(self.store, self._keys, what)
 
-    async def keep(self) -> None:
-        """See that the store is up, and drop what is past its time, also while nobody uses it. Runs until cancelled."""
+    async def run(self) -> None:
+        """Check the store and delete expired values, also while no request uses it, until cancelled."""
         swept = time.monotonic()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self._report()
             try:
-                await asyncio.to_thread(self._look)
+                await asyncio.to_thread(self._check)
                 if time.monotonic() - swept > SWEEP_SECONDS:
                     swept = time.monotonic()
                     await asyncio.to_thread(self.store.sweep)
             except KeyMismatchError as error:
-                # Logged once: under another key nothing of it is ever found, so nothing is harmed.
+                # Logged once. Nothing sealed under another key is ever found, so no harm is done.
                 self._checked = self._foreign = True
                 log.error("the cache is another's", reason=str(error))
-            except StoreError:  # the guard has counted it and tries again
+            except StoreError:  # the circuit breaker has counted the error and retries
                 continue
             finally:
                 self._report()
 
-    def _look(self) -> None:
-        """Raise StoreError unless the store is up. One that takes no writes is written to: nobody else may try."""
+    def _check(self) -> None:
+        """Raise StoreError unless the store is up.
+
+        If the store accepts no writes, try one here: there may be no other write that would notice its recovery.
+        """
         if not self._checked:
             self.check_key()
         elif self.store.writable and not self.store.up and not self._foreign:
@@ -106,19 +110,19 @@ class Cache:
             self.store.ping()
 
     def _report(self, reason: str = "") -> None:
-        """Log once that the store went away, takes no writes, or is back."""
+        """Log once that the store became unavailable, accepts no writes, or is available again."""
         where = shown(self.config.url)
         stores = (self.store, self.copies.store) if self.copies is not None else (self.store,)
-        bad = next((store for store in stores if not store.up), None)
-        if bad is None and not self._was_up:
+        down = next((store for store in stores if not store.up), None)
+        if down is None and not self._was_up:
             log.info("the cache is back", store=where)
-        elif bad is not None and self._was_up:
-            event = TAKES_NOTHING if bad.reachable else AWAY
-            log.warning(event, store=where, reason=reason or bad.reason)
-        self._was_up = bad is None
+        elif down is not None and self._was_up:
+            event = READ_ONLY if down.reachable else UNAVAILABLE
+            log.warning(event, store=where, reason=reason or down.reason)
+        self._was_up = down is None
 
     def close(self) -> None:
-        """Close the store; one in memory is gone then."""
+        """Close the store. A store in memory is deleted."""
         self.store.close()
         for shared in (self.copies, self.users):
             if shared is not None:
@@ -126,14 +130,14 @@ class Cache:
 
 
 def _cause(store: Store, error: StoreError) -> str:
-    """Return why `store` is away, in the words of an unhurried call: a deadline may have hidden it in `error`."""
-    asking = ThreadPoolExecutor(1, thread_name_prefix="store-cause")
+    """Return why `store` is unavailable: the error of a ping with a longer deadline than that which led to `error`."""
+    pinger = ThreadPoolExecutor(1, thread_name_prefix="store-cause")
     try:
-        asking.submit(store.ping).result(CAUSE_SECONDS)
+        pinger.submit(store.ping).result(CAUSE_SECONDS)
     except TimeoutError:
         store.interrupt()
     except StoreError as cause:
         return str(cause)
     finally:
-        asking.shutdown(wait=False)
+        pinger.shutdown(wait=False)
     return str(error)

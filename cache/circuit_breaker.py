@@ -1,7 +1,7 @@
-"""A store that never keeps anybody waiting: a deadline for every call, and a circuit breaker.
+"""A store with a deadline for every call and a circuit breaker, so that no request waits for a failed store.
 
-Idea: Nygard's circuit breaker. While a store is away its calls fail at once; a thread asks for it again, at growing
-intervals, so that no request pays for the asking.
+The circuit breaker is Nygard's (*Release It!*). While a store is unavailable, its calls fail immediately. A thread
+probes the store at growing intervals, so that no request pays for the probing.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from cache.store import Store
 T = TypeVar("T")
 
 READ_SECONDS: Final = 0.3
-"""Most that a call may take; a request whose cache is gone loses no more than this, once."""
+"""Deadline of a read in seconds: a request whose cache fails loses at most this much, once."""
 WRITE_SECONDS: Final = 2.0
-"""Likewise for what nobody waits for."""
+"""Deadline in seconds of a write, which no request waits for."""
 VALUE_SECONDS: Final = 0.02
-"""More for every value that is carried: 1.6 MB in this time is 80 MB/s, below which computing is hardly slower."""
+"""Seconds added to the deadline per value: 1.6 MB in this time is 80 MB/s, below which computing is hardly slower."""
 FIRST_PAUSE: Final = 0.5
+"""Seconds before the first probe."""
 LONGEST_PAUSE: Final = 30.0
-"""Longest pause of a store that answers a ping and fails at the next call, or that is full."""
-LONGEST_AWAY: Final = 1.0
-"""Longest pause between two pings of a store that answers none, and between two writes to a replica.
+"""Longest pause in seconds if the store answers a ping but fails at the next call, or if it is full."""
+LONGEST_PROBE_PAUSE: Final = 1.0
+"""Longest pause in seconds between two pings of a store that does not answer, and between two writes to a replica.
 
 No request waits for these, and a failover has to be noticed soon.
 """
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One call of a store, as metrics tell it."""
+    """One call of a store, for metrics."""
 
     backend: str
     operation: str
     """get, has, put, touch, delete, …"""
     outcome: str
-    """ok; of a get hit, partial or miss; error, timeout, full; skipped: not tried, as the store is away; corrupt."""
+    """ok (of a get: hit, partial or miss), error, timeout, full, corrupt, or skipped: not tried while unavailable."""
     seconds: float
     bytes: int
 
@@ -52,7 +53,7 @@ Observe = Callable[[Operation], None]
 
 
 class CircuitBreaker:
-    """A Store whose every method returns or raises StoreError in bounded time."""
+    """A Store whose methods all return or raise StoreError in bounded time."""
 
     def __init__(
         self,
@@ -62,46 +63,46 @@ class CircuitBreaker:
         read_seconds: float = READ_SECONDS,
         write_seconds: float = WRITE_SECONDS,
     ) -> None:
-        """Own `store`; `observe` hears of every call, in the calling thread."""
+        """Wrap and own `store`; `observe` is called for every operation, in the calling thread."""
         self._store = store
         self._observe = observe
         self._read_seconds = read_seconds
         self._write_seconds = write_seconds
-        # Reads and writes have a thread each: a fetch must not wait for 20 MB that are written in the background.
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="store-read")
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-write")
+        # Reads and writes have one thread each: a fetch must not wait for 20 MB being written in the background.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-read")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-write")
         self._state = threading.Lock()
         self._closed = threading.Event()
-        self._mender: threading.Thread | None = None
+        self._prober: threading.Thread | None = None
         self._pause = FIRST_PAUSE
         self._full_pause = FIRST_PAUSE
         self._full_until = 0.0
         self.reason = ""
-        """Why the store is not up, in words; empty while it is."""
+        """The error because of which the store is not up; empty while it is up."""
 
     @property
     def backend(self) -> str:
-        """Its name in metrics."""
+        """See Store."""
         return self._store.backend
 
     @property
     def url(self) -> str:
-        """What another process opens to share it."""
+        """See Store."""
         return self._store.url
 
     @property
     def reachable(self) -> bool:
-        """Whether it is asked at all."""
-        return self._mender is None and not self._closed.is_set()
+        """Whether calls are passed to the store."""
+        return self._prober is None and not self._closed.is_set()
 
     @property
     def up(self) -> bool:
-        """Whether it gives and takes."""
+        """Whether the store accepts reads and writes."""
         return self.reachable and not self._full_until
 
     @property
     def writable(self) -> bool:
-        """Whether a write would be tried now."""
+        """Whether a write would be passed to the store now."""
         return self.reachable and time.monotonic() >= self._full_until
 
     def get_many(self, ids: Sequence[bytes]) -> list[bytes | None]:
@@ -145,16 +146,16 @@ class CircuitBreaker:
         """See Store."""
         self._write("mark", lambda: self._store.write_mark(fingerprint))
 
-    def ask(self, operation: str, work: Callable[[], T]) -> T:
-        """What `work` reads from this store in a way of its own, as bounded and counted as the rest."""
+    def read(self, operation: str, work: Callable[[], T]) -> T:
+        """Run a custom read under the same timeout and metrics as the standard operations."""
         return self._read(operation, work)
 
-    def tell(self, operation: str, work: Callable[[], T]) -> T:
-        """Likewise for what it writes."""
+    def write(self, operation: str, work: Callable[[], T]) -> T:
+        """Run a custom write under the same timeout and metrics as the standard operations."""
         return self._write(operation, work)
 
     def count(self, operation: str, outcome: str, seconds: float = 0.0, size: int = 0) -> None:
-        """Tell of something that was done with what the store gave."""
+        """Report an operation to `observe`, for example one on values that the store has returned."""
         self._observe(Operation(self.backend, operation, outcome, seconds, size))
 
     def interrupt(self) -> None:
@@ -162,13 +163,13 @@ class CircuitBreaker:
         self._store.interrupt()
 
     def close(self) -> None:
-        """End what is under way and close the store."""
+        """Interrupt pending calls and close the store."""
         self._closed.set()
         self._store.interrupt()
-        for lane in (self._reading, self._writing):
-            lane.shutdown(wait=True, cancel_futures=True)
-        if self._mender is not None:
-            self._mender.join()
+        for thread in (self._reader, self._writer):
+            thread.shutdown(wait=True, cancel_futures=True)
+        if self._prober is not None:
+            self._prober.join()
         self._store.close()
 
     def _read(
@@ -182,7 +183,7 @@ class CircuitBreaker:
     ) -> T:
         if not self.reachable:
             raise self._skipped(operation)
-        return self._call(self._reading, operation, work, self._read_seconds + values * VALUE_SECONDS, outcome, size)
+        return self._call(self._reader, operation, work, self._read_seconds + values * VALUE_SECONDS, outcome, size)
 
     def _write(
         self, operation: str, work: Callable[[], T], *, values: int = 0, size: int = 0, though_full: bool = False
@@ -190,7 +191,7 @@ class CircuitBreaker:
         if not (self.reachable if though_full else self.writable):
             raise self._skipped(operation)
         seconds = self._write_seconds + values * VALUE_SECONDS
-        result = self._call(self._writing, operation, work, seconds, lambda _: "ok", lambda _: size)
+        result = self._call(self._writer, operation, work, seconds, lambda _: "ok", lambda _: size)
         if not though_full:
             with self._state:
                 self._full_pause, self._full_until, self.reason = FIRST_PAUSE, 0.0, ""
@@ -202,22 +203,22 @@ class CircuitBreaker:
 
     def _call(
         self,
-        lane: ThreadPoolExecutor,
+        thread: ThreadPoolExecutor,
         operation: str,
         work: Callable[[], T],
         seconds: float,
         outcome: Callable[[T], str],
         size: Callable[[T], int],
     ) -> T:
-        """Do `work` in `lane`, for so many seconds at most, and note how it went."""
+        """Run `work` in `thread` for at most `seconds`, and record the outcome."""
         started = time.monotonic()
         try:
-            future = lane.submit(work)
-        except RuntimeError as error:  # it was closed meanwhile
+            future = thread.submit(work)
+        except RuntimeError as error:  # closed meanwhile
             raise self._skipped(operation) from error
         try:
             result = future.result(seconds)
-        except CancelledError as error:  # likewise
+        except CancelledError as error:  # closed meanwhile
             raise self._skipped(operation) from error
         except TimeoutError:
             future.cancel()
@@ -230,7 +231,7 @@ class CircuitBreaker:
             self.count(operation, "full", time.monotonic() - started)
             raise
         except StoreReadOnlyError as error:
-            self._fill(error, LONGEST_AWAY)
+            self._fill(error, LONGEST_PROBE_PAUSE)
             self.count(operation, "error", time.monotonic() - started)
             raise
         except StoreError as error:
@@ -244,28 +245,28 @@ class CircuitBreaker:
         return result
 
     def _fill(self, error: StoreError, longest: float) -> None:
-        """Try no write for a while, at most `longest` seconds."""
+        """Pass no writes to the store for a pause of at most `longest` seconds."""
         with self._state:
             self.reason = str(error)
             self._full_until = time.monotonic() + min(self._full_pause, longest)
             self._full_pause = min(2 * self._full_pause, LONGEST_PAUSE)
 
     def _fail(self, error: StoreError) -> None:
-        """Ask nothing until the mender has had an answer."""
+        """Pass no calls to the store until a probe is answered."""
         with self._state:
             self.reason = str(error)
-            if self._mender is None and not self._closed.is_set():
-                mender = threading.Thread(target=self._mend, name="store-mender", daemon=True)
-                with contextlib.suppress(RuntimeError):  # no memory for a thread: the next failure tries again
-                    mender.start()
-                    self._mender = mender
+            if self._prober is None and not self._closed.is_set():
+                prober = threading.Thread(target=self._probe, name="store-probe", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no memory for a thread: the next failure retries
+                    prober.start()
+                    self._prober = prober
 
-    def _mend(self) -> None:
-        pause, away = self._next_pause(), FIRST_PAUSE
+    def _probe(self) -> None:
+        pause, next_pause = self._next_pause(), FIRST_PAUSE
         while not self._closed.wait(pause):
-            pause, away = away, min(2 * away, LONGEST_AWAY)
+            pause, next_pause = next_pause, min(2 * next_pause, LONGEST_PROBE_PAUSE)
             try:
-                future = self._reading.submit(self._store.ping)
+                future = self._reader.submit(self._store.ping)
                 future.result(self._read_seconds)
             except TimeoutError:
                 future.cancel()
@@ -276,11 +277,14 @@ class CircuitBreaker:
                 return
             else:
                 with self._state:
-                    self._mender = None
+                    self._prober = None
                 return
 
     def _next_pause(self) -> float:
-        """Grows until a call that somebody needed went well: an answered ping alone proves little."""
+        """Return the pause before the first probe.
+
+        It doubles with each failure until a real call succeeds: an answered ping alone proves little.
+        """
         with self._state:
             pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
         return pause

@@ -1,4 +1,4 @@
-"""What an engine is told, to open the prefix cache."""
+"""The configuration with which an engine opens the prefix cache."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cache.store import open_store
 
 
 class CacheConfig(msgspec.Struct, frozen=True):
-    """What an engine needs to open the prefix cache. It holds secrets: it must go no way that others can see."""
+    """What an engine needs to open the prefix cache. It holds secrets: send it only over private channels."""
 
     url: str
-    """As Store.url gives it."""
+    """`Store.url`."""
     ttl: float
-    """Seconds that a block stays unused."""
+    """Seconds after which an unused block expires."""
     max_bytes: int
     keys: str
-    """KeyRing.text."""
+    """`KeyRing.text`."""
 
     def open(self, what: Mapping[str, str | int | bool], observe: Observe = lambda _: None) -> PrefixCache:
-        """The prefix cache of a model and build; `what` as in PrefixCache. Raises StoreError."""
+        """Return the prefix cache of a model and build; `what` as in PrefixCache. Raises StoreError."""
         store = open_store(self.url, ttl=self.ttl, max_bytes=self.max_bytes)
         return PrefixCache(CircuitBreaker(store, observe=observe), KeyRing.parse(self.keys), what)
 
     def __repr__(self) -> str:
-        """Without the secrets."""
+        """Return a description without secrets."""
         return f"CacheConfig({shown(self.url)})"

@@ -1,8 +1,8 @@
-"""Copies of conversations in the Redis that gateways share, and the journal of what was deleted.
+"""Copies of conversations in the Redis that gateways share, and the journal of deleted conversations.
 
-A deletion leaves a tombstone under the record's own name, so that a read of that record sees it at once, and an entry
-in a journal, so that every gateway deletes its own copy within a second, also of what nobody reads. Without the key
-neither copies nor tombstones tell tenants or response ids.
+A deletion leaves two things. A tombstone under the record's own name makes the deletion visible to every read of that
+record. An entry in the journal makes every gateway delete its own copy within a second, also of records that nobody
+reads. Without the key, neither copies nor tombstones reveal tenants or response ids.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cache.sealing import Sealer
 
 JOURNAL: Final = "deleted"
 ENTRIES: Final = 1 << 16
-"""Entries that the journal holds at least: a gateway that missed more still sees the tombstone of what it reads."""
+"""Minimum length of the journal. A gateway that missed more entries still sees the tombstones of records it reads."""
 BATCH: Final = 256
-"""Journal entries that are read at a time."""
+"""Journal entries per read."""
 
 
 class Deletion(NamedTuple):
@@ -31,18 +31,18 @@ class Deletion(NamedTuple):
     tenant: str
     id: str
     at: float
-    """When the record was deleted, in seconds of the epoch by the clock of the gateway that deleted it."""
+    """Time of the deletion in seconds since the epoch, by the clock of the gateway that deleted the record."""
 
 
 class Copy(NamedTuple):
-    """What the copies know of a record."""
+    """The copy of a record, if there is one, and whether the record was deleted."""
 
     body: bytes | None
     deleted: bool
 
 
 class Copies:
-    """The copies at one Redis. All methods block for a bounded time, and raise StoreError while it is away."""
+    """The copies in one Redis. All methods block for a bounded time and raise StoreError while it is unavailable."""
 
     def __init__(
         self,
@@ -53,16 +53,16 @@ class Copies:
         observe: Observe = lambda _: None,
         write_seconds: float = READ_SECONDS,
     ) -> None:
-        """Copies and tombstones unused for `ttl` seconds go. Connects when first needed."""
+        """Use the Redis at `url`; connects on first use. Copies and tombstones unused for `ttl` seconds expire."""
         self._redis = RedisStore(url, ttl=ttl, names="turn")
-        # A turn is acknowledged after its copy was tried, so that must not take long.
+        # A turn is acknowledged only after the attempt to copy it, so the deadline must be short.
         self.store = CircuitBreaker(self._redis, observe=observe, write_seconds=write_seconds)
         self._sealer = Sealer(keys.derive("turns"))
         self._id_keys = keys.derive("turn ids")
 
     @property
     def reachable(self) -> bool:
-        """Whether Redis is asked at all."""
+        """Whether calls are passed to Redis."""
         return self.store.reachable
 
     def put(self, tenant: str, id_: str, sealed: bytes) -> None:
@@ -90,19 +90,19 @@ class Copies:
         self.store.put_many([(self.ids("gone", tenant, id_)[0], tombstone)])
         self.store.delete(self.ids("copy", tenant, id_))
         entry = self._sealer.seal(msgspec.msgpack.encode(deletion), JOURNAL.encode())
-        return self.store.tell("journal", lambda: self._redis.append(JOURNAL, entry, most=ENTRIES))
+        return self.store.write("journal", lambda: self._redis.append(JOURNAL, entry, most=ENTRIES))
 
     def journal_end(self) -> str:
         """Return the position of the newest entry of the journal; empty when there is none."""
-        return self.store.ask("journal", lambda: self._redis.newest(JOURNAL))
+        return self.store.read("journal", lambda: self._redis.newest(JOURNAL))
 
     def journal_has(self, position: str) -> bool:
         """Return whether the journal holds an entry at `position`."""
         return self.store.ask("journal", lambda: self._redis.has(JOURNAL, position))
 
     def journal_after(self, position: str) -> list[tuple[str, Deletion | None]]:
-        """Return the next entries with their positions; an entry that no gateway with this key has made is None."""
-        found = self.store.ask("journal", lambda: self._redis.entries(JOURNAL, position, most=BATCH))
+        """Return the next entries with their positions; None stands for an entry not sealed under this key."""
+        found = self.store.read("journal", lambda: self._redis.entries(JOURNAL, position, most=BATCH))
         return [(at, self._read(entry)) for at, entry in found]
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Copies:
         self.store.close()
 
     def ids(self, kind: str, tenant: str, id_: str) -> list[bytes]:
-        """Return the names of a record's copy or tombstone, under the newest key and the older ones."""
+        """Return the ids of a record's copy or tombstone, the first under the newest key, the rest under older keys."""
         text = kind.encode() + b"\0" + name(tenant, id_)
         return [hmac.digest(key, text, "sha256") for key in self._id_keys]
 
@@ -119,18 +119,18 @@ class Copies:
         return None if body is None else msgspec.msgpack.decode(body, type=Deletion)
 
     def _is_tombstone(self, tenant: str, id_: str, found: Sequence[bytes | None]) -> bool:
-        """Whether one of these is a tombstone that a gateway set: who can write to Redis may not delete by one."""
+        """Return whether `found` contains a tombstone sealed by a gateway: write access to Redis must not delete."""
         sealed_as = _tombstone(tenant, id_)
         return any(value is not None and self._sealer.open(value, sealed_as) is not None for value in found)
 
 
 def is_before(position: str, other: str) -> bool:
-    """Return whether one position of the journal comes before another; the empty one comes first."""
+    """Return whether one position of the journal precedes another; the empty position is the first."""
     return _order(position) < _order(other)
 
 
 def name(tenant: str, id_: str) -> bytes:
-    """Return what a record is sealed as."""
+    """Return the name that a record is sealed under."""
     return f"{tenant}\0{id_}".encode()
 
 
@@ -140,5 +140,5 @@ def _order(position: str) -> tuple[int, int]:
 
 
 def _tombstone(tenant: str, id_: str) -> bytes:
-    """Return what a tombstone is sealed as, which no record is."""
+    """Return the name that a tombstone is sealed under, which differs from every record's."""
     return b"gone\0" + name(tenant, id_)

@@ -1,7 +1,7 @@
-"""One SQLite file behind one thread: what is written is on disk before the writer goes on.
+"""One SQLite file, accessed by one thread: a write is on disk when it returns.
 
-Before each use the thread checks that the path still names the file that it has open. A file that was removed or
-replaced is opened again, so that nothing is acknowledged into a file that no restart will find.
+Before each use the thread checks that the path still names the file it has open. It reopens a file that was removed or
+replaced, so that no write is acknowledged into a file that a restart would not find.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ T = TypeVar("T")
 Identity = tuple[int, int]
 _SHRINK: Final = "PRAGMA incremental_vacuum(1000)"
 _LOG_BYTES: Final = 16 << 20
-"""Size in bytes to which the write-ahead log is cut back once it was written into the file."""
+"""Size in bytes to which a checkpoint truncates the write-ahead log."""
 
 log = structlog.get_logger("cache")
 
 
 class Database:
-    """Runs statements in order on a thread of its own, so that the event loop never waits for the disk."""
+    """Runs statements in order on a dedicated thread, so that the event loop never waits for the disk."""
 
     def __init__(
         self, path: Path, schema: str, *, prepare: Callable[[sqlite3.Connection], None] = lambda _: None
     ) -> None:
-        """Open or create `path` with the idempotent `schema`, readable by its owner alone.
+        """Open or create `path` with the idempotent `schema`, readable only by its owner.
 
         `prepare` is called with each new connection, in the database's thread. Raises StoreError.
         """
@@ -44,9 +44,9 @@ class Database:
         self._prepare = prepare
         self._connection: sqlite3.Connection | None = None
         self._files: dict[str, Identity | None] = {}
-        """The files of the open connection by suffix: the database and its log."""
+        """Identities of the open connection's files by suffix: the database and its log."""
         self.generation = 0
-        """Number of times that the file was opened: a change means that all of its contents may be others."""
+        """How often the file was opened. A change means that all of its contents may have changed."""
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=path.stem)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -61,43 +61,43 @@ class Database:
 
     @property
     def is_open(self) -> bool:
-        """Whether the file could be opened; False after it was replaced by one that cannot be used."""
+        """Whether the file is open; False after it was replaced by an unusable one."""
         return self._connection is not None
 
     async def run(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run one statement, committed when this returns, and give its rows. Raises StoreError."""
+        """Run one statement, commit it, and return its rows. Raises StoreError."""
         return await self.work(lambda connection: _rows(connection, statement, parameters))
 
     def run_now(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Likewise, before there is an event loop."""
-        with self._named():
+        """Run one statement as `run` does, but block; for use before there is an event loop."""
+        with self._errors():
             return self._executor.submit(self._do, lambda c: _rows(c, statement, parameters)).result()
 
     async def work(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in the database's thread and return its result. Raises StoreError."""
-        with self._named():
+        with self._errors():
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._do, work)
 
     async def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in one transaction, which is rolled back when it raises. Raises StoreError."""
+        """Run `work` in one transaction and roll it back if `work` raises. Raises StoreError."""
         return await self.work(lambda connection: transaction(connection, work))
 
     async def shrink(self) -> None:
-        """Give the space of what was deleted back to the disk. Raises StoreError."""
+        """Return the space of deleted rows to the file system. Raises StoreError."""
         before = None
         while before != (now := await self.run("PRAGMA freelist_count")):
             before = now
-            # A script, as `execute` would stop after one page; in strides, as turns wait for this thread.
+            # A script, because `execute` would stop after one page; in strides, because turns wait for this thread.
             await self.work(lambda connection: connection.executescript(_SHRINK))
 
     def close(self) -> None:
-        """Finish what was begun and close the file."""
+        """Finish pending statements and close the file."""
         self._executor.submit(self._close).result()
         self._executor.shutdown()
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the file in SQLite's errors: whoever reads them has several."""
+    def _errors(self) -> Iterator[None]:
+        """Raise SQLite's errors as StoreError, with the name of the file: a gateway has several."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -114,7 +114,7 @@ class Database:
         return self._connection
 
     def _reopen(self) -> None:
-        """Open the file anew. Raises StoreError when its folder is gone, too: the volume may be back later."""
+        """Reopen the file. Raises StoreError if its folder was removed too: the volume may be mounted again later."""
         if self._connection is not None:
             log.error(
                 "a database was replaced or removed while the gateway runs: it is opened again",
@@ -128,7 +128,7 @@ class Database:
         self._open()
 
     def _remove_log(self) -> None:
-        """Remove the log of the file that is gone: SQLite would write it into the new file, and damage that."""
+        """Delete the log of the removed file: SQLite would apply it to the new file and damage that."""
         for suffix in ("-wal", "-shm"):
             path = Path(f"{self._path}{suffix}")
             if self._files.get(suffix) and self._files[suffix] == _identity(path):
@@ -139,10 +139,10 @@ class Database:
         self._path.touch(mode=0o600)
         connection = sqlite3.connect(self._path, timeout=5.0, isolation_level=None)
         try:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; deleted data gives its space back
-            connection.execute("PRAGMA secure_delete = ON")  # and is overwritten
-            connection.execute("PRAGMA journal_mode = WAL")  # readers beside the writer, and other processes
-            connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn outlives a power cut too
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only affects a new file; lets `shrink` work
+            connection.execute("PRAGMA secure_delete = ON")  # overwrites deleted data
+            connection.execute("PRAGMA journal_mode = WAL")  # allows readers and other processes during a write
+            connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn survives a power failure
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
             connection.executescript(self._schema)
             self._prepare(connection)
@@ -173,7 +173,7 @@ def _reason(folder: Path, error: OSError | sqlite3.Error) -> str:
 
 
 def _identity(path: Path) -> Identity | None:
-    """Return device and inode of what `path` names, None when there is nothing."""
+    """Return device and inode of the file at `path`, or None if there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -182,7 +182,7 @@ def _identity(path: Path) -> Identity | None:
 
 
 def transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Run `work` in one transaction, which is rolled back when it raises."""
+    """Run `work` in one transaction and roll it back if `work` raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = work(connection)

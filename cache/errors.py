@@ -1,25 +1,25 @@
-"""Everything that can go wrong in this room."""
+"""The errors of the package `cache`."""
 
 
 class StoreError(Exception):
-    """The store did not take or give what was asked for: away, slow, broken, or not what it should be."""
+    """An operation of a store failed: the store is unavailable, slow, broken, or not a store."""
 
 
 class StoreFullError(StoreError):
-    """The store can be read but takes nothing more for now: disk or memory full, or read-only."""
+    """The store can be read but accepts no writes for now: disk or memory is full, or the file is read-only."""
 
 
 class KeyMismatchError(StoreError):
-    """What lies there was sealed under a key that this house does not have."""
+    """The stored data was sealed under a key that is not in the key ring."""
 
 
 class StoreDeniedError(StoreFullError):
-    """The store's user may not run a command."""
+    """The Redis user has no permission to run a command."""
 
 
 class StoreReadOnlyError(StoreError):
-    """The store is a replica: it can be read and takes no writes, as after a failover."""
+    """The store is a replica, as after a failover: it can be read but accepts no writes."""
 
 
 class UnsupportedStoreError(StoreError):
-    """What answers can never be used: a Redis Cluster."""
+    """The server can never be used: it is a Redis Cluster."""

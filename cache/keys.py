@@ -1,4 +1,4 @@
-"""The secrets under which this house seals what it stores: the newest seals, the older ones still open."""
+"""The keys that seal stored data: the newest key seals, older keys can still open."""
 
 from __future__ import annotations
 
@@ -23,66 +23,66 @@ _SEPARATORS: Final = re.compile(r"[\s,]+")
 
 
 class KeyRing:
-    """Secrets, the newest first. Their text is `smk_` and 43 characters each, with blanks or commas between."""
+    """Keys, the newest first. Each is written as `smk_` and 43 characters, separated by white space or commas."""
 
     PREFIX: Final = "smk_"
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        """Hold `keys`, 32 random bytes each."""
+        """Create a ring of `keys`, 32 random bytes each."""
         if not keys or any(len(key) != SECRET_BYTES for key in keys):
-            raise ValueError(f"a key is {SECRET_BYTES} bytes")
+            raise ValueError(f"a key must have {SECRET_BYTES} bytes")
         self._keys = tuple(keys)
 
     @classmethod
     def new(cls) -> Self:
-        """A ring of one new key."""
+        """Return a ring of one new random key."""
         return cls([secrets.token_bytes(SECRET_BYTES)])
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The ring that `text` writes. Raises ValueError, which never holds the text."""
+        """Return the ring written as `text`. Raises ValueError, whose message never quotes `text`."""
         return cls([_decode(word) for word in _SEPARATORS.split(text.strip()) if word])
 
     @classmethod
     def load(cls, where: str | Path) -> Self:
-        """The keys themselves, or those of the file `where`, which is made when it is missing. Raises StoreError."""
+        """Return the ring written as `where`, or that of the file `where`, created if missing. Raises StoreError."""
         try:
             if isinstance(where, str) and where.startswith(cls.PREFIX):
                 return cls.parse(where)
-            return cls.parse(_read_or_make(Path(where)))
+            return cls.parse(_read_or_create(Path(where)))
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             name = "the key" if isinstance(where, str) and where.startswith(cls.PREFIX) else where
             raise StoreError(f"cache_key: {name} can't be used: {reason}") from error
 
     def derive(self, purpose: str) -> list[bytes]:
-        """Keys of 32 bytes for one purpose, the newest first. No other purpose's can be reckoned from them."""
+        """Return keys of 32 bytes for one purpose, the newest first. They reveal no keys of other purposes."""
         return [HKDF(SHA256(), 32, salt=None, info=f"samovar {purpose}".encode()).derive(key) for key in self._keys]
 
     @property
     def fingerprints(self) -> list[str]:
-        """What may be told of each key, the newest first: 16 hex digits by which it is known again."""
+        """Public identifier of each key, the newest first: 16 hexadecimal digits."""
         return [key.hex()[:16] for key in self.derive("fingerprint")]
 
     @property
     def text(self) -> str:
-        """The ring as its file holds it, one key a line."""
+        """The ring in the format of its file, one key per line."""
         return "".join(f"{_encode(key)}\n" for key in self._keys)
 
     def check(self, found: str | None, where: str) -> bool:
-        """Whether `found`, the fingerprint beside the data of `where`, has to be written (anew).
+        """Return whether the fingerprint stored with the data of `where`, now `found`, has to be written.
 
-        Raises KeyMismatchError when the data was sealed under a key that is not in the ring.
+        Raises KeyMismatchError if the data was sealed under a key that is not in the ring.
         """
         if found is not None and found not in self.fingerprints:
             raise KeyMismatchError(
-                f"cache_key: {where} was sealed under the key {found}, and this one is {self.fingerprints[0]}: put "
-                "that key back, or add it below the new one, or remove the data to begin anew"
+                f"cache_key: {where} was sealed under the key {found}, but the current key is {self.fingerprints[0]}: "
+                "restore the old key, or add it below the new one, or delete the data"
             )
         return found != self.fingerprints[0]
 
     def __repr__(self) -> str:
-        """The fingerprints: a log or a traceback must not hold a secret."""
+        """Return the fingerprints only: a log or a traceback must not contain a key."""
         return f"KeyRing({', '.join(self.fingerprints)})"
 
 
@@ -96,11 +96,11 @@ def _decode(word: str) -> bytes:
         key = base64.b64decode(text.encode("ascii") + b"=", altchars=b"-_", validate=True)
         if text != word and len(key) == SECRET_BYTES:
             return key
-    raise ValueError(f"a key is {KeyRing.PREFIX} and 43 characters A–Z a–z 0–9 _ -")
+    raise ValueError(f"a key must be {KeyRing.PREFIX} and 43 characters A–Z a–z 0–9 _ -")
 
 
-def _read_or_make(path: Path) -> str:
-    """The file's text. A new file appears whole or not at all, and of two that make it at once the first wins."""
+def _read_or_create(path: Path) -> str:
+    """Return the file's text; create a missing file atomically. Of two concurrent creators the first wins."""
     try:
         return path.read_text("utf-8")
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""The prefix cache: how much of a prompt's KV lies in the store, and what a turn adds to it.
+"""The prefix cache: fetches the stored KV of a prompt's prefix, and stores the KV that a turn adds.
 
-A store that fails is an empty store: nothing here raises, and a request that finds nothing is computed.
+A failing store counts as an empty store: no method raises StoreError, and a request whose KV is not found is computed.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from cache.sealing import Sealer
 
 
 class Stored(NamedTuple):
-    """A block and the engine's own bytes of its KV."""
+    """A block and its KV as serialized by the engine."""
 
     block: Block
     state: bytes
 
 
 class PrefixCache:
-    """Blocks of one model's KV, for a helper thread of its engine: every call may take as long as the store's deadline.
+    """Blocks of one model's KV. Call it from a helper thread: a call may take as long as the store's deadline.
 
-    After a rotation only the newest key counts: blocks are computed again sooner than a secret that leaked is trusted.
+    After a key rotation only the newest key is used: recomputing blocks is better than trusting a leaked key.
     """
 
     def __init__(self, store: CircuitBreaker, keys: KeyRing, what: Mapping[str, str | int | bool]) -> None:
-        """`what` is all that the state depends on: model digest, package version, KV types, flash attention, rope, …"""
+        """`what` is all that KV depends on: model digest, package version, KV types, flash attention, RoPE, …"""
         self._store = store
         self._id_key = keys.derive("block ids")[0]
         self._sealer = Sealer(keys.derive("blocks")[:1])
@@ -40,29 +40,29 @@ class PrefixCache:
 
     @property
     def up(self) -> bool:
-        """Whether the store gives and takes."""
+        """Whether the store accepts reads and writes."""
         return self._store.up
 
     @property
     def writable(self) -> bool:
-        """Whether it is worth the while to serialize blocks now."""
+        """Whether the store accepts writes now, so that serializing blocks is worthwhile."""
         return self._store.writable
 
     def chain(self, tokens: Sequence[int], scope: str, *, public: int = 0) -> Chain:
-        """The blocks of `tokens`, whose first `public` are the operator's and shared by all scopes."""
+        """Return the blocks of `tokens`, whose first `public` are the operator's and shared by all scopes."""
         chain = Chain(self._id_key, self._root, scope, public=public)
         chain.extend(tokens)
         return chain
 
     def fetch(self, chain: Chain, *, start: int = 0) -> list[Stored]:
-        """The stored blocks that lead on from the first `start` tokens, in order and without a gap.
+        """Return the stored blocks that extend the first `start` tokens, in order and without a gap.
 
-        The first one is that in which token `start` lies, so it may begin before it; together they reach further than
-        `start`, or there are none.
+        The first block contains token `start`, so it may begin before it. The blocks end beyond `start`, or the list is
+        empty.
         """
         depth = bisect.bisect_right(chain.full, start, key=lambda block: block.end)
         try:
-            blocks = self._find(chain, depth, start)
+            blocks = self._find_stored(chain, depth, start)
             if not blocks:
                 return []
             values = self._store.get_many([block.id for block in blocks])
@@ -77,7 +77,7 @@ class PrefixCache:
         return found if found and found[-1].block.end > start else []
 
     def absent(self, blocks: Sequence[Block]) -> list[Block]:
-        """Those of `blocks` that are not stored and would be taken: what else shares them has stored them once."""
+        """Return those of `blocks` that are not stored yet; none while the store accepts no writes."""
         if not blocks or not self.writable:
             return []
         try:
@@ -86,8 +86,8 @@ class PrefixCache:
             return []
         return [block for block, has in zip(blocks, present, strict=True) if not has]
 
-    def keep(self, chain: Chain, states: Sequence[Stored]) -> bool:
-        """Store blocks of `chain` and renew all of it; False when the store does not take them."""
+    def store(self, chain: Chain, states: Sequence[Stored]) -> bool:
+        """Store blocks of `chain` and renew the whole chain. Return False if the store fails."""
         pairs = [(block.id, self._sealer.seal(state, block.id)) for block, state in states]
         try:
             self._store.put_many(pairs, [block.id for block in reversed(chain.blocks)])
@@ -96,27 +96,28 @@ class PrefixCache:
         return True
 
     def renew(self, chain: Chain) -> bool:
-        """Note that `chain` was used."""
-        return self.keep(chain, [])
+        """Renew `chain` after use. Return False if the store fails."""
+        return self.store(chain, [])
 
     @staticmethod
     def deletable(chain: Chain, *, start: int = 0) -> list[bytes]:
-        """Return the ids of the tenant's own blocks that reach beyond the first `start` tokens; public ones stay.
+        """Return the ids of the tenant's own blocks that end beyond the first `start` tokens, without public blocks.
 
-        Wherever turns may have ended on the way, their unfilled blocks are among them.
+        They include the partial blocks of all positions where an earlier turn may have ended.
         """
-        ends = range(len(chain.full) + 1)
-        blocks = [block for depth in ends for block in (*chain.full[depth : depth + 1], *chain.tails(depth))]
+        depths = range(len(chain.full) + 1)
+        blocks = [block for depth in depths for block in (*chain.full[depth : depth + 1], *chain.tails(depth))]
         return [block.id for block in blocks if not block.shared and block.end > start]
 
     def close(self) -> None:
         """Close the store."""
         self._store.close()
 
-    def _find(self, chain: Chain, depth: int, start: int) -> list[Block]:
-        """The longest stored run of blocks after `depth` full ones that ends beyond `start`. Raises StoreError.
+    def _find_stored(self, chain: Chain, depth: int, start: int) -> list[Block]:
+        """Return the longest stored run of blocks after `depth` full ones that ends beyond `start`. Raises StoreError.
 
-        Where a turn ended is not known. Mostly it did in the last block, so that one's tails are asked for at once.
+        The position where a turn ended is unknown. It is usually in the last block, so the first query includes the
+        tails of that block.
         """
         full, tails = chain.full[depth:], _beyond(start, chain.tails(len(chain.full)))
         present = self._store.has_many([block.id for block in (*full, *tails)])

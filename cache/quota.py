@@ -1,4 +1,4 @@
-"""What stored conversations may take: one user's, and the whole file's. The oldest turns go first."""
+"""Limits on the size of stored conversations, per user and for the whole file. The oldest turns are deleted first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 from cache.database import transaction
 
 FULL_TENANTS: Final = 64
-"""The file holds what so many users may store at most."""
+"""Limit of the whole file, as a multiple of one user's limit."""
 STRIDE: Final = 64
-"""Turns that one call drops at most: other turns wait for the database meanwhile."""
+"""Maximum turns that one call deletes per tenant: other requests wait for the database meanwhile."""
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS usage (tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL, dropped INTEGER NOT NULL)
 STRICT, WITHOUT ROWID;
@@ -26,7 +26,7 @@ CREATE TRIGGER IF NOT EXISTS usage_delete AFTER DELETE ON records BEGIN
 END;
 """
 _VERSION: Final = 1
-"""`user_version` of a file whose table `usage` has counted what was stored before that table was there."""
+"""`user_version` of a file whose table `usage` includes records stored before that table existed."""
 _OLDEST: Final = """
 SELECT rowid, length(sealed) FROM records
 WHERE tenant = ? AND progress IN (1, 2) AND id IS NOT ? ORDER BY rowid LIMIT ?
@@ -34,21 +34,21 @@ WHERE tenant = ? AND progress IN (1, 2) AND id IS NOT ? ORDER BY rowid LIMIT ?
 
 
 class Quota:
-    """Bounds one file of records. All methods but `count` are called within a transaction, in the database's thread."""
+    """Limits one file of records. Call all methods but `count` within a transaction, in the database's thread."""
 
     def __init__(self, tenant_bytes: int | None) -> None:
-        """Let each tenant store `tenant_bytes`, and all together FULL_TENANTS times that; None is no bound."""
+        """Let each tenant store `tenant_bytes`, and all together FULL_TENANTS times that; None means no limit."""
         self._tenant_bytes = tenant_bytes
 
     def count(self, connection: sqlite3.Connection) -> None:
-        """Count what an older version has stored, once, in a transaction of its own."""
+        """Count what an older version has stored, once per file, in a separate transaction."""
         if connection.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
             transaction(connection, self._recount)
 
     def enforce(self, connection: sqlite3.Connection, tenant: str, newest: str | None = None) -> int:
-        """Drop the oldest turns of `tenant` while they take too much, and of the largest tenant while all do.
+        """Delete the oldest turns of `tenant` if it exceeds its limit, and of the largest tenant if the file does.
 
-        The turn `newest` stays in any case. Returns how many turns went; at most STRIDE of one tenant go at once.
+        The turn `newest` is never deleted. Returns the number of deleted turns, at most STRIDE per tenant and call.
         """
         if self._tenant_bytes is None:
             return 0
@@ -58,12 +58,12 @@ class Quota:
         return dropped + (self._drop(connection, largest, newest, over) if over > 0 else 0)
 
     def enforce_all(self, connection: sqlite3.Connection) -> int:
-        """Likewise for every tenant; what is left to drop goes with the next call, until none is dropped."""
+        """Run `enforce` for every tenant beyond its limit. Call it again until it returns 0."""
         tenants = connection.execute("SELECT tenant FROM usage WHERE bytes > ?", (self._tenant_bytes or 1 << 62,))
         return sum(self.enforce(connection, tenant) for (tenant,) in tenants.fetchall())
 
     def take_dropped(self, connection: sqlite3.Connection, tenant: str) -> int:
-        """Return how many turns of `tenant` were dropped since this was last asked."""
+        """Return how many turns of `tenant` were deleted since the last call."""
         [(dropped,)] = connection.execute("SELECT coalesce(max(dropped), 0) FROM usage WHERE tenant = ?", (tenant,))
         if dropped:
             connection.execute("UPDATE usage SET dropped = 0 WHERE tenant = ?", (tenant,))
@@ -71,7 +71,7 @@ class Quota:
 
     @staticmethod
     def _recount(connection: sqlite3.Connection) -> None:
-        # SQLite needs the index to find a tenant's oldest records.
+        # Without this index SQLite would scan all records to find a tenant's oldest.
         connection.execute("CREATE INDEX IF NOT EXISTS by_tenant ON records (tenant)")
         connection.execute("DELETE FROM usage")
         connection.execute("INSERT INTO usage SELECT tenant, sum(length(sealed)), 0 FROM records GROUP BY tenant")
@@ -84,7 +84,7 @@ class Quota:
 
     @staticmethod
     def _total(connection: sqlite3.Connection) -> tuple[int, str]:
-        """Return the bytes of all tenants, and the tenant that has the most."""
+        """Return the bytes of all tenants together, and the tenant with the most bytes."""
         [(total,)] = connection.execute("SELECT coalesce(sum(bytes), 0) FROM usage")
         largest = connection.execute("SELECT tenant FROM usage ORDER BY bytes DESC LIMIT 1").fetchall()
         return int(total), largest[0][0] if largest else ""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from cache import block_deletions, quota
 
 NEVER: Final = 1e12
-"""The expiry, in seconds of the epoch, of a record that does not expire."""
+"""Expiry of a record that does not expire, in seconds since the epoch."""
 SCHEMA: Final = (
     """
 CREATE TABLE IF NOT EXISTS records (
@@ -27,7 +27,8 @@ STRICT;
     + quota.SCHEMA
     + block_deletions.SCHEMA
 )
-# `copied` is 0 in the outbox, else when the record was copied, in seconds of the epoch (1: by an older version).
+# `copied`: 0 while the record is in the outbox, else the time of copying in seconds since the epoch (1: unknown, set by
+# an older version).
 PUT: Final = """
 INSERT INTO records VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT DO UPDATE
 SET progress = excluded.progress, copied = 0, expires = excluded.expires, sealed = excluded.sealed
@@ -51,19 +52,19 @@ SAVE_CLOCK: Final = "INSERT OR REPLACE INTO clock VALUES (1, ?, ?)"
 
 
 class Progress(IntEnum):
-    """How far what a record tells of has come."""
+    """The state of the response that a record describes."""
 
     RUNNING = 0
     INTERRUPTED = 1
-    """Its gateway was taken for dead; if that was wrong, it may still end."""
+    """Its gateway was presumed to have crashed. If it had not, the response may still end."""
     ENDED = 2
-    """Never written again."""
+    """Final: the record is never written again."""
     GONE = 3
-    """Deleted: the row is a tombstone, without contents."""
+    """Deleted: the row is a tombstone without contents."""
 
 
 class Row(NamedTuple):
-    """What the outbox needs of a record."""
+    """The columns of a record that are copied from the outbox."""
 
     tenant: str
     id: str

@@ -1,4 +1,4 @@
-"""Connections to one Redis: at its address, or at the master that Sentinels name."""
+"""Connections to one Redis: to its address, or to the master that Sentinels report."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from cache.address import Address
 from cache.replies import BoundedParser
 
 CONNECT_SECONDS: Final = 0.25
+"""Connection timeout in seconds."""
 READ_SECONDS: Final = 0.5
-"""Longest silence within an answer; the whole call is bounded by CircuitBreaker."""
+"""Longest pause within a reply in seconds; CircuitBreaker bounds the whole call."""
 CONNECTIONS: Final = 8
+"""Maximum connections of one client."""
 
 
 class _Sentinels(Sentinel):
-    """redis-py's, which reorders its list of Sentinels in `discover_master`: two threads at once could lose one."""
+    """redis-py's Sentinel with a lock: `discover_master` reorders its list, so that two threads could lose an entry."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
@@ -34,7 +36,7 @@ class _Sentinels(Sentinel):
 
 
 def connect(address: Address) -> redis.Redis:
-    """Return a client of `address`, which connects when first used."""
+    """Return a client of `address`. It connects on first use."""
     options = _options() | {
         "socket_timeout": READ_SECONDS,
         "socket_read_size": 1 << 20,  # 12.6 MB in 8 values: 4 ms instead of 9
@@ -56,20 +58,20 @@ def connect(address: Address) -> redis.Redis:
 
 
 def drop_idle(client: redis.Redis) -> None:
-    """Close the connections that no thread uses, as the server at the other end is no longer the one to ask."""
+    """Close the connections that no thread uses, because their server is no longer the master."""
     client.connection_pool.disconnect(inuse_connections=False)
 
 
 def _options() -> dict[str, Any]:
     return {
-        "protocol": 2,  # no HELLO: older servers and proxies answer too
+        "protocol": 2,  # no HELLO, which older servers and proxies do not know
         "socket_connect_timeout": CONNECT_SECONDS,
-        "retry": Retry(NoBackoff(), 1),  # once, on a fresh connection: the server may have restarted since
+        "retry": Retry(NoBackoff(), 1),  # once, on a new connection: the server may have restarted
     }
 
 
 def _at_sentinels(address: Address, options: dict[str, Any]) -> redis.Redis:
-    """Return a client of the master: each new connection asks the Sentinels where it is."""
+    """Return a client of the master. Each new connection asks the Sentinels for the master's address."""
     sentinels = _options() | {"socket_timeout": CONNECT_SECONDS}
     for name in ("username", "password"):
         if (secret := options.pop(f"sentinel_{name}", None)) is not None:

@@ -1,4 +1,4 @@
-"""The causes of a Redis's errors in words, none of which shows a password."""
+"""Messages that explain Redis errors. None contains a password."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from cache.address import Address
 from cache.errors import StoreDeniedError, StoreError, StoreFullError, StoreReadOnlyError, UnsupportedStoreError
 
 PROBE_SECONDS: Final = 0.25
+"""Timeout in seconds of the connection that tests whether a port uses TLS."""
 _FULL_CODES: Final = ("MISCONF", "NOREPLICAS")
-"""The errors besides OOM by which a Redis that can be read refuses to be written."""
+"""Error codes, besides OOM, with which a readable Redis rejects writes."""
 _LOST_ROLE: Final = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError)
 _FILES: Final = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _NO_TLS: Final = "{} does not speak TLS; write redis:// for rediss://, or name its TLS port"
 _GARBAGE: Final = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
-"""What garbage, or a connection that `interrupt` cut, can raise in redis-py's parser and in what reads its output."""
+"""What redis-py's parser, and code that reads its output, can raise on garbage or a connection cut by `interrupt`."""
 
 
 def has_lost_role(error: Exception) -> bool:
-    """Return whether the server at the other end is no longer the master that it was."""
+    """Return whether `error` shows that the server is no longer the master."""
     return isinstance(error, _LOST_ROLE) or str(error).startswith("UNBLOCKED")
 
 
@@ -65,7 +66,7 @@ def explain(error: Exception, address: Address) -> StoreError:
     if isinstance(error, RedisTimeoutError):
         if address.scheme == "rediss" and _speaks_plainly(address):
             return StoreError(f"cache: {_NO_TLS.format(address)}")
-        return StoreError("cache: Redis does not answer in time")
+        return StoreError("cache: Redis does not respond in time")
     if isinstance(error, BusyLoadingError):
         return StoreError("cache: Redis is loading its data")
     if isinstance(error, MasterNotFoundError) and "AuthenticationError" in str(
@@ -79,7 +80,7 @@ def explain(error: Exception, address: Address) -> StoreError:
         )
     if isinstance(error, (RedisConnectionError, InvalidResponse)):
         return StoreError(f"cache: {_unreachable(error, address)}")
-    return StoreError(f"cache: what answers is no Redis: {type(error).__name__}")
+    return StoreError(f"cache: the server is not a Redis: {type(error).__name__}")
 
 
 def _refusal(error: ResponseError, address: Address) -> StoreError:
@@ -104,15 +105,15 @@ def _unreachable(error: Exception, address: Address) -> str:
     if address.scheme == "redis" and _speaks_tls(address):
         return f"{address} speaks TLS; write rediss:// for redis://"
     if isinstance(error, InvalidResponse):
-        return f"what answers is no Redis: {type(error).__name__}"
+        return f"the server is not a Redis: {type(error).__name__}"
     return f"Redis can't be reached: {error}"
 
 
 def _tls_cause(error: BaseException | None, address: Address) -> str:
-    """Return why there is no TLS connection; empty if TLS is not the cause."""
+    """Return why the TLS connection failed; empty if TLS is not the cause."""
     for name in _FILES:
-        if wrong := _wrong_file(name, address.options.get(name)):
-            return wrong
+        if fault := _file_fault(name, address.options.get(name)):
+            return fault
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
@@ -125,15 +126,15 @@ def _tls_cause(error: BaseException | None, address: Address) -> str:
     return ""
 
 
-def _wrong_file(name: str, path: str | None) -> str:
-    """Return what is wrong with the file of an option; empty if nothing is, or the option is not there."""
+def _file_fault(name: str, path: str | None) -> str:
+    """Return what is wrong with the file of an option; empty if it is good or the option is not set."""
     if path is None:
         return ""
     try:
         if not Path(path).exists():
             return f"the option {name}: there is no file {path}"
         if Path(path).is_dir() != (name == "ssl_ca_path"):
-            return f"the option {name}: {path} is {'no folder' if name == 'ssl_ca_path' else 'a folder'}"
+            return f"the option {name}: {path} is {'not a folder' if name == 'ssl_ca_path' else 'a folder'}"
         if name == "ssl_ca_certs":
             ssl.create_default_context(cafile=path)
         elif name != "ssl_ca_path":
@@ -147,7 +148,7 @@ def _wrong_file(name: str, path: str | None) -> str:
 
 
 def _speaks_plainly(address: Address) -> bool:
-    """Return whether the port answers without TLS. To a TLS handshake Redis says nothing: it waits for a line's end."""
+    """Return whether the port answers without TLS. Redis does not answer a TLS handshake: it waits for a line feed."""
     with contextlib.suppress(OSError), socket.create_connection(address.nodes[0], PROBE_SECONDS) as plain:
         plain.settimeout(PROBE_SECONDS)
         plain.sendall(b"PING\r\n")
@@ -156,13 +157,15 @@ def _speaks_plainly(address: Address) -> bool:
 
 
 def _speaks_tls(address: Address) -> bool:
-    """Return whether the port answers a TLS handshake, whatever its certificate: the usual cause of a closed line."""
+    """Return whether the port answers a TLS handshake, with any certificate: the usual cause of a closed connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with contextlib.suppress(OSError), socket.create_connection(address.nodes[0], PROBE_SECONDS) as plain:
         try:
             with context.wrap_socket(plain):
                 return True
-        except ssl.SSLError as error:  # it wants a client's certificate, or another version: TLS it is
+        except (
+            ssl.SSLError
+        ) as error:  # an alert proves TLS: the server requires a client certificate or another version
             return "ALERT" in (error.reason or "")
     return False

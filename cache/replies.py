@@ -1,4 +1,4 @@
-"""Replies of a Redis server, refused when they announce more elements than any of Samovar's commands can return."""
+"""A parser of Redis replies that rejects those announcing more elements than any of Samovar's commands returns."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from redis.connection import DefaultParser
 from redis.exceptions import InvalidResponse
 
 _HUGE: Final = re.compile(rb"\n[*~>%|]\d{8}")
-"""The head of an array of ten million elements or more; hiredis allocates the whole array when it reads the head.
+"""The header of an array of ten million elements or more. hiredis allocates the whole array when it reads the header.
 
-2^31 elements take 16 GiB of addresses and hold the interpreter for many seconds. A sealed value matches once in 2^90
-bytes.
+2^31 elements take 16 GiB of address space and block the interpreter for many seconds. A sealed value matches by chance
+once in 2^90 bytes.
 """
 _HEAD: Final = 16
-"""Bytes in which such a head fits, even where it is split between two reads."""
+"""Bytes that contain such a header, also if it is split between two reads."""
 
 
 class _BoundedReader:
-    """hiredis.Reader with a bound on announced elements."""
+    """hiredis.Reader with a limit on announced elements."""
 
     def __init__(self, reader: Any) -> None:
-        """Parse with `reader`."""
+        """Wrap `reader`."""
         self._reader = reader
         self._end = b"\n"
         self.gets = reader.gets
         self.has_data = reader.has_data
 
     def feed(self, data: bytearray, offset: int, length: int) -> None:
-        """Take what was read from the socket. Raises InvalidResponse."""
+        """Parse bytes read from the socket. Raises InvalidResponse."""
         view = memoryview(data)[offset : offset + length]
         if _HUGE.search(self._end + bytes(view[:_HEAD])) or _HUGE.search(view):
             raise InvalidResponse("the reply announces too many elements")
@@ -38,11 +38,11 @@ class _BoundedReader:
 
 
 class BoundedParser(DefaultParser):  # type: ignore[misc, valid-type]  # redis-py chooses it at import
-    """redis-py's parser, which takes no reply that announces too many elements."""
+    """redis-py's parser with a limit on the elements that a reply announces."""
 
     _reader: Any
 
     def on_connect(self, connection: Any, **kwargs: Any) -> None:
-        """Begin to parse what `connection` reads."""
+        """Attach the parser to `connection`."""
         super().on_connect(connection, **kwargs)
         self._reader = _BoundedReader(self._reader)

@@ -1,4 +1,4 @@
-"""Sealing at rest: what a store holds says nothing to who reads it, and what was tampered with does not open."""
+"""Authenticated encryption at rest: without the key, stored data can be neither read nor altered unnoticed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ OVERHEAD: Final = len(VERSION) + NONCE_BYTES + TAG_BYTES
 
 
 class Sealer:
-    """AES-256-GCM with a fresh random nonce each time: good for 2³² sealings under one key."""
+    """AES-256-GCM with a new random nonce per value: safe for 2³² values under one key."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         """Seal under the first of `keys` (32 bytes each) and open under any."""
         self._ciphers = [AESGCM(key) for key in keys]
 
     def seal(self, data: bytes, name: bytes) -> bytes:
-        """`data` as only the holder of the key can read it, bound to `name`: under another it does not open."""
+        """Return `data` encrypted under the first key and bound to `name`: it opens only under the same name."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         return b"".join((VERSION, nonce, self._ciphers[0].encrypt(nonce, data, VERSION + name)))
 
     def open(self, sealed: bytes, name: bytes) -> bytes | None:
-        """The data, or None when it was not sealed here under this name, or has changed by a bit."""
+        """Return the data, or None if it was sealed under an unknown key or another name, or was altered."""
         if len(sealed) < OVERHEAD or sealed[:1] != VERSION:
             return None
         nonce, body = sealed[1 : 1 + NONCE_BYTES], memoryview(sealed)[1 + NONCE_BYTES :]

@@ -1,7 +1,7 @@
 """A store in one SQLite file, shared by all processes of a machine.
 
-Values of 1.6 MB lie in the file itself: with pages of 64 KiB eight of them are read in 4 ms, as fast as from files of
-their own, and nothing can be left behind. The file is a cache: one that is damaged is put away and begun anew.
+Values of 1.6 MB lie in the file itself: with pages of 64 KiB, eight values are read in 4 ms, as fast as from separate
+files, and no orphaned files can remain. The file is only a cache: a damaged file is set aside and created again.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from cache.errors import StoreError, StoreFullError
 T = TypeVar("T")
 
 APPLICATION: Final = 0x53616D76
-"""Written into the file's header: only a file of ours is ever removed."""
+"""SQLite application id, "Samv", in the file's header: only files with this id are ever deleted."""
 HEADER_BYTES: Final = 100
-"""Every SQLite database has so many at least."""
+"""Size of the SQLite header, and minimum size of a database."""
 PAGE_BYTES: Final = 1 << 16
-"""SQLite's largest page: a value of 1.6 MB is 25 of them, not 390."""
+"""SQLite's largest page size: a value of 1.6 MB takes 25 pages instead of 390."""
 LOG_BYTES: Final = 16 << 20
-"""The write-ahead log is folded into the file beyond this, and cut back to it."""
+"""Size of the write-ahead log at which a checkpoint starts, and to which it truncates the log."""
 BUSY_SECONDS: Final = 1.0
-"""How long a writer waits for another process's; readers wait for nobody."""
+"""Seconds that a writer waits for another process's write. Readers never wait."""
 SPARE: Final = 8
-"""One free page in so many is kept for what comes next; beyond that the file shrinks."""
+"""One page in SPARE may stay free for the next values; beyond that the file shrinks."""
 STRIDE_PAGES: Final = 512
-"""Pages that one call gives back at most, and likewise 64 values that are past their time: no call takes long."""
+"""Maximum pages that one call frees; likewise it deletes at most 64 expired values, so that no call takes long."""
 SWEEP_SECONDS: Final = 1.0
+"""Maximum duration of a sweep in seconds."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS blocks (
     number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, used INTEGER NOT NULL, expires REAL NOT NULL
@@ -44,51 +45,55 @@ CREATE INDEX IF NOT EXISTS by_use ON blocks (used);
 CREATE TABLE IF NOT EXISTS states (number INTEGER PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS marks (only INTEGER PRIMARY KEY CHECK (only = 1), fingerprint TEXT NOT NULL) STRICT;
 """
-# `used` counts renewals: clocks jump. Values have a table of their own, as renewing a row rewrites all of it.
+# `used` counts renewals, because clocks jump. Values are in a separate table, because a renewal rewrites the whole row.
 
 
 class SqliteStore:
-    """See Store. Opened when first needed, and again when the file was replaced under it."""
+    """See Store. Opens the file on first use, and again after the file was replaced."""
 
     backend = "sqlite"
 
     def __init__(
         self, path: Path, *, ttl: float, max_bytes: int, durable: bool = True, clock: Callable[[], float] = time.time
     ) -> None:
-        """Keep values for `ttl` seconds of `clock` in at most `max_bytes`; `durable`: through a power cut."""
+        """Use the file `path`, created on first use.
+
+        Values expire after `ttl` seconds of `clock` and take at most `max_bytes`. If `durable`, the file survives a
+        power failure undamaged.
+        """
         self._path = path.absolute()
         self._ttl = ttl
         self._max_bytes = max_bytes
         self._durable = durable
         self._clock = clock
-        self._reader = _Door(self)
-        self._writer = _Door(self)
+        self._reader = _Connection(self)
+        self._writer = _Connection(self)
 
     @property
     def url(self) -> str:
-        """What another process opens to share it."""
+        """See Store."""
         return f"sqlite://{quote(str(self._path))}"
 
     def get_many(self, ids: Sequence[bytes]) -> list[bytes | None]:
-        """The values, None where there is none."""
+        """See Store."""
         query = f"SELECT id, value FROM blocks JOIN states USING (number) WHERE id IN ({_marks(ids)}) AND expires > ?"  # noqa: S608 - question marks only
         found = dict(self._reader.run(lambda c: c.execute(query, (*ids, self._clock())).fetchall()))
         return [found.get(id_) for id_ in ids]
 
     def has_many(self, ids: Sequence[bytes]) -> list[bool]:
-        """Which ids have a value."""
+        """See Store."""
         query = f"SELECT id FROM blocks WHERE id IN ({_marks(ids)}) AND expires > ?"  # noqa: S608 - question marks only
         found = {id_ for (id_,) in self._reader.run(lambda c: c.execute(query, (*ids, self._clock())).fetchall())}
         return [id_ in found for id_ in ids]
 
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]], renew: Sequence[bytes] = ()) -> None:
-        """Store values and renew a chain, leaf first. Raises StoreFullError when there is no room."""
+        """See Store."""
         need = sum(len(value) + PAGE_BYTES for _, value in pairs)
         if need > self._max_bytes:
-            raise StoreFullError(f"{need} bytes at once are more than all of cache_max_bytes")
+            raise StoreFullError(f"{need} bytes in one call exceed cache_max_bytes, which is {self._max_bytes}")
 
         def work(connection: sqlite3.Connection) -> None:
-            self._renew(connection, renew)  # first, so that making room spares the parents of what comes
+            self._renew(connection, renew)  # first, so that `_make_room` does not evict the new blocks' parents
             self._make_room(connection, need)
             expires = self._clock() + self._ttl
             for id_, value in pairs:
@@ -104,11 +109,11 @@ class SqliteStore:
         self._write(work)
 
     def touch(self, ids: Sequence[bytes]) -> None:
-        """Renew a chain, leaf first."""
+        """See Store."""
         self._write(lambda connection: self._renew(connection, ids))
 
     def delete(self, ids: Sequence[bytes]) -> None:
-        """Drop values."""
+        """See Store."""
 
         def work(connection: sqlite3.Connection) -> None:
             query = f"SELECT number FROM blocks WHERE id IN ({_marks(ids)})"  # noqa: S608 - question marks only
@@ -117,7 +122,7 @@ class SqliteStore:
         self._write(work)
 
     def sweep(self) -> None:
-        """Drop what is past its time and give its space back."""
+        """See Store. Stops after SWEEP_SECONDS."""
         until = time.monotonic() + SWEEP_SECONDS
         before = None
         while time.monotonic() < until and before != (now := self._reader.run(_pages)):
@@ -125,34 +130,34 @@ class SqliteStore:
             self._write(lambda connection: self._make_room(connection, 0))
 
     def size(self) -> int:
-        """Bytes that all values take, in whole pages."""
+        """See Store. Counts whole pages."""
         return self._reader.run(_size)
 
     def read_mark(self) -> str | None:
-        """The fingerprint of the key that the values were sealed under."""
+        """See Store."""
         rows = self._reader.run(lambda c: c.execute("SELECT fingerprint FROM marks").fetchall())
         return rows[0][0] if rows else None
 
     def write_mark(self, fingerprint: str) -> None:
-        """Say it."""
+        """See Store."""
         self._write(lambda c: c.execute("INSERT OR REPLACE INTO marks VALUES (1, ?)", (fingerprint,)))
 
     def ping(self) -> None:
-        """Raise StoreError unless the file can be read."""
+        """See Store. Reads from the file."""
         self._reader.run(lambda c: c.execute("SELECT 1 FROM blocks LIMIT 1").fetchall())
 
     def interrupt(self) -> None:
-        """End what other threads wait for."""
+        """See Store."""
         self._reader.interrupt()
         self._writer.interrupt()
 
     def close(self) -> None:
-        """Close the file."""
+        """See Store."""
         self._writer.close()
         self._reader.close()
 
     def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        """Do `work` in one transaction, and then shrink the file if there is much to gain."""
+        """Run `work` in one transaction, then shrink the file if many pages are free."""
 
         def transaction(connection: sqlite3.Connection) -> None:
             connection.execute("BEGIN IMMEDIATE")
@@ -164,7 +169,7 @@ class SqliteStore:
                     connection.execute("ROLLBACK")
                 raise
             pages, free = _pages(connection)
-            if free > SPARE and free > pages // SPARE:  # as a script: `execute` would stop after one page
+            if free > SPARE and free > pages // SPARE:  # a script, because `execute` would stop after one page
                 connection.executescript(f"PRAGMA incremental_vacuum({STRIDE_PAGES})")
 
         self._writer.run(transaction)
@@ -176,7 +181,7 @@ class SqliteStore:
         connection.executemany("UPDATE blocks SET used = ?, expires = ? WHERE id = ?", rows)
 
     def _make_room(self, connection: sqlite3.Connection, need: int) -> None:
-        """Drop the least recently used while `need` more bytes don't fit, and some of what is past its time."""
+        """Evict the least recently used values until `need` more bytes fit, and some expired values."""
         query = "SELECT number, expires, length(value) FROM blocks JOIN states USING (number) ORDER BY used LIMIT 64"
         while True:
             over, dropped = _size(connection) + need - self._max_bytes, []
@@ -190,11 +195,11 @@ class SqliteStore:
                 return
 
     def open(self) -> tuple[sqlite3.Connection, tuple[int, int]]:
-        """A connection, and which file it is of. Raises sqlite3.Error or OSError."""
+        """Return a connection and the identity of its file. Raises sqlite3.Error or OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._alone():
+        with self._file_lock():
             if not self._path.exists() or self._path.stat().st_size < HEADER_BYTES:
-                self._put_away()  # others may have it open still: they see that it is another file now
+                self._set_aside()  # a process that still has the old file open notices its changed identity
                 os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -209,7 +214,7 @@ class SqliteStore:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if tables and _pragma(connection, "application_id") != APPLICATION:
-            raise StoreError(f"cache: {self._path} is another program's database; name another file")
+            raise StoreError(f"cache: {self._path} is another program's database; name another file in `cache`")
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if self._durable else 'OFF'}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_BYTES // PAGE_BYTES}")
         connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
@@ -220,29 +225,30 @@ class SqliteStore:
             connection.executescript(f"BEGIN; PRAGMA application_id = {APPLICATION}; {_SCHEMA} COMMIT;")
 
     def identity(self) -> tuple[int, int]:
-        """Which file the path names now. Raises OSError when there is none."""
+        """Return device and inode of the file that the path names now. Raises OSError if there is none."""
         status = self._path.stat()
         return status.st_dev, status.st_ino
 
-    def begin_anew(self, damaged: tuple[int, int] | None) -> None:
-        """Put the damaged file away, unless another process has done so already."""
-        with contextlib.suppress(OSError), self._alone():
+    def discard(self, damaged: tuple[int, int] | None) -> None:
+        """Set the damaged file aside, unless another process has already replaced it."""
+        with contextlib.suppress(OSError), self._file_lock():
             if damaged is not None and self.identity() != damaged:
                 return
-            self._put_away()
+            self._set_aside()
 
-    def _put_away(self) -> None:
+    def _set_aside(self) -> None:
+        """Delete the file if it is a Samovar cache, else rename it: a wrong path in `cache` must not destroy data."""
         for suffix in ("-wal", "-shm"):
             Path(f"{self._path}{suffix}").unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             if _is_ours(self._path):
                 self._path.unlink()
-            else:  # it may be anything: a wrong path in the settings must not cost a file
+            else:
                 self._path.rename(self._path.with_name(f"{self._path.name}.damaged"))
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Opening and putting away is one process's at a time: changing to WAL heeds no busy time-out."""
+    def _file_lock(self) -> Iterator[None]:
+        """Exclude other processes from opening and replacing the file: the change to WAL ignores the busy timeout."""
         with os.fdopen(os.open(f"{self._path}-lock", os.O_CREAT | os.O_RDWR, 0o600), "rb") as lock:
             until = time.monotonic() + BUSY_SECONDS
             while True:
@@ -251,61 +257,63 @@ class SqliteStore:
                     break
                 except BlockingIOError as error:
                     if time.monotonic() > until:
-                        raise StoreError(f"cache: {self._path} is held by another process") from error
+                        raise StoreError(f"cache: {self._path} is locked by another process") from error
                     time.sleep(0.01)
             yield
 
 
-class _Door:
-    """One connection and the lock of those who use it; errors come out as this room's."""
+class _Connection:
+    """One SQLite connection with a lock. Raises StoreError instead of SQLite's errors."""
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._of: tuple[int, int] | None = None
+        self._identity: tuple[int, int] | None = None
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do `work`. Raises StoreError."""
+        """Run `work` with the connection. Raises StoreError."""
         with self._lock:
             try:
-                return work(self._opened())
+                return work(self._current())
             except sqlite3.Error as error:
-                raise self._explained(error) from error
+                raise self._handle(error) from error
             except OSError as error:
-                self._drop()
+                self._disconnect()
                 raise StoreError(f"cache: {error}") from error
 
-    def _opened(self) -> sqlite3.Connection:
+    def _current(self) -> sqlite3.Connection:
+        """Return a connection to the file that the path names now."""
         if self._connection is not None:
             with contextlib.suppress(FileNotFoundError):
-                if self._store.identity() == self._of:
+                if self._store.identity() == self._identity:
                     return self._connection
-            self._drop()
-        self._connection, self._of = self._store.open()
+            self._disconnect()
+        self._connection, self._identity = self._store.open()
         return self._connection
 
-    def _explained(self, error: sqlite3.Error) -> StoreError:
+    def _handle(self, error: sqlite3.Error) -> StoreError:
+        """Return `error` as StoreError. Reconnect after a serious error, and discard a damaged file."""
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY):
             return StoreFullError(f"cache: {error}")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT):
             return StoreError(f"cache: {error}")
-        damaged = self._of
-        self._drop()  # whatever it was, a connection made anew sees what is there now
+        damaged = self._identity
+        self._disconnect()  # a new connection sees the current state of the file
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            self._store.begin_anew(damaged)
-            return StoreError(f"cache: {error}; begun anew")
+            self._store.discard(damaged)
+            return StoreError(f"cache: {error}; the damaged file is replaced by a new one")
         return StoreError(f"cache: {error}")
 
-    def _drop(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
-        self._connection = self._of = None
+        self._connection = self._identity = None
 
     def interrupt(self) -> None:
-        """From another thread: end the statement that runs."""
+        """Interrupt the running statement, from another thread."""
         connection = self._connection
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -314,7 +322,7 @@ class _Door:
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
-            self._drop()
+            self._disconnect()
 
 
 def _marks(ids: Sequence[bytes]) -> str:
@@ -326,7 +334,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 def _pages(connection: sqlite3.Connection) -> tuple[int, int]:
-    """All pages of the file, and those that are free."""
+    """Return the number of all pages of the file and of its free pages."""
     return _pragma(connection, "page_count"), _pragma(connection, "freelist_count")
 
 
@@ -341,7 +349,7 @@ def _drop(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether the header says so, or there is nothing to lose."""
+    """Return whether the header has Samovar's application id, or the file is empty."""
     with path.open("rb") as file:
         header = file.read(HEADER_BYTES)
     return not header or header[68:72] == APPLICATION.to_bytes(4, "big")

@@ -1,8 +1,8 @@
-"""A store: sealed values under ids of 32 bytes, forgotten when they are old or too many.
+"""A store of sealed values under ids of 32 bytes, which evicts values that are old or too many.
 
-It neither knows what it holds nor how the ids hang together, but for one thing: ids that are given together as a chain
-go leaf first. Each renewal makes an id newer than the ones before it in the list, so the oldest is always a leaf, and a
-block never outlives its parent.
+A store does not know what its values mean or how ids relate, with one exception: ids given together as a chain are
+ordered leaf first. Each renewal makes an id newer than the ids before it in the list. The oldest is therefore always a
+leaf, and a block never outlives its parent.
 """
 
 from __future__ import annotations
@@ -18,70 +18,70 @@ from cache.sqlite import SqliteStore
 
 
 class Store(Protocol):
-    """What every backend does. All raise StoreError; methods may be called from several threads."""
+    """The interface of all backends. All methods may raise StoreError and may be called from several threads."""
 
     backend: str
-    """Its name in metrics."""
+    """The backend's name in metrics."""
 
     @property
     def url(self) -> str:
-        """What another process opens to share it."""
+        """The URL with which another process opens the same store."""
         ...
 
     def get_many(self, ids: Sequence[bytes]) -> list[bytes | None]:
-        """The values, None where there is none. Renews nothing: it is on a request's way."""
+        """Return the values of `ids`, None where there is none. Renews nothing, because a request waits for it."""
         ...
 
     def has_many(self, ids: Sequence[bytes]) -> list[bool]:
-        """Which ids have a value."""
+        """Return for each id whether it has a value."""
         ...
 
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]], renew: Sequence[bytes] = ()) -> None:
-        """Store values and renew a chain, leaf first, in one breath. Raises StoreFullError when there is no room."""
+        """Store values and renew the chain `renew`, leaf first, in one call. Raises StoreFullError if it is full."""
         ...
 
     def touch(self, ids: Sequence[bytes]) -> None:
-        """Renew a chain, leaf first: none of it goes before anything that was used earlier."""
+        """Renew a chain, leaf first: none of it is evicted before values that were used earlier."""
         ...
 
     def delete(self, ids: Sequence[bytes]) -> None:
-        """Drop values; those that are not there are no error."""
+        """Delete values. Ids without a value are ignored."""
         ...
 
     def sweep(self) -> None:
-        """Drop what is past its time and give its space back."""
+        """Delete expired values and free their space."""
         ...
 
     def size(self) -> int:
-        """Bytes that all values take."""
+        """Return the bytes that all values take."""
         ...
 
     def read_mark(self) -> str | None:
-        """The fingerprint of the key that the values were sealed under; None when nobody has said."""
+        """Return the fingerprint of the key that the values were sealed under, or None if none is stored."""
         ...
 
     def write_mark(self, fingerprint: str) -> None:
-        """Say it."""
+        """Store the fingerprint of the key that the values are sealed under."""
         ...
 
     def ping(self) -> None:
-        """Raise StoreError unless it answers."""
+        """Raise StoreError unless the store responds."""
         ...
 
     def interrupt(self) -> None:
-        """End what other threads wait for in it, by an error, as far as possible."""
+        """Make pending calls of other threads fail, as far as possible."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...
 
 
 def open_store(url: str, *, ttl: float, max_bytes: int) -> Store:
-    """The store that `url` names. Raises StoreError when it can't be had, ValueError when `url` names none.
+    """Return the store that `url` names. Raises StoreError if it cannot be used, ValueError if `url` is invalid.
 
-    Values unused for `ttl` seconds go; `max_bytes` bounds files and memory; a Redis has its own `maxmemory`. Files
-    are not opened and servers not asked yet: they may come later.
+    Values unused for `ttl` seconds expire. `max_bytes` limits files and memory; a Redis has its own `maxmemory`. Files
+    are opened and servers contacted on first use: they need not be available yet.
     """
     address = parse_address(url)
     path = Path(address.path)
@@ -91,9 +91,9 @@ def open_store(url: str, *, ttl: float, max_bytes: int) -> Store:
         try:
             return MemoryStore(ttl=ttl, max_bytes=max_bytes)
         except OSError as error:
-            raise StoreError(f"cache: no memory file system can be used: {error}") from error
+            raise StoreError(f"cache: no file system for memory:// can be used: {error}; name another store") from error
     if address.scheme == "sqlite":
         return SqliteStore(path, ttl=ttl, max_bytes=max_bytes)
-    from cache.redis import RedisStore  # an engine beside another store does without the client's 8 MB
+    from cache.redis import RedisStore  # saves engines with another store the client's 8 MB
 
     return RedisStore(url, ttl=ttl)

@@ -23,7 +23,7 @@ from engine import EnginePool, EngineProcess, State
 from gateway.auth.principal import principal_of
 from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
-from gateway.config.background import keep_up
+from gateway.config.background import run_forever
 from gateway.config.settings import Settings
 from gateway.conversations.prompt_builder import PromptBuilder
 from gateway.conversations.turns import Sessions
@@ -83,7 +83,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         idle_unload=settings.idle_unload,
         on_change=changed,
         on_step=metrics.stepped,
-        on_store=metrics.store.told,
+        on_store=metrics.store.observe_engine,
     )
     dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm)
     admission: Admission[Demand, Placement] = Admission(
@@ -179,10 +179,10 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
             "cache": services.cache.keep,
             "engines": services.pool.run,
             "prompts": services.prompts.run,
-            "dispatcher": services.dispatcher.keep,
+            "dispatcher": services.dispatcher.run,
         }
-        keepers = [asyncio.create_task(keep_up(name, keep)) for name, keep in work.items()]
-        watch = asyncio.create_task(keep_up("users", services.registry.watch))
+        keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
+        watch = asyncio.create_task(run_forever("users", services.registry.watch))
         yield
         await responses.close(within=0)
         watch.cancel()

@@ -25,7 +25,7 @@ Waiting = Ticket[int, int]
 
 @dataclass
 class Rooms:
-    """A dispatcher with so much room, of which each request takes its number; and a clock that stands still."""
+    """A dispatcher with a capacity of which each request takes its own number, and a clock that the test sets."""
 
     free: int
     now: float = 0.0
@@ -88,7 +88,7 @@ async def test_a_user_with_forty_requests_delays_another_by_one_turn_only() -> N
     assert second.place
 
 
-async def test_answers_that_end_early_give_their_user_no_credit_over_one_who_just_came() -> None:
+async def test_answers_that_end_early_give_no_credit_over_a_new_user() -> None:
     rooms = Rooms(4, limit=100)
     flood = [rooms.enter("flood", Work(20, 1000)) for _ in range(40)]
     for ticket in flood[:10]:
@@ -155,7 +155,7 @@ async def test_an_endless_row_of_newcomers_does_not_starve_a_long_request() -> N
     assert number < 40
 
 
-async def test_encoding_ahead_waits_for_all_who_want_an_answer() -> None:
+async def test_encoding_ahead_waits_for_all_requests_with_an_answer() -> None:
     rooms = Rooms(1)
     running = rooms.enter("flood")
     ahead, turn, batch = rooms.enter("anna", ahead=True), rooms.enter("anna"), rooms.enter("bert", BATCH)
@@ -197,7 +197,7 @@ async def test_one_user_holds_at_most_half_of_the_queue() -> None:
     assert sorted(rooms.positions(*waiting, bert)) == [1, 2, 3]
 
 
-async def test_a_full_queue_refuses_the_newest_of_who_has_the_most_and_not_a_newcomer_with_less() -> None:
+async def test_a_full_queue_rejects_the_newest_request_of_the_user_with_the_most() -> None:
     rooms = Rooms(0, limit=4)
     anna, bert = [rooms.enter("anna") for _ in range(2)], [rooms.enter("bert") for _ in range(2)]
     rooms.enter("carl")
@@ -223,7 +223,7 @@ async def test_a_full_queue_refuses_what_is_encoded_ahead_first() -> None:
         rooms.enter("dora", ahead=True)
 
 
-async def test_where_nobody_may_wait_a_request_has_a_place_or_is_refused() -> None:
+async def test_with_a_queue_limit_of_0_a_request_is_placed_or_rejected() -> None:
     rooms = Rooms(1, limit=0)
     assert rooms.enter("anna").place
     with pytest.raises(QueueFullError):
@@ -238,7 +238,7 @@ async def test_waiting_ends_after_the_time_out_and_frees_the_queue() -> None:
     assert len(rooms.admission) == 0
 
 
-async def test_one_who_leaves_moves_the_others_up_at_once() -> None:
+async def test_a_leaving_request_moves_the_others_up_immediately() -> None:
     rooms = Rooms(0)
     first, second = rooms.enter("anna"), rooms.enter("bert")
     rooms.admission.leave(first)
@@ -246,7 +246,7 @@ async def test_one_who_leaves_moves_the_others_up_at_once() -> None:
     assert first.placed.cancelled()
 
 
-async def test_one_who_leaves_twice_gives_its_place_back_once() -> None:
+async def test_leaving_twice_releases_a_placement_once() -> None:
     rooms = Rooms(1)
     ticket = rooms.enter("anna")
     rooms.admission.leave(ticket)
@@ -254,7 +254,7 @@ async def test_one_who_leaves_twice_gives_its_place_back_once() -> None:
     assert rooms.free == 1
 
 
-async def test_the_estimate_follows_how_fast_places_come() -> None:
+async def test_the_estimate_follows_the_interval_between_placements() -> None:
     rooms = Rooms(1)
     running, *waiting = (rooms.enter(f"{user}") for user in range(6))
     for ticket in waiting[:3]:
@@ -268,7 +268,7 @@ async def test_the_estimate_follows_how_fast_places_come() -> None:
     assert rooms.admission.estimate(waiting[4]) == 0
 
 
-async def test_a_key_that_used_up_its_tokens_is_told_when_to_come_back() -> None:
+async def test_a_key_without_tokens_left_is_told_when_to_retry() -> None:
     rooms = Rooms(3)
     rooms.finish(rooms.enter("anna", Work(10, 20), tokens_per_minute=60), Work(10, 80))
     with pytest.raises(RateLimitExceededError) as refused:
@@ -279,7 +279,7 @@ async def test_a_key_that_used_up_its_tokens_is_told_when_to_come_back() -> None
     assert rooms.enter("anna", tokens_per_minute=60).place
 
 
-async def test_tokens_that_were_reserved_and_not_used_come_back() -> None:
+async def test_reserved_tokens_that_were_not_used_are_returned() -> None:
     rooms = Rooms(1)
     for _ in range(10):
         rooms.finish(rooms.enter("anna", Work(0, 1000), tokens_per_minute=100), Work(0, 9))
@@ -315,7 +315,7 @@ def test_bounds_hold_positions_are_a_permutation_and_no_place_is_lost(
 
 
 async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
-    """Do what the story says, looking at the house after each step; then let everybody finish."""
+    """Run the steps of `story`, check the queue after each step, then let all requests finish."""
     rooms = Rooms(4, limit=limit)
     tickets: list[Waiting] = []
     for kind, number, size, flag in story:
@@ -334,7 +334,7 @@ async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
                 tickets.remove(ticket)
         tickets = [t for t in tickets if t.place is not None or not t.placed.done()]
         check(rooms, tickets, limit, concurrency)
-    while tickets:  # nobody starves: as others end, each gets its place
+    while tickets:  # no request starves: each is placed when others end
         running = [ticket for ticket in tickets if ticket.place is not None]
         assert running
         rooms.finish(running[0])

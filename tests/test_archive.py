@@ -27,7 +27,7 @@ async def gateway(folder: Path, server: RedisServer | None = None, keys: KeyRing
     """The archive of one gateway, with its outbox at work."""
     copies = Copies(server.unix, keys, ttl=1e6) if server else None
     archive = Archive(folder / "conversations.db", keys, ttl=1e6, copies=copies)
-    keeping = asyncio.create_task(archive.keep())
+    keeping = asyncio.create_task(archive.run())
     try:
         yield archive
     finally:
@@ -90,7 +90,7 @@ def held(folder: Path, server: RedisServer) -> tuple[list[bytes], bytes]:
     return keys, b"".join([*keys, *values, *files])
 
 
-async def test_neither_the_file_nor_redis_tells_what_was_said_and_redis_not_by_whom(tmp_path: Path) -> None:
+async def test_neither_file_nor_redis_reveals_text_and_redis_reveals_no_tenant(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with gateway(tmp_path, server) as archive:
             await archive.put("alice", "resp_1", SAID, ENDED)
@@ -118,7 +118,7 @@ async def test_a_second_gateway_reads_what_the_first_has_acknowledged(tmp_path: 
             assert await two.get("alice", "resp_2") is None
 
 
-async def test_what_a_damaged_file_does_not_give_is_found_among_the_copies(tmp_path: Path) -> None:
+async def test_a_record_unreadable_in_a_damaged_file_is_read_from_the_copies(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with gateway(tmp_path / "a", server) as archive:
             for n in range(3):
@@ -169,7 +169,7 @@ async def test_a_full_redis_fails_no_turn(tmp_path: Path) -> None:
             assert not copied(tmp_path)
 
 
-async def test_a_deleted_record_is_gone_on_every_gateway(tmp_path: Path) -> None:
+async def test_a_deleted_record_is_deleted_on_every_gateway(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with gateway(tmp_path / "a", server) as one, gateway(tmp_path / "b", server) as two:
             await one.put("alice", "resp_1", SAID, ENDED)
@@ -184,7 +184,7 @@ async def test_a_deleted_record_is_gone_on_every_gateway(tmp_path: Path) -> None
             assert connection.execute("SELECT id FROM records WHERE sealed != x''").fetchall() == [("resp_2",)]
 
 
-async def test_who_can_write_to_the_copies_deletes_nothing_by_a_tombstone_of_his_own(tmp_path: Path) -> None:
+async def test_a_forged_tombstone_in_redis_deletes_nothing(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with gateway(tmp_path / "a", server) as one, gateway(tmp_path / "b", server) as two:
             await one.put("alice", "resp_1", SAID, ENDED)
@@ -199,7 +199,7 @@ async def test_who_can_write_to_the_copies_deletes_nothing_by_a_tombstone_of_his
 
 
 @pytest.mark.slow
-async def test_what_is_deleted_during_an_outage_stays_deleted(tmp_path: Path) -> None:
+async def test_a_record_deleted_during_an_outage_stays_deleted(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with gateway(tmp_path / "a", server) as one, gateway(tmp_path / "b", server) as two:
             await one.put("alice", "resp_1", SAID, ENDED)
@@ -241,7 +241,7 @@ async def test_without_copies_a_deleted_record_leaves_no_trace(tmp_path: Path) -
 async def test_what_is_deleted_is_overwritten_in_the_file(
     tmp_path: Path, size: int, copies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sealed as it was: nothing of it is left for whoever has the key. What is beside it stays."""
+    """Even the sealed bytes are overwritten, so that not even the key recovers a deleted record. Other records stay."""
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: _forgetful(connect(*args, **options)))
     with RedisServer(tmp_path) as server:
@@ -251,7 +251,7 @@ async def test_what_is_deleted_is_overwritten_in_the_file(
             with closing(connect(tmp_path / "conversations.db")) as connection:
                 sealed = [row[0] for row in connection.execute("SELECT sealed FROM records ORDER BY id")]
             assert await archive.delete("alice", "resp_4")
-        file = (tmp_path / "conversations.db").read_bytes()  # its log went with the last who had it open
+        file = (tmp_path / "conversations.db").read_bytes()  # closing the last connection has removed the log
     pieces = [[record[at : at + 32] in file for at in range(0, size, 1000)] for record in sealed]
     assert [any(found) for found in pieces] == [n != 4 for n in range(9)]
 
@@ -296,7 +296,7 @@ async def test_a_file_of_another_key_is_refused_and_left_as_it_is(tmp_path: Path
         assert await archive.get("alice", "resp_1") == SAID
 
 
-async def test_what_nobody_reads_goes_and_what_somebody_reads_stays(tmp_path: Path) -> None:
+async def test_unread_records_expire_and_read_records_are_renewed(tmp_path: Path) -> None:
     clock = Clock(1_000_000.0)
     archive = Archive(tmp_path / "c.db", KEYS, ttl=7 * 86_400, clock=clock)
     for name in ("read", "unread"):
@@ -310,7 +310,7 @@ async def test_what_nobody_reads_goes_and_what_somebody_reads_stays(tmp_path: Pa
     archive.close()
 
 
-async def test_deleting_much_gives_the_disk_its_space_back(tmp_path: Path) -> None:
+async def test_deleting_many_records_shrinks_the_file(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "c.db", KEYS, ttl=100)
     for n in range(30):
         await archive.put("alice", str(n), bytes(100_000), ENDED)

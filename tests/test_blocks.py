@@ -74,7 +74,7 @@ def test_an_id_depends_on_all_that_came_before_on_the_scope_the_root_and_the_key
     assert ids(chain([*TOKENS[:200], 7]).blocks)[0] == ids(mine.blocks)[0]
 
 
-def test_the_order_in_which_a_root_is_told_means_nothing() -> None:
+def test_a_root_does_not_depend_on_the_order_of_its_fields() -> None:
     assert root({"a": 1, "b": True}) == root({"b": True, "a": 1}) != root({"a": 1, "b": False})
 
 
@@ -92,7 +92,7 @@ def test_public_is_no_tenants_name() -> None:
     assert public not in [chain(TOKENS[:128], scope).blocks[0].id for scope in ("", "public", "\0" * 32)]
 
 
-def test_what_is_sealed_opens_under_its_own_name_and_no_other() -> None:
+def test_a_sealed_value_opens_only_under_its_own_name() -> None:
     sealer = Sealer(KeyRing.new().derive("blocks"))
     sealed = sealer.seal(b"state", b"one")
     assert sealer.open(sealed, b"one") == b"state"
@@ -143,9 +143,9 @@ def test_a_key_can_be_given_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "smk_short", "secret " * 9, "smk_" + "é" * 43, "smk_" + "A" * 44, "A" * 43])
-def test_a_file_without_keys_is_refused_and_what_it_holds_is_not_told(tmp_path: Path, text: str) -> None:
+def test_a_file_without_keys_is_rejected_and_its_contents_are_not_quoted(tmp_path: Path, text: str) -> None:
     (tmp_path / "key").write_text(text, encoding="utf-8")
-    with pytest.raises(StoreError, match=r"cache_key: .*key can't be used: a key is") as caught:
+    with pytest.raises(StoreError, match=r"cache_key: .*key can't be used: a key must") as caught:
         KeyRing.load(tmp_path / "key")
     assert not text or text not in str(caught.value)
 

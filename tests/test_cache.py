@@ -1,4 +1,4 @@
-"""The gateway's hold on the cache: one key for all that share it, and a start that waits for nobody."""
+"""The gateway's side of the cache: gateways that share it need the same key, and no start waits for a store."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def finds(cache: PrefixCache) -> bool:
-    """Whether it finds what `keeps` has kept."""
+    """Return whether the cache finds the blocks that `keeps` has stored."""
     return bool(cache.fetch(cache.chain(range(200), "alice")))
 
 
 def keeps(cache: PrefixCache) -> None:
     """Keep a sequence of 200 tokens."""
     chain = cache.chain(range(200), "alice")
-    cache.keep(chain, [Stored(block, b"state") for block in chain.blocks])
+    cache.store(chain, [Stored(block, b"state") for block in chain.blocks])
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis", "memory"])
@@ -80,7 +80,7 @@ def test_a_gateway_with_another_key_is_refused_and_one_with_both_takes_over(tmp_
             open_cache(url)
 
 
-def test_a_start_while_the_store_is_away_is_a_start(tmp_path: Path) -> None:
+def test_a_gateway_starts_while_the_store_is_unavailable(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     cache = open_cache(server.url)
     engine = cache.config.open(WHAT)
@@ -106,7 +106,7 @@ async def test_a_redis_that_fills_up_and_is_emptied_is_logged(tmp_path: Path, mo
         cache = open_cache(server.url)
         assert cache.copies is not None
         server.command("CONFIG", "SET", "maxmemory", "1")
-        keeping = asyncio.create_task(cache.keep())
+        keeping = asyncio.create_task(cache.run())
         with pytest.raises(StoreFullError):
             await asyncio.to_thread(cache.copies.store.put_many, [(bytes(32), b"x")])
         await until(lambda: len(logs) == 1)
@@ -125,16 +125,18 @@ def test_another_service_at_its_address_hinders_no_start() -> None:
         open_cache(f"redis://127.0.0.1:{port}/0").close()
 
 
-async def test_a_store_that_comes_later_is_checked_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_becomes_available_later_is_checked_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cache.cache.CHECK_SECONDS", 0.05)
     server = RedisServer(tmp_path)
     cache = open_cache(server.url)
-    keeping = asyncio.create_task(cache.keep())
+    keeping = asyncio.create_task(cache.run())
     with server:
         await until(lambda: cache._checked)
         assert await asyncio.to_thread(cache.store.read_mark) == KEYS.fingerprints[0]
         await until(lambda: cache.store.up)
-    await until(lambda: not cache.store.up)  # seen though nobody uses it
+    await until(lambda: not cache.store.up)  # noticed although no request uses the store
     keeping.cancel()
     await asyncio.to_thread(cache.close)
 

@@ -30,7 +30,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def seen() -> list[Operation]:
-    """What the store's metrics would be told."""
+    """The operations reported to the store's metrics."""
     return []
 
 
@@ -62,7 +62,9 @@ def fails(store: CircuitBreaker) -> str:
     return str(caught.value)
 
 
-def test_calls_are_told_with_their_outcome_and_bytes(server: RedisServer, seen: list[Operation], guard: object) -> None:
+def test_calls_are_reported_with_their_outcome_and_bytes(
+    server: RedisServer, seen: list[Operation], guard: object
+) -> None:
     store = guard(server.url)  # type: ignore[operator]
     store.put_many([(IDS[0], b"12345"), (IDS[1], b"123")])
     for wanted in (IDS[:2], IDS[:3], IDS[2:4]):
@@ -111,7 +113,7 @@ def test_a_redis_that_answers_nothing_costs_one_wait(
     assert store.get_many(IDS[:1]) == [b"x"]
 
 
-def test_a_redis_half_a_second_away_is_as_good_as_none(
+def test_a_redis_with_half_a_second_of_latency_counts_as_unavailable(
     server: RedisServer, seen: list[Operation], guard: Callable[[str], CircuitBreaker]
 ) -> None:
     with wire(server.socket, 0.5) as port:
@@ -159,7 +161,7 @@ def test_an_answer_that_drips_in_is_not_waited_for(
     assert seen[-1].outcome == "timeout"
 
 
-def test_a_password_that_is_refused_is_said_and_not_shown(
+def test_a_rejected_password_is_reported_but_not_quoted(
     server: RedisServer, guard: Callable[[str], CircuitBreaker]
 ) -> None:
     said = fails(guard(f"redis://:s3cret@127.0.0.1:{server.port}/0"))
@@ -176,7 +178,7 @@ def test_a_password_that_is_refused_is_said_and_not_shown(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_full_redis_makes_room_under_its_own_policy(
+def test_a_full_redis_evicts_by_its_own_policy(
     tmp_path: Path, guard: Callable[[str], CircuitBreaker], policy: str
 ) -> None:
     options = ["--maxmemory", "24mb", "--maxmemory-policy", policy]
@@ -197,7 +199,7 @@ def test_under_volatile_ttl_a_chain_is_given_up_from_its_leaf(
         store = guard(server.unix)
         chain = IDS[:12]
         store.put_many([(id_, os.urandom(1 << 20)) for id_ in chain], list(reversed(chain)))
-        time.sleep(0.05)  # its times to live differ by a millisecond each, and what comes now is younger than all
+        time.sleep(0.05)  # times to live differ by a millisecond each; later values are newer than all of these
         for n in range(100, 112):
             store.put_many([(IDS[n], os.urandom(1 << 20))])
         has = store.has_many(chain)
@@ -205,7 +207,7 @@ def test_under_volatile_ttl_a_chain_is_given_up_from_its_leaf(
         assert 0 < sum(has) < 12
 
 
-def test_a_full_redis_that_evicts_nothing_still_gives_and_takes_again_when_there_is_room(
+def test_a_full_redis_without_eviction_is_readable_and_writable_again_when_it_has_space(
     tmp_path: Path, guard: Callable[[str], CircuitBreaker], seen: list[Operation]
 ) -> None:
     with RedisServer(tmp_path, "--maxmemory", "8mb", "--maxmemory-policy", "noeviction") as server:
@@ -225,7 +227,7 @@ def test_a_full_redis_that_evicts_nothing_still_gives_and_takes_again_when_there
         assert store.reason == ""
 
 
-def test_a_read_only_replica_gives_and_takes_nothing(tmp_path: Path, guard: Callable[[str], CircuitBreaker]) -> None:
+def test_a_read_only_replica_is_read_but_not_written(tmp_path: Path, guard: Callable[[str], CircuitBreaker]) -> None:
     with RedisServer(tmp_path, "--replicaof", "127.0.0.1 1", "--replica-serve-stale-data", "yes") as server:
         store = guard(server.unix)
         with pytest.raises(StoreReadOnlyError, match="it is a replica") as caught:

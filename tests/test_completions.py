@@ -143,8 +143,8 @@ def history(*texts: str) -> list[dict[str, Any]]:
 
 def test_the_longest_known_history_is_found_and_only_for_its_tenant() -> None:
     histories, (request, _) = Histories(), read()
-    histories.keep("a", request, history("x", "y"), [1, 2], "resp_1")
-    histories.keep("a", request, history("x", "y", "z", "w"), [1, 2, 3, 4], "resp_2")
+    histories.store("a", request, history("x", "y"), [1, 2], "resp_1")
+    histories.store("a", request, history("x", "y", "z", "w"), [1, 2, 3, 4], "resp_2")
     found = histories.find("a", request, history("x", " y\n", "z", "w", "?"))
     assert found is not None
     assert (found.messages, found.ids, found.response) == (4, [1, 2, 3, 4], "resp_2")
@@ -162,18 +162,18 @@ def test_histories_with_calls_are_found_for_any_spelling_of_their_arguments() ->
         return messages([input_item(i, lambda p: p) for i in (InputMessage("user", "x"), call)])
 
     histories, (request, _) = Histories(), read()
-    histories.keep("a", request, said('{"a": 1, "b": "茶"}'), [1], "resp_1")
+    histories.store("a", request, said('{"a": 1, "b": "茶"}'), [1], "resp_1")
     assert histories.find("a", request, [*said('{"b":"\\u8336","a":1}'), *history("next")]) is not None
 
 
 def test_the_number_of_histories_is_bounded() -> None:
     histories, (request, _) = Histories(), read()
     for i in range(40):
-        histories.keep("a", request, history(str(i), "y"), [0] * (TENANT_TOKENS // 10), f"resp_{i}")
+        histories.store("a", request, history(str(i), "y"), [0] * (TENANT_TOKENS // 10), f"resp_{i}")
     kept = [i for i in range(40) if histories.find("a", request, history(str(i), "y"))]
     assert kept == list(range(30, 40))
     for i in range(TENANTS + 5):
-        histories.keep(f"t{i}", request, history("x", "y"), [1], "resp_1")
+        histories.store(f"t{i}", request, history("x", "y"), [1], "resp_1")
     assert histories.find("a", request, history("39", "y")) is None
 
 

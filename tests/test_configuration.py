@@ -1,4 +1,4 @@
-"""docs/configuration.md says what the settings are now."""
+"""docs/configuration.md matches the current settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_setting_has_its_line_with_default_bounds_and_meaning() -> None:
     assert [line.split("`")[1] for line in lines] == list(Settings.model_fields)
     assert [line for line in lines if line.endswith("|  |")] == []
     [limit] = [line for line in lines if line.startswith("| `queue_limit`")]
-    assert limit == "| `queue_limit` | 64 | 0 – 100000 | requests that may wait |"
+    assert limit == "| `queue_limit` | 64 | 0 – 100000 | maximum number of waiting requests |"
 
 
 def test_the_example_is_a_file_that_can_be_served_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ async def archive(folder: Path, server: RedisServer) -> AsyncIterator[Archive]:
     """The archive of one gateway, with its background work."""
     copies = Copies(server.unix, KEYS, ttl=1e6)
     opened = Archive(folder / "conversations.db", KEYS, ttl=None, copies=copies)
-    keeping = asyncio.create_task(opened.keep())
+    keeping = asyncio.create_task(opened.run())
     try:
         yield opened
     finally:
@@ -229,12 +229,12 @@ def test_what_an_engine_has_queued_is_not_stored_after_a_deletion(
     """One turn is on its way to a slow store; behind it wait the deleted one and another."""
     store = SqliteStore(tmp_path / "blocks.db", ttl=1e6, max_bytes=1 << 30)
     cache = PrefixCache(CircuitBreaker(store), KEYS, {})
-    ready, keep = threading.Event(), PrefixCache.keep
+    ready, original = threading.Event(), PrefixCache.store
 
     def slowly(self: PrefixCache, chain: Chain, states: list[Stored]) -> bool:
-        return ready.wait(20) and keep(self, chain, states)
+        return ready.wait(20) and original(self, chain, states)
 
-    monkeypatch.setattr(PrefixCache, "keep", slowly)
+    monkeypatch.setattr(PrefixCache, "store", slowly)
     connector = KVConnector(Cells(), cache, wake=lambda: None)
     first, deleted, other = (connector.chain(range(300), scope, 0) for scope in "abc")
     finished: list[bool] = []

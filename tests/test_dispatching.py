@@ -1,4 +1,4 @@
-"""Where a request goes, with no engine running."""
+"""Placement of requests, without running engines."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could()
     dispatcher = Dispatcher([one, two], MEASURED)
     two.state, two.load_failed = State.FAILED, True
     assert [placed(dispatcher, Demand(10)).engine for _ in range(8)] == [one] * 8
-    one.state = State.FAILED  # killed, and soon mended
+    one.state = State.FAILED  # killed, and restarted soon
     assert dispatcher.place(Demand(10)) is None
-    one.load_failed = True  # now a request may hear the reason
+    one.load_failed = True  # now a request may try the engine, to report the reason
     assert dispatcher.place(Demand(10)) is not None
 
 
@@ -78,7 +78,7 @@ def test_many_gather_in_one_engine() -> None:
     assert widths[0] <= 4
 
 
-def test_even_prompts_move_when_so_many_come_that_all_are_better_off_together() -> None:
+def test_requests_with_running_prompts_move_when_one_engine_serves_all_better() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
@@ -92,7 +92,7 @@ def test_even_prompts_move_when_so_many_come_that_all_are_better_off_together() 
     assert sorted(len(dispatcher._placed[engine]) for engine in (one, two)) == [0, 10]
 
 
-def test_who_is_alone_in_an_engine_stays_there_when_another_falls_idle_for_a_moment() -> None:
+def test_a_request_alone_on_an_engine_stays_when_another_engine_is_briefly_idle() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
@@ -107,7 +107,7 @@ def test_who_is_alone_in_an_engine_stays_there_when_another_falls_idle_for_a_mom
     assert left == []
 
 
-def test_a_lull_of_a_moment_moves_nobody() -> None:
+def test_a_brief_drop_in_load_moves_no_request() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
@@ -150,7 +150,7 @@ def test_a_failed_engine_gets_nothing() -> None:
     assert {placement.engine for placement in placements if placement} == {two}
 
 
-def test_those_who_stream_make_room_for_a_long_prompt() -> None:
+def test_streaming_requests_move_away_from_a_long_prompt() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
@@ -165,7 +165,7 @@ def test_those_who_stream_make_room_for_a_long_prompt() -> None:
     assert moved.engine is not long.engine
 
 
-def test_who_comes_while_a_long_prompt_is_computed_goes_where_there_is_none() -> None:
+def test_a_request_that_arrives_during_a_long_prompt_goes_to_another_engine() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
     long = placed(dispatcher, Demand(1200, tokens=1000))
@@ -174,7 +174,7 @@ def test_who_comes_while_a_long_prompt_is_computed_goes_where_there_is_none() ->
     assert placed(dispatcher, Demand(300, tokens=30)).engine is long.engine
 
 
-def test_who_just_began_to_stream_beside_a_long_prompt_makes_room_later_but_not_beside_another() -> None:
+def test_a_request_that_just_began_streaming_moves_from_a_long_prompt_later_but_not_to_another() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []

@@ -138,7 +138,10 @@ def test_a_redis_that_is_away_is_a_warning_that_shows_no_password(tmp_path: Path
         ({"cache": "redis://:s3cret@"}, "cache: must have a host"),
         ({"cache": "http://x"}, "cache: must be sqlite"),
         ({"cache": "redis://:s3cret#x@host/0"}, "cache: must not contain #; percent-encode the password"),
-        ({"cache": "rediss://:s3cret@host/0?ssl_ca_cert=x"}, "cache: has no option ssl_ca_cert; ssl_ca_certs is one"),
+        (
+            {"cache": "rediss://:s3cret@host/0?ssl_ca_cert=x"},
+            "cache: has an unknown option ssl_ca_cert; did you mean ssl_ca_certs?",
+        ),
         ({"cache_ttl": "soon"}, "cache_ttl: "),
         ({"cache_ttl": "1 s"}, "cache_ttl: "),
         ({"cache_max_bytes": "1 KiB"}, "cache_max_bytes: "),

@@ -1,4 +1,4 @@
-"""What becomes of engines is told in the log."""
+"""The log reports when engines are loaded and unloaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.observability.stages import Stages
 from tests.plans import MEASURED
 
 
-async def test_an_engine_that_comes_and_goes_is_two_lines(tiny_model: Path) -> None:
+async def test_loading_and_unloading_an_engine_logs_two_lines(tiny_model: Path) -> None:
     log = EngineLog()
     engine = EngineProcess("0", WorkerConfig(str(tiny_model), 512, 4, MEASURED), on_change=log.changed)
     with capture_logs() as lines:
@@ -23,7 +23,7 @@ async def test_an_engine_that_comes_and_goes_is_two_lines(tiny_model: Path) -> N
     assert 0 < ready["weights_seconds"] + ready["context_seconds"] < ready["seconds"] == round(engine.load_seconds, 3)
 
 
-def test_a_start_is_told_part_by_part() -> None:
+def test_a_start_is_logged_stage_by_stage() -> None:
     now = iter([10.0, 10.5, 12.0])
     stages = Stages(lambda: next(now))
     stages.done("vocabulary")

@@ -210,7 +210,7 @@ async def test_a_user_whose_requests_crash_engines_is_rejected_for_a_while_and_o
         assert 590 < refusal.to_dict()["error"]["retry_after"] <= 600
         assert said(await good.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"
     assert 'code="engine_unavailable",route="responses",status="rejected"} 1.0' in tiny_server.get("/metrics").text
-    assert "held off" in tiny_server.log()
+    assert "user blocked" in tiny_server.log()
 
 
 async def test_waiting_requests_get_their_position_and_a_full_queue_rejects(tmp_path: Path, tiny_model: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who kills engines is refused for a while, and nobody else is."""
+"""Users whose requests crash engines are blocked for a while, and no other users are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def penalties(clock: Clock) -> Penalties:
     return Penalties(clock)
 
 
-def test_a_user_whose_requests_failed_twice_is_refused_for_ten_minutes_and_told_how_long(
+def test_a_user_whose_requests_failed_twice_is_blocked_for_ten_minutes_and_told_for_how_long(
     penalties: Penalties, clock: Clock
 ) -> None:
     penalties.blame("bad", 2.0)
@@ -27,7 +27,7 @@ def test_a_user_whose_requests_failed_twice_is_refused_for_ten_minutes_and_told_
     clock.now += 500
     penalties.blame("bad", 2.0)
     clock.now += 90.5
-    with pytest.raises(EngineUnavailableError, match="killed engines") as refused:
+    with pytest.raises(EngineUnavailableError, match="crashed engines") as refused:
         penalties.check("bad")
     assert refused.value.body()["retry_after"] == refused.value.retry_after == 510
     penalties.check("good")
@@ -37,7 +37,7 @@ def test_a_user_whose_requests_failed_twice_is_refused_for_ten_minutes_and_told_
     penalties.check("bad")
 
 
-def test_what_is_ten_minutes_old_is_held_against_nobody(penalties: Penalties, clock: Clock) -> None:
+def test_crashes_older_than_ten_minutes_do_not_count(penalties: Penalties, clock: Clock) -> None:
     for _ in range(5):
         penalties.blame("unlucky", 2.0)
         clock.now += SECONDS
@@ -60,7 +60,7 @@ def test_an_engine_that_never_had_the_request_is_no_fault_of_its_user(penalties:
     assert len(penalties) == 0
 
 
-def test_users_who_come_and_go_for_ever_cost_a_bounded_memory(penalties: Penalties) -> None:
+def test_many_short_lived_users_take_bounded_memory(penalties: Penalties) -> None:
     for number in range(2 * USERS):
         penalties.blame(f"user {number}", 1.0)
     for _ in range(3 * DEATHS):

@@ -94,14 +94,14 @@ def test_a_template_with_thoughts_renders(tmp_path: Path) -> None:
     [
         ("{% if %}", "does not compile"),
         ("{{ raise_exception('not\\nfor you') }}", "not for you"),
-        ("{{ 'x' * 2 ** 31 }}", "asks for too much (MemoryError)"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "asks for too much (RecursionError)"),
+        ("{{ 'x' * 2 ** 31 }}", "limits on memory or recursion (MemoryError)"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "limits on memory or recursion (RecursionError)"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
         ("{{ messages[0].content }}", "leaves the answer out"),
         ("no word of it", "leaves the answer out"),
     ],
 )
-def test_a_hostile_template_is_told_in_a_line(tmp_path: Path, template: str, said: str) -> None:
+def test_a_hostile_template_is_reported_in_one_line(tmp_path: Path, template: str, said: str) -> None:
     fault = fault_of(with_template(tmp_path, template))
     assert fault.kind == "template"
     assert said in fault.reason
@@ -152,7 +152,7 @@ def test_each_kind_of_file_that_is_no_model_has_its_own_reason(
     assert reason in fault.reason
 
 
-def test_a_reason_that_nobody_knows_is_llama_cpps_own(tiny_model: Path) -> None:
+def test_an_unknown_reason_is_reported_in_llama_cpps_words(tiny_model: Path) -> None:
     lines = [
         "llama_model_load: error loading model: error loading model vocabulary: key not found in model: x\n",
         "b\n",
@@ -187,7 +187,7 @@ def test_a_damaged_or_random_file_is_one_line_or_still_a_model(tmp_path: Path, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "doctor"])
-def test_the_commands_say_one_line_of_a_file_that_is_no_model(tmp_path: Path, command: str) -> None:
+def test_the_commands_report_a_file_that_is_not_a_model_in_one_line(tmp_path: Path, command: str) -> None:
     file = tmp_path / "fake.gguf"
     file.write_bytes(b"GGUF\3\0\0\0" + os.urandom(2000))
     arguments = [command, f"--model={file}", "--port=0", f"--state-dir={tmp_path / 'state'}"]

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from engine import EnginePool, State, WorkerConfig
 from engine.resources import Meter
-from gateway.config.background import keep_up
+from gateway.config.background import run_forever
 from tests.plans import MEASURED
 
 

@@ -1,4 +1,4 @@
-"""The log: one line for each request, by whose id what a client was told is found, and nothing of what was said."""
+"""The log: one line per request, found by the request id that the client received, without texts of conversations."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ async def test_each_answer_has_one_line_with_its_ids_times_tokens_and_engine(tin
         assert 0 <= line["queue_seconds"] <= line["first_token_seconds"] <= line["seconds"]
         assert (line["status"], line["code"], line["engines"]) == ("incomplete", None, ["0"])
         assert (line["tenant"], line["route"], line["level"]) == ("anonymous", "responses", "info")
-    # Nothing else tells of the same requests.
+    # No other line is about the same requests.
     assert lines(tiny_server, "request") == []
     assert len(lines(tiny_server, "connection")) == 1
     assert "secret" not in tiny_server.log()
 
 
-async def test_what_was_refused_is_found_by_the_id_that_its_client_was_told(tiny_server: Gateway) -> None:
+async def test_a_rejected_request_is_found_in_the_log_by_its_request_id(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         await conversation.send('{"type": "a secret type", "stream_id": "lane"}')
         [unknown] = await conversation.events()
@@ -138,7 +138,7 @@ def test_lines_that_do_not_fit_are_dropped_and_their_number_is_logged_when_there
     assert sum(dropped) == 1001 - len(numbers) > 0
 
 
-def test_a_log_whose_reader_left_or_that_cannot_format_a_record_goes_on(tmp_path: Path) -> None:
+def test_the_log_continues_after_its_reader_left_or_a_record_cannot_be_formatted(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     handler = logs.QueueHandler(writing)
@@ -153,7 +153,7 @@ def test_a_log_whose_reader_left_or_that_cannot_format_a_record_goes_on(tmp_path
     os.close(file)
 
 
-def test_the_list_of_keys_tells_whose_lines_are_whose(tiny_server: Gateway, capsys: Any) -> None:
+def test_the_list_of_keys_shows_the_tenant_ids_of_the_log(tiny_server: Gateway, capsys: Any) -> None:
     where = f"--state-dir={tiny_server.state}"
     main(["keys", "add", "anna", where])
     key = capsys.readouterr().out.strip()

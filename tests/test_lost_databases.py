@@ -1,4 +1,4 @@
-"""Databases that are removed or replaced while a gateway runs: no turn is lost by it, and nobody gets in."""
+"""Databases that are removed or replaced while a gateway runs: no turn is lost, and no caller gets in without a key."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANSWER = {"input": "x", "max_output_tokens": 2}
 
 @pytest_asyncio.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """An open file with one word in it, that still lies in its log."""
+    """An open file with one word, which is still in its log."""
     opened = Database(tmp_path / "state" / "words.db", SCHEMA)
     await write(opened, "first")
     yield opened
@@ -45,7 +45,7 @@ def words(path: Path) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a database and what lies beside it."""
+    """Remove a database and its log files."""
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
 
@@ -140,7 +140,7 @@ async def status(gateway: Gateway, key: str | None, wanted: int) -> str:
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_lost_its_users_lets_nobody_in_until_they_are_back(
+async def test_a_gateway_that_lost_its_users_rejects_all_requests_until_they_are_restored(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     state = tmp_path / "state"

@@ -30,7 +30,7 @@ def limit(root: Path, group: str, **limits: str) -> None:
 
 
 def member(root: Path, group: str) -> None:
-    """Of which cgroup this process is, beside an old one of version 1."""
+    """The cgroup of this process, listed next to one of version 1."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(f"1:name=systemd:/elsewhere\n0::/{group}\n")
 

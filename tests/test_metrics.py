@@ -131,7 +131,7 @@ async def test_what_is_refused_is_counted_once_whatever_its_door(gateway: Gatewa
     assert value(gateway, "requests_total", status="rejected") == 5
 
 
-async def test_limits_are_told_for_the_boards_thresholds(gateway: Gateway) -> None:
+async def test_limits_are_exported_for_dashboard_thresholds(gateway: Gateway) -> None:
     limits = {"queue_limit": 5, "queue_timeout": 60, "cores": 2, "engines": 2, "context": 512, "user_concurrency": 2}
     assert {name: value(gateway, "limit", name=name) for name in limits} == limits
     assert value(gateway, "limit", name="kv_cells") == value(gateway, "kv_cells_total", engine="1")
@@ -150,7 +150,7 @@ async def test_failures_are_counted_from_zero_so_that_the_first_one_is_an_increa
         assert line in text
 
 
-def test_processor_time_goes_on_in_an_engines_next_life() -> None:
+def test_processor_time_continues_after_an_engine_restart() -> None:
     meter = Meter()
     with subprocess.Popen([sys.executable, "-c", "sum(range(10**7)); input()"], stdin=subprocess.PIPE) as process:
         while (first := meter.read(process.pid)).cpu_seconds < 0.05:

@@ -295,7 +295,7 @@ def test_an_unknown_host_is_rejected_without_an_internal_error(host: str) -> Non
 async def test_the_official_client_reports_a_wrong_key(closed: tuple[Gateway, str]) -> None:
     gateway, _ = closed
     async with AsyncOpenAI(api_key="smv_wrong", base_url=gateway.url + "/v1", max_retries=0) as client:
-        with pytest.raises(Exception, match="this API key is not known here") as wrong:
+        with pytest.raises(Exception, match="this API key is unknown") as wrong:
             await client.models.list()
     assert type(wrong.value).__name__ == "AuthenticationError"
 
@@ -351,7 +351,7 @@ def test_the_terminal_chat_asks_for_a_required_key(closed: tuple[Gateway, str]) 
         terminal.see("an API key is needed")
         terminal.see("API key: ")
         terminal.type("wrong\n")
-        terminal.see("not known here")
+        terminal.see("this API key is unknown")
         terminal.see("API key: ")
         terminal.type(f"{key}\n")
         seen = terminal.see("tiny")

@@ -32,7 +32,7 @@ PUBLISHED = CATALOGUE[NAME]
 
 @pytest.fixture
 def content() -> bytes:
-    """A megabyte that is no model, for tests of the way it takes."""
+    """A megabyte that is not a model, for tests of the download."""
     return os.urandom(1 << 20)
 
 
@@ -57,7 +57,7 @@ def bring(library: Library, hub: Hub, published: Published = PUBLISHED, **others
 
 
 def leftovers(library: Library) -> list[str]:
-    """What lies in the library beside locks."""
+    """The files in the library other than locks."""
     return sorted(path.name for path in library.folder.iterdir() if path.suffix != ".lock")
 
 
@@ -68,7 +68,7 @@ def test_a_pulled_model_is_verified_recorded_and_found_by_its_name(library: Libr
     assert (record.sha256, record.size, record.revision) == (sha256(content).hexdigest(), len(content), REVISION)
     assert find(NAME).path.read_bytes() == content
     assert leftovers(library) == [PUBLISHED.file, f"{PUBLISHED.file}.json"]
-    assert told == sorted(told, key=lambda step: step[1])  # bytes come, then they are verified
+    assert told == sorted(told, key=lambda step: step[1])  # first the download, then the verification
     assert {(len(content), False), (len(content), True)} <= set(told)
 
 
@@ -78,7 +78,7 @@ def test_a_model_that_is_here_is_verified_again_and_not_downloaded(library: Libr
     assert len(hub.starts) == 1
 
 
-def test_a_damaged_file_is_pulled_anew(library: Library, hub: Hub, content: bytes) -> None:
+def test_a_damaged_file_is_downloaded_again(library: Library, hub: Hub, content: bytes) -> None:
     bring(library, hub)
     path = library.path(PUBLISHED.file)
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -93,7 +93,7 @@ def test_a_file_laid_there_by_hand_is_verified_not_downloaded(library: Library, 
     assert hub.starts == []
 
 
-def test_a_broken_connection_goes_on_where_it_broke(library: Library, hub: Hub, content: bytes) -> None:
+def test_a_broken_download_resumes_where_it_stopped(library: Library, hub: Hub, content: bytes) -> None:
     hub.cuts = [700_000, 0, 200_000]
     pauses: list[float] = []
     bring(library, hub, pause=pauses.append)
@@ -104,10 +104,10 @@ def test_a_broken_connection_goes_on_where_it_broke(library: Library, hub: Hub, 
     assert pauses == [0.0, 2.0, 0.0]
 
 
-def test_a_hub_that_brings_nothing_more_is_given_up_and_what_came_is_kept(library: Library, hub: Hub) -> None:
+def test_a_pull_from_a_stalled_hub_fails_and_the_received_part_remains(library: Library, hub: Hub) -> None:
     hub.cuts = [600_000, *[0] * 5]
     pauses: list[float] = []
-    with pytest.raises(PullError, match=r"broke at 1 MB of 1 MB .*; pull again, and it goes on there"):
+    with pytest.raises(PullError, match=r"broke at 1 MB of 1 MB .*; pull again to resume"):
         bring(library, hub, pause=pauses.append)
     assert pauses == [0.0, 2.0, 4.0, 8.0, 16.0]
     bring(library, hub)
@@ -122,7 +122,7 @@ def test_a_server_without_ranges_begins_again_and_the_file_is_right(library: Lib
 
 def test_what_differs_from_its_digest_is_deleted(library: Library, hub: Hub, content: bytes) -> None:
     hub.content = content[::-1]
-    with pytest.raises(PullError, match="came with another sha256"):
+    with pytest.raises(PullError, match="has another sha256"):
         bring(library, hub)
     assert leftovers(library) == []
 
@@ -138,7 +138,7 @@ def test_more_than_was_stated_is_not_taken(library: Library, hub: Hub, content: 
 def test_another_file_than_the_catalogues_is_not_even_downloaded(
     library: Library, hub: Hub, change: dict[str, Any]
 ) -> None:
-    with pytest.raises(PullError, match=f"has another {PUBLISHED.file} than the catalogue"):
+    with pytest.raises(PullError, match=f"{PUBLISHED.file} at .* differs from the catalogue"):
         bring(library, hub, replace(PUBLISHED, **change))
     assert hub.starts == []
 
@@ -147,7 +147,7 @@ def test_a_mirror_that_states_no_digest_is_believed_only_with_the_catalogues(
     library: Library, hub: Hub, content: bytes
 ) -> None:
     hub.headers["X-Linked-Etag"] = '"42"'
-    with pytest.raises(PullError, match="is no hub"):
+    with pytest.raises(PullError, match="is not a hub"):
         bring(library, hub)
     bring(library, hub, replace(PUBLISHED, sha256=sha256(content).hexdigest()))
     assert library.path(PUBLISHED.file).read_bytes() == content
@@ -162,7 +162,7 @@ def test_a_mirror_that_states_no_digest_is_believed_only_with_the_catalogues(
         ((403, ""), "answers 403"),
     ],
 )
-def test_what_the_hub_says_no_to_is_told_in_a_line(
+def test_a_refusal_by_the_hub_is_reported_in_one_line(
     library: Library, hub: Hub, refusal: tuple[int, str], said: str
 ) -> None:
     hub.refusal = refusal
@@ -172,9 +172,9 @@ def test_what_the_hub_says_no_to_is_told_in_a_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_no_hub_is_told_apart(library: Library, hub: Hub) -> None:
+def test_a_server_that_is_not_a_hub_is_recognized(library: Library, hub: Hub) -> None:
     hub.headers.clear()
-    with pytest.raises(PullError, match="is no hub"):
+    with pytest.raises(PullError, match="is not a hub"):
         bring(library, hub)
 
 
@@ -187,7 +187,7 @@ def test_a_full_disk_is_seen_before_and_while_it_fills(
     with pytest.raises(PullError, match="the disk is full; make room"):
         bring(library, hub, progress=fill)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 << 20))
-    with pytest.raises(PullError, match="are missing and 67 MB free; make room"):
+    with pytest.raises(PullError, match="are needed and 67 MB are free; make room"):
         bring(library, hub)
 
 
@@ -203,7 +203,7 @@ def test_one_pull_of_a_model_runs_at_a_time(library: Library, hub: Hub) -> None:
     first.start()
     while not hub.sent:
         time.sleep(0.01)
-    with pytest.raises(PullError, match="is being pulled by another process already"):
+    with pytest.raises(PullError, match="is being pulled by another process"):
         bring(library, hub)
     hub.stall.set()
     first.join()
@@ -225,7 +225,7 @@ def test_names_are_unique_files_are_ggufs_and_all_but_the_embedded_one_are_publi
     assert "zh" in CATALOGUE[RECOMMENDED].languages
 
 
-def test_a_file_of_the_wrong_size_is_not_served_and_the_mend_is_said(library: Library) -> None:
+def test_a_file_of_the_wrong_size_is_not_served_and_the_message_names_the_fix(library: Library) -> None:
     library.folder.mkdir(parents=True)
     library.path(CATALOGUE[RECOMMENDED].file).write_bytes(b"GGUF")
     mend = f"4 bytes instead of 491400032; run: samovar models pull {RECOMMENDED}"
@@ -245,7 +245,7 @@ def samovar(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_before_a_pull_the_error_is_the_command_to_type(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["serve", "--model", NAME, "--port=0"], ["models", "path", NAME]):
         assert main(command) == 1
-        assert capsys.readouterr().err.endswith(f"{NAME} is not here yet; run: samovar models pull {NAME}\n")
+        assert capsys.readouterr().err.endswith(f"{NAME} is not downloaded yet; run: samovar models pull {NAME}\n")
 
 
 @pytest.mark.usefixtures("library")
@@ -269,7 +269,7 @@ def test_a_mistake_with_models_is_one_line(arguments: list[str], said: str, caps
 
 
 @pytest.mark.usefixtures("library")
-def test_without_a_network_the_error_says_where_no_hub_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_network_the_error_names_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
     assert main(["models", "pull", NAME, "--endpoint", endpoint]) == 1
@@ -282,7 +282,7 @@ def test_redirects_that_lead_nowhere_are_one_line(hub: Hub, location: str, capsy
     hub.location, hub.loops = ("", True) if location == "content" else (location, False)
     assert main(["models", "pull", NAME, "--endpoint", hub.url]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"samovar: {hub.url} is no hub (")
+    assert error.startswith(f"samovar: {hub.url} is not a hub (")
     assert error.endswith("); name another mirror with --endpoint\n")
     assert error.count("\n") == 1
 
@@ -304,7 +304,7 @@ def test_the_list_shows_what_is_here_and_json_leaves_nothing_out(hub: Hub, capsy
 
 
 @pytest.mark.slow
-def test_a_pull_that_was_killed_goes_on_and_the_model_is_served(
+def test_a_killed_pull_is_resumed_and_the_model_is_served(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CHILD_ENVIRONMENT, "XDG_DATA_HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The prefix cache: what a returning session finds, what nobody else finds, and what was tampered with."""
+"""The prefix cache: hits of returning sessions, isolation of tenants, and blocks that were tampered with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS = KeyRing.new()
 
 @pytest.fixture
 def seen() -> list[Operation]:
-    """What the metrics would be told."""
+    """The operations reported to the metrics."""
     return []
 
 
@@ -54,10 +54,10 @@ def cache(open_cache: Callable[..., PrefixCache]) -> PrefixCache:
 
 
 def finish(cache: PrefixCache, tokens: list[int], scope: str = "alice", public: int = 0) -> Chain:
-    """What an engine does after a turn: serialize what is not stored yet, and keep it."""
+    """Serialize and store the missing blocks, as an engine does after a turn."""
     chain = cache.chain(tokens, scope, public=public)
     absent = cache.absent(chain.blocks)
-    assert cache.keep(chain, [Stored(block, state(tokens, block.start, block.end)) for block in absent])
+    assert cache.store(chain, [Stored(block, state(tokens, block.start, block.end)) for block in absent])
     return chain
 
 
@@ -67,7 +67,7 @@ def state(tokens: list[int], start: int, end: int) -> bytes:
 
 
 def found(cache: PrefixCache, tokens: list[int], scope: str = "alice", *, public: int = 0, start: int = 0) -> int:
-    """How many of the first tokens need not be computed; what is found must be theirs."""
+    """Return how many leading tokens need not be computed, after checking the states of the found blocks."""
     blocks = cache.fetch(cache.chain(tokens, scope, public=public), start=start)
     at = blocks[0].block.start if blocks else 0
     for block, bytes_ in blocks:
@@ -120,11 +120,11 @@ def test_two_hundred_sessions_store_the_operators_instructions_once(cache: Prefi
         chain = cache.chain([*instructions, n, n, n], f"tenant {n}", public=500)
         blocks = cache.absent(chain.blocks)
         absent.append(sum(block.end - block.start for block in blocks))
-        cache.keep(chain, [Stored(block, b"state") for block in blocks])
+        cache.store(chain, [Stored(block, b"state") for block in blocks])
     assert absent == [503, *[3] * 199]
 
 
-def test_nobody_finds_anothers_words_even_when_they_are_the_same(cache: PrefixCache) -> None:
+def test_tenants_do_not_share_blocks_of_identical_text(cache: PrefixCache) -> None:
     finish(cache, TOKENS[:600], "alice", public=300)
     assert found(cache, TOKENS[:600], "alice", public=300) == 600
     assert found(cache, TOKENS[:600], "bob", public=300) == 300
@@ -169,7 +169,7 @@ def test_no_byte_of_a_stored_block_can_change(cache: PrefixCache, raw: SqliteSto
 def test_what_a_turn_has_used_outlives_what_it_has_not(cache: PrefixCache, raw: SqliteStore) -> None:
     alice, bob = cache.chain(TOKENS[:300], "alice"), cache.chain(TOKENS[:300], "bob")
     for chain in (alice, bob):
-        cache.keep(chain, [Stored(block, bytes(1 << 20)) for block in chain.blocks])
+        cache.store(chain, [Stored(block, bytes(1 << 20)) for block in chain.blocks])
     cache.renew(alice)
     raw._max_bytes = raw.size() - 1
     raw.sweep()
@@ -185,14 +185,14 @@ def test_forgetting_a_turn_leaves_what_came_before_it_and_what_is_everybodys(cac
     assert found(cache, TOKENS[:700], public=200) == 200
 
 
-def test_forgetting_a_turn_takes_the_ends_of_all_turns_on_its_way(cache: PrefixCache, raw: SqliteStore) -> None:
+def test_deleting_a_turn_deletes_the_tails_of_all_turns_before_it(cache: PrefixCache, raw: SqliteStore) -> None:
     chains = [finish(cache, TOKENS[:length]) for length in (40, 200, 333, 399)]
     cache._store.delete(cache.deletable(cache.chain(TOKENS[:400], "alice"), start=40))
     left = [block for chain in chains for block in chain.blocks if raw.has_many([block.id])[0]]
     assert [block.end for block in left] == [40]
 
 
-def test_a_store_that_is_gone_is_an_empty_store(tmp_path: Path) -> None:
+def test_a_failed_store_counts_as_an_empty_store(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         cache = PrefixCache(CircuitBreaker(RedisStore(server.unix, ttl=100)), KEYS, MODEL)
         chain = finish(cache, TOKENS[:300])
@@ -200,7 +200,7 @@ def test_a_store_that_is_gone_is_an_empty_store(tmp_path: Path) -> None:
         server.stop()
         assert found(cache, TOKENS[:300]) == 0
         assert (cache.up, cache.writable, cache.absent(chain.blocks)) == (False, False, [])
-        assert not cache.keep(chain, [Stored(chain.blocks[0], b"state")])
+        assert not cache.store(chain, [Stored(chain.blocks[0], b"state")])
         assert not cache.renew(chain)
         cache.close()
 
@@ -210,7 +210,7 @@ def test_a_running_answer_is_stored_as_its_blocks_fill(cache: PrefixCache) -> No
     for at in range(100, 500, 10):
         for block in chain.extend(TOKENS[at : at + 10]):
             assert block.end - block.start == BLOCK
-            cache.keep(chain, [Stored(block, state(TOKENS, block.start, block.end))])
+            cache.store(chain, [Stored(block, state(TOKENS, block.start, block.end))])
     assert found(cache, TOKENS[:500]) == 384
 
 

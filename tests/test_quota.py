@@ -1,4 +1,4 @@
-"""What conversations may take: a user's oldest turns go first, the user is notified, and the space is given back."""
+"""The storage quota: a user's oldest turns are deleted first, the user is notified, and their space is freed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def bookkeeping(folder: Path) -> tuple[dict[str, int], dict[str, int]]:
     return counted, dict(real)
 
 
-async def test_the_oldest_turns_of_a_user_go_first_and_nobody_elses(tmp_path: Path, archive: Archive) -> None:
+async def test_the_quota_deletes_the_oldest_turns_of_that_user_only(tmp_path: Path, archive: Archive) -> None:
     await store(archive, "bob", 3)
     await store(archive, "alice", 8)
     assert await left(archive, "alice") == [3, 4, 5, 6, 7]
@@ -66,7 +66,7 @@ async def test_the_oldest_turns_of_a_user_go_first_and_nobody_elses(tmp_path: Pa
     assert counted == real
 
 
-async def test_a_turn_that_is_larger_than_all_room_stays_until_the_next_one(archive: Archive) -> None:
+async def test_a_turn_larger_than_the_quota_stays_until_the_next_turn(archive: Archive) -> None:
     await store(archive, "alice", 2)
     assert await archive.put("alice", "resp_8", bytes(2 * ROOM), Progress.ENDED)
     assert await left(archive, "alice") == [8]
@@ -74,7 +74,7 @@ async def test_a_turn_that_is_larger_than_all_room_stays_until_the_next_one(arch
     assert await left(archive, "alice") == [9]
 
 
-async def test_all_together_are_bounded_too_and_who_has_the_most_gives_way(
+async def test_the_whole_file_is_bounded_and_the_largest_user_loses_turns(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quota, "FULL_TENANTS", 2)
@@ -85,7 +85,7 @@ async def test_all_together_are_bounded_too_and_who_has_the_most_gives_way(
     assert [await archive.take_dropped(tenant) for tenant in ("alice", "bob", "carol")] == [1, 0, 0]
 
 
-async def test_a_file_that_holds_too_much_at_the_start_is_cut_down_and_gives_its_space_back(tmp_path: Path) -> None:
+async def test_a_file_beyond_its_quota_at_the_start_is_cut_and_shrunk(tmp_path: Path) -> None:
     roomy = open_archive(tmp_path, None)
     await store(roomy, "alice", 90)
     roomy.close()
@@ -107,7 +107,7 @@ def test_what_d346b13_stored_is_counted_and_can_be_given_back(tmp_path: Path) ->
         assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
 
 
-async def test_without_a_time_to_live_a_conversation_stays_and_with_one_it_goes(tmp_path: Path) -> None:
+async def test_a_conversation_expires_only_with_a_time_to_live(tmp_path: Path) -> None:
     now = 1_800_000_000.0
 
     def at(days: float, ttl: float | None) -> Archive:
@@ -136,7 +136,7 @@ async def test_a_user_is_notified_of_turns_that_went(tmp_path: Path, tiny_model:
         assert told[-1] == 1
         gone = sum(told)
         statuses = [gateway.get(f"/v1/responses/{response.id}").status_code for response in responses]
-        # The last ones are served from memory for a while, the stored ones by what is stored.
+        # The latest responses are served from memory for a while, the others from the database.
         continued = gateway.post("/v1/responses", {"input": "x", "previous_response_id": responses[0].id})
         assert continued.json()["error"]["code"] == "previous_response_not_found"
         assert statuses[gone:] == [200] * (30 - gone)

@@ -1,4 +1,4 @@
-"""Another Redis takes over: behind one address, or as Sentinels say. Nothing is lost, and the cache is used again."""
+"""Failover of Redis, behind one address or through Sentinels: nothing is lost, and the cache is used again."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_replica_is_no_full_store_and_is_left_once_the_address_leads_elsewhere
     store.close()
 
 
-async def test_a_store_that_nobody_writes_to_is_found_well_after_a_failover(
+async def test_a_store_without_writes_is_found_available_after_a_failover(
     pair: tuple[RedisServer, RedisServer], switch: tuple[Switch, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cache.cache.CHECK_SECONDS", 0.05)
@@ -103,7 +103,7 @@ async def test_a_store_that_nobody_writes_to_is_found_well_after_a_failover(
     pair[1].follow(None)
     pair[0].follow(pair[1])
     with capture_logs() as logs:
-        keeping = asyncio.create_task(cache.keep())
+        keeping = asyncio.create_task(cache.run())
         with pytest.raises(StoreReadOnlyError):
             await asyncio.to_thread(cache.store.write_mark, "x")
         await until(lambda: len(logs) == 1)
@@ -116,7 +116,7 @@ async def test_a_store_that_nobody_writes_to_is_found_well_after_a_failover(
     await asyncio.to_thread(cache.close)
 
 
-async def test_a_gateway_that_only_reads_users_hears_the_new_master_of_a_revoked_one(
+async def test_a_gateway_that_only_reads_users_sees_a_revocation_at_the_new_master(
     pair: tuple[RedisServer, RedisServer], switch: tuple[Switch, str]
 ) -> None:
     reader = Ledger(switch[1], KEYS)
@@ -124,7 +124,7 @@ async def test_a_gateway_that_only_reads_users_hears_the_new_master_of_a_revoked
     one, two = pair
     one.command("WAIT", 1, 10_000)  # until the replica has all
     two.follow(None)
-    one.command("REPLICAOF", "127.0.0.1", "1")  # demoted, and cut off: what it has is old
+    one.command("REPLICAOF", "127.0.0.1", "1")  # demoted and disconnected: its data is stale
     switch[0].target = two.port
     writer = Ledger(two.url, KEYS)
     await writer.write("users", {"anna": b"revoked"})
@@ -177,11 +177,11 @@ def sentinels(tmp_path: Path, pair: tuple[RedisServer, RedisServer]) -> Iterator
 def keeps(cache: PrefixCache) -> bool:
     """Keep a sequence of 200 tokens."""
     chain = cache.chain(range(200), "alice")
-    return cache.keep(chain, [Stored(block, b"state") for block in chain.blocks])
+    return cache.store(chain, [Stored(block, b"state") for block in chain.blocks])
 
 
 def finds(cache: PrefixCache) -> bool:
-    """Whether it finds what `keeps` has kept."""
+    """Return whether the cache finds the blocks that `keeps` has stored."""
     return bool(cache.fetch(cache.chain(range(200), "alice")))
 
 
@@ -191,7 +191,7 @@ async def test_sentinels_lead_to_the_new_master_when_the_old_one_dies(
 ) -> None:
     cache = await asyncio.to_thread(Cache, sentinels, KEYS, ttl=1000, max_bytes=1 << 26)
     archive = Archive(tmp_path / "conversations.db", KEYS, ttl=1e6, copies=cache.copies)
-    copying = asyncio.create_task(archive.keep())
+    copying = asyncio.create_task(archive.run())
     engine = cache.config.open(WHAT)
     assert keeps(engine)
     assert await archive.put("alice", "resp_0", b"0", Progress.ENDED)

@@ -1,4 +1,4 @@
-"""Conversations on disk: they outlive the process, and nobody reads another's."""
+"""Conversations on disk: they outlive the process, and no tenant reads another's."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_ids_of_another_vocabulary_are_not_used(tmp_path: Path) -> None:
     other.close()
 
 
-async def test_a_second_turn_of_the_same_id_is_refused_and_the_first_kept(tmp_path: Path) -> None:
+async def test_a_second_turn_with_the_same_id_is_rejected_and_the_first_remains(tmp_path: Path) -> None:
     sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.add("one", TURN, IDS)
     with pytest.raises(StoreError):
@@ -74,8 +74,8 @@ async def test_a_turn_left_unended_is_marked_at_the_next_start(tmp_path: Path) -
     await sessions.begin("one", running, IDS)
     sessions.close()
     again = open_sessions(tmp_path / "c.db", "v1")
-    assert await again.interrupted() == 1
-    assert await again.interrupted() == 0
+    assert await again.mark_interrupted() == 1
+    assert await again.mark_interrupted() == 0
     found = await again.get("one", "resp_1")
     assert found is not None
     turn, ids = found
@@ -92,21 +92,21 @@ async def test_a_turn_that_could_not_be_marked_at_the_start_is_when_somebody_ask
     found = await sessions.get("one", "resp_1")
     assert found is not None
     assert found[0].response["incomplete_details"]["reason"] == "interrupted"
-    assert await sessions.interrupted() == 0
+    assert await sessions.mark_interrupted() == 0
     sessions.close()
 
 
 async def test_a_gateway_taken_for_dead_may_still_end_its_turn(tmp_path: Path) -> None:
     sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.begin("one", replace(TURN, response={"id": "resp_1", "status": "in_progress", "output": []}))
-    await sessions.interrupted()
+    await sessions.mark_interrupted()
     await sessions.add("one", TURN, IDS)
     assert await sessions.get("one", "resp_1") == (TURN, IDS)
-    assert await sessions.interrupted() == 0
+    assert await sessions.mark_interrupted() == 0
     sessions.close()
 
 
-async def test_a_deleted_turn_is_gone_and_only_its_owner_can_delete_it(tmp_path: Path) -> None:
+async def test_only_its_owner_can_delete_a_turn(tmp_path: Path) -> None:
     sessions = open_sessions(tmp_path / "c.db", "v1")
     await sessions.add("one", TURN, IDS)
     assert not await sessions.delete("two", "resp_1")

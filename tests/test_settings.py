@@ -1,4 +1,4 @@
-"""Settings from flags, environment and file, and how the command line says what is wrong with them."""
+"""Settings from flags, environment and file, and the error messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def empty_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal(**flags: Any) -> str:
-    """What is said of impossible flags."""
+    """Return the error message for invalid flags."""
     with pytest.raises(SettingsError) as caught:
         load(flags)
     return str(caught.value)
@@ -70,7 +70,7 @@ def test_an_unknown_name_is_refused_with_a_near_one(
         (tmp_path / "samovar.toml").write_text("queue_limits = 5\n")
     else:
         monkeypatch.setenv("SAMOVAR_QUEUE_LIMITS", "5")
-    assert refusal() == f"queue_limits: no such setting ({where}); {near} is one"
+    assert refusal() == f"queue_limits: no such setting ({where}); did you mean {near}?"
 
 
 def test_a_name_like_no_other_is_refused_without_advice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_a_name_like_no_other_is_refused_without_advice(monkeypatch: pytest.Monk
 def test_an_unknown_flag_is_refused_with_a_near_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--queue-limits=5"]) == 2
     said = capsys.readouterr().err
-    assert said == "samovar: --queue-limits: no such setting (command line); --queue-limit is one\n"
+    assert said == "samovar: --queue-limits: no such setting (command line); did you mean --queue-limit?\n"
 
 
 def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_file_saved_by_notepad_is_read_or_its_encoding_is_named(tmp_path: Path
     assert (load({}).queue_limit, load({}).instructions) == (11, "用中文回答。")
     for data in (text.encode("utf-16"), b"\xfe\xff" + text.encode("utf-16-be")):
         file.write_bytes(data)
-        assert refusal() == "samovar.toml: is saved as UTF-16; save it as UTF-8"
+        assert refusal() == "samovar.toml: the encoding is UTF-16; save the file as UTF-8"
     file.write_bytes(b'instructions = "caf\xe9"')
     assert refusal() == "samovar.toml: byte 19 is not UTF-8; save the file as UTF-8"
 
@@ -163,7 +163,7 @@ def test_the_words_of_a_setting_are_named_by_its_refusal_and_have_no_case() -> N
         ({"port": "http"}, "port: "),
         ({"cores": "0"}, "cores: "),
         ({"cores": str(schedulable_cpus() + 1)}, "cores: this process may use"),
-        ({"cores": "1", "engines": "2"}, "engines: between 1 and cores, which is 1"),
+        ({"cores": "1", "engines": "2"}, "engines: must be between 1 and cores, which is 1"),
         ({"engine_memory": "much"}, "engine_memory: must be a size such as 768 MiB, or auto, not 'much'"),
         ({"engine_memory": "-5"}, "engine_memory: "),
         ({"user_storage": "much"}, "user_storage: must be a size such as 768 MiB, not 'much'"),
@@ -174,7 +174,7 @@ def test_the_words_of_a_setting_are_named_by_its_refusal_and_have_no_case() -> N
         ({"queue_limit": "-1"}, "queue_limit: "),
         ({"queue_timeout": "nan"}, "queue_timeout: "),
         ({"allow_anonymous": "perhaps"}, "allow_anonymous: "),
-        ({"tls_cert": "cert.pem"}, "tls_cert: goes with tls_key"),
+        ({"tls_cert": "cert.pem"}, "tls_cert: requires tls_key"),
         ({"tls_cert": "cert.pem", "tls_key": "key.pem"}, "tls_cert: there is no file cert.pem"),
         ({"tls_cert": "x" * 300, "tls_key": "key.pem"}, "tls_cert: there is no file xxx"),
         ({"state_dir": "~no-such-user/x"}, "state_dir: must be a path"),
@@ -243,7 +243,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("flags", [[], ["--state-dir=s"]], ids=["state_dir", "cache_key"])
 @pytest.mark.parametrize("command", ["serve", "chat", "doctor", "models list", "keys list", "tune", "bench", "top"])
-def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path: Path, command: str, flags: list[str]) -> None:
+def test_without_a_home_folder_the_message_names_the_setting(tmp_path: Path, command: str, flags: list[str]) -> None:
     environment = {name: value for name, value in CHILD_ENVIRONMENT.items() if name not in ("HOME", "XDG_STATE_HOME")}
     run = subprocess.run(
         [sys.executable, "-c", HOMELESS, *command.split(), *flags],
@@ -260,7 +260,7 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path: Path, comman
 
 @pytest.fixture
 def kettle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A command with arguments of its own, which gives the number of cups as exit code."""
+    """A command with its own arguments, which returns the number of cups as exit code."""
 
     def arguments(parser: Parser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -285,14 +285,14 @@ def kettle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     [
         (["boil", "--model=tea", "enamel", "--cups", "3", "--state-dir=/s"], 3, ""),
         (["--state-dir=/s", "--model=tea", "boil", "enamel"], 1, ""),
-        (["boil", "enamel", "--cusp=3"], 2, "samovar: --cusp: no such setting (command line); --cups is one\n"),
+        (["boil", "enamel", "--cusp=3"], 2, "samovar: --cusp: no such setting (command line); did you mean --cups?\n"),
         (["boil", "enamel", "--port=1"], 2, "samovar: --port: no such setting (command line)\n"),
         (["boil", "enamel", "tin"], 2, "samovar: tin: no such setting (command line)\n"),
         (["boil", "enamel", "--config=none.toml"], 2, "samovar: --config: there is no file none.toml\n"),
     ],
 )
 @pytest.mark.usefixtures("kettle")
-def test_a_command_has_arguments_beside_the_settings_that_it_reads(
+def test_a_command_has_arguments_besides_its_settings(
     arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["kettle", *arguments]) == code
@@ -313,9 +313,12 @@ def test_wrong_arguments_of_a_command_are_wrong_usage(arguments: list[str], caps
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 @pytest.mark.parametrize(
     ("setting", "told"),
-    [("--host=192.0.2.7", "host: 192.0.2.7 is beyond"), ("--trusted-proxies=127.0.0.1", "trusted_proxies: a proxy")],
+    [
+        ("--host=192.0.2.7", "host: 192.0.2.7 is not loopback"),
+        ("--trusted-proxies=127.0.0.1", "trusted_proxies: a proxy"),
+    ],
 )
-def test_serving_beyond_loopback_must_be_said(
+def test_serving_other_machines_without_keys_must_be_allowed_explicitly(
     command: str, setting: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, setting]) == 2
@@ -324,6 +327,6 @@ def test_serving_beyond_loopback_must_be_said(
 
 def test_who_may_be_served_is_no_business_of_a_chat(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "--host", "127.0.0.2", "--port", "9"]) == 1
-    load({"host": "192.0.2.7", "allow_anonymous": True}).check_door(has_keys=False)
+    load({"host": "192.0.2.7", "allow_anonymous": True}).check_exposure(has_keys=False)
     load({"host": "192.0.2.7"})
     assert "no gateway answers" in capsys.readouterr().err

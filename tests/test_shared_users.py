@@ -1,4 +1,4 @@
-"""Users whom several gateways share through a Redis: made, revoked and forgotten in any order, with it away or not."""
+"""Users that several gateways share through a Redis: added, revoked and lost in any order, also during outages."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ async def test_use_is_counted_over_all_gateways(tmp_path: Path, server: RedisSer
         await there.share()
         [anna] = await here.all()
         for users, tokens in ((here, 10), (there, 200), (there, 3000)):
-            await users.used({anna.tenant: Usage(1, tokens)})
+            await users.add_usage({anna.tenant: Usage(1, tokens)})
         for users in (here, there):
-            [user] = await users.everywhere()
+            [user] = await users.all_with_total_usage()
             assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (3, 3210, 3, 3210)
         server.stop()
-        await here.used({anna.tenant: Usage(1, 10_000)})
-        [user] = await here.everywhere()
-        assert user.tokens == 10_010  # what is known without the others
+        await here.add_usage({anna.tenant: Usage(1, 10_000)})
+        [user] = await here.all_with_total_usage()
+        assert user.tokens == 10_010  # only this gateway's usage is known
         server.start()
         for _ in range(100):
-            await here.used({})
-            [user] = await there.everywhere()
+            await here.add_usage({})
+            [user] = await there.all_with_total_usage()
             if user.tokens == 13_210:
                 break
             await asyncio.sleep(0.1)
@@ -84,9 +84,9 @@ async def test_a_gateway_whose_clock_is_years_ahead_hides_no_use_of_today(tmp_pa
         await ahead.add("anna")
         await right.share()
         [anna] = await right.all()
-        await ahead.used({anna.tenant: Usage(1, 10)})
-        await right.used({anna.tenant: Usage(1, 200)})
-        [user] = await right.everywhere()
+        await ahead.add_usage({anna.tenant: Usage(1, 10)})
+        await right.add_usage({anna.tenant: Usage(1, 200)})
+        [user] = await right.all_with_total_usage()
         assert (user.tokens, user.tokens_today) == (210, 200)
     ahead.close()
     ledger.close()
@@ -125,8 +125,8 @@ async def test_an_outage_delays_and_loses_nothing(tmp_path: Path, server: RedisS
         await here.add("carl")
         await there.revoke("anna")
         await there.add("dora")
-        assert [users.untold for users in (here, there)] == [True, True]
-        server.start()  # with nothing of what it had
+        assert [users.unpublished for users in (here, there)] == [True, True]
+        server.start()  # with an empty database
         everybody = {"anna": False, "bert": True, "carl": True, "dora": True}
         for _ in range(200):
             found = [await known(users) for users in (here, there)]
@@ -134,10 +134,10 @@ async def test_an_outage_delays_and_loses_nothing(tmp_path: Path, server: RedisS
                 break
             await asyncio.sleep(0.1)
         assert found == [everybody] * 2
-        assert [users.untold for users in (here, there)] == [False, False]
+        assert [users.unpublished for users in (here, there)] == [False, False]
 
 
-async def test_what_lies_in_redis_tells_nothing_and_forged_or_old_records_change_nothing(
+async def test_records_in_redis_reveal_nothing_and_forged_or_old_records_change_nothing(
     tmp_path: Path, server: RedisServer
 ) -> None:
     async with house(tmp_path / "a", server) as here, house(tmp_path / "b", server) as there:
@@ -152,7 +152,7 @@ async def test_what_lies_in_redis_tells_nothing_and_forged_or_old_records_change
         raw(server).hset("samovar:users", mapping={**before, b"forged": before[max(before, key=len)], b"bad": b"\x01"})
         raw(server).hincrby("samovar:users", "revision", 7)
         assert await known(there) == await known(here) == {"anna": False}
-        async with house(tmp_path / "c", server) as third:  # one that has never heard of it
+        async with house(tmp_path / "c", server) as third:  # a gateway that has never seen the user
             assert await known(third) == {"anna": False}
         raw(server).delete("samovar:users")
         assert await known(here) == {"anna": False}
@@ -160,7 +160,9 @@ async def test_what_lies_in_redis_tells_nothing_and_forged_or_old_records_change
             assert await known(fourth) == {"anna": False}
 
 
-async def test_who_has_another_cache_key_shares_nobody_and_is_told(tmp_path: Path, server: RedisServer) -> None:
+async def test_a_gateway_with_another_cache_key_shares_no_users_and_reports_it(
+    tmp_path: Path, server: RedisServer
+) -> None:
     stranger = KeyRing.new()
     async with house(tmp_path / "a", server) as here, house(tmp_path / "b", server, stranger) as there:
         await here.add("anna")
@@ -173,7 +175,7 @@ async def test_who_has_another_cache_key_shares_nobody_and_is_told(tmp_path: Pat
     theirs.close()
 
 
-async def test_a_new_cache_key_takes_the_users_along(tmp_path: Path, server: RedisServer) -> None:
+async def test_users_survive_a_rotation_of_the_cache_key(tmp_path: Path, server: RedisServer) -> None:
     async with house(tmp_path / "a", server) as here:
         await here.add("anna")
     newer = KeyRing.parse(KeyRing.new().text + SECRET.text)
@@ -194,7 +196,7 @@ HEARD = st.builds(
 
 
 @given(st.lists(HEARD, min_size=1, max_size=6), st.randoms())
-def test_gateways_come_to_the_same_in_whatever_order_they_hear(keys: list[Key], random: Any) -> None:
+def test_gateways_reach_the_same_state_in_any_order_of_changes(keys: list[Key], random: Any) -> None:
     orders = [keys, random.sample(keys, len(keys)), keys[::-1] * 2]
     [found] = {functools.reduce(Key.merged, order) for order in orders}
     assert found.age == max(key.age for key in keys)
@@ -217,13 +219,13 @@ async def test_a_key_opens_and_closes_both_gateways_within_two_seconds(
     settings = {"model": tiny_model, "context": 512, "cache": server.url, "cache_key": cache_key}
 
     def keys(state: str, *arguments: str) -> str:
-        """`samovar keys`, by an operator of one of them who says where its users lie."""
+        """Run `samovar keys` with the Redis of the gateways, as an operator of one of them."""
         flags = [f"--state-dir={tmp_path / state}", f"--cache={server.url}"]
         environment = {**CHILD_ENVIRONMENT, "SAMOVAR_CACHE_KEY": str(cache_key)}
         return subprocess.check_output([*SAMOVAR, "keys", *arguments, *flags], text=True, env=environment).strip()
 
     def alone(state: str, *arguments: str) -> None:
-        """`samovar keys`, by one who does not: that gateway itself has to tell."""
+        """Run `samovar keys` without the Redis: the gateway itself has to publish the change."""
         command = [*SAMOVAR, "keys", *arguments, f"--state-dir={tmp_path / state}"]
         subprocess.check_output(command, text=True, env=CHILD_ENVIRONMENT)
 
@@ -248,7 +250,7 @@ async def test_a_key_opens_and_closes_both_gateways_within_two_seconds(
         assert two.get("/v1/models", Authorization=f"Bearer {key}").status_code == 401
 
 
-def test_an_operator_is_told_that_redis_is_away(
+def test_the_command_reports_that_redis_is_unavailable(
     tmp_path: Path, server: RedisServer, cache_key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.stop()

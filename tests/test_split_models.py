@@ -110,7 +110,7 @@ def test_a_shard_whose_header_is_truncated_is_named(shards: list[Path], length: 
 
 
 def test_a_later_shard_refers_to_the_first(shards: list[Path]) -> None:
-    with pytest.raises(ModelNotAvailableError, match=r"is part 2 of a split model: name its first part, tiny-00001-of"):
+    with pytest.raises(ModelNotAvailableError, match=r"is part 2 of a split model; name its first part, tiny-00001-of"):
         find(str(shards[1]))
 
 

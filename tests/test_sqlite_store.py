@@ -1,4 +1,4 @@
-"""The SQLite store: bounded, shared by processes, and mended by itself when its file is not what it was."""
+"""The SQLite store: bounded, shared by processes, and recreated if its file is damaged or replaced."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_only_the_owner_may_read_the_file(store: SqliteStore, path: Path) -> Non
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
 
 
-def test_the_file_stays_within_its_bound_and_what_was_used_last_stays(store: SqliteStore, path: Path) -> None:
+def test_the_file_stays_within_its_limit_and_evicts_the_least_recently_used(store: SqliteStore, path: Path) -> None:
     for n in range(60):
         store.put_many([(IDS[n], MEGABYTE)])
         store.touch([IDS[0]])
@@ -65,7 +65,7 @@ def test_the_file_stays_within_its_bound_and_what_was_used_last_stays(store: Sql
     assert path.stat().st_size <= 16 << 20
 
 
-def test_a_parent_never_goes_before_its_children(store: SqliteStore) -> None:
+def test_a_parent_is_never_evicted_before_its_children(store: SqliteStore) -> None:
     """Chains of four grow in turns, as sessions do; whatever is left of one begins at its root."""
     chains = [IDS[4 * n : 4 * n + 4] for n in range(10)]
     for depth in range(4):
@@ -87,16 +87,14 @@ def test_a_chain_put_at_once_is_given_up_from_its_leaf(store: SqliteStore) -> No
     assert 0 < len(left) < 10
 
 
-def test_what_comes_does_not_push_its_own_parents_out(store: SqliteStore) -> None:
+def test_new_blocks_do_not_evict_their_own_parents(store: SqliteStore) -> None:
     store.put_many([(id_, MEGABYTE) for id_ in IDS[:6]])
     store.put_many([(id_, MEGABYTE) for id_ in IDS[100:108]])
     store.put_many([(id_, MEGABYTE) for id_ in IDS[6:12]], list(reversed(IDS[:12])))
     assert present(store, 12) == list(range(12))
 
 
-def test_what_nobody_used_for_its_time_to_live_is_gone_and_its_space_too(
-    store: SqliteStore, clock: Clock, path: Path
-) -> None:
+def test_unused_values_expire_and_free_their_space(store: SqliteStore, clock: Clock, path: Path) -> None:
     store.put_many([(id_, MEGABYTE) for id_ in IDS[:10]])
     clock.now += 60
     store.touch(IDS[:2])
@@ -108,14 +106,14 @@ def test_what_nobody_used_for_its_time_to_live_is_gone_and_its_space_too(
     assert path.stat().st_size < 4 << 20
 
 
-def test_deleting_gives_space_back(store: SqliteStore, path: Path) -> None:
+def test_deleting_frees_space(store: SqliteStore, path: Path) -> None:
     store.put_many([(id_, MEGABYTE) for id_ in IDS[:12]])
     store.delete(IDS[:12])
     store.close()
     assert path.stat().st_size <= 16 * PAGE_BYTES
 
 
-def test_the_log_beside_the_file_is_bounded(store: SqliteStore, path: Path) -> None:
+def test_the_write_ahead_log_is_bounded(store: SqliteStore, path: Path) -> None:
     for n in range(100):
         store.put_many([(IDS[n], MEGABYTE)])
     assert Path(f"{path}-wal").stat().st_size < 24 << 20
@@ -159,7 +157,7 @@ def test_a_damaged_file_costs_what_it_held_and_no_more(
     if moment == "between two runs":
         store.close()
     damage(path)
-    for n in range(10, 16):  # a call or two may fail, and what was not hit may still be found
+    for n in range(10, 16):  # a call or two may fail, and values outside the damaged part may still be found
         try:
             store.put_many([(IDS[n], b"new")])
             found = store.get_many(IDS[:10])
@@ -205,7 +203,7 @@ def test_a_writer_elsewhere_delays_no_reader_and_a_writer_not_for_long(store: Sq
     assert present(store, 2) == [0, 1]
 
 
-def test_a_store_that_is_read_only_still_gives(store: SqliteStore) -> None:
+def test_a_read_only_store_can_still_be_read(store: SqliteStore) -> None:
     store.put_many([(IDS[0], b"x")])
     store._writer.run(lambda connection: connection.execute("PRAGMA query_only = 1"))
     with pytest.raises(StoreFullError, match="readonly"):
@@ -214,7 +212,7 @@ def test_a_store_that_is_read_only_still_gives(store: SqliteStore) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_takes_nothing_and_breaks_nothing(path: Path) -> None:
+def test_a_full_disk_rejects_writes_and_damages_nothing(path: Path) -> None:
     """The limit of a process's own file sizes stands for the disk's."""
     code = """
 import resource, signal, sys

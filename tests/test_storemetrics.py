@@ -1,4 +1,4 @@
-"""The cache as Prometheus sees it: what was called, with what outcome, and whether it is up."""
+"""Metrics of the cache: calls with their outcomes, and whether the store is up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_calls_of_the_gateway_and_of_engines_are_counted_together() -> None:
     registry = CollectorRegistry()
     metrics = StoreMetrics(registry)
     metrics.observe(HIT)
-    metrics.told(StoreUsed([HIT, SKIPPED], up=True))
+    metrics.observe_engine(StoreUsed([HIT, SKIPPED], up=True))
     hit, skipped = ({"backend": "redis", "operation": "get", "outcome": outcome} for outcome in ("hit", "skipped"))
     assert registry.get_sample_value("samovar_store_operations_total", hit) == 2
     assert registry.get_sample_value("samovar_store_bytes_total", hit) == 2000
@@ -34,12 +34,12 @@ def test_the_store_is_up_when_the_gateway_and_its_engines_find_it_so() -> None:
         return registry.get_sample_value("samovar_store_up", {"backend": "redis"})
 
     assert up() == 1
-    metrics.told(StoreUsed([SKIPPED], up=False))
+    metrics.observe_engine(StoreUsed([SKIPPED], up=False))
     assert up() == 0
-    metrics.told(StoreUsed([HIT], up=True))
+    metrics.observe_engine(StoreUsed([HIT], up=True))
     assert up() == 1
-    metrics.told(StoreUsed([SKIPPED], up=False))
-    now[0] += DOWN_SECONDS  # the engine is idle now, and would not say that it is back
+    metrics.observe_engine(StoreUsed([SKIPPED], up=False))
+    now[0] += DOWN_SECONDS  # an idle engine would not report that the store is available again
     assert up() == 1
     reachable[0] = False
     assert up() == 0

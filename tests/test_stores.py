@@ -62,7 +62,7 @@ def test_an_id_holds_what_was_put_last(store: Store) -> None:
     assert store.get_many([IDS[0]]) == [b"two"]
 
 
-def test_what_was_deleted_is_gone_and_the_rest_is_not(store: Store) -> None:
+def test_only_the_given_ids_are_deleted(store: Store) -> None:
     store.put_many([(id_, id_) for id_ in IDS[:3]])
     store.delete([IDS[1], IDS[7]])
     assert store.has_many(IDS[:3]) == [True, False, True]
@@ -90,7 +90,7 @@ def test_a_second_process_sees_what_the_first_has_put(store: Store) -> None:
     assert store.get_many([IDS[0], b"x" * 32]) == [b"one", b"two"]
 
 
-def test_blocks_of_megabytes_come_back_as_they_were(store: Store) -> None:
+def test_blocks_of_megabytes_are_read_back_unchanged(store: Store) -> None:
     pairs = [(id_, os.urandom(1_570_000)) for id_ in IDS[:8]]
     store.put_many(pairs)
     assert store.get_many(IDS[:8]) == [value for _, value in pairs]
@@ -120,7 +120,7 @@ def test_many_threads_use_one_store_at_once(store: Store) -> None:
     assert wrong == []
 
 
-def test_memory_is_gone_with_its_owner_and_a_killed_owners_is_swept(tmp_path: Path) -> None:
+def test_memory_is_freed_with_its_owner_and_a_killed_owners_is_removed(tmp_path: Path) -> None:
     code = (
         "import sys, os, signal; from pathlib import Path; from cache.memory import MemoryStore\n"
         "MemoryStore(ttl=1e5, max_bytes=1 << 26, parent=Path(sys.argv[1])).put_many([(bytes(32), b'x')])\n"
@@ -139,7 +139,7 @@ def test_memory_is_gone_with_its_owner_and_a_killed_owners_is_swept(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_redis_speaks_tls_and_takes_a_password_and_neither_is_optional(tmp_path: Path) -> None:
+def test_redis_requires_tls_and_a_password_where_configured(tmp_path: Path) -> None:
     options = [*make_certificates(tmp_path), "--tls-auth-clients", "no", "--requirepass", "s3cret"]
     server = RedisServer(tmp_path)
     server._options = (*options, "--port", "0", "--tls-port", str(server.port))
@@ -187,12 +187,12 @@ def test_the_rights_of_the_docs_are_all_that_a_redis_user_needs(tmp_path: Path, 
     store.close()
 
 
-def test_tls_to_a_port_without_it_is_said(redis_server: RedisServer) -> None:
+def test_tls_to_a_port_without_tls_is_reported(redis_server: RedisServer) -> None:
     assert "does not speak TLS; write redis://" in failure(redis_server.url.replace("redis://", "rediss://"))
 
 
 def failure(url: str) -> str:
-    """What is said of a Redis that can't be used; it shows no password."""
+    """Return the error of a Redis that cannot be used, after checking that it contains no password."""
     store = RedisStore(url, ttl=DAY)
     with pytest.raises(StoreError) as caught:
         store.get_many([IDS[0]])
@@ -220,9 +220,9 @@ def failure(url: str) -> str:
         ("unix://run/redis.sock", "must have a path"),
         ("sqlite:///b.db?mode=ro", "takes no options"),
         ("sqlite:///b#.db", "must not contain #"),
-        ("rediss://host?ssl_ca_cert=x", "has no option ssl_ca_cert; ssl_ca_certs is one"),
-        ("redis://host?ssl_ca_certs=x", "ssl_ca_certs goes with rediss://, not with redis://"),
-        ("redis://host?socket_timeout=secret", "option socket_timeout has an impossible value"),
+        ("rediss://host?ssl_ca_cert=x", r"has an unknown option ssl_ca_cert; did you mean ssl_ca_certs\?"),
+        ("redis://host?ssl_ca_certs=x", "ssl_ca_certs requires rediss://, not redis://"),
+        ("redis://host?socket_timeout=secret", "option socket_timeout has an invalid value"),
         ("redis://host?password=top&secret=1", "has an unknown option; .* write & as %26"),
     ],
 )
@@ -274,14 +274,14 @@ def test_a_server_that_announces_billions_of_elements_is_no_redis(parts: list[by
             connection.recv(1 << 16)
             for part in parts:
                 connection.sendall(part)
-                time.sleep(0.02)  # so that each part is a read of its own
+                time.sleep(0.02)  # so that each part arrives in a separate read
             connection.recv(1)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer, args=[listener])
         thread.start()
         store = RedisStore(f"redis://127.0.0.1:{listener.getsockname()[1]}", ttl=DAY)
-        with pytest.raises(StoreError, match="what answers is no Redis: InvalidResponse"):
+        with pytest.raises(StoreError, match="the server is not a Redis: InvalidResponse"):
             store.get_many(IDS)
         store.close()
         thread.join()

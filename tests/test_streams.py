@@ -130,5 +130,5 @@ def test_a_path_that_is_no_utf_8_is_refused_in_one_line(tmp_path: Path, tiny_mod
     command = [*map(os.fsencode, SAMOVAR), b"serve", b"--port=0", b"--model=" + model, b"--state-dir=" + model + b"x"]
     run = subprocess.run(command, env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr.startswith("samovar: model: is no text in utf-8; rename")
+    assert run.stderr.startswith("samovar: model: is not valid utf-8; rename")
     assert run.stderr.count("\n") == 1

@@ -16,7 +16,7 @@ from tests.running import Gateway
 WHISPER = "nobody may know of the samovar"
 LONG = f"In the kitchen they whisper: {WHISPER}. " * 4
 ANSWER = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 20}
-"""The tiny model says A."""
+"""The tiny model generates A."""
 
 
 def answer(file: Path, query: str) -> int:
@@ -41,13 +41,13 @@ async def whisper(gateway: Gateway, **fields: Any) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True], ids=["SQLite", "Redis"])
 async def test_what_is_not_to_be_stored_is_nowhere(tmp_path: Path, tiny_model: Path, shared: bool) -> None:
-    """Rows and keys are counted, as what is sealed would not be found by its text."""
+    """Count rows and keys, because sealed data cannot be searched for text."""
     state = tmp_path / "state"
     with ExitStack() as stack:
         server = stack.enter_context(RedisServer(tmp_path)) if shared else None
         with Gateway(state, model=tiny_model, context=512, **({"cache": server.url} if server else {})) as gateway:
             response = await whisper(gateway, store=False)
-        # Stopped: what an engine has in mind to store is stored by now.
+        # Stopped: the engines have stored everything that was queued.
         assert answer(state / "conversations.db", "SELECT count(*) FROM records") == 0
         lies = [path.read_bytes() for path in state.rglob("*") if path.is_file()]
         if server is None:

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.auth.principal import ANONYMOUS, Limits, Principal
 from gateway.auth.registry import ActiveConnection, UserRegistry
-from gateway.auth.users import Usage, UserError, Users, exist, find
+from gateway.auth.users import Usage, UserError, Users, exist, find_user
 from gateway.cli import main
 from gateway.errors import InvalidApiKeyError
 
@@ -40,15 +40,15 @@ def contents(folder: Path) -> list[bytes]:
 
 
 async def nobody() -> None:
-    """A guest who does not have to leave."""
+    """Do not close the connection."""
 
 
-async def test_a_key_is_told_once_and_only_its_digest_lies_on_disk(users: Users, tmp_path: Path) -> None:
+async def test_a_key_is_shown_once_and_only_its_digest_is_stored(users: Users, tmp_path: Path) -> None:
     key = await users.add("anna")
     assert KEY.fullmatch(key)
     [user] = await users.all()
-    assert find([user], key) == user
-    assert find([user], key[:-1]) is None
+    assert find_user([user], key) == user
+    assert find_user([user], key[:-1]) is None
     assert not any(key.encode() in content for content in contents(tmp_path))
 
 
@@ -74,7 +74,7 @@ async def test_a_key_is_compared_with_everybodys_each_in_constant_time(
     monkeypatch.setattr(hmac, "compare_digest", compare_and_note)
     for key, whose in ((keys[0], 0), (keys[2], 2), ("smv_wrong", None)):
         compared.clear()
-        assert find(everybody, key) is (None if whose is None else everybody[whose])
+        assert find_user(everybody, key) is (None if whose is None else everybody[whose])
         assert [bytes(one) for one in compared] == [bytes(user.digest) for user in everybody]
 
 
@@ -101,12 +101,12 @@ async def test_a_chinese_name_is_one(users: Users) -> None:
     assert [user.name for user in await users.all()] == ["王小明"]
 
 
-async def test_without_keys_all_may_come_in_and_share_one_tenant(registry: UserRegistry) -> None:
+async def test_without_keys_all_callers_are_accepted_and_share_one_tenant(registry: UserRegistry) -> None:
     await registry.refresh()
     assert registry.identify("anything", "connection 1") == Principal(ANONYMOUS, "connection 1")
 
 
-async def test_with_the_first_key_everybody_needs_one(users: Users, registry: UserRegistry) -> None:
+async def test_with_the_first_key_every_caller_needs_one(users: Users, registry: UserRegistry) -> None:
     key = await users.add("anna", admin=True, limits=Limits(tokens_per_minute=600))
     await registry.refresh()
     principal = registry.identify(key, "connection 1")
@@ -128,7 +128,7 @@ async def test_a_key_ends_when_it_expires(users: Users) -> None:
         registry.identify(key, "")
 
 
-async def test_another_process_revokes_and_who_is_in_is_shown_out(
+async def test_a_key_revoked_by_another_process_closes_its_connections(
     users: Users, registry: UserRegistry, tmp_path: Path
 ) -> None:
     left: list[str] = []
@@ -165,9 +165,9 @@ async def test_what_a_user_had_is_written_down(users: Users, registry: UserRegis
     await registry.refresh()
     principal = registry.identify(key, "")
     for tokens in (10, 20):
-        registry.record(principal, tokens)
+        registry.record_usage(principal, tokens)
         await registry.flush()
-    registry.record(Principal(ANONYMOUS, "x"), 5)
+    registry.record_usage(Principal(ANONYMOUS, "x"), 5)
     await registry.flush()
     [user] = await users.all()
     assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (2, 30, 2, 30)
@@ -179,9 +179,9 @@ async def test_a_new_day_begins_at_nothing(tmp_path: Path) -> None:
     users = Users(tmp_path, clock=lambda: now)
     await users.add("anna")
     [user] = await users.all()
-    await users.used({user.tenant: Usage(1, 10)})
+    await users.add_usage({user.tenant: Usage(1, 10)})
     now += 86_400
-    await users.used({user.tenant: Usage(2, 30)})
+    await users.add_usage({user.tenant: Usage(2, 30)})
     [user] = await users.all()
     assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (3, 40, 2, 30)
     users.close()
@@ -217,8 +217,8 @@ def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["revoke", "anna"], 1, "there is no user anna"),
-        (["add", "a b"], 1, "a name is"),
+        (["revoke", "anna"], 1, "no user anna has a valid key"),
+        (["add", "a b"], 1, "a name must be"),
         (["add"], 2, "NAME"),
         (["add", "a", "--expires", "yesterday"], 2, "yesterday"),
         (["add", "a", "--expires", "2001-01-01"], 2, "past"),
@@ -230,7 +230,7 @@ def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.Capture
         (["mint"], 2, "mint"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_a_users_mistake_gets_a_message_of_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, text: str
 ) -> None:
     found, said, error = keys(capsys, tmp_path, *arguments)
@@ -240,7 +240,7 @@ def test_a_mistake_is_told_in_one_line(
     assert text in error
 
 
-def test_a_users_file_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[Any]) -> None:
+def test_a_users_file_that_is_not_a_database_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[Any]) -> None:
     (tmp_path / "users.db").write_bytes(b"not a database" * 100)
     code, _, error = keys(capsys, tmp_path, "list")
     assert code == 1

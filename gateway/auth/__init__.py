@@ -1,1 +1,1 @@
-"""Users, their API keys, and the limits on what they may ask for."""
+"""Users, their API keys, rate limits, and penalties."""

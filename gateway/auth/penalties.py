@@ -1,6 +1,6 @@
-"""Users whose requests kill engines are refused for a while: everybody else's answers pause at each of those deaths.
+"""Penalties for users whose requests crash engines: each crash interrupts everybody else's responses.
 
-An engine's death is shared out between the requests that it had, as nobody can tell which of them it died of.
+A crash is divided equally among the requests that the engine was running, because the cause cannot be determined.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import structlog
 from gateway.errors import EngineUnavailableError
 
 ENGINES: Final = 4.0
-"""Engines that one user's failed requests may kill within SECONDS: two requests, each of which failed at its second."""
+"""Crashes within SECONDS at which a user is blocked: two requests, each of which failed at its second engine."""
 SECONDS: Final = 600.0
-"""How long deaths are held against a user, and how long that user is refused then."""
+"""Seconds for which crashes count, and for which a user is then blocked."""
 USERS: Final = 1024
-"""Users about whom anything is remembered; the oldest go."""
+"""Maximum users with recorded crashes; the least recent are evicted."""
 DEATHS: Final = 64
-"""Deaths remembered of one user."""
+"""Maximum crashes recorded per user."""
 
 log = structlog.get_logger("gateway")
 
@@ -31,38 +31,38 @@ log = structlog.get_logger("gateway")
 @dataclass
 class _Account:
     deaths: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=DEATHS))
-    """When, and how much of an engine."""
+    """Time of each crash and the user's share of it."""
     until: float = 0.0
-    """When the user may ask again."""
+    """Time at which the block ends."""
 
 
 class Penalties:
-    """In memory: a gateway that starts again begins with trust, and each of several judges by what it saw itself.
+    """Recorded crashes and blocked users, in memory: a restart clears them, and gateways do not share them.
 
-    Users are callers' (see Caller.user): without keys every connection is one, and a new one begins with trust too.
-    Addresses are not blamed instead: everybody behind one proxy or router would pay for the one who kills engines.
+    A user is `Principal.user`: without keys every connection is a user, and a new connection starts without crashes.
+    Addresses are not penalized instead, because that would block everybody behind the same proxy or router.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds."""
+        """Create an empty table; `clock` returns seconds."""
         self._clock = clock
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     def __len__(self) -> int:
-        """Users about whom something is remembered."""
+        """Return the number of users with recorded crashes."""
         return len(self._accounts)
 
     def check(self, user: str) -> None:
-        """Raises EngineUnavailableError, with the seconds that are left, for a user who is held off."""
+        """Raise EngineUnavailableError, with the remaining seconds, if the user is blocked."""
         account = self._accounts.get(user)
         seconds = math.ceil(account.until - self._clock()) if account is not None else 0
         if seconds > 0:
             raise EngineUnavailableError(
-                f"your requests killed engines again and again; no more are taken for {seconds} s", retry_after=seconds
+                f"your requests crashed engines repeatedly; try again in {seconds} s", retry_after=seconds
             )
 
     def blame(self, user: str, engines: float) -> None:
-        """A request of the user's failed after it had killed so many `engines`; a shared one counts in part."""
+        """Record that a failed request of the user crashed `engines` engines; a shared crash counts as a fraction."""
         if engines <= 0:
             return
         now = self._clock()
@@ -76,4 +76,4 @@ class Penalties:
         if sum(share for _, share in account.deaths) >= ENGINES - 1e-9:  # thirds do not add up to a whole
             account.deaths.clear()
             account.until = now + SECONDS
-            log.warning("a user whose requests kill engines is held off", user=user, seconds=SECONDS)
+            log.warning("user blocked: requests crash engines", user=user, seconds=SECONDS)

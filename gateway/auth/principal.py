@@ -1,4 +1,4 @@
-"""Who asks: whose data may be seen, and who shares the machine fairly with whom."""
+"""The authenticated caller: decides which data a request may access and which fair share it uses."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 ANONYMOUS: Final = "anonymous"
-"""The one tenant, as long as there are no keys."""
+"""The only tenant while no API keys exist."""
 SHOWN: Final = 8
-"""Characters of a tenant's id that logs and lists have."""
+"""Characters of a tenant's id in logs and lists."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one user may have; None is no limit."""
+    """Limits of one user; None means no limit."""
 
     concurrency: int | None = None
-    """Responses in flight at a time; the rest wait."""
+    """Responses in progress at a time; further requests wait."""
     tokens_per_minute: int | None = None
-    """Prompt tokens computed and tokens generated."""
+    """Prompt tokens computed plus tokens generated, per minute."""
     weight: float = 1.0
-    """Share of the engines beside those of others who wait."""
+    """Share of the engines relative to other waiting users."""
 
 
 @dataclass(frozen=True)
 class Principal:
-    """The one behind a connection or an HTTP request, as far as the rest of the gateway cares."""
+    """The authenticated caller of a connection or an HTTP request."""
 
     tenant: str
-    """Whose conversations and KV cells: what one tenant stored, no other sees or profits from."""
+    """Owner of conversations and KV cells. No tenant sees another's data or gets faster responses through it."""
     user: str
-    """The key of fairness. Without keys every connection, over HTTP every client address, is a user of its own."""
+    """Key of fair scheduling. Without API keys each WebSocket connection, and each address of HTTP clients, is one."""
     limits: Limits = Limits()
     admin: bool = False
-    """May see what the operator sees."""
+    """Whether the operator's pages are accessible."""
 
     @property
     def shown(self) -> str:
-        """Who it is, for the log: enough of the tenant to tell two apart, as `samovar keys list` has it."""
+        """Short tenant id for logs, as in `samovar keys list`."""
         return shown(self.tenant)
 
 
 def shown(tenant: str) -> str:
-    """A tenant's id, shortened to what people compare."""
+    """Return a tenant's id, shortened for display."""
     return tenant[:SHOWN] if tenant != ANONYMOUS else tenant
 
 

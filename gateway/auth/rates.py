@@ -1,4 +1,4 @@
-"""Tokens and messages a minute and user: buckets that fill steadily and hold a minute's worth."""
+"""Limits on tokens and messages per user and minute: token buckets that hold one minute's allowance."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from gateway.auth.principal import Principal
 from gateway.errors import RateLimitExceededError
 
 SWEEP: Final = 1024
-"""Buckets kept before those that are full again are forgotten."""
+"""Number of buckets at which full ones are deleted."""
 
 
 @dataclass
 class Bucket:
-    """What is left, as of a moment; below zero while debts last."""
+    """The remaining allowance at a moment; negative after an underestimated request."""
 
     level: float
     at: float
+    """Time of the last refill, in seconds."""
     limit: int
-    """A minute's worth."""
+    """Allowance per minute, and capacity."""
 
     def fill(self, now: float) -> None:
-        """Let time pass."""
+        """Refill the bucket for the time since the last refill."""
         self.level = min(self.limit, self.level + (now - self.at) * self.limit / 60)
         self.at = now
 
 
 class Buckets:
-    """One bucket a user; those who come and go for ever leave nothing behind."""
+    """One bucket per user. Full buckets are deleted, so that short-lived users do not accumulate."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds."""
+        """Create an empty table; `clock` returns seconds."""
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
         self._sweep_at = SWEEP
 
     def of(self, user: str, limit: int) -> Bucket:
-        """The user's, filled up to now; `limit` is a minute's worth."""
+        """Return the user's bucket, refilled until now; `limit` is the allowance per minute."""
         now = self._clock()
         bucket = self._buckets.get(user)
         if bucket is None:
             self._sweep(now)
             bucket = self._buckets[user] = Bucket(limit, now, limit)
-        bucket.limit = limit  # the operator may have given the user another
+        bucket.limit = limit  # the operator may have changed it
         bucket.fill(now)
         return bucket
 
@@ -59,44 +60,44 @@ class Buckets:
 
 
 class TokenRates:
-    """Tokens of the keys that have a limit. A request takes its estimate when it comes, the difference when it ends."""
+    """Token limits of users. An arriving request reserves an estimate; when it ends, the difference is settled."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds."""
+        """Create an empty table; `clock` returns seconds."""
         self._buckets = Buckets(clock)
 
     def reserve(self, principal: Principal, tokens: int) -> int:
-        """Reserve the tokens that a request may need, and return how many. Raises RateLimitExceededError."""
+        """Reserve the tokens that a request may need and return the reserved number. Raises RateLimitExceededError."""
         limit = principal.limits.tokens_per_minute
         if limit is None:
             return 0
         bucket = self._buckets.of(principal.user, limit)
         if bucket.level <= 0:
-            raise _exceeded(bucket, f"this key may use {limit} tokens a minute, which are used up")
+            raise _exceeded(bucket, f"this key has used its {limit} tokens per minute")
         reserved = min(tokens, limit)
         bucket.level -= reserved
         return reserved
 
     def settle(self, principal: Principal, reserved: int, used: int) -> None:
-        """Charge the tokens that a request used instead of those that it reserved."""
+        """Replace the reserved tokens of a request by those that it used."""
         if principal.limits.tokens_per_minute is not None:
             bucket = self._buckets.of(principal.user, principal.limits.tokens_per_minute)
             bucket.level += reserved - used
 
 
 class MessageRates:
-    """Messages of everybody."""
+    """The message limit, the same for every user."""
 
     def __init__(self, clock: Callable[[], float], *, limit: int) -> None:
-        """`limit` messages a minute and user; `clock` gives seconds."""
+        """Allow `limit` messages per user and minute; `clock` returns seconds."""
         self._buckets = Buckets(clock)
         self._limit = limit
 
-    def take(self, principal: Principal) -> None:
-        """The caller sent one. Raises RateLimitExceededError."""
+    def charge(self, principal: Principal) -> None:
+        """Count one message of the caller. Raises RateLimitExceededError."""
         bucket = self._buckets.of(principal.user, self._limit)
         if bucket.level < 1:
-            raise _exceeded(bucket, f"you may send {self._limit} messages a minute")
+            raise _exceeded(bucket, f"the limit is {self._limit} messages per minute")
         bucket.level -= 1
 
 

@@ -1,4 +1,4 @@
-"""Who may come in, as a running gateway knows it: users read again within a second of a change, guests that are in."""
+"""The users of a running gateway, reloaded within a second of a change, and their active connections."""
 
 from __future__ import annotations
 
@@ -16,43 +16,48 @@ from cache import StoreError
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.rates import MessageRates
 from gateway.auth.user import User
-from gateway.auth.users import Usage, Users, UsersLostError, find
+from gateway.auth.users import Usage, Users, UsersLostError, find_user
 from gateway.errors import InvalidApiKeyError, StoreUnavailableError
 
 EVERY: Final = 1.0
-"""Seconds between two looks for changes, and between two writings of what was used."""
+"""Seconds between two checks for changed users, and between two writes of usage counters."""
 
 
 @dataclass(eq=False)
 class ActiveConnection:
-    """A connection or request that is in, and how to show it out."""
+    """An authenticated connection or HTTP request."""
 
     principal: Principal
     address: str
     leave: Callable[[], Awaitable[None]]
+    """Closes the connection."""
 
 
 class UserRegistry:
-    """The users' file held in memory, and everybody who is in."""
+    """The users of users.db in memory, and all active connections."""
 
     def __init__(
         self, users: Users, *, concurrency: int, messages: int, clock: Callable[[], float] = time.time
     ) -> None:
-        """`concurrency` is what users may have in flight who have no limit of their own; `messages` are a minute's."""
+        """Read users from `users`, which the registry closes.
+
+        `concurrency` is the number of responses in progress for users without an own limit, `messages` the number of
+        messages per user and minute.
+        """
         self._file = users
         self._concurrency = concurrency
         self._clock = clock
         self._messages = MessageRates(time.monotonic, limit=messages)
         self._users: list[User] = []
         self._unusable = ""
-        """Why users.db cannot say whose keys are good, in words; empty while it can."""
+        """Why users.db cannot be used to check keys; empty while it can."""
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)
-        self._guests: set[ActiveConnection] = set()
-        self._leaving: set[asyncio.Future[None]] = set()
+        self._connections: set[ActiveConnection] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self.by_user: Counter[str] = Counter()
-        """Guests by user."""
+        """Number of active connections by user."""
         self.by_address: Counter[str] = Counter()
-        """Guests by address."""
+        """Number of active connections by client address."""
 
     @property
     def unusable(self) -> str:
@@ -61,11 +66,11 @@ class UserRegistry:
 
     @property
     def needs_keys(self) -> bool:
-        """Somebody has, or had, a key, and so everybody needs one."""
+        """Whether requests need a key: a key exists or existed."""
         return bool(self._users or self._unusable)
 
     def identify(self, key: str | None, stranger: str) -> Principal:
-        """The caller behind a key; without keys, `stranger` is the user.
+        """Return the caller with this `key`. While no keys exist, the user is `stranger`.
 
         Raises InvalidApiKeyError, or StoreUnavailableError while users.db is lost.
         """
@@ -73,44 +78,45 @@ class UserRegistry:
             raise StoreUnavailableError("no key can be checked; the reason is in the gateway's log")
         if not self.needs_keys:
             return Principal(ANONYMOUS, stranger)
-        user = find(self._users, key) if key else None
+        user = find_user(self._users, key) if key else None
         if user is None or not user.is_valid(self._clock()):
             raise InvalidApiKeyError(_reason(key, user))
-        self._usage[user.tenant]  # seen, even if it asks for nothing
+        self._usage[user.tenant]  # creates an entry, so that the last use is recorded even without a request
         limits = user.limits
         if limits.concurrency is None:
             limits = replace(limits, concurrency=self._concurrency)
         return Principal(user.tenant, user.tenant, limits, admin=user.admin)
 
     def enter(self, connection: ActiveConnection) -> None:
-        """Somebody came in."""
-        self._guests.add(connection)
+        """Register an active connection."""
+        self._connections.add(connection)
         self.by_user[connection.principal.user] += 1
         self.by_address[connection.address] += 1
 
     def leave(self, connection: ActiveConnection) -> None:
-        """Somebody left."""
-        self._guests.remove(connection)
+        """Unregister a connection that has ended."""
+        self._connections.remove(connection)
         for counter, name in ((self.by_user, connection.principal.user), (self.by_address, connection.address)):
             counter[name] -= 1
             if not counter[name]:
                 del counter[name]
 
-    def heard(self, principal: Principal) -> None:
-        """A message of the caller's came. Raises RateLimitExceededError."""
-        self._messages.take(principal)
+    def count_message(self, principal: Principal) -> None:
+        """Count a message of the caller. Raises RateLimitExceededError."""
+        self._messages.charge(principal)
 
-    def record(self, principal: Principal, tokens: int) -> None:
-        """A request of the caller's ended, for which so many tokens were read or written."""
+    def record_usage(self, principal: Principal, tokens: int) -> None:
+        """Record an ended request of the caller that processed `tokens` prompt and answer tokens."""
         if principal.tenant != ANONYMOUS:
             usage = self._usage[principal.tenant]
             usage.requests += 1
             usage.tokens += tokens
 
     async def watch(self) -> None:
-        """Look for changes for ever. A file that can't be read changes nothing: who was in stays in, and is logged.
+        """Reload users after each change, until cancelled.
 
-        A file that was lost, or replaced by one that is no database, lets nobody in.
+        If the file cannot be read, the error is logged and the known users stay valid. If the file was lost, or
+        replaced by a file that is not a database, all keys are rejected.
         """
         logged = ""
         while True:
@@ -125,7 +131,7 @@ class UserRegistry:
                     structlog.get_logger().error("users.db can't be used", reason=logged)
 
     async def refresh(self) -> None:
-        """Read what changed, and show those out who may be in no longer. Raises StoreError."""
+        """Reload users if they changed, and close connections of users who are no longer valid. Raises StoreError."""
         try:
             changed = await self._file.changed()
             if await self._file.share() or changed or self._unusable:
@@ -135,25 +141,27 @@ class UserRegistry:
         except StoreError as error:
             if isinstance(error, UsersLostError) or not self._file.is_open:
                 self._unusable = str(error)
-                self._show_out()
+                self._close_invalid()
             raise
-        self._show_out()
+        self._close_invalid()
 
-    def _show_out(self) -> None:
-        """Close the connections of those who may be in no longer."""
+    def _close_invalid(self) -> None:
+        """Close the connections of users who are no longer valid."""
         if self.needs_keys:
             now = self._clock()
             valid = {user.tenant for user in self._users if user.is_valid(now) and not self._unusable}
-            for connection in [connection for connection in self._guests if connection.principal.tenant not in valid]:
+            for connection in [
+                connection for connection in self._connections if connection.principal.tenant not in valid
+            ]:
                 task = asyncio.ensure_future(connection.leave())
-                self._leaving.add(task)
-                task.add_done_callback(self._leaving.discard)
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
 
     async def flush(self) -> None:
-        """Write down what was used. Raises StoreError; what was not written is kept."""
+        """Store the usage counters. Raises StoreError; the counters are then stored by the next call."""
         usage, self._usage = self._usage, defaultdict(Usage)
         try:
-            await self._file.used(usage)
+            await self._file.add_usage(usage)
         except StoreError:
             for tenant, had in usage.items():
                 self._usage[tenant].requests += had.requests
@@ -161,7 +169,7 @@ class UserRegistry:
             raise
 
     async def close(self) -> None:
-        """Write the rest and close the file."""
+        """Store the usage counters and close the file."""
         with suppress(StoreError):
             await self.flush()
         self._file.close()
@@ -169,7 +177,7 @@ class UserRegistry:
 
 def _reason(key: str | None, user: User | None) -> str:
     if not key:
-        return "an API key is needed: `Authorization: Bearer KEY`; the operator makes one with `samovar keys add NAME`"
+        return "an API key is needed: `Authorization: Bearer KEY`; the operator adds one with `samovar keys add NAME`"
     if user is None:
-        return "this API key is not known here"
+        return "this API key is unknown"
     return "this API key was revoked" if user.revoked_at is not None else "this API key has expired"

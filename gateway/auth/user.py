@@ -1,4 +1,4 @@
-"""One user: the key, as gateways that share a Redis know it, and what was done for it."""
+"""One user: the key, as gateways that share a Redis exchange it, and its usage."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from gateway.auth.principal import Limits
 
 
 class Key(msgspec.Struct, frozen=True):
-    """A user's key, as all gateways that share a Redis know it; times are in seconds of the epoch.
+    """A user's key, as gateways that share a Redis exchange it. Times are in seconds since the epoch.
 
-    Of two with one name the later is the user's, and what was revoked anywhere stays so: in whatever order gateways
-    hear of each other's, they come to the same.
+    Of two keys with one name, the later counts; a key revoked at one gateway is revoked at all. All gateways therefore
+    reach the same state, in whatever order they receive each other's keys.
     """
 
     name: str
     tenant: str
-    """A random id: whose conversations and KV blocks. A new key for an old name begins with nothing."""
+    """Random id of the owner of conversations and KV blocks. A new key for an old name gets a new, empty tenant."""
     digest: bytes
-    """SHA-256 of the key, whose 256 random bits need no slower hash."""
+    """SHA-256 of the key. The key has 256 random bits, so no slower hash is needed."""
     admin: bool
     weight: float
     concurrency: int | None
@@ -29,11 +29,11 @@ class Key(msgspec.Struct, frozen=True):
 
     @property
     def age(self) -> tuple[int, str]:
-        """Larger is later. Two that were made at the same moment, out of each other's sight, are told by their ids."""
+        """Order of creation: larger is later. The tenant id orders keys that gateways created in the same second."""
         return self.created_at, self.tenant
 
     def merged(self, other: Key) -> Key:
-        """What counts of this and another one of the same name."""
+        """Return the key that results from this key and another of the same name."""
         if self.tenant != other.tenant:
             return max(self, other, key=lambda key: key.age)
         moments = [moment for moment in (self.revoked_at, other.revoked_at) if moment is not None]
@@ -41,7 +41,7 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Use(msgspec.Struct, frozen=True):
-    """What one gateway did for a user, as the others know it."""
+    """A user's usage at one gateway, as published to the others."""
 
     gateway: str
     tenant: str
@@ -54,27 +54,27 @@ class Use(msgspec.Struct, frozen=True):
 
 
 class User(Key, frozen=True):
-    """A user with what was done for them."""
+    """A user with usage counters."""
 
     last_used: int | None
     requests: int
     tokens: int
     day: str
-    """The local day that `requests_today` and `tokens_today` are of."""
+    """Local date of `requests_today` and `tokens_today`."""
     requests_today: int
     tokens_today: int
 
     def is_valid(self, now: float) -> bool:
-        """Neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     @property
     def limits(self) -> Limits:
-        """What this user may have."""
+        """The limits of this user."""
         return Limits(self.concurrency, self.tokens_per_minute, self.weight)
 
-    def and_used(self, use: Use, day: str) -> User:
-        """Return this user with what another gateway did for them; "today" is `day`, whatever clock a gateway has."""
+    def with_use(self, use: Use, day: str) -> User:
+        """Return this user with the usage at another gateway added; "today" is `day`, whatever that gateway's clock."""
         today = [each for each in (self, use) if each.day == day]
         return msgspec.structs.replace(
             self,
@@ -88,5 +88,5 @@ class User(Key, frozen=True):
 
     @property
     def key(self) -> Key:
-        """What other gateways know."""
+        """The part that is shared with other gateways."""
         return Key(*(getattr(self, name) for name in Key.__struct_fields__))

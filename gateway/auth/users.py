@@ -1,4 +1,4 @@
-"""Users and their API keys, in one SQLite file that several processes share. A key is never stored, only its digest."""
+"""Users and their API keys, in one SQLite file that several processes share. Only digests of keys are stored."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from gateway.auth.user import Key, Use, User
 
 FILE: Final = "users.db"
 RECORD: Final = "keys.required"
-"""Name of the file that says, outside of users.db, that the gateway has had keys: without users.db it stays closed."""
+"""Name of the file that records, outside users.db, that the gateway has had keys: without users.db it stays closed."""
 _RECORDED: Final = """\
-This gateway has had API keys. While this file is here, it serves nobody without users.db.
+This gateway has had API keys. While this file exists, the gateway rejects all requests if users.db is missing.
 """
 TABLE: Final = "users"
-"""In the ledger."""
+"""Table of keys in the ledger."""
 USE: Final = "use"
-"""Likewise, of what each gateway did for users."""
+"""Table of usage by gateway and user in the ledger."""
 PREFIX: Final = "smv_"
 _NAME: Final = re.compile(r"[\w.@+-]{1,64}")
 _SCHEMA: Final = """
@@ -53,43 +53,43 @@ WHERE tenant = ?1
 
 
 class UserError(Exception):
-    """A user cannot be added or revoked; the text says why."""
+    """A user cannot be added or revoked. The text gives the reason."""
 
 
 class UsersLostError(StoreError):
-    """There were users, and users.db has none any more: nobody can tell whose keys are good."""
+    """There were users, but users.db has none: no key can be checked."""
 
     def __init__(self, folder: Path) -> None:
         """`folder` is the state folder."""
         super().__init__(
             f"{FILE}: the API keys of this gateway are gone: restore {folder / FILE} from a backup, or delete "
-            f"{folder / RECORD} to let everybody in"
+            f"{folder / RECORD} to serve without keys"
         )
 
 
 @dataclass
 class Usage:
-    """What one user had, since it was last written down."""
+    """One user's usage since the counters were last stored."""
 
     requests: int = 0
     tokens: int = 0
 
 
 _COLUMNS: Final = ", ".join(User.__struct_fields__)
-# A later one of the same name may have been made here while others' were read.
-_TAKE: Final = """
+# A later key of the same name may have been added here while the ledger was read.
+_ADOPT: Final = """
 INSERT OR REPLACE INTO users (name, tenant, digest, admin, weight, concurrency, tokens_per_minute, created_at,
     expires_at, revoked_at) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
 WHERE NOT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND (created_at, tenant) >= (?8, ?2))
 """
-_END: Final = "UPDATE users SET revoked_at = ? WHERE tenant = ?"
+_REVOKE: Final = "UPDATE users SET revoked_at = ? WHERE tenant = ?"
 
 
 class Users:
-    """The file. Every method raises StoreError when the disk does not do its part."""
+    """The file users.db. All methods raise StoreError if the disk fails."""
 
     def __init__(self, folder: Path, *, ledger: Ledger | None = None, clock: Callable[[], float] = time.time) -> None:
-        """Open or create the file in `folder`; `ledger`, which other gateways share, stays open."""
+        """Open or create the file in `folder`. `ledger` is shared with other gateways; `close` leaves it open."""
         self._folder = folder
         self._database = Database(folder / FILE, _SCHEMA)
         self._ledger = ledger
@@ -98,9 +98,9 @@ class Users:
         self._revision: int | None = None
         self._sharing = asyncio.Lock()
         self._unshared: set[str] = set()
-        """Tenants whose use here others have still to be told."""
-        self.untold = ledger is not None
-        """Whether other gateways may lack something of ours; `share` tells it, as soon as the ledger answers."""
+        """Tenants whose usage here is not published yet."""
+        self.unpublished = ledger is not None
+        """Whether the ledger may lack keys of this gateway. `share` publishes them when the ledger is available."""
 
     async def add(
         self,
@@ -110,16 +110,16 @@ class Users:
         expires_at: int | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> str:
-        """Add a user and give the key, which nobody can tell again. Raises UserError."""
+        """Add a user and return the key, which cannot be displayed again. Raises UserError."""
         if not _NAME.fullmatch(name):
-            raise UserError("a name is 1 to 64 letters, digits or . @ + - _")
+            raise UserError("a name must be 1 to 64 letters, digits or . @ + - _")
         await self.share()
         await self.check()
         before = next((user for user in await self.all() if user.name == name), None)
         if before is not None and before.revoked_at is None:
-            raise UserError(f"there is a user {name} already; revoke it first: samovar keys revoke {name}")
+            raise UserError(f"user {name} already exists; revoke it first: samovar keys revoke {name}")
         key = PREFIX + secrets.token_urlsafe(32)
-        # Later than what it takes the place of, whatever the clock of the gateway that made that.
+        # Later than the key it replaces, whatever the clock of the gateway that created that one.
         created = max(int(self._clock()), before.created_at + 1 if before is not None else 0)
         values = (name, secrets.token_hex(16), digest(key), admin, limits.weight, limits.concurrency)
         await self._database.run(
@@ -127,11 +127,11 @@ class Users:
             " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*values, limits.tokens_per_minute, created, expires_at),
         )
-        await self._changed_here()
+        await self._publish_change()
         return key
 
     async def revoke(self, name: str) -> None:
-        """End a key. The user stays listed, and the gateway closed to those without a key. Raises UserError."""
+        """Revoke a key. The user stays listed, and the gateway still requires keys. Raises UserError."""
         await self.share()
         await self.check()
         done = await self._database.run(
@@ -139,17 +139,17 @@ class Users:
             (int(self._clock()), name),
         )
         if not done:
-            raise UserError(f"there is no user {name} with a key; see: samovar keys list")
-        await self._changed_here()
+            raise UserError(f"no user {name} has a valid key; see: samovar keys list")
+        await self._publish_change()
 
     async def all(self) -> list[User]:
-        """Everybody by name, the revoked ones too."""
+        """Return all users by name, including revoked ones."""
         rows = await self._database.work(self._read_all)
         fields = User.__struct_fields__
         return [msgspec.convert(dict(zip(fields, row, strict=True)), User, strict=False) for row in rows]
 
     def _read_all(self, connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
-        """Read all rows. That there are any is recorded outside of the file."""
+        """Read all rows, and record outside the file that there are any."""
         rows = connection.execute(f"SELECT {_COLUMNS} FROM users ORDER BY name").fetchall()  # noqa: S608 - own names
         record = self._folder / RECORD
         if rows and not record.exists():
@@ -158,108 +158,109 @@ class Users:
 
     @property
     def is_open(self) -> bool:
-        """Whether the file can be used at all; False after it was replaced by one that is no database."""
+        """Whether the file is open; False after it was replaced by a file that is not a database."""
         return self._database.is_open
 
     async def check(self) -> None:
-        """Raise UsersLostError if there were users and there are none any more: they are revoked, never removed."""
+        """Raise UsersLostError if there were users and there are none now: users are revoked, never deleted."""
         if not await self.all() and await self._database.work(lambda _: (self._folder / RECORD).exists()):
             raise UsersLostError(self._folder)
 
     async def changed(self) -> bool:
-        """Whether another process wrote since this was last asked, or replaced the file; the first time, yes."""
+        """Return whether the file was written or replaced since the last call; True at the first call."""
         [[version]] = await self._database.run("PRAGMA data_version")
         before, self._seen = self._seen, (self._database.generation, version)
         changed = self._seen != before
-        self.untold |= changed and self._ledger is not None
+        self.unpublished |= changed and self._ledger is not None
         return changed
 
     async def share(self) -> bool:
-        """Take over what other gateways know, and tell them what they lack; whether anything changed here.
+        """Merge other gateways' keys into the file, publish keys that they lack, and return whether the file changed.
 
-        While the ledger is away nothing is taken, `untold` stays, and no error is raised: the file here is what counts.
+        While the ledger is unavailable nothing is merged, `unpublished` stays set, and no error is raised: the local
+        file is authoritative.
         """
         if self._ledger is None:
             return False
         async with self._sharing:
             try:
                 revision = await self._ledger.revision(TABLE)
-                if revision is not None and revision == self._revision and not self.untold:
+                if revision is not None and revision == self._revision and not self.unpublished:
                     return False
                 theirs = await self._ledger.read(TABLE)
             except StoreError:
-                self._revision, self.untold = None, True
+                self._revision, self.unpublished = None, True
                 return False
-            taken = await self._take(theirs)
+            changed = await self._merge(theirs)
             try:
-                self._revision, self.untold = await self._tell(theirs, revision), False
+                self._revision, self.unpublished = await self._publish(theirs, revision), False
             except StoreError:
-                self._revision, self.untold = None, True
-            return taken
+                self._revision, self.unpublished = None, True
+            return changed
 
-    async def _take(self, records: list[bytes]) -> bool:
-        """Keep what others know better; whether there was any."""
+    async def _merge(self, records: list[bytes]) -> bool:
+        """Store other gateways' newer keys and revocations, and return whether there were any."""
         ours = {user.name: user.key for user in await self.all()}
-        taken = False
-        for theirs in map(_read, records):
+        changed = False
+        for theirs in map(_decode, records):
             mine = ours.get(theirs.name)
-            known = theirs if mine is None else mine.merged(theirs)
-            if known == mine:
+            merged = theirs if mine is None else mine.merged(theirs)
+            if merged == mine:
                 continue
-            taken, ours[known.name] = True, known
-            if mine is not None and mine.tenant == known.tenant:
-                await self._database.run(_END, (known.revoked_at, known.tenant))
+            changed, ours[merged.name] = True, merged
+            if mine is not None and mine.tenant == merged.tenant:
+                await self._database.run(_REVOKE, (merged.revoked_at, merged.tenant))
             else:
-                await self._database.run(_TAKE, msgspec.structs.astuple(known))
-        return taken
+                await self._database.run(_ADOPT, msgspec.structs.astuple(merged))
+        return changed
 
-    async def _tell(self, records: list[bytes], revision: int | None) -> int | None:
-        """Let others know what they know worse, and give the revision that holds all of ours, if any is known to."""
+    async def _publish(self, records: list[bytes], revision: int | None) -> int | None:
+        """Write keys that differ from the ledger's `records`. Return the revision with all of ours, None if unknown."""
         assert self._ledger is not None  # noqa: S101 - see share
         theirs: dict[str, Key] = {}
-        for key in map(_read, records):
+        for key in map(_decode, records):
             theirs[key.name] = key.merged(theirs[key.name]) if key.name in theirs else key
-        everybody = await self.all()
-        if revision is None:  # all of it was lost, if there was any
-            self._unshared |= {user.tenant for user in everybody}
-        ours = {user.name: user.key for user in everybody}
-        better = {name: _written(key) for name, key in ours.items() if theirs.get(name) != key}
-        if not better:
+        users = await self.all()
+        if revision is None:  # the ledger is new or has lost its data
+            self._unshared |= {user.tenant for user in users}
+        ours = {user.name: user.key for user in users}
+        newer = {name: _encode(key) for name, key in ours.items() if theirs.get(name) != key}
+        if not newer:
             return revision
-        told = await self._ledger.write(TABLE, better)
-        return told if told == (revision or 0) + 1 else None  # else somebody wrote at the same time: look again
+        written = await self._ledger.write(TABLE, newer)
+        return written if written == (revision or 0) + 1 else None  # else another gateway wrote too: read again
 
-    async def _changed_here(self) -> None:
-        await self.all()  # records that there are keys, before the first one is told
-        self.untold = self._ledger is not None
+    async def _publish_change(self) -> None:
+        await self.all()  # records that there are keys before the first key is published
+        self.unpublished = self._ledger is not None
         await self.share()
 
-    async def used(self, usage: Mapping[str, Usage]) -> None:
-        """Write down what tenants had."""
+    async def add_usage(self, usage: Mapping[str, Usage]) -> None:
+        """Add to the stored usage counters, by tenant."""
         now = self._clock()
-        for tenant, had in usage.items():
-            await self._database.run(_USED, (tenant, int(now), day(now), had.requests, had.tokens))
+        for tenant, used in usage.items():
+            await self._database.run(_USED, (tenant, int(now), day(now), used.requests, used.tokens))
         if self._ledger is not None:
             self._unshared |= set(usage)
-            await self._tell_use()
+            await self._publish_use()
 
-    async def everywhere(self) -> list[User]:
-        """Everybody, as `all`, with what all gateways did for them, as far as the ledger answers."""
+    async def all_with_total_usage(self) -> list[User]:
+        """Return all users with their usage at all gateways, or at this one while the ledger is unavailable."""
         users, uses = await self.all(), list[Use]()
         if self._ledger is not None:
             with suppress(StoreError):
                 uses = [msgspec.msgpack.decode(record, type=Use) for record in await self._ledger.read(USE)]
-        here, today = await self._here(), day(self._clock())
+        here, today = await self._gateway_id(), day(self._clock())
         for use in uses:
             if use.gateway != here:
-                users = [user.and_used(use, today) if user.tenant == use.tenant else user for user in users]
+                users = [user.with_use(use, today) if user.tenant == use.tenant else user for user in users]
         return users
 
-    async def _tell_use(self) -> None:
-        """Let other gateways know what was used here; what they cannot be told now waits for the next time."""
+    async def _publish_use(self) -> None:
+        """Publish usage at this gateway. If the ledger is unavailable, the next call retries."""
         if not self._unshared or self._ledger is None:
             return
-        here, records = await self._here(), {}
+        here, records = await self._gateway_id(), {}
         for user in await self.all():
             if user.tenant in self._unshared:
                 use = Use(here, *(getattr(user, name) for name in Use.__struct_fields__[1:]))
@@ -271,8 +272,8 @@ class Users:
         except StoreError:
             return
 
-    async def _here(self) -> str:
-        """What other gateways know this one by."""
+    async def _gateway_id(self) -> str:
+        """Return this gateway's id, created on first use."""
         await self._database.run("INSERT OR IGNORE INTO here VALUES (1, ?)", (secrets.token_hex(8),))
         [[id_]] = await self._database.run("SELECT id FROM here")
         return str(id_)
@@ -283,9 +284,9 @@ class Users:
 
 
 async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
-    """Whether anybody has, or had, a key, here or at a gateway that shares `ledger`; nothing is created.
+    """Return whether a key exists or existed, here or at a gateway that shares `ledger`. Creates no files.
 
-    Raises StoreError, and UsersLostError where there were keys that are gone; a ledger that is away knows nobody.
+    An unavailable ledger counts as empty. Raises StoreError, or UsersLostError if there were keys that are lost.
     """
     if (folder / FILE).exists():
         users = Users(folder)
@@ -302,8 +303,8 @@ async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
     return False
 
 
-def find(users: Iterable[User], key: str) -> User | None:
-    """Whose key it is. All are compared, each in constant time, so that no timing tells how near a guess came."""
+def find_user(users: Iterable[User], key: str) -> User | None:
+    """Return the user with this key. Compares all keys in constant time, so that timing reveals nothing to guessers."""
     wanted, found = digest(key), None
     for user in users:
         if hmac.compare_digest(user.digest, wanted):
@@ -312,21 +313,21 @@ def find(users: Iterable[User], key: str) -> User | None:
 
 
 def digest(key: str) -> bytes:
-    """What is stored of a key."""
+    """Return the SHA-256 digest of a key, which is stored instead of the key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _read(record: bytes) -> Key:
-    """A record of the ledger; only holders of the cache key can have written it."""
+def _decode(record: bytes) -> Key:
+    """Return the key of a ledger record. Only holders of the cache key can have written the record."""
     return msgspec.msgpack.decode(record, type=Key)
 
 
-def _written(key: Key) -> bytes:
+def _encode(key: Key) -> bytes:
     return msgspec.msgpack.encode(key)
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a small file for its owner alone, so that it outlives a power cut."""
+    """Write a small file, readable only by its owner, that survives a power failure."""
     with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -334,5 +335,5 @@ def _write(path: Path, text: str) -> None:
 
 
 def day(now: float) -> str:
-    """The local date."""
+    """Return the local date of `now`, in seconds since the epoch."""
     return time.strftime("%Y-%m-%d", time.localtime(now))

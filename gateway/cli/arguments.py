@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         if rest:
             name = rest[0].partition("=")[0]
             near = difflib.get_close_matches(name, self._option_string_actions, 1)
-            raise SettingsError(f"{name}: no such setting (command line){f'; {near[0]} is one' if near else ''}")
+            raise SettingsError(f"{name}: no such setting (command line){f'; did you mean {near[0]}?' if near else ''}")
         return parsed, rest
 
     def error(self, message: str) -> NoReturn:

@@ -97,7 +97,7 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
         try:
             await users.share()
             await _do(users, options)
-            if users.untold:
+            if users.unpublished:
                 print(f"{shown_url(settings.cache_url)} does not answer: {_AWAY}", file=sys.stderr)
         finally:
             users.close()
@@ -126,7 +126,7 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
         await users.revoke(options.name)
     else:
         await users.check()
-        everybody = await users.everywhere()
+        everybody = await users.all_with_total_usage()
         if options.json:
             print(json.dumps([_plain(user) for user in everybody], ensure_ascii=False, indent=2))
         elif everybody:

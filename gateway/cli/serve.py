@@ -112,7 +112,7 @@ def run(settings: Settings) -> int:
     stages = Stages()
     logs.configure()
     keys = has_keys(settings)
-    settings.check_door(has_keys=keys)
+    settings.check_exposure(has_keys=keys)
     _allow_connections()
     listener = _listen(settings)
     port = listener.getsockname()[1]

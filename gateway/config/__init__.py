@@ -1,1 +1,1 @@
-"""The gateway's settings, and what this machine offers: memory, processors, a service manager."""
+"""Settings, the machine's limits (memory, processors), service manager notification, and background tasks."""

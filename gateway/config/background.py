@@ -1,4 +1,4 @@
-"""What runs beside requests for as long as the gateway does, and goes on whatever goes wrong in it."""
+"""Background tasks, which run as long as the gateway and are restarted after an error."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 
 import structlog
 
-AGAIN: Final = 1.0
-"""Seconds until work that failed begins anew."""
+RESTART_SECONDS: Final = 1.0
+"""Seconds before a failed task is restarted."""
 
 
-async def keep_up(name: str, keep: Callable[[], Awaitable[None]]) -> None:
-    """Run `keep`, which has no end of its own, until cancelled; what it raises is logged, and it begins anew."""
+async def run_forever(name: str, task: Callable[[], Awaitable[None]]) -> None:
+    """Run the endless `task` until cancelled. Log any exception and restart the task."""
     while True:
         try:
-            await keep()
-        except Exception as error:  # noqa: BLE001 - unheard, it would leave hung engines and full stores to themselves
+            await task()
+        except Exception as error:  # noqa: BLE001 - a dead task would leave hung engines and full stores unattended
             structlog.get_logger().error("background work failed", work=name, reason=repr(error))
-        await asyncio.sleep(AGAIN)
+        await asyncio.sleep(RESTART_SECONDS)

@@ -1,4 +1,4 @@
-"""docs/configuration.md, written from the settings themselves: `make docs`. A test sees when the page is old."""
+"""Generates docs/configuration.md from the settings: `make docs`. A test checks that the page is up to date."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ engine_memory = "900 MiB"
 instructions = "Answer in the language of the question. 用提问的语言回答。"
 """
 _COMPUTED: Final = {
-    "cache_key": "made in the state folder",
-    "cores": "physical cores that this process may use, or the limit of its container or unit if that is less",
+    "cache_key": "created in the state folder",
+    "cores": "physical cores that this process may use, or the limit of its container or unit if that is lower",
     "state_dir": "`$XDG_STATE_HOME/samovar`, else `~/.local/state/samovar`",
 }
-"""Defaults that differ from machine to machine and from user to user."""
+"""Defaults that depend on the machine or the user."""
 _HEAD: Final = """\
 <!-- Written by `make docs` from gateway/config/settings.py. -->
 
 # Configuration · 配置
 
 Every setting is a flag of `samovar serve` (`--queue-limit 20`), an environment variable (`{prefix}QUEUE_LIMIT=20`) and
-a line of `samovar.toml` (`queue_limit = 20`), which is read in the working folder or where `--config` says. A flag goes
-over the environment, which goes over the file. What is unknown or impossible is refused at start, by name.
+a line of `samovar.toml` (`queue_limit = 20`), which is read from the working folder or from the path that `--config`
+gives. Flags override the environment, which overrides the file. The gateway does not start with an unknown or invalid
+setting, and the message names it.
 命令行优先于环境变量，环境变量优先于配置文件。
 
 ```toml
 {example}```
 
-Sizes are bytes, or have a unit: `768 MiB`, `1.5G`. Durations are seconds, or have a unit: `90s`, `15 min`, `12h`,
-`7 days`, `2 weeks`; months and years are refused, as their length varies. Lists in
-flags and in the environment are separated by commas.
+Sizes are in bytes or have a unit: `768 MiB`, `1.5G`. Durations are in seconds or have a unit: `90s`, `15 min`, `12h`,
+`7 days`, `2 weeks`. Months and years are not accepted, because their length varies. Separate the items of a list with
+commas in flags and in the environment.
 
 | setting | default | allowed | meaning |
 |---|---|---|---|
@@ -45,7 +46,7 @@ flags and in the environment are separated by commas.
 
 
 def markdown() -> str:
-    """The whole page."""
+    """Return the whole page."""
     properties = Settings.model_json_schema()["properties"]
     rows = [
         f"| `{name}` | {_COMPUTED.get(name) or _default(schema)} | {_bounds(name, schema)} | {schema['description']} |"
@@ -66,7 +67,7 @@ def _bounds(name: str, schema: Mapping[str, Any]) -> str:
     bounds = (numeric.get("minimum"), numeric.get("maximum"))
     least, most = ("" if bound is None else _bound(name, bound) for bound in bounds)
     if "exclusiveMinimum" in schema:
-        least = f"over {_number(schema['exclusiveMinimum'])}"
+        least = f"more than {_number(schema['exclusiveMinimum'])}"
     return f"{least} – {most}" if least and most else f"at least {least}" if least else ""
 
 

@@ -1,4 +1,4 @@
-"""Durations as people write them: bare seconds, or a number with one of a fixed list of units."""
+"""Durations in settings: seconds, or a number with a unit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 FORMS: Final = "seconds (300, 1.5) or a number with s, min, h, days or weeks (90s, 15 min, 7 days)"
-"""The accepted forms, for messages."""
+"""The accepted forms, for error messages."""
 _NAMES: Final = {
     1: "s sec secs second seconds",
     60: "m min mins minute minutes",
@@ -15,12 +15,12 @@ _NAMES: Final = {
     7 * 86_400: "w week weeks",
 }
 UNITS: Final = {name: seconds for seconds, names in _NAMES.items() for name in names.split()}
-"""Seconds of each accepted unit. Months and years are left out, as their length varies."""
+"""Seconds of each accepted unit. Months and years are not accepted, because their length varies."""
 _DURATION: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of `300`, `1.5`, `90s` or `7 days`. Raises ValueError for every other form."""
+    """Return the seconds of a text such as `300`, `1.5`, `90s` or `7 days`. Raises ValueError for other forms."""
     match = _DURATION.fullmatch(text)
     unit = match[2].lower() if match else ""
     if match is None or (unit and unit not in UNITS):

@@ -1,4 +1,4 @@
-"""Small files of the state folder, readable by the gateway's own user alone."""
+"""Small files in the state folder, readable only by the gateway's user."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace `path` by a file with `data` and mode 0600, whatever the umask: all of it or nothing. Raises OSError.
+    """Replace `path` atomically by a file with `data` and mode 0600, whatever the umask. Raises OSError.
 
-    The draft's name is unique, so that two processes may write at the same time.
+    The name of the temporary file is unique, so that two processes can write at the same time.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mkstemp's mode is 0600
     draft = Path(name)

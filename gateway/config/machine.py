@@ -1,4 +1,4 @@
-"""What this machine lets the pool use: cores and memory, the limits of containers and of systemd's units included."""
+"""Cores and memory that the engines may use, with the limits of containers and systemd units."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Final
 import psutil
 
 ROOT: Final = Path("/")
-"""Where /proc and /sys are."""
+"""Folder of /proc and /sys."""
 
 
 def available_cores(*, root: Path = ROOT) -> int:
-    """Physical cores in the affinity mask, or the least CPU quota of the cgroups if that is less; at least 1."""
+    """Return the physical cores in the affinity mask, or the lowest CPU quota of the cgroups if lower; at least 1."""
     mask = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = {_siblings(cpu) for cpu in mask}
     quotas = (_quota(folder / "cpu.max") for folder in _cgroups(root))
@@ -23,37 +23,37 @@ def available_cores(*, root: Path = ROOT) -> int:
 
 
 def schedulable_cpus() -> int:
-    """Logical processors in the affinity mask: more engine threads than these can't run at once."""
+    """Return the logical processors in the affinity mask: the number of threads that can run at once."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def total_memory(*, root: Path = ROOT) -> int:
-    """Bytes of RAM, or the least limit of the cgroups if that is less."""
+    """Return the bytes of RAM, or the lowest memory limit of the cgroups if lower."""
     limits = [_read(folder / "memory.max") for folder in _cgroups(root)]
     return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping; a container's limit is one, too."""
+    """Return the bytes available without swapping, at most the limit of the cgroups."""
     return min(psutil.virtual_memory().available, total_memory())
 
 
 def processor() -> str:
-    """The processor's own name, as far as the system tells."""
+    """Return the processor's model name, or its architecture if the system does not report a name."""
     lines = _read(Path("/proc/cpuinfo")).splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _siblings(cpu: int) -> str:
-    """Name of the core that `cpu` is a hardware thread of."""
+    """Return an identifier of the physical core of which `cpu` is a hardware thread."""
     return _read(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")) or str(cpu)
 
 
 def _cgroups(root: Path) -> list[Path]:
-    """Folders of the cgroups (version 2) that this process is in: all their limits hold, and the least is felt.
+    """Return the folders of this process's cgroup (version 2) and its parents; the lowest of their limits applies.
 
-    In a container the mounted folder is its own. Outside it is the whole machine's, which has no limits: those of a
-    systemd unit lie in system.slice/samovar.service.
+    In a container the mounted root is the container's own cgroup. On a host it is the machine's, which has no limits;
+    the limits of a systemd unit are in system.slice/samovar.service.
     """
     lines = _read(root / "proc/self/cgroup").splitlines()
     own = PurePosixPath(next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), ""))

@@ -1,4 +1,4 @@
-"""Every setting: command line over SAMOVAR_* environment over samovar.toml over default, refused by name when wrong."""
+"""All settings. Precedence: command line, SAMOVAR_* environment variables, samovar.toml, defaults."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PREFIX: Final = "SAMOVAR_"
 CONFIG: Final = Path("samovar.toml")
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 SQLITE: Final = "sqlite"
-"""The cache that needs no other server: a file in the state folder."""
+"""Value of `cache` for a file in the state folder, which needs no server."""
 _SECRETS: Final = ("cache", "cache_key")
 """Settings whose values may hold a password or a key, and are not shown."""
 SIZES: Final = ("engine_memory", "user_storage", "cache_max_bytes")
@@ -40,11 +40,11 @@ _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNOREC
 
 
 class SettingsError(Exception):
-    """A setting is unknown or impossible; the text names it and says what would do."""
+    """A setting is unknown or invalid. The text names the setting and what it accepts."""
 
 
 def _size(value: object) -> object:
-    """Bytes of `512 MiB`, `1G` or a bare number; units are powers of 1 024."""
+    """Return the bytes of `512 MiB`, `1G` or a plain number; units are powers of 1 024."""
     if not isinstance(value, str):
         return value
     match = _SIZE.match(value)
@@ -54,7 +54,7 @@ def _size(value: object) -> object:
 
 
 def _seconds(value: object) -> float:
-    """Return the seconds of `7 days`, `12h` or a number. Raises ValueError for everything else, booleans included."""
+    """Return the seconds of `7 days`, `12h` or a number. Raises ValueError for other values, including booleans."""
     if isinstance(value, str):
         return parse_duration(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -83,17 +83,17 @@ def _lower(value: object) -> object:
 
 
 def _store(value: object) -> object:
-    """The URL of a store, or the one word for the file in the state folder."""
+    """Return the URL of a store, or SQLITE. Raises ValueError."""
     return value if value == SQLITE or not isinstance(value, str) else check_url(value)
 
 
 def _words(value: object) -> object:
-    """A list of `a, b`."""
+    """Return the items of a list such as `a, b`."""
     return [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
 
 
 def _path(value: object) -> object:
-    """A path, `~` and `~user` at its head expanded."""
+    """Return a path with a leading `~` or `~user` expanded. Raises ValueError."""
     try:
         return Path(value).expanduser() if isinstance(value, str) else value
     except RuntimeError as error:
@@ -103,7 +103,7 @@ def _path(value: object) -> object:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # the name is too long, or in a folder that may not be looked into
+    except OSError:  # the name is too long, or its folder is not accessible
         return False
 
 
@@ -124,12 +124,12 @@ SecondsOrNever = Annotated[
     Annotated[float, Field(ge=60, le=1e9)] | Literal["never"], BeforeValidator(_seconds_or_never)
 ]
 StoreUrl = Annotated[str, BeforeValidator(_store)]
-Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: the environment's is no JSON either
+Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: environment variables are not JSON
 UserPath = Annotated[Path, BeforeValidator(_path)]
 
 
 class Settings(BaseSettings):
-    """The settings of one gateway; a field's description is its help on the command line."""
+    """The settings of one gateway. A field's description is its help text on the command line."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", protected_namespaces=(), frozen=True
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
 
     from_file: ClassVar[dict[str, Any]] = {}
 
-    model: str = Field("smollm2-135m-instruct", description="catalogue name, or path of a GGUF file")
+    model: str = Field("smollm2-135m-instruct", description="name in the catalogue, or path of a GGUF file")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     cores: int = Field(default_factory=available_cores, ge=1, description="processor budget of all engines together")
@@ -147,38 +147,38 @@ class Settings(BaseSettings):
     max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
     idle_unload: Seconds = Field(
-        300, ge=0, le=1e6, description="seconds after which an idle engine gives its memory back; 0 keeps it"
+        300, ge=0, le=1e6, description="seconds after which an idle engine is unloaded; 0 disables unloading"
     )
-    queue_limit: int = Field(64, ge=0, le=100_000, description="requests that may wait")
-    queue_timeout: Seconds = Field(60, gt=0, le=86_400, description="seconds that a request may wait")
+    queue_limit: int = Field(64, ge=0, le=100_000, description="maximum number of waiting requests")
+    queue_timeout: Seconds = Field(60, gt=0, le=86_400, description="maximum time in seconds that a request waits")
     resume_grace: Seconds = Field(
-        30, ge=0, le=86_400, description="seconds for which a lost connection cancels nothing"
+        30, ge=0, le=86_400, description="seconds for which responses continue after their connection is lost"
     )
-    allow_anonymous: bool = Field(False, description="serve beyond loopback without API keys")
-    allowed_origins: Words = Field([], description="origins of pages that may call, beside the gateway's own")
-    allowed_hosts: Words = Field([], description="names in `Host` that are answered, beside loopback and `host`")
-    trusted_proxies: Words = Field([], description="addresses or networks that may set `X-Forwarded-*`")
-    user_concurrency: int = Field(2, ge=1, description="responses in flight of one user; the rest wait their turn")
-    connections_per_user: int = Field(32, ge=1, description="connections and requests of one key at a time")
-    connections_per_address: int = Field(256, ge=1, description="connections and requests of one address at a time")
-    messages_per_minute: int = Field(1200, ge=1, description="messages that one user may send")
-    encode_ahead: bool = Field(True, description="let the chat page encode what its readers are about to need")
-    api_key: str = Field("", description="key that `samovar chat` speaks with, where keys are needed")
-    tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) to serve TLS with")
-    tls_key: UserPath | None = Field(None, description="its private key (PEM)")
+    allow_anonymous: bool = Field(False, description="serve addresses other than loopback without API keys")
+    allowed_origins: Words = Field([], description="allowed origins of web pages, besides the gateway's own")
+    allowed_hosts: Words = Field([], description="allowed values of the header `Host`, besides loopback and `host`")
+    trusted_proxies: Words = Field([], description="addresses or networks of proxies that may set `X-Forwarded-*`")
+    user_concurrency: int = Field(2, ge=1, description="responses of one user in progress; further requests wait")
+    connections_per_user: int = Field(32, ge=1, description="concurrent connections and requests of one key")
+    connections_per_address: int = Field(256, ge=1, description="concurrent connections and requests of one address")
+    messages_per_minute: int = Field(1200, ge=1, description="messages per minute that one user may send")
+    encode_ahead: bool = Field(True, description="let the chat page encode prompts before they are sent")
+    api_key: str = Field("", description="API key that `samovar chat` sends")
+    tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) for TLS")
+    tls_key: UserPath | None = Field(None, description="private key (PEM) of `tls_cert`")
     state_dir: UserPath = Field(default_factory=_default_state, description="folder of conversations, keys and cache")
     cache: StoreUrl = Field(
         SQLITE,
         repr=False,
-        description="where KV blocks lie, and copies of conversations for other gateways: sqlite (a file in the state "
-        "folder), sqlite:///PATH, redis://HOST, rediss://HOST, "
+        description="store of KV blocks, and of copies of conversations for other gateways: sqlite (a file in the "
+        "state folder), sqlite:///PATH, redis://HOST, rediss://HOST, "
         "redis+sentinel://HOST,HOST/NAME/DB, unix:///SOCKET or memory://",
     )
     cache_ttl: Seconds = Field(
         7 * 86_400,
         ge=60,
         le=1e9,
-        description="seconds after which unused KV blocks and copies in Redis are dropped; `7 days` is 604800",
+        description="seconds after which unused KV blocks and copies in Redis are deleted; `7 days` is 604800",
     )
     conversation_ttl: SecondsOrNever = Field(
         "never", description="seconds after which an unused stored conversation is deleted, `90 days`, or never"
@@ -186,33 +186,33 @@ class Settings(BaseSettings):
     user_storage: Bytes = Field(
         256 << 20,
         ge=1 << 20,
-        description="most that one user's stored conversations may take, `256 MiB`, and all together 64 times that; "
-        "the oldest turns go first",
+        description="maximum size of one user's stored conversations, `256 MiB`; all users together may store 64 times "
+        "that; the oldest turns are deleted first",
     )
-    cache_max_bytes: Bytes = Field(2 << 30, ge=64 << 20, description="most that KV blocks may take, `2 GiB`")
+    cache_max_bytes: Bytes = Field(2 << 30, ge=64 << 20, description="maximum size of all KV blocks, `2 GiB`")
     cache_key: str = Field(
-        "", repr=False, description="file of the key that seals what is stored, or the key itself; made if missing"
+        "", repr=False, description="file of the key that seals stored data, or the key itself; created if missing"
     )
 
     @model_validator(mode="after")
-    def _unicode(self) -> Self:
+    def _check_unicode(self) -> Self:
         for name, value in self:
             try:
                 str(value).encode()
             except UnicodeEncodeError as error:
                 encoding = sys.getfilesystemencoding()
                 other = "" if encoding == "utf-8" else ", or set LC_ALL=C.UTF-8"
-                raise ValueError(f"{name}: is no text in {encoding}; rename what it names{other}") from error
+                raise ValueError(f"{name}: is not valid {encoding}; rename the file or folder{other}") from error
         return self
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check_values(self) -> Self:
         if self.cores > schedulable_cpus():
             raise ValueError(f"cores: this process may use {schedulable_cpus()} processors, not {self.cores}")
         if self.engines != "auto" and not 1 <= self.engines <= self.cores:
-            raise ValueError(f"engines: between 1 and cores, which is {self.cores}: each needs a core of its own")
+            raise ValueError(f"engines: must be between 1 and cores, which is {self.cores}: an engine needs a core")
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert: goes with tls_key, and tls_key with tls_cert")
+            raise ValueError("tls_cert: requires tls_key, and tls_key requires tls_cert; set both or neither")
         try:
             _ = self.key_source
         except RuntimeError as error:
@@ -228,41 +228,41 @@ class Settings(BaseSettings):
                 raise ValueError(f"trusted_proxies: {proxy} is neither an address nor a network") from error
         return self
 
-    def check_door(self, *, has_keys: bool) -> None:
-        """Refuse to serve everybody by accident. Raises SettingsError."""
+    def check_exposure(self, *, has_keys: bool) -> None:
+        """Raise SettingsError if the gateway would serve other machines without API keys and without permission."""
         if has_keys or self.allow_anonymous:
             return
         where = ""
         if self.host not in LOOPBACK and not self.host.startswith("127."):
-            where = f"host: {self.host} is beyond loopback"
+            where = f"host: {self.host} is not loopback"
         elif self.trusted_proxies:
-            where = "trusted_proxies: a proxy leads others here"
+            where = "trusted_proxies: a proxy forwards requests from other machines"
         if where:
             raise SettingsError(
-                f"{where}, where everybody who reaches it could chat; make keys with `samovar keys add NAME`, or say "
-                "that you want this with --allow-anonymous"
+                f"{where}, and without API keys everybody could use the gateway; add keys with "
+                "`samovar keys add NAME`, or allow this with --allow-anonymous"
             )
 
     @property
     def engine_count(self) -> int:
-        """Engine processes at most; `auto` is one a core, of which the plan may want fewer, and no more than four."""
+        """Maximum number of engine processes. `auto` is one per core, at most four; the cost model may use fewer."""
         return min(self.cores, 4) if self.engines == "auto" else self.engines
 
     @property
     def cache_url(self) -> str:
-        """Where KV blocks lie."""
+        """URL of the store of KV blocks."""
         return f"sqlite://{quote(str(self.state_dir.absolute()))}/blocks.db" if self.cache == SQLITE else self.cache
 
     @property
     def key_source(self) -> Path | str:
-        """The file of the key, or the key itself."""
+        """The file of the cache key, or the key itself."""
         if self.cache_key.startswith(KeyRing.PREFIX):
             return self.cache_key
         return Path(self.cache_key).expanduser() if self.cache_key else self.state_dir / "cache.key"
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """URL of the chat page for a browser on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound
         return f"{'https' if self.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
@@ -275,12 +275,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment, file; `from_file` is set by `load` for this one call's class."""
+        """Return the sources by precedence: flags, environment, file. `load` sets `from_file` on a new subclass."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, cls.from_file)
 
 
 def load(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
-    """The settings in force. Raises SettingsError naming the setting and where it came from."""
+    """Return the effective settings. Raises SettingsError, which names the setting and its source."""
     for name in os.environ:
         if name.startswith(PREFIX):
             _known(name.removeprefix(PREFIX).lower(), f"environment {name}")
@@ -310,7 +310,7 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
         raise SettingsError(f"{file}: can't be read: {error.strerror}") from error
     try:
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise SettingsError(f"{file}: is saved as UTF-16; save it as UTF-8")
+            raise SettingsError(f"{file}: the encoding is UTF-16; save the file as UTF-8")
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SettingsError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
@@ -321,7 +321,7 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
 def _known(name: str, where: str) -> None:
     if name not in Settings.model_fields:
         near = difflib.get_close_matches(name, Settings.model_fields, 1)
-        raise SettingsError(f"{name}: no such setting ({where}){f'; {near[0]} is one' if near else ''}")
+        raise SettingsError(f"{name}: no such setting ({where}){f'; did you mean {near[0]}?' if near else ''}")
 
 
 def _explain(error: ValidationError) -> str:

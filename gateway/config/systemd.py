@@ -1,4 +1,4 @@
-"""What a service manager is told: ready, stopping, and, for as long as the event loop turns, alive (sd_notify(3))."""
+"""Notifies a service manager with sd_notify(3): ready, stopping, and watchdog signals while the event loop runs."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from collections.abc import Mapping
 from typing import Final
 
 BEATS: Final = 3
-"""Signs of life within the time after which the watchdog bites; two may come late."""
+"""Watchdog signals per watchdog timeout, so that two may be late."""
 
 
 class Supervisor:
-    """systemd, or whatever else named a socket in NOTIFY_SOCKET; without one nothing is said to anybody."""
+    """The service manager that listens on NOTIFY_SOCKET, such as systemd. Without the variable nothing is sent."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        """Find the socket, and the time within which a sign of life is wanted."""
+        """Read the socket and the watchdog timeout from `environment`."""
         path = environment.get("NOTIFY_SOCKET", "")
         self._address = f"\0{path[1:]}" if path.startswith("@") else path
         mine = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self._patience = int(environment.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
-        self._heart: asyncio.Task[None] | None = None
+        self._timeout = int(environment.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
+        self._watchdog: asyncio.Task[None] | None = None
 
     def ready(self, status: str) -> None:
-        """It listens. From now on the running loop gives signs of life: one that hangs gives none."""
-        self._say("READY=1", f"STATUS={status}")
-        if self._address and self._patience:
-            self._heart = asyncio.create_task(self._beat())
+        """Report that the gateway accepts connections, and start watchdog signals. A hung event loop sends none."""
+        self._notify("READY=1", f"STATUS={status}")
+        if self._address and self._timeout:
+            self._watchdog = asyncio.create_task(self._send_watchdog_signals())
 
     def stopping(self, status: str) -> None:
-        """It takes nothing new; signs of life go on, as the last answers may hang, too."""
-        self._say("STOPPING=1", f"STATUS={status}")
+        """Report that the gateway is stopping. Watchdog signals continue, because the last responses may hang too."""
+        self._notify("STOPPING=1", f"STATUS={status}")
 
-    async def _beat(self) -> None:
+    async def _send_watchdog_signals(self) -> None:
         while True:
-            self._say("WATCHDOG=1")
-            await asyncio.sleep(self._patience / BEATS)
+            self._notify("WATCHDOG=1")
+            await asyncio.sleep(self._timeout / BEATS)
 
-    def _say(self, *lines: str) -> None:
+    def _notify(self, *lines: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaker:
-            speaker.setblocking(False)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.setblocking(False)
             try:
-                speaker.sendto("\n".join(lines).encode(), self._address)
+                sender.sendto("\n".join(lines).encode(), self._address)
             except OSError:
-                return  # a manager that does not listen will draw its own conclusions
+                return  # the manager does not listen; its watchdog will act if it expects signals

@@ -1,1 +1,1 @@
-"""What was said: stored turns, unstored ones, and how a prompt is built from them."""
+"""Conversations: stored turns, turns with `store: false`, and the prompts built from them."""

@@ -1,8 +1,8 @@
-"""Conversations of stateless clients: which token ids stand for messages that come again.
+"""Token ids of conversations of stateless clients, by a hash of their messages.
 
-Such a client sends its whole conversation with every request. Tokenized anew, an answer may give other ids than the
-model emitted, and its KV would be missed. So a hash of the messages up to each answer leads to the ids that the model
-saw. Only hashes and ids are held, and only in memory.
+Such a client sends its whole conversation with every request. Tokenizing an answer again may give other ids than the
+model generated, which would miss the cached KV. Therefore a hash of the messages up to each answer maps to the ids that
+the model saw. Only hashes and ids are held, and only in memory.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tool_prompt import Message
 
 TENANT_TOKENS: Final = 1 << 20
-"""Token ids held for one tenant, 4 MiB of them; the least recently used go."""
+"""Maximum token ids held per tenant, which take 4 MiB. The least recently used are evicted."""
 TENANTS: Final = 64
-"""Tenants for whom any are held; likewise."""
+"""Maximum tenants with held ids. The least recently used are evicted."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the model saw of a conversation."""
+    """The known prefix of a conversation."""
 
     messages: int
-    """How many of its messages that is; the last one is an answer."""
+    """Number of messages in the prefix. The last one is an answer."""
     ids: list[int]
+    """The token ids that the model saw."""
     response: str
-    """The response that ended with them, whose engine may hold their KV."""
+    """Id of the response that ended with the prefix. Its engine may hold the KV."""
 
 
 class Histories:
-    """Bounded tables, one for each tenant."""
+    """Bounded tables of known prefixes, one per tenant."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Create an empty table."""
         self._tenants: OrderedDict[str, _Table] = OrderedDict()
 
     def find(self, tenant: str, request: ResponseCreate, messages: Sequence[Message]) -> Known | None:
-        """The longest beginning of the request's conversation that ends with an answer of the model's, if any."""
+        """Return the longest known prefix of the request's conversation that ends with an answer, or None."""
         table = self._tenants.get(tenant)
         if table is None:
             return None
@@ -54,10 +55,10 @@ class Histories:
                 return Known(count, found[0].tolist(), found[1])
         return None
 
-    def keep(
+    def store(
         self, tenant: str, request: ResponseCreate, messages: Sequence[Message], ids: Iterable[int], response: str
     ) -> None:
-        """Remember the ids of a conversation that ends with an answer, end of turn excluded."""
+        """Store the ids of a conversation that ends with an answer, without the end-of-turn token."""
         *_, key = _keys(request, messages)
         table = self._tenants.setdefault(tenant, _Table())
         table.put(key, array.array("i", ids), response)
@@ -67,7 +68,7 @@ class Histories:
 
 
 class _Table:
-    """One tenant's."""
+    """One tenant's known prefixes."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[bytes, tuple[array.array[int], str]] = OrderedDict()
@@ -92,7 +93,7 @@ class _Table:
 
 
 def _keys(request: ResponseCreate, messages: Sequence[Message]) -> Iterator[bytes]:
-    """A hash for each message and all before it."""
+    """Yield, for each message, a hash of the conversation up to and including it."""
     head: list[Any] = [
         request.instructions,
         msgspec.to_builtins(request.functions),
@@ -100,12 +101,12 @@ def _keys(request: ResponseCreate, messages: Sequence[Message]) -> Iterator[byte
     ]
     key = _hash(b"", head)
     for message in messages:
-        key = _hash(key, _told(message))
+        key = _hash(key, _stable_fields(message))
         yield key
 
 
-def _told(message: Message) -> list[Any]:
-    """What a client is sure to send back as it got it: no ids, no space at the edges."""
+def _stable_fields(message: Message) -> list[Any]:
+    """Return the parts of a message that clients send back unchanged: no ids, no leading or trailing white space."""
     calls = [call["function"] for call in message.get("tool_calls", ())]
     return [message["role"], message["content"].strip(), calls]
 

@@ -1,4 +1,4 @@
-"""From a request and what came before it to the token ids of its prompt."""
+"""Builds the token ids of a prompt from a request and the conversation before it."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import OutputConstraint
 
 Previous = tuple[Turn, list[int] | None]
-"""A turn and the ids that it ended with, where they are still good."""
+"""A turn and the token ids that it ended with; None if they belong to another vocabulary."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """A prompt ready to be computed."""
+    """A tokenized prompt."""
 
     ids: list[int]
     items: list[Item]
-    """The conversation without instructions, as far as it was kept."""
+    """The conversation without instructions, after truncation."""
     known: int
-    """Tokens of it that the model saw before."""
+    """Length in tokens of the prefix that the model saw in earlier turns."""
     began: int
-    """When the conversation began, seconds of the epoch."""
+    """When the conversation began, in seconds since the epoch."""
     form: OutputConstraint
-    """What its answer must look like."""
+    """Constraint on the output."""
     public: int = 0
-    """Tokens at its beginning that are the operator's alone, whoever asks."""
+    """Length in tokens of the prefix that contains only the operator's instructions, the same for all users."""
     ended_by: str = "assistant"
-    """Role of the message with which its ids end, once it is answered or encoded."""
+    """Role of the last message in the KV after the request: the answer's, or the last encoded message's."""
 
 
 class PromptEncoder(Protocol):
-    """Renders and tokenizes: the prompt workers."""
+    """Renders and tokenizes prompts; implemented by the prompt workers."""
 
     async def encode(self, job: Encode, *, user: str) -> Encoded:
-        """Return the prompt of a request of `user`'s. Raises ApiError."""
+        """Return the prompt of a request of `user`. Raises ApiError."""
 
     async def tokenize(self, text: str, *, user: str) -> bytes:
-        """Return the ids of a text outside of any template. Raises ApiError."""
+        """Return the ids of a text outside any template. Raises ApiError."""
 
     async def operator_prefix(self, began: int) -> bytes:
-        """Return the ids with which all prompts of conversations that began then start. Raises ApiError."""
+        """Return the ids that start every prompt of conversations that began at `began`. Raises ApiError."""
 
 
 class PromptBuilder:
-    """Builds contexts of at most `limit` tokens, an answer of at least one token included."""
+    """Builds prompts that fit, with an answer of at least one token, into `limit` tokens."""
 
     def __init__(self, workers: PromptEncoder, *, limit: int, new_id: Callable[[str], str]) -> None:
-        """`workers` render and tokenize; `new_id` gives ids by their prefix."""
+        """Create a builder. `workers` render and tokenize; `new_id` returns a new id with a given prefix."""
         self._workers = workers
         self._limit = limit
         self._new_id = new_id
@@ -66,30 +66,30 @@ class PromptBuilder:
     async def context(
         self, request: ResponseCreate, previous: Previous | None, history: Known | None = None, *, now: int, user: str
     ) -> Context:
-        """Return the context of `request` after `previous`, or with what is known of the `history` that it carries.
+        """Return the prompt of `request`, which continues the turn `previous` or contains the known `history`.
 
-        `user` is who waits for it, for fairness. Raises ApiError.
+        `user` is the key of fair scheduling between prompts. Raises ApiError.
         """
         context = await self._build(request, previous, history, now=now, user=user, limit=self._limit)
         if len(context.ids) >= self._limit:
             raise ContextLengthExceededError(
-                f"the prompt has {len(context.ids)} tokens, and with at least one of the answer {self._limit} is the "
-                'limit; shorten it, or let `truncation: "auto"` drop the oldest turns',
+                f"the prompt has {len(context.ids)} tokens, but the limit is {self._limit}, with at least one token of "
+                'the answer; shorten the prompt, or set `truncation: "auto"` to drop the oldest turns',
                 param=request.error_paths.input,
             )
         return context
 
     async def count(self, request: ResponseCreate, previous: Previous | None, *, now: int, user: str) -> int:
-        """Return the number of tokens of the request's prompt, however long it is. Raises ApiError."""
+        """Return the number of tokens of the request's prompt, even if it exceeds the limit. Raises ApiError."""
         limit = self._limit if request.truncation == "auto" else 0
         return len((await self._build(request, previous, None, now=now, user=user, limit=limit)).ids)
 
     async def tokenize(self, text: str, *, user: str) -> list[int]:
-        """Return the ids of a text that was cut out of an answer. Raises ApiError."""
+        """Return the token ids of a part of an answer. Raises ApiError."""
         return _unpacked(await self._workers.tokenize(text, user=user))
 
     async def public(self, ids: Sequence[int], began: int) -> int:
-        """Return how many of `ids` come from the operator's instructions whatever follows them. Raises ApiError."""
+        """Return how many leading `ids` come from the operator's instructions only. Raises ApiError."""
         return common_prefix(_unpacked(await self._workers.operator_prefix(began)), ids)
 
     async def _build(
@@ -107,7 +107,7 @@ class PromptBuilder:
         began = turn.began if turn else now
         items = [*(turn.items if turn else []), *new]
         encode = _Encoding(self._workers, request, began=began, user=user, limit=limit)
-        if turn is not None and known is not None and _begins_alike(turn, request):
+        if turn is not None and known is not None and _has_same_head(turn, request):
             encoded = await encode.follow_up(messages(new), after=turn.ended_by)
         elif turn is None and history is not None:
             known = history.ids
@@ -119,10 +119,10 @@ class PromptBuilder:
             known, encoded = None, await encode.whole(messages(items))
             ids = _unpacked(encoded.ids)
         if not ids:
-            raise InvalidRequestError("there is nothing to encode", param=request.error_paths.input)
+            raise InvalidRequestError("the prompt is empty; send at least one message", param=request.error_paths.input)
         return Context(
             ids,
-            _kept(items, encoded.turn),
+            _truncated(items, encoded.turn),
             len(known or ()),
             began,
             encoded.form,
@@ -132,7 +132,7 @@ class PromptBuilder:
 
 
 class _Encoding:
-    """One request's way to the workers."""
+    """The encoding of one request's messages by the workers."""
 
     def __init__(self, workers: PromptEncoder, request: ResponseCreate, *, began: int, user: str, limit: int) -> None:
         self._workers = workers
@@ -162,8 +162,8 @@ class _Encoding:
         )
 
 
-def _kept(items: list[Item], turn: int) -> list[Item]:
-    """Drop all before user message number `turn`, but for the system messages before the first one."""
+def _truncated(items: list[Item], turn: int) -> list[Item]:
+    """Drop all items before user message number `turn`, except system messages before the first user message."""
     if not turn:
         return items
     starts = [i for i, item in enumerate(items) if item.get("role") == "user"]
@@ -171,8 +171,8 @@ def _kept(items: list[Item], turn: int) -> list[Item]:
     return [*system, *items[starts[turn] :]]
 
 
-def _begins_alike(turn: Turn, request: ResponseCreate) -> bool:
-    """Whether the request's prompt begins as the turn's did: what is told there was told in the same words."""
+def _has_same_head(turn: Turn, request: ResponseCreate) -> bool:
+    """Return whether the request has the turn's instructions, tools and format, which come first in the prompt."""
     before = turn.response
     return (
         turn.instructions == request.instructions
@@ -182,7 +182,7 @@ def _begins_alike(turn: Turn, request: ResponseCreate) -> bool:
 
 
 def _ended_by(new: Sequence[Item], previous: Turn | None) -> str:
-    """Whose message is the last one where nothing is answered."""
+    """Return the role of the last message of a prompt that is only encoded."""
     if new:
         return str(messages(new)[-1]["role"])
     return previous.ended_by if previous is not None else "system"

@@ -1,4 +1,4 @@
-"""What `store: false` leaves behind for as long as its connection lasts, over HTTP its response."""
+"""Turns with `store: false`, held in memory until the connection (over HTTP: the response) ends."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Final
 from engine import EngineProcess
 from gateway.conversations.turns import Turn
 
-KEPT: Final = 64
-"""Turns that one connection can still continue; the oldest go."""
+MAX_TURNS: Final = 64
+"""Maximum turns that one connection can continue. The oldest are deleted."""
 
 
 class Unstored:
-    """One connection's turns and KV cells that nobody else may see, and that go with it."""
+    """One connection's unstored turns and their KV cells, which are deleted when it closes."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start without turns."""
         self._turns: OrderedDict[str, tuple[Turn, list[int] | None]] = OrderedDict()
         self._cells: dict[EngineProcess, list[int]] = {}
         self._closed = False
 
     def get(self, response: str) -> tuple[Turn, list[int] | None] | None:
-        """A turn and its token ids."""
+        """Return a turn and its token ids, or None."""
         return self._turns.get(response)
 
-    def keep(self, turn: Turn, ids: list[int] | None) -> None:
-        """A turn ended: it can be continued here."""
+    def add(self, turn: Turn, ids: list[int] | None) -> None:
+        """Add an ended turn, so that this connection can continue it."""
         if not self._closed:
             self._turns[turn.id] = (turn, ids)
-            if len(self._turns) > KEPT:
+            if len(self._turns) > MAX_TURNS:
                 self._turns.popitem(last=False)
 
-    def left(self, engine: EngineProcess, request: int) -> None:
-        """A request left its cells in an engine."""
+    def add_cells(self, engine: EngineProcess, request: int) -> None:
+        """Record that `engine` holds the cells of an ended request."""
         if self._closed:
             engine.forget([request])
         else:
             self._cells.setdefault(engine, []).append(request)
 
     def close(self) -> None:
-        """Forget everything, here and in the engines, and whatever still comes."""
+        """Delete all turns and free their cells in the engines; later additions are deleted immediately."""
         self._closed = True
         self._turns.clear()
         for engine, requests in self._cells.items():

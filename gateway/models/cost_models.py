@@ -1,4 +1,4 @@
-"""Measured plans in the state folder: by model, llama.cpp build, processor and cores."""
+"""Measured cost models, stored in the state folder by model, llama.cpp build, processor and cores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOLDER: Final = "plans"
 
 
 class Key(msgspec.Struct, frozen=True):
-    """What step times depend on."""
+    """Everything that step times depend on."""
 
     model: str
     """Digest of the model's files."""
@@ -30,13 +30,13 @@ class Key(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, path: Path, settings: Settings) -> Key:
-        """The key of a model file on this machine. Raises OSError."""
+        """Return the key of a model file on this machine. Raises OSError."""
         build = f"{version('llama-cpp-python')} {' '.join(sorted(build_features()))}"
         return cls(model_digest(path, settings.state_dir), build, processor(), settings.cores)
 
     @property
     def file(self) -> str:
-        """Its name in the folder of plans."""
+        """Name of the cost model's file."""
         return f"{hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:32]}.json"
 
 
@@ -46,18 +46,18 @@ class _Saved(msgspec.Struct, frozen=True):
 
 
 def planned(path: Path, settings: Settings) -> CostModel:
-    """The plan that was measured for this model here, with as many engines as may run, else an ordinary machine's."""
+    """Return the cost model measured here for all engines that may run, else an estimate for an ordinary machine."""
     folder = settings.state_dir / _FOLDER
-    if folder.is_dir():  # else the key, which takes reading the whole model, is of no use
-        with contextlib.suppress(OSError, msgspec.MsgspecError):  # none, or one of another version: as good as none
+    if folder.is_dir():  # else do not compute the key, which reads the whole model file
+        with contextlib.suppress(OSError, msgspec.MsgspecError):  # there is none, or one of another version
             plan = msgspec.json.decode((folder / Key.of(path, settings).file).read_bytes(), type=_Saved).plan
-            if plan.times[-1].engines >= settings.engine_count:  # else it can't tell whether more engines are better
+            if plan.times[-1].engines >= settings.engine_count:  # else more engines were not measured
                 return plan
     return heuristic(model_size(path), settings.cores, settings.engine_count)
 
 
 def save(plan: CostModel, path: Path, settings: Settings) -> Path:
-    """Keep a measured plan; gives its file. Raises OSError."""
+    """Store a measured cost model and return its file. Raises OSError."""
     folder = settings.state_dir / _FOLDER
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = Key.of(path, settings)

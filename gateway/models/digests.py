@@ -1,4 +1,4 @@
-"""Digests of models, each file read once: a file's SHA-256 is good while size, time and inode stay the same."""
+"""Cached digests of model files: a file's SHA-256 is valid while its size, modification time and inode are the same."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 def model_digest(path: Path, state_dir: Path) -> str:
-    """Return the digest of a model, all its shards included. Raises OSError."""
+    """Return the digest of a model, including all its shards. Raises OSError."""
     return digest(path, lambda file: file_digest(file, state_dir))
 
 
 def file_digest(path: Path, state_dir: Path) -> str:
-    """Hexadecimal SHA-256 of a file; half a gigabyte takes a third of a second the first time. Raises OSError."""
+    """Return a file's hexadecimal SHA-256; 500 MB take a third of a second the first time. Raises OSError."""
     path = path.resolve()
     known = _read(state_dir)
     now = file_mark(path)
@@ -36,8 +36,8 @@ def file_digest(path: Path, state_dir: Path) -> str:
     if found is not None and (found.size, found.changed_ns, found.inode) == now:
         return found.digest
     new_digest = compute_digest(path)
-    # Two gateways that write at the same time lose one entry at worst, which is found out again.
-    with contextlib.suppress(OSError):  # as it is where there is no such folder yet, or it can't be written to
+    # Two gateways that write at the same time lose one entry at worst, which is then computed again.
+    with contextlib.suppress(OSError):  # the folder does not exist yet, or is not writable
         write_private(state_dir / _FILE, msgspec.json.encode({**known, str(path): _Known(*now, new_digest)}))
     return new_digest
 

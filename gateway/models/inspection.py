@@ -1,8 +1,8 @@
-"""A model's file is read in a limited child process, so that no file can hurt the gateway.
+"""Reads a model file in a child process with limited resources, so that no file can harm the gateway.
 
-Run as a module this is the child. It loads the vocabulary, renders the chat template each way that prompts need, and
-returns a Description. It may be crashed, hung or filled up by a truncated, damaged or hostile file; the caller gets one
-line. The gateway itself never loads llama.cpp.
+Run as a module, this is the child process. It loads the vocabulary, renders the chat template in every way that prompts
+need, and writes a Description. A truncated, damaged or hostile file may crash, hang or exhaust the child; the caller
+then gets a one-line error. The gateway itself never loads llama.cpp.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from gateway.models.token_table import TokenTable
 from gateway.prompts.chat_template import Prompt, TemplateError
 
 SECONDS: Final = 20.0
-"""A vocabulary of 152 000 tokens takes a second; a loaded machine some more."""
+"""Time limit of the child in seconds. A vocabulary of 152 000 tokens takes one second, or more on a busy machine."""
 MEMORY: Final = 1 << 30
-"""Bytes that the child may allocate; weights are not read, and mapped files do not count."""
+"""Bytes that the child may allocate. Weights are not read, and mapped files do not count."""
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True, tag="description"):
-    """What a model's file states, without its weights."""
+    """The contents of a model file that the gateway needs, without weights."""
 
     tokens: TokenTable
     template: str
     """Jinja source of the chat template."""
     sampling: dict[str, str]
-    """The metadata `general.sampling.*` that the file has, by the rest of the key."""
+    """The file's metadata `general.sampling.*` by the last part of the key."""
     context_key: str
-    """The key that states `trained_context`."""
+    """Metadata key of `trained_context`."""
     trained_context: int
-    """Tokens of context that the model was trained for; 0 if its file does not state them."""
+    """Context length in tokens that the model was trained for; 0 if the file does not state it."""
     bytes_a_token: int
-    """Bytes of one token's KV."""
+    """KV size of one token in bytes."""
     bytes_a_sequence: int
-    """Bytes of one sequence's recurrent state."""
+    """Size of one sequence's recurrent state in bytes."""
     has_blocks: bool
-    """Whether its KV can be cut into blocks."""
+    """Whether the KV can be split into blocks."""
 
 
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
-    """Why a file cannot be served, in one line."""
+    """The reason, in one line, why a file cannot be served."""
 
     kind: Literal["unreadable", "template", "no chat model"]
     reason: str
@@ -70,7 +70,7 @@ _decoder: Final[msgspec.msgpack.Decoder[Description | Fault]] = msgspec.msgpack.
 
 
 def describe(model: Path) -> Description:
-    """Return what `model` states. Raises ModelLoadError, TemplateError or ModelNotAvailableError."""
+    """Return the description of `model`. Raises ModelLoadError, TemplateError or ModelNotAvailableError."""
     found = inspect(model)
     if isinstance(found, Fault):
         raise found.error()
@@ -78,7 +78,7 @@ def describe(model: Path) -> Description:
 
 
 def inspect(model: Path) -> Description | Fault:
-    """Read `model` in a child process."""
+    """Read `model` in a child process and return its description or a fault."""
     try:
         child = subprocess.run(
             module_command("gateway.models.inspection", str(model)), env=environment(), stdin=subprocess.DEVNULL,
@@ -88,21 +88,21 @@ def inspect(model: Path) -> Description | Fault:
         return Fault("unreadable", f"{model.name} took longer than {SECONDS:.0f} s to open")
     if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
-        return Fault("unreadable", f"{model.name} is damaged or no model: opening it ended in {name}")
+        return Fault("unreadable", f"{model.name} is damaged or not a model: the process that opened it died of {name}")
     try:
         return _decoder.decode(child.stdout)
     except msgspec.MsgspecError:
-        return Fault("unreadable", f"{model.name} is damaged or no model: opening it failed")
+        return Fault("unreadable", f"{model.name} is damaged or not a model: it could not be opened")
 
 
-def _look(path: Path) -> Description | Fault:
+def _read(path: Path) -> Description | Fault:
     try:
         if fault := split_fault(path):
             return Fault("unreadable", f"{path.name} can't be loaded: {fault}")
         model = Model(path, vocab_only=True)
         template = model.chat_template
         if template is None:
-            return Fault("no chat model", f"{path.name} has no chat template, so it is no chat model")
+            return Fault("no chat model", f"{path.name} has no chat template: it is not a chat model")
         prompt = Prompt(template, model.vocabulary, mark=lambda: os.urandom(16).hex())
         message = [{"role": "user", "content": "x"}]
         prompt.whole(message, date=lambda _: "")
@@ -113,7 +113,7 @@ def _look(path: Path) -> Description | Fault:
     except TemplateError as error:
         return Fault("template", " ".join(str(error).split())[:300])
     except (MemoryError, RecursionError, OverflowError) as error:
-        return Fault("template", f"it asks for too much ({type(error).__name__})")
+        return Fault("template", f"it exceeds the limits on memory or recursion ({type(error).__name__})")
 
 
 def _description(model: Model, template: str) -> Description:
@@ -141,7 +141,7 @@ def _token_table(vocabulary: Vocabulary) -> TokenTable:
 
 
 def main(path: str) -> int:
-    """Read `path` and print what was found."""
+    """Read the model file `path` under resource limits and write the result to stdout."""
     for limit, wanted in (
         (resource.RLIMIT_DATA, MEMORY),
         (resource.RLIMIT_CPU, int(SECONDS)),
@@ -150,7 +150,7 @@ def main(path: str) -> int:
         hard = resource.getrlimit(limit)[1]
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(limit, (value, value))
-    sys.stdout.buffer.write(msgspec.msgpack.encode(_look(Path(path))))
+    sys.stdout.buffer.write(msgspec.msgpack.encode(_read(Path(path))))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The folder of models on this machine, with a record beside each file that was pulled."""
+"""The folder of models on this machine, with a record next to each pulled file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine import shard
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What was verified when a file came here."""
+    """The verified properties of a pulled file."""
 
     name: str
     repository: str
@@ -24,45 +24,45 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def default_folder() -> Path:
-    """`samovar/models` where this user's data lies."""
+    """Return the folder `samovar/models` in this user's data folder."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     try:
         return Path(base).expanduser() / "samovar" / "models"
-    except RuntimeError:  # a service's user without a home
+    except RuntimeError:  # a service user without a home folder
         return Path("/var/lib/samovar/models")
 
 
 class Library:
-    """Model files by name. A folder carried to another machine is a library there."""
+    """Model files by name. A folder copied to another machine works there as well."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Use `folder`, else this user's; it need not exist."""
+        """Use `folder`, else this user's default folder. It need not exist."""
         self.folder = folder or default_folder()
 
     def path(self, file: str) -> Path:
-        """Where `file` lies or would lie."""
+        """Return the path of `file`, whether or not it exists."""
         return self.folder / file
 
     def record(self, file: str) -> Record | None:
-        """What was recorded of `file`; None when nothing readable was."""
+        """Return the record of `file`, or None if there is no readable record."""
         try:
             return msgspec.json.decode(self._record_path(file).read_bytes(), type=Record)
         except (OSError, msgspec.MsgspecError):
             return None
 
     def write(self, record: Record) -> None:
-        """Record that a file is here, whole or not at all."""
+        """Store the record of a file atomically."""
         path = self._record_path(record.file)
         draft = path.with_name(f"{path.name}.new")
         draft.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
         draft.replace(path)
 
     def own(self, name: str) -> Path | None:
-        """The file `name.gguf` of the library, the user's own by another name than the catalogue's; None if none."""
+        """Return the file `name.gguf` of the library, such as a user's own model, or None."""
         path = self.folder / f"{name}.gguf"
         try:
             return path if "/" not in name and path.is_file() else None
-        except (OSError, ValueError):  # too long, or with a zero byte
+        except (OSError, ValueError):  # the name is too long or contains a zero byte
             return None
 
     def files(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The model that this gateway serves, as far as the gateway needs it: vocabulary, template, sizes; no weights."""
+"""The model that this gateway serves: vocabulary, template, and sizes, without weights."""
 
 from __future__ import annotations
 
@@ -30,49 +30,49 @@ from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
 
 SEQUENCES = 32
-"""Sequence numbers of one engine, running and remembered."""
+"""Sequences of one engine, running and cached."""
 GATEWAY_BYTES = 160 << 20
 """Bytes of the gateway and its prompt workers with a vocabulary of 152 000 tokens (measured: 150 MB)."""
 OVERHEAD = 250 << 20
-"""Bytes of an engine beside weights and cells: interpreter, libraries, vocabulary, contexts' buffers (measured)."""
+"""Bytes of an engine besides weights and cells: interpreter, libraries, vocabulary, context buffers (measured)."""
 IDLE_CELLS = 2048
-"""Cells of ended answers that stay in an engine. 1 000 of them slow its steps by about 1.8 %, and fetching them again
-takes 20 ms: an answer of 128 tokens is done sooner without them."""
+"""Maximum cells of ended requests in an engine. 1 000 idle cells slow its steps by about 1.8 %, while fetching them
+again takes 20 ms: an answer of 128 tokens is faster without them."""
 MOST_CONTEXTS = 8
-"""Cells are paid for when an engine starts, and idle ones slow its steps: no more than so many full conversations."""
+"""Maximum cells of an engine, in full contexts: cells are allocated when an engine starts, and idle ones slow steps."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model with everything derived from it."""
+    """A model and the values derived from it."""
 
     entry: Entry
     created: int
-    """When the file was written, in seconds of the epoch; the file may be gone later."""
+    """Modification time of the file in seconds since the epoch, stored because the file may be deleted later."""
     tokens: TokenTable
     template: str
     """Jinja source of the chat template."""
     mark: Mark
-    """The file's mark when it was read."""
+    """Mark (size, time and inode) of the file when it was read."""
     defaults: SamplingDefaults
     context: int
-    """Tokens that a conversation may hold."""
+    """Context length of a conversation in tokens."""
     cells: int
     """KV cells of one engine."""
     memory: int
-    """Bytes that one engine may take."""
+    """Maximum memory of one engine in bytes."""
     cell_bytes: int
-    """Bytes that the cells of one engine, and its recurrent states, take."""
+    """Bytes of the KV cells and recurrent states of one engine."""
     has_blocks: bool
-    """Whether its KV can be kept in blocks."""
+    """Whether the KV can be stored in blocks."""
     plan: CostModel
     engines: int
-    """Engine processes at most."""
+    """Maximum number of engine processes."""
 
     def footprint(self, engines: int) -> int:
-        """Return the bytes that the gateway and so many engines take, all cells in use. Raises OSError.
+        """Return the bytes of the gateway and `engines` engines with all cells in use. Raises OSError.
 
-        Cells are allocated when an engine starts; weights are shared unless they are repacked.
+        Cells are allocated when an engine starts. Engines share weights unless llama.cpp repacks them.
         """
         weights, engine = model_size(self.entry.path), self.cell_bytes + OVERHEAD
         if repacks_weights():
@@ -80,7 +80,7 @@ class ServedModel:
         return GATEWAY_BYTES + weights + engines * engine
 
     def worker(self, cache: CacheConfig, state_dir: Path) -> WorkerConfig:
-        """What its engines are started with; digests of files are remembered in `state_dir`. Raises OSError."""
+        """Return the configuration of the engines. File digests are cached in `state_dir`. Raises OSError."""
         before = mark(self.entry.path)
         return WorkerConfig(
             str(self.entry.path),
@@ -98,13 +98,13 @@ class ServedModel:
         )
 
     def prompts(self, instructions: str) -> Configuration:
-        """What its prompt workers are started with; `instructions` are the operator's."""
+        """Return the configuration of the prompt workers; `instructions` are the operator's."""
         return Configuration(
             model=str(self.entry.path), mark=self.mark, template=self.template, instructions=instructions
         )
 
     def sampling(self, request: ResponseCreate) -> Sampling:
-        """How the request wants its tokens drawn, with the model's defaults for what it leaves open."""
+        """Return the sampling parameters of the request, completed by the model's defaults."""
         defaults = self.defaults
         return Sampling(
             temperature=_given(request.temperature, defaults.temperature),
@@ -120,14 +120,14 @@ class ServedModel:
 
 
 def load(settings: Settings) -> ServedModel:
-    """Read the model of the settings. Raises ModelNotAvailableError, ModelLoadError, TemplateError or OSError."""
+    """Load the model named in the settings. Raises ModelNotAvailableError, ModelLoadError, TemplateError or OSError."""
     entry = find(settings.model)
     before = mark(entry.path)
     model = describe(entry.path)
     if model.trained_context == 0:
         raise ModelNotAvailableError(
-            f"model: {entry.name} states no trained context ({model.context_key} is 0 or missing), so that no "
-            "request would fit: set that key in its file, or use another file of the model"
+            f"model: {entry.name} states no trained context ({model.context_key} is 0 or missing), so no request would "
+            "fit; set that key in the file, or use another file of the model"
         )
     context = min(settings.context, model.trained_context)
     plan = planned(entry.path, settings)
@@ -152,19 +152,19 @@ def load(settings: Settings) -> ServedModel:
 
 
 def _engines(plan: CostModel) -> int:
-    """As many as the plan ever wants, and where it can be a second one, for long prompts beside those who stream."""
+    """Return the most engines that the cost model ever uses, but at least two if possible, one for long prompts."""
     return min(plan.times[-1].engines, max(2, *(plan.engines(n) for n in range(1, WIDEST + 1))))
 
 
 def _memory(settings: Settings, engines: int) -> int:
-    """Bytes that one engine may take."""
+    """Return the maximum memory of one engine in bytes."""
     return min(total_memory() // 4 // engines, 1 << 30) if settings.engine_memory == "auto" else settings.engine_memory
 
 
 def _cells(memory: int, context: int, model: Description) -> int:
-    """Return the KV cells of one engine that has `memory` bytes beside its weights."""
+    """Return the KV cells of one engine that has `memory` bytes besides its weights."""
     most = MOST_CONTEXTS * context
-    if model.bytes_a_token == 0:  # the state of a recurrent model does not grow with its tokens
+    if model.bytes_a_token == 0:  # the state of a recurrent model does not grow with the number of tokens
         return most
     cells = (memory - OVERHEAD - SEQUENCES * model.bytes_a_sequence) // model.bytes_a_token - ANNEX_CELLS
     return max(context, min(cells, most))

@@ -1,4 +1,4 @@
-"""Token ids to bytes: all of a vocabulary that the gateway needs, in 10 bytes a token."""
+"""A table from token ids to bytes: the part of a vocabulary that the gateway needs, in 10 bytes per token."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import msgspec
 
 
 class TokenTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The pieces of all tokens, one after the other."""
+    """The pieces of all tokens, concatenated."""
 
     digest: str
-    """SHA-256 of all tokens' texts and kinds: token ids mean the same under the same digest."""
+    """SHA-256 of all tokens' texts and types. Under the same digest, token ids have the same meaning."""
     pieces: bytes
     ends: bytes
-    """Where each piece ends in `pieces`, as native unsigned 32-bit integers."""
+    """End offset of each piece in `pieces`, as native unsigned 32-bit integers."""
     silent: dict[int, str]
-    """Tokens that stand for no bytes, as the vocabulary writes them: `<|im_end|>` for instance."""
+    """Names of the tokens without bytes, such as `<|im_end|>`."""
 
     @property
     def size(self) -> int:
@@ -22,10 +22,10 @@ class TokenTable(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.ends) // 4
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes that `token` stands for; a control token stands for none. May be part of a character."""
+        """Return the bytes of `token`, possibly an incomplete character; empty for a control token."""
         ends = memoryview(self.ends).cast("I")
         return self.pieces[ends[token - 1] if token else 0 : ends[token]]
 
     def shown(self, token: int) -> bytes:
-        """Return the piece, or the name of a token that has none."""
+        """Return the bytes of `token`, or its name if it has none."""
         return self.piece(token) or self.silent.get(token, "").encode()

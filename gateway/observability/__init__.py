@@ -1,1 +1,1 @@
-"""Metrics, logs and counts of what goes on."""
+"""Metrics, logs, and counts of active conversations."""

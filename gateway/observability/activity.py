@@ -1,4 +1,4 @@
-"""How many conversations go on: those that had a turn within the last minutes."""
+"""Counts active conversations: those with a turn in the last minutes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable
 from typing import Final
 
 WITHIN: Final = 300.0
-"""Seconds after its last turn until a conversation counts as left alone."""
+"""Seconds after its last turn for which a conversation counts as active."""
 MOST: Final = 100_000
-"""Conversations that are counted; the oldest go."""
+"""Maximum conversations counted. The oldest are evicted."""
 
 
 class Activity:
-    """Conversations by their latest response: a turn that continues one takes its place."""
+    """Active conversations by their latest response. A turn that continues a response replaces it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds."""
+        """Start without conversations; `clock` returns seconds."""
         self._clock = clock
         self._latest: OrderedDict[str, float] = OrderedDict()
 
     def turn(self, previous: str | None, response: str) -> None:
-        """A turn begins."""
+        """Record the beginning of a turn."""
         if previous is not None:
             self._latest.pop(previous, None)
         self._latest[response] = self._clock()
@@ -30,7 +30,7 @@ class Activity:
             self._latest.popitem(last=False)
 
     def __len__(self) -> int:
-        """Conversations that go on."""
+        """Return the number of active conversations."""
         since = self._clock() - WITHIN
         while self._latest and next(iter(self._latest.values())) < since:
             self._latest.popitem(last=False)

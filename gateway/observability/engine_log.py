@@ -1,4 +1,4 @@
-"""What becomes of the engines, as lines of the log."""
+"""Logs when engines are loaded and unloaded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from engine import EngineProcess, State
 
 
 class EngineLog:
-    """A line for each engine that is ready or was unloaded; of its failures the pool tells, who mends them."""
+    """Logs each engine that is ready or was unloaded. The pool, which restarts engines, logs failures."""
 
     def __init__(self) -> None:
-        """No engine was seen yet: they begin stopped."""
+        """Assume that all engines are stopped."""
         self._states: dict[str, State] = {}
 
     def changed(self, engine: EngineProcess) -> None:
-        """It came into another state; that it works or rests is no line."""
+        """Log an engine's change of state, except changes between idle and busy."""
         before = self._states.get(engine.name, State.STOPPED)
         self._states[engine.name] = engine.state
         log = structlog.get_logger()

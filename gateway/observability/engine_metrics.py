@@ -1,4 +1,4 @@
-"""What Prometheus is told of the engines, read off the pool at each scrape."""
+"""Prometheus metrics of the engines, read from the pool at each scrape."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ BY_ENGINE: Final = ("engine",)
 
 
 class EngineMetrics(Collector):
-    """The metrics of a pool and of its gateway's process: nothing is kept here that these could contradict."""
+    """The metrics of a pool and of the gateway's process. It has no state, so that it cannot contradict the pool."""
 
     def __init__(self, pool: EnginePool) -> None:
-        """Tell of `pool`."""
+        """Collect metrics of `pool`."""
         self._pool = pool
         self._own = psutil.Process()
 
     def collect(self) -> Iterable[Metric]:
-        """All of them as they are now."""
+        """Yield all metrics with their current values."""
         yield self._states()
         yield from self._gauges()
         yield from self._counters()
         yield GaugeMetricFamily(
             "samovar_gateway_resident_bytes",
-            "Memory of the gateway's own process, in bytes",
+            "Resident memory of the gateway process in bytes, without prompt workers",
             value=self._own.memory_info().rss,
         )
 
     def _states(self) -> Metric:
         family = GaugeMetricFamily(
             "samovar_engine_state",
-            "1 for the state that an engine is in (stopped, loading, idle, busy or failed), 0 for the others",
+            "1 for the current state of an engine (stopped, loading, idle, busy or failed), 0 for the other states",
             labels=("engine", "state"),
         )
         for engine in self._pool.engines:
@@ -48,67 +48,65 @@ class EngineMetrics(Collector):
 
     def _gauges(self) -> Iterable[Metric]:
         engines, usage = self._pool.engines, self._pool.usage
-        yield _told(
-            GaugeMetricFamily("samovar_engine_threads", "Threads that it may compute with now", labels=BY_ENGINE),
+        yield _filled(
+            GaugeMetricFamily("samovar_engine_threads", "Threads assigned to the engine", labels=BY_ENGINE),
             {engine.name: engine.threads for engine in engines},
         )
-        yield _told(
+        yield _filled(
             GaugeMetricFamily(
                 "samovar_engine_load_seconds",
-                "Time from the start of its process to a loaded model when it was last started, in seconds",
+                "Duration of the last load, from process start to loaded model, in seconds",
                 labels=BY_ENGINE,
             ),
             {engine.name: engine.load_seconds for engine in engines},
         )
-        yield _told(
+        yield _filled(
             GaugeMetricFamily(
                 "samovar_engine_resident_bytes",
-                "Memory of its process in bytes, weights that engines share counted in each",
+                "Resident memory of the engine process in bytes, counting shared weights in each engine",
                 labels=BY_ENGINE,
             ),
             {name: use.resident for name, use in usage.items()},
         )
-        yield _told(
+        yield _filled(
             GaugeMetricFamily(
                 "samovar_engine_proportional_bytes",
-                "Memory of its process in bytes, weights that engines share counted once among them",
+                "Proportional memory of the engine process in bytes, dividing shared weights among the engines",
                 labels=BY_ENGINE,
             ),
             {name: use.proportional for name, use in usage.items()},
         )
-        yield _told(
-            GaugeMetricFamily("samovar_kv_cells_used", "KV cells, one a token, that hold something", labels=BY_ENGINE),
+        yield _filled(
+            GaugeMetricFamily("samovar_kv_cells_used", "KV cells in use, one per token", labels=BY_ENGINE),
             {engine.name: engine.cells_used for engine in engines},
         )
-        # Its name ends like a counter's, which promtool forbids a gauge: so it is told without a type.
-        yield _told(
-            UnknownMetricFamily("samovar_kv_cells_total", "KV cells, one a token, that it has", labels=BY_ENGINE),
+        # The name ends with `_total`, which promtool allows only for counters, so the metric has no type.
+        yield _filled(
+            UnknownMetricFamily("samovar_kv_cells_total", "KV cells of the engine, one per token", labels=BY_ENGINE),
             {engine.name: engine.cells for engine in engines},
         )
 
     def _counters(self) -> Iterable[Metric]:
         pool = self._pool
-        yield _told(
+        yield _filled(
             CounterMetricFamily(
                 "samovar_engine_cpu_seconds",
-                "Processor time of its processes, those that are gone included, in seconds",
+                "Processor time of the engine's processes, including ended ones, in seconds",
                 labels=BY_ENGINE,
             ),
             {name: use.cpu_seconds for name, use in pool.usage.items()},
         )
-        yield _told(
-            CounterMetricFamily("samovar_engine_restarts", "Starts after it crashed or hung", labels=BY_ENGINE),
+        yield _filled(
+            CounterMetricFamily("samovar_engine_restarts", "Restarts after a crash or hang", labels=BY_ENGINE),
             pool.restarts,
         )
-        yield _told(
-            CounterMetricFamily(
-                "samovar_engine_unloads", "Times that it was idle and gave its memory back", labels=BY_ENGINE
-            ),
+        yield _filled(
+            CounterMetricFamily("samovar_engine_unloads", "Unloads because the engine was idle", labels=BY_ENGINE),
             pool.unloads,
         )
 
 
-def _told(family: Families, values: Mapping[str, float]) -> Metric:
+def _filled(family: Families, values: Mapping[str, float]) -> Metric:
     for engine, value in values.items():
         family.add_metric((engine,), value)
     return family

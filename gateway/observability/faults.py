@@ -1,4 +1,4 @@
-"""Exceptions that nobody expected: what the log has of them, and the error that the client gets instead."""
+"""Unexpected exceptions: how they are logged, and the error that the client receives instead."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from gateway.errors import ApiError, InternalError
 log = structlog.get_logger("faults")
 
 FRAMES: Final = 30
-"""Innermost frames of a stack that are logged; a recursion has a thousand."""
+"""Maximum stack frames logged, the innermost ones: a recursion error has a thousand."""
 _ROOT: Final = Path(__file__).parents[2]
 
 
 def report(error: BaseException, request_id: str) -> InternalError:
-    """Log `error` under `request_id`, and return what the client is told.
+    """Log `error` under `request_id` and return the error for the client.
 
-    The log has types and stack frames only: an exception's message may quote the request.
+    Only types and stack frames are logged, because an exception's message may quote the request.
     """
     log.error("internal error", request_id=request_id, error=_kinds(error), frames=_frames(error))
     return InternalError(request_id)
 
 
 def as_api_error(error: Exception, request_id: str) -> ApiError:
-    """Return what a client is told of `error`: one that is no ApiError is logged under `request_id`."""
+    """Return the error for the client: `error` itself if it is an ApiError, else the result of `report`."""
     return error if isinstance(error, ApiError) else report(error, request_id)
 
 
 def _kinds(error: BaseException) -> list[str]:
-    """The type of `error` and of what caused it."""
+    """Return the type names of `error` and of its chain of causes."""
     kinds: list[str] = []
     at: BaseException | None = error
     while at is not None and len(kinds) < FRAMES:

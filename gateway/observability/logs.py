@@ -1,7 +1,7 @@
-"""The log: one line an event on stderr, for people on a terminal and as JSON for everything else.
+"""The log: one line per event on stderr, as text on a terminal and as JSON otherwise.
 
-A thread writes the lines, so that a reader of stderr that stands still never stops the event loop. What does not fit
-into the queue is dropped and counted.
+A thread writes the lines, so that a blocked reader of stderr never blocks the event loop. Lines that do not fit into
+the queue are dropped and counted.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any, Final
 import structlog
 
 STDERR: Final = 2
-"""The descriptor that the log goes to."""
+"""File descriptor of the log."""
 QUEUE_BYTES: Final = 1 << 20
-"""Bytes of lines that wait for stderr: some thousand lines, beside the pipe's own 64 KiB."""
+"""Maximum bytes of queued lines: a few thousand lines, in addition to the pipe's own 64 KiB."""
 FLUSH_SECONDS: Final = 1.0
-"""Longest time that the end of the process waits for lines still unwritten."""
+"""Maximum seconds that the process waits at exit for unwritten lines."""
 
 
 class QueueHandler(logging.Handler):
-    """Formats records in the calling thread and writes them to a file descriptor in a thread of its own."""
+    """Formats records in the calling thread and writes them to a file descriptor in a background thread."""
 
     def __init__(self, fd: int, *, encoding: str = "utf-8", limit: int = QUEUE_BYTES) -> None:
-        """Write to `fd`, which stays the caller's, with at most `limit` bytes waiting."""
+        """Write to `fd`, which the caller owns, with at most `limit` bytes queued."""
         super().__init__()
         self._dropped = 0
-        """Lines dropped since the last report of them."""
+        """Lines dropped since the last report."""
         self._fd = fd
         self._encoding = encoding
         self._limit = limit
@@ -42,7 +42,7 @@ class QueueHandler(logging.Handler):
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record's line, or count it as dropped when the queue is full. Never blocks."""
+        """Queue a record's line, or count it as dropped if the queue is full. Never blocks."""
         try:
             line = self._line(record)
         except Exception as error:  # noqa: BLE001 - a record that cannot be formatted must not fail its caller
@@ -56,7 +56,7 @@ class QueueHandler(logging.Handler):
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until all is written, at most FLUSH_SECONDS; `logging` calls this at the end of the process."""
+        """Wait until all lines are written, at most FLUSH_SECONDS. `logging` calls this at exit."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._lines or self._writing), FLUSH_SECONDS)
 
@@ -74,7 +74,7 @@ class QueueHandler(logging.Handler):
             report = self._line(_report(lost)) if lost else b""
             try:
                 self._write(report + line)
-            except OSError:  # nobody reads any more, or the disk is full
+            except OSError:  # the reader has closed the pipe, or the disk is full
                 with self._changed:
                     self._bytes -= len(line)
                     self._dropped += 1
@@ -84,22 +84,22 @@ class QueueHandler(logging.Handler):
                 self._dropped -= lost
 
     def _write(self, data: bytes) -> None:
-        """Write all of `data`, however long that takes. Raises OSError."""
+        """Write all of `data`, blocking as long as necessary. Raises OSError."""
         while data:
             try:
                 data = data[os.write(self._fd, data) :]
-            except BlockingIOError:  # another process with the same terminal made it non-blocking
+            except BlockingIOError:  # another process on the same terminal has set O_NONBLOCK
                 select.select([], [self._fd], [])
 
 
 def _report(lost: int) -> logging.LogRecord:
-    """The record that `lost` lines were dropped."""
+    """Return a record which reports that `lost` lines were dropped."""
     values = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": "log lines dropped"}
     return logging.makeLogRecord({**values, "lines": lost})
 
 
 def configure() -> QueueHandler:
-    """Send structlog's and the standard library's lines to stderr, and return the handler that writes them."""
+    """Send the log lines of structlog and the standard library to stderr, and return the handler that writes them."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -110,10 +110,10 @@ def configure() -> QueueHandler:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    people = sys.stderr.isatty()
+    terminal = sys.stderr.isatty()
     render: list[Any] = (
         [structlog.dev.ConsoleRenderer()]
-        if people
+        if terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     )
     handler = QueueHandler(STDERR, encoding=sys.stderr.encoding)
@@ -126,11 +126,11 @@ def configure() -> QueueHandler:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it says at INFO what is said here with ids
-    logging.getLogger("uvicorn.error").addFilter(_is_no_clients_mistake)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its INFO lines repeat the gateway's, without request ids
+    logging.getLogger("uvicorn.error").addFilter(_is_not_invalid_utf8)
     return handler
 
 
-def _is_no_clients_mistake(record: logging.LogRecord) -> bool:
-    """Frames that are no UTF-8 get a traceback from uvicorn: nobody may fill the log with those."""
+def _is_not_invalid_utf8(record: logging.LogRecord) -> bool:
+    """Drop uvicorn's tracebacks for frames that are not valid UTF-8, so that no client can fill the log."""
     return not record.getMessage().startswith("Invalid UTF-8")

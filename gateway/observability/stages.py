@@ -1,4 +1,4 @@
-"""What the parts of a start take."""
+"""Measures the stages of the gateway's start."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 
 class Stages:
-    """A stopwatch that tells each part's seconds by its name."""
+    """A stopwatch for consecutive named stages."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """The first part begins now."""
+        """Start the first stage."""
         self._clock = clock
         self._began = clock()
         self.seconds: dict[str, float] = {}
-        """By `NAME_seconds`, as the log has them."""
+        """Durations by `NAME_seconds`, the names in the log."""
 
     def done(self, name: str) -> None:
-        """A part ended, and the next one begins."""
+        """End the current stage, named `name`, and start the next."""
         now = self._clock()
         self.seconds[f"{name}_seconds"] = round(now - self._began, 3)
         self._began = now

@@ -132,7 +132,7 @@ class TurnRunner:
             storing.cancel()
             usage = self._generation.usage
             self._services.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
-            self._services.registry.record(self._principal, usage.input + usage.output)
+            self._services.registry.record_usage(self._principal, usage.input + usage.output)
 
     def emit_failure(self, error: ApiError) -> None:
         """Emit `response.failed` if `run` could not."""
@@ -211,7 +211,7 @@ class TurnRunner:
         finally:
             if self.request.is_ephemeral:
                 for engine, number in self._generation.traces:
-                    self._unstored.left(engine, number)
+                    self._unstored.add_cells(engine, number)
 
     def _on_text(self, text: str, logprobs: list[dict[str, Any]]) -> None:
         self._emit(self._answer.feed(text, logprobs))
@@ -275,7 +275,7 @@ class TurnRunner:
             return await self._store(ids)
         elif ids is not None:
             turn = self.record
-            self._services.histories.keep(self._principal.tenant, self.request, messages(turn.items), ids, self.id)
+            self._services.histories.store(self._principal.tenant, self.request, messages(turn.items), ids, self.id)
         return 0
 
     async def _store(self, ids: list[int] | None) -> int:

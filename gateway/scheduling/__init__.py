@@ -1,1 +1,1 @@
-"""Which request runs next, and in which engine."""
+"""Scheduling: which request runs next, and on which engine."""

@@ -1,4 +1,4 @@
-"""The queue in front of the engines: fair between users, bounded, with positions, estimates and a time-out."""
+"""The queue in front of the engines: fair between users and bounded, with positions, wait estimates and a timeout."""
 
 from __future__ import annotations
 
@@ -17,54 +17,59 @@ R = TypeVar("R")
 P = TypeVar("P")
 
 OVERTAKEN: Final = 8
-"""Requests that may pass one that finds no room yet; then all wait until it has found it."""
+"""Requests that may overtake one that fits into no engine yet; then all others wait until it is placed."""
 TRIED: Final = 16
-"""Requests that are tried each time a place becomes free: none of the next will fit when so many do not."""
+"""Placement attempts each time a place becomes free: if that many requests do not fit, the next will not either."""
 FIRST_TURN: Final = 5.0
-"""Seconds that a turn is thought to take, before any was seen."""
+"""Assumed duration of a turn in seconds before any has been measured."""
 
 
 class Ticket(Generic[R, P]):
-    """A request in the house, from `Admission.enter` to `Admission.leave`."""
+    """An admitted request, waiting or running, from `Admission.enter` to `Admission.leave`."""
 
     def __init__(self, request: R, principal: Principal, claim: Claim, reserved: int, now: float) -> None:
-        """`reserved` tokens were taken from the caller's rate; `now` is in monotonic seconds."""
+        """Create a ticket. `reserved` tokens are reserved from the caller's rate limit; `now` is monotonic seconds."""
         self.request = request
         self.principal = principal
         self.claim = claim
         self.reserved = reserved
         self.since = now
-        """When it came; once it has a place, when it got that."""
+        """Time of arrival; after placement, time of placement."""
         self.overtaken = 0
+        """How many requests have overtaken this one because they fitted and it did not."""
         self.placed: asyncio.Future[P] = asyncio.get_running_loop().create_future()
-        """Its place, or QueueFullError or QueueTimeoutError."""
+        """The placement, or QueueFullError or QueueTimeoutError."""
         self.timer: asyncio.TimerHandle | None = None
 
     @property
     def place(self) -> P | None:
-        """Its place, once it has one."""
+        """The placement; None while the request waits or after an error."""
         done = self.placed.done() and not self.placed.cancelled() and self.placed.exception() is None
         return self.placed.result() if done else None
 
 
 class Admission(Generic[R, P]):
-    """Lets requests wait until `place` finds one a place, which is the dispatcher's to say.
+    """The queue of requests that wait for a placement.
 
-    `limit` requests may wait, each for `timeout` seconds; of one user, half of that.
+    `limit` requests may wait, half of them from one user, each for `timeout` seconds.
     """
 
     def __init__(
         self,
         place: Callable[[R], P | None],
-        give_back: Callable[[P], None],
+        release: Callable[[P], None],
         *,
         limit: int,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`give_back` takes the place of one who leaves; `clock` gives seconds."""
+        """Create an empty queue.
+
+        `place` returns a placement for a request, or None if it fits nowhere; `release` takes back the placement of a
+        request that leaves. `clock` returns seconds.
+        """
         self._place = place
-        self._give_back = give_back
+        self._release = release
         self._limit = limit
         self._timeout = timeout
         self._clock = clock
@@ -78,18 +83,19 @@ class Admission(Generic[R, P]):
         self._latest_start = clock()
 
     def __len__(self) -> int:
-        """Requests that wait."""
+        """Return the number of waiting requests."""
         return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """Requests that have a place."""
+        """Number of requests that have a placement."""
         return len(self._running)
 
     def enter(self, request: R, principal: Principal, work: Work, *, ahead: bool = False) -> Ticket[R, P]:
-        """Take a request in: it has a place at once, or waits for one. `leave` must follow, however it ends.
+        """Admit a request; it is placed at once or waits. Call `leave` when it ends, however it ends.
 
-        `ahead` is for work that nobody waits for. Raises QueueFullError or RateLimitExceededError.
+        `ahead` marks a prompt that is encoded ahead of time and that nobody waits for. Raises QueueFullError or
+        RateLimitExceededError.
         """
         reserved = self._rates.reserve(principal, work.tokens)
         claim = self._ledger.claim(principal, work, ahead=ahead)
@@ -97,18 +103,18 @@ class Admission(Generic[R, P]):
         self._waiting[claim] = ticket
         self.pump()
         if ticket.place is None:
-            victim = self._one_too_many(claim)
+            victim = self._select_victim(claim)
             if victim is ticket:
                 self.leave(ticket)
                 raise self._full(claim)
             if victim is not None:
-                self._dismiss(victim, self._full(victim.claim))
+                self._reject(victim, self._full(victim.claim))
         if ticket.place is None:
             ticket.timer = asyncio.get_running_loop().call_later(self._timeout, self._expire, ticket)
         return ticket
 
     def leave(self, ticket: Ticket[R, P], done: Work | None = None) -> None:
-        """It ended, or its client left; `done` is what it really took. A second call does nothing."""
+        """Remove a request that ended or whose client left; `done` is the work it took. A second call does nothing."""
         if self._waiting.pop(ticket.claim, None) is not None:
             self._ledger.withdraw(ticket.claim)
             done = None
@@ -117,38 +123,42 @@ class Admission(Generic[R, P]):
             self._running.remove(ticket)
             self._ledger.settle(ticket.claim, done or Work(0, 0))
             self._turn_seconds += 0.1 * (self._clock() - ticket.since - self._turn_seconds)
-            self._give_back(ticket.placed.result())
+            self._release(ticket.placed.result())
         else:
             return
-        self._forget_timer(ticket)
+        self._cancel_timer(ticket)
         self._rates.settle(ticket.principal, ticket.reserved, done.tokens if done else 0)
         self.pump()
 
     def pump(self) -> None:
-        """Give places that became free, in order.
+        """Place waiting requests in order, as far as they fit.
 
-        Who finds no room is passed by those who do, but not for ever. A user with enough in flight is passed, too.
+        A request that does not fit is overtaken by others that do, at most OVERTAKEN times. Requests of a user at the
+        concurrency limit are skipped.
         """
         self._ranks = {}
-        refused: list[Ticket[R, P]] = []
+        unplaced: list[Ticket[R, P]] = []
         blocked: set[str] = set()
         queue = iter(self._order())
-        while (claim := next(queue, None)) is not None and len(refused) < TRIED:
+        while (claim := next(queue, None)) is not None and len(unplaced) < TRIED:
             ticket = self._waiting[claim]
             if claim.user in blocked or self._is_busy(ticket):
                 continue
             place = self._place(ticket.request)
             if place is not None:
-                self._start(ticket, place, refused)
-                refused, blocked, queue = [], set(), iter(self._order())  # its user stands elsewhere now
+                self._start(ticket, place, unplaced)
+                unplaced, blocked, queue = [], set(), iter(self._order())  # the user's rank has changed
             elif ticket.overtaken >= OVERTAKEN:
                 return
             else:
-                refused.append(ticket)
+                unplaced.append(ticket)
                 blocked.add(claim.user)
 
     def position(self, ticket: Ticket[R, P]) -> int:
-        """1 for the next; 0 for one that does not wait. Those of all who wait are a permutation."""
+        """Return the queue position: 1 for the next request, 0 if the request does not wait.
+
+        The positions of all waiting requests are a permutation of 1 to their number.
+        """
         if ticket.claim not in self._waiting:
             return 0
         if not self._ranks:
@@ -156,7 +166,7 @@ class Admission(Generic[R, P]):
         return self._ranks[ticket.claim]
 
     def estimate(self, ticket: Ticket[R, P]) -> float:
-        """Seconds until it gets a place: its position times the time between two places lately."""
+        """Return the estimated seconds until placement: the position times the recent interval between placements."""
         gap = self._turn_seconds / max(1, self.running) if self._gap is None else self._gap
         return max(0.0, self.position(ticket) * gap - (self._clock() - self._latest_start))
 
@@ -165,26 +175,29 @@ class Admission(Generic[R, P]):
 
     @staticmethod
     def _is_busy(ticket: Ticket[R, P]) -> bool:
-        most = ticket.principal.limits.concurrency
-        return most is not None and ticket.claim.account.running >= most
+        limit = ticket.principal.limits.concurrency
+        return limit is not None and ticket.claim.account.running >= limit
 
-    def _start(self, ticket: Ticket[R, P], place: P, passed: list[Ticket[R, P]]) -> None:
-        for other in passed:
+    def _start(self, ticket: Ticket[R, P], place: P, overtaken: list[Ticket[R, P]]) -> None:
+        for other in overtaken:
             other.overtaken += 1
         now = self._clock()
-        if ticket.timer is not None:  # it waited, so places are scarce: this is how fast they come
+        if ticket.timer is not None:  # the request waited, so places are scarce and their interval is meaningful
             gap = now - max(self._latest_start, ticket.since)
             self._gap = gap if self._gap is None else self._gap + 0.2 * (gap - self._gap)
         self._latest_start = ticket.since = now
         del self._waiting[ticket.claim]
         self._running.add(ticket)
         self._ledger.start(ticket.claim)
-        self._forget_timer(ticket)
+        self._cancel_timer(ticket)
         self._ranks = {}
         ticket.placed.set_result(place)
 
-    def _one_too_many(self, newest: Claim) -> Ticket[R, P] | None:
-        """Who must go now that `newest` waits: the newest of who has the most, what is ahead of time first."""
+    def _select_victim(self, newest: Claim) -> Ticket[R, P] | None:
+        """Return the request to reject now that `newest` waits, or None if there is room.
+
+        It is the newest request of the user with the most waiting requests; prompts encoded ahead of time go first.
+        """
         if newest.account.waiting > max(1, self._limit // 2):
             return self._waiting[newest]
         if len(self._waiting) <= self._limit:
@@ -198,22 +211,22 @@ class Admission(Generic[R, P]):
 
     def _full(self, claim: Claim) -> QueueFullError:
         if claim.account.waiting >= max(1, self._limit // 2):
-            return QueueFullError(f"{claim.account.waiting} requests of yours wait already; try again in a while")
+            return QueueFullError(f"{claim.account.waiting} of your requests are already waiting; try again later")
         if not self._limit:
-            return QueueFullError("no engine is free now; try again in a while")
-        return QueueFullError(f"{self._limit} requests wait already; try again in a while")
+            return QueueFullError("no engine is free and queue_limit is 0; try again later")
+        return QueueFullError(f"the queue is full: {self._limit} requests are waiting; try again later")
 
     def _expire(self, ticket: Ticket[R, P]) -> None:
-        self._dismiss(ticket, QueueTimeoutError(f"no engine was free within {self._timeout:g} s; try again later"))
+        self._reject(ticket, QueueTimeoutError(f"no engine was free within {self._timeout:g} s; try again later"))
 
-    def _dismiss(self, ticket: Ticket[R, P], error: ApiError) -> None:
+    def _reject(self, ticket: Ticket[R, P], error: ApiError) -> None:
         if not ticket.placed.done():
             ticket.placed.set_exception(error)
-            ticket.placed.exception()  # nobody has to ask for it: its client may have left in the same moment
+            ticket.placed.exception()  # marks it as retrieved: the client may have left, so that nobody awaits it
         self.leave(ticket)
 
     @staticmethod
-    def _forget_timer(ticket: Ticket[R, P]) -> None:
+    def _cancel_timer(ticket: Ticket[R, P]) -> None:
         if ticket.timer is not None:
             ticket.timer.cancel()
             ticket.timer = None

@@ -1,9 +1,9 @@
-"""Who is next: users share the engines by tokens, not by requests.
+"""Fair order of waiting requests: users share the engines by tokens, not by requests.
 
-A virtual clock runs as in weighted fair queueing (Parekh and Gallager 1993), with what is known only afterwards handled
-as in *Fairness in Serving Large Language Models* (Sheng et al. 2024): a request is charged an estimate while it runs,
-and what it really took when it ends. Nobody saves up credit by asking for nothing, and nobody escapes a debt by waiting
-less than until everybody else had as much.
+A virtual clock runs as in weighted fair queueing (Parekh and Gallager 1993). Since the cost of a request is only known
+afterwards, a running request is charged an estimate, which is replaced by the actual cost when it ends, as in *Fairness
+in Serving Large Language Models* (Sheng et al. 2024). Idle users accumulate no credit, and a user's debt lasts until
+all others have received as much.
 """
 
 from __future__ import annotations
@@ -18,67 +18,68 @@ PREFILL: Final = 0.2
 """What a prompt token costs in tokens of an answer: prompts are computed about five times faster
 (docs/scheduling.md)."""
 SHORT: Final = 512.0
-"""Cost up to which a user's only request counts as a turn of a conversation, which others gladly let pass."""
+"""Maximum cost at which a user's only request counts as a conversation turn, which gets priority."""
 STEP_BACK: Final = 512.0
-"""What all other requests stand behind such a turn, in cost: bounded, so that turns never keep the others waiting."""
+"""Cost added to the rank of all other requests, so that turns run first. It is bounded, so that turns never starve
+them."""
 FIRST_ANSWER: Final = 256.0
-"""Expected tokens of an answer, before any was seen."""
+"""Expected answer length in tokens before any has been measured."""
 SWEEP: Final = 1024
-"""Accounts kept before those that owe nothing are forgotten."""
+"""Number of accounts at which inactive accounts without debt are deleted."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens to compute: of the prompt, and of the answer at most."""
+    """Tokens to compute: of the prompt, and of the answer (before it ends, the maximum)."""
 
     prompt: int
     answer: int
 
     @property
     def cost(self) -> float:
-        """What it takes, in tokens of an answer."""
+        """Cost in answer tokens."""
         return self.prompt * PREFILL + self.answer
 
     @property
     def tokens(self) -> int:
-        """All of them, as a rate limit counts."""
+        """Total number of tokens, for rate limits."""
         return self.prompt + self.answer
 
 
 @dataclass(eq=False)
 class Account:
-    """What one user had and has; costs in tokens of an answer, over the user's weight."""
+    """One user's served and running work. Costs are in answer tokens, divided by the user's weight."""
 
     weight: float = 1.0
     served: float = 0.0
-    """On the virtual clock, where the user's share of the past ends."""
+    """Position on the virtual clock up to which the user has been served."""
     pending: float = 0.0
-    """Estimates of what runs now."""
+    """Sum of the estimated costs of running requests."""
     running: int = 0
     waiting: int = 0
     turns: int = 0
-    """Of both, those that want an answer."""
+    """Running and waiting requests that generate an answer."""
     latest: int = 0
-    """Number of the latest request that got a place: among equals, who waited longer for one is next."""
+    """Number of the user's latest placement: between equal ranks, the user who was placed longer ago is next."""
     answer: float = FIRST_ANSWER
     """Running mean of the user's answers, in tokens."""
 
     @property
     def active(self) -> bool:
-        """Has anything in the house."""
+        """Whether the user has running or waiting requests."""
         return bool(self.running or self.waiting)
 
 
 @dataclass(eq=False)
 class Claim:
-    """A request as fairness sees it."""
+    """A waiting or running request in the fair queue."""
 
     user: str
     account: Account
     cost: float
-    """Estimated, over the user's weight."""
+    """Estimated cost divided by the user's weight."""
     ahead: bool
-    """Encodes ahead of time: waits for all who want an answer."""
+    """Whether the request only encodes a prompt ahead of time: it waits for all requests that generate an answer."""
     number: int
     """Order of arrival."""
 
@@ -88,7 +89,7 @@ class Ledger:
     """The users' accounts and the virtual clock."""
 
     clock: float = 0.0
-    """The share that a user has had who took everything due since the beginning."""
+    """Virtual time: the cost, per unit of weight, served to a user who has been active since the start."""
     accounts: dict[str, Account] = field(default_factory=dict)
     _answer: float = FIRST_ANSWER
     _places: int = 0
@@ -96,7 +97,7 @@ class Ledger:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def claim(self, principal: Principal, work: Work, *, ahead: bool) -> Claim:
-        """A request arrives and waits."""
+        """Add an arriving request, which waits."""
         account = self.accounts.get(principal.user)
         if account is None:
             self._sweep()
@@ -109,12 +110,12 @@ class Ledger:
         return Claim(principal.user, account, expected.cost / account.weight, ahead, next(self._numbers))
 
     def withdraw(self, claim: Claim) -> None:
-        """It leaves without having had a place."""
+        """Remove a waiting request."""
         claim.account.waiting -= 1
         claim.account.turns -= not claim.ahead
 
     def start(self, claim: Claim) -> None:
-        """It has a place."""
+        """Charge the estimated cost of a request that was placed."""
         account = claim.account
         account.waiting -= 1
         account.running += 1
@@ -124,7 +125,10 @@ class Ledger:
         account.latest = self._places
 
     def settle(self, claim: Claim, done: Work) -> None:
-        """It ended: the estimate becomes what it really took, and the clock moves by everybody's share of that."""
+        """Replace the estimate of a request that ended by its actual cost, and advance the clock.
+
+        The clock moves by the cost divided by the weights of all active users.
+        """
         account = claim.account
         shares = sum(account.weight for account in self.accounts.values() if account.active)
         account.running -= 1
@@ -137,7 +141,7 @@ class Ledger:
             self._answer += 0.05 * (done.answer - self._answer)
 
     def order(self, claims: list[Claim]) -> list[Claim]:
-        """Those who wait, as they will be served if nothing changes. A user's own keep their order."""
+        """Return waiting requests in the order of service. Requests of one user stay in their order of arrival."""
         ahead: dict[tuple[str, bool], float] = {}
         keys = {}
         for claim in sorted(claims, key=lambda claim: claim.number):
@@ -149,7 +153,7 @@ class Ledger:
         return sorted(claims, key=keys.__getitem__)
 
     def _share(self, claim: Claim) -> float:
-        """Where the claim's user stands. Who was passed over has this one request of credit, and never more."""
+        """Return the user's position on the virtual clock. An overtaken user has at most this request as credit."""
         return max(claim.account.served, self.clock - claim.cost)
 
     @staticmethod
@@ -157,7 +161,7 @@ class Ledger:
         return claim.cost <= SHORT and claim.account.turns == 1
 
     def _sweep(self) -> None:
-        """Forget users who are gone and owe nothing: without keys every connection is a user."""
+        """Delete accounts of inactive users without debt: without keys every connection is a user."""
         if len(self.accounts) < self._sweep_at:
             return
         self.accounts = {

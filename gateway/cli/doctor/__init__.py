@@ -50,7 +50,7 @@ FLAGS: Final = {
 
 def run(settings: Settings) -> int:
     """Print all findings; 1 when serving would fail. Raises SettingsError where everybody could come in by accident."""
-    settings.check_door(has_keys=has_keys(settings))
+    settings.check_exposure(has_keys=has_keys(settings))
     console = Console(highlight=False, markup=False, emoji=False)
     failed = False
     for finding in Doctor(settings, Phrases(TEXTS, chinese=is_chinese())).findings():
