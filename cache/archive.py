@@ -213,7 +213,7 @@ class Archive:
             entries = await asyncio.to_thread(self._copies.journal_after, seen)
             for _, deletion in entries:
                 if deletion is not None:
-                    await self._hear(deletion)
+                    await self._apply_deletion(deletion)
             if not await self._check_journal(self._copies):
                 return  # the next call reads the journal from its beginning
             seen = entries[-1][0] if entries else end
@@ -298,7 +298,7 @@ class Archive:
             deletion = Deletion(row.tenant, row.id, self._clock())
             position = await asyncio.to_thread(self._copies.delete, deletion)
             await self._check_journal(self._copies)
-            await self._note_position(position)
+            await self._save_position(position)
         else:
             await asyncio.to_thread(self._copies.put, row.tenant, row.id, row.sealed)
         # `progress` is compared because the record may have been written again meanwhile.
@@ -346,11 +346,14 @@ class Archive:
         log.warning("Redis has lost deletions: those that this gateway knows of are published again")
         await self._database.run("UPDATE records SET copied = 0 WHERE progress = 3")
         await self._database.run("DELETE FROM journal")
-        self._behind.set()
+        self._outbox_filled.set()
         return False
 
-    async def _note_position(self, position: str, *, seen: bool = False) -> None:
-        """Note a position of the journal. Redis has lost data when the newest noted entry is missing there."""
+    async def _save_position(self, position: str, *, seen: bool = False) -> None:
+        """Save a position of the journal; `seen`: this gateway has read the journal up to there.
+
+        Redis has lost data if the newest saved entry is missing in the journal.
+        """
 
         def work(connection: sqlite3.Connection) -> None:
             rows = connection.execute("SELECT seen, newest FROM journal").fetchall()

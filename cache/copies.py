@@ -98,7 +98,7 @@ class Copies:
 
     def journal_has(self, position: str) -> bool:
         """Return whether the journal holds an entry at `position`."""
-        return self.store.ask("journal", lambda: self._redis.has(JOURNAL, position))
+        return self.store.read("journal", lambda: self._redis.has(JOURNAL, position))
 
     def journal_after(self, position: str) -> list[tuple[str, Deletion | None]]:
         """Return the next entries with their positions; None stands for an entry not sealed under this key."""

@@ -227,7 +227,7 @@ class KVConnector:
                 job.done(success and job.whole and len(states) == len(job.states))
 
         try:
-            success = self._cache.keep(job.chain, states)
+            success = self._cache.store(job.chain, states)
         finally:
             self._callbacks.append(finish)
             self._wake()

@@ -172,11 +172,11 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         with suppress(StoreError):  # every request will report it
-            await services.sessions.interrupted()
+            await services.sessions.mark_interrupted()
         await services.registry.refresh()
         work = {
-            "sessions": services.sessions.keep,
-            "cache": services.cache.keep,
+            "sessions": services.sessions.run,
+            "cache": services.cache.run,
             "engines": services.pool.run,
             "prompts": services.prompts.run,
             "dispatcher": services.dispatcher.run,
@@ -205,7 +205,7 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
         with services.metrics.connections.track_inprogress():
             principal = principal_of(socket)
-            count_message = partial(services.registry.heard, principal)
+            count_message = partial(services.registry.count_message, principal)
             if (watch_controls := socket.scope["state"].get(WATCH)) is not None:
                 watch_controls(count_message)
             await Connection(responses, socket, principal=principal, count_message=count_message, intake=intake).serve()

@@ -50,7 +50,7 @@ LIMITS: dict[str, tuple[float, ...]] = {
         lanes.OWNER_BYTES >> 20,
         lanes.GATEWAY_BYTES >> 20,
     ),
-    "`store: false` responses that one connection can continue": (unstored.KEPT,),
+    "`store: false` responses that one connection can continue": (unstored.MAX_TURNS,),
     "prompt preparation of one request": (
         Configuration(model="", template="").processor_seconds,
         Configuration(model="", template="").seconds,

@@ -29,7 +29,7 @@ async def test_engines_are_unloaded_although_reading_their_usage_fails(
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1, idle_unload=0.3)
     [engine] = pool.engines
     with capture_logs() as lines:
-        maintenance = asyncio.create_task(keep_up("engines", pool.run))
+        maintenance = asyncio.create_task(run_forever("engines", pool.run))
         await pool.start(engine)
         async with asyncio.timeout(20):
             while engine.state is not State.STOPPED:  # noqa: ASYNC110 - no event to wait for

@@ -270,7 +270,7 @@ class TurnRunner:
         Returns how many of the user's oldest turns were dropped to make room.
         """
         if self.request.is_ephemeral:
-            self._unstored.keep(self.record, ids)
+            self._unstored.add(self.record, ids)
         elif self.request.is_stored:
             return await self._store(ids)
         elif ids is not None:

@@ -57,7 +57,7 @@ class Authentication:
             principal = await self._identify(scope, address)
             self._check(scope, principal, address)
             if scope["type"] == "http":
-                self._registry.heard(principal)  # for a WebSocket, each message counts instead
+                self._registry.count_message(principal)  # for a WebSocket, each message counts instead
         except ApiError as error:
             await refuse(error, scope, receive, send, headers=_headers(scope, error))
             return
