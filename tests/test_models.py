@@ -32,20 +32,20 @@ PUBLISHED = CATALOGUE[NAME]
 
 @pytest.fixture
 def content() -> bytes:
-    """A megabyte that is no model, for tests of the way it takes."""
+    """A megabyte of data, for tests of the transfer."""
     return os.urandom(1 << 20)
 
 
 @pytest.fixture
 def hub(content: bytes) -> Iterator[Hub]:
-    """An endpoint that serves it."""
+    """An endpoint that serves the data."""
     with Hub(content) as hub:
         yield hub
 
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
-    """The user's own library, empty."""
+    """An empty library."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return Library()
 
@@ -57,7 +57,7 @@ def bring(library: Library, hub: Hub, published: Published = PUBLISHED, **others
 
 
 def leftovers(library: Library) -> list[str]:
-    """What lies in the library beside locks."""
+    """Return the files in the library without locks."""
     return sorted(path.name for path in library.folder.iterdir() if path.suffix != ".lock")
 
 
@@ -68,7 +68,7 @@ def test_a_pulled_model_is_verified_recorded_and_found_by_its_name(library: Libr
     assert (record.sha256, record.size, record.revision) == (sha256(content).hexdigest(), len(content), REVISION)
     assert find(NAME).path.read_bytes() == content
     assert leftovers(library) == [PUBLISHED.file, f"{PUBLISHED.file}.json"]
-    assert told == sorted(told, key=lambda step: step[1])  # bytes come, then they are verified
+    assert told == sorted(told, key=lambda step: step[1])  # download, then verification
     assert {(len(content), False), (len(content), True)} <= set(told)
 
 
@@ -254,9 +254,9 @@ def test_before_a_pull_the_error_is_the_command_to_type(capsys: pytest.CaptureFi
     [
         (
             ["pull", "qwen2.5-0.5b-instruct-q4"],
-            "no model is called qwen2.5-0.5b-instruct-q4 (qwen2.5-0.5b-instruct-q4_0 is one)",
+            "no model is named qwen2.5-0.5b-instruct-q4 (did you mean qwen2.5-0.5b-instruct-q4_0?)",
         ),
-        (["pull", "zzz"], "no model is called zzz; see: samovar models list"),
+        (["pull", "zzz"], "no model is named zzz; see: samovar models list"),
         (["pull", NAME, "--endpoint=nowhere"], "no hub answers at nowhere"),
         (["path", "zzz"], "zzz is neither a file here nor a known name"),
     ],

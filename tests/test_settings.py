@@ -78,7 +78,7 @@ def test_a_name_like_no_other_is_refused_without_advice(monkeypatch: pytest.Monk
 def test_an_unknown_flag_is_refused_with_a_near_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--queue-limits=5"]) == 2
     said = capsys.readouterr().err
-    assert said == "samovar: --queue-limits: no such setting (command line); --queue-limit is one\n"
+    assert said == "samovar: --queue-limits: no such setting (command line); did you mean --queue-limit?\n"
 
 
 def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def kettle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     [
         (["boil", "--model=tea", "enamel", "--cups", "3", "--state-dir=/s"], 3, ""),
         (["--state-dir=/s", "--model=tea", "boil", "enamel"], 1, ""),
-        (["boil", "enamel", "--cusp=3"], 2, "samovar: --cusp: no such setting (command line); --cups is one\n"),
+        (["boil", "enamel", "--cusp=3"], 2, "samovar: --cusp: no such setting (command line); did you mean --cups?\n"),
         (["boil", "enamel", "--port=1"], 2, "samovar: --port: no such setting (command line)\n"),
         (["boil", "enamel", "tin"], 2, "samovar: tin: no such setting (command line)\n"),
         (["boil", "enamel", "--config=none.toml"], 2, "samovar: --config: there is no file none.toml\n"),
@@ -309,4 +309,4 @@ def test_who_may_be_served_is_no_business_of_a_chat(capsys: pytest.CaptureFixtur
     assert main(["chat", "--host", "127.0.0.2", "--port", "9"]) == 1
     load({"host": "192.0.2.7", "allow_anonymous": True}).check_door(has_keys=False)
     load({"host": "192.0.2.7"})
-    assert "no gateway answers" in capsys.readouterr().err
+    assert "no gateway responds" in capsys.readouterr().err
