@@ -1,4 +1,4 @@
-"""`python -m grafana [FOLDER]`: write the boards, by default where Grafana is provisioned from."""
+"""`python -m grafana [FOLDER]`: write the dashboards, by default to `dashboards/`, where Grafana loads them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from grafana.words import chinese, english
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
 BOARDS: Final = {"samovar": english, "samovar-zh": chinese}
-"""By uid, which is the name of the file, too."""
+"""Translation function by uid, which is also the name of the file."""
 
 
 def main(folder: Path) -> None:
-    """Write each board and say where it is."""
+    """Write each dashboard and print its path."""
     for uid, say in BOARDS.items():
         path = folder / f"{uid}.json"
         path.write_text(dashboard(uid, say), "utf-8")

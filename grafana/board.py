@@ -1,4 +1,4 @@
-"""The board: six questions, in the order in which somebody asks them who was called because it is slow."""
+"""The dashboard: six questions, in the order in which an administrator asks them when users complain about slowness."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from grafana.panels import (
 )
 
 QUARTER: Final = "15m"
-"""What a tile looks back on that counts what failed."""
+"""Time range of the tiles that count failures."""
 ENGINE: Final = "{{instance}} #{{engine}}"
-"""What an engine's series is called."""
+"""Legend of an engine's series."""
 ALERTS: Final = 'ALERTS{alertname=~"Samovar.+",alertstate="firing"}'
 
 WELL: Final = Row(
-    "Is it well now?",
-    "Green everywhere: nothing to do. A tile that is not green names the row to look at.",
+    "Is everything OK?",
+    "All green: nothing to do. The description of a tile that is not green names the row to look at.",
     (
         Panel(
             "Gateways",
-            "Gateways that Prometheus reaches. None: it is down, or its port is closed to Prometheus.",
+            "Gateways that Prometheus can reach. Zero: the gateway is down, or Prometheus cannot reach its port.",
             (Query(f"count({metric('build_info')}) or vector(0)", "gateways"),),
             look="tile",
             width=3,
@@ -39,15 +39,15 @@ WELL: Final = Row(
         ),
         Panel(
             "Alerts",
-            "Alerts of grafana/rules that fire now; which ones, the last row tells.",
+            "Firing alerts of grafana/rules; the last row lists them.",
             (Query(f"count({ALERTS}) or vector(0)", "alerts"),),
             look="tile",
             width=3,
             steps=Steps(1, 1),
         ),
         Panel(
-            "Engines failed",
-            "Engines that crashed or cannot load their model. See: what failed.",
+            "Failed engines",
+            "Engines that crashed or cannot load their model. See: What failed?",
             (Query(total(metric("engine_state", 'state="failed"', engine=True)), "engines"),),
             look="tile",
             width=3,
@@ -55,19 +55,19 @@ WELL: Final = Row(
         ),
         Panel(
             "Store",
-            "Whether it gives and takes KV; while it is away, old conversations are encoded anew. See: what it saves.",
+            "Whether KV blocks can be read and written. If not, prompts are recomputed. See: What does the cache save?",
             (Query(f"min({metric('store_up')})", "store"),),
             look="tile",
             width=3,
-            words=((0, "away", "red"), (1, "up", "green")),
+            words=((0, "down", "red"), (1, "up", "green")),
         ),
         Panel(
-            "Queue filled",
-            "The fullest gateway's share of queue_limit; over it, requests are turned away. See: are people waiting.",
+            "Queue usage",
+            "Share of queue_limit in use, on the fullest gateway; requests above it are rejected. See the next row.",
             (
                 Query(
                     f"max({metric('requests_waiting')} / on (job, instance) {metric('limit', named('queue_limit'))})",
-                    "filled",
+                    "usage",
                 ),
             ),
             unit="percentunit",
@@ -76,8 +76,8 @@ WELL: Final = Row(
             steps=Steps(0.5, 0.9),
         ),
         Panel(
-            "First token, p95",
-            "19 of 20 answers began within this time, queue included. See: how fast does it feel.",
+            "Time to first token, p95",
+            "95 % of answers started within this time, including the queue. See: How fast does it feel?",
             (Query(quantile(0.95, "time_to_first_token_seconds"), "p95"),),
             unit="s",
             look="tile",
@@ -86,15 +86,15 @@ WELL: Final = Row(
         ),
         Panel(
             "Failed answers",
-            "Answers that began and failed in the last 15 minutes. See: what failed.",
+            "Answers that failed after they were accepted, in the last 15 minutes. See: What failed?",
             (Query(total(increase("requests_total", 'status="failed"', over=QUARTER)), "answers"),),
             look="tile",
             width=3,
             steps=Steps(1, 5),
         ),
         Panel(
-            "Tokens a second",
-            "Of all answers together.",
+            "Tokens per second",
+            "Total of all answers.",
             (Query(total(rate("generation_tokens_total")), "tokens"),),
             look="tile",
             width=3,
@@ -103,34 +103,34 @@ WELL: Final = Row(
 )
 
 WAITING: Final = Row(
-    "Are people waiting, and why?",
-    "A short queue that moves is normal. If it grows: are all engines busy, are their cells full, or is one loading?",
+    "Are requests waiting, and why?",
+    "A short, moving queue is normal. If it grows: are all engines busy, are KV cells full, or is an engine loading?",
     (
         Panel(
-            "In the queue",
-            "Requests without an engine. Dashed: queue_limit, above which they are turned away.",
+            "Queued requests",
+            "Requests that wait for an engine. Dashed: queue_limit; further requests are rejected.",
             (Query(total(metric("requests_waiting")), "waiting"), limit("queue_limit", "limit")),
         ),
         Panel(
-            "At an engine",
-            "Requests that are answered now. Dashed: as many as may run at once; at this line the next ones wait.",
+            "Running requests",
+            "Requests with an engine. Dashed: the maximum of concurrent requests; further ones wait.",
             (Query(total(metric("requests_running")), "running"), limit("running", "limit")),
         ),
         Panel(
-            "Wait for an engine",
-            "Of those that got one. Dashed: queue_timeout, after which one that waits is sent away.",
+            "Queue time",
+            "Of requests that got an engine. Dashed: queue_timeout, after which a request fails.",
             (*percentiles("queue_seconds", 50, 95), limit("queue_timeout", "limit", "max")),
             unit="s",
         ),
         Panel(
             "Engines by state",
-            "All busy: more cores, or fewer people. Loading: the first request after idle_unload waits for the model.",
+            "All busy: add cores or reduce load. Loading: the first request after an idle unload waits for the model.",
             (Query(total(metric("engine_state", engine=True), "state"), "{{state}}"),),
             look="stack",
         ),
         Panel(
             "KV cells in use",
-            "A request waits until its tokens find room: near 100 % people wait for room. engine_memory gives more.",
+            "A request waits until its tokens fit: near 100 %, requests queue for KV cells; engine_memory adds cells.",
             (
                 Query(
                     f"{metric('kv_cells_used', engine=True)} / {metric('kv_cells_total', engine=True)}",
@@ -140,8 +140,8 @@ WAITING: Final = Row(
             unit="percentunit",
         ),
         Panel(
-            "People",
-            "Conversations that had a turn in the last five minutes, and open connections.",
+            "Users",
+            "Conversations with a turn in the last five minutes, and open connections.",
             (
                 Query(total(metric("sessions_active")), "conversations"),
                 Query(total(metric("websocket_connections")), "connections"),
@@ -152,41 +152,41 @@ WAITING: Final = Row(
 
 FAST: Final = Row(
     "How fast does it feel?",
-    "A first token within two seconds and gaps under a fifth of one read well. The upper lines are the unlucky ones.",
+    "A first token within 2 s and gaps below 0.2 s read well. The upper curves are the slower requests.",
     (
         Panel(
-            "First token",
-            "From a request's arrival to its first word, queue included.",
+            "Time to first token",
+            "From the arrival of the request to the first token, including the queue.",
             percentiles("time_to_first_token_seconds", 50, 95, 99),
             unit="s",
         ),
         Panel(
-            "First token, by what the cache gave",
-            "Half of the answers began within this time. Far apart: the cache works, and misses are what hurts.",
+            "Time to first token, by cache result",
+            "Median. Curves far apart: the cache works, and cache misses dominate the wait.",
             (Query(quantile(0.5, "time_to_first_token_seconds", "cache"), "{{cache}}"),),
             unit="s",
         ),
         Panel(
-            "Between two tokens",
-            "How smoothly answers flow. Steps at p99: a long prompt was computed beside them.",
+            "Time between tokens",
+            "Smoothness of answers. Steps in p99: a long prompt was prefilled at the same time.",
             percentiles("inter_token_seconds", 50, 95, 99),
             unit="s",
         ),
         Panel(
-            "Whole answers",
-            "From arrival to the last event; long answers take long.",
+            "Total time of answers",
+            "From the arrival of the request to the last event; long answers take longer.",
             percentiles("request_seconds", 50, 95),
             unit="s",
         ),
         Panel(
-            "Steps of the engines",
-            "A step gives one token to each of its sequences: this is the floor under the gaps.",
+            "Engine step time",
+            "A step generates one token for each of its sequences: a lower bound of the time between tokens.",
             percentiles("engine_step_seconds", 50, 95),
             unit="s",
         ),
         Panel(
-            "Sequences in a step",
-            "How many answers share a step on average: one means that engines take turns, many that they batch.",
+            "Batch size",
+            "Mean number of sequences in a step. 1: answers take turns; more: answers are batched.",
             (
                 Query(
                     total(rate("engine_batch_size_sum")) + " / " + total(rate("engine_batch_size_count")), "sequences"
@@ -198,17 +198,17 @@ FAST: Final = Row(
 
 SAVED: Final = Row(
     "What does the cache save?",
-    "Every prompt token that comes from an engine or from the store need not be computed: that is most of the wait.",
+    "Prompt tokens cached in an engine or the store are not computed, which saves most of the wait.",
     (
         Panel(
-            "Prompt tokens, by where they came from",
-            "computed: encoded anew. engine: still there. store: fetched.",
+            "Source of prompt tokens",
+            "computed: not cached. engine: still in its KV cells. store: fetched.",
             (Query(total(rate("prompt_tokens_total"), "source"), "{{source}}"),),
             look="stack",
         ),
         Panel(
-            "Share not computed",
-            "Chats that go on reach 90 % and more; new ones, and documents, none.",
+            "Cached share of prompt tokens",
+            "90 % or more for continued chats, 0 % for new chats and documents.",
             (
                 Query(
                     total(rate("prompt_tokens_total", 'source!="computed"'))
@@ -220,14 +220,14 @@ SAVED: Final = Row(
             unit="percentunit",
         ),
         Panel(
-            "Answers, by what the cache gave",
-            "hit: all that was said before. Many misses in long conversations: cache_ttl or the store is too small.",
+            "Answers by cache result",
+            "hit: the whole history was cached. Many misses in long conversations: cache_ttl or store is too small.",
             (Query(total(rate("time_to_first_token_seconds_count"), "cache"), "{{cache}}"),),
             look="stack",
         ),
         Panel(
-            "Calls of the store",
-            "A second, by what came of them.",
+            "Store operations",
+            "Per second, by outcome.",
             (
                 Query(
                     total(rate("store_operations_total"), "operation", "outcome") + " > 0",
@@ -236,14 +236,14 @@ SAVED: Final = Row(
             ),
         ),
         Panel(
-            "Time of a call, p95",
-            "A get that takes longer than computing would (0.3 s) is given up.",
+            "Time of a store operation, p95",
+            "A get times out after 0.3 s, when computing is faster.",
             (Query(quantile(0.95, "store_operation_seconds", "operation"), "{{operation}}"),),
             unit="s",
         ),
         Panel(
-            "Bytes to and from the store",
-            "A second. What is put again and again without a get is not worth its room.",
+            "Store traffic",
+            "Bytes per second. Blocks that are often put but never read waste space.",
             (Query(total(rate("store_bytes_total"), "operation"), "{{operation}}"),),
             unit="Bps",
         ),
@@ -252,11 +252,11 @@ SAVED: Final = Row(
 
 USED: Final = Row(
     "What do the engines use?",
-    "Under the dashed lines all is as configured. Engines give memory back idle_unload after their last answer.",
+    "Below the dashed lines, usage is within the settings. Engines unload idle_unload seconds after the last answer.",
     (
         Panel(
-            "Memory of each engine",
-            "Resident, shared weights counted in each. Dashed: engine_memory.",
+            "Memory per engine",
+            "Resident memory; shared weights count in each engine. Dashed: engine_memory.",
             (
                 Query(total(metric("engine_resident_bytes", engine=True), "instance", "engine"), ENGINE),
                 limit("engine_memory", "limit", "max"),
@@ -264,8 +264,8 @@ USED: Final = Row(
             unit="bytes",
         ),
         Panel(
-            "Memory in all",
-            "Weights that engines share counted once, and the gateway itself: what the machine needs to have.",
+            "Total memory",
+            "Engines, with shared weights counted once, plus the gateway: the memory that the machine needs.",
             (
                 Query(total(metric("engine_proportional_bytes", engine=True), "instance", "engine"), ENGINE),
                 Query(total(metric("gateway_resident_bytes")), "gateway"),
@@ -274,8 +274,8 @@ USED: Final = Row(
             look="stack",
         ),
         Panel(
-            "Processors",
-            "Cores that the engines keep busy. Dashed: cores. There for long: this is all that the machine gives.",
+            "CPU",
+            "Cores used by the engines. Dashed: cores. Close to it for long: the machine is at its limit.",
             (
                 Query(total(rate("engine_cpu_seconds_total", engine=True), "instance", "engine"), ENGINE),
                 limit("cores", "limit"),
@@ -284,7 +284,7 @@ USED: Final = Row(
         ),
         Panel(
             "Threads",
-            "As the dispatcher shares the cores out; never over the dashed line.",
+            "Threads that the dispatcher assigns to engines; never above the dashed line.",
             (
                 Query(total(metric("engine_threads", engine=True), "instance", "engine"), ENGINE),
                 limit("cores", "limit"),
@@ -292,16 +292,16 @@ USED: Final = Row(
             look="stack",
         ),
         Panel(
-            "Last load",
-            "From an engine's start to a loaded model. Slow: the weights came from the disk.",
+            "Load time",
+            "From starting an engine to a loaded model. Slow: the weights were read from disk.",
             (Query(f"max by (instance, engine) ({metric('engine_load_seconds', engine=True)})", ENGINE),),
             unit="s",
         ),
         Panel(
             "Loads and unloads",
-            "Engines that took their memory and gave it back. Many a minute: idle_unload is shorter than people think.",
+            "Many per minute: idle_unload is shorter than the pauses in which users think.",
             (
-                # Each load takes another time, to the microsecond: as often as that changes, so many loads there were.
+                # No two loads take the same time to the microsecond, so the changes of the load time count the loads.
                 Query(
                     f"sum(changes({metric('engine_load_seconds', engine=True)}[$__rate_interval]))",
                     "loads",
@@ -315,17 +315,17 @@ USED: Final = Row(
 
 FAILED: Final = Row(
     "What failed?",
-    "Nothing here is the normal case. docs/metrics.md tells for every alert what it means and what to do.",
+    "Normally empty. docs/metrics.md explains the meaning of every alert and what to do.",
     (
         Panel(
-            "Requests, by how they ended",
-            "A minute. incomplete: the answer reached its length. rejected: refused before it began.",
+            "Requests by result",
+            "Per minute. incomplete: the answer reached its length limit. rejected: not accepted.",
             (Query("60 * " + total(rate("requests_total"), "status"), "{{status}}"),),
             look="stack",
         ),
         Panel(
-            "Failed and turned away, by code",
-            "engine_unavailable: engines crash. queue_full, queue_timeout: too many people. Else: clients' mistakes.",
+            "Failed and rejected requests by code",
+            "engine_unavailable: engines crash. queue_full, queue_timeout: overload. Others: errors of clients.",
             (
                 Query(
                     total(increase("requests_total", 'status=~"failed|rejected"'), "status", "code") + " > 0",
@@ -335,14 +335,17 @@ FAILED: Final = Row(
             look="bars",
         ),
         Panel(
-            "Restarts after a crash",
-            "Answers go on in another engine, so people see a pause. Again and again: see the log for the reason.",
-            (Query(total(increase("engine_restarts_total", engine=True), "instance", "engine"), ENGINE),),
+            "Restarts after crashes",
+            "Answers continue in another engine after a pause. If it happens repeatedly, the log has the reason.",
+            (
+                Query(total(increase("engine_restarts_total", engine=True), "instance", "engine"), ENGINE),
+                Query(total(increase("prompt_worker_restarts_total")), "prompt workers"),
+            ),
             look="bars",
         ),
         Panel(
-            "Calls of the store that failed",
-            "skipped: not tried, as the store is away. full: nothing is stored until there is room.",
+            "Failed store operations",
+            "skipped: not attempted, because the store is down. full: no writes until there is space.",
             (
                 Query(
                     total(
@@ -355,14 +358,18 @@ FAILED: Final = Row(
                 ),
             ),
             look="bars",
-            width=12,
+        ),
+        Panel(
+            "Dropped turns",
+            "Oldest turns deleted because stored conversations exceeded user_storage.",
+            (Query(total(increase("dropped_turns_total")), "turns"),),
+            look="bars",
         ),
         Panel(
             "Alerts",
-            "When each one fired.",
+            "When each alert fired.",
             (Query(f"max by (alertname, severity) ({ALERTS})", "{{alertname}}"),),
             look="states",
-            width=12,
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""The board as Grafana's JSON, in any language."""
+"""Builds the JSON of the Grafana dashboard in any language."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GREEN, YELLOW, RED = "green", "yellow", "red"
 
 
 def dashboard(uid: str, say: Say) -> str:
-    """The JSON of the board whose words are put through `say`; it ends with a line feed."""
+    """Return the dashboard as JSON with a trailing newline. `say` translates its texts."""
     board = (
         build.Dashboard(say(TITLE))
         .uid(uid)
@@ -52,7 +52,7 @@ def dashboard(uid: str, say: Say) -> str:
 
 
 def _others(say: Say) -> build.DashboardLink:
-    """To the boards of the same tag: this one in another language."""
+    """Return the link to dashboards with the same tag: this one in the other language."""
     link = build.DashboardLink(say("The other language")).type(model.DashboardLinkType.DASHBOARDS)
     return link.tags([TAG]).keep_time(True).include_vars(True)
 
@@ -88,8 +88,8 @@ def _target(query: Query, number: int, say: Say) -> prometheus.Dataquery:
 
 
 def _thresholds(steps: Steps | None) -> build.ThresholdsConfig:
-    """Colours from low to high values."""
-    colours: dict[float | None, str] = {None: GREEN}  # a later colour replaces one of the same value
+    """Return the colours for a tile, from low to high values."""
+    colours: dict[float | None, str] = {None: GREEN}  # a later colour replaces an earlier one at the same value
     if steps is not None and steps.falling:
         colours = {None: RED, steps.red: YELLOW, steps.yellow: GREEN}
     elif steps is not None:
@@ -150,7 +150,7 @@ def _lines(panel: Panel, say: Say) -> timeseries.Panel:
 
 
 def _limit_style() -> list[model.DynamicConfigValue]:
-    """How a threshold is drawn: apart from what is stacked, dashed."""
+    """Return the style of a limit: dashed, and not stacked."""
     return [
         model.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
         model.DynamicConfigValue("custom.fillOpacity", 0),

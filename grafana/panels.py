@@ -1,4 +1,4 @@
-"""What a board is made of: rows that ask a question, panels that answer it, queries of Prometheus. No Grafana here."""
+"""Parts of a dashboard, independent of Grafana: rows (questions), panels (answers) and Prometheus queries."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Final, Literal
 Look = Literal["tile", "lines", "stack", "bars", "states"]
 
 GATEWAYS: Final = 'instance=~"$instance"'
-"""Selects what the board's variables say."""
+"""Label matcher for the gateways selected in the dashboard."""
 ENGINES: Final = GATEWAYS + ',engine=~"$engine"'
 
 
 @dataclass(frozen=True)
 class Query:
-    """One expression, and what its series are called; words of the legend are translated, `{{label}}` stays."""
+    """An expression and the legend of its series. The legend is translated, except for `{{label}}`."""
 
     expression: str
     legend: str
     is_limit: bool = False
-    """Whether it is a threshold: drawn over the others, dashed."""
+    """Whether the query is a limit, drawn as a dashed line over the others."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """From which value on a tile is yellow, and from which red; with `falling`, below which."""
+    """Values from which a tile is yellow and red; with `falling`, below which it is."""
 
     yellow: float
     red: float
@@ -33,24 +33,24 @@ class Steps:
 
 @dataclass(frozen=True)
 class Panel:
-    """One answer. Its hint says what is normal and what to look at when it is not."""
+    """A panel. Its hint says what is normal and where to look otherwise."""
 
     title: str
     hint: str
     queries: tuple[Query, ...]
     unit: str = "short"
-    """As Grafana names it: s, bytes, percentunit, short, …"""
+    """Grafana's unit: s, bytes, percentunit, short, …"""
     look: Look = "lines"
     width: int = 8
-    """Of 24."""
+    """Width in columns, of 24."""
     steps: Steps | None = None
     words: tuple[tuple[float, str, str], ...] = ()
-    """Values of a tile that are told as a word, in a colour."""
+    """Values of a tile that are shown as a coloured word: (value, word, colour)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question, with the panels that answer it."""
+    """A question, and the panels that answer it."""
 
     question: str
     hint: str
@@ -58,41 +58,41 @@ class Row:
 
 
 def metric(name: str, *matchers: str, engine: bool = False) -> str:
-    """The series of a metric, of the instances (and engines) that are looked at."""
+    """Return the selector of a metric for the selected gateways (and engines)."""
     return f"samovar_{name}{{{','.join((ENGINES if engine else GATEWAYS, *matchers))}}}"
 
 
 def rate(counter: str, *matchers: str, engine: bool = False) -> str:
-    """A counter's rise a second, by series."""
+    """Return the increase of a counter per second, by series."""
     return f"rate({metric(counter, *matchers, engine=engine)}[$__rate_interval])"
 
 
 def increase(counter: str, *matchers: str, engine: bool = False, over: str = "$__rate_interval") -> str:
-    """A counter's rise over a time, by series."""
+    """Return the increase of a counter over a time range, by series."""
     return f"increase({metric(counter, *matchers, engine=engine)}[{over}])"
 
 
 def total(series: str, *by: str) -> str:
-    """The sum of series; with `by`, one for each value of these labels."""
+    """Return the sum of series, grouped by the labels `by`."""
     return f"sum by ({', '.join(by)}) ({series})" if by else f"sum({series})"
 
 
 def named(name: str) -> str:
-    """Selects one of the limits."""
+    """Return the matcher for one limit."""
     return f'name="{name}"'
 
 
 def limit(name: str, legend: str, how: str = "sum") -> Query:
-    """A limit as a threshold: `sum` of what the gateways have together, or `max` of what each may."""
+    """Return a limit: `sum` over all gateways, or `max` of the gateways."""
     return Query(f"{how}({metric('limit', named(name))})", legend, is_limit=True)
 
 
 def quantile(share: float, histogram: str, by: str = "") -> str:
-    """Below what so many of a histogram's observations lay lately."""
+    """Return the quantile `share` of a histogram's recent observations."""
     labels = ("le", by) if by else ("le",)
     return f"histogram_quantile({share}, {total(rate(f'{histogram}_bucket'), *labels)})"
 
 
 def percentiles(histogram: str, *percents: int) -> tuple[Query, ...]:
-    """Such quantiles of a histogram, as lines."""
+    """Return the given percentiles of a histogram as queries."""
     return tuple(Query(quantile(percent / 100, histogram), f"p{percent}") for percent in percents)

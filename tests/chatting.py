@@ -1,4 +1,4 @@
-"""The other side of `samovar chat` for its tests: a gateway that does what a test says, and a terminal to sit at."""
+"""Helpers for tests of `samovar chat`: a scripted gateway, and a terminal."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Play = Callable[[ServerConnection, dict[str, Any]], None]
 
 @contextmanager
 def stand_in(play: Play, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A gateway that answers each request by `play`, which sends events; gives its port."""
+    """Run a gateway that answers each request with `play`, which sends events; yield its port."""
 
     def handle(connection: ServerConnection) -> None:
         for frame in connection:
-            if connection.protocol.state is State.OPEN:  # else it came too late
+            if connection.protocol.state is State.OPEN:  # otherwise the request came too late
                 play(connection, json.loads(frame))
 
     with serve(handle, "127.0.0.1", 0, ssl=tls) as server:
@@ -48,7 +48,7 @@ def send(connection: ServerConnection, kind: str, **fields: Any) -> None:
 
 
 def end(connection: ServerConnection, name: str, *, reason: str = "", tokens: tuple[int, int, int] = (1, 0, 1)) -> None:
-    """End an answer; `tokens` are the prompt's, the cached and the answer's."""
+    """Complete an answer; `tokens` are those of the prompt, cached and generated."""
     usage = {
         "input_tokens": tokens[0],
         "input_tokens_details": {"cached_tokens": tokens[1]},
@@ -60,7 +60,7 @@ def end(connection: ServerConnection, name: str, *, reason: str = "", tokens: tu
 
 
 def answer(connection: ServerConnection, name: str, *pieces: str, **how: Any) -> None:
-    """A whole answer."""
+    """Send a whole answer."""
     send(connection, "response.created", response={"id": name})
     for piece in pieces:
         send(connection, "response.output_text.delta", delta=piece)
@@ -68,10 +68,10 @@ def answer(connection: ServerConnection, name: str, *pieces: str, **how: Any) ->
 
 
 class Terminal:
-    """A program on a terminal that it is the session of, so that Ctrl-C reaches it as it would in a window."""
+    """A program that is the session leader of a terminal, so that Ctrl-C reaches it as in a window."""
 
     def __init__(self, command: list[str], **environment: str) -> None:
-        """Start it."""
+        """Start the program."""
         self._keyboard, terminal = pty.openpty()
         termios.tcsetwinsize(terminal, (24, 80))
         self.process = subprocess.Popen(
@@ -89,7 +89,7 @@ class Terminal:
         os.write(self._keyboard, keys.encode())
 
     def see(self, text: str, timeout: float = 15.0) -> str:
-        """Wait until `text` is shown, and give all that came up to its end."""
+        """Wait until `text` is shown, and return the output up to its end."""
         until = time.monotonic() + timeout
         while text not in self._unseen:
             assert time.monotonic() < until, f"{text!r} was not shown, but {self._unseen!r}"
@@ -99,7 +99,7 @@ class Terminal:
         return seen + text
 
     def leave(self, keys: str = "\x04") -> int:
-        """Press keys that end it and give its exit code."""
+        """Press keys that quit the program, and return its exit code."""
         self.type(keys)
         until = time.monotonic() + 10
         while self.process.poll() is None and time.monotonic() < until:
@@ -110,15 +110,15 @@ class Terminal:
         if select.select([self._keyboard], [], [], 0.1)[0]:
             try:
                 self._unseen += os.read(self._keyboard, 1 << 16).decode(errors="replace")
-            except OSError:  # Linux's way to say that the other side is closed
+            except OSError:  # Linux reports a closed other side this way
                 time.sleep(0.05)
 
     def __enter__(self) -> Self:
-        """It runs already."""
+        """Return the running terminal."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it, whatever it does."""
+        """Stop the program."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
@@ -126,10 +126,10 @@ class Terminal:
 
 
 class Talker:
-    """Plays a gateway whose answers go on until they are cancelled, if it listens."""
+    """A scripted gateway whose answers continue until they are cancelled, unless it is `deaf`."""
 
     def __init__(self, *, deaf: bool = False) -> None:
-        """Hear cancels unless `deaf`."""
+        """Process cancels unless `deaf`."""
         self.requests: list[dict[str, Any]] = []
         self._deaf = deaf
         self._running: threading.Event | None = None
@@ -152,5 +152,5 @@ class Talker:
             while not cancelled.wait(0.02):
                 send(connection, "response.output_text.delta", delta="tick ")
             end(connection, name, reason="cancelled")
-        except Exception:  # noqa: BLE001 - the chat hung up
+        except Exception:  # noqa: BLE001 - the chat disconnected
             return

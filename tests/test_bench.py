@@ -1,4 +1,4 @@
-"""`samovar bench`: what it measures is there, true in kind, and told in all the forms that it promises."""
+"""`samovar bench`: plausible results in all output formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOLDERS = "samovar-bench-*"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, str]:
-    """The folder and what was printed, of a quick run with the tiny model."""
+    """Folder and output of a quick run with the tiny model."""
     folder = tmp_path_factory.mktemp("bench")
     flags = [f"--model={tiny_model}", f"--state-dir={folder / 'state'}", "--cores=1", f"--output={folder / 'out'}"]
     run = subprocess.run(
@@ -40,7 +40,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tupl
 
 @pytest.fixture(scope="module")
 def results(measured: tuple[Path, str]) -> Results:
-    """What `bench.json` says."""
+    """Contents of `bench.json`."""
     return msgspec.json.decode((measured[0] / "out" / "bench.json").read_bytes(), type=Results)
 
 
@@ -88,7 +88,7 @@ def test_tables_plots_and_data_are_written_and_nothing_else_is(measured: tuple[P
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_gateway_that_was_measured_and_says_so_in_a_line(tiny_model: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_measured_gateway_and_prints_one_line(tiny_model: Path, tmp_path: Path) -> None:
     command = [*SAMOVAR, "bench", f"--model={tiny_model}", f"--state-dir={tmp_path}", f"--output={tmp_path}"]
     environment = CHILD_ENVIRONMENT | {"TMPDIR": str(tmp_path), "LC_ALL": "C.UTF-8"}
     bench = psutil.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -106,28 +106,28 @@ def test_ctrl_c_stops_the_gateway_that_was_measured_and_says_so_in_a_line(tiny_m
     assert list(tmp_path.glob(FOLDERS)) == []
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+def test_an_unwritable_folder_is_rejected_before_measuring(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taken = tmp_path / "file"
     taken.touch()
     assert main(["bench", f"--model={tiny_model}", f"--state-dir={tmp_path}", f"--output={taken}"]) == 1
-    assert re.fullmatch(r"samovar: --output: .*file can't be written: File exists\n", capsys.readouterr().err)
+    assert re.fullmatch(r"samovar: --output: .*file is not writable: File exists\n", capsys.readouterr().err)
 
 
-def test_a_model_that_is_not_here_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--model=nothing.gguf", f"--state-dir={tmp_path}"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_figure_is_told_with_its_spread_unless_it_was_measured_once() -> None:
+def test_a_figure_is_shown_with_its_spread_unless_measured_once() -> None:
     assert Spread([0.02, 0.01, 0.04]).text(1000) == "20 (10 – 40)"
     assert Spread([0.0123]).text(1000, 1) == "12.3"
 
 
-def test_memory_together_is_that_of_all_processes() -> None:
+def test_total_memory_is_the_sum_of_all_processes() -> None:
     assert Sample(0.0, gateway=1, engines=2).together == 3
 
 
-def test_every_phrase_is_there_in_both_languages() -> None:
+def test_every_text_of_bench_exists_in_both_languages() -> None:
     assert all(english and chinese for english, chinese in TEXTS.values())

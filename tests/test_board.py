@@ -1,4 +1,4 @@
-"""The board of Grafana: what is committed is what the code makes, in two languages, and Grafana's types take it."""
+"""The Grafana dashboards: committed files are up to date, in two languages, and valid for Grafana's types."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ ROOT = Path(__file__).parent.parent
 RULES = ROOT / "grafana" / "rules" / "samovar.yml"
 PAGE = ROOT / "docs" / "metrics.md"
 ENDINGS = re.compile(r"_(bucket|sum|count)$")
-QUESTIONS = ["well", "waiting", "fast", "cache save", "engines use", "failed"]
+QUESTIONS = ["OK", "waiting", "fast", "cache save", "engines use", "failed"]
 
 
 def board(uid: str) -> dict[str, Any]:
-    """A committed board."""
+    """Return a committed dashboard."""
     loaded: dict[str, Any] = json.loads((FOLDER / f"{uid}.json").read_text("utf-8"))
     return loaded
 
 
 def expressions(uid: str) -> Iterator[str]:
-    """All that a board asks Prometheus."""
+    """Yield the queries of a dashboard."""
     for panel in board(uid)["panels"]:
         yield from (target["expr"] for target in panel.get("targets", ()))
 
 
 def rules() -> list[dict[str, Any]]:
-    """All recording and alert rules."""
+    """Return all recording and alert rules."""
     return [rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]]
 
 
@@ -53,13 +53,13 @@ def metrics(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_the_committed_board_is_what_the_code_makes_now(uid: str) -> None:
+def test_the_committed_dashboard_is_up_to_date(uid: str) -> None:
     made = dashboard(uid, BOARDS[uid])
     assert (FOLDER / f"{uid}.json").read_text("utf-8") == made, "the board changed: run `make board`"
 
 
 @pytest.mark.parametrize("uid", BOARDS)
-def test_grafanas_own_types_take_the_board_and_give_it_back_unchanged(uid: str) -> None:
+def test_the_dashboard_round_trips_through_grafanas_types(uid: str) -> None:
     register_default_plugins()
     read = Dashboard.from_json(board(uid))
     assert json.loads(JSONEncoder().encode(read)) == board(uid)
@@ -90,11 +90,11 @@ def test_panels_fill_their_rows_and_never_overlap() -> None:
     assert len(taken) == 24 * (1 + max(y for _, y in taken))
 
 
-def test_a_board_asks_the_same_in_every_language() -> None:
+def test_queries_are_the_same_in_every_language() -> None:
     assert list(expressions("samovar")) == list(expressions("samovar-zh"))
 
 
-def test_every_word_of_the_board_is_there_in_chinese_and_none_is_left_over() -> None:
+def test_every_text_of_the_dashboard_has_a_chinese_translation_and_none_is_unused() -> None:
     used = {"Samovar", "Data source", "Gateway", "Engine", "All", "The other language"}
     for row in ROWS:
         used |= {row.question, row.hint}
@@ -115,7 +115,7 @@ def test_all_that_the_api_reference_promises_is_on_the_board() -> None:
     assert set(PROMISED) - set().union(*map(metrics, expressions("samovar"))) == set()
 
 
-def test_instance_and_engine_can_be_chosen_and_every_query_heeds_it() -> None:
+def test_every_query_respects_the_selected_instance_and_engine() -> None:
     variables = [variable["name"] for variable in board("samovar")["templating"]["list"]]
     assert variables == ["datasource", "instance", "engine"]
     for expression in expressions("samovar"):
@@ -133,7 +133,7 @@ def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
     assert promtool("check", "rules", str(RULES)) == ""
 
 
-def test_every_alert_tells_how_bad_it_is_what_it_means_and_what_to_do_in_two_languages() -> None:
+def test_every_alert_has_severity_meaning_and_remedy_in_two_languages() -> None:
     page = PAGE.read_text("utf-8")
     for rule in rules():
         if "alert" in rule:
@@ -143,17 +143,17 @@ def test_every_alert_tells_how_bad_it_is_what_it_means_and_what_to_do_in_two_lan
             assert f"### {rule['alert']}\n" in page
 
 
-def test_every_metric_is_told_of_in_the_docs() -> None:
+def test_every_metric_is_documented() -> None:
     page = PAGE.read_text("utf-8")
     assert [name for name in PROMISED if f"`{name}`" not in page] == []
 
 
-def test_every_row_of_the_board_is_told_of_in_the_docs() -> None:
+def test_every_row_of_the_dashboard_is_documented() -> None:
     page = PAGE.read_text("utf-8")
     assert [row.question for row in ROWS if f"| {row.question} |" not in page] == []
 
 
-def test_grafana_is_provisioned_with_the_source_that_is_chosen_first_and_with_both_boards() -> None:
+def test_grafana_is_provisioned_with_the_default_data_source_and_both_dashboards() -> None:
     folder = ROOT / "grafana" / "provisioning"
     [source] = yaml.safe_load((folder / "datasources" / "samovar.yml").read_text())["datasources"]
     assert (source["type"], source["isDefault"]) == ("prometheus", True)

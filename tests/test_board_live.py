@@ -1,4 +1,4 @@
-"""The board and its rules on a real Prometheus: a gateway, its Redis and its engines go through what can happen."""
+"""Dashboard and rules on a real Prometheus, while a gateway, its Redis and its engines go through failures."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 ENDLESS = {"logit_bias": {"65": 100}, "temperature": 0}
 FOR = "5s"
-"""In place of the minutes that an alert waits."""
+"""Replaces the minutes of `for` in the alerts."""
 IDLE_SECONDS = 4
 CROWD = 40
 EXPECTED = {"SamovarEngineCrashed", "SamovarTurnedAway", "SamovarStoreAway"}
 
 
 class Scene:
-    """A gateway that Prometheus watches, and since when."""
+    """A gateway that Prometheus scrapes, and the start time."""
 
     def __init__(self, gateway: Gateway, redis: RedisServer, prometheus: PrometheusServer) -> None:
-        """Nothing has happened yet."""
+        """Start recording."""
         self.gateway = gateway
         self.redis = redis
         self.prometheus = prometheus
         self._began = time.monotonic()
 
     def asked(self, expression: str) -> list[dict[str, Any]]:
-        """The series of a board's or rule's expression over all that happened, without gaps and NaN."""
-        told = expression.replace("$__rate_interval", "10s").replace("$instance", ".+").replace("$engine", ".+")
-        found = self.prometheus.range(told, seconds=time.monotonic() - self._began + 2)
+        """Return the series of an expression over the whole time, without gaps and NaN."""
+        query = expression.replace("$__rate_interval", "10s").replace("$instance", ".+").replace("$engine", ".+")
+        found = self.prometheus.range(query, seconds=time.monotonic() - self._began + 2)
         numbers = [
             {**series, "values": [float(value) for _, value in series["values"] if not math.isnan(float(value))]}
             for series in found
@@ -49,12 +49,12 @@ class Scene:
         return [series for series in numbers if series["values"]]
 
     def peak(self, name: str, **labels: str) -> float:
-        """The highest value of a metric's series with these labels, all summed up."""
+        """Return the maximum of the sum of a metric's series with these labels."""
         selector = ",".join(f'{label}="{value}"' for label, value in labels.items())
         return max((max(series["values"]) for series in self.asked(f"sum(samovar_{name}{{{selector}}})")), default=0.0)
 
     async def until(self, expression: str, condition: Callable[[float], bool] = bool) -> None:
-        """Wait until Prometheus tells so."""
+        """Wait until the value of `expression` fulfils `condition`."""
         for _ in range(300):
             found = self.prometheus.query(expression)
             if found and condition(float(found[0]["value"][1])):
@@ -63,8 +63,8 @@ class Scene:
         raise AssertionError(f"{expression}: {found}")
 
 
-def impatient(folder: Path) -> Path:
-    """The rules with shorter patience."""
+def shortened_rules(folder: Path) -> Path:
+    """Return the rules with short `for` times."""
     told = yaml.safe_load(RULES.read_text("utf-8"))
     for group in told["groups"]:
         for rule in group["rules"]:
@@ -77,13 +77,13 @@ def impatient(folder: Path) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> AsyncIterator[Scene]:
-    """After all has happened: talk, a crowd, a crash, an unload, a return, an outage."""
+    """State after a chat, overload, a crash, an unload, a continued conversation and an outage."""
     folder = tmp_path_factory.mktemp("board")
     settings: dict[str, object] = {"model": tiny_model, "context": 512, "engines": 2, "cores": 2, "queue_limit": 8}
     settings |= {"idle_unload": IDLE_SECONDS, "instructions": "Be brief. " * 8}
     with RedisServer(folder) as redis, Gateway(folder / "state", cache=redis.url, **settings) as gateway:
         target = gateway.url.removeprefix("http://")
-        with PrometheusServer(folder / "prometheus", [target], [impatient(folder)]) as prometheus:
+        with PrometheusServer(folder / "prometheus", [target], [shortened_rules(folder)]) as prometheus:
             scene = Scene(gateway, redis, prometheus)
             await scene.until("count(samovar_build_info)")
             previous = await talk(scene)
@@ -92,12 +92,12 @@ async def scene(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> A
             await scene.until('sum(samovar_engine_state{state="stopped"})', lambda stopped: stopped == 2)
             await come_back(scene, previous)
             await outage(scene)
-            await asyncio.sleep(2)  # the last scrape, and the rules after it
+            await asyncio.sleep(2)  # for the last scrape and rule evaluation
             yield scene
 
 
 async def talk(scene: Scene) -> str:
-    """Two turns over a connection, beside a client that cannot speak; gives the last id."""
+    """Run two turns and send an invalid request; return the id of the last turn."""
     async with scene.gateway.connect() as conversation:
         first = await conversation.ask("茶炊是什么?", max_output_tokens=20, **ENDLESS)
         second = await conversation.ask(
@@ -110,7 +110,7 @@ async def talk(scene: Scene) -> str:
 
 
 async def crowd(scene: Scene) -> None:
-    """More at once than may wait, so that some are turned away."""
+    """Send more concurrent requests than the queue holds, so that some are rejected."""
 
     async def ask(lane: int) -> str:
         async with scene.gateway.connect() as conversation:
@@ -123,7 +123,7 @@ async def crowd(scene: Scene) -> None:
 
 
 async def crash(scene: Scene) -> None:
-    """An engine is killed in the middle of an answer, which goes on."""
+    """Kill an engine during an answer, which continues."""
     async with scene.gateway.connect() as conversation:
         await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 300, **ENDLESS})
         events = []
@@ -139,7 +139,7 @@ async def crash(scene: Scene) -> None:
 
 
 async def come_back(scene: Scene, previous: str) -> None:
-    """A conversation goes on after all engines gave their memory back: its KV comes from the store."""
+    """Continue a conversation after all engines were unloaded: its KV blocks come from the store."""
     async with scene.gateway.connect() as conversation:
         events = await conversation.ask("!", previous_response_id=previous, max_output_tokens=20, **ENDLESS)
         assert events[-1].response.usage.input_tokens_details.cached_tokens > 0
@@ -147,7 +147,7 @@ async def come_back(scene: Scene, previous: str) -> None:
 
 
 async def outage(scene: Scene) -> None:
-    """Redis goes away while somebody talks."""
+    """Stop Redis during a chat."""
     scene.redis.stop()
     async with scene.gateway.connect() as conversation:
         await conversation.ask("still there?", max_output_tokens=20, **ENDLESS)
@@ -156,13 +156,13 @@ async def outage(scene: Scene) -> None:
         await conversation.ask("and now?", max_output_tokens=20, **ENDLESS)
 
 
-async def test_every_query_of_every_panel_gives_data(scene: Scene) -> None:
+async def test_every_query_of_every_panel_returns_data(scene: Scene) -> None:
     asked = list(expressions("samovar"))
     assert len(asked) > 50
     assert [expression for expression in asked if not scene.asked(expression)] == []
 
 
-async def test_every_recording_rule_gives_data_and_no_rule_fails(scene: Scene) -> None:
+async def test_every_recording_rule_returns_data_and_no_rule_fails(scene: Scene) -> None:
     assert {rule["health"] for rule in scene.prometheus.rules()} == {"ok"}
     records = [rule["record"] for rule in rules() if "record" in rule]
     assert [record for record in records if not scene.asked(record)] == []
@@ -173,7 +173,7 @@ async def test_the_alerts_that_should_fire_did_and_no_other(scene: Scene) -> Non
     assert {series["metric"]["alertname"] for series in fired} == EXPECTED
 
 
-async def test_alerts_name_the_gateway_and_what_is_the_matter(scene: Scene) -> None:
+async def test_alerts_name_the_gateway_and_the_problem(scene: Scene) -> None:
     target = scene.gateway.url.removeprefix("http://")
     told = [alert for rule in scene.prometheus.rules() for alert in rule.get("alerts", ())]
     assert told
@@ -183,7 +183,7 @@ async def test_alerts_name_the_gateway_and_what_is_the_matter(scene: Scene) -> N
         assert "error" not in " ".join(alert["annotations"].values())
 
 
-async def test_the_metrics_tell_what_happened(scene: Scene) -> None:
+async def test_the_metrics_show_what_happened(scene: Scene) -> None:
     peak = scene.peak
     for cache in ("hit", "partial", "miss"):
         assert peak("time_to_first_token_seconds_count", cache=cache) > 0, cache
@@ -214,14 +214,14 @@ async def test_the_panels_show_what_happened(scene: Scene) -> None:
         series = [series for target in panels[title] for series in scene.asked(target["expr"])]
         return float(max(max(one["values"]) for one in series))
 
-    assert shown("At an engine") >= 1
-    assert shown("Sequences in a step") > 1
-    assert 0 < shown("Share not computed") < 1
+    assert shown("Running requests") >= 1
+    assert shown("Batch size") > 1
+    assert 0 < shown("Cached share of prompt tokens") < 1
     assert shown("Loads and unloads") > 0
-    assert shown("Restarts after a crash") > 0
-    assert shown("Failed and turned away, by code") > 0
-    assert shown("Calls of the store that failed") > 0
-    assert shown("Processors") >= 2  # the limit
+    assert shown("Restarts after crashes") > 0
+    assert shown("Failed and rejected requests by code") > 0
+    assert shown("Failed store operations") > 0
+    assert shown("CPU") >= 2  # the limit
 
 
 async def test_the_tiles_are_red_where_something_is_wrong_now(scene: Scene) -> None:
@@ -232,5 +232,5 @@ async def test_the_tiles_are_red_where_something_is_wrong_now(scene: Scene) -> N
     assert latest["Store"] == 0
     assert latest["Alerts"] >= 1
     assert latest["Gateways"] == 1
-    assert latest["Engines failed"] == 0
+    assert latest["Failed engines"] == 0
     assert latest["Failed answers"] == 0

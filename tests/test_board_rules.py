@@ -1,4 +1,4 @@
-"""Each alert on made-up series, by promtool: silent until the trouble has lasted, and then alone."""
+"""Each alert on synthetic series with promtool: it fires only after its `for` time, and no other fires."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.test_board import RULES, rules
 
 WHERE = 'job="samovar",instance="a:8000"'
 FIRING = 'ALERTS{alertstate="firing"}'
-WELL = {
+HEALTHY = {
     f"up{{{WHERE}}}": "1x80",
     f'samovar_engine_state{{{WHERE},engine="0",state="failed"}}': "0x80",
     f'samovar_engine_state{{{WHERE},engine="1",state="failed"}}': "0x80",
@@ -37,48 +37,48 @@ WELL = {
     f'samovar_inter_token_seconds_bucket{{{WHERE},le="1.0"}}': "0+50x80",
     f'samovar_inter_token_seconds_bucket{{{WHERE},le="+Inf"}}': "0+50x80",
 }
-"""A gateway on which all is well: people wait a little, clients make mistakes. A value every 15 s, for 20 minutes."""
+"""A healthy gateway with short waits and client errors: a value every 15 s for 20 minutes."""
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """What changes, until when that is borne, and what fires then."""
+class Problem:
+    """A problem: the changed series, a time at which no alert fires yet, and one at which `alerts` fire."""
 
     changes: dict[str, str]
-    borne: str
+    silent: str
     fires: str
     alerts: dict[str, str]
-    """Labels beside those of the gateway, by alert."""
+    """Additional labels by alert."""
 
 
 def series(metric: str, *labels: str) -> str:
-    """The one series of WELL that begins and goes on like this."""
+    """Return the only series of HEALTHY with this metric and these labels."""
     starts = (f"{metric}{{", f"samovar_{metric}")
-    [found] = [name for name in WELL if name.startswith(starts) and all(label in name for label in labels)]
+    [found] = [name for name in HEALTHY if name.startswith(starts) and all(label in name for label in labels)]
     return found
 
 
-TROUBLES = {
-    "down": Trouble({series("up"): "1x4 0x80"}, "2m", "2m30s", {"SamovarDown": 'severity="critical"'}),
-    "no engine": Trouble(
+PROBLEMS = {
+    "down": Problem({series("up"): "1x4 0x80"}, "2m", "2m30s", {"SamovarDown": 'severity="critical"'}),
+    "no engine": Problem(
         {series("engine_state", 'engine="0"'): "0x4 1x80", series("engine_state", 'engine="1"'): "0x4 1x80"},
         "2m",
         "2m30s",
         {"SamovarNoEngine": 'severity="critical"'},
     ),
-    "one engine": Trouble(
+    "one engine": Problem(
         {series("engine_state", 'engine="1"'): "0x4 1x80"},
         "3m",
         "3m30s",
         {"SamovarEngineFailed": 'severity="warning",engine="1",state="failed"'},
     ),
-    "a crash": Trouble(
+    "a crash": Problem(
         {series("engine_restarts"): "2x8 3x80"},
         "2m",
         "2m30s",
         {"SamovarEngineCrashed": 'severity="warning",engine="0"'},
     ),
-    "crashes": Trouble(
+    "crashes": Problem(
         {series("engine_restarts"): "2x8 3x4 4x4 5x4 7x80"},
         "2m",
         "6m",
@@ -87,46 +87,46 @@ TROUBLES = {
             "SamovarEngineKeepsCrashing": 'severity="critical",engine="0"',
         },
     ),
-    "failing answers": Trouble(
+    "failing answers": Problem(
         {series("requests", "engine_unavailable"): "0+1x80"},
         "5m",
         "5m30s",
         {"SamovarRequestsFail": 'severity="critical"'},
     ),
-    "a full disk": Trouble(
+    "a full disk": Problem(
         {series("requests", "store_unavailable"): "0x8 1x80"},
         "2m",
         "2m30s",
         {"SamovarConversationsNotKept": 'severity="critical"'},
     ),
-    "store away": Trouble(
+    "store away": Problem(
         {series("store_up"): "1x4 0x80"},
         "3m",
         "3m30s",
         {"SamovarStoreAway": 'severity="warning",backend="redis"'},
     ),
-    "foreign blocks": Trouble(
+    "foreign blocks": Problem(
         {series("store_operations"): "0x8 1x80"},
         "2m",
         "2m30s",
         {"SamovarStoreCorrupt": 'severity="warning",backend="redis"'},
     ),
-    "a long queue": Trouble(
+    "a long queue": Problem(
         {series("requests_waiting"): "20x4 60x80"}, "3m", "3m30s", {"SamovarQueueFilling": 'severity="warning"'}
     ),
-    "a full queue": Trouble(
+    "a full queue": Problem(
         {series("requests", "queue_full"): "0x8 1x80"},
         "2m",
         "2m30s",
         {"SamovarTurnedAway": 'severity="warning",code="queue_full"'},
     ),
-    "slow first tokens": Trouble(
+    "slow first tokens": Problem(
         {series("time_to_first_token", '"5.0"'): "0x80"}, "10m", "11m", {"SamovarSlowFirstToken": 'severity="warning"'}
     ),
-    "slow tokens": Trouble(
+    "slow tokens": Problem(
         {series("inter_token", '"0.5"'): "0x80"}, "10m", "11m", {"SamovarSlowTokens": 'severity="warning"'}
     ),
-    "much memory": Trouble(
+    "much memory": Problem(
         {series("engine_resident"): "6e8x4 2e9x80"},
         "6m",
         "6m30s",
@@ -136,11 +136,11 @@ TROUBLES = {
 
 
 def check(folder: Path, values: dict[str, str], expected: dict[str, dict[str, str]]) -> str:
-    """What promtool says when just these alerts (value) are to fire at these times (key) on these series."""
+    """Return promtool's output for a test that expects these alerts (value) at these times (key)."""
     tests: list[dict[str, Any]] = [
         {
             "interval": "15s",
-            "input_series": [{"series": name, "values": told} for name, told in values.items()],
+            "input_series": [{"series": name, "values": changes} for name, changes in values.items()],
             "promql_expr_test": [
                 {
                     "expr": FIRING,
@@ -159,25 +159,25 @@ def check(folder: Path, values: dict[str, str], expected: dict[str, dict[str, st
     return promtool("test", "rules", str(path))
 
 
-def test_nothing_fires_while_all_is_well(tmp_path: Path) -> None:
-    assert check(tmp_path, WELL, {"2m": {}, "10m": {}, "20m": {}}) == ""
+def test_no_alert_fires_without_a_problem(tmp_path: Path) -> None:
+    assert check(tmp_path, HEALTHY, {"2m": {}, "10m": {}, "20m": {}}) == ""
 
 
-@pytest.mark.parametrize("name", TROUBLES)
-def test_an_alert_fires_when_its_trouble_has_lasted_and_no_other_does(tmp_path: Path, name: str) -> None:
-    trouble = TROUBLES[name]
-    values = WELL | trouble.changes
-    assert check(tmp_path, values, {trouble.borne: {}, trouble.fires: trouble.alerts}) == ""
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_only_the_matching_alert_fires_when_a_problem_persists(tmp_path: Path, name: str) -> None:
+    problem = PROBLEMS[name]
+    values = HEALTHY | problem.changes
+    assert check(tmp_path, values, {problem.silent: {}, problem.fires: problem.alerts}) == ""
 
 
-def test_a_crash_is_forgotten_after_a_quarter_of_an_hour(tmp_path: Path) -> None:
-    assert check(tmp_path, WELL | TROUBLES["a crash"].changes, {"18m": {}}) == ""
+def test_a_crash_alert_resolves_after_fifteen_minutes(tmp_path: Path) -> None:
+    assert check(tmp_path, HEALTHY | PROBLEMS["a crash"].changes, {"18m": {}}) == ""
 
 
-def test_every_alert_has_its_trouble() -> None:
-    tried = {alert for trouble in TROUBLES.values() for alert in trouble.alerts}
+def test_every_alert_has_a_test_scenario() -> None:
+    tried = {alert for problem in PROBLEMS.values() for alert in problem.alerts}
     assert tried == {rule["alert"] for rule in rules() if "alert" in rule}
 
 
 def test_an_alert_that_fires_wrongly_would_be_seen(tmp_path: Path) -> None:
-    assert "SamovarDown" in check(tmp_path, WELL | TROUBLES["down"].changes, {"5m": {}})
+    assert "SamovarDown" in check(tmp_path, HEALTHY | PROBLEMS["down"].changes, {"5m": {}})

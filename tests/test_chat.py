@@ -1,4 +1,4 @@
-"""`samovar chat` in a pipe and on a terminal, with a real gateway and with one that does what a test says."""
+"""`samovar chat` in a pipe and on a terminal, with a real gateway and a scripted one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.chatting import ENGLISH, Play, Talker, Terminal, answer, end, send, s
 from tests.running import SAMOVAR, Gateway
 
 READING_SECONDS = 0.3
-"""A person's pause before Ctrl-C; readline sleeps through one in the instant between prompt and first look."""
+"""Pause before Ctrl-C: readline misses one between the prompt and its first read."""
 
 
 def chat(port: int, typed: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,18 +37,18 @@ def chat(port: int, typed: str, *flags: str, **environment: str) -> subprocess.C
 
 
 def port_of(gateway: Gateway) -> int:
-    """The port that it listens on."""
+    """Return the port of a gateway."""
     return int(gateway.url.rpartition(":")[2])
 
 
 @pytest.fixture
 def brief_server(tmp_path: Path, tiny_model: Path) -> Iterator[Gateway]:
-    """The tiny model, which would talk nonsense for long."""
+    """A gateway with the tiny model and short answers."""
     with Gateway(tmp_path, model=tiny_model, context=512, max_output_tokens=12) as gateway:
         yield gateway
 
 
-def test_a_conversation_goes_on_from_line_to_line_and_its_figures_are_true(brief_server: Gateway) -> None:
+def test_lines_continue_the_conversation_and_the_statistics_are_correct(brief_server: Gateway) -> None:
     run = chat(port_of(brief_server), "Hello\n/stats\n\nAnd you?\n/stats\n")
     assert run.returncode == 0, run.stderr
     figures = [line for line in run.stdout.splitlines() if line.startswith("Last answer: ")]
@@ -59,7 +59,7 @@ def test_a_conversation_goes_on_from_line_to_line_and_its_figures_are_true(brief
     assert "\x1b" not in run.stdout + run.stderr
 
 
-def test_a_new_conversation_knows_nothing_of_the_old_one() -> None:
+def test_a_new_conversation_does_not_continue_the_old_one() -> None:
     previous: list[str | None] = []
 
     def play(connection: ServerConnection, request: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ def test_a_new_conversation_knows_nothing_of_the_old_one() -> None:
     assert previous == [None, "resp_1", None]
 
 
-def test_figures_are_those_of_the_last_answer_and_of_all() -> None:
+def test_statistics_cover_the_last_answer_and_all_answers() -> None:
     def play(connection: ServerConnection, request: dict[str, Any]) -> None:
         first = "previous_response_id" not in request
         answer(connection, "resp_1", "yes", tokens=(30, 0, 5) if first else (40, 34, 7))
@@ -80,14 +80,14 @@ def test_figures_are_those_of_the_last_answer_and_of_all() -> None:
     with stand_in(play) as port:
         run = chat(port, "/stats\na\nb\n/stats\n")
     none, _, _, last, total = run.stdout.splitlines()
-    assert none == "There is no answer yet."
+    assert none == "No answers yet."
     assert last.startswith("Last answer: 7 tokens, ")
     assert last.endswith("; prompt 40, 34 cached")
     assert total.startswith("All 2: 12 tokens, ")
     assert total.endswith("; prompt 70, 34 cached")
 
 
-def test_what_could_steer_a_terminal_is_not_shown() -> None:
+def test_control_sequences_are_removed_from_answers() -> None:
     def play(connection: ServerConnection, _: dict[str, Any]) -> None:
         answer(connection, "resp_1", "a\x1b[3", "1mb\x1b]0;title\x07", "c\x9b2J\r\n\td\x08\x07", "\x1b", "e茶")
 
@@ -95,7 +95,7 @@ def test_what_could_steer_a_terminal_is_not_shown() -> None:
         assert chat(port, "x\n").stdout == "abc\n\tde茶\n"
 
 
-def test_an_error_is_shown_and_the_chat_goes_on() -> None:
+def test_an_error_is_shown_and_the_chat_continues() -> None:
     def play(connection: ServerConnection, request: dict[str, Any]) -> None:
         if request["input"] == "refuse":
             error = {"code": "context_length_exceeded", "message": "too\x1b[2J long"}
@@ -112,13 +112,13 @@ def test_an_error_is_shown_and_the_chat_goes_on() -> None:
         run = chat(port, "refuse\nfail\ngood\n")
     assert run.stdout == "well\n"
     assert run.stderr.splitlines() == [
-        "context_length_exceeded: too long → /new begins a new conversation",
+        "context_length_exceeded: too long → start a new conversation with /new",
         "engine_unavailable: the engine failed",
     ]
     assert run.returncode == 1
 
 
-def test_those_who_wait_see_their_place_in_the_queue() -> None:
+def test_the_queue_position_is_shown() -> None:
     def play(connection: ServerConnection, _: dict[str, Any]) -> None:
         send(connection, "response.created", response={"id": "resp_1"})
         send(connection, "response.queued", queue_position=2, estimated_wait_seconds=7.6)
@@ -127,16 +127,16 @@ def test_those_who_wait_see_their_place_in_the_queue() -> None:
 
     with stand_in(play) as port:
         english, chinese = chat(port, "x\n"), chat(port, "x\n", LC_ALL="zh_CN.UTF-8", PYTHONUTF8="1")
-    assert english.stderr == "Number 2 in the queue, about 8 s\nNumber 1 in the queue\n"
-    assert chinese.stderr == "排在第 2 位，约 8 秒\n排在第 1 位\n"
+    assert english.stderr == "Position 2 in the queue, about 8 s\nPosition 1 in the queue\n"
+    assert chinese.stderr == "排在第 2 位，预计等待 8 秒\n排在第 1 位\n"
 
 
-def test_a_connection_lost_between_answers_is_made_again_and_the_conversation_goes_on() -> None:
+def test_a_connection_lost_between_answers_is_reopened_and_the_conversation_continues() -> None:
     previous: list[str | None] = []
 
     def play(connection: ServerConnection, request: dict[str, Any]) -> None:
         previous.append(request.get("previous_response_id"))
-        if len(previous) == 2:  # and once more before anything of the answer came
+        if len(previous) == 2:  # and once more before any text of the answer
             connection.close(1012)
             return
         answer(connection, f"resp_{len(previous)}", "yes")
@@ -148,7 +148,7 @@ def test_a_connection_lost_between_answers_is_made_again_and_the_conversation_go
     assert previous == [None, "resp_1", "resp_1", "resp_3"]
 
 
-def test_a_connection_lost_amid_an_answer_is_told_and_the_chat_goes_on() -> None:
+def test_a_connection_lost_during_an_answer_is_reported_and_the_chat_continues() -> None:
     def play(connection: ServerConnection, request: dict[str, Any]) -> None:
         if request["input"] == "b":
             assert request["previous_response_id"] == "resp_1"
@@ -165,7 +165,9 @@ def test_a_connection_lost_amid_an_answer_is_told_and_the_chat_goes_on() -> None
     assert run.returncode == 1
 
 
-def test_a_restarted_gateway_is_found_again_and_knows_the_conversation(brief_server: Gateway, tiny_model: Path) -> None:
+def test_the_chat_reconnects_to_a_restarted_gateway_and_continues_the_conversation(
+    brief_server: Gateway, tiny_model: Path
+) -> None:
     port = port_of(brief_server)
     with Terminal([*SAMOVAR, "chat", f"--port={port}"]) as terminal:
         terminal.see("> ")
@@ -173,7 +175,7 @@ def test_a_restarted_gateway_is_found_again_and_knows_the_conversation(brief_ser
         first = terminal.see(" cached")
         brief_server.stop()
         terminal.type("Are you there?\r")
-        terminal.see("connecting again")
+        terminal.see("reconnecting")
         with Gateway(brief_server.state, model=tiny_model, context=512, max_output_tokens=12, port=port):
             terminal.type("/stats\r")
             terminal.see("All 2: ", timeout=30)
@@ -183,23 +185,23 @@ def test_a_restarted_gateway_is_found_again_and_knows_the_conversation(brief_ser
 
 
 def prompt_of(figures: str) -> int:
-    """The last prompt's length in a line of figures."""
+    """Return the prompt length in a line of statistics."""
     return int(figures.rpartition("prompt ")[2].partition(",")[0])
 
 
-def test_ctrl_c_ends_the_search_for_a_gateway_that_is_gone(brief_server: Gateway) -> None:
+def test_ctrl_c_stops_reconnecting(brief_server: Gateway) -> None:
     with Terminal([*SAMOVAR, "chat", f"--port={port_of(brief_server)}"]) as terminal:
         terminal.see("> ")
         brief_server.stop()
         terminal.type("Hello\r")
-        terminal.see("connecting again")
+        terminal.see("reconnecting")
         terminal.type("\x03")
         terminal.see("> ")
         assert terminal.leave() == 0
 
 
 @pytest.mark.slow
-def test_a_gateway_that_stays_away_is_given_up_and_the_chat_goes_on(brief_server: Gateway) -> None:
+def test_reconnecting_ends_after_some_attempts_and_the_chat_continues(brief_server: Gateway) -> None:
     with Terminal([*SAMOVAR, "chat", f"--port={port_of(brief_server)}"]) as terminal:
         terminal.see("> ")
         brief_server.stop()
@@ -210,7 +212,7 @@ def test_a_gateway_that_stays_away_is_given_up_and_the_chat_goes_on(brief_server
 
 
 @pytest.mark.parametrize("language", ["C.UTF-8", "zh_CN.UTF-8"])
-def test_without_a_gateway_one_line_says_how_to_start_one(language: str) -> None:
+def test_without_a_gateway_one_line_explains_how_to_start_one(language: str) -> None:
     run = chat(1, "", LC_ALL=language, PYTHONUTF8="1")
     assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
     assert run.stderr.startswith("samovar: ")
@@ -218,7 +220,7 @@ def test_without_a_gateway_one_line_says_how_to_start_one(language: str) -> None
     assert "`samovar serve`" in run.stderr
 
 
-def test_a_port_that_is_none_or_another_programs_is_told() -> None:
+def test_port_zero_and_a_server_that_is_not_a_gateway_are_reported() -> None:
     run = chat(0, "")
     assert (run.returncode, run.stderr.startswith("samovar: port: ")) == (1, True)
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as stranger:
@@ -228,10 +230,10 @@ def test_a_port_that_is_none_or_another_programs_is_told() -> None:
         stranger.shutdown()
         thread.join()
     assert (run.returncode, run.stderr.count("\n")) == (1, 1)
-    assert "does not let a chat in: " in run.stderr
+    assert "rejected the connection: " in run.stderr
 
 
-def test_the_gateways_own_certificate_is_trusted_and_no_other(tmp_path: Path) -> None:
+def test_only_the_gateways_own_certificate_is_trusted(tmp_path: Path) -> None:
     files = {name: (tmp_path / f"{name}.pem", tmp_path / f"{name}.key") for name in ("own", "other")}
     for pair in files.values():
         make_certificate(*pair)
@@ -249,13 +251,13 @@ def test_the_gateways_own_certificate_is_trusted_and_no_other(tmp_path: Path) ->
     assert "certificate verify failed" in stranger.stderr
 
 
-def test_the_chat_starts_without_the_engine_room() -> None:
+def test_the_chat_does_not_import_the_engine() -> None:
     code = "import sys, gateway.cli.chat; print({'engine', 'llama_cpp', 'uvicorn'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
 
 
-def test_a_reader_who_leaves_early_is_no_traceback() -> None:
+def test_a_closed_pipe_causes_no_traceback() -> None:
     with stand_in(lambda connection, _: answer(connection, "resp_1", "x" * 100_000)) as port:
         command = f"yes hello | head -40 | {' '.join(SAMOVAR)} chat --port={port} | head -c 10"
         run = subprocess.run(["sh", "-c", command], env=ENGLISH, capture_output=True, text=True, check=False)
@@ -264,13 +266,13 @@ def test_a_reader_who_leaves_early_is_no_traceback() -> None:
 
 @contextmanager
 def terminal_chat(play: Play, **environment: str) -> Iterator[Terminal]:
-    """A chat on a terminal with a stand-in."""
+    """Start a chat on a terminal with the scripted gateway."""
     with stand_in(play) as port, Terminal([*SAMOVAR, "chat", f"--port={port}"], **environment) as terminal:
         terminal.see("> ")
         yield terminal
 
 
-def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on_from_it() -> None:
+def test_ctrl_c_stops_the_answer_and_the_conversation_continues_from_it() -> None:
     talker = Talker()
     with terminal_chat(talker) as terminal:
         for previous in (None, "resp_1"):
@@ -286,27 +288,27 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on_from_it() -> None:
         assert terminal.leave() == 0
 
 
-def test_a_second_ctrl_c_waits_no_longer_for_a_gateway_that_does_not_listen() -> None:
+def test_a_second_ctrl_c_does_not_wait_for_an_unresponsive_gateway() -> None:
     with terminal_chat(Talker(deaf=True)) as terminal:
         terminal.type("talk\r")
         terminal.see("tick tick")
         terminal.type("\x03")
         time.sleep(0.2)
         terminal.type("\x03")
-        terminal.see("Left without waiting")
+        terminal.see("Stopped waiting")
         terminal.see("> ")
         assert terminal.leave("/quit\r") == 0
 
 
-def test_ctrl_c_at_an_empty_prompt_says_how_to_leave_and_twice_leaves() -> None:
+def test_ctrl_c_at_an_empty_prompt_explains_how_to_quit_and_twice_quits() -> None:
     with terminal_chat(Talker()) as terminal:
         terminal.type("half a line")
         terminal.see("half a line")
-        terminal.type("\x03")  # drops the line, and is no wish to leave
-        assert "leave" not in terminal.see("> ")
+        terminal.type("\x03")  # discards the line, and does not count as a wish to quit
+        assert "quit" not in terminal.see("> ")
         time.sleep(READING_SECONDS)
         terminal.type("\x03")
-        terminal.see("Press Ctrl-C again, or Ctrl-D, to leave.")
+        terminal.see("Press Ctrl-C again, or Ctrl-D, to quit.")
         terminal.see("> ")
         time.sleep(READING_SECONDS)
         assert terminal.leave("\x03") == 0
@@ -323,7 +325,7 @@ def test_chinese_is_edited_by_characters_and_shown_by_the_locale() -> None:
         assert terminal.leave() == 0
 
 
-def test_keys_typed_amid_an_answer_are_kept_for_the_next_line() -> None:
+def test_keys_typed_during_an_answer_are_buffered_for_the_next_line() -> None:
     def play(connection: ServerConnection, _: dict[str, Any]) -> None:
         send(connection, "response.created", response={"id": "resp_1"})
         send(connection, "response.output_text.delta", delta="slowly, ")
@@ -360,7 +362,7 @@ def test_a_real_answer_is_stopped_and_stays_part_of_the_conversation(server: Gat
 
 
 @given(st.text(st.sampled_from("\x1b[]0;m\x07\x9b\x9c\\Aé茶\n\t\r\x00"), max_size=40), st.integers(1, 5))
-def test_plain_text_is_the_same_however_it_is_cut_and_steers_nothing(text: str, size: int) -> None:
+def test_plain_text_does_not_depend_on_chunks_and_has_no_control_sequences(text: str, size: int) -> None:
     def shown(*pieces: str) -> str:
         stripper = PlainText()
         return "".join(stripper.feed(piece) for piece in pieces) + stripper.finish()
@@ -371,6 +373,6 @@ def test_plain_text_is_the_same_however_it_is_cut_and_steers_nothing(text: str, 
     assert "\n" not in plain(text)
 
 
-def test_a_sequence_without_end_swallows_no_answer() -> None:
+def test_an_unterminated_escape_sequence_does_not_swallow_the_answer() -> None:
     stripper = PlainText()
     assert stripper.feed("\x1b]" + "x" * 300) == "]" + "x" * 300

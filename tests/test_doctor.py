@@ -1,4 +1,4 @@
-"""The doctor's findings: what is well, what serving would stumble over, and the mend of each."""
+"""Findings of `samovar doctor`, and their fixes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.tiny_model import write_tiny_mamba, write_tiny_model
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    """A gateway that could start."""
+    """Settings with which a gateway could start."""
     return load({"model": str(tiny_model), "port": 0, "context": 512, "state_dir": str(tmp_path / "a" / "b")})
 
 
 @pytest.fixture
 def stranger() -> Iterator[int]:
-    """The port of a web server that is no Samovar."""
+    """The port of a web server that is not Samovar."""
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -43,7 +43,7 @@ def stranger() -> Iterator[int]:
 
 
 def findings(settings: Settings, **changes: object) -> dict[str, Finding]:
-    """What the doctor finds, the worst of each subject."""
+    """Return the worst finding of each subject."""
     found: dict[str, Finding] = {}
     marks = list(Mark)
     for finding in Doctor(settings.model_copy(update=changes), Phrases(TEXTS, chinese=False)).findings():
@@ -55,26 +55,26 @@ def findings(settings: Settings, **changes: object) -> dict[str, Finding]:
 
 def test_a_machine_that_can_serve_has_no_failure_and_nothing_is_left_behind(settings: Settings) -> None:
     found = findings(settings)
-    assert set(found) >= {"model", "languages", "processor", "cores", "memory", "state_dir", "port"}
+    assert set(found) >= {"model", "languages", "CPU", "cores", "memory", "state_dir", "port"}
     assert [finding for finding in found.values() if finding.mark is Mark.FAIL] == []
     assert (found["model"].mark, found["memory"].mark, found["port"].mark) == (Mark.OK,) * 3
     assert not settings.state_dir.parent.exists()
 
 
-def test_every_finding_that_is_not_well_has_its_mend(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_warning_and_failure_has_a_fix(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "build_features", lambda: frozenset({"SSE3"}))
     monkeypatch.setattr(doctor, "available_cores", lambda: 0)
     found = findings(settings, model="none", state_dir=Path("/proc/none"))
     bad = [finding for finding in found.values() if finding.mark is not Mark.OK]
     assert len(bad) >= 3
-    assert [finding for finding in bad if not finding.mend] == []
+    assert [finding for finding in bad if not finding.fix] == []
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "x" * 300, "~no-such-user/x", __file__])
-def test_a_model_that_is_none_is_a_failure(settings: Settings, model: str) -> None:
+def test_an_invalid_model_is_a_failure(settings: Settings, model: str) -> None:
     finding = findings(settings, model=model)["model"]
     assert finding.mark is Mark.FAIL
-    assert "--model" in finding.mend
+    assert "--model" in finding.fix
 
 
 @pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('no') }}"])
@@ -84,28 +84,26 @@ def test_a_chat_template_that_fails_is_a_failure(settings: Settings, tmp_path: P
     assert (finding.mark, "template" in finding.text) == (Mark.FAIL, True)
 
 
-def test_a_model_whose_state_cannot_be_kept_is_a_warning(settings: Settings, tmp_path: Path) -> None:
+def test_a_model_whose_state_cannot_be_cached_is_a_warning(settings: Settings, tmp_path: Path) -> None:
     assert findings(settings)["cache"].mark is Mark.OK
     finding = findings(settings, model=str(write_tiny_mamba(tmp_path / "mamba.gguf")))["cache"]
-    assert (finding.mark, "computed anew" in finding.text) == (Mark.WARN, True)
+    assert (finding.mark, "recomputed" in finding.text) == (Mark.WARN, True)
 
 
 def test_a_context_past_the_models_own_is_a_warning(settings: Settings) -> None:
     finding = findings(settings, context=4096)["context"]
-    assert (finding.mark, finding.mend) == (Mark.WARN, "set --context 512")
+    assert (finding.mark, finding.fix) == (Mark.WARN, "set --context 512")
 
 
-def test_a_build_without_what_the_processor_has_is_a_warning(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_without_a_feature_of_the_cpu_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_cpu_flags", lambda: frozenset({"avx2", "fma"}))
     monkeypatch.setattr(doctor, "build_features", lambda: frozenset({"SSE3", "FMA"}))
-    finding = findings(settings)["processor"]
+    finding = findings(settings)["CPU"]
     assert finding.mark is Mark.WARN
     assert "without AVX2," in finding.text
 
 
-def test_more_cores_than_there_are_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_cores_than_available_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "available_cores", lambda: settings.cores - 1)
     assert findings(settings)["cores"].mark is Mark.WARN
 
@@ -127,25 +125,25 @@ def test_a_state_folder_that_cannot_be_used_is_a_failure(settings: Settings, tmp
         folder.mkdir()
         (folder / "conversations.db").write_text("nonsense " * 1000)
     finding = findings(settings, state_dir=folder)["state_dir"]
-    assert (finding.mark, "--state-dir" in finding.mend) == (Mark.FAIL, True)
+    assert (finding.mark, "--state-dir" in finding.fix) == (Mark.FAIL, True)
 
 
-def test_little_room_on_the_disk_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_free_disk_space_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=(1 << 30) - 1))
     assert findings(settings)["state_dir"].mark is Mark.WARN
 
 
-def test_a_port_that_another_program_holds_is_a_failure(settings: Settings, stranger: int) -> None:
+def test_a_port_used_by_another_program_is_a_failure(settings: Settings, stranger: int) -> None:
     finding = findings(settings, port=stranger)["port"]
-    assert (finding.mark, "--port" in finding.mend) == (Mark.FAIL, True)
+    assert (finding.mark, "--port" in finding.fix) == (Mark.FAIL, True)
 
 
 def test_an_address_of_another_machine_is_a_failure(settings: Settings) -> None:
     finding = findings(settings, host="192.0.2.7")["port"]
-    assert (finding.mark, "--host" in finding.mend) == (Mark.FAIL, True)
+    assert (finding.mark, "--host" in finding.fix) == (Mark.FAIL, True)
 
 
-def test_a_port_that_a_samovar_holds_is_fine_and_its_memory_is_taken_already(
+def test_a_port_used_by_samovar_is_ok_and_its_memory_is_counted(
     tiny_server: Gateway, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "available_memory", lambda: 1)
@@ -154,12 +152,12 @@ def test_a_port_that_a_samovar_holds_is_fine_and_its_memory_is_taken_already(
     assert found["memory"].mark is Mark.OK
 
 
-def test_tls_files_are_tried(settings: Settings, tmp_path: Path) -> None:
+def test_tls_files_are_checked(settings: Settings, tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     certificate.write_text("no certificate")
     key.write_text("no key")
     finding = findings(settings, tls_cert=certificate, tls_key=key)["TLS"]
-    assert (finding.mark, "--tls-cert" in finding.mend) == (Mark.FAIL, True)
+    assert (finding.mark, "--tls-cert" in finding.fix) == (Mark.FAIL, True)
     make_certificate(certificate, key)
     assert findings(settings, tls_cert=certificate, tls_key=key)["TLS"].mark is Mark.OK
 
@@ -171,7 +169,7 @@ def examine(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
-def test_the_command_prints_a_line_a_finding_and_exits_by_the_worst(tmp_path: Path, tiny_model: Path) -> None:
+def test_doctor_prints_one_line_per_finding_and_exits_with_the_worst(tmp_path: Path, tiny_model: Path) -> None:
     flags = [f"--model={tiny_model}", "--port=0", "--context=512", f"--state-dir={tmp_path}"]
     well = examine(*flags)
     assert (well.returncode, well.stderr) == (0, "")
@@ -189,13 +187,13 @@ def test_a_terminal_without_arrows_is_no_error(tmp_path: Path) -> None:
     assert (ill.returncode, ill.stderr) == (1, "")
 
 
-def test_a_taken_port_is_taken_although_it_answers_nothing(settings: Settings) -> None:
+def test_a_used_port_is_reported_even_if_nothing_responds(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         assert findings(settings, port=mute.getsockname()[1])["port"].mark is Mark.FAIL
 
 
 @pytest.mark.parametrize("table", [TEXTS, chat.TEXTS], ids=["doctor", "chat"])
-def test_both_languages_tell_of_the_same_things(table: dict[str, Any]) -> None:
+def test_both_languages_have_the_same_texts_and_fields(table: dict[str, Any]) -> None:
     def fields(text: str) -> set[str | None]:
         return {field for _, field, _, _ in string.Formatter().parse(text)} - {None}
 

@@ -38,14 +38,14 @@ def content() -> bytes:
 
 @pytest.fixture
 def hub(content: bytes) -> Iterator[Hub]:
-    """An endpoint that serves it."""
+    """An endpoint that serves the data."""
     with Hub(content) as hub:
         yield hub
 
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
-    """The user's own library, empty."""
+    """An empty library."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return Library()
 
@@ -254,9 +254,9 @@ def test_before_a_pull_the_error_is_the_command_to_type(capsys: pytest.CaptureFi
     [
         (
             ["pull", "qwen2.5-0.5b-instruct-q4"],
-            "no model is called qwen2.5-0.5b-instruct-q4 (qwen2.5-0.5b-instruct-q4_0 is one)",
+            "no model is named qwen2.5-0.5b-instruct-q4 (did you mean qwen2.5-0.5b-instruct-q4_0?)",
         ),
-        (["pull", "zzz"], "no model is called zzz; see: samovar models list"),
+        (["pull", "zzz"], "no model is named zzz; see: samovar models list"),
         (["pull", NAME, "--endpoint=nowhere"], "no hub answers at nowhere"),
         (["path", "zzz"], "zzz is neither a file here nor a known name"),
     ],

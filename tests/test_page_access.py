@@ -1,4 +1,4 @@
-"""The page for everybody: those who listen to it, read it in the dark or on a phone, or have no network beyond."""
+"""Accessibility of the pages: screen readers, dark mode, phones, networks without internet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PHONE = {"viewport": {"width": 390, "height": 780}, "is_mobile": True, "has_touc
 
 
 async def complaints(page: Page) -> list[str]:
-    """What axe-core finds wrong with the page as it is, by rule and element."""
+    """Return the violations that axe-core finds, by rule and element."""
     found = await Axe().run(page)
     return [
         f"{rule['id']}: {node['html']}\n{node['failureSummary']}"
@@ -33,7 +33,7 @@ async def complaints(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("locale", "where"), [("en-US", {}), ("zh-CN", PHONE)], ids=["desk", "phone"])
-async def test_nothing_is_in_the_way_of_eyes_ears_and_keys(
+async def test_the_chat_page_is_accessible(
     open_page: OpenPage, scheme: Literal["light", "dark"], locale: str, where: dict[str, Any]
 ) -> None:
     page = await open_page(saying(ANSWER), locale, color_scheme=scheme, reduced_motion="reduce", **where)
@@ -47,7 +47,7 @@ async def test_nothing_is_in_the_way_of_eyes_ears_and_keys(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_the_operators_page_is_no_worse(
+async def test_the_monitor_page_is_accessible(
     open_page: OpenPage, server: Gateway, scheme: Literal["light", "dark"]
 ) -> None:
     page = await open_page(url=f"{server.url}/monitor", color_scheme=scheme)
@@ -55,7 +55,7 @@ async def test_the_operators_page_is_no_worse(
     assert await complaints(page) == []
 
 
-async def test_the_page_asks_nobody_but_its_own_gateway(open_page: OpenPage, server: Gateway) -> None:
+async def test_the_page_sends_requests_only_to_its_gateway(open_page: OpenPage, server: Gateway) -> None:
     page = await open_page(saying(f"{ANSWER}\n\n![a picture](https://example.org/picture.png)"))
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

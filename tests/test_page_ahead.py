@@ -1,4 +1,4 @@
-"""Encoding ahead: what the page has encoded before anybody asks, and that a real question never waits for it."""
+"""Prefill in advance: what the page requests before a question is sent, and that questions never wait for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASTE = "A samovar is a metal container to heat water in, and it stands on the t
 FIELDS = {"generate": False, "store": False, "truncation": "auto", "stream_id": "ahead"}
 
 
-async def test_a_pasted_message_is_encoded_while_the_reader_writes_on(open_page: OpenPage) -> None:
+async def test_a_pasted_message_is_prefilled_while_the_user_types(open_page: OpenPage) -> None:
     page = await open_page()
     await ended(await ask(page, "Hello."))
     await page.get_by_test_id("composer").fill(PASTE)
@@ -29,7 +29,7 @@ async def test_a_pasted_message_is_encoded_while_the_reader_writes_on(open_page:
     assert new < 40, "the paste was encoded after it was sent"
 
 
-async def test_the_history_is_encoded_when_a_conversation_is_opened_or_the_connection_is_back(
+async def test_the_history_is_prefilled_when_a_conversation_is_opened_or_the_connection_is_restored(
     open_page: OpenPage,
 ) -> None:
     gateway = saying("Fine.")
@@ -48,7 +48,7 @@ async def test_the_history_is_encoded_when_a_conversation_is_opened_or_the_conne
     assert gateway.ahead == [expected] * 2
 
 
-async def test_short_messages_and_small_additions_are_not_worth_it(open_page: OpenPage) -> None:
+async def test_short_messages_and_small_additions_are_not_prefilled(open_page: OpenPage) -> None:
     gateway = saying("Fine.")
     page = await open_page(gateway)
     await page.get_by_test_id("composer").fill("Hello.")
@@ -61,7 +61,7 @@ async def test_short_messages_and_small_additions_are_not_worth_it(open_page: Op
     assert [request["input"] for request in gateway.ahead] == [[{"role": "user", "content": PASTE}]]
 
 
-async def test_a_real_question_cancels_what_is_still_being_encoded(open_page: OpenPage) -> None:
+async def test_a_question_cancels_a_running_prefill(open_page: OpenPage) -> None:
     def play(gateway: PlayedGateway, request: dict[str, object]) -> None:
         if request["type"] == "response.create":
             gateway.complete("Fine.")
@@ -77,7 +77,7 @@ async def test_a_real_question_cancels_what_is_still_being_encoded(open_page: Op
     assert gateway.asked[0]["response_id"] == "resp_ahead"
 
 
-async def test_an_operator_can_switch_it_off(open_page: OpenPage, tmp_path: Path, tiny_model: Path) -> None:
+async def test_a_setting_disables_prefill_in_advance(open_page: OpenPage, tmp_path: Path, tiny_model: Path) -> None:
     with Gateway(tmp_path / "state", model=tiny_model, context=512, encode_ahead=False) as gateway:
         assert gateway.get("/page.json").json() == {"encode_ahead": False}
         played = saying("Fine.")

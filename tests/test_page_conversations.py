@@ -1,4 +1,4 @@
-"""The page's conversations: kept over reloads, branched by editing and asking again, listed, renamed, deleted."""
+"""Conversations on the page: reload, branches by editing and regenerating, list, rename, delete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def counting() -> PlayedGateway:
 
 
 def text_of(message: Any) -> Any:
-    """The part of a message that was said."""
+    """Return the text element of a message."""
     return message.locator(".message-text")
 
 
@@ -36,7 +36,7 @@ def text_of(message: Any) -> Any:
         ("zh-CN", ["请说出三种热饮。", "其中哪一种用茶炊来煮？"]),
     ],
 )
-async def test_a_conversation_survives_a_reload_and_goes_on_from_the_cache(
+async def test_a_conversation_survives_a_reload_and_uses_the_cache(
     open_page: OpenPage, locale: str, questions: list[str]
 ) -> None:
     page = await open_page(locale=locale)
@@ -52,7 +52,7 @@ async def test_a_conversation_survives_a_reload_and_goes_on_from_the_cache(
     assert await count_of(second, "cached") > 0
 
 
-async def test_an_answer_that_a_reload_interrupted_is_answered_after_it(open_page: OpenPage) -> None:
+async def test_an_answer_interrupted_by_a_reload_continues_after_it(open_page: OpenPage) -> None:
     page = await open_page()
     await ask(page, "Describe a samovar in two sentences.")
     await begun(page)
@@ -62,7 +62,7 @@ async def test_an_answer_that_a_reload_interrupted_is_answered_after_it(open_pag
     await expect(text_of(messages(page, "assistant"))).to_have_text(re.compile(r"\w+ \w+"))
 
 
-async def test_an_edited_question_branches_and_both_branches_stay(open_page: OpenPage) -> None:
+async def test_an_edited_question_creates_a_branch_and_both_branches_remain(open_page: OpenPage) -> None:
     gateway = counting()
     page = await open_page(gateway)
     await ended(await ask(page, "One?"))
@@ -83,7 +83,7 @@ async def test_an_edited_question_branches_and_both_branches_stay(open_page: Ope
     await expect(text_of(messages(page, "user"))).to_have_text(["Uno?"])
 
 
-async def test_asking_again_makes_another_version_and_follow_ups_continue_the_one_shown(open_page: OpenPage) -> None:
+async def test_regenerating_creates_a_version_and_follow_ups_continue_the_displayed_one(open_page: OpenPage) -> None:
     gateway = counting()
     page = await open_page(gateway)
     await ended(await ask(page, "One?"))
@@ -108,7 +108,7 @@ async def test_the_real_gateway_continues_an_older_branch(open_page: OpenPage) -
     assert await count_of(second, "cached") > 0
 
 
-async def test_what_the_server_no_longer_has_is_sent_whole_again(open_page: OpenPage) -> None:
+async def test_the_whole_history_is_sent_if_the_server_has_lost_it(open_page: OpenPage) -> None:
     def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
         if "previous_response_id" in request:
             gateway.refuse("previous_response_not_found")
@@ -124,7 +124,7 @@ async def test_what_the_server_no_longer_has_is_sent_whole_again(open_page: Open
     assert gateway.asked[2]["input"] == HISTORY
 
 
-async def test_what_failed_is_left_out_of_what_follows(open_page: OpenPage) -> None:
+async def test_a_failed_turn_is_not_part_of_the_history(open_page: OpenPage) -> None:
     def play(gateway: PlayedGateway, _request: dict[str, Any]) -> None:
         if len(gateway.asked) == 2:
             gateway.refuse("engine_unavailable")
@@ -139,7 +139,7 @@ async def test_what_failed_is_left_out_of_what_follows(open_page: OpenPage) -> N
     assert gateway.asked[2]["previous_response_id"] == "resp_1"
 
 
-async def test_conversations_are_listed_renamed_and_deleted_with_a_way_back(open_page: OpenPage) -> None:
+async def test_conversations_are_listed_renamed_and_deleted_with_undo(open_page: OpenPage) -> None:
     page = await open_page(counting())
     for question in ("Tea?", "Coffee?"):
         await ended(await ask(page, question))
@@ -160,7 +160,7 @@ async def test_conversations_are_listed_renamed_and_deleted_with_a_way_back(open
     await expect(text_of(messages(page, "user"))).to_have_text(["Tea?"])
 
 
-async def test_an_answer_goes_on_while_another_conversation_is_open(open_page: OpenPage) -> None:
+async def test_an_answer_continues_while_another_conversation_is_open(open_page: OpenPage) -> None:
     gateway = PlayedGateway(lambda gateway, _: gateway.begin("Once upon"))
     page = await open_page(gateway)
     await expect(await ask(page, "A story.")).to_contain_text("Once upon")
@@ -173,7 +173,7 @@ async def test_an_answer_goes_on_while_another_conversation_is_open(open_page: O
     await expect(text_of(messages(page, "assistant"))).to_have_text("Once upon a time.")
 
 
-async def test_a_full_browser_lets_the_oldest_conversations_go(open_page: OpenPage) -> None:
+async def test_a_full_browser_storage_evicts_the_oldest_conversations(open_page: OpenPage) -> None:
     page = await open_page(saying("Fine."))
     await ended(await ask(page, "Old?"))
     await page.get_by_test_id("new").click()
@@ -184,7 +184,7 @@ async def test_a_full_browser_lets_the_oldest_conversations_go(open_page: OpenPa
     await expect(text_of(messages(page, "assistant"))).to_have_text("Fine.")
 
 
-async def test_what_the_browser_kept_wrongly_is_left_alone(open_page: OpenPage) -> None:
+async def test_invalid_entries_in_the_browser_storage_are_ignored(open_page: OpenPage) -> None:
     page = await open_page(saying("Fine."))
     for number, value in enumerate(["", "{", "null", '{"id": 7}', '{"id": "a", "turns": {}}']):
         await page.evaluate("(entry) => localStorage.setItem(...entry)", [f"samovar.conversation.{number}", value])
@@ -208,7 +208,7 @@ async def test_two_windows_show_the_same_conversation(open_page: OpenPage) -> No
     await other.close()
 
 
-async def test_the_list_lies_over_the_page_on_a_phone_and_leaves_by_escape(open_page: OpenPage) -> None:
+async def test_on_a_phone_the_list_covers_the_page_and_closes_with_escape(open_page: OpenPage) -> None:
     page = await open_page(saying("Fine."), viewport={"width": 390, "height": 844})
     await expect(page.get_by_test_id("shelf")).to_be_hidden()
     await page.get_by_test_id("toggle").click()

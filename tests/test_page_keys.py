@@ -1,4 +1,4 @@
-"""Signing in: the key goes to the gateway by subprotocol and header alone, and conversations part by user."""
+"""Sign-in: the key is sent only in subprotocol and header, and conversations are separate by user."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest
 
 
 class Locked:
-    """A gateway that asks for keys."""
+    """A gateway that requires API keys."""
 
     def __init__(self, gateway: Gateway) -> None:
         """Make the first key."""
         self.gateway = gateway
 
     def keys(self, *arguments: str) -> str:
-        """`samovar keys …`; a new key is all that `add` prints."""
+        """Run `samovar keys …` and return its output; `add` prints only the key."""
         command = [*SAMOVAR, "keys", *arguments, f"--state-dir={self.gateway.state}"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Locked]:
-    """A gateway whose users need keys, with a model that answers at once and says nonsense."""
+    """A gateway with API keys and the tiny model."""
     with Gateway(tmp_path_factory.mktemp("locked"), model=tiny_model, context=512, max_output_tokens=24) as gateway:
         yield Locked(gateway)
 
 
 async def arrive(browser: Browser, url: str, locale: str = "en-US") -> tuple[Page, list[str]]:
-    """A page, and every address that it asks for."""
+    """Return a page, and the URLs that it requests."""
     context = await browser.new_context(locale=locale)
     page = await context.new_page()
     addresses: list[str] = []
@@ -57,7 +57,7 @@ async def enter(page: Page, key: str) -> None:
     ("locale", "title", "refusal"),
     [("en-US", "Sign in", "This key is not valid"), ("zh-CN", "登录", "此密钥无效")],
 )
-async def test_a_wrong_key_is_told_and_the_right_one_lets_in_and_stays(
+async def test_a_wrong_key_is_rejected_and_the_right_one_is_accepted_and_stored(
     browser: Browser, locked: Locked, locale: str, title: str, refusal: str
 ) -> None:
     key = locked.keys("add", f"reader-{locale}")
@@ -80,11 +80,13 @@ async def test_a_wrong_key_is_told_and_the_right_one_lets_in_and_stays(
     await page.context.close()
 
 
-async def test_users_of_one_browser_see_their_own_conversations_alone(browser: Browser, locked: Locked) -> None:
+async def test_users_of_one_browser_see_only_their_own_conversations(browser: Browser, locked: Locked) -> None:
     keys = [locked.keys("add", name) for name in ("ann", "ben")]
     page, _ = await arrive(browser, locked.gateway.url)
     await enter(page, keys[0])
-    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")  # until then nobody can write
+    await expect(page.get_by_test_id("status")).to_have_attribute(
+        "data-state", "open"
+    )  # until then the page is not usable
     await ended(await ask(page, "Of Ann"), "done")
     await page.get_by_test_id("sign-out").click()
     await expect(page.get_by_test_id("sign-in")).to_be_visible()
@@ -98,7 +100,7 @@ async def test_users_of_one_browser_see_their_own_conversations_alone(browser: B
     await page.context.close()
 
 
-async def test_who_loses_the_key_is_told_so(browser: Browser, locked: Locked) -> None:
+async def test_a_user_whose_key_is_revoked_is_informed(browser: Browser, locked: Locked) -> None:
     key = locked.keys("add", "guest")
     page, _ = await arrive(browser, locked.gateway.url)
     await enter(page, key)

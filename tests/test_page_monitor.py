@@ -1,4 +1,4 @@
-"""The operator's page: the figures of `/metrics`, live, and for admins alone where there are keys."""
+"""The monitor page: live metrics, only for admins if there are API keys."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ READ = """async ([one, other]) => {
 
 
 async def fact(page: Page, name: str) -> str:
-    """The text of one figure."""
+    """Return the text of one figure."""
     return await page.locator(f'[data-fact="{name}"]').inner_text()
 
 
 def metric(server: Gateway, line: str) -> int:
-    """A sample of `/metrics`, by its name and labels."""
+    """Return a sample of `/metrics` by name and labels."""
     found = re.search(rf"^{re.escape(line)} (\S+)$", server.get("/metrics").text, re.MULTILINE)
     return int(float(found[1])) if found else 0
 
 
-async def test_the_text_format_is_read_as_prometheus_reads_it(open_page: OpenPage) -> None:
+async def test_the_text_format_is_parsed_as_prometheus_parses_it(open_page: OpenPage) -> None:
     page = await open_page()
     before = EXPOSITION.replace(" 3.0", " 1").replace(" 8", " 0").replace(" 10", " 0")
     assert await page.evaluate(READ, [before, EXPOSITION]) == {
@@ -71,7 +71,7 @@ async def test_the_text_format_is_read_as_prometheus_reads_it(open_page: OpenPag
 
 
 @pytest.mark.parametrize(("locale", "title", "idle"), [("en-US", "Monitor", "idle"), ("zh-CN", "监控", "空闲")])
-async def test_its_figures_are_those_of_the_metrics(
+async def test_the_monitor_page_shows_the_metrics(
     browser: Browser, tiny_server: Gateway, locale: str, title: str, idle: str
 ) -> None:
     async with tiny_server.connect() as conversation:
@@ -98,7 +98,9 @@ async def test_its_figures_are_those_of_the_metrics(
         await context.close()
 
 
-async def test_with_keys_it_is_for_admins_alone(browser: Browser, tmp_path: Path, tiny_model: Path) -> None:
+async def test_with_keys_the_monitor_page_is_only_for_admins(
+    browser: Browser, tmp_path: Path, tiny_model: Path
+) -> None:
     def key(*arguments: str) -> str:
         command = [*SAMOVAR, "keys", "add", *arguments, f"--state-dir={tmp_path / 'state'}"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""A conversation that loses its network and its gateway in the middle of an answer, and goes on."""
+"""Conversations that lose the network and the gateway during an answer, and continue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STORED = "JSON.parse(localStorage[Object.keys(localStorage).find((key) => key.st
 
 
 def listen(page: Page) -> list[dict[str, Any]]:
-    """All that the page sends over its sockets, but what is encoded ahead."""
+    """Collect the messages that the page sends, without prefill in advance."""
     sent: list[dict[str, Any]] = []
 
     def note(payload: str | bytes) -> None:
@@ -35,12 +35,12 @@ def listen(page: Page) -> list[dict[str, Any]]:
 
 
 def kinds(sent: list[dict[str, Any]]) -> list[str]:
-    """What was sent, in short."""
+    """Summarize sent messages."""
     return [request["type"].removeprefix("response.") for request in sent]
 
 
 async def words_of(page: Page) -> str:
-    """What the browser keeps of the newest answer, as the model wrote it."""
+    """Return the newest answer as stored in the browser, in Markdown."""
     turns = await page.evaluate(f"Object.values({STORED}.turns)")
     return str(turns[-1]["answer"])
 
@@ -52,7 +52,7 @@ async def words_of(page: Page) -> str:
         ("zh-CN", ["请讲一个关于茶炊的长故事。", "再讲一个长故事。", "说再见。"]),
     ],
 )
-async def test_a_conversation_outlives_a_cut_network_and_a_killed_gateway(
+async def test_a_conversation_survives_a_network_outage_and_a_killed_gateway(
     browser: Browser, tmp_path: Path, locale: str, questions: list[str]
 ) -> None:
     gateway = Gateway(tmp_path / "state", port=free_port(), max_output_tokens=120)
@@ -83,7 +83,7 @@ async def test_a_conversation_outlives_a_cut_network_and_a_killed_gateway(
             await page.context.close()
 
 
-async def test_an_answer_that_ended_while_the_reader_was_away_is_there_when_they_come_back(
+async def test_an_answer_completed_while_disconnected_is_shown_after_reconnecting(
     browser: Browser, tmp_path: Path
 ) -> None:
     with Gateway(tmp_path / "state", max_output_tokens=60, resume_grace=60) as gateway:
@@ -103,7 +103,7 @@ async def test_an_answer_that_ended_while_the_reader_was_away_is_there_when_they
             await page.context.close()
 
 
-async def test_what_a_reader_deletes_is_deleted_at_the_server_once_it_cannot_be_undone(
+async def test_a_deletion_reaches_the_server_once_it_cannot_be_undone(
     browser: Browser, tmp_path: Path, tiny_model: Path
 ) -> None:
     with Gateway(tmp_path / "state", model=tiny_model, context=512, max_output_tokens=8) as gateway:
@@ -119,7 +119,7 @@ async def test_what_a_reader_deletes_is_deleted_at_the_server_once_it_cannot_be_
 
 
 async def expect_soon(page: Page, holds: Callable[[], bool]) -> None:
-    """Waits until something holds that no element shows."""
+    """Wait for a condition that no element shows."""
     for _ in range(50):
         if holds():
             return

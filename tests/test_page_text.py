@@ -1,4 +1,4 @@
-"""What a model says, as the page shows it: Markdown, code to copy, and nothing that could do harm."""
+"""Display of model output: Markdown, copying code, harmless results."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_markdown_is_shown_and_headings_go_below_the_pages_own(open_page: 
     await expect(link).to_have_attribute("rel", re.compile("noopener noreferrer"))
 
 
-async def test_text_that_arrives_piece_by_piece_looks_like_text_that_came_at_once(open_page: OpenPage) -> None:
+async def test_streamed_text_looks_like_complete_text(open_page: OpenPage) -> None:
     def play(gateway: PlayedGateway, _request: object) -> None:
         gateway.begin(TEA[0])
         for letter in TEA[1:]:
@@ -96,7 +96,7 @@ async def test_blocks_that_are_complete_keep_their_elements_while_more_arrives(o
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack[:40])
-async def test_what_a_model_says_does_no_harm(open_page: OpenPage, attack: str) -> None:
+async def test_malicious_model_output_is_harmless(open_page: OpenPage, attack: str) -> None:
     page = await open_page(saying(attack))
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))

@@ -16,18 +16,18 @@ from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
 @pytest.fixture(autouse=True)
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A library and a state folder of the test's own."""
+    """Use a temporary library and state folder."""
     for name in ("XDG_DATA_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "house"))
     return tmp_path / "house"
 
 
 def run(*arguments: object) -> int:
-    """The command's exit code."""
+    """Run the command and return its exit code."""
     return main(["models", "quantize", "--no-measure", *map(str, arguments)])
 
 
-def test_the_result_is_a_model_and_the_way_there_is_told(tmp_path: Path, tiny_model: Path) -> None:
+def test_quantizing_creates_a_model_and_reports_progress(tmp_path: Path, tiny_model: Path) -> None:
     told: list[tuple[int, int]] = []
     target = tmp_path / "small.gguf"
     fallbacks = quantize(
@@ -48,7 +48,7 @@ def test_rows_that_fit_no_block_fall_back_and_are_counted(tmp_path: Path, tiny_m
 
 
 @pytest.mark.parametrize("what", ["source", "folder"])
-def test_what_fails_leaves_nothing_behind(tmp_path: Path, tiny_model: Path, what: str) -> None:
+def test_a_failed_quantization_leaves_no_file(tmp_path: Path, tiny_model: Path, what: str) -> None:
     source, target = tmp_path / "source.gguf", tmp_path / "small.gguf"
     source.write_bytes(tiny_model.read_bytes()[: -100 if what == "source" else None])
     if what == "folder":
@@ -58,7 +58,7 @@ def test_what_fails_leaves_nothing_behind(tmp_path: Path, tiny_model: Path, what
     assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
 
 
-def test_the_command_writes_beside_the_source_and_replaces_nothing_unasked(
+def test_quantize_writes_next_to_the_source_and_replaces_nothing_without_force(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "tiny.gguf"
@@ -68,45 +68,47 @@ def test_the_command_writes_beside_the_source_and_replaces_nothing_unasked(
     assert capsys.readouterr().out.splitlines()[-1] == f"Serve it: samovar serve --model {target}"
     target.write_bytes(b"precious")
     assert run(source, "--type", "q8_0") == 1
-    assert capsys.readouterr().err.startswith(f"samovar: {target} is there already; name another with --output")
+    assert capsys.readouterr().err.startswith(f"samovar: {target} exists; choose another file with --output")
     assert target.read_bytes() == b"precious"
     assert run(source, "--type", "q8_0", "--force") == 0
     assert target.read_bytes() != b"precious"
     assert run(source, "--type", "q8_0", "--output", source, "--force") == 1
-    assert "is the source itself" in capsys.readouterr().err
+    assert "is the source file" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.glob("*gguf*")) == ["tiny.gguf", "tiny.q8_0.gguf"]
 
 
-def test_what_loses_quality_is_warned_of(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_of_quality_is_warned_about(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, nearly, small, smaller, larger = (
         tmp_path / f"{name}.gguf" for name in ("whole", "nearly", "small", "smaller", "larger")
     )
     assert run(tiny_model, "--type", "f16", "--output", whole) == 0
-    assert "tiny does not say how many bits a weight it has" in capsys.readouterr().err
+    assert "tiny does not state its bits per weight" in capsys.readouterr().err
     assert run(whole, "--type", "q8_0", "--output", nearly) == 0
     assert capsys.readouterr().err == ""
-    for source in (whole, nearly):  # the latter is as good to begin with
+    for source in (whole, nearly):  # both are good sources
         assert run(source, "--type", "q4_0", "--output", small, "--force") == 0
         [line] = capsys.readouterr().err.splitlines()
-        assert line.startswith("warning: below 5 bits a weight")
+        assert line.startswith("warning: below 5 bits per weight")
     assert run(small, "--type", "q2_k", "--output", smaller) == 0
     said = capsys.readouterr()
-    assert "small is quantized already (4.5 bits a weight); again loses more" in said.err
-    assert "below 4 bits a weight" in said.err
-    assert "of such tensors became: q4_0 × " in said.out
+    assert "small is already quantized (4.5 bits per weight) and loses more quality" in said.err
+    assert "below 4 bits per weight" in said.err
+    assert "they were converted to: q4_0 × " in said.out
     assert run(small, "--type", "q8_0", "--output", larger) == 0
     [line] = capsys.readouterr().err.splitlines()
-    assert "q8_0 has more bits a weight than small" in line
+    assert "q8_0 has more bits per weight than small" in line
 
 
-def test_every_precision_is_known_by_its_number_and_one_that_is_not_is_not_taken_for_whole() -> None:
+def test_every_file_type_has_its_bits_and_an_unknown_one_is_not_taken_for_full_precision() -> None:
     assert bits("1") == 16
-    assert bits("2") == bits("1026") == 4.5  # llama.cpp adds 1024 when it guessed
+    assert bits("2") == bits("1026") == 4.5  # llama.cpp adds 1024 if it guessed the type
     assert bits("19") == 2.1
     assert bits("999") is bits(None) is bits("new") is None
 
 
-def test_how_far_answers_moved_grows_with_what_was_taken_from_the_weights(tmp_path: Path, tiny_model: Path) -> None:
+def test_divergence_grows_with_fewer_bits_per_weight(tmp_path: Path, tiny_model: Path) -> None:
     drifts = {}
     for kind in ("f16", "q8_0", "q4_0"):
         target = tmp_path / f"{kind}.gguf"
@@ -120,7 +122,7 @@ def test_how_far_answers_moved_grows_with_what_was_taken_from_the_weights(tmp_pa
     assert drift(tiny_model, tiny_model, threads=1)[0] == Drift("en", drifts["f16"][0].tokens, 1.0, 0.0)
 
 
-def test_a_file_that_cannot_be_computed_with_is_an_error_that_names_it(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_file_that_cannot_be_evaluated_is_an_error_that_names_it(tmp_path: Path, tiny_model: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(tiny_model.read_bytes()[:5000])
     with pytest.raises(ModelLoadError, match=r"broken.gguf can't be computed with"):
@@ -150,7 +152,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("far", [False, True])
-def test_what_it_gains_and_loses_is_measured(
+def test_speed_and_quality_are_measured(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     *, far: bool,
 ) -> None:  # fmt: skip
@@ -169,12 +171,12 @@ def test_what_it_gains_and_loses_is_measured(
     assert len(table[3]) == 6
 
 
-def test_a_disk_without_room_is_named(
+def test_a_full_disk_is_named(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     assert run(tiny_model, "--type", "q8_0", "--output", "/proc/none.gguf") == 1
-    assert "/proc: the disk is full; make room" in capsys.readouterr().err
+    assert "/proc: the disk is full; free some space" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ from tests.plans import MEASURED
 from tests.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
 ASSUMED = (
-    "by an ordinary machine's plan; `samovar tune` measures this one",
-    "按一般机器的方案工作；运行 samovar tune 可测量本机",
+    "use the default plan; run `samovar tune` to measure this machine",
+    "使用默认的运行方案；运行 samovar tune 可按本机实测",
 )
-HERE = "by the plan that was measured here", "按本机实测的方案工作"
+HERE = "use the plan measured on this machine", "使用本机实测的运行方案"
 
 
 def told(state: Path, model: Path) -> str:

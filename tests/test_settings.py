@@ -329,4 +329,4 @@ def test_who_may_be_served_is_no_business_of_a_chat(capsys: pytest.CaptureFixtur
     assert main(["chat", "--host", "127.0.0.2", "--port", "9"]) == 1
     load({"host": "192.0.2.7", "allow_anonymous": True}).check_exposure(has_keys=False)
     load({"host": "192.0.2.7"})
-    assert "no gateway answers" in capsys.readouterr().err
+    assert "no gateway responds" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Set-up: what it shows while it works, what it says when it cannot, and that a second run does nothing."""
+"""Set-up: progress, error messages, and that a second run does nothing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ROOT = Path(__file__).parent.parent
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def steps(*lines: str) -> list[str]:
-    """The steps' words after each line of output."""
+    """Return the text of the step after each line of output."""
     reader, words = OutputReader(), []
     for line in lines:
         reader.feed(line)
@@ -42,11 +42,11 @@ def test_the_compilers_own_count_becomes_progress() -> None:
     reader.feed("  Building wheel for llama-cpp-python (pyproject.toml): started")
     reader.feed("  [48/193] /usr/bin/g++ -DGGML_USE_CPU -c ggml.c")
     assert reader.step == Step("compiling llama-cpp-python, 48 of 193", 48 / 193)
-    reader.feed("  [ 41%] Building CXX object llama.cpp.o")  # where CMake found make and no ninja
+    reader.feed("  [ 41%] Building CXX object llama.cpp.o")  # CMake with make instead of ninja
     assert reader.step == Step("compiling llama-cpp-python, 41 %", 0.41)
 
 
-def test_lines_that_say_nothing_leave_the_step_as_it_was() -> None:
+def test_unknown_lines_do_not_change_the_step() -> None:
     words = steps(
         "Collecting numpy>=1.20.0",
         "  Using cached numpy.whl (1 MB)",
@@ -56,7 +56,7 @@ def test_lines_that_say_nothing_leave_the_step_as_it_was() -> None:
     assert words == ["looking for numpy>=1.20.0"] * 3 + ["downloading redis-server"]
 
 
-def test_a_terminal_shows_one_line_that_is_drawn_again() -> None:
+def test_a_terminal_shows_one_line_that_is_redrawn() -> None:
     out, clock = Terminal(), Clock(0.0)
     display = Display(out, clock)
     for clock.now in (1.0, 61.0):
@@ -66,7 +66,7 @@ def test_a_terminal_shows_one_line_that_is_drawn_again() -> None:
     assert "\r  1:01  [############............] compiling it, 1 of 2" in out.getvalue()
 
 
-def test_elsewhere_a_line_appears_every_quarter_minute() -> None:
+def test_without_a_terminal_a_line_appears_every_fifteen_seconds() -> None:
     out, clock = io.StringIO(), Clock(0.0)
     display = Display(out, clock)
     for second in range(60):
@@ -75,7 +75,7 @@ def test_elsewhere_a_line_appears_every_quarter_minute() -> None:
     assert out.getvalue() == "  0:15  step 15\n  0:30  step 30\n  0:45  step 45\n"
 
 
-def test_a_failed_command_shows_the_end_of_its_log_and_where_all_of_it_is(tmp_path: Path) -> None:
+def test_a_failed_command_shows_the_end_of_its_output_and_the_path_of_the_log(tmp_path: Path) -> None:
     log = tmp_path / "setup.log"
     with pytest.raises(CommandFailedError) as failure:
         run(["sh", "-c", "seq 1 50; echo No space left on device; exit 3"], log, io.StringIO(), done="never")
@@ -86,7 +86,7 @@ def test_a_failed_command_shows_the_end_of_its_log_and_where_all_of_it_is(tmp_pa
     assert "\n20\n" in log.read_text()
 
 
-def test_an_interrupt_ends_the_commands_children_too(tmp_path: Path) -> None:
+def test_an_interrupt_stops_the_commands_children(tmp_path: Path) -> None:
     children: list[int] = []
 
     def interrupt(line: str) -> None:
@@ -99,7 +99,7 @@ def test_an_interrupt_ends_the_commands_children_too(tmp_path: Path) -> None:
 
 
 class RecordingEnvironment(Environment):
-    """An environment that notes what pip would be asked."""
+    """An environment that records pip commands instead of running them."""
 
     def __init__(self, root: Path, fails: bool = False) -> None:
         super().__init__(root, root / ".venv")
@@ -116,7 +116,7 @@ class RecordingEnvironment(Environment):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with the two files that decide what is installed."""
+    """A folder with the two files that determine the installation."""
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text(f"{name}, as it was\n")
     return tmp_path
@@ -141,14 +141,14 @@ def test_test_tools_once_installed_stay_up_to_date(project: Path) -> None:
     assert environment.is_ready(tests=True)
 
 
-def test_a_failed_installation_is_done_again(project: Path) -> None:
+def test_a_failed_installation_is_repeated(project: Path) -> None:
     RecordingEnvironment(project).install(io.StringIO(), tests=False)
     with pytest.raises(CommandFailedError):
         RecordingEnvironment(project, fails=True).install(io.StringIO(), tests=True)
     assert not RecordingEnvironment(project).is_ready(tests=False)
 
 
-def test_an_environment_cut_off_while_packages_were_copied_is_not_trusted(tmp_path: Path) -> None:
+def test_an_environment_interrupted_while_copying_packages_is_not_trusted(tmp_path: Path) -> None:
     environment = Environment(ROOT, tmp_path / "venv")
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     pip = tmp_path / "venv" / "bin" / "pip"
@@ -156,7 +156,7 @@ def test_an_environment_cut_off_while_packages_were_copied_is_not_trusted(tmp_pa
     pip.chmod(0o755)
     environment.python.touch(0o755)
     assert environment.is_usable()
-    environment._note_unfinished("  Installing collected packages: cmake")  # a build's own, elsewhere
+    environment._note_unfinished("  Installing collected packages: cmake")  # of an isolated build
     assert environment.is_usable()
     environment._note_unfinished("Installing collected packages: numpy")
     assert not environment.is_usable()
@@ -171,7 +171,7 @@ def test_an_environment_that_was_copied_from_another_folder_is_not_trusted(tmp_p
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """A folder of programs, to be a PATH, with no Python and no compiler in it."""
+    """A folder for PATH without Python and compiler."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("sh", "dirname", "id", "apt-get", "apt-cache", "make"):
@@ -182,7 +182,7 @@ def bare(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone of the project in which nothing is installed."""
+    """A clone of the project without installation."""
     folder = tmp_path / "clone"
     shutil.copytree(ROOT / "deploy", folder / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -191,12 +191,12 @@ def clone(tmp_path: Path) -> Path:
 
 
 def serve(clone: Path, programs: Path) -> subprocess.CompletedProcess[str]:
-    """`make serve` in the clone with no programs but the given ones."""
+    """Run `make serve` in the clone with only the given programs."""
     command = ["make", "serve"]
     return subprocess.run(command, cwd=clone, env={"PATH": str(programs)}, capture_output=True, text=True, check=False)
 
 
-def test_a_machine_without_a_compiler_is_told_the_line_that_brings_it(clone: Path, bare: Path) -> None:
+def test_without_a_compiler_the_command_that_installs_it_is_printed(clone: Path, bare: Path) -> None:
     (bare / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
     answer = serve(clone, bare)
     assert answer.returncode != 0
@@ -207,7 +207,7 @@ def test_a_machine_without_a_compiler_is_told_the_line_that_brings_it(clone: Pat
 
 
 @pytest.mark.parametrize("version", ["Python 3.9.2", None])
-def test_a_machine_with_no_python_that_is_new_enough_is_told(clone: Path, bare: Path, version: str | None) -> None:
+def test_without_a_recent_python_an_error_is_printed(clone: Path, bare: Path, version: str | None) -> None:
     if version:
         (bare / "python3").write_text(f"#!/bin/sh\n[ $1 = --version ] && echo {version}\n")
         (bare / "python3").chmod(0o755)
@@ -217,7 +217,7 @@ def test_a_machine_with_no_python_that_is_new_enough_is_told(clone: Path, bare: 
     assert "apt-get install -y python3" in answer.stderr
 
 
-def test_a_user_who_may_not_install_is_told_what_the_tests_need(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_who_may_not_install_sees_which_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, **_: "/usr/bin/apt-get" if name == "apt-get" else None)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(needs, "FONTS", Path("/nowhere"))

@@ -42,7 +42,7 @@ def test_output_on_a_full_disk_is_one_line(tmp_path: Path, command: list[str]) -
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_output_that_nobody_reads_ends_a_command_without_complaint(tmp_path: Path, command: list[str]) -> None:
+def test_a_closed_output_pipe_ends_a_command_silently(tmp_path: Path, command: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     arguments = [*command, *([] if "--help" in command else [f"--state-dir={tmp_path}"])]
@@ -58,7 +58,7 @@ def test_output_that_nobody_reads_ends_a_command_without_complaint(tmp_path: Pat
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "gbk"])
-def test_a_character_that_the_terminal_lacks_is_no_error(tmp_path: Path, command: list[str], encoding: str) -> None:
+def test_a_character_missing_in_the_encoding_is_no_error(tmp_path: Path, command: list[str], encoding: str) -> None:
     arguments = [*command, *([] if "--help" in command else [f"--state-dir={tmp_path}"])]
     run = subprocess.run(
         [*SAMOVAR, *arguments], env={**CHILD_ENVIRONMENT, "PYTHONIOENCODING": encoding, "LANG": "zh_CN.UTF-8"},
@@ -93,7 +93,7 @@ def test_a_gateway_serves_whatever_its_streams_are(tmp_path: Path, tiny_model: P
         env={**CHILD_ENVIRONMENT, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        transport = httpx.HTTPTransport(retries=8)  # waits half a second, then twice as long each time
+        transport = httpx.HTTPTransport(retries=8)  # waits half a second, doubled each time
         with httpx.Client(transport=transport, timeout=60) as client:
             body = {"input": "Hi", "max_output_tokens": 2}
             assert client.post(f"http://127.0.0.1:{port}/v1/responses", json=body).status_code == 200
@@ -103,8 +103,8 @@ def test_a_gateway_serves_whatever_its_streams_are(tmp_path: Path, tiny_model: P
         gateway.kill()
     assert gateway.returncode == 0
     assert b"Traceback" not in errors
-    assert b"???" not in output  # the Chinese lines are left out where they cannot be printed
-    # What a library prints to a closed stderr is not written into one of the databases.
+    assert b"???" not in output  # Chinese lines are omitted if they cannot be printed
+    # A library's output to a closed stderr must not be written into a database.
     for database in state.glob("*.db"):
         assert database.read_bytes()[:6] == b"SQLite"
 
@@ -124,7 +124,7 @@ def test_chinese_paths_work_in_the_c_locale(tmp_path: Path, tiny_model: Path, en
     assert (folder / "状态" / "conversations.db").exists()
 
 
-def test_a_path_that_is_no_utf_8_is_refused_in_one_line(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_path_that_is_not_utf_8_is_rejected_in_one_line(tmp_path: Path, tiny_model: Path) -> None:
     model = os.fsencode(tmp_path) + b"/caf\xe9.gguf"
     shutil.copy(os.fsencode(tiny_model), model)
     command = [*map(os.fsencode, SAMOVAR), b"serve", b"--port=0", b"--model=" + model, b"--state-dir=" + model + b"x"]

@@ -1,4 +1,4 @@
-"""`samovar top`: the same figures as /metrics, in a pipe once and on a terminal until q."""
+"""`samovar top`: the metrics of /metrics, once in a pipe and until q on a terminal."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.running import SAMOVAR, Gateway
 
 
 def reading(at: float, **samples: float) -> Reading:
-    """A reading of counters without labels."""
+    """Return a reading of counters without labels."""
     return Reading("".join(f"{name} {value}\n" for name, value in samples.items()), at)
 
 
-def test_a_rate_is_a_rise_over_its_time_and_begins_anew_with_a_restarted_gateway() -> None:
+def test_a_rate_is_the_increase_per_second_and_survives_a_restart_of_the_gateway() -> None:
     assert rate(reading(10, a_total=5), reading(14, a_total=25), "a_total") == 5
     assert increase(reading(0, a_total=100), reading(1, a_total=7), "a_total") == 7
     assert increase(Reading(), reading(1, a_total=7), "a_total") == 7
@@ -52,31 +52,29 @@ def test_quantiles_are_those_of_the_time_between_two_readings() -> None:
 
 
 def drawn(board: Board) -> str:
-    """The board as plain text."""
+    """Return the display as plain text."""
     console = Console(width=120, color_system=None)
     with console.capture() as capture:
-        console.print(board.drawn("", since=Reading()))
+        console.print(board.render("", since=Reading()))
     return capture.get()
 
 
-@pytest.mark.parametrize(("chinese", "word"), [(False, "refused (queue_full) 3"), (True, "被拒绝 (queue_full) 3")])
-def test_what_went_wrong_is_on_the_board_with_its_code(chinese: bool, word: str) -> None:
+@pytest.mark.parametrize(("chinese", "word"), [(False, "rejected (queue_full) 3"), (True, "被拒绝 (queue_full) 3")])
+def test_rejected_requests_are_shown_with_their_error_code(chinese: bool, word: str) -> None:
     metrics = Metrics()
     for _ in range(3):
         metrics.ended("responses", "rejected", "queue_full", seconds=0.1)
     metrics.serve("tiny", {"queue_limit": 64})
     metrics.waiting.set(2)
     board = Board("http://127.0.0.1:1", Phrases(WORDS, chinese=chinese))
-    board.take(Reading(metrics.text().decode(), 0))
+    board.add(Reading(metrics.text().decode(), 0))
     text = drawn(board)
     assert word in text
     assert "64" in text
 
 
 @pytest.mark.parametrize(("seconds", "cores"), [(2, "–"), (10, "150%")])
-def test_tokens_are_counted_as_they_come_and_processor_time_over_no_less_than_it_is_read(
-    seconds: int, cores: str
-) -> None:
+def test_the_token_rate_is_current_and_the_cpu_share_needs_ten_seconds(seconds: int, cores: str) -> None:
     board = Board("http://127.0.0.1:1", Phrases(WORDS, chinese=False))
     for at, tokens, spent in ((0, 100, 5.0), (seconds, 100 + 40 * seconds, 5.0 + 1.5 * seconds)):
         text = (
@@ -84,22 +82,22 @@ def test_tokens_are_counted_as_they_come_and_processor_time_over_no_less_than_it
             f'samovar_engine_cpu_seconds_total{{engine="0"}} {spent}\n'
             f"samovar_generation_tokens_total {tokens}\n"
         )
-        board.take(Reading(text, at))
+        board.add(Reading(text, at))
     lines = [line.split() for line in drawn(board).splitlines()]
-    assert ["tokens", "a", "second", "40"] in [line[-4:] for line in lines]
+    assert ["tokens", "per", "second", "40"] in [line[-4:] for line in lines]
     assert ["0", "busy", "–", cores] in [line[:4] for line in lines]
 
 
-def test_every_phrase_of_the_board_is_there_in_both_languages() -> None:
+def test_every_text_of_top_exists_in_both_languages() -> None:
     assert all(english and chinese for english, chinese in WORDS.values())
 
 
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--url=ftp://x", "no address such as"),
+        ("--url=ftp://x", "not an address such as"),
         ("--every=0", "between 0.2 and 3600"),
-        ("--url=http://127.0.0.1:9", "no gateway tells its figures at http://127.0.0.1:9 (Connection refused)"),
+        ("--url=http://127.0.0.1:9", "no metrics at http://127.0.0.1:9 (Connection refused)"),
     ],
 )
 def test_a_mistake_is_one_line(flag: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -115,7 +113,7 @@ def test_a_mistake_is_one_line(flag: str, said: str, capsys: pytest.CaptureFixtu
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Gateway]:
-    """A gateway that has given one answer."""
+    """A gateway after one answer."""
     with Gateway(tmp_path_factory.mktemp("top"), model=tiny_model, context=512, port=free_port()) as gateway:
         request = {"input": "Hi", "max_output_tokens": 20, "logit_bias": {"259": -100}}
         httpx.post(f"{gateway.url}/v1/responses", json=request, timeout=30).raise_for_status()
@@ -123,7 +121,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
 
 
 @pytest.mark.slow
-def test_in_a_pipe_it_tells_the_figures_once_and_plainly(gateway: Gateway) -> None:
+def test_in_a_pipe_top_prints_the_metrics_once_as_plain_text(gateway: Gateway) -> None:
     run = subprocess.run(
         [*SAMOVAR, "top", f"--url={gateway.url}/"], env=ENGLISH, capture_output=True, text=True, timeout=30, check=False
     )
@@ -137,25 +135,25 @@ def test_in_a_pipe_it_tells_the_figures_once_and_plainly(gateway: Gateway) -> No
 
 
 @pytest.mark.slow
-def test_on_a_terminal_it_lives_until_q_and_outlives_the_gateway(gateway: Gateway) -> None:
+def test_on_a_terminal_top_runs_until_q_even_if_the_gateway_stops(gateway: Gateway) -> None:
     with Terminal([*SAMOVAR, "top", f"--url={gateway.url}", "--every=0.2"]) as terminal:
-        terminal.see("live; q leaves")
+        terminal.see("live; press q to quit")
         terminal.see("tokens a second up to")
         gateway.stop()
         terminal.see("trying again")
         gateway.start()
-        terminal.see("live; q leaves")
+        terminal.see("live; press q to quit")
         assert terminal.leave("q") == 0
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_it_without_a_word(gateway: Gateway) -> None:
+def test_ctrl_c_quits_top_silently(gateway: Gateway) -> None:
     with Terminal([*SAMOVAR, "top", f"--url={gateway.url}"]) as terminal:
-        terminal.see("live; q leaves")
+        terminal.see("live; press q to quit")
         assert terminal.leave("\x03") == 0
 
 
 @pytest.mark.slow
-def test_a_page_that_is_not_samovars_is_told_apart(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_samovar_is_recognized(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", f"--url={gateway.url}/static/style.css?"]) == 1
     assert "no gateway tells its figures" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`samovar tune`: measures, shows, draws and saves the plan that serve then uses."""
+"""`samovar tune`: measure, show, draw and save the plan that serve uses."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_a_plan_is_measured_shown_drawn_and_used(
 ) -> None:
     settings = load({"model": str(tiny_model), "state_dir": tmp_path, "cores": 1})
     assert main(["tune", *flags, "--show"]) == 0
-    assert "not measured here" in capsys.readouterr().out
+    assert "plan: default (run samovar tune to measure)" in capsys.readouterr().out
     assert not planned(tiny_model, settings).measured
     assert main(["tune", *flags, "--budget=1", f"--picture={tmp_path}/plan.png"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"tiny on 1 cores: measured plan", said)
+    assert re.search(r"tiny on 1 cores, plan: measured", said)
     assert "1 × 1 threads" in said
     assert (tmp_path / "plan.png").read_bytes().startswith(PNG)
     assert planned(tiny_model, settings).measured
@@ -39,7 +39,7 @@ def test_a_plan_is_measured_shown_drawn_and_used(
     assert not planned(tiny_model, other_cores).measured
     assert main(["tune", *flags, "--show"]) == 0
     shown = capsys.readouterr().out
-    assert "measured plan" in shown
+    assert "plan: measured" in shown
     assert "a digit is that many engines" in shown
 
 
@@ -51,12 +51,12 @@ def test_a_plan_is_measured_shown_drawn_and_used(
         ("--model=nothing.gguf", "nothing.gguf"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_an_error_of_tune_is_one_line(
     flags: list[str], wrong: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         status = main(["tune", *flags, "--show", wrong])
-    except SystemExit as left:  # argparse's way
+    except SystemExit as left:  # argparse exits this way
         status = int(left.code or 0)
     assert status in (1, 2)
     error = capsys.readouterr().err
@@ -64,14 +64,14 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert len(error.splitlines()) == 1
 
 
-def test_a_plan_file_that_is_broken_is_as_good_as_none(flags: list[str], tiny_model: Path, tmp_path: Path) -> None:
+def test_a_damaged_plan_file_is_ignored(flags: list[str], tiny_model: Path, tmp_path: Path) -> None:
     assert main(["tune", *flags, "--budget=1"]) == 0
     [file] = (tmp_path / "plans").iterdir()
     file.write_text("{")
     assert not planned(tiny_model, load({"model": str(tiny_model), "state_dir": tmp_path, "cores": 1})).measured
 
 
-def test_a_plan_is_measured_for_every_later_start_however_few_engines_are_set_now(
+def test_a_plan_covers_all_engines_even_if_fewer_are_set_now(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gateway.cli.tuning.measure", lambda *_, engines, **__: MEASURED.limited(engines))
@@ -87,10 +87,10 @@ def test_a_plan_of_fewer_engines_than_may_run_is_not_used(tiny_model: Path, tmp_
     assert planned(tiny_model, load({"state_dir": tmp_path, "cores": 2, "engines": 1})).measured
 
 
-def test_a_plan_of_another_model_build_processor_or_number_of_cores_is_not_used(
+def test_a_plan_of_another_model_build_cpu_or_core_count_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each alone; a plan of two engines, so that it is not passed over for having too few."""
+    """Change each alone. The plan has two engines, so that it is not rejected for having too few."""
     model, settings = tmp_path / "model.gguf", load({"state_dir": tmp_path, "cores": 2, "engines": 1})
     model.write_bytes(b"one")
     save(MEASURED, model, settings)
@@ -115,7 +115,7 @@ def test_a_plan_of_another_model_build_processor_or_number_of_cores_is_not_used(
     assert measured()
 
 
-def test_the_curves_show_each_number_of_engines_as_high_as_it_is_fast_and_what_is_chosen_in_bold() -> None:
+def test_the_curves_show_the_speed_of_each_number_of_engines_with_the_chosen_one_in_bold() -> None:
     lines = list(curves(MEASURED))
     assert lines[-1].plain.split() == [str(n) for n in range(1, WIDEST + 1)]
     for n in range(1, WIDEST + 1):

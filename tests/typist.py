@@ -1,4 +1,4 @@
-"""Types into a program on a terminal of its own, as a person does: a line when the program has nothing more to say."""
+"""Types lines into a program on a separate terminal, each after the program has stopped printing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ END_OF_INPUT = "\x04"
 
 
 def type_lines(command: list[str], lines: list[str], cwd: Path, env: dict[str, str], timeout: float) -> tuple[int, str]:
-    """Run a command on a terminal, type the lines and then Ctrl-D; return its exit code and all that was on the screen.
+    """Run a command on a terminal, type the lines and then Ctrl-D; return its exit code and the output.
 
     The first line is typed when something is on the screen, such as a prompt. Raises subprocess.TimeoutExpired, and
     ends the command, if it takes longer than `timeout` seconds.
@@ -45,10 +45,10 @@ def type_lines(command: list[str], lines: list[str], cwd: Path, env: dict[str, s
 
 
 def _look(keyboard: int) -> bytes | None:
-    """New characters on the screen; None if none came for a while, b"" when the program has left."""
+    """Return new output; None if there was none for a while, b"" when the program has exited."""
     if not select.select([keyboard], [], [], QUIET_SECONDS)[0]:
         return None
     try:
         return os.read(keyboard, 1 << 16)
-    except OSError:  # Linux reports a terminal that nobody holds any more as an input error
+    except OSError:  # Linux reports a terminal that no process has open as an input error
         return b""

@@ -1,1 +1,1 @@
-"""From a fresh clone to a running command: what the machine lacks, the virtual environment, the progress of both."""
+"""Set-up from a fresh clone: missing Debian packages, the virtual environment, and the display of progress."""

@@ -1,7 +1,7 @@
-"""`sh deploy/setup.sh STAGE [-- COMMAND …]`: make everything ready for a stage, then become the command.
+"""`sh deploy/setup.sh STAGE [-- COMMAND …]`: install everything for a stage, then execute the command.
 
-Stages: `run` installs the project, `dev` its Python test tools too, `test` also what the tests need of Debian;
-`lock` writes constraints.txt anew and installs nothing. A second time nothing is done, and no pip is started.
+Stages: `run` installs the project, `dev` also the Python test tools, `test` also the Debian packages for the tests;
+`lock` rewrites constraints.txt and installs nothing. If everything is installed, a stage does nothing and runs no pip.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ STAGES = ("run", "dev", "test", "lock")
 
 
 class SetupError(Exception):
-    """Set-up cannot go on until the user has done what the message says."""
+    """The user has to do something first; the message says what."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run one stage and return the exit code, unless the process becomes the command."""
+    """Run one stage. Return the exit code, or execute the command in place of this process."""
     if not arguments or arguments[0] not in STAGES or arguments[1:2] not in ([], ["--"]):
         print(__doc__, file=sys.stderr)
         return 2
@@ -46,11 +46,11 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"Set-up cannot go on: {error}", file=sys.stderr)
+        print(f"Set-up failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        # A Ctrl-C typed on a terminal has reached `make` as well, which says nothing only if its command ends well.
+        print("Stopped. Run the same command again to continue.", file=sys.stderr)
+        # A Ctrl-C on a terminal also reaches `make`, which prints an error unless its command exits with 0.
         return 0 if sys.stdin.isatty() else 130
     if command:
         os.execvp(command[0], command)  # noqa: S606 - the command is the Makefile's
@@ -58,12 +58,12 @@ def main(arguments: list[str]) -> int:
 
 
 def leave(number: int, _: FrameType | None) -> None:
-    """Signal handler: end as a shell reports it, after the commands that run have been ended."""
+    """Signal handler: stop running commands, then exit with the code that a shell uses for the signal."""
     raise SystemExit(128 + number)
 
 
 def make_ready(stage: str, environment: Environment) -> None:
-    """Install what the stage needs and is not there yet. Raises SetupError and CommandFailedError."""
+    """Install what the stage needs and is missing. Raises SetupError and CommandFailedError."""
     tests = stage in ("dev", "test")
     missing = needs.to_test() if stage == "test" else []
     ready = environment.is_ready(tests=tests)
@@ -77,7 +77,7 @@ def make_ready(stage: str, environment: Environment) -> None:
     if ready:
         return
     with only_one(environment.folder):
-        if environment.is_ready(tests=tests):  # by the set-up that was waited for
+        if environment.is_ready(tests=tests):  # by the set-up that held the lock
             return
         usable = environment.is_usable()
         announce(compiling=not (usable and environment.has_engine()))
@@ -87,46 +87,46 @@ def make_ready(stage: str, environment: Environment) -> None:
 
 
 def install_by_apt(packages: list[str], prefix: list[str], log: Path) -> None:
-    """Install Debian packages with root's rights, which the prefix gives. Raises CommandFailedError."""
-    print(f"Installing what the tests need, by apt: {', '.join(packages)}.", flush=True)
+    """Install Debian packages as root through the command prefix. Raises CommandFailedError."""
+    print(f"Installing with apt what the tests need: {', '.join(packages)}.", flush=True)
     quiet = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive"]
     done = f"installed {', '.join(packages)}"
     commands = needs.apt_commands(packages, quiet)
     try:
         for command in commands:
-            run(command, log, sys.stdout, done=done if command is commands[-1] else "package lists are there")
+            run(command, log, sys.stdout, done=done if command is commands[-1] else "fetched package lists")
     except CommandFailedError:
         if len(commands) > 1:
             raise
-        # Lists that are older than the mirror name files that are gone.
-        run([*quiet, "apt-get", "update"], log, sys.stdout, done="package lists are fresh")
+        # Outdated package lists name files that the mirror no longer has.
+        run([*quiet, "apt-get", "update"], log, sys.stdout, done="updated package lists")
         run(commands[-1], log, sys.stdout, done=done)
 
 
 def announce(*, compiling: bool) -> None:
-    """Say before it begins what will take long."""
+    """Print what takes long before it starts."""
     if not compiling:
         print("Bringing .venv up to date.", flush=True)
         return
     cores = len(os.sched_getaffinity(0))
     print(
-        "Installing Samovar into .venv, the first time only. llama-cpp-python is compiled for this processor:\n"
-        f"about 4 minutes on 2 cores; this machine has {cores}. Ctrl-C stops, the same command goes on.\n"
-        f"首次安装会为本机处理器编译 llama-cpp-python:双核约 4 分钟,本机 {cores} 核;以后启动只需几秒。",
+        "First installation into .venv: llama-cpp-python is compiled for this CPU, which takes about 4 minutes\n"
+        f"on 2 cores; this machine has {cores}. Press Ctrl-C to stop, run the same command again to continue.\n"
+        f"首次安装会为本机处理器编译 llama-cpp-python：双核约 4 分钟，本机 {cores} 核；以后启动只需几秒。",
         flush=True,
     )
 
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Let one set-up at a time work on a folder; another one waits, and says so."""
+    """Hold the lock of a folder. If another set-up holds it, print that and wait."""
     folder.mkdir(exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("Another set-up of this folder is running. Waiting for it to end.", flush=True)
+            print("Another set-up of this folder is running. Waiting for it to finish.", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

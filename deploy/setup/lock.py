@@ -1,4 +1,4 @@
-"""Writes constraints.txt: every version that a fresh installation gets today."""
+"""Writes constraints.txt with the versions that a fresh installation gets today."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADER = """\
 
 
 def write_constraints(root: Path, out: TextIO) -> None:
-    """Install the newest versions that pyproject.toml allows into an environment of its own, and note them all."""
+    """Install the newest versions that pyproject.toml allows into a temporary environment, and write them down."""
     with tempfile.TemporaryDirectory(prefix="samovar-lock-") as folder:
         environment = Environment(root, Path(folder) / "venv")
         environment.create()
@@ -26,10 +26,10 @@ def write_constraints(root: Path, out: TextIO) -> None:
 
 
 def frozen(environment: Environment) -> str:
-    """The environment's packages, sorted, one `name==version` a line; the project itself is not among them."""
+    """Return the environment's packages without the project, sorted, one `name==version` per line."""
     command = [str(environment.python), "-m", "pip", "freeze", "--exclude-editable"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    # A package that pip took from a file or an address is frozen as `name @ address`, which means nothing elsewhere.
+    # A package installed from a file or URL is frozen as `name @ URL`, which is useless on other machines.
     if foreign := [line for line in lines if "==" not in line]:
-        raise OSError(f"Not from a package index, so not to be locked: {', '.join(foreign)}")
+        raise OSError(f"Cannot be locked, because not installed from a package index: {', '.join(foreign)}")
     return "".join(f"{line}\n" for line in sorted(lines, key=lambda line: line.partition("==")[0].lower()))

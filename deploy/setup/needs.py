@@ -1,4 +1,4 @@
-"""What this machine lacks before anything can be installed, and the one line that brings it."""
+"""Finds Debian packages that are missing on this machine, and the command that installs them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ PROGRAMS = {
     "nginx": "nginx",
     "systemd-analyze": "systemd",
 }
-"""What the tests run, and the package that brings it."""
+"""Programs that the tests run, with their Debian packages."""
 
 
 def to_install() -> list[str]:
-    """Debian packages without which the virtual environment cannot be made and filled."""
+    """Return the missing Debian packages without which the virtual environment cannot be created."""
     missing = []
-    if importlib.util.find_spec("ensurepip") is None:  # Debian keeps it out of python3; `venv` alone is there
+    if importlib.util.find_spec("ensurepip") is None:  # Debian ships it separately; python3 has only `venv`
         system = Path("/usr/bin/python3").resolve() == Path(sys.executable).resolve()
         missing.append("python3-venv" if system else f"python3.{sys.version_info.minor}-venv")
     if not compiles():
-        missing.append("g++")  # brings gcc and the C library's headers along
+        missing.append("g++")  # depends on gcc and the C library's headers
     return missing
 
 
 def compiles() -> bool:
-    """Whether a C++ program can be built: a compiler without the C library's headers is common, so it is tried."""
+    """Whether a C++ program can be compiled. Tries it, since compilers without the C library's headers are common."""
     named = os.environ.get("CXX")
     compilers = [shlex.split(compiler) for compiler in ([named] if named else ["c++", "g++", "clang++"])]
     with tempfile.TemporaryDirectory() as folder:
@@ -45,56 +45,56 @@ def compiles() -> bool:
 
 
 def succeeds(command: list[str], text: str = "") -> bool:
-    """Whether a command that is fed the text ends well; what it prints is not shown."""
+    """Whether a command with `text` as input exits with 0. Its output is discarded."""
     return subprocess.run(command, input=text.encode(), capture_output=True, check=False).returncode == 0
 
 
 def to_test() -> list[str]:
-    """Debian packages that the tests need besides: real servers, a browser, and letters for Chinese screenshots."""
+    """Return the missing Debian packages for the tests: servers, a browser, and a font for Chinese screenshots."""
     missing = [package for program, package in PROGRAMS.items() if not has_program(program)]
     if not shutil.which("chromium"):
-        missing.append("chromium-browser" if is_ubuntu() else "chromium")  # there it brings the snap `chromium`
+        missing.append("chromium-browser" if is_ubuntu() else "chromium")  # on Ubuntu it installs the snap `chromium`
     if not has_chinese_font():
         missing.append("fonts-noto-cjk")
     return missing
 
 
 def has_program(name: str) -> bool:
-    """Whether a program is there; Debian does not put the administrators' folder on everybody's PATH."""
+    """Whether a program is installed. Also looks in /usr/sbin, which Debian omits from users' PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is not None
 
 
 def has_chinese_font() -> bool:
-    """Whether some font has Chinese characters."""
+    """Whether a font with Chinese characters is installed."""
     if shutil.which("fc-list"):
         return bool(subprocess.run(["fc-list", ":lang=zh"], capture_output=True, check=False).stdout.strip())
     return any(FONTS.rglob("*CJK*"))
 
 
 def is_ubuntu() -> bool:
-    """Whether this is Ubuntu, where some packages have other names."""
+    """Whether the system is Ubuntu, where some packages have other names."""
     release = Path("/etc/os-release")
     return release.exists() and "ID=ubuntu" in release.read_text().splitlines()
 
 
 def apt_commands(packages: list[str], prefix: list[str]) -> list[list[str]]:
-    """The commands that install the packages; the package lists are fetched first only where there are none."""
+    """Return the commands that install the packages, preceded by `apt-get update` if there are no package lists."""
     install = [*prefix, "apt-get", "install", "-y", "--no-install-recommends", *packages]
     update = [*prefix, "apt-get", "update"]
     return [install] if any(APT_LISTS.glob("*_Packages*")) else [update, install]
 
 
 def advice(packages: list[str]) -> str:
-    """What to tell a user who has to install the packages by hand."""
+    """Return the message for a user who has to install the packages manually."""
     if not shutil.which("apt-get"):
-        return f"Missing on this machine (by Debian's names; install your system's equivalents):  {' '.join(packages)}"
+        return f"Missing on this machine (Debian names; install the equivalents of your system):  {' '.join(packages)}"
     prefix = [] if os.geteuid() == 0 else ["sudo"]
     line = " && ".join(shlex.join(command) for command in apt_commands(packages, prefix))
     return f"Missing on this machine: {', '.join(packages)}. Install, then run the same command again:\n\n    {line}\n"
 
 
 def root_prefix() -> list[str] | None:
-    """What to put before a command so that it runs as root with no question asked; None where that is not allowed."""
+    """Return the prefix that runs a command as root without a password prompt; None if that is not possible."""
     if not shutil.which("apt-get"):
         return None
     if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""Long commands made visible: one updating line on a terminal, a plain line now and then elsewhere, all in a log."""
+"""Progress of long commands: one updating line on a terminal, otherwise a line now and then, and a full log."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ PHASES = (
 
 
 class CommandFailedError(Exception):
-    """A command ended with an error; the message holds the end of its output and where all of it is."""
+    """A command failed; the message has the end of its output and the path of the log."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a command is: words for it and, where the command counts, how much of the step is done (0 to 1)."""
+    """Current step of a command: a text and, if the command reports it, the completed share (0 to 1)."""
 
     text: str
     share: float | None = None
 
 
 class OutputReader:
-    """Turns the lines that pip, ninja, make and apt print into steps. No clock, no screen."""
+    """Parses output of pip, ninja, make and apt into steps. Uses no clock and no screen."""
 
     def __init__(self) -> None:
         self.step = Step("starting")
         self._building = "a package"
 
     def feed(self, line: str) -> None:
-        """Take the next line of output; `step` says afterwards where the command is."""
+        """Parse the next line of output and update `step`."""
         line = line.strip()
         if counted := NINJA.match(line):
             done, total = int(counted[1]), int(counted[2])
@@ -74,7 +74,7 @@ class OutputReader:
 
 
 class Display:
-    """Shows steps on a stream: redrawn in place on a terminal, else a line at most every 15 s."""
+    """Shows steps on a stream: redrawn in place on a terminal, otherwise at most one line every 15 s."""
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
@@ -83,7 +83,7 @@ class Display:
         self._live = out.isatty()
 
     def show(self, step: Step) -> None:
-        """Show a step if it is time to."""
+        """Show a step if it is due."""
         now = self._clock()
         if self._live:
             line = f"  {self._elapsed()}  {bar(step.share)}{step.text}"
@@ -93,7 +93,7 @@ class Display:
             self._write(f"  {self._elapsed()}  {step.text}\n")
 
     def end(self, words: str) -> None:
-        """Close with a last line."""
+        """Print the last line."""
         self._write(("\r\x1b[K" if self._live else "") + f"  {self._elapsed()}  {words}\n")
 
     def _elapsed(self) -> str:
@@ -106,7 +106,7 @@ class Display:
 
 
 def bar(share: float | None, width: int = 24) -> str:
-    """A progress bar for a share between 0 and 1, and nothing where there is none."""
+    """Return a progress bar for a share between 0 and 1; "" for None."""
     if share is None:
         return ""
     full = round(share * width)
@@ -116,10 +116,10 @@ def bar(share: float | None, width: int = 24) -> str:
 def run(
     command: list[str], log: Path, out: TextIO, *, done: str, on_line: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Run a command to its end, showing its progress on `out` and appending all of its output to `log`.
+    """Run a command, show its progress on `out` and append its output to `log`.
 
-    `on_line` sees every line. Raises CommandFailedError. An interrupt ends the command's whole process group first,
-    because a compiler that goes on in the background would fight with the next attempt.
+    `on_line` is called with every line. Raises CommandFailedError. An interrupt first stops the command's whole process
+    group, because a compiler left in the background would conflict with the next attempt.
     """
     reader, display = OutputReader(), Display(out)
     log.parent.mkdir(exist_ok=True)
@@ -152,8 +152,8 @@ def _follow(
     reader: OutputReader,
     on_line: Callable[[str], None],
 ) -> None:
-    """Copy output to the record as it comes, and keep the display moving while none does."""
-    output = cast("IO[bytes]", process.stdout)  # a pipe was asked for
+    """Copy output to `record` as it arrives, and update the display twice a second."""
+    output = cast("IO[bytes]", process.stdout)  # not None: stdout is a pipe
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
@@ -173,37 +173,39 @@ def _follow(
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ask a command and its children to end, then make those that are left. dpkg needs a while to end in order."""
+    """Interrupt a command and its children, then kill the rest. dpkg needs a while to stop cleanly."""
     for number, patience in ((signal.SIGINT, 30), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):  # gone, or sudo's
+        with suppress(
+            ProcessLookupError, PermissionError, subprocess.TimeoutExpired
+        ):  # already gone, or owned by root (sudo)
             os.killpg(process.pid, number)
             process.wait(patience)
 
 
 def _explain(command: list[str], code: int, log: Path) -> str:
-    """The message for a command that failed: the end of its log, and a mend where the reason is a common one."""
+    """Return the message for a failed command: the end of its output, and a fix for common reasons."""
     text = log.read_text(errors="replace")
     output = text[text.rindex(f"\n{_typed(command)}\n") :]
     lines = [line[:200] for line in output.splitlines()[2:] if line.strip() and not PIPS_OWN_WORDS.match(line)]
     words = [f"    {line}" for line in lines[-TAIL_LINES:]]
-    words.append(f"This failed, with exit code {code}:  {_typed(command)[:100]}")
-    words.append(f"All of its output is in {os.path.relpath(log)}")
-    words += [mend for sign, mend in KNOWN_REASONS if sign in output]
+    words.append(f"Failed with exit code {code}:  {_typed(command)[:100]}")
+    words.append(f"The full output is in {os.path.relpath(log)}")
+    words += [fix for pattern, fix in KNOWN_REASONS if pattern in output]
     return "\n".join(words)
 
 
 def _typed(command: list[str]) -> str:
-    """A command as it would be typed, the program by its name alone."""
+    """Return the command as it would be typed, with the program's name instead of its path."""
     return shlex.join([Path(command[0]).name, *command[1:]])
 
 
-# Around a package's own error pip wraps some lines about itself, and repeats them for each layer.
+# pip adds lines about itself around a package's error message, repeated for each layer.
 PIPS_OWN_WORDS = re.compile(r"\s*(?:full command:|cwd:|note: |[│╰×]|error: subprocess-exited)")
 KNOWN_REASONS = (
     ("Killed signal", "The compiler ran out of memory. Build with one job:  CMAKE_BUILD_PARALLEL_LEVEL=1 make serve"),
     (
         "No space left on device",
-        "The disk is full: about 1 GB is needed in this folder, and as much for temporary files.",
+        "The disk is full: free about 1 GB in this folder, and as much for temporary files.",
     ),
-    ("(from versions: none)", "The network was not reached, or not the package index. Only set-up needs it."),
+    ("(from versions: none)", "The package index was not reachable. Check the network; only set-up needs it."),
 )

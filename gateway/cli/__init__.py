@@ -1,12 +1,13 @@
-"""The command line `samovar`: finds the command, reads its arguments, and tells a mistake in one line on stderr.
+"""The command line `samovar`: find the command, parse its arguments, report a user's mistake in one line on stderr.
 
-A command is a module or a package in this folder whose docstring begins with its usage and its help in one line:
+A command is a module or package in this folder whose docstring starts with its usage and its help in one line:
 
     `samovar NAME [ARGUMENTS]`: what it does
 
-It has `run(settings)`, which gives the exit code. Where ARGUMENTS stand, it also has `arguments(parser)`, which adds
-them; `run(settings, options)` then gets what was parsed; and `SETTINGS` names the settings that it reads, if not all.
-Such a module is imported for its help, so that it imports late what takes long.
+The module defines `run(settings)`, which returns the exit code. A command with ARGUMENTS also defines
+`arguments(parser)`, which adds them, and takes the parsed options in `run(settings, options)`; `SETTINGS` names the
+settings that it reads, if not all. `samovar NAME --help` imports such a module, so it must import slow dependencies
+inside its functions.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from types import ModuleType
 from typing import Final
 
 from gateway.cli.arguments import Parser, split
-from gateway.cli.streams import OutputError, complain, discard_output, prepare, require_unicode_paths
+from gateway.cli.streams import OutputError, discard_output, prepare, print_error, require_unicode_paths
 from gateway.config.settings import Settings, SettingsError, load
 
 SHARED: Final = ("state_dir", "cache")
-"""Settings that every command takes."""
+"""Settings that every command accepts."""
 _USAGE: Final = re.compile(r'"""`samovar (?P<name>\w+)(?P<arguments>[^`]*)`: (?P<help>.*?)\.?(?:""")?$')
 
 
 class CommandError(Exception):
-    """A command cannot go on; the text says what to do."""
+    """A command failed; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command as the first line of its module tells it, before that is imported."""
+    """A command, parsed from the first line of its module without importing it."""
 
     name: str
     help: str
@@ -43,18 +44,18 @@ class Command:
 
     @property
     def module(self) -> ModuleType:
-        """Its module, imported now: for most of them this loads llama.cpp."""
+        """Import and return the command's module; for most commands this loads llama.cpp."""
         return import_module(f"gateway.cli.{self.name}")
 
     @property
     def settings(self) -> list[str]:
-        """The settings that are flags of it."""
+        """Return the names of the settings that the command accepts as flags."""
         read = getattr(self.module, "SETTINGS", Settings.model_fields) if self.has_arguments else Settings.model_fields
         return [name for name in Settings.model_fields if name in read or name in SHARED]
 
 
 def commands() -> dict[str, Command]:
-    """All commands by name."""
+    """Return all commands by name."""
     found = {}
     folder = Path(__file__).parent
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
@@ -79,21 +80,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OutputError as error:
         discard_output()
         if not error.unread:
-            complain(str(error))
+            print_error(str(error))
         return 1
 
 
 def _run(arguments: Sequence[str]) -> int:
     try:
         command, settings, options = _parse(arguments)
-        # Imported late: `samovar --help` need not wait for llama.cpp.
+        # Imported late, so that `samovar --help` does not wait for llama.cpp.
         run = command.module.run
         return int(run(settings, options) if command.has_arguments else run(settings))
     except SettingsError as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     except CommandError as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     except OSError as error:
         if error.filename is None or isinstance(error, OutputError):
@@ -106,11 +107,13 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> tuple[Command, Settings, object]:
     known = commands()
-    parser = Parser("samovar", description="Many people chat with a small model on one machine.")
+    parser = Parser(
+        "samovar", description="Serve a small language model to many people from one machine without a GPU."
+    )
     parser.add_argument("--version", action="version", version=f"samovar {metadata.version('samovar')}")
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in known.items():
-        named = name in arguments[:1]  # only then are its arguments needed, and its module perhaps
+        named = name in arguments[:1]  # import only the module of the command that is run
         settings = command.settings if named else []
         own = choices.add_parser(name, help=command.help, description=command.help, settings=settings)
         if named and command.has_arguments:

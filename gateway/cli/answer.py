@@ -1,4 +1,4 @@
-"""One answer as its events arrive, and what all answers of a chat took together."""
+"""Display of one answer while its events arrive, and token counts and times over all answers of a chat."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Final
 from gateway.cli.language import Phrases
 from gateway.cli.screen import PlainText, Screen, plain
 
-START_ANEW: Final = ("context_length_exceeded", "previous_response_not_found")
-"""Errors after which this conversation can't go on."""
+CONVERSATION_OVER: Final = ("context_length_exceeded", "previous_response_not_found")
+"""Error codes after which the conversation cannot continue."""
 
 
 @dataclass
@@ -23,29 +23,33 @@ class Tally:
     cached: int = 0
     output: int = 0
     steps: int = 0
-    """Tokens after each answer's first: what `seconds` were needed for."""
+    """Tokens after each answer's first token: those generated within `seconds`."""
     seconds: float = 0.0
-    """From first tokens to last ones."""
+    """Seconds from each answer's first token to its last one."""
     first: float = 0.0
-    """Seconds from question to first text."""
+    """Seconds from the question to the first text."""
 
     def add(self, other: Tally) -> None:
-        """Add another answer."""
+        """Add the counts and times of `other`."""
         for name in vars(self):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def figures(self) -> dict[str, object]:
-        """The fields of a text that tells them."""
+        """Return the values for the fields of the statistics texts."""
         rate = f"{self.steps / self.seconds:.1f}" if self.steps and self.seconds else "–"
         first = f"{self.first / self.answers:.2f}" if self.first else "–"
         return {**vars(self), "rate": rate, "first": first}
 
 
+REASONS: Final = ("interrupted", "steered")
+"""Reasons of an incomplete answer that have a text."""
+
+
 class Answer:
-    """Shows an answer while it comes; `end` says how it ended, "" while it has not."""
+    """Shows an answer while it arrives. `end` is how it ended, "" until then."""
 
     def __init__(self, screen: Screen, say: Phrases, clock: Callable[[], float] = time.monotonic) -> None:
-        """The question is being sent now."""
+        """Start timing: the question is sent now."""
         self._screen = screen
         self._say = say
         self._clock = clock
@@ -54,17 +58,17 @@ class Answer:
         self._plain = PlainText()
         self._shown = ""
         self.id = ""
-        """The response's id, once told."""
+        """The response's id; "" until the first event that has it."""
         self.end = ""
         self.tally = Tally()
 
     @property
-    def begun(self) -> bool:
-        """Whether any of its text arrived."""
+    def started(self) -> bool:
+        """Whether any text of the answer has arrived."""
         return self._first is not None
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Go on with the next event. Kinds that say nothing to a reader are passed over."""
+    def handle(self, event: dict[str, Any]) -> None:
+        """Process the next event. Events with nothing to show are ignored."""
         response = event.get("response") or {}
         match event.get("type"):
             case "response.created":
@@ -77,19 +81,19 @@ class Answer:
                 self._first = self._first or self._clock()
                 self._show(self._plain.feed(str(event.get("delta", ""))))
             case "response.completed" | "response.incomplete":
-                self._ended(response)
+                self._finish(response)
             case "response.failed":
                 self.fail("failed", response.get("error") or {})
             case "error":
                 self._refused(event.get("error") or {})
 
     def fail(self, end: str, error: dict[str, Any]) -> None:
-        """End it with an error that has a code and a message."""
+        """End the answer with an error; `error` has a code and a message."""
         self._show(self._plain.finish())
         self._new_line()
         code = plain(str(error.get("code") or error.get("type") or "error"))
-        mend = self._say("start_anew") if code in START_ANEW else ""
-        self._screen.error(f"{code}: {plain(str(error.get('message', '')))}{mend}")
+        remedy = self._say("start_new") if code in CONVERSATION_OVER else ""
+        self._screen.error(f"{code}: {plain(str(error.get('message', '')))}{remedy}")
         self.end = end
 
     def _queued(self, event: dict[str, Any]) -> str:
@@ -98,22 +102,25 @@ class Answer:
         return self._say("queued", position=event.get("queue_position", "?")) + about
 
     def _refused(self, error: dict[str, Any]) -> None:
-        if error.get("param") != "response_id":  # a cancel that came after the end: nothing is lost
+        if error.get("param") != "response_id":  # the cancel arrived after the end of the answer: harmless
             self.fail("refused", error)
 
-    def _ended(self, response: dict[str, Any]) -> None:
+    def _finish(self, response: dict[str, Any]) -> None:
         self._show(self._plain.finish())
         self._new_line()
         reason = str((response.get("incomplete_details") or {}).get("reason", ""))
         if reason in ("cancelled", "max_output_tokens"):
             self._screen.note(self._say(reason))
         elif reason:
-            self._screen.note(self._say("incomplete", reason=plain(reason)))
+            self._screen.note(self._say("incomplete", reason=self._reason(reason)))
         elif not self._shown:
             self._screen.note(self._say("empty"))
         self._count(response.get("usage") or {})
         self.id = str(response.get("id") or self.id)
-        self.end = "kept"
+        self.end = "stored"
+
+    def _reason(self, reason: str) -> str:
+        return self._say(f"reason_{reason}") if reason in REASONS else plain(reason)
 
     def _count(self, usage: dict[str, Any]) -> None:
         output = int(usage.get("output_tokens") or 0)

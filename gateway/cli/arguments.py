@@ -1,4 +1,4 @@
-"""argparse for `samovar`: settings as flags of every subcommand, and mistakes told in one line by name."""
+"""argparse for `samovar`: every subcommand accepts settings as flags, and a mistake is reported in one line."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, Final, NoReturn
 
 from gateway.config.settings import Settings, SettingsError
 
-_SOURCES: Final = "also read from SAMOVAR_* and from samovar.toml; durations are seconds, or 90s, 15 min, 7 days"
+_SOURCES: Final = "also read from SAMOVAR_* and samovar.toml; durations: seconds, or 90s, 15 min, 7 days"
 _SETTING: Final = "setting "
-"""Begins the names under which settings are parsed, so that no argument of a command is mistaken for one."""
+"""Prefix of the names under which settings are parsed, so that they cannot clash with a command's arguments."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes settings as flags, as its subcommands then do, and refuses what it doesn't know by name."""
+    """A parser that accepts settings as flags, in its subcommands too, and names the argument that it rejects."""
 
     def __init__(self, *args: Any, settings: Sequence[str] = (), **kwargs: Any) -> None:
-        """Take `settings`, given by their names, and `--config` with them."""
+        """Accept the settings named in `settings` as flags, and `--config` with them."""
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self._settings = settings
         if settings:
             self._add_settings()
 
     def _add_settings(self) -> None:
-        # No defaults: a subcommand's would hide what was said before it.
+        # No defaults: a subcommand's default would override a flag given before the subcommand.
         group = self.add_argument_group("settings", _SOURCES)
-        text = "settings file, instead of ./samovar.toml"
+        text = "settings file to read instead of ./samovar.toml"
         group.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=text)
         for name in self._settings:
             field = Settings.model_fields[name]
@@ -39,11 +39,11 @@ class Parser(argparse.ArgumentParser):
             group.add_argument(f"--{name.replace('_', '-')}", dest=_SETTING + name, **options)
 
     def add_subparsers(self, **kwargs: Any) -> Any:
-        """Subcommands, each of which takes the same settings."""
+        """Add subcommands that accept the same settings."""
         return super().add_subparsers(**{"parser_class": partial(Parser, settings=self._settings), **kwargs})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; the innermost subcommand refuses what nobody takes. Raises SettingsError."""
+        """Parse `args`. Raises SettingsError for an argument that neither this parser nor an outer one knows."""
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
             name = rest[0].partition("=")[0]
@@ -52,12 +52,12 @@ class Parser(argparse.ArgumentParser):
         return parsed, rest
 
     def error(self, message: str) -> NoReturn:
-        """Leave with one line."""
+        """Print `message` in one line and exit with code 2."""
         self.exit(2, f"samovar: {message}; see {self.prog} --help\n")
 
 
 def split(parsed: argparse.Namespace) -> tuple[dict[str, str], argparse.Namespace]:
-    """The settings among what was parsed, and the rest with `config`."""
+    """Split parsed arguments into the settings by name, and the command's own options with `config`."""
     flags = {name.removeprefix(_SETTING): value for name, value in vars(parsed).items() if name.startswith(_SETTING)}
     rest = {name: value for name, value in vars(parsed).items() if not name.startswith(_SETTING)}
     return flags, argparse.Namespace(**{"config": None, **rest})

@@ -1,4 +1,4 @@
-"""What `samovar top` shows: the figures of /monitor, drawn for a terminal."""
+"""The display of `samovar top`: the metrics of /monitor, rendered for a terminal."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from rich.text import Text
 from gateway.cli.language import Phrases
 from gateway.cli.readings import Reading, increase, quantile, rate
 
-KEPT_SECONDS: Final = 600.0
+HISTORY_SECONDS: Final = 600.0
+"""Readings older than this are discarded."""
 RATE_SECONDS: Final = 10.0
-"""Rates over less are as uneasy as answers are long; and what an engine took of a core is read every five seconds."""
+"""Window of rates. Shorter ones fluctuate with single answers, and engines report CPU time every five seconds."""
 TOKENS: Final = "samovar_generation_tokens_total"
 SOURCES: Final = {"engine": "green", "store": "cyan", "computed": "yellow"}
 STATES: Final = {"busy": "green", "idle": "default", "loading": "yellow", "failed": "red", "stopped": "dim"}
 BARS: Final = " ▁▂▃▄▅▆▇█"
 TEXTS: Final = {
     "title": ("Samovar at {url}", "Samovar：{url}"),
-    "live": ("live; q leaves", "实时；按 q 退出"),
-    "away": ("no answer ({reason}); trying again…", "没有应答（{reason}），正在重试…"),
+    "live": ("live; press q to quit", "实时；按 q 退出"),
+    "away": ("no response ({reason}); retrying…", "没有应答（{reason}），正在重试…"),
     "waiting": ("waiting", "排队中"),
-    "running": ("being answered", "回答中"),
+    "running": ("running", "回答中"),
     "of": ("{value} of {limit}", "{value}，上限 {limit}"),
-    "tokens": ("tokens a second", "词元/秒"),
-    "first": ("first word after", "首字延迟"),
+    "tokens": ("tokens per second", "词元/秒"),
+    "first": ("time to first token", "首字延迟"),
     "gap": ("between tokens", "词元间隔"),
-    "queued": ("wait for an engine", "等待引擎"),
-    "mostly": ("{half}, 95 % within {most}", "{half}，95% 在 {most} 内"),
-    "reused": ("prompt tokens reused", "无需重算的提示词元"),
+    "queued": ("queue wait", "排队时间"),
+    "mostly": ("{half}, 95 % within {most}", "{half}，95% 不超过 {most}"),
+    "reused": ("prompt tokens cached", "缓存命中率"),
     "connections": ("connections", "连接数"),
     "conversations": ("active conversations", "活跃对话"),
-    "flow": ("the last ten minutes, tokens a second up to {top}", "最近十分钟，词元/秒最高 {top}"),
+    "flow": ("last ten minutes, up to {top} tokens per second", "最近十分钟，最高 {top} 词元/秒"),
     "engine": ("engine", "引擎"),
     "state": ("state", "状态"),
     "threads": ("threads", "线程"),
-    "cpu": ("processor", "处理器"),
+    "cpu": ("CPU", "CPU"),
     "memory": ("memory", "内存"),
     "cells": ("KV cells", "KV 单元"),
-    "load": ("last load", "上次加载"),
+    "load": ("load time", "加载用时"),
     "restarts": ("restarts", "重启"),
     "unloads": ("unloads", "卸载"),
     "stopped": ("unloaded", "未加载"),
@@ -52,41 +53,41 @@ TEXTS: Final = {
     "idle": ("idle", "空闲"),
     "busy": ("busy", "忙碌"),
     "failed": ("failed", "故障"),
-    "gateway": ("gateway's memory", "网关内存"),
-    "cache": ("prompt tokens came from", "提示词元来源"),
-    "source_engine": ("an engine", "引擎"),
-    "source_store": ("the store", "存储"),
-    "source_computed": ("computing", "重新计算"),
+    "gateway": ("gateway memory", "网关内存"),
+    "cache": ("source of prompt tokens", "输入词元来源"),
+    "source_engine": ("engine", "引擎"),
+    "source_store": ("store", "存储"),
+    "source_computed": ("computed", "新计算"),
     "store": ("store ({backend})", "存储（{backend}）"),
     "up": ("up", "正常"),
-    "down": ("away", "不可用"),
+    "down": ("down", "不可用"),
     "requests": ("requests", "请求"),
     "status_completed": ("completed", "完成"),
-    "status_incomplete": ("cut at a limit", "达到上限"),
+    "status_incomplete": ("incomplete", "达到上限"),
     "status_failed": ("failed", "失败"),
-    "status_cancelled": ("stopped by their users", "用户停止"),
-    "status_rejected": ("refused", "被拒绝"),
+    "status_cancelled": ("stopped by the user", "用户停止"),
+    "status_rejected": ("rejected", "被拒绝"),
     "none": ("none yet", "暂无"),
 }
 
 
 class Board:
-    """The last ten minutes of readings, and how they are drawn."""
+    """Readings of the last ten minutes, and their rendering."""
 
     def __init__(self, url: str, say: Phrases) -> None:
-        """Nothing was read yet."""
+        """Start without readings."""
         self._url = url
         self._say = say
         self._readings: deque[Reading] = deque()
 
-    def take(self, reading: Reading) -> None:
-        """A newer reading came."""
+    def add(self, reading: Reading) -> None:
+        """Append the newest reading and discard those older than `HISTORY_SECONDS`."""
         self._readings.append(reading)
-        while reading.at - self._readings[0].at > KEPT_SECONDS:
+        while reading.at - self._readings[0].at > HISTORY_SECONDS:
             self._readings.popleft()
 
-    def drawn(self, status: str, *, since: Reading | None = None) -> RenderableType:
-        """All of it. Speeds are those of the readings kept, or since another one."""
+    def render(self, status: str, *, since: Reading | None = None) -> RenderableType:
+        """Return the whole display. Latencies cover the stored readings, or the time since `since`."""
         now = self._readings[-1]
         head = Text.assemble((self._say("title", url=self._url), "bold"), "  ", (status, "dim"))
         return Group(
@@ -102,7 +103,7 @@ class Board:
         )
 
     def _ago(self, seconds: float) -> Reading:
-        """The reading nearest to so long before the newest."""
+        """Return the newest reading at least `seconds` before the last one, else the oldest reading."""
         newest = self._readings[-1]
         older = (reading for reading in reversed(self._readings) if newest.at - reading.at >= seconds)
         return next(older, self._readings[0])
@@ -135,7 +136,7 @@ class Board:
         )
 
     def _flow(self) -> Iterator[RenderableType]:
-        """A bar for each span of the last minutes, when there is more than a moment."""
+        """Yield a bar chart of the generation rate, once there are enough readings for one."""
         readings = list(self._readings)[:: max(1, len(self._readings) // 60)]
         rates = [rate(before, after, TOKENS) or 0.0 for before, after in pairwise(readings)]
         if len(rates) > 1:
@@ -172,7 +173,7 @@ class Board:
 
     def _cache(self, now: Reading) -> Table:
         tokens = {source: now.sum("samovar_prompt_tokens_total", source=source) or 0.0 for source in SOURCES}
-        told = [(f"{self._say(f'source_{name}')} {_plain(count)}", SOURCES[name]) for name, count in tokens.items()]
+        sources = [(f"{self._say(f'source_{name}')} {_plain(count)}", SOURCES[name]) for name, count in tokens.items()]
         stores = [
             (
                 self._say("store", backend=sample.labels.get("backend", "?")),
@@ -180,7 +181,7 @@ class Board:
             )
             for sample in now.all("samovar_store_up")
         ]
-        return _facts((self._say("cache"), _joined(told)), *stores)
+        return _facts((self._say("cache"), _joined(sources)), *stores)
 
     def _requests(self, now: Reading) -> Table:
         counted: Counter[tuple[str, str]] = Counter()
@@ -190,11 +191,11 @@ class Board:
             counted[f"{known} ({code})" if code else known, "default" if status != "failed" else "red"] += int(
                 sample.value
             )
-        told = [(f"{name} {count}", style) for (name, style), count in counted.items() if count]
+        parts = [(f"{name} {count}", style) for (name, style), count in counted.items() if count]
         restarts = increase(self._readings[0], now, "samovar_engine_restarts_total") or 0.0
         if len(self._readings) > 2 and restarts:
-            told.append((f"{self._say('restarts')} {_plain(restarts)}", "red"))
-        return _facts((self._say("requests"), _joined(told) if told else self._say("none")))
+            parts.append((f"{self._say('restarts')} {_plain(restarts)}", "red"))
+        return _facts((self._say("requests"), _joined(parts) if parts else self._say("none")))
 
 
 def _facts(*rows: tuple[str, str | Text]) -> Table:

@@ -1,4 +1,4 @@
-"""`samovar chat`: a conversation in the terminal, or over a pipe, with a gateway that runs."""
+"""`samovar chat`: chat with a running gateway, in the terminal or over a pipe"""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from gateway.cli.screen import Screen, interrupts, plain
 from gateway.config.settings import Settings
 
 ATTEMPTS: Final = 3
-"""How often a question is asked when the connection drops before any of its answer came."""
+"""Times that a question is sent if the connection drops before any of its answer has arrived."""
 PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""Seconds before each try to connect again: a restarting gateway is back within them."""
+"""Seconds before each attempt to reconnect. Together they cover the restart of a gateway."""
 KEY_TRIES: Final = 3
 COMMAND: Final = re.compile(r"[/／]([A-Za-z]+)")
-"""The second slash is what Chinese input methods type."""
+"""Chinese input methods type the full-width slash."""
 
 TEXTS: Final = {
     "nobody": (
-        "no gateway answers at {url} ({reason}); start one with `make serve` or `samovar serve`",
+        "no gateway responds at {url} ({reason}); start one with `make serve` or `samovar serve`",
         "{url} 没有网关应答（{reason}）；请先运行 `make serve` 或 `samovar serve`",
     ),
-    "refused": ("{url} does not let a chat in: {reason}", "{url} 拒绝了连接：{reason}"),
+    "refused": ("{url} rejected the connection: {reason}", "{url} 拒绝了连接：{reason}"),
     "no_port": (
-        "port: 0 is no port to connect to; name the gateway's with --port",
+        "port: cannot connect to port 0; set the gateway's port with --port",
         "port：无法连接端口 0；请用 --port 指定网关的端口",
     ),
     "tls": ("tls_cert: {reason}", "tls_cert：{reason}"),
     "hello": (
-        "Samovar at {url}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.",
+        "Samovar at {url}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D quits.",
         "Samovar：{url}。/help 查看命令，Ctrl-C 停止回答，Ctrl-D 退出。",
     ),
     "model": ("Model: {model}", "模型：{model}"),
@@ -48,90 +48,95 @@ TEXTS: Final = {
     ),
     "help": (
         (
-            "/new    begin a new conversation\n"
-            "/stats  tokens, cached tokens, speed and time to first token\n"
+            "/new    start a new conversation\n"
+            "/stats  tokens, cached tokens, speed, time to first token\n"
             "/help   this list\n"
-            "/quit   leave (so does Ctrl-D)\n"
+            "/quit   quit (or press Ctrl-D)\n"
             "Ctrl-C  stop the answer"
         ),
         (
             "/new    开始新对话\n"
-            "/stats  token 数、缓存命中、速度与首字时间\n"
+            "/stats  词元数、缓存命中、速度与首字延迟\n"
             "/help   显示此列表\n"
             "/quit   退出（也可按 Ctrl-D）\n"
             "Ctrl-C  停止回答"
         ),
     ),
     "unknown": ("no such command: /{name}; /help lists them", "没有命令 /{name}；/help 查看全部命令"),
-    "new": ("A new conversation begins.", "新对话开始。"),
-    "leave": ("Press Ctrl-C again, or Ctrl-D, to leave.", "再按一次 Ctrl-C，或按 Ctrl-D 退出。"),
+    "new": ("Started a new conversation.", "已开始新对话。"),
+    "leave": ("Press Ctrl-C again, or Ctrl-D, to quit.", "再按一次 Ctrl-C，或按 Ctrl-D 退出。"),
     "key": ("API key: ", "API 密钥："),
-    "reconnecting": ("The connection was lost; connecting again…", "连接已断开，正在重连…"),
+    "reconnecting": ("Connection lost; reconnecting…", "连接已断开，正在重连…"),
     "lost": (
-        "the connection ended before the answer did; ask again to go on",
+        "the connection was lost before the answer was complete; ask again to continue",
         "回答完成之前连接已断开；再次提问即可继续",
     ),
-    "abandoned": ("Left without waiting for the gateway.", "不再等待网关。"),
+    "abandoned": ("Stopped waiting for the gateway.", "不再等待网关。"),
     "stopping": ("Stopping…", "正在停止…"),
     "thinking": ("…", "…"),
-    "queued": ("Number {position} in the queue", "排在第 {position} 位"),
-    "about": (", about {seconds} s", "，约 {seconds} 秒"),
+    "queued": ("Position {position} in the queue", "排在第 {position} 位"),
+    "about": (", about {seconds} s", "，预计等待 {seconds} 秒"),
     "cancelled": ("(stopped)", "（已停止）"),
-    "max_output_tokens": ("(cut at the limit for one answer)", "（已达到单次回答的长度上限）"),
+    "max_output_tokens": (
+        "(length limit of one answer reached; send “continue” for more)",
+        "（已达到单次回答的长度上限；发送“继续”可接着写）",
+    ),
     "incomplete": ("(incomplete: {reason})", "（回答不完整：{reason}）"),
+    "reason_interrupted": ("the gateway stopped", "服务中断"),
+    "reason_steered": ("replaced by new input", "被新的输入取代"),
     "empty": ("(the answer is empty)", "（回答为空）"),
-    "start_anew": (" → /new begins a new conversation", " → /new 开始新对话"),
-    "no_stats": ("There is no answer yet.", "还没有回答。"),
+    "start_new": (" → start a new conversation with /new", " → 用 /new 开始新对话"),
+    "no_stats": ("No answers yet.", "还没有回答。"),
     "last": (
-        "Last answer: {output} tokens, {rate} tokens/s, first after {first} s; prompt {prompt}, {cached} cached",
-        "上次回答：{output} 个 token，{rate} token/秒，首字 {first} 秒；提示 {prompt} 个，缓存命中 {cached} 个",
+        "Last answer: {output} tokens, {rate} tokens/s, first token {first} s; prompt {prompt}, {cached} cached",
+        "上次回答：{output} 个词元，{rate} 词元/秒，首字延迟 {first} 秒；输入 {prompt} 个，缓存命中 {cached} 个",
     ),
     "total": (
-        "All {answers}: {output} tokens, {rate} tokens/s, first after {first} s; prompt {prompt}, {cached} cached",
-        "共 {answers} 次：{output} 个 token，{rate} token/秒，首字 {first} 秒；提示 {prompt} 个，缓存命中 {cached} 个",
+        "All {answers}: {output} tokens, {rate} tokens/s, first token {first} s; prompt {prompt}, {cached} cached",
+        "共 {answers} 次：{output} 个词元，{rate} 词元/秒，首字延迟 {first} 秒；输入 {prompt} 个，缓存命中 {cached} 个",
     ),
 }
 
 
 def run(settings: Settings) -> int:
-    """Chat until the input ends. Raises CommandError when there is nobody to chat with."""
+    """Chat until the input ends. Raises CommandError if the gateway cannot be reached or rejects the connection."""
     say = Phrases(TEXTS, chinese=is_chinese())
     if settings.port == 0:
         raise CommandError(say("no_port"))
     try:
-        line = Client(settings)
+        client = Client(settings)
     except (OSError, ValueError) as error:
         raise CommandError(say("tls", reason=error)) from error
     try:
-        _open(line, say)
-        return Chat(line, Screen(), say, settings).run()
+        _open(client, say)
+        return Chat(client, Screen(), say, settings).run()
     except (UnreachableError, RefusedError) as error:
-        raise CommandError(_why(say, settings, error)) from error
+        raise CommandError(_explain(say, settings, error)) from error
     finally:
-        line.close()
+        client.close()
 
 
-def _open(line: Client, say: Phrases) -> None:
-    """Connect; a person at a terminal is asked for the key that the gateway wants, three times at most."""
+def _open(client: Client, say: Phrases) -> None:
+    """Connect. If the gateway requires an API key and stdin is a terminal, ask for it, up to three times."""
     for _ in range(KEY_TRIES if sys.stdin.isatty() else 0):
         try:
-            line.open()
+            client.open()
         except KeyNeededError as error:
             print(plain(str(error)), file=sys.stderr)
-            line.key = getpass.getpass(say("key"))
-            if not line.key:
+            client.key = getpass.getpass(say("key"))
+            if not client.key:
                 break
         else:
             return
-    line.open()
+    client.open()
 
 
 class Chat:
-    """A person, a screen and a line to the gateway."""
+    """A conversation between the input, the screen and the gateway."""
 
-    def __init__(self, line: Client, screen: Screen, say: Phrases, settings: Settings) -> None:
-        """Begin a conversation; nothing is asked yet."""
-        self._line = line
+    def __init__(self, client: Client, screen: Screen, say: Phrases, settings: Settings) -> None:
+        """Start a conversation without turns."""
+        self._client = client
         self._screen = screen
         self._say = say
         self._settings = settings
@@ -141,7 +146,7 @@ class Chat:
         self._total = Tally()
 
     def run(self) -> int:
-        """Until the end of input or /quit; in a pipe, 1 says that a line of it failed."""
+        """Chat until the end of input or /quit. Return 1 if input from a pipe had a line that failed, else 0."""
         with self._screen.in_use():
             if self._screen.interactive:
                 self._greet()
@@ -161,13 +166,13 @@ class Chat:
     def _greet(self) -> None:
         self._screen.note(self._say("hello", url=self._settings.url))
         with suppress(OSError, http.client.HTTPException, KeyError, TypeError, IndexError):
-            model = get(self._settings, "/v1/models", key=self._line.key)[1]["data"][0]
+            model = get(self._settings, "/v1/models", key=self._client.key)[1]["data"][0]
             self._screen.note(self._say("model", model=plain(str(model["id"]))))
             if model["languages"] == ["en"]:
                 self._screen.note(self._say("english"))
 
     def _next(self) -> str | None:
-        """What is typed next; None when that was all."""
+        """Return the next line that is not empty; None at the end of input."""
         warned = False
         while True:
             try:
@@ -214,19 +219,19 @@ class Chat:
         self._screen.error(text)
 
     def _ask(self, text: str) -> None:
-        """Ask, show the answer, and let the conversation go on from it where the gateway kept it."""
+        """Send a question and show the answer. The next turn continues from it if the gateway stored it."""
         answer = Answer(self._screen, self._say)
-        with self._screen.busy(), interrupts(lambda: self._line.events.put("interrupt")):
-            self._line.forget()
+        with self._screen.busy(), interrupts(lambda: self._client.events.put("interrupt")):
+            self._client.clear()
             for attempt in range(1, ATTEMPTS + 1):
                 if not self._connect():
                     self._screen.clear_status()
                     return
-                self._line.send(self._question(text))
+                self._client.send(self._question(text))
                 self._follow(answer, last=attempt == ATTEMPTS)
                 if answer.end:
                     break
-        if answer.end == "kept":
+        if answer.end == "stored":
             self._previous = answer.id
             self._last = answer.tally
             self._total.add(answer.tally)
@@ -238,12 +243,15 @@ class Chat:
         return question if self._previous is None else {**question, "previous_response_id": self._previous}
 
     def _follow(self, answer: Answer, *, last: bool) -> None:
-        """Up to its end; without one when the connection dropped so early that the question can be asked again."""
+        """Show the answer up to its end.
+
+        Return without an end if the connection dropped before any text arrived, so that the question can be resent.
+        """
         cancelling = False
         while not answer.end:
-            arrival = self._line.events.get()
+            arrival = self._client.events.get()
             if arrival == "lost":
-                if answer.begun or cancelling or last:
+                if answer.started or cancelling or last:
                     answer.fail("lost", {"code": "connection_lost", "message": self._say("lost")})
                 return
             if arrival == "interrupt":
@@ -251,52 +259,52 @@ class Chat:
                 cancelling = True
                 continue
             known = bool(answer.id)
-            answer.take(arrival)
+            answer.handle(arrival)
             if cancelling and not known and answer.id:
                 self._cancel(answer)
 
     def _interrupt(self, answer: Answer, *, again: bool) -> None:
-        """Stop the answer; who asks for it twice need not wait for a gateway that does not listen."""
+        """Stop the answer. The second interrupt does not wait for the gateway, which may not respond."""
         if again:
-            self._line.hang_up()
+            self._client.disconnect()
             answer.fail("lost", {"code": "cancelled", "message": self._say("abandoned")})
         elif answer.id:
             self._cancel(answer)
-        if not answer.begun:
+        if not answer.started:
             self._screen.status(self._say("stopping"))
 
     def _cancel(self, answer: Answer) -> None:
-        self._line.send({"type": "response.cancel", "response_id": answer.id})
+        self._client.send({"type": "response.cancel", "response_id": answer.id})
 
     def _connect(self) -> bool:
-        """Be connected, trying again for some seconds; False, and said so, when that is not to be."""
+        """Connect, with retries for some seconds. Print the error and return False if that fails."""
         for pause in PAUSES:
             if pause:
                 self._screen.status(self._say("reconnecting"))
                 if self._interrupted(pause):
                     return False
             try:
-                self._line.open()
+                self._client.open()
             except RefusedError as error:
-                self._error(_why(self._say, self._settings, error))
+                self._error(_explain(self._say, self._settings, error))
                 return False
             except UnreachableError as error:
                 reason = error
             else:
                 return True
-        self._error(_why(self._say, self._settings, reason))
+        self._error(_explain(self._say, self._settings, reason))
         return False
 
     def _interrupted(self, seconds: float) -> bool:
-        """Whether Ctrl-C is pressed within `seconds`."""
+        """Return whether Ctrl-C is pressed within `seconds`."""
         until = time.monotonic() + seconds
         with suppress(Empty):
-            while self._line.events.get(timeout=max(0.0, until - time.monotonic())) != "interrupt":
+            while self._client.events.get(timeout=max(0.0, until - time.monotonic())) != "interrupt":
                 pass
             return True
         return False
 
 
-def _why(say: Phrases, settings: Settings, error: UnreachableError | RefusedError) -> str:
+def _explain(say: Phrases, settings: Settings, error: UnreachableError | RefusedError) -> str:
     key = "nobody" if isinstance(error, UnreachableError) else "refused"
     return say(key, url=settings.url, reason=plain(str(error)))

@@ -1,6 +1,6 @@
-"""The line to a gateway: a WebSocket on a thread of its own, so that pings are answered while a person thinks.
+"""WebSocket client for a gateway. It runs on a separate thread, so that it answers pings while the user thinks.
 
-What comes in lies in `events`, a queue to which a signal handler may add too.
+Incoming events go into the queue `events`, which a signal handler may append to as well.
 """
 
 from __future__ import annotations
@@ -28,67 +28,67 @@ from gateway.config.settings import Settings
 OPEN_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 2.0
 MAX_FRAME: Final = 64 << 20
-"""Bytes: far over any response, and a bound all the same."""
+"""Bytes. Far more than any response has, but still bounded."""
 CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 Lost = Literal["lost"]
 Interrupt = Literal["interrupt"]
 Arrival = dict[str, Any] | Lost | Interrupt
-"""An event of the gateway, or: the connection ended; somebody pressed Ctrl-C."""
+"""An event of the gateway, or "lost" (the connection ended), or "interrupt" (Ctrl-C was pressed)."""
 
 
 class UnreachableError(Exception):
-    """Nobody answers there; the text is the system's reason."""
+    """Nothing responds at the address; the message is the operating system's reason."""
 
 
 class RefusedError(Exception):
-    """Somebody answers, who does not let this client in, or speaks something else."""
+    """A server responds, but rejects the connection or speaks another protocol."""
 
 
 class KeyNeededError(RefusedError):
-    """The gateway wants an API key, or another one."""
+    """The gateway requires an API key, or rejects the one that was sent."""
 
 
 class Client:
-    """Connects, sends, and puts what arrives into `events`."""
+    """Sends messages to the gateway and puts incoming events into `events`."""
 
     def __init__(self, settings: Settings) -> None:
-        """Prepare for the gateway of `settings`; nothing is connected yet. Raises OSError for a TLS file."""
+        """Prepare to connect to the gateway of `settings`. Raises OSError or ValueError for an unusable `tls_cert`."""
         self.events: SimpleQueue[Arrival] = SimpleQueue()
         self._url = settings.url.replace("http", "ws", 1) + "/v1/responses"
         self.key = settings.api_key
-        """Said when it connects, unless empty."""
+        """API key sent with the handshake; empty: none."""
         self._tls = pinned(settings.tls_cert)
         self._connection: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="line", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
         self._thread.start()
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection, as far as one can know before something is sent."""
+        """Whether the connection is open, as far as is known before something is sent."""
         return self._connection is not None and self._connection.state is State.OPEN
 
     def open(self) -> None:
         """Connect, unless connected. Raises UnreachableError or RefusedError."""
         if not self.is_open:
-            # What the old connection leaves, its end above all, must not be taken for the new one's.
-            self.hang_up()
+            # Discard events of the old connection: its end must not be taken for the end of the new one.
+            self.disconnect()
             self._await(self._open())
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message; when the connection is gone, `events` says so."""
+        """Send a message. If the connection is lost, "lost" appears in `events`."""
         self._await(self._send(msgspec.json.encode(message).decode()))
 
-    def hang_up(self) -> None:
-        """End the connection and forget what came from it; `open` makes another. A Ctrl-C meanwhile is kept."""
-        self._await(self._hang_up())
-        if "interrupt" in self.forget():
+    def disconnect(self) -> None:
+        """Close the connection and discard its events, except for an interrupt; `open` connects again."""
+        self._await(self._disconnect())
+        if "interrupt" in self.clear():
             self.events.put("interrupt")
 
-    def forget(self) -> list[Arrival]:
-        """Take all that lies in `events`."""
+    def clear(self) -> list[Arrival]:
+        """Remove and return everything in `events`."""
         taken: list[Arrival] = []
         with suppress(Empty):
             while True:
@@ -96,8 +96,8 @@ class Client:
         return taken
 
     def close(self) -> None:
-        """End all; the line can't be used any more."""
-        self._await(self._hang_up())
+        """Close the connection and stop the thread; the client cannot be used afterwards."""
+        self._await(self._disconnect())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -107,7 +107,7 @@ class Client:
 
     async def _open(self) -> None:
         try:
-            # No proxy: the gateway is on this machine or near it. No deflate: text in small frames does not shrink.
+            # No proxy: the gateway is on this machine or near it. No deflate: it does not shrink small text frames.
             self._connection = await connect(
                 self._url,
                 additional_headers=credentials(self.key),
@@ -126,7 +126,7 @@ class Client:
         except TimeoutError as error:
             raise UnreachableError(f"no answer within {OPEN_SECONDS:g} s") from error
         except OSError as error:
-            # asyncio's own words repeat the address, or are a list of several.
+            # asyncio's message repeats the address, or lists several errors.
             raise UnreachableError(
                 os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             ) from error
@@ -144,7 +144,7 @@ class Client:
             with suppress(ConnectionClosed):
                 await self._connection.send(frame)
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         if self._connection is not None and self._reader is not None:
             await self._connection.close()
             await self._reader
@@ -152,31 +152,34 @@ class Client:
 
 
 def pinned(certificate: Path | None) -> ssl.SSLContext | None:
-    """Trust in the gateway's own certificate and no other, whatever names it is made out to; None without TLS.
+    """Return a TLS context that trusts only the gateway's own certificate, for any host name; None without TLS.
 
-    Raises OSError or ValueError when the file can't be used.
+    Raises OSError or ValueError if the file cannot be used.
     """
     if certificate is None:
         return None
     leaf = CERTIFICATE.search(certificate.read_text(errors="replace"))
     if leaf is None:
-        raise ValueError(f"{certificate} holds no certificate")
+        raise ValueError(f"{certificate} contains no certificate")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    # The leaf alone, and as an anchor though it may not be self-signed: its issuer's other certificates are no gateway.
+    # Trust only the leaf, as an anchor even if it is not self-signed: its issuer's other certificates are no gateway.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=leaf[0])
     return context
 
 
 def credentials(key: str) -> dict[str, str]:
-    """The header that says `key`, without what a paste may have brought along; none for an empty one."""
+    """Return the header that carries `key`, without whitespace and control characters of a paste; {} for no key."""
     key = re.sub("[^!-~]", "", key)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def get(settings: Settings, path: str, *, key: str = "", timeout: float = OPEN_SECONDS) -> tuple[int, Any]:
-    """Status and JSON of a route of the gateway, None for what is no JSON. Raises OSError or HTTPException."""
+    """Fetch a route of the gateway. Return status and JSON body, None for a body that is not JSON.
+
+    Raises OSError or HTTPException.
+    """
     where = urlsplit(settings.url)
     host, port, tls = where.hostname or "", where.port or 0, pinned(settings.tls_cert)
     if tls is None:
@@ -199,7 +202,7 @@ def _json(data: bytes) -> Any:
 
 
 def _reason(status: int, body: bytes | None) -> str:
-    """What a refused upgrade says of itself."""
+    """Return the reason that a rejected WebSocket upgrade gives."""
     answer = _json(body or b"")
     error = answer.get("error") if isinstance(answer, dict) else None
     message = error.get("message") if isinstance(error, dict) else None

@@ -1,4 +1,4 @@
-"""A plan's throughput curves in characters, for a terminal that shows no pictures."""
+"""Throughput curves of a cost model as text, for a terminal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from engine import WIDEST, CostModel
 
 HEIGHT: Final = 12
 STEP: Final = 3
-"""Columns from one number of answers to the next."""
+"""Columns per answer on the horizontal axis."""
 
 
 def curves(plan: CostModel) -> Iterator[Text]:
-    """Lines from the top down: by answers at once, tokens a second in all with so many engines as each digit says.
+    """Yield the chart's lines from top to bottom: total tokens per second by number of concurrent answers.
 
-    What is chosen is in bold, and stands before others of the same height.
+    Each digit is a number of engines. The chosen number is bold and covers others at the same height.
     """
     rates = {times.engines: [plan.rate(times.engines, n) for n in range(1, WIDEST + 1)] for times in plan.times}
     chosen = [plan.engines(n, working=0) for n in range(1, WIDEST + 1)]

@@ -1,4 +1,4 @@
-"""`samovar keys add|list|revoke …`: users and their API keys; a key is shown once and stored hashed."""
+"""`samovar keys add|list|revoke …`: manage users and API keys; a key is shown once and stored as a hash"""
 
 from __future__ import annotations
 
@@ -27,32 +27,38 @@ from gateway.config.durations import parse_duration
 from gateway.config.settings import Settings
 
 SETTINGS: Final = ()
-_AWAY: Final = "other gateways hear of changes from this one, when it serves and that is back"
+_AWAY: Final = "other gateways receive the change once the store is back and this gateway runs"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """`add NAME`, `list`, `revoke NAME`."""
+    """Declare `add NAME`, `list` and `revoke NAME`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|revoke")
-    text = "make a key for a new user, and print it: nobody can show it again"
+    text = "create a user with an API key, and print the key: it cannot be shown again"
     add = actions.add_parser("add", help=text, description=text)
     add.add_argument("name", metavar="NAME", help="letters, digits and . @ + - _")
-    add.add_argument("--admin", action="store_true", help="may see /monitor")
-    add.add_argument("--expires", type=_moment, metavar="WHEN", help="90d, 12h, 2027-01-31: when the key ends")
+    add.add_argument("--admin", action="store_true", help="the user may open /monitor")
+    add.add_argument("--expires", type=_moment, metavar="WHEN", help="when the key expires: 90d, 12h, 2027-01-31")
     add.add_argument(
-        "--tokens-per-minute", type=_count, metavar="N", help="prompt tokens computed and tokens generated"
+        "--tokens-per-minute", type=_count, metavar="N", help="limit of computed prompt tokens plus generated tokens"
     )
     add.add_argument("--concurrency", type=_count, metavar="N", help="responses in flight, instead of user_concurrency")
-    add.add_argument("--weight", type=_weight, metavar="W", default=1.0, help="share of the engines; 1 is usual")
-    text = "show users, their limits, and what they used"
+    add.add_argument(
+        "--weight",
+        type=_weight,
+        metavar="W",
+        default=1.0,
+        help="share of the engines relative to other users; default 1",
+    )
+    text = "list users, their limits and their usage"
     listed = actions.add_parser("list", help=text, description=text)
-    listed.add_argument("--json", action="store_true", help="for programs")
-    text = "end a key, and the connections that it opened, within a second or two"
+    listed.add_argument("--json", action="store_true", help="print JSON")
+    text = "revoke a key, and close its connections within two seconds"
     revoke = actions.add_parser("revoke", help=text, description=text)
     revoke.add_argument("name", metavar="NAME")
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Do it. Raises CommandError."""
+    """Run the action. Raises CommandError."""
     try:
         asyncio.run(_run(settings, options))
     except (StoreError, UserError) as error:
@@ -61,7 +67,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def has_keys(settings: Settings) -> bool:
-    """Whether the gateway asks for keys. Raises CommandError."""
+    """Return whether the gateway requires API keys. Raises CommandError."""
     try:
         return asyncio.run(_exist(settings))
     except StoreError as error:
@@ -70,7 +76,9 @@ def has_keys(settings: Settings) -> bool:
 
 async def _exist(settings: Settings) -> bool:
     source = settings.key_source
-    if isinstance(source, Path) and not source.exists():  # it cannot have sealed anything, and is not made by a look
+    if (
+        isinstance(source, Path) and not source.exists()
+    ):  # nothing can have been encrypted with it, and a check must not create it
         return await exist(settings.state_dir)
     with _ledger(settings) as ledger:
         return await exist(settings.state_dir, ledger)
@@ -78,7 +86,7 @@ async def _exist(settings: Settings) -> bool:
 
 @contextmanager
 def _ledger(settings: Settings) -> Iterator[Ledger | None]:
-    """Where gateways tell each other of users; None where there is but one. Raises StoreError."""
+    """Open the ledger through which gateways share users; None for a single gateway. Raises StoreError."""
     if not Ledger.serves(settings.cache_url):
         yield None
         return
@@ -104,12 +112,12 @@ async def _run(settings: Settings, options: argparse.Namespace) -> None:
 
 
 async def _check_key(ledger: Ledger) -> None:
-    """Raises KeyMismatchError."""
+    """Raise KeyMismatchError if the ledger was written with another cache_key."""
     try:
         await ledger.check_key()
     except KeyMismatchError:
         raise
-    except StoreError:  # it is away, which is told when all is done
+    except StoreError:  # the store is down: reported after the action
         return
 
 
@@ -119,8 +127,8 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
         first = not await users.all()
         key = await users.add(options.name, admin=options.admin, expires_at=options.expires, limits=limits)
         if first:
-            print("From now on every request under /v1 needs a key, on this machine too.", file=sys.stderr)
-        print("Keep this key: it is shown only now, and stored as a hash.", file=sys.stderr)
+            print("From now on every request under /v1 needs an API key, from this machine too.", file=sys.stderr)
+        print("Save this key: it is shown only once and stored as a hash.", file=sys.stderr)
         print(key)
     elif options.action == "revoke":
         await users.revoke(options.name)
@@ -133,11 +141,11 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
             console = Console(width=None if sys.stdout.isatty() else 200)
             console.print(_table(everybody))
         else:
-            print("There are no users: everybody who reaches the gateway may chat. See: samovar keys add --help")
+            print("No users: everybody who can reach the gateway may chat. See: samovar keys add --help")
 
 
 def _plain(user: User) -> dict[str, object]:
-    """All that may be told of a user."""
+    """Return the fields of a user that may be shown."""
     today = user.day == day(time.time())
     return {
         "name": user.name,
@@ -159,9 +167,9 @@ def _plain(user: User) -> dict[str, object]:
 
 def _table(users: list[User]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("name", "id in logs", "key", "expires", "tokens/min", "in flight", "weight", "last use"):
+    for name in ("name", "id in logs", "key", "expires", "tokens/min", "in flight", "weight", "last used"):
         table.add_column(name)
-    for name in ("requests today", "in all", "tokens today", "in all"):
+    for name in ("requests today", "total", "tokens today", "total"):
         table.add_column(name, justify="right")
     for user in users:
         plain = _plain(user)
@@ -191,8 +199,8 @@ def _date(moment: int | None) -> str:
 
 
 def _moment(text: str) -> int:
-    """A time to come, in seconds of the epoch: a span from now, or a local date or time."""
-    is_span = re.fullmatch(r"[0-9.]+\s*[a-z]+\s*", text, re.IGNORECASE)  # a bare number may be a date cut short
+    """Parse a moment in the future, as seconds since the epoch: a duration from now, or a local date or time."""
+    is_span = re.fullmatch(r"[0-9.]+\s*[a-z]+\s*", text, re.IGNORECASE)  # a bare number may be a truncated date
     try:
         if is_span:
             moment = time.time() + parse_duration(text)
@@ -201,16 +209,16 @@ def _moment(text: str) -> int:
         time.localtime(moment)  # fails for years that `keys list` cannot print
     except (ValueError, OverflowError, OSError) as error:
         raise argparse.ArgumentTypeError(
-            f"{text} is neither a span such as 90d nor a date such as 2027-01-31"
+            f"{text} is neither a duration such as 90d nor a date such as 2027-01-31"
         ) from error
     if moment <= time.time():
-        raise argparse.ArgumentTypeError(f"{text} is past already")
+        raise argparse.ArgumentTypeError(f"{text} is in the past")
     return int(moment)
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""English or Chinese, as the terminal's locale says."""
+"""Texts in English or Chinese, chosen by the locale of the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def is_chinese(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether texts are to be Chinese: the first of POSIX's variables that is set decides."""
+    """Return whether texts are Chinese. The first POSIX locale variable that is set decides."""
     names = ("LC_ALL", "LC_MESSAGES", "LANG")
     return next((environ[name] for name in names if environ.get(name)), "").lower().startswith("zh")
 
@@ -16,10 +16,10 @@ class Phrases:
     """Texts by name, each as (English, Chinese) with `str.format` fields."""
 
     def __init__(self, table: Mapping[str, tuple[str, str]], *, chinese: bool) -> None:
-        """Speak one of the two languages of `table`."""
+        """Select one of the two languages of `table`."""
         self._table = table
         self.chinese = chinese
 
     def __call__(self, name: str, /, **values: object) -> str:
-        """The text `name`, with `values` in its fields."""
+        """Return the text `name` with its fields filled from `values`."""
         return self._table[name][self.chinese].format(**values)

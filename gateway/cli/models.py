@@ -1,4 +1,4 @@
-"""`samovar models list|pull|path|quantize`: models by name, here or on a hub, and made faster for this processor."""
+"""`samovar models list|pull|path|quantize`: list, download, locate and quantize models"""
 
 from __future__ import annotations
 
@@ -34,48 +34,50 @@ TEXTS: Final = {
     "embedded": ("embedded", "内置"),
     "sha256": ("sha256", "sha256"),
     "more": ("{first} + {count}", "{first} + {count}"),
-    "get": ("Get one: samovar models pull NAME", "下载：samovar models pull 名称"),
+    "get": ("Download one: samovar models pull NAME", "下载：samovar models pull 名称"),
     "pulling": ("downloading", "下载"),
     "verifying": ("verifying", "校验"),
     "pulled": (
-        "{name} is here and verified: {path}\nServe it: samovar serve --model {name}, or make serve MODEL={name}",
+        "{name} is downloaded and verified: {path}\nServe it: samovar serve --model {name}, or make serve MODEL={name}",
         "{name} 已下载并校验：{path}\n启动：samovar serve --model {name}，或 make serve MODEL={name}",
     ),
-    "comes_along": ("{name} comes with Samovar: there is nothing to pull", "{name} 随 Samovar 安装，无需下载"),
-    "stopped": ("stopped; the same command goes on from here", "已停止；再次运行同一命令即可继续"),
+    "comes_along": ("{name} is embedded in Samovar: nothing to download", "{name} 随 Samovar 安装，无需下载"),
+    "stopped": ("stopped; run the same command again to resume", "已停止；再次运行同一命令即可继续"),
     "unknown": (
-        "no model is called {name}{near}; see: samovar models list",
+        "no model is named {name}{near}; see: samovar models list",
         "没有名为 {name} 的模型{near}；请看：samovar models list",
     ),
-    "near": (" ({name} is one)", "（有 {name}）"),
+    "near": (" (did you mean {name}?)", "（是否指 {name}？）"),
 }
 FULL_WIDTH: Final = 240
-"""Columns of a table that goes into a file or a pipe, where nothing is cut short."""
+"""Width in columns of a table written to a file or a pipe, where nothing is truncated."""
 FILE_WIDTH: Final = 120
-"""Columns of a terminal from which on the files' names, which are much like the models' own, have room."""
+"""Terminal width in columns from which file names are shown; they are similar to the model names."""
 
 
 def arguments(parser: Parser) -> None:
     """Declare the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="the catalogue, and which of it is here")
-    listing.add_argument("--json", action="store_true", help="as JSON, nothing left out")
-    pull = actions.add_parser("pull", help="download a model, verified; a download that was cut goes on")
-    pull.add_argument("name", metavar="NAME", help="a name of the catalogue")
-    pull.add_argument("--endpoint", metavar="URL", help="a mirror of huggingface.co; HF_ENDPOINT says it, too")
-    quantize = actions.add_parser("quantize", help="make a model smaller and faster, and measure what that gains here")
-    quantize.add_argument("source", metavar="SRC", help="a name that --model takes, or the path of a GGUF file")
-    kinds = "q4_0 and iq4_nl read prompts fastest; q4_k_m, q5_k_m, q8_0, … are finer"
+    listing = actions.add_parser("list", help="list the catalogue and the models on this machine")
+    listing.add_argument("--json", action="store_true", help="print JSON with all fields")
+    pull = actions.add_parser("pull", help="download and verify a model; resumes an interrupted download")
+    pull.add_argument("name", metavar="NAME", help="a name from the catalogue")
+    pull.add_argument("--endpoint", metavar="URL", help="a mirror of huggingface.co; also read from HF_ENDPOINT")
+    quantize = actions.add_parser(
+        "quantize", help="make a model smaller and faster, and measure the gain on this machine"
+    )
+    quantize.add_argument("source", metavar="SRC", help="a name that --model accepts, or the path of a GGUF file")
+    kinds = "q4_0 and iq4_nl have the fastest prefill; q4_k_m, q5_k_m, q8_0, … are more precise"
     quantize.add_argument("--type", required=True, metavar="TYPE", type=str.lower, help=kinds)
-    quantize.add_argument("--output", type=Path, metavar="FILE", help="where to; beside SRC when not said")
-    quantize.add_argument("--no-measure", action="store_true", help="leave out what it gains, which takes a while")
-    quantize.add_argument("--force", action="store_true", help="replace a file that is there")
-    path = actions.add_parser("path", help="print where a model's file lies")
-    path.add_argument("name", metavar="NAME", help="a name that --model takes")
+    quantize.add_argument("--output", type=Path, metavar="FILE", help="output file; default: next to SRC")
+    quantize.add_argument("--no-measure", action="store_true", help="skip the measurement, which takes a while")
+    quantize.add_argument("--force", action="store_true", help="replace an existing file")
+    path = actions.add_parser("path", help="print the path of a model's file")
+    path.add_argument("name", metavar="NAME", help="a name that --model accepts")
 
 
 def run(settings: Settings, options: Namespace) -> int:
-    """Do what was asked. Raises CommandError."""
+    """Run the action. Raises CommandError."""
     say = Phrases(TEXTS, chinese=is_chinese())
     match options.action:
         case "list":
@@ -96,7 +98,7 @@ def run(settings: Settings, options: Namespace) -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """A model that is published or here."""
+    """A model in the catalogue or on this machine."""
 
     name: str
     repository: str
@@ -109,7 +111,7 @@ class Row:
 
 
 def rows(library: Library) -> list[Row]:
-    """The catalogue, then the user's own files of the library."""
+    """Return the models of the catalogue, then the user's own files in the library."""
     published = [_row(entry, library) for entry in CATALOGUE.values()]
     known = {entry.file for entry in CATALOGUE.values()}
     return published + [
@@ -120,7 +122,7 @@ def rows(library: Library) -> list[Row]:
 
 
 def _size(path: Path) -> int | None:
-    """Return the bytes of a model, all its parts included; None if one of them is missing."""
+    """Return the size of a model in bytes, with all its shards; None if a shard is missing."""
     try:
         return model_size(path)
     except OSError:
@@ -202,11 +204,11 @@ def _pull(say: Phrases, name: str, endpoint: str | None) -> None:
     ) as progress:
         bars = [progress.add_task(say(text), visible=False) for text in ("pulling", "verifying")]
 
-        def tell(done: int, total: int, *, verifying: bool) -> None:
+        def report(done: int, total: int, *, verifying: bool) -> None:
             progress.update(bars[verifying], completed=done, total=total, visible=True)
 
         try:
-            pull(published, library, endpoint=endpoint, progress=tell)
+            pull(published, library, endpoint=endpoint, progress=report)
         except PullError as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt as error:

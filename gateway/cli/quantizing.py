@@ -1,4 +1,4 @@
-"""`samovar models quantize`'s work: a GGUF in another precision, and what that gains on this processor, measured."""
+"""Implementation of `samovar models quantize`: convert a GGUF file, and measure speed and quality on this machine."""
 
 from __future__ import annotations
 
@@ -39,76 +39,76 @@ TEXTS: Final = {
     "measuring": ("measuring both", "测速"),
     "file": ("file", "文件"),
     "size": ("size", "大小"),
-    "prefill": ("prompt tokens/s", "读入 token/秒"),
-    "decode": ("answer tokens/s", "生成 token/秒"),
+    "prefill": ("prompt tokens/s", "预填充词元/秒"),
+    "decode": ("answer tokens/s", "生成词元/秒"),
     "how": (
-        "{threads} threads, median of {rounds} rounds in turns (lowest – highest)",
+        "{threads} threads, median of {rounds} alternating rounds (lowest – highest)",
         "{threads} 个线程，交替 {rounds} 轮的中位数（最低 – 最高）",
     ),
     "exists": (
-        "{path} is there already; name another with --output, or replace it with --force",
+        "{path} exists; choose another file with --output, or replace it with --force",
         "{path} 已存在；用 --output 换一个文件名，或用 --force 覆盖",
     ),
     "same": (
-        "{path} is the source itself; name another with --output",
+        "{path} is the source file; choose another file with --output",
         "{path} 就是源文件；请用 --output 换一个文件名",
     ),
     "again": (
-        "warning: {name} is quantized already ({bits} bits a weight); again loses more: begin with F16 where you can",
+        "warning: {name} is already quantized ({bits} bits per weight) and loses more quality; prefer an F16 source",
         "注意：{name} 已经量化过（每个权重 {bits} 位），再次量化会进一步降低质量；如有 F16 文件，请从它开始",
     ),
     "unknown": (
-        "warning: {name} does not say how many bits a weight it has; if it is quantized already, again loses more",
+        "warning: {name} does not state its bits per weight; if it is already quantized, it loses more quality",
         "注意：{name} 没有注明每个权重的位数；如果它已经量化过，再次量化会进一步降低质量",
     ),
     "up": (
-        "warning: {kind} has more bits a weight than {name}: the file grows, and nothing gets better",
+        "warning: {kind} has more bits per weight than {name}: the file grows, but quality does not improve",
         "注意：{kind} 的位数高于 {name}：文件变大，质量不会提高",
     ),
     "coarse": (
-        "warning: below 4 bits a weight, small models answer noticeably worse",
+        "warning: below 4 bits per weight, small models answer noticeably worse",
         "注意：低于 4 位时，小模型的回答质量会明显下降",
     ),
     "fine": (
-        "warning: below 5 bits a weight, small models answer somewhat worse; how much is measured at the end",
+        "warning: below 5 bits per weight, small models answer somewhat worse; the loss is measured at the end",
         "注意：低于 5 位时，小模型的回答质量会有所下降；降低多少见最后的实测",
     ),
     "same_token": (
-        "same likeliest token as before: {shares}; KL divergence, nats a token: {divergences}",
-        "首选 token 与原文件相同：{shares}；KL 散度（nat/token）：{divergences}",
+        "same most likely token as the source: {shares}; KL divergence in nats per token: {divergences}",
+        "首选词元与原文件相同：{shares}；KL 散度（nat/词元）：{divergences}",
     ),
     "share": ("{share:.0%} of {tokens} {language}", "{language} {tokens} 个中的 {share:.0%}"),
     "en": ("English", "英文"),
     "zh": ("Chinese", "中文"),
     "moved": (
-        "warning: answers moved far ({worst}: over {bound} nats a token); take a finer --type, or begin with F16",
-        "注意：回答偏离较大（{worst}：超过每 token {bound} nat）；更高位数的 --type，或从 F16 开始，会更接近原模型",
+        "warning: answers differ a lot ({worst}: over {bound} nats per token); use a finer --type, or start from F16",
+        "注意：回答偏离较大（{worst}，超过 {bound} nat/词元）；请改用位数更高的 --type，或从 F16 重新量化",
     ),
     "fallback": (
-        "rows that are no multiple of 256 do not fit every kind; of such tensors became: {others}",
-        "行长不是 256 的整数倍时，并非每种类型都适用；这些张量改为：{others}",
+        "tensors whose row length is not a multiple of 256 do not support every type; they were converted to: {others}",
+        "行长不是 256 整数倍的张量并非支持每种类型，已改用：{others}",
     ),
     "full": (
-        "{path}: the disk is full; make room, or name another folder with --output",
+        "{path}: the disk is full; free some space, or choose another folder with --output",
         "{path}：磁盘已满；请清理磁盘，或用 --output 换一个目录",
     ),
     "made": ("{path}: {after} (before: {before})", "{path}：{after}（原为 {before}）"),
     "serve": ("Serve it: samovar serve --model {model}", "启动：samovar serve --model {model}"),
 }
 WIDE: Final = 240
-"""Columns of a table that goes into a file or a pipe."""
+"""Width in columns of a table written to a file or a pipe."""
 ROUNDS: Final = 5
 ROOM: Final = 16 << 20
-"""Bytes free on a disk below which a write that failed is taken for a full disk."""
+"""Bytes. With less free space than this, a failed write is reported as a full disk."""
 NEARLY_WHOLE: Final = 8
-"""Bits a weight from which a file is as good to begin with as F16."""
+"""Bits per weight from which a source file is as good as F16."""
 FAR: Final = 0.1
-"""Nats a token from which an answer is another one. Of an 8B model, q8_0 measures 0.001, q4_k_m 0.03, q4_0 0.07 and
+"""Nats per token from which answers differ noticeably. For an 8B model, q8_0 measures 0.001, q4_k_m 0.03, q4_0 0.07 and
 q3_k_m 0.10 (llama.cpp's tools/perplexity/README.md)."""
 
 
 def make(say: Phrases, settings: Settings, options: Namespace) -> None:
-    """Quantize as asked. Raises CommandError."""
+    """Quantize a model as `options` say. Raises CommandError, or SettingsError for an unknown type."""
     kind: str = options.type
     if kind not in QUANTIZATIONS:
         raise SettingsError(f"--type: {kind} is none of {', '.join(QUANTIZATIONS)}")
@@ -185,7 +185,7 @@ def _quantize(say: Phrases, console: Console, entry: Entry, target: Path, kind: 
 
 
 def _measure(say: Phrases, console: Console, before: Path, after: Path, threads: int) -> None:
-    """Print what was gained. Raises CommandError."""
+    """Measure and print size, speed and quality of both files. Raises CommandError."""
     with _progress(console) as progress:
         bar = progress.add_task(say("measuring"), total=None)
         try:
@@ -209,15 +209,15 @@ def _measure(say: Phrases, console: Console, before: Path, after: Path, threads:
     table.add_row("", *(f"× {gain:.2f}" for gain in gains), style="bold")
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)
     print(say("how", rounds=ROUNDS, threads=threads))
-    _tell_quality(say, console, drifts)
+    _print_quality(say, console, drifts)
 
 
-def _tell_quality(say: Phrases, console: Console, drifts: list[Drift]) -> None:
-    """Print what was lost."""
+def _print_quality(say: Phrases, console: Console, drifts: list[Drift]) -> None:
+    """Print how far the new file's answers differ from the source's."""
     shares = [say("share", share=each.same, tokens=each.tokens, language=say(each.language)) for each in drifts]
     divergences = [f"{each.divergence:.3f} {say(each.language)}" for each in drifts]
     print(say("same_token", shares=", ".join(shares), divergences=", ".join(divergences)))
-    # Also where it is no number at all.
+    # The negated comparison also catches NaN.
     far = [each for each in drifts if not each.divergence <= FAR]
     if far:
         worst = ", ".join(say(each.language) for each in far)

@@ -1,4 +1,4 @@
-"""Readings of `/metrics`, and what can be told from two of them."""
+"""Readings of `/metrics`, and rates and quantiles between two of them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ MOST_BYTES: Final = 8 << 20
 
 
 class UnreadableError(Exception):
-    """The figures can't be had; the text says why."""
+    """The metrics cannot be read; the message says why."""
 
 
 class Reading:
-    """All figures of a gateway at one moment."""
+    """All metrics of a gateway at one moment."""
 
     def __init__(self, text: str = "", at: float = 0.0) -> None:
-        """Parse Prometheus's text format, read at `at` rising seconds; without text, a gateway that did nothing yet.
+        """Parse Prometheus's text format, read at `at` (seconds of a monotonic clock).
 
-        Raises ValueError.
+        Empty text stands for a gateway that has not done anything yet. Raises ValueError.
         """
         self.at = at
         self._samples: defaultdict[str, list[Sample]] = defaultdict(list)
@@ -39,21 +39,21 @@ class Reading:
                 self._samples[sample.name].append(sample)
 
     def all(self, name: str, /, **labels: str) -> list[Sample]:
-        """Samples of a name whose labels hold these."""
+        """Return the samples named `name` that have these labels."""
         return [sample for sample in self._samples.get(name, ()) if labels.items() <= sample.labels.items()]
 
     def sum(self, name: str, /, **labels: str) -> float | None:
-        """Of these samples; None when there are none: not told is not zero."""
+        """Return the sum of the samples; None if there are none, since a missing metric is not zero."""
         samples = self.all(name, **labels)
         return sum(sample.value for sample in samples) if samples else None
 
     def values(self, name: str, label: str) -> list[str]:
-        """The values that a label has, each once, in their order."""
+        """Return the distinct values of a label, in order of appearance."""
         return list(dict.fromkeys(sample.labels[label] for sample in self.all(name)))
 
 
 def increase(before: Reading, after: Reading, name: str, /, **labels: str) -> float | None:
-    """By how much a counter rose; one that fell began anew with a gateway that was restarted."""
+    """Return the increase of a counter; a counter that fell was reset by a restart of the gateway."""
     then, now = before.sum(name, **labels), after.sum(name, **labels)
     if now is None or then is None or now < then:
         return now
@@ -61,15 +61,15 @@ def increase(before: Reading, after: Reading, name: str, /, **labels: str) -> fl
 
 
 def rate(before: Reading, after: Reading, name: str, /, **labels: str) -> float | None:
-    """A counter's rise a second."""
+    """Return the increase of a counter per second."""
     rise = increase(before, after, name, **labels)
     return None if rise is None or after.at <= before.at else rise / (after.at - before.at)
 
 
 def quantile(before: Reading, after: Reading, name: str, share: float) -> float | None:
-    """The value below which a share of a histogram's observations between two readings lies; None without any.
+    """Return the quantile `share` of a histogram's observations between two readings; None if there are none.
 
-    Straight between the bounds of a bucket, as Prometheus's `histogram_quantile` has it.
+    Interpolates linearly within a bucket, as Prometheus's `histogram_quantile` does.
     """
     buckets = sorted(_buckets(before, after, f"{name}_bucket").items())
     total = buckets[-1][1] if buckets else 0.0
@@ -90,18 +90,18 @@ def _buckets(before: Reading, after: Reading, name: str) -> Mapping[float, float
 
 
 class Source:
-    """Where a gateway tells its figures."""
+    """The `/metrics` route of a gateway."""
 
     def __init__(self, url: str, *, key: str = "", tls: ssl.SSLContext | None = None) -> None:
-        """Read `/metrics` under `url`, with `key` for who stands before the gateway and wants one."""
+        """Read `/metrics` under `url`. `key` is for a proxy in front of the gateway that requires one."""
         self.url = url.rstrip("/")
         self._request = urllib.request.Request(f"{self.url}/metrics", headers=credentials(key))  # noqa: S310 - checked
-        # No proxy of the environment: the gateway is on this machine or near it.
+        # Ignore proxies from the environment: the gateway is on this machine or near it.
         handlers = [urllib.request.ProxyHandler({}), *_https(tls)]
         self._opener = urllib.request.build_opener(*handlers)
 
     def read(self, at: float) -> Reading:
-        """The figures now. Raises UnreadableError."""
+        """Read the metrics, labelled with time `at`. Raises UnreadableError."""
         try:
             with self._opener.open(self._request, timeout=READ_SECONDS) as answer:
                 return Reading(answer.read(MOST_BYTES).decode(), at)
@@ -114,7 +114,7 @@ class Source:
         except (OSError, http.client.HTTPException) as error:
             raise UnreadableError(str(error) or type(error).__name__) from error
         except ValueError as error:
-            raise UnreadableError("what answers there is no Samovar") from error
+            raise UnreadableError("the server there is not a Samovar gateway") from error
 
 
 def _https(tls: ssl.SSLContext | None) -> Iterator[urllib.request.BaseHandler]:

@@ -1,4 +1,4 @@
-"""`samovar serve`: the gateway in the foreground, until SIGINT or SIGTERM."""
+"""`samovar serve`: run the gateway in the foreground until SIGINT or SIGTERM"""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ from gateway.transport.header_timeout import HeaderTimeout
 from gateway.transport.sockets import BoundedSocket
 
 BACKLOG: Final = 2048
-"""Connections that wait until they are accepted: those of clients that come back at once after a restart."""
+"""Connections waiting to be accepted. After a restart, all clients reconnect at once."""
 GRACE_SECONDS: Final = 30
-"""How long running answers may take to end after SIGTERM; a service manager's patience is 90 s."""
+"""Seconds in which running answers may complete after SIGTERM. systemd kills a service after 90 s."""
 UNREAD_MILLISECONDS: Final = 120_000
-"""How long the kernel keeps a connection whose peer takes none of what was sent."""
+"""Milliseconds after which the kernel closes a connection whose peer does not acknowledge data."""
 FAREWELL_SECONDS: Final = 0.2
-"""For the last events and the close frames that send clients away."""
+"""Seconds for sending the last events and the close frames."""
 LAST_SECONDS: Final = 5
-"""How long connections that do not close may hold up the end."""
+"""Seconds that connections which do not close may delay the shutdown."""
 HURRIED_SECONDS: Final = 1
-"""The same after a second signal."""
+"""Like `LAST_SECONDS`, after a second signal."""
 
-MEASURED_PLAN: Final = "Engines work by the plan that was measured here.\n引擎按本机实测的方案工作。"
+MEASURED_PLAN: Final = "Engines use the plan measured on this machine.\n引擎使用本机实测的运行方案。"
 ASSUMED_PLAN: Final = (
-    "Engines work by an ordinary machine's plan; `samovar tune` measures this one in a minute or two.\n"
-    "引擎按一般机器的方案工作；运行 samovar tune 可测量本机。"
+    "Engines use the default plan; run `samovar tune` to measure this machine in a minute or two.\n"
+    "引擎使用默认的运行方案；运行 samovar tune 可按本机实测。"
 )
 NO_KEYS: Final = (
-    "No API keys: all who reach this address may chat, and share one tenant. To change that: samovar keys add NAME\n"
-    "未设置 API 密钥：能访问此地址的人都可使用，并共用一个租户。添加密钥：samovar keys add 名称"
+    "No API keys: everybody who can reach this address may chat, as one tenant. To change that: samovar keys add NAME\n"
+    "未设置 API 密钥：能访问此地址的人都可使用，并视为同一用户。添加密钥：samovar keys add 名称"
 )
 
 
 class Server(uvicorn.Server):
-    """uvicorn that says when it listens, drains on a signal, and ends well instead of raising it again."""
+    """A uvicorn server that reports when it listens, drains on a signal, and returns instead of re-raising it."""
 
     greeting = ""
     responses: Responses
@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
     _signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
+        """Listen, then log and print it and notify systemd."""
         await super().startup(sockets)
         if self.started:
             self.stages.done("listening")
@@ -78,7 +78,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM let running answers end; a second one ends them at once, a third ends the process."""
+        """Handle SIGINT and SIGTERM: the first drains running answers, the second ends them, the third exits."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
@@ -108,7 +108,10 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings) -> int:
-    """Serve. Raises CommandError when that cannot begin, SettingsError where everybody could come in by accident."""
+    """Serve until a signal.
+
+    Raises CommandError if the gateway cannot start, SettingsError if it would be open to everybody by mistake.
+    """
     stages = Stages()
     logs.configure()
     keys = has_keys(settings)
@@ -130,12 +133,12 @@ def run(settings: Settings) -> int:
         app,
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # uvicorn would believe every client on loopback; see transport/proxies.py
+        proxy_headers=False,  # uvicorn would trust every client on loopback; see transport/proxies.py
         server_header=False,
         http=HeaderTimeout,
         ws=BoundedSocket,
         ws_max_size=16 << 20,
-        ws_per_message_deflate=False,  # it doubles a connection's memory for text that is sent once
+        ws_per_message_deflate=False,  # it doubles the memory of a connection for text that is sent once
         ws_ping_interval=50.0,  # under the 60 s of nginx and most NATs, at half the cost of the usual 20 s
         ws_ping_timeout=20.0,
         ssl_certfile=settings.tls_cert,
@@ -158,7 +161,7 @@ def run(settings: Settings) -> int:
 
 
 def _warn_of_memory(model: served.ServedModel) -> None:
-    """Log that not even one engine fits the memory of this machine or its cgroup: the kernel would kill it."""
+    """Log a warning if not even one engine fits into the memory of the machine or cgroup: the kernel would kill it."""
     needed, available = model.footprint(1), available_memory()
     if needed > available:
         structlog.get_logger().warning(
@@ -170,7 +173,7 @@ def _warn_of_memory(model: served.ServedModel) -> None:
 
 
 def _greet(greeting: str) -> None:
-    """Print the greeting without lines that stdout's encoding lacks; a gateway whose stdout is full serves, too."""
+    """Print the greeting, without lines that stdout's encoding lacks. The gateway also serves if stdout is full."""
     first, *rest = greeting.splitlines()
     lines = [first, *(line for line in rest if _is_printable(line))]
     try:
@@ -189,20 +192,22 @@ def _is_printable(line: str) -> bool:
 
 
 def _allow_connections() -> None:
-    """Raise the limit of open files to what this user may have: each connection is one, and shells allow 1 024."""
+    """Raise the soft limit of open files to the hard limit: each connection is a file, and shells allow 1 024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Take the port before anything is loaded. Raises CommandError when another process has it.
+    """Listen on the port before anything is loaded. Raises CommandError if the port cannot be used.
 
-    With SO_REUSEADDR two processes can bind to one port, and only listen(2) refuses the second.
+    With SO_REUSEADDR two processes can bind to one port; only listen(2) fails in the second.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # inherited by every connection, or one that never reads keeps its file
+    if hasattr(
+        socket, "TCP_USER_TIMEOUT"
+    ):  # inherited by every connection: a client that never reads must not hold its file forever
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MILLISECONDS)
     try:
         listener.bind((settings.host, settings.port))

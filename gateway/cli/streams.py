@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or in an encoding that lacks characters, and paths in the C locale."""
+"""Handling of standard streams that are closed, full or of a limited encoding, and of paths in the C locale."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _NAMES: Final = ("stdin", "stdout", "stderr")
 
 
 class OutputError(Exception):
-    """Stdout took no output; no OSError, so that no handler takes it for the failure of a file."""
+    """Writing to stdout failed. Not an OSError, so that no handler takes it for the failure of another file."""
 
     def __init__(self, number: int | None, reason: str) -> None:
-        """Fail with the error `number` of the operating system, in words `reason`."""
+        """Create the error from the operating system's `number` (errno) and `reason`."""
         super().__init__(f"the output can't be written: {reason}")
         self.unread = number == errno.EPIPE
-        """Whether the reader left, as `head` does, and needs no message."""
+        """Whether the reader closed the pipe, as `head` does, and needs no message."""
 
 
 class _Output(io.FileIO):
-    """Descriptor 1 with errors that are known as stdout's."""
+    """File descriptor 1; raises OutputError instead of OSError."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -36,10 +36,10 @@ class _Output(io.FileIO):
 
 
 def prepare() -> None:
-    """Open streams that were closed on /dev/null, and let all print `?` for a character that their encoding lacks.
+    """Open closed standard streams on /dev/null, and print `?` for characters that a stream's encoding lacks.
 
-    The next file that is opened would else take the descriptor of a closed stream, and what a library prints to stderr
-    would be written into a database.
+    Otherwise the next opened file would get the descriptor of a closed stream, and a library's output to stderr would
+    be written into a database.
     """
     for number, name in enumerate(_NAMES):
         try:
@@ -58,20 +58,20 @@ def prepare() -> None:
         )
 
 
-def complain(text: str) -> None:
-    """Print one line of what went wrong on stderr, unless nobody can read it."""
+def print_error(text: str) -> None:
+    """Print an error in one line on stderr; do nothing if stderr cannot be written."""
     with suppress(OSError, ValueError):
         print(f"samovar: {text}", file=sys.stderr, flush=True)
 
 
 def discard_output() -> None:
-    """Send what is still printed on stdout nowhere, so that the end of the process does not fail to flush it."""
+    """Redirect stdout to /dev/null, so that the final flush of the process does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def require_unicode_paths() -> None:
-    """Run the program anew in Python's UTF-8 mode where paths would be ASCII, as in the C locale with PYTHONUTF8=0."""
+    """Re-execute in Python's UTF-8 mode if paths would be ASCII, as in the C locale with PYTHONUTF8=0."""
     if sys.getfilesystemencoding().lower() in ("ascii", "us-ascii") and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - without a shell

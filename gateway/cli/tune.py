@@ -1,4 +1,4 @@
-"""`samovar tune [--show] [--budget SECONDS] [--picture FILE]`: measures this machine and saves the plan."""
+"""`samovar tune [--show] [--budget SECONDS] [--picture FILE]`: measure this machine and save the plan"""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ BUDGET: Final = 60.0
 
 def arguments(parser: Parser) -> None:
     """Declare the options."""
-    show = "print the plan that serve uses, as a table and curves; measure nothing"
+    show = "print the plan that serve uses, as a table and curves, without measuring"
     parser.add_argument("--show", action="store_true", help=show)
-    time = f"time to measure for, loads not counted; {BUDGET:.0f} unless given"
+    time = f"measuring time, without loading; default {BUDGET:.0f}"
     parser.add_argument("--budget", type=_budget, default=BUDGET, metavar="SECONDS", help=time)
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves into FILE: .svg or .png")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves to FILE (.svg or .png)")
 
 
 def run(settings: Settings, options: Namespace) -> int:
     """Measure, print, save. Raises CommandError."""
-    from gateway.cli import tuning  # late: it loads llama.cpp, for which help need not wait
+    from gateway.cli import tuning  # imported late: it loads llama.cpp, which --help does not need
 
     return tuning.run(settings, options)
 
@@ -35,4 +35,4 @@ def _budget(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 1 <= (budget := parse_duration(text)) <= 3600:
             return budget
-    raise ArgumentTypeError("between 1 and 3600 seconds")
+    raise ArgumentTypeError(f"{text} is not between 1 and 3600 seconds")

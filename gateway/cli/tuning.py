@@ -1,4 +1,4 @@
-"""`samovar tune`'s work: the plan of a machine measured, printed, drawn and saved."""
+"""Implementation of `samovar tune`: measure, print, draw and save the cost model of a machine."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from gateway.models.cost_models import planned, save
 SEQUENCES: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 TEXTS: Final = {
     "measuring": ("measuring", "测量中"),
-    "origin": ("{model} on {cores} cores: {origin} plan", "{model}，{cores} 核：{origin}方案"),
+    "origin": ("{model} on {cores} cores, plan: {origin}", "{model}，{cores} 核，运行方案：{origin}"),
     "measured": ("measured", "实测"),
-    "assumed": ("assumed (not measured here; samovar tune does)", "估计（本机未测量，可运行 samovar tune）"),
-    "sequences": ("answers at once", "同时回答"),
+    "assumed": ("default (run samovar tune to measure)", "默认（未实测，可运行 samovar tune）"),
+    "sequences": ("concurrent answers", "同时回答数"),
     "column": ("{engines} × {threads} threads", "{engines} × {threads} 线程"),
-    "chosen": ("engines that work", "工作引擎数"),
-    "steps": ("steps of", "每步宽度"),
+    "chosen": ("engines used", "所用引擎数"),
+    "steps": ("batch sizes", "批大小"),
     "unit": (
-        "Tokens a second in all; what is chosen in bold. A prompt is read at {rate:.0f} tokens a second.",
-        "数字为每秒总词元数，粗体为所选。读取提示词的速度为每秒 {rate:.0f} 个词元。",
+        "Total tokens per second; the chosen number of engines in bold. Prefill: {rate:.0f} tokens per second.",
+        "数字为合计词元/秒，粗体为所选引擎数。预填充速度为 {rate:.0f} 词元/秒。",
     ),
     "curves": (
-        "Tokens a second in all, by answers at once; a digit is that many engines, bold where it is chosen:",
-        "每秒总词元数（纵轴）与同时回答数（横轴）；数字为引擎数，粗体为所选：",
+        "Total tokens per second by concurrent answers; a digit is a number of engines, bold if chosen:",
+        "合计词元/秒（纵轴）与同时回答数（横轴）；图中数字为引擎数，粗体为所选：",
     ),
     "saved": (
-        "saved: {file}\n`samovar serve` uses it from its next start on",
+        "saved: {file}\n`samovar serve` uses it from the next start",
         "已保存：{file}\n下次运行 samovar serve 时生效",
     ),
     "drawn": ("drawn: {file}", "已绘图：{file}"),
@@ -47,7 +47,7 @@ TEXTS: Final = {
 
 
 def run(settings: Settings, options: Namespace) -> int:
-    """Measure, print, save. Raises CommandError."""
+    """Measure, print and save the cost model. Raises CommandError."""
     say = Phrases(TEXTS, chinese=is_chinese())
     console = Console(highlight=False, emoji=False)
     if options.picture is not None and options.picture.suffix not in (".svg", ".png"):
@@ -59,7 +59,7 @@ def run(settings: Settings, options: Namespace) -> int:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         raise CommandError(say("stopped")) from None
-    plan = whole.limited(settings.engine_count)  # as serve uses it with these settings
+    plan = whole.limited(settings.engine_count)  # as `samovar serve` uses it with these settings
     origin = say("measured" if plan.measured else "assumed")
     console.print(say("origin", model=entry.name, cores=plan.cores, origin=origin), style="bold")
     console.print(_table(say, plan))
@@ -76,7 +76,7 @@ def run(settings: Settings, options: Namespace) -> int:
         try:
             file = save(whole, entry.path, settings)
         except OSError as error:
-            raise CommandError(f"state_dir: the plan can't be saved: {error.strerror}") from error
+            raise CommandError(f"state_dir: the plan cannot be saved: {error.strerror}") from error
         console.print(say("saved", file=file), soft_wrap=True)
     return 0
 
@@ -89,13 +89,13 @@ def _measure(say: Phrases, path: Path, settings: Settings, budget: float) -> Cos
         def progress(share: float, what: str) -> None:
             bar.update(task, completed=share, description=f"{say('measuring')} {what:22}")
 
-        # For as many engines as `auto` may use, whatever is set now: the plan is kept for every later start.
+        # Measure as many engines as `auto` may use, whatever is set now: the cost model serves every later start.
         most = settings.model_copy(update={"engines": "auto"}).engine_count
         return measure(path, cores=settings.cores, engines=most, budget=budget, progress=progress)
 
 
 def _table(say: Phrases, plan: CostModel) -> Table:
-    """Tokens a second by how many answer at once and how many engines work."""
+    """Build a table of tokens per second by concurrent answers and number of engines."""
     table = Table()
     table.add_column(say("sequences"), justify="right")
     for times in plan.times:
@@ -111,14 +111,14 @@ def _table(say: Phrases, plan: CostModel) -> Table:
 
 
 def _steps(plan: CostModel, engines: int, sequences: int) -> tuple[int, ...]:
-    """Widths of the steps in the engine that has the most to do."""
+    """Return the batch sizes of the engine with the most sequences."""
     times = next(times for times in plan.times if times.engines == engines)
     return groups(times, -(-sequences // engines))
 
 
 def _draw(plan: CostModel, title: str, file: Path) -> None:
-    """The throughput curves, and on them the points that are chosen."""
-    from matplotlib.figure import Figure  # late: it takes a second, and nothing else here needs it
+    """Draw the throughput curves with the chosen points to `file`. Raises CommandError."""
+    from matplotlib.figure import Figure  # imported late: it takes a second
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -126,13 +126,13 @@ def _draw(plan: CostModel, title: str, file: Path) -> None:
         axes.plot(range(1, WIDEST + 1), curve, marker=".", label=f"{times.engines} × {times.threads} threads")
     chosen = [plan.rate(plan.engines(n, working=0), n) for n in range(1, WIDEST + 1)]
     axes.plot(range(1, WIDEST + 1), chosen, "o", markersize=11, fillstyle="none", color="black", label="chosen")
-    axes.set(title=title, xlabel="answers at once", ylabel="tokens a second, in all", ylim=(0, None))
+    axes.set(title=title, xlabel="concurrent answers", ylabel="total tokens per second", ylim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)
     try:
         figure.savefig(file)
     except OSError as error:
-        raise CommandError(f"--picture: {file} can't be written: {error.strerror}") from error
+        raise CommandError(f"--picture: {file} cannot be written: {error.strerror}") from error
 
 
 def _curves(plan: CostModel) -> Iterator[list[float]]:

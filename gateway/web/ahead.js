@@ -1,87 +1,87 @@
 /**
- * Encoding ahead: what a reader is about to need is encoded while nobody waits for it. A prompt of a thousand tokens
- * takes seconds on a CPU, and a reader who has pasted it writes on for a while: by the time they send it, it is done.
+ * Prefill in advance: computes the KV cache of the conversation and the draft before the user sends it. A prompt of a
+ * thousand tokens takes seconds on a CPU; a user who has pasted one usually types on for longer than that.
  */
 
 const LANE = "ahead";
 const PAUSE_MS = 500;
-// Fewer new characters are encoded as fast when they are sent.
-const LEAST_CHARACTERS = 160;
-const MOST_CHARACTERS = 200_000;
+// Minimum number of new characters of a draft: fewer are computed fast enough when they are sent.
+const MIN_CHARACTERS = 160;
+const MAX_CHARACTERS = 200_000;
 
 export class Ahead {
-  /** Whether the operator allows it. */
+  /** Whether the server's settings allow it. */
   allowed = false;
   #send;
-  #told = ""; // of the draft: what has been asked for
-  #wanted = null; // the request that is to be sent when the one before it has ended
+  #requested = ""; // the draft as of the last request
+  #next = null; // the request to send when the running one has ended
   #running = null; // {id, stopping}
   #timer = 0;
 
-  /** @param {(request: object) => boolean} send whether it could be sent */
+  /** @param {(request: object) => boolean} send returns whether the request was sent */
   constructor(send) {
     this.#send = send;
   }
 
-  /** To be called when a conversation is opened, or the connection is back: its history will be continued. */
+  /** To be called when a conversation is opened or the connection is restored: prepares its history. */
   opened(conversation) {
-    this.#told = "";
+    this.#requested = "";
     const request = conversation.ahead();
-    if (request !== null) this.#want(request);
+    if (request !== null) this.#schedule(request);
   }
 
-  /** To be called while a message is written. */
-  drafted(conversation, words) {
+  /** To be called when the draft changes. */
+  draftChanged(conversation, words) {
     clearTimeout(this.#timer);
-    if (words.length < LEAST_CHARACTERS || words.length > MOST_CHARACTERS) return;
-    if (words.startsWith(this.#told) && words.length - this.#told.length < LEAST_CHARACTERS) return;
+    if (words.length < MIN_CHARACTERS || words.length > MAX_CHARACTERS) return;
+    if (words.startsWith(this.#requested) && words.length - this.#requested.length < MIN_CHARACTERS) return;
     this.#timer = setTimeout(() => {
-      this.#told = words;
-      this.#want(conversation.ahead(words));
+      this.#requested = words;
+      this.#schedule(conversation.ahead(words));
     }, PAUSE_MS);
   }
 
-  /** To be called when something is really asked: it must not wait for what was only a guess. */
+  /** To be called before a real request, which must not wait for a speculative one. */
   stop() {
     clearTimeout(this.#timer);
-    this.#told = "";
-    this.#wanted = null;
+    this.#requested = "";
+    this.#next = null;
     if (this.#running === null || this.#running.stopping) return;
     this.#running.stopping = true;
     this.#cancel();
   }
 
-  /** To be called when the connection is gone. */
+  /** To be called when the connection is lost. */
   lost() {
     this.#running = null;
-    this.#told = "";
+    this.#requested = "";
   }
 
-  /** Takes an event of the server; whether it was about this. */
+  /** Processes an event of the server; returns whether it belongs to this class. */
   receive(event) {
     if (event.stream_id !== LANE) return false;
     if (event.type === "response.created" && this.#running !== null) {
       this.#running.id = event.response.id;
       if (this.#running.stopping) this.#cancel();
     } else if (["response.completed", "response.incomplete", "response.failed", "error"].includes(event.type)) {
-      // A cancel that came too late is refused as well; the end that it missed has come or is about to.
+      // A cancel that arrives too late is rejected with an error; the terminal event has arrived or will follow.
       if (event.type === "error" && event.response_id) return true;
       this.#running = null;
-      this.#next();
+      this.#sendNext();
     }
     return true;
   }
 
-  #want(request) {
+  #schedule(request) {
     if (!this.allowed) return;
-    this.#wanted = { type: "response.create", ...request, generate: false, store: false, truncation: "auto" };
-    this.#next();
+    this.#next = { type: "response.create", ...request, generate: false, store: false, truncation: "auto" };
+    this.#sendNext();
   }
 
-  #next() {
-    if (this.#running !== null || this.#wanted === null) return;
-    if (this.#send({ ...this.#wanted, stream_id: LANE })) this.#running = { id: null, stopping: false };
-    this.#wanted = null;
+  #sendNext() {
+    if (this.#running !== null || this.#next === null) return;
+    if (this.#send({ ...this.#next, stream_id: LANE })) this.#running = { id: null, stopping: false };
+    this.#next = null;
   }
 
   #cancel() {

@@ -1,4 +1,4 @@
-/** The page's wiring: socket ↔ answers ↔ the open conversation ↔ what the browser keeps. */
+/** Assembly of the chat page: socket ↔ responses ↔ open conversation ↔ storage of the browser. */
 
 import { Ahead } from "./ahead.js";
 import { Conversation, newId } from "./conversation.js";
@@ -13,14 +13,14 @@ import { Connection, socketAddress } from "./socket.js";
 import { Talk } from "./talk.js";
 import { Follower, Toast, fitHeight, focusByKeyboard, isComposing, showNotice, showStatus } from "./ui.js";
 
-// While words arrive they are kept this often: a browser that crashes loses no more.
+// Interval at which a growing answer is saved: a crash of the browser loses at most this much.
 const SAVE_MS = 1_000;
-// An answer that a reload interrupted is asked for again, unless the reader has been away for longer than this.
+// Answers interrupted by a reload are requested again, unless they are older than this.
 const STALE_MS = 600_000;
-// So many answers are on their way at once; the gateway has 16 places for one connection.
+// One lane per concurrent answer; the gateway allows 16 lanes per connection.
 const LANES = Array.from({ length: 8 }, (_, number) => `answer-${number}`);
-const OPEN = "samovar.open"; // key of the conversation that this window shows
-const WINDOW = "samovar.window"; // key of this window's own name
+const OPEN = "samovar.open"; // storage key: id of the conversation that this window shows
+const WINDOW = "samovar.window"; // storage key: id of this window
 
 const catalogue = catalogueFor(navigator.language);
 document.documentElement.lang = catalogue.tag;
@@ -37,7 +37,7 @@ const keyring = new Keyring(lasting, own);
 const gateway = new Gateway(() => keyring.key);
 let library = new Library(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
-const responses = new Responses((request) => connection.send(request), told, () => performance.now(), LANES);
+const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
 const talk = new Talk(catalogue, log, new Follower(find("scroll")), responses, windowName, changed);
 const shelf = new Shelf(catalogue, find("conversations"), { open, rename, remove });
 const ahead = new Ahead((request) => connection.send(request));
@@ -49,9 +49,9 @@ const connection = new Connection(socketAddress("v1/responses", document.baseURI
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
 let wasOpen = false;
-let knowsNoChinese = false; // as far as the model says
-const unsaved = new Map(); // conversation id → conversation whose words are not all kept yet
-const removed = new Set(); // ids whose answers may still be ending
+let knowsNoChinese = false; // according to the model's metadata
+const unsaved = new Map(); // conversation id → conversation with unsaved changes
+const removed = new Set(); // ids of deleted conversations, whose answers may still be arriving
 let saving = 0;
 
 function connectionChanged(state) {
@@ -59,7 +59,7 @@ function connectionChanged(state) {
     wasOpen = true;
     signIn.close();
     responses.connected();
-    learn();
+    loadServerInfo();
   } else if (state === "waiting") {
     responses.lost();
     ahead.lost();
@@ -69,44 +69,44 @@ function connectionChanged(state) {
   showStatus(catalogue, find("status"), state, wasOpen);
 }
 
-/** Asked on every connection: the gateway may have come back with another model, or other settings. */
-async function learn() {
+/** Loads model and settings. Called on every connection: the gateway may have restarted with other ones. */
+async function loadServerInfo() {
   const [page, model] = await Promise.all([gateway.page(), gateway.model()]);
   ahead.allowed = page.encode_ahead === true;
   if (talk.running.length === 0) ahead.opened(talk.conversation);
   find("model").hidden = model === null;
   if (model === null) return;
   find("model").textContent = model.id;
-  // No language at all means a model that nobody described: no claim about it.
+  // An empty list means that the model's languages are unknown: show no notice.
   knowsNoChinese = model.languages?.length > 0 && !model.languages.includes("zh");
   showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
 }
 
 function signedIn(key, options) {
-  keyring.keep(key, options);
-  become();
+  keyring.store(key, options);
+  switchUser();
   library.adopt();
   showShelf();
 }
 
 function signOut() {
-  keyring.forget();
-  become();
+  keyring.clear();
+  switchUser();
 }
 
-/** Shows what belongs to whoever is signed in now, and connects as them. */
-function become() {
+/** Switches to the conversations of the current user, and connects with their key. */
+function switchUser() {
   saveAll();
   responses.abandon();
   library = new Library(lasting, keyring.scope);
   find("sign-out").hidden = keyring.key === null;
-  startAnew();
+  startConversation();
   connection.restart();
 }
 
-/** What became of a turn, be its conversation open or not. */
-function told(turn, phase, conversation) {
-  if (conversation.id === talk.conversation.id) talk.told(turn, phase);
+/** Processes a new phase of a turn, whether or not its conversation is open. */
+function phaseChanged(turn, phase, conversation) {
+  if (conversation.id === talk.conversation.id) talk.phaseChanged(turn, phase);
   if (phase.kind === "ended") conversation.touch();
   saveSoon(conversation, phase.kind === "more" ? SAVE_MS : 0);
   showBusy();
@@ -151,7 +151,7 @@ function saveAll() {
   showShelf();
 }
 
-/** The conversation of this id, the very object that an answer on its way writes into. */
+/** Returns the conversation of this id: the same object that a running answer writes into, if there is one. */
 function load(id) {
   if (id === talk.conversation.id) return talk.conversation;
   return responses.conversation(id) ?? library.open(id);
@@ -159,7 +159,7 @@ function load(id) {
 
 function open(id) {
   const conversation = load(id);
-  if (conversation === null) return startAnew();
+  if (conversation === null) return startConversation();
   continueInterrupted(conversation);
   talk.open(conversation);
   if (talk.running.length === 0) ahead.opened(conversation);
@@ -167,7 +167,7 @@ function open(id) {
   focusByKeyboard(composer);
 }
 
-/** Goes on with an answer that this very window was waiting for when it was reloaded. */
+/** Resumes the answers that this window was waiting for when it was reloaded. */
 function continueInterrupted(conversation) {
   for (const turn of conversation.turns) {
     if (turn.state !== "open" || responses.phaseOf(turn) !== null || turn.window !== windowName) continue;
@@ -176,7 +176,7 @@ function continueInterrupted(conversation) {
   }
 }
 
-function startAnew() {
+function startConversation() {
   talk.open(new Conversation());
   shelf.chosen();
   focusByKeyboard(composer);
@@ -198,7 +198,7 @@ function remove(id) {
   responses.running(conversation).forEach((turn) => responses.stop(turn));
   unsaved.delete(id);
   library.remove(id);
-  if (isOpen) startAnew();
+  if (isOpen) startConversation();
   else showShelf();
   const undo = () => {
     removed.delete(id);
@@ -206,7 +206,7 @@ function remove(id) {
     if (isOpen) open(id);
     else showShelf();
   };
-  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, () => gateway.forget(conversation.responses));
+  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, () => gateway.deleteResponses(conversation.responses));
 }
 
 function submit() {
@@ -232,11 +232,11 @@ stop.addEventListener("click", () => {
   talk.stop();
   focusByKeyboard(composer);
 });
-find("new").addEventListener("click", startAnew);
+find("new").addEventListener("click", startConversation);
 find("sign-out").addEventListener("click", signOut);
 composer.addEventListener("input", () => {
   write(composer.value);
-  ahead.drafted(talk.conversation, composer.value);
+  ahead.draftChanged(talk.conversation, composer.value);
 });
 composer.addEventListener("keydown", (event) => {
   if (isComposing(event)) return;
@@ -251,19 +251,19 @@ composer.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !isComposing(event)) talk.stop();
 });
-// No waiting for the next try when the network or the reader is back: timers hardly run in a hidden tab.
-addEventListener("online", () => connection.hurry());
-document.addEventListener("visibilitychange", () => document.hidden || connection.hurry());
+// Reconnect at once when the network or the tab is back: browsers throttle timers in hidden tabs.
+addEventListener("online", () => connection.retryNow());
+document.addEventListener("visibilitychange", () => document.hidden || connection.retryNow());
 addEventListener("pagehide", saveAll);
-// Another window has changed something.
+// Another window has changed the storage.
 addEventListener("storage", ({ key }) => {
   const { conversation } = talk;
-  const kept = library.isAbout(conversation.id, key) ? library.open(conversation.id) : null;
-  if (kept !== null) talk.merge(kept.data);
+  const stored = library.isAbout(conversation.id, key) ? library.open(conversation.id) : null;
+  if (stored !== null) talk.merge(stored.data);
   showShelf();
 });
 
 find("sign-out").hidden = keyring.key === null;
-write(composer.value); // a browser may have kept what was written before a reload
+write(composer.value); // the browser may have restored the draft after a reload
 open(own.getItem(OPEN));
 connection.connect();

@@ -1,6 +1,6 @@
-/** Copying, over plain http too: there a browser gives the page no clipboard, but still obeys the old command. */
+/** Copying to the clipboard. Over plain http, browsers offer no clipboard API, only the deprecated `execCommand`. */
 
-/** Copies a text; whether it worked. */
+/** Copies a text; returns whether it worked. */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);

@@ -1,34 +1,35 @@
 /**
- * A conversation as a tree of turns: an edited question and an answer asked for again are siblings of what they
- * replace, and what is shown is one path from a root to a leaf. Its `data` is plain, and is what the browser keeps.
+ * A conversation as a tree of turns: an edited question or a regenerated answer is a sibling of the turn that it
+ * replaces; the page shows one path from a root to a leaf. The browser stores the plain object `data`.
  *
- * A turn is `{id, parent, question, answer, state, at, …}`: `state` is `open` until it has ended as `done`, `cancelled`
- * or `failed`; `responseId` is the server's name for it; `usage`, `rate`, `reason` and `error` say how it went.
+ * A turn is `{id, parent, question, answer, state, at, …}`. `state` is `open` until the turn ends as `done`, `cancelled`
+ * or `failed`; `responseId` is the server's id; `usage`, `rate`, `reason` and `error` describe the result.
  */
 
 const ROOT = "";
 const TITLE_LENGTH = 60;
-// Bounds of one request: 1 MiB and 1 024 messages. A history beyond them has long left the model's context.
+// Limits of the history in one request; the gateway's are 1 MiB and 1 024 messages. A longer history exceeds the
+// model's context anyway.
 const WHOLE_CHARACTERS = 200_000;
 const WHOLE_MESSAGES = 1_000;
 
-/** An id that nobody else has; `crypto.randomUUID` is missing over plain http. */
+/** Returns a unique id; `crypto.randomUUID` does not exist over plain http. */
 export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Whether a turn has an answer that a follow-up can build on, be it a part of one. */
+/** Whether a turn has at least a partial answer that a follow-up can build on. */
 function isAnswered(turn) {
   return turn.state === "done" || turn.answer !== "";
 }
 
-/** Whether the server keeps this turn: it does not keep what failed. */
-function isKept(turn) {
+/** Whether the server has stored this turn: it does not store failed ones. */
+function isStored(turn) {
   return Boolean(turn.responseId) && (turn.state === "done" || turn.state === "cancelled");
 }
 
 export class Conversation {
-  /** @param {object} data of an earlier time; without it a new conversation begins */
+  /** @param {object} data of a stored conversation; default: a new conversation */
   constructor(data = { id: newId(), title: "", changed: Date.now(), turns: {}, chosen: {} }) {
     this.data = data;
   }
@@ -46,26 +47,26 @@ export class Conversation {
     return Object.values(this.data.turns);
   }
 
-  /** The server's ids of all that it keeps of this conversation. */
+  /** Ids of the responses that the server has stored of this conversation. */
   get responses() {
-    return this.turns.filter(isKept).map((turn) => turn.responseId);
+    return this.turns.filter(isStored).map((turn) => turn.responseId);
   }
 
-  /** The turns that are shown, from the first to the last. */
+  /** The displayed turns, from the first to the last. */
   get path() {
     const path = [];
     for (let turn = this.#chosenBelow(ROOT); turn !== undefined; turn = this.#chosenBelow(turn.id)) path.push(turn);
     return path;
   }
 
-  /** Gives the conversation a name; an empty one brings back that of its first question. */
+  /** Sets the title; an empty one restores the default, the first question. */
   rename(title) {
     const first = this.path[0];
     this.data.title = title.trim() || (first ? titleOf(first.question) : "");
     this.data.named = title.trim() !== "";
   }
 
-  /** Adds a turn below `parent` (an id, or null for the beginning), and shows it. */
+  /** Adds a turn below `parent` (an id, or null for a root), and selects it. */
   add(question, parent) {
     const turn = { id: newId(), parent, question, answer: "", state: "open", at: Date.now() };
     this.data.turns[turn.id] = turn;
@@ -75,64 +76,64 @@ export class Conversation {
     return turn;
   }
 
-  /** The turns that stand where this one stands, oldest first; itself among them. */
+  /** Returns this turn and its siblings, oldest first. */
   versions(turn) {
     return this.turns.filter((other) => other.parent === turn.parent);
   }
 
-  /** Shows this turn among its versions, and below it what was shown there last. */
+  /** Selects this turn among its siblings. The selection below it does not change. */
   choose(turn) {
     this.data.chosen[turn.parent ?? ROOT] = turn.id;
   }
 
-  /** Notes that something happened: the list shows the newest first. */
+  /** Updates the time of the last change; the list shows the newest first. */
   touch() {
     this.data.changed = Date.now();
   }
 
   /**
-   * Takes over what another window has added to the same conversation, or brought to an end; whether there was any.
+   * Merges turns that another window has added to the same conversation or completed; returns whether there were any.
    *
-   * @param {boolean} follow whether to show it, too, and what is still arriving there
+   * @param {boolean} follow whether to select new turns, and to merge growing answers too
    */
   merge(data, follow = false) {
-    const isNews = (own, turn) => {
+    const isNewer = (own, turn) => {
       if (own === undefined) return true;
       return own.state === "open" && (turn.state !== "open" || (follow && turn.answer.length > own.answer.length));
     };
-    const news = Object.values(data.turns).filter((turn) => isNews(this.data.turns[turn.id], turn));
-    for (const turn of news) {
-      const isNew = this.data.turns[turn.id] === undefined;
+    const newer = Object.values(data.turns).filter((turn) => isNewer(this.data.turns[turn.id], turn));
+    for (const turn of newer) {
+      const added = this.data.turns[turn.id] === undefined;
       this.data.turns[turn.id] = { ...this.data.turns[turn.id], ...turn };
-      if (follow && isNew) this.choose(turn);
+      if (follow && added) this.choose(turn);
     }
-    return news.length > 0;
+    return newer.length > 0;
   }
 
   /**
-   * What the server is asked for a turn: only the question where it keeps what came before, else all of it.
+   * Returns the request for a turn: only the question if the server has stored the turn before, otherwise the history.
    *
-   * @param {boolean} whole whether to send all of it in any case
+   * @param {boolean} whole whether to send the history even then
    */
   request(turn, whole = false) {
     const before = this.#before(turn);
     const last = before.at(-1);
     if (last === undefined) return { input: turn.question };
-    if (isKept(last) && !whole) return { input: turn.question, previous_response_id: last.responseId };
+    if (isStored(last) && !whole) return { input: turn.question, previous_response_id: last.responseId };
     return { input: [...history(before), { role: "user", content: turn.question }] };
   }
 
-  /** What the server can encode before it is asked: all that is shown, and what is being written; null for nothing. */
+  /** Returns a request that prepares the displayed turns and the draft `words`; null if there are none. */
   ahead(words = "") {
     const before = this.#before({ parent: this.path.at(-1)?.id ?? null });
     const last = before.at(-1);
     const input = words === "" ? [] : [{ role: "user", content: words }];
     if (last === undefined) return words === "" ? null : { input };
-    if (isKept(last)) return { previous_response_id: last.responseId, ...(words !== "" && { input }) };
+    if (isStored(last)) return { previous_response_id: last.responseId, ...(words !== "" && { input }) };
     return { input: [...history(before), ...input] };
   }
 
-  /** The turns that the model is to know of before this one, oldest first. */
+  /** Returns the answered turns before this one, oldest first. */
   #before(turn) {
     const before = [];
     for (let parent = this.#find(turn.parent); parent !== undefined; parent = this.#find(parent.parent)) {
@@ -152,7 +153,7 @@ export class Conversation {
   }
 }
 
-/** Messages of these turns, the oldest left out when there are too many. */
+/** Returns the messages of these turns, without the oldest ones if they exceed the limits. */
 function history(turns) {
   const messages = [];
   let characters = 0;
@@ -164,7 +165,7 @@ function history(turns) {
   return messages;
 }
 
-/** The beginning of a question, in one line and in whole characters. */
+/** Returns the beginning of a question, in one line and in whole characters. */
 function titleOf(question) {
   const line = question.replace(/\s+/g, " ").trim();
   const letters = Array.from(line);

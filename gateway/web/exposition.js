@@ -1,4 +1,4 @@
-/** Prometheus's text format, as far as `/metrics` speaks it, and what can be told from two readings of it. */
+/** Parser for the part of Prometheus's text format that `/metrics` uses; rates and quantiles between two readings. */
 
 const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
@@ -9,8 +9,8 @@ export class Reading {
   #samples = new Map(); // name → [{labels, value}]
 
   /**
-   * @param {string} exposition as the gateway gives it
-   * @param {number} at seconds, rising
+   * @param {string} exposition body of `/metrics`
+   * @param {number} at seconds of a monotonic clock
    */
   constructor(exposition, at) {
     this.at = at;
@@ -26,40 +26,40 @@ export class Reading {
     }
   }
 
-  /** All samples of a name whose labels hold these, as `{labels, value}`. */
+  /** Returns the samples named `name` that have these labels, as `{labels, value}`. */
   all(name, wanted = {}) {
     const matches = ({ labels }) => Object.entries(wanted).every(([key, value]) => labels[key] === value);
     return (this.#samples.get(name) ?? []).filter(matches);
   }
 
-  /** The sum of these samples; null when there are none: not told is not zero. */
+  /** Returns the sum of these samples; null if there are none, since a missing metric is not zero. */
   sum(name, wanted = {}) {
     const samples = this.all(name, wanted);
     return samples.length === 0 ? null : samples.reduce((sum, { value }) => sum + value, 0);
   }
 
-  /** The values that a label has, in their order. */
+  /** Returns the distinct values of a label, in order of appearance. */
   values(name, label) {
     return [...new Set(this.all(name).map(({ labels }) => labels[label]))];
   }
 }
 
-/** By how much a counter rose between two readings; one that fell began anew with a gateway that was restarted. */
+/** Returns the increase of a counter; a counter that fell was reset by a restart of the gateway. */
 export function increase(before, after, name, wanted = {}) {
   const [old, now] = [before.sum(name, wanted), after.sum(name, wanted)];
   if (old === null || now === null) return null;
   return now >= old ? now - old : now;
 }
 
-/** A counter's rise a second. */
+/** Returns the increase of a counter per second. */
 export function rate(before, after, name, wanted = {}) {
   const rise = increase(before, after, name, wanted);
   return rise === null || after.at <= before.at ? null : rise / (after.at - before.at);
 }
 
 /**
- * The value below which a share of a histogram's observations between two readings lies, straight between the bounds
- * of a bucket as Prometheus's `histogram_quantile` has it; null when there were none.
+ * Returns the quantile `share` of a histogram's observations between two readings; null if there are none. Interpolates
+ * linearly within a bucket, as Prometheus's `histogram_quantile` does.
  */
 export function quantile(before, after, name, share) {
   const bounds = [...new Set(after.all(`${name}_bucket`).map(({ labels }) => labels.le))];

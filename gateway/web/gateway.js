@@ -1,6 +1,6 @@
-/** What the page asks the gateway over plain HTTP, beside the socket. A key goes into a header, never into an address. */
+/** HTTP requests of the page to the gateway. The API key is sent in a header, never in a URL. */
 
-/** @param {string} path beside the page */
+/** @param {string} path relative to the page */
 function address(path) {
   return new URL(path, document.baseURI);
 }
@@ -8,32 +8,32 @@ function address(path) {
 export class Gateway {
   #key;
 
-  /** @param {() => string|null} key of whoever is signed in */
+  /** @param {() => string|null} key returns the API key of the current user */
   constructor(key) {
     this.#key = key;
   }
 
-  /** What the operator lets the page do; nothing special when the gateway does not say. */
+  /** Returns the settings for the page; {} if the gateway does not respond. */
   async page() {
     const answer = await this.#get("page.json");
     return answer?.ok ? answer.json() : {};
   }
 
-  /** The model that is served, or null. */
+  /** Returns the served model, or null. */
   async model() {
     const answer = await this.#get("v1/models");
     return answer?.ok ? ((await answer.json()).data[0] ?? null) : null;
   }
 
-  /** Whether this key is let in: true, false, or null when the gateway did not answer. */
+  /** Returns whether the gateway accepts this key; null if it did not respond. */
   async accepts(key) {
     const answer = await this.#get("v1/models", key);
     if (answer === null || answer.status >= 500) return null;
     return answer.status !== 401;
   }
 
-  /** Has the gateway forget responses; it is enough to have asked. */
-  async forget(responses) {
+  /** Deletes responses on the gateway. Failures are ignored. */
+  async deleteResponses(responses) {
     for (const id of responses) await this.#fetch(`v1/responses/${encodeURIComponent(id)}`, this.#key(), "DELETE");
   }
 
@@ -46,7 +46,7 @@ export class Gateway {
     try {
       return await fetch(address(path), { method, headers, cache: "no-store", keepalive: method === "DELETE" });
     } catch {
-      return null; // the socket tells the reader whether the gateway is there
+      return null; // the status of the socket shows whether the gateway is reachable
     }
   }
 }

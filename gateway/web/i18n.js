@@ -1,30 +1,35 @@
-/** The choice between the two languages, and what fills the page with one of them. */
+/** Selection of the language, and translation of the page. */
 
 import { chinese } from "./chinese.js";
 import { english } from "./english.js";
 
-/** Both languages, for what is shown in both whatever the reader's own is. */
+/** Both languages, for texts that are shown in both. */
 export const catalogues = { en: english, zh: chinese };
 
-/** The catalogue for a BCP 47 tag: Chinese for every `zh`, else English. */
+/** Returns the catalogue for a BCP 47 tag: Chinese for every `zh`, otherwise English. */
 export function catalogueFor(tag) {
   return /^zh\b/i.test(tag ?? "") ? chinese : english;
 }
 
-/** A text of the catalogue; one that is a function is given `values`. */
+/** Returns a text of the catalogue, with `values` in its fields. */
 export function text(catalogue, key, values = {}) {
   const entry = catalogue[key];
   return typeof entry === "function" ? entry(values) : entry;
 }
 
-/** What an error code means to the reader. */
+/** Returns the explanation of an error code. */
 export function errorText(catalogue, code) {
   return Object.hasOwn(catalogue.errors, code) ? catalogue.errors[code] : catalogue.errors.unknown;
 }
 
+/** Returns the explanation of an answer's `incomplete_details.reason`; an unknown reason is returned as it is. */
+export function reasonText(catalogue, reason) {
+  return Object.hasOwn(catalogue.reasons, reason) ? catalogue.reasons[reason] : reason;
+}
+
 const attributes = { i18nLabel: "aria-label", i18nTitle: "title", i18nPlaceholder: "placeholder" };
 
-/** Fills all elements below `root` that carry a `data-i18n…` key. */
+/** Fills all elements below `root` that have a `data-i18n…` key. */
 export function translate(root, catalogue) {
   for (const element of root.querySelectorAll("[data-i18n]")) {
     element.textContent = text(catalogue, element.dataset.i18n);

@@ -1,10 +1,10 @@
-/** The key of whoever is signed in, kept for this window or for this browser. It never goes into an address. */
+/** The API key of the current user, stored for this window or this browser. It is never part of a URL. */
 
 const KEY = "samovar.key";
-// What an HTTP header and a WebSocket's subprotocol can carry.
+// Characters that an HTTP header and a WebSocket subprotocol can carry.
 const SENDABLE = /^[\w.~-]{1,256}$/;
 
-/** Whether a text could be a key at all. */
+/** Whether a text has the form of a key. */
 export function couldBeKey(text) {
   return SENDABLE.test(text);
 }
@@ -13,7 +13,7 @@ export class Keyring {
   #lasting;
   #passing;
 
-  /** Storages of the browser: one that lasts, one that ends with the window. */
+  /** @param lasting storage that persists; @param passing storage that ends with the window */
   constructor(lasting, passing) {
     this.#lasting = lasting;
     this.#passing = passing;
@@ -23,25 +23,25 @@ export class Keyring {
     return this.#passing.getItem(KEY) ?? this.#lasting.getItem(KEY);
   }
 
-  /** Under which name this user's conversations lie in the browser: nothing that the key could be found from. */
+  /** Prefix for this user's conversations in the browser's storage. The key cannot be derived from it. */
   get scope() {
     if (this.key === null) return "";
-    let hash = 0x811c9dc5; // FNV-1a, 32 bits of a key of 256: enough to tell the few users of one browser apart
+    let hash = 0x811c9dc5; // FNV-1a, 32 bits of a 256-bit key: enough to separate the few users of one browser
     for (const letter of this.key) hash = Math.imul(hash ^ letter.codePointAt(0), 0x01000193) >>> 0;
     return hash.toString(16).padStart(8, "0");
   }
 
-  /** The subprotocols of a WebSocket: the only place where a browser lets a page put a key. */
+  /** Subprotocols of the WebSocket: browsers let a page send a key nowhere else. */
   get protocols() {
     return this.key === null ? [] : ["samovar", `openai-insecure-api-key.${this.key}`];
   }
 
-  keep(key, { lasting }) {
-    this.forget();
+  store(key, { lasting }) {
+    this.clear();
     (lasting ? this.#lasting : this.#passing).setItem(KEY, key);
   }
 
-  forget() {
+  clear() {
     this.#lasting.removeItem(KEY);
     this.#passing.removeItem(KEY);
   }

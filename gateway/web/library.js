@@ -1,11 +1,11 @@
-/** The conversations that this browser keeps: texts, titles and the server's ids, one entry each. */
+/** The conversations in the browser's storage: texts, titles and the server's ids, one entry per conversation. */
 
 import { Conversation } from "./conversation.js";
 
-const MOST = 500;
-const MARK = "samovar.conversation.";
+const MAX_CONVERSATIONS = 500;
+const PREFIX = "samovar.conversation.";
 
-/** Where a browser forbids a page to keep anything, it is kept as long as the page is open. */
+/** Storage that lasts as long as the page, for browsers that forbid persistent storage. */
 class PassingStorage extends Map {
   getItem(key) {
     return this.get(key) ?? null;
@@ -20,11 +20,11 @@ class PassingStorage extends Map {
   }
 }
 
-/** What this browser lets the page keep things in. */
+/** Returns the browser's storage of this name, or a temporary one if the page may not use it. */
 export function storageOf(name) {
   try {
     const storage = window[name];
-    storage.getItem(MARK);
+    storage.getItem(PREFIX);
     return storage;
   } catch {
     return new PassingStorage();
@@ -35,13 +35,13 @@ export class Library {
   #storage;
   #prefix;
 
-  /** @param {string} scope whose conversations: those of another user of this browser are not shown */
+  /** @param {string} scope of the user: conversations of other users of this browser are not shown */
   constructor(storage, scope = "") {
     this.#storage = storage;
-    this.#prefix = MARK + (scope && `${scope}.`);
+    this.#prefix = PREFIX + (scope && `${scope}.`);
   }
 
-  /** Takes over what this browser kept of a time when nobody had to sign in. */
+  /** Moves conversations that were stored without sign-in to the current user. */
   adopt() {
     const before = new Library(this.#storage);
     if (before.#prefix === this.#prefix) return;
@@ -51,7 +51,7 @@ export class Library {
     }
   }
 
-  /** All conversations, the one that changed last first. */
+  /** Returns all conversations, the most recently changed first. */
   list() {
     return this.#keys()
       .map((key) => this.#read(key))
@@ -60,25 +60,25 @@ export class Library {
       .map((data) => new Conversation(data));
   }
 
-  /** The conversation of this id, or null. */
+  /** Returns the conversation of this id, or null. */
   open(id) {
     const data = this.#read(this.#prefix + id);
     return data && new Conversation(data);
   }
 
-  /** Keeps a conversation, with what another window has added to it. Older ones go when there is no room. */
+  /** Stores a conversation, merged with changes of other windows. Evicts the oldest ones if there is no space. */
   save(conversation) {
-    const kept = this.#read(this.#prefix + conversation.id);
-    if (kept !== null) conversation.merge(kept);
+    const stored = this.#read(this.#prefix + conversation.id);
+    if (stored !== null) conversation.merge(stored);
     this.#write(conversation.data);
-    for (const old of this.list().slice(MOST)) this.remove(old.id);
+    for (const old of this.list().slice(MAX_CONVERSATIONS)) this.remove(old.id);
   }
 
   remove(id) {
     this.#storage.removeItem(this.#prefix + id);
   }
 
-  /** Whether an event of the browser's storage is about this conversation. */
+  /** Whether the key of a storage event is that of this conversation. */
   isAbout(id, key) {
     return key === this.#prefix + id;
   }
@@ -89,7 +89,7 @@ export class Library {
         return this.#storage.setItem(this.#prefix + data.id, JSON.stringify(data));
       } catch {
         const oldest = this.list().filter((other) => other.id !== data.id).at(-1);
-        if (oldest === undefined) return; // larger than all room there is: it lives as long as the page
+        if (oldest === undefined) return; // larger than the storage: it lasts as long as the page
         this.remove(oldest.id);
       }
     }
@@ -100,7 +100,7 @@ export class Library {
     return keys.filter((key) => key.startsWith(this.#prefix) && !key.slice(this.#prefix.length).includes("."));
   }
 
-  /** An entry, or null for one that is missing or that this page did not write. */
+  /** Returns an entry, or null if it is missing or was not written by this page. */
   #read(key) {
     try {
       const data = JSON.parse(this.#storage.getItem(key));

@@ -1,4 +1,4 @@
-/** Markdown as elements of the page. A model wrote it, so it is untrusted: raw HTML stays text, and all is sanitized. */
+/** Renders Markdown. Text of a model is untrusted: raw HTML is shown as text, and the result is sanitized. */
 
 import createPurifier from "./vendor/dompurify.js";
 import { Marked } from "./vendor/marked.js";
@@ -16,7 +16,7 @@ const ALLOWED = {
   RETURN_DOM_FRAGMENT: true,
 };
 const LANGUAGE = /^language-([\w+#.-]{1,24})$/;
-// The page's own headings are of the first two levels.
+// Headings in answers start below the page's own two levels.
 const DEEPER = 2;
 
 const purifier = createPurifier(window);
@@ -30,7 +30,7 @@ purifier.addHook("afterSanitizeAttributes", (element) => {
 
 const marked = new Marked({
   gfm: true,
-  breaks: true, // a model that breaks a line means it: verses, addresses, steps
+  breaks: true, // line breaks of a model are intended: verses, addresses, steps
   renderer: {
     heading({ tokens, depth }) {
       const level = Math.min(depth + DEEPER, 6);
@@ -39,7 +39,7 @@ const marked = new Marked({
     html({ text, block }) {
       return block ? `<p>${escape(text.trim())}</p>` : escape(text);
     },
-    // A picture from elsewhere would tell its server what is talked about here: it becomes a link that can be left alone.
+    // Loading an external image would leak information about the conversation to its server: show a link instead.
     image({ href, text }) {
       return `<a href="${escape(href)}">${escape(text || href)}</a>`;
     },
@@ -53,7 +53,7 @@ function escape(text) {
   return text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
 }
 
-/** Shows a text that grows: blocks that did not change keep their elements, and with them the reader's selection. */
+/** Shows a growing text. Unchanged blocks keep their elements, and with them the user's selection. */
 export class MarkdownView {
   #element;
   #decorate;
@@ -61,14 +61,14 @@ export class MarkdownView {
 
   /**
    * @param {HTMLElement} element to fill
-   * @param {(pre: HTMLPreElement, language: string) => Element} frame what a code block is put into
+   * @param {(pre: HTMLPreElement, language: string) => Element} frame returns the element that wraps a code block
    */
   constructor(element, frame) {
     this.#element = element;
     this.#decorate = (root) => decorate(root, frame);
   }
 
-  /** Shows all of a text, whatever was shown before. */
+  /** Shows this text instead of the previous one. */
   show(text) {
     const tokens = lex(text);
     let same = 0;
@@ -85,7 +85,7 @@ export class MarkdownView {
   }
 }
 
-/** Top-level blocks. Text that is nested beyond what the reader's stack bears comes back as one plain paragraph. */
+/** Returns the top-level blocks. Text nested too deeply for the browser's stack becomes one plain paragraph. */
 function lex(text) {
   try {
     return marked.lexer(text);
@@ -115,7 +115,7 @@ function decorate(root, frame) {
   }
   for (const table of root.querySelectorAll("table")) {
     const wide = document.createElement("div");
-    wide.className = "wide"; // scrolls by itself: a phone is narrower than most tables
+    wide.className = "wide"; // scrolls separately: a phone is narrower than most tables
     wide.tabIndex = 0;
     table.replaceWith(wide);
     wide.append(table);

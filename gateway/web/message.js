@@ -1,11 +1,11 @@
-/** One turn as it is shown: the reader's question, and the answer as it waits, arrives and ends. */
+/** Display of one turn: the question, and the answer while it waits, arrives and ends. */
 
-import { errorText, text } from "./i18n.js";
+import { errorText, reasonText, text } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
 import { copyOnClick, fitHeight, isComposing, stamp } from "./ui.js";
 
-// Asking again helps against these; a message that is too long stays too long.
-const PASSING = new Set([
+// Transient errors, for which a retry button is shown.
+const TRANSIENT = new Set([
   "connection_lost",
   "engine_unavailable",
   "queue_full",
@@ -16,11 +16,11 @@ const PASSING = new Set([
 ]);
 
 /**
- * @typedef {object} Acts what a reader can do with a turn
- * @property {(question: string) => void} edit ask something else in its place
- * @property {() => void} again ask the same in its place
- * @property {(step: number) => void} step show the version before (-1) or after (1) it
- * @property {() => void} grown called when it may have become taller
+ * @typedef {object} Acts callbacks of a turn
+ * @property {(question: string) => void} edit replaces the question
+ * @property {() => void} again regenerates the answer
+ * @property {(step: number) => void} step shows the previous (-1) or next (1) version
+ * @property {() => void} grown called when the turn may have become taller
  */
 
 export class TurnView {
@@ -33,11 +33,11 @@ export class TurnView {
   #words;
   #text;
   #wait;
-  #frame = 0; // of the browser, in which the newest words will be drawn
+  #frame = 0; // pending animation frame that draws the newest text
 
   /**
    * @param {object} catalogue of texts
-   * @param {object} turn of a conversation; read again whenever it is told to have changed
+   * @param {object} turn of a conversation; read again at each change of phase
    * @param {{number: number, count: number}} versions of it
    * @param {Acts} acts
    */
@@ -54,23 +54,23 @@ export class TurnView {
     this.elements = [this.#question, this.#answer];
   }
 
-  /** Whether the reader is changing the question. */
+  /** Whether the user is editing the question. */
   get editing() {
     return this.#question.dataset.editing !== undefined;
   }
 
-  /** Shows an answer that is on its way, at this phase; see responses.js. */
+  /** Shows a running answer in this phase; see responses.js. */
   show(phase) {
     if (phase.kind === "ended") return this.end();
     this.#answer.dataset.state = "streaming";
-    // A screen reader hears the answer once it is whole, not syllable by syllable.
+    // Screen readers announce the answer when it is complete, not piece by piece.
     this.#answer.setAttribute("aria-busy", "true");
     if (phase.kind === "more") this.#wait.hidden = true;
     else this.#showWait(phase);
     this.#drawSoon();
   }
 
-  /** Shows an answer that has ended. */
+  /** Shows a completed answer. */
   end() {
     const turn = this.#turn;
     cancelAnimationFrame(this.#frame);
@@ -84,14 +84,14 @@ export class TurnView {
     this.#acts.grown();
   }
 
-  /** Keeps the keyboard where the reader steps through versions. */
+  /** Keeps the keyboard focus on the version buttons. */
   focusVersions(step) {
     const [wanted, other] = step < 0 ? ["back", "forth"] : ["forth", "back"];
     const tool = (name) => this.#answer.querySelector(`[data-tool="${name}"]`);
     (tool(wanted)?.disabled ? tool(other) : tool(wanted))?.focus();
   }
 
-  /** Lets the reader change the question. */
+  /** Opens the editor of the question. */
   edit() {
     if (this.editing) return;
     const editor = stamp(this.#catalogue, "editor");
@@ -138,13 +138,13 @@ export class TurnView {
 
   #showWait({ kind, position, seconds }) {
     const wait = seconds === null || seconds === undefined ? null : Math.max(1, Math.ceil(seconds));
-    const begun = this.#turn.answer !== "";
-    const key = { asked: "thinking", anew: "thinking", unsent: begun ? "reconnecting" : "unsent" }[kind] ?? kind;
-    this.#wait.hidden = begun && key === "thinking";
+    const started = this.#turn.answer !== "";
+    const key = { asked: "thinking", restarted: "thinking", unsent: started ? "reconnecting" : "unsent" }[kind] ?? kind;
+    this.#wait.hidden = started && key === "thinking";
     this.#wait.querySelector(".message-wait-text").textContent = text(this.#catalogue, key, { position, seconds: wait });
   }
 
-  /** Once a frame is often enough: a fast engine sends more words than a screen shows frames. */
+  /** Draws once per animation frame: a fast engine sends more deltas than the screen shows frames. */
   #drawSoon() {
     cancelAnimationFrame(this.#frame);
     this.#frame = requestAnimationFrame(() => {
@@ -161,7 +161,7 @@ export class TurnView {
     const frame = stamp(this.#catalogue, "code");
     frame.querySelector(".code-language").textContent = language;
     copyOnClick(this.#catalogue, frame.querySelector('[data-tool="copy"]'), () => pre.textContent);
-    pre.tabIndex = 0; // its lines are not wrapped, so it may have to be scrolled by keys
+    pre.tabIndex = 0; // long lines are not wrapped: scrolling by keyboard needs the focus
     frame.append(pre);
     return frame;
   }
@@ -183,7 +183,7 @@ export class TurnView {
     return tools;
   }
 
-  /** What went otherwise than usual is said at once; numbers when the reader asks for them. */
+  /** Shows the remark at once, and the statistics on click. */
   #describe(tools, button) {
     tools.querySelector(".remark").textContent = this.#remark();
     const stats = tools.querySelector(".stats");
@@ -209,7 +209,8 @@ export class TurnView {
     if (state === "open") return text(this.#catalogue, "elsewhere");
     if (state === "cancelled") return text(this.#catalogue, "cancelled");
     if (reason === null) return "";
-    return text(this.#catalogue, reason === "max_output_tokens" ? "cutAtLimit" : "incomplete", { reason });
+    if (reason === "max_output_tokens") return text(this.#catalogue, "cutAtLimit");
+    return text(this.#catalogue, "incomplete", { reason: reasonText(this.#catalogue, reason) });
   }
 
   #facts(usage) {
@@ -232,7 +233,7 @@ export class TurnView {
     const said = [message, code && message ? `(${code})` : ""].filter(Boolean).join(" ");
     box.querySelector(".message-error-said").textContent = said;
     box.querySelector(".message-error-said").hidden = said === "";
-    box.querySelector("button").hidden = !PASSING.has(code);
+    box.querySelector("button").hidden = !TRANSIENT.has(code);
     box.querySelector("button").addEventListener("click", () => this.#acts.again());
     return box;
   }

@@ -1,11 +1,12 @@
-/** The operator's page: the figures of `/metrics`, read every two seconds, for those without a Grafana. */
+/** The monitor page: metrics of `/metrics`, read every two seconds, for use without Grafana. */
 
 import { Reading, increase, quantile, rate } from "./exposition.js";
 import { catalogueFor, errorText, text, translate } from "./i18n.js";
 
 const EVERY_MS = 2_000;
-const KEPT_SECONDS = 600;
-// Rates over less are as uneasy as the answers are long.
+// Readings older than this are discarded.
+const HISTORY_SECONDS = 600;
+// Window of rates: shorter ones fluctuate with single answers.
 const RATE_SECONDS = 10;
 const SOURCES = ["engine", "store", "computed"];
 const CHART = { width: 600, height: 120 };
@@ -13,6 +14,7 @@ const CHART = { width: 600, height: 120 };
 const catalogue = catalogueFor(navigator.language);
 document.documentElement.lang = catalogue.tag;
 translate(document, catalogue);
+document.title = `Samovar · ${text(catalogue, "monitorTitle")}`;
 
 const say = (key, values) => text(catalogue, key, values);
 const find = (id) => document.getElementById(id);
@@ -26,7 +28,7 @@ const share = (part, whole) => (part === null || !whole ? "–" : percent.format
 const seconds = (value) => (value === null ? "–" : say("seconds", { number: number.format(value) }));
 const bytes = (value) => (value === null ? "–" : `${number.format(value / 2 ** 20)} MiB`);
 
-/** The reading nearest to so many seconds before the newest. */
+/** Returns the newest reading at least `wanted` seconds before the last one, else the oldest reading. */
 function ago(wanted) {
   const newest = readings.at(-1);
   return readings.findLast((reading) => newest.at - reading.at >= wanted) ?? readings[0];
@@ -69,7 +71,7 @@ function showTiles(now) {
 
 function showChart() {
   const newest = readings.at(-1).at;
-  const x = (at) => CHART.width * (1 - (newest - at) / KEPT_SECONDS);
+  const x = (at) => CHART.width * (1 - (newest - at) / HISTORY_SECONDS);
   const pairs = readings.slice(1).map((reading, index) => [readings[index], reading]);
   const lines = {
     tokens: pairs.map(([before, after]) => [after.at, rate(before, after, "samovar_generation_tokens_total") ?? 0]),
@@ -121,9 +123,9 @@ function showEngines(now) {
 function showFacts(id, facts) {
   find(id).replaceChildren(
     ...facts.flatMap(([name, value, key = ""]) => {
-      const told = element("dd", "", value);
-      told.dataset.fact = key;
-      return [element("dt", "", name), told];
+      const shown = element("dd", "", value);
+      shown.dataset.fact = key;
+      return [element("dt", "", name), shown];
     }),
   );
 }
@@ -168,9 +170,9 @@ function show(now) {
 
 function showState(state) {
   const words = find("status").querySelector("span");
-  const said = say({ open: "monitorLive", lost: "reconnecting" }[state]);
+  const label = say({ open: "monitorLive", lost: "reconnecting" }[state]);
   find("status").dataset.state = state;
-  if (words.textContent !== said) words.textContent = said;
+  if (words.textContent !== label) words.textContent = label;
 }
 
 async function read() {
@@ -178,7 +180,7 @@ async function read() {
     const answer = await fetch(new URL("monitor/metrics", document.baseURI), { cache: "no-store" });
     if (!answer.ok) throw new Error(answer.statusText);
     readings.push(new Reading(await answer.text(), performance.now() / 1000));
-    while (readings.at(-1).at - readings[0].at > KEPT_SECONDS) readings.shift();
+    while (readings.at(-1).at - readings[0].at > HISTORY_SECONDS) readings.shift();
     show(readings.at(-1));
     showState("open");
   } catch (error) {

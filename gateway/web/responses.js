@@ -1,19 +1,19 @@
 /**
- * Answers over the Responses protocol, without socket and without DOM: turns in, requests out; events in, turns changed.
+ * Client of the Responses protocol, independent of socket and DOM: turns become requests, events update turns.
  *
- * Every answer has a lane of its own while it is on its way, so that its events need no other name. What becomes of it
- * is written into its turn and told as a phase: `unsent`, `asked`, `queued` (with `position`, `seconds`), `stopping`,
- * `more`, `anew` (all that arrived is void) and at last `ended`.
+ * Each running answer has a separate lane (`stream_id`), which identifies its events. Results are written into the turn
+ * and reported as a phase: `unsent`, `asked`, `queued` (with `position`, `seconds`), `stopping`, `more`, `restarted`
+ * (all text so far is void) and finally `ended`.
  */
 
-// After so many connections without its end, an answer is given up; the reader can still ask for it.
-const TRIES = 4;
+// Number of lost connections after which an answer fails; the user can still retry.
+const MAX_TRIES = 4;
 
-/** One answer on its way. */
+/** One running answer. */
 class Asking {
   phase = { kind: "unsent" };
   stopping = false;
-  whole = false; // whether the server has to be told all of the conversation
+  whole = false; // whether the request must contain the whole history
   tries = 0;
   resuming = false;
   lane = null;
@@ -26,7 +26,7 @@ class Asking {
     this.conversation = conversation;
   }
 
-  /** Whether it has been sent on the present connection. */
+  /** Whether the request has been sent on the current connection. */
   get sent() {
     return this.lane !== null;
   }
@@ -37,13 +37,13 @@ class Asking {
     this.turn.answer += delta;
   }
 
-  /** From here on its deltas say nothing of the speed. */
-  paused() {
+  /** Excludes this answer from the speed measurement: its deltas are no longer in real time. */
+  stopMeasuring() {
     this.#measured = false;
   }
 
-  /** Forgets all that arrived: it will be asked for again. */
-  begin() {
+  /** Discards all text: the answer will be requested again. */
+  reset() {
     this.resuming = false;
     this.#measured = true;
     this.#firstAt = null;
@@ -52,7 +52,7 @@ class Asking {
     delete this.turn.sequence;
   }
 
-  /** Tokens per second between the first and the last delta; null when there is nothing to measure. */
+  /** Returns tokens per second between the first and the last delta; null if there is nothing to measure. */
   rate(tokens) {
     const seconds = (this.#lastAt - this.#firstAt) / 1000;
     return this.#measured && this.#firstAt !== null && tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null;
@@ -61,83 +61,83 @@ class Asking {
 
 export class Responses {
   #send;
-  #told;
+  #phaseChanged;
   #now;
   #lanes;
-  #askings = []; // in the order in which they were asked
+  #askings = []; // in the order of the requests
 
   /**
-   * @param {(request: object) => boolean} send whether it could be sent
-   * @param {(turn: object, phase: object, conversation: object) => void} told what became of a turn
-   * @param {() => number} now milliseconds, rising
-   * @param {string[]} lanes names to send under; at most so many answers are on their way at once, the rest waits here
+   * @param {(request: object) => boolean} send returns whether the request was sent
+   * @param {(turn: object, phase: object, conversation: object) => void} phaseChanged called at each change of phase
+   * @param {() => number} now returns milliseconds of a monotonic clock
+   * @param {string[]} lanes names of the lanes; each carries one answer at a time, further answers wait
    */
-  constructor(send, told, now, lanes) {
+  constructor(send, phaseChanged, now, lanes) {
     this.#send = send;
-    this.#told = told;
+    this.#phaseChanged = phaseChanged;
     this.#now = now;
     this.#lanes = lanes;
   }
 
-  /** Asks for the answer of an open turn, or goes on with one that has begun; without a connection it waits for one. */
+  /** Requests the answer of an open turn, or resumes one that has started; waits for a connection if there is none. */
   ask(turn, conversation) {
     this.#askings.push(new Asking(turn, conversation));
-    this.#pump();
+    this.#sendWaiting();
   }
 
-  /** What an answer on its way is doing; null when it is not. */
+  /** Returns the phase of a running answer; null if it is not running. */
   phaseOf(turn) {
     return this.#of(turn)?.phase ?? null;
   }
 
-  /** The turns of a conversation whose answers are on their way. */
+  /** Returns the turns of a conversation whose answers are running. */
   running(conversation) {
     return this.#askings.filter((asking) => asking.conversation.id === conversation.id).map((asking) => asking.turn);
   }
 
-  /** The conversation of this id if it is being answered: the object that is written into; else null. */
+  /** Returns the conversation object with this id that running answers write into; null if there is none. */
   conversation(id) {
     return this.#askings.find((asking) => asking.conversation.id === id)?.conversation ?? null;
   }
 
-  /** Stops an answer; what has arrived of it stays part of the conversation. */
+  /** Stops an answer; the text so far stays part of the conversation. */
   stop(turn) {
     const asking = this.#of(turn);
     if (asking === undefined || asking.stopping) return;
-    asking.stopping = true; // without an id there is nothing to name yet: `response.created` sends it then
+    asking.stopping = true; // if the id is not known yet, `response.created` triggers the cancel
     if (!asking.sent) return this.#end(asking, { state: "cancelled" });
     this.#cancel(asking);
-    this.#tell(asking, { kind: "stopping" });
+    this.#setPhase(asking, { kind: "stopping" });
   }
 
-  /** Forgets all answers on their way: somebody else is signed in. */
+  /** Cancels and removes all running answers: the user has changed. */
   abandon() {
     this.#askings.splice(0).forEach((asking) => this.#cancel(asking));
   }
 
-  /** To be called when a connection is there. */
+  /** To be called when the connection is open. */
   connected() {
-    this.#pump();
+    this.#sendWaiting();
   }
 
-  /** To be called when the connection is gone: what is on its way is taken up again on the next. */
+  /** To be called when the connection is lost: running answers are resumed on the next one. */
   lost() {
     for (const asking of [...this.#askings]) {
       if (!asking.sent) continue;
       asking.lane = null;
       asking.tries += 1;
       if (asking.stopping) this.#end(asking, { state: "cancelled" });
-      else if (asking.tries >= TRIES) this.#end(asking, { state: "failed", error: { code: "connection_lost" } });
-      else this.#tell(asking, { kind: "unsent" });
+      else if (asking.tries >= MAX_TRIES) this.#end(asking, { state: "failed", error: { code: "connection_lost" } });
+      else this.#setPhase(asking, { kind: "unsent" });
     }
   }
 
-  /** Takes one event of the server. Kinds that this page does not know are let pass. */
+  /** Processes an event of the server. Unknown types are ignored. */
   receive(event) {
     const asking = this.#askings.find(({ lane }) => lane === (event.stream_id ?? ""));
     if (asking === undefined) return;
-    if (event.type === "error") return this.#refused(asking, event);
-    if (event.sequence_number <= (asking.turn.sequence ?? -1)) return; // told before the connection was lost
+    if (event.type === "error") return this.#rejected(asking, event);
+    if (event.sequence_number <= (asking.turn.sequence ?? -1)) return; // received before the connection was lost
     asking.turn.sequence = event.sequence_number;
     switch (event.type) {
       case "response.created":
@@ -148,7 +148,7 @@ export class Responses {
         return this.#started(asking);
       case "response.output_text.delta":
         asking.append(event.delta, this.#now());
-        return this.#tell(asking, { kind: "more" });
+        return this.#setPhase(asking, { kind: "more" });
       case "response.completed":
       case "response.incomplete":
       case "response.failed":
@@ -160,17 +160,17 @@ export class Responses {
     return this.#askings.find((asking) => asking.turn.id === turn.id);
   }
 
-  /** Sends what waits, as far as there are lanes. */
-  #pump() {
+  /** Sends waiting requests while there are free lanes. */
+  #sendWaiting() {
     for (const asking of [...this.#askings]) {
       if (asking.sent) continue;
       const lane = this.#lanes.find((name) => this.#askings.every((other) => other.lane !== name));
       if (lane === undefined || !this.#send({ ...this.#request(asking), ...(lane && { stream_id: lane }) })) {
-        this.#tell(asking, { kind: "unsent" });
+        this.#setPhase(asking, { kind: "unsent" });
         continue;
       }
       asking.lane = lane;
-      this.#tell(asking, asking.turn.answer === "" ? { kind: "asked" } : { kind: "more" });
+      this.#setPhase(asking, asking.turn.answer === "" ? { kind: "asked" } : { kind: "more" });
     }
   }
 
@@ -178,7 +178,7 @@ export class Responses {
     const { turn, conversation, whole } = asking;
     asking.resuming = Boolean(turn.responseId);
     if (!asking.resuming) return { type: "response.create", ...conversation.request(turn, whole), truncation: "auto" };
-    asking.paused();
+    asking.stopMeasuring();
     return { type: "response.resume", response_id: turn.responseId, starting_after: turn.sequence };
   }
 
@@ -192,43 +192,43 @@ export class Responses {
   }
 
   #queued(asking, { queue_position: position = null, estimated_wait_seconds: seconds = null }) {
-    if (!asking.stopping) this.#tell(asking, position === null ? { kind: "asked" } : { kind: "queued", position, seconds });
+    if (!asking.stopping) this.#setPhase(asking, position === null ? { kind: "asked" } : { kind: "queued", position, seconds });
   }
 
   #started(asking) {
     asking.tries = 0;
-    if (!asking.stopping) this.#tell(asking, { kind: "asked" });
+    if (!asking.stopping) this.#setPhase(asking, { kind: "asked" });
   }
 
   #ended(asking, response) {
     const outcome = outcomeOf(response);
-    // It ended with its connection, as by a reload of the page, or with its gateway: nobody wanted it to.
+    // The answer ended unintentionally, with its connection (a reload of the page) or with its gateway.
     const isCutOff = outcome.state === "cancelled" || outcome.reason === "interrupted";
-    if (asking.resuming && isCutOff && !asking.stopping) return this.#again(asking);
-    // What ended long ago is told by its end alone.
+    if (asking.resuming && isCutOff && !asking.stopping) return this.#restart(asking);
+    // Of an answer that ended long ago, the server sends only the terminal event.
     asking.turn.answer = textOf(response) || asking.turn.answer;
     const usage = response.usage ?? null;
     this.#end(asking, { ...outcome, usage, rate: usage && asking.rate(usage.output_tokens) });
   }
 
-  #refused(asking, event) {
+  #rejected(asking, event) {
     const error = event.error ?? {};
-    // A cancel that came too late is refused as well; the answer that it names has ended or is about to.
+    // A cancel that arrives too late is rejected with an error; the terminal event has arrived or will follow.
     if (asking.stopping && event.response_id) return;
-    if (asking.resuming) return this.#again(asking);
+    if (asking.resuming) return this.#restart(asking);
     if (error.code === "previous_response_not_found" && !asking.whole) {
       asking.whole = true;
-      return this.#again(asking);
+      return this.#restart(asking);
     }
     this.#end(asking, { state: "failed", error });
   }
 
-  /** Asks once more, from the beginning. */
-  #again(asking) {
+  /** Requests the answer again, from the beginning. */
+  #restart(asking) {
     asking.lane = null;
-    asking.begin();
-    this.#tell(asking, { kind: "anew" });
-    this.#pump();
+    asking.reset();
+    this.#setPhase(asking, { kind: "restarted" });
+    this.#sendWaiting();
   }
 
   #end(asking, outcome) {
@@ -236,15 +236,15 @@ export class Responses {
     const { turn } = asking;
     delete turn.sequence;
     Object.assign(turn, outcome);
-    // An answer stopped before its first word counts as never asked: there is nothing to continue.
+    // An answer stopped before its first text is not continued: treat it as never requested.
     if (turn.state === "failed" || (turn.state === "cancelled" && turn.answer === "")) delete turn.responseId;
-    this.#tell(asking, { kind: "ended" });
-    this.#pump();
+    this.#setPhase(asking, { kind: "ended" });
+    this.#sendWaiting();
   }
 
-  #tell(asking, phase) {
+  #setPhase(asking, phase) {
     asking.phase = phase;
-    this.#told(asking.turn, phase, asking.conversation);
+    this.#phaseChanged(asking.turn, phase, asking.conversation);
   }
 }
 

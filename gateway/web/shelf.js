@@ -1,4 +1,4 @@
-/** The list of conversations beside the page: open, rename, delete. On a narrow screen it slides over the page. */
+/** The sidebar with the list of conversations: open, rename, delete. On a narrow screen it covers the page. */
 
 import { text } from "./i18n.js";
 import { focusByKeyboard, isComposing, stamp } from "./ui.js";
@@ -17,7 +17,7 @@ export class Shelf {
   #catalogue;
   #list;
   #acts;
-  #shown = ""; // what the list was made from: it is made anew only when that changed
+  #shown = ""; // serialized entries of the current list, to rebuild it only after changes
   #wide = matchMedia("(min-width: 60rem)");
 
   /** @param {Acts} acts */
@@ -41,12 +41,12 @@ export class Shelf {
     return document.body.dataset.shelf === "open";
   }
 
-  /** Where the list lies over the conversation, it goes once the reader has chosen. */
+  /** Closes a sidebar that covers the page, after the user has selected a conversation. */
   chosen() {
     if (!this.#wide.matches) this.#setOpen(false);
   }
 
-  /** Shows these conversations, the newest first, and which of them is open and which are being answered. */
+  /** Shows these conversations, newest first; marks the open one (`current`) and those in `answering`. */
   show(conversations, current, answering) {
     const entries = conversations.map(({ id, title, data }) => ({
       id,
@@ -58,9 +58,9 @@ export class Shelf {
     const state = JSON.stringify(entries);
     if (state === this.#shown || this.#list.querySelector("input") !== null) return;
     this.#shown = state;
-    const kept = this.#list.querySelector(":focus")?.closest(".entry")?.dataset.id;
+    const focused = this.#list.querySelector(":focus")?.closest(".entry")?.dataset.id;
     this.#list.replaceChildren(...this.#days(entries));
-    this.#list.querySelector(`[data-id="${kept}"] .entry-open`)?.focus();
+    this.#list.querySelector(`[data-id="${focused}"] .entry-open`)?.focus();
   }
 
   #setOpen(open) {
@@ -111,13 +111,13 @@ export class Shelf {
     input.maxLength = 200;
     input.setAttribute("aria-label", text(this.#catalogue, "rename"));
     let closed = false;
-    const close = (kept) => {
-      if (closed) return; // removing it also fires `blur`
+    const close = (accepted) => {
+      if (closed) return; // removing the input also fires `blur`
       closed = true;
       const words = input.value;
       input.remove();
       this.#shown = "";
-      this.#acts.rename(id, kept ? words : title);
+      this.#acts.rename(id, accepted ? words : title);
     };
     input.addEventListener("keydown", (event) => {
       if (isComposing(event) || !["Enter", "Escape"].includes(event.key)) return;
@@ -130,7 +130,7 @@ export class Shelf {
     input.select();
   }
 
-  /** "today", "yesterday", a few days more, then the month. */
+  /** Returns "today", "yesterday", up to seven days ago, then month and year. */
   #dayOf(time) {
     const midnight = new Date().setHours(0, 0, 0, 0);
     const days = Math.ceil((midnight - time) / DAY_MS);

@@ -1,4 +1,4 @@
-/** The sign-in: asks for a key until the gateway takes one. */
+/** The sign-in dialog: asks for an API key until the gateway accepts one. */
 
 import { text } from "./i18n.js";
 import { couldBeKey } from "./keyring.js";
@@ -12,8 +12,8 @@ export class SignIn {
   /**
    * @param {object} catalogue of texts
    * @param {HTMLDialogElement} dialog
-   * @param {(key: string) => Promise<boolean|null>} accepts whether the gateway takes a key; null when it is away
-   * @param {(key: string, options: {lasting: boolean}) => void} signedIn called with a key that was taken
+   * @param {(key: string) => Promise<boolean|null>} accepts returns whether the gateway accepts a key; null if it does not respond
+   * @param {(key: string, options: {lasting: boolean}) => void} signedIn called with the accepted key
    */
   constructor(catalogue, dialog, accepts, signedIn) {
     this.#catalogue = catalogue;
@@ -24,12 +24,12 @@ export class SignIn {
       event.preventDefault();
       this.#submit();
     });
-    dialog.addEventListener("cancel", (event) => event.preventDefault()); // without a key there is nothing to go back to
+    dialog.addEventListener("cancel", (event) => event.preventDefault()); // without a key, the page cannot be used
   }
 
-  /** Asks; `why` is the key of a text, for one who was signed in before. */
+  /** Opens the dialog; `why` is the key of the text that explains why a user was signed out. */
   open(why = "") {
-    this.#say(why);
+    this.#showError(why);
     if (!this.#dialog.open) this.#dialog.showModal();
   }
 
@@ -41,21 +41,21 @@ export class SignIn {
     const form = this.#dialog.querySelector("form");
     const [field, lasting, button] = ["key", "lasting", "enter"].map((name) => form.elements[name]);
     const key = field.value.trim();
-    if (!couldBeKey(key)) return this.#say("keyMalformed");
+    if (!couldBeKey(key)) return this.#showError("keyMalformed");
     button.disabled = true;
     const accepted = await this.#accepts(key);
     button.disabled = false;
-    if (accepted === null) return this.#say("keyUnasked");
+    if (accepted === null) return this.#showError("keyUnasked");
     if (!accepted) {
       field.select();
-      return this.#say("keyRefused");
+      return this.#showError("keyRefused");
     }
     field.value = "";
     this.close();
     this.#signedIn(key, { lasting: lasting.checked });
   }
 
-  #say(key) {
+  #showError(key) {
     this.#dialog.querySelector(".sign-in-error").textContent = key && text(this.#catalogue, key);
   }
 }

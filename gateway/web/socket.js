@@ -1,19 +1,19 @@
-/** One WebSocket that mends itself: JSON objects in, JSON objects out, and the state it is in. */
+/** A WebSocket that reconnects automatically, sends and receives JSON objects, and reports its state. */
 
 const FIRST_DELAY_MS = 500;
-const LONGEST_DELAY_MS = 15_000;
-// A connection that lived this long was a good one: the next loss starts from the first delay again. Resetting on
-// every open would hammer a server that accepts and at once closes.
+const MAX_DELAY_MS = 15_000;
+// A connection that lasted this long resets the reconnection delay. Resetting on every open would flood a server that
+// accepts connections and closes them at once.
 const STEADY_MS = 5_000;
 
-/** The WebSocket address of a path beside the page, ws for http and wss for https. */
+/** Returns the WebSocket URL of a path relative to the page: ws for http, wss for https. */
 export function socketAddress(path, base) {
   const address = new URL(path, base);
   address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
   return address.href;
 }
 
-// The gateway's word for it: the key was revoked, or has run out.
+// Close reason of the gateway: the key was revoked or has expired.
 const REVOKED = "invalid_api_key";
 
 export class Connection {
@@ -28,18 +28,20 @@ export class Connection {
   /**
    * @param {string} address of the WebSocket
    * @param {object} handlers
-   * @param {(state: "connecting"|"open"|"waiting"|"refused") => void} handlers.state `waiting` is the pause between a
-   *   loss and the next try; after `refused` there is none until `connect` is called
+   * @param {(state: "connecting"|"open"|"waiting"|"refused") => void} handlers.state `waiting` is the pause before
+   *   the next attempt; after `refused` there is none until `connect` is called
    * @param {(event: object) => void} handlers.event
-   * @param {() => string[]} handlers.protocols to offer: a browser can send a key in no other way
-   * @param {() => Promise<boolean>} handlers.allowed asked when a socket did not open: a browser does not tell why
+   * @param {() => string[]} handlers.protocols returns the subprotocols to offer, which
+   *   carry the key: a browser cannot send it in another way
+   * @param {() => Promise<boolean>} handlers.allowed called when a socket did not open, since browsers
+   *   hide the reason
    */
   constructor(address, handlers) {
     this.#address = address;
     this.#handlers = handlers;
   }
 
-  /** Connects now; without effect while a connection is there or being made. */
+  /** Connects now, unless connected or connecting. */
   connect() {
     if (this.#socket !== null) return;
     clearTimeout(this.#timer);
@@ -52,12 +54,12 @@ export class Connection {
     socket.addEventListener("close", (event) => this.#closed(socket, event));
   }
 
-  /** Tries at once instead of at the end of a pause; not after a refusal, which only the reader can mend. */
-  hurry() {
+  /** Ends the pause and connects at once; does nothing after a refusal, when the user must sign in again. */
+  retryNow() {
     if (!this.#refused) this.connect();
   }
 
-  /** Connects anew, as somebody else. */
+  /** Closes the connection and opens a new one, for another user. */
   restart() {
     const socket = this.#socket;
     this.#socket = null;
@@ -66,7 +68,7 @@ export class Connection {
     this.connect();
   }
 
-  /** Sends one object; false when there is no connection to send it on. */
+  /** Sends one object; returns false if there is no connection. */
   send(request) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(request));
@@ -85,7 +87,7 @@ export class Connection {
     try {
       event = JSON.parse(data);
     } catch {
-      return; // not of this protocol; a later server may say more than this page knows
+      return; // not JSON: ignored, as unknown events are
     }
     if (typeof event?.type === "string") this.#handlers.event(event);
   }
@@ -98,14 +100,14 @@ export class Connection {
     this.#openedAt = 0;
     this.#handlers.state("waiting");
     if (reason === REVOKED || (!wasOpen && !(await this.#handlers.allowed()))) {
-      if (this.#socket !== null) return; // while it was asked, somebody connected
+      if (this.#socket !== null) return; // connected in the meantime
       this.#refused = true;
       return this.#handlers.state("refused");
     }
     if (lived > STEADY_MS) this.#delay = FIRST_DELAY_MS;
-    // Up to a quarter at random, so that the readers of a restarted gateway do not all come back at once.
+    // Jitter of up to 25 %, so that not all clients of a restarted gateway reconnect at the same time.
     const pause = this.#delay * (1 + Math.random() / 4);
-    this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY_MS);
+    this.#delay = Math.min(this.#delay * 2, MAX_DELAY_MS);
     this.#timer = setTimeout(() => this.connect(), pause);
   }
 }

@@ -1,4 +1,4 @@
-/** The conversation that is open: its turns on the page, and what a reader does with them. */
+/** The open conversation: the display of its turns, and the user's actions on them. */
 
 import { Conversation } from "./conversation.js";
 import { TurnView } from "./message.js";
@@ -15,11 +15,11 @@ export class Talk {
 
   /**
    * @param {object} catalogue of texts
-   * @param {HTMLElement} log that the turns go into
+   * @param {HTMLElement} log element that contains the turns
    * @param {import("./ui.js").Follower} follower
    * @param {import("./responses.js").Responses} responses
-   * @param {string} window name of this window, which alone goes on with what it has asked
-   * @param {(edited: boolean) => void} changed called when other turns are shown; `edited` if there is something to keep
+   * @param {string} window id of this window: only the window that sent a question resumes it
+   * @param {(edited: boolean) => void} changed called when the displayed turns change; `edited` if they must be saved
    */
   constructor(catalogue, log, follower, responses, window, changed) {
     this.#catalogue = catalogue;
@@ -38,12 +38,12 @@ export class Talk {
     return this.#conversation.path.length === 0;
   }
 
-  /** The turns whose answers are on their way; more than one only if the reader went from one version to another. */
+  /** The turns with running answers; more than one only if the user has switched versions. */
   get running() {
     return this.#responses.running(this.#conversation);
   }
 
-  /** Shows this conversation, from its end. */
+  /** Shows this conversation, scrolled to its end. */
   open(conversation) {
     this.#conversation = conversation;
     this.#views.clear();
@@ -53,13 +53,13 @@ export class Talk {
     this.#changed(false);
   }
 
-  /** Takes over what another window has done in this conversation. */
+  /** Merges changes of another window. */
   merge(data) {
     if (this.running.length > 0 || !this.#conversation.merge(data, true)) return;
     this.open(this.#conversation);
   }
 
-  /** Asks a question after all that is shown. */
+  /** Asks a question after the last displayed turn. */
   ask(question) {
     this.#askBelow(this.#conversation.path.at(-1)?.id ?? null, question);
   }
@@ -68,13 +68,13 @@ export class Talk {
     this.running.forEach((turn) => this.#responses.stop(turn));
   }
 
-  /** Lets the reader change the last question. */
+  /** Opens the editor of the last question. */
   editLast() {
     this.#views.get(this.#conversation.path.at(-1)?.id)?.edit();
   }
 
-  /** To be told what became of a turn of the open conversation. */
-  told(turn, phase) {
+  /** Shows a new phase of a turn of the open conversation. */
+  phaseChanged(turn, phase) {
     this.#views.get(turn.id)?.show(phase);
   }
 
@@ -83,7 +83,7 @@ export class Talk {
     const turn = this.#conversation.add(question, parent);
     turn.window = this.#window;
     this.#hideBelow(turn);
-    this.#responses.ask(turn, this.#conversation); // first: what is not on its way is shown as ended
+    this.#responses.ask(turn, this.#conversation); // before #show, which shows a turn that is not running as ended
     this.#show(turn);
     this.#follower.catchUp();
     this.#changed(true);
@@ -101,11 +101,11 @@ export class Talk {
     this.#changed(true);
   }
 
-  /** Takes from the page what is not on the path to this turn: what stood in its place, and below. */
+  /** Removes the views of turns that are not on the path to this turn: its siblings and their descendants. */
   #hideBelow(turn) {
-    const kept = new Set(this.#conversation.path.map(({ id }) => id));
+    const path = new Set(this.#conversation.path.map(({ id }) => id));
     for (const [id, view] of this.#views) {
-      if (kept.has(id) && id !== turn.id) continue;
+      if (path.has(id) && id !== turn.id) continue;
       view.elements.forEach((element) => element.remove());
       this.#views.delete(id);
     }

@@ -1,4 +1,4 @@
-/** Small things that all parts of the page use. Text goes in as text, never as markup. */
+/** Helpers for all parts of the page. Texts are inserted as text, never as markup. */
 
 import { copyText } from "./clipboard.js";
 import { catalogues, text, translate } from "./i18n.js";
@@ -7,7 +7,7 @@ const NEAR_BOTTOM_PX = 64;
 const COPIED_MS = 1_600;
 const TOAST_MS = 8_000;
 
-/** Keeps the newest text in sight, unless the reader has scrolled up to read. */
+/** Scrolls with the newest text, unless the user has scrolled up. */
 export class Follower {
   #scroller;
   #following = true;
@@ -24,14 +24,14 @@ export class Follower {
     if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
   }
 
-  /** Goes to the end, wherever the reader was. */
+  /** Scrolls to the end. */
   catchUp() {
     this.#following = true;
     this.grown();
   }
 }
 
-/** A word at the edge of the page, with a way back for as long as it stands there. */
+/** A temporary message at the edge of the page, with an undo button. */
 export class Toast {
   #element;
   #timer = 0;
@@ -49,10 +49,10 @@ export class Toast {
   }
 
   /**
-   * @param {string} words what has happened
-   * @param {string} label of the way back
-   * @param {() => void} undo called when the reader takes it
-   * @param {() => void} passed called when it is over, and was not taken
+   * @param {string} words message
+   * @param {string} label of the undo button
+   * @param {() => void} undo called when the button is clicked
+   * @param {() => void} passed called when the message disappears without undo
    */
   show(words, label, undo, passed) {
     this.hide();
@@ -72,14 +72,14 @@ export class Toast {
   }
 }
 
-/** A new element from the page's template of that name. */
+/** Returns a new, translated element from the page's template of that name. */
 export function stamp(catalogue, name) {
   const content = document.getElementById(name).content.cloneNode(true);
   translate(content, catalogue);
   return content.firstElementChild;
 }
 
-/** Makes a button copy, and say whether it did. */
+/** Makes a button copy a text and show whether that worked. */
 export function copyOnClick(catalogue, button, words) {
   const icon = button.querySelector("use");
   const label = button.querySelector("span");
@@ -101,12 +101,12 @@ export function showStatus(catalogue, element, state, wasOpen) {
   const key = state === "open" ? "connected" : wasOpen ? "reconnecting" : "connecting";
   const words = element.querySelector(".status-text");
   element.dataset.state = state === "open" ? "open" : wasOpen ? "lost" : "connecting";
-  // The same words again would be read aloud again at every try.
+  // Setting the same text again would make screen readers repeat it at every attempt.
   if (words.textContent !== text(catalogue, key)) words.textContent = text(catalogue, key);
   element.title = words.textContent;
 }
 
-/** Says, in both languages and the reader's own first, that the model knows no Chinese and how to get one that does. */
+/** Shows or hides the notice that the model knows no Chinese, in both languages, the user's own first. */
 export function showNotice(catalogue, element, shown) {
   const own = catalogue;
   const order = [own, ...Object.values(catalogues).filter((other) => other !== own)];
@@ -117,31 +117,24 @@ export function showNotice(catalogue, element, shown) {
 function noticeParagraph(catalogue) {
   const paragraph = document.createElement("p");
   paragraph.lang = catalogue.tag;
-  text(catalogue, "notice")
-    .split("`")
-    .forEach((piece, index) => {
-      if (index % 2 === 0) return paragraph.append(piece);
-      const code = document.createElement("code");
-      code.textContent = piece;
-      paragraph.append(code);
-    });
+  paragraph.textContent = text(catalogue, "notice");
   return paragraph;
 }
 
 /**
- * Whether a key belongs to an input method that is composing, and so is not ours: its Enter takes a candidate, its
- * Escape drops one. Safari reports the Enter that ends a composition after `compositionend`, told only by code 229.
+ * Whether a key event belongs to an input method that is composing: its Enter accepts a candidate, its Escape discards
+ * one. Safari reports the Enter that ends a composition after `compositionend`; only the key code 229 identifies it.
  */
 export function isComposing(event) {
   return event.isComposing || event.keyCode === 229;
 }
 
-/** A button that hides takes the focus with it. Not by touch: there the focus would bring up the keyboard. */
+/** Focuses an element, since a button that disappears loses the focus. Not on touch screens: there the keyboard would open. */
 export function focusByKeyboard(element) {
   if (matchMedia("(pointer: fine)").matches) element.focus();
 }
 
-/** Makes a textarea as high as its text, up to the limit that its style sets. */
+/** Sets the height of a textarea to that of its text, up to the limit of its style. */
 export function fitHeight(textarea) {
   textarea.style.height = "auto";
   textarea.style.height = `${textarea.scrollHeight}px`;

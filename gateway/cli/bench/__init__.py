@@ -1,4 +1,4 @@
-"""`samovar bench [--quick] [--output DIR]`: memory, latency, start-up and load of this machine"""
+"""`samovar bench [--quick] [--output DIR]`: measure memory, latency, start-up and throughput of this machine"""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ SETTINGS: Final = ("model", "cores", "engines", "engine_memory", "context", "cac
 
 def arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--quick", action="store_true", help="each thing once: about a minute, and no spread")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write bench.md, .json, .png and .svg there, too")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure everything once, in about a minute, without spread"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="also write bench.md, .json, .png and .svg to DIR")
 
 
 def run(settings: Settings, options: Namespace) -> int:
-    """Measure and print. Raises CommandError."""
-    from gateway.cli.bench import session  # late: it loads llama.cpp, for which help need not wait
+    """Measure and print the results. Raises CommandError."""
+    from gateway.cli.bench import session  # imported late: it loads llama.cpp, which --help does not need
 
     return session.run(settings, quick=options.quick, output=options.output)

@@ -1,4 +1,4 @@
-"""A client over the WebSocket, as a browser is one: asks questions of a known length, and times what comes."""
+"""A WebSocket client, like a browser, that sends questions of a known length and times the answers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gateway.cli.bench.results import Answer
 from gateway.cli.bench.subject import BenchError
 
 ANSWER_SECONDS: Final = 300.0
-"""An answer that takes longer is given up."""
+"""Timeout of one answer, in seconds."""
 WORDS: Final = 2048
 _WORD: Final = re.compile(rb" [a-z]{2,9}")
 _DELTA: Final = b'"response.output_text.delta"'
 
 
 class Questions:
-    """Texts of so many tokens that have nothing in common, and what keeps answers from ending early."""
+    """Questions of a given length without common prefixes, and a `logit_bias` that prevents early ends of answers."""
 
     def __init__(self, model: Path) -> None:
-        """Look for words that are one token each. Raises ModelLoadError."""
+        """Collect words that are a single token each. Raises ModelLoadError."""
         self._vocabulary = Model(model, vocab_only=True).vocabulary
         self._words = [word for _, word in zip(range(WORDS), self._single_tokens(), strict=False)]
         ends = filter(self._vocabulary.ends_generation, range(self._vocabulary.size))
@@ -44,36 +44,36 @@ class Questions:
                 yield piece.decode()
 
     def text(self, tokens: int, seed: str) -> str:
-        """A question; another one for another seed."""
-        source = random.Random(seed)  # noqa: S311 - no secret
+        """Return a question of `tokens` tokens, determined by `seed`."""
+        source = random.Random(seed)  # noqa: S311 - not a secret
         words = source.choices(self._words or [" a"], k=tokens)
-        # The first word stands without its space, and may take more than one token.
+        # The first word has no leading space, and may take more than one token.
         while len(words) > 1 and len(self._vocabulary.tokenize("".join(words)[1:], special=False)) > tokens:
             words.pop()
         return "".join(words)[1:]
 
 
 class Conversation:
-    """Questions over one connection, each the last one's follow-up."""
+    """A conversation over one connection: each question follows up on the last answer."""
 
     def __init__(self, socket: ClientConnection, questions: Questions) -> None:
-        """Nothing is asked yet."""
+        """Start a conversation without turns."""
         self._socket = socket
         self._questions = questions
         self._previous: str | None = None
 
     async def ask(self, tokens: int, answer: int, seed: str) -> Answer:
-        """Ask with so many tokens for so many. Raises BenchError."""
+        """Ask a question of `tokens` tokens for `answer` tokens. Raises BenchError."""
         return await self._request(tokens, seed, max_output_tokens=answer, logit_bias=self._questions.bias)
 
     async def load(self) -> None:
-        """Have the engine brought up, and answer nothing. Raises BenchError."""
+        """Load an engine without generating an answer. Raises BenchError."""
         await self._request(1, "", generate=False)
         self._previous = None
 
     async def _request(self, tokens: int, seed: str, **fields: Any) -> Answer:
         text = self._questions.text(tokens, seed)
-        # A conversation of several rounds is longer than a small context.
+        # A conversation of several rounds may exceed a small context.
         fields |= {"previous_response_id": self._previous, "truncation": "auto"}
         request = {"type": "response.create", "input": text, **fields}
         try:
@@ -89,7 +89,7 @@ class Conversation:
         await self._socket.send(frame)
         while True:
             data = await self._socket.recv(decode=False)
-            if _DELTA in data:  # recognized, not parsed: what a client takes of a core, engines lack
+            if _DELTA in data:  # not parsed: CPU time of the client is missing for the engines
                 first = first or time.perf_counter() - asked
                 continue
             event = msgspec.json.decode(data)
@@ -109,17 +109,17 @@ class Conversation:
 
 @asynccontextmanager
 async def conversation(address: str, questions: Questions) -> AsyncIterator[Conversation]:
-    """A conversation over a connection of its own. Raises BenchError."""
+    """Open a conversation over a new connection. Raises BenchError."""
     try:
         socket = await connect(address, compression=None, max_size=None, proxy=None)
     except (OSError, WebSocketException) as error:
-        raise BenchError(f"the gateway can't be reached: {error}") from error
+        raise BenchError(f"the gateway cannot be reached: {error}") from error
     async with socket:
         yield Conversation(socket, questions)
 
 
 async def at_once(address: str, questions: Questions, count: int, tokens: int, answer: int, seed: str) -> list[Answer]:
-    """So many conversations ask one question each at the same moment. Raises BenchError."""
+    """Ask one question in each of `count` conversations at the same time. Raises BenchError."""
     ask = functools.partial(_alone, address, questions, tokens, answer)
     try:
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""The measurements themselves, in the order in which they are made."""
+"""The measurements, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from gateway.cli.bench.results import Answer, Effort, Latency, Load, Phase, Roun
 from gateway.cli.bench.subject import BenchError, Subject, Workshop
 
 SHAPES: Final = ((20, 100), (50, 150))
-"""Tokens of question and answer, as in the write-up."""
+"""Tokens of question and answer, as in the write-up; see writeup.py."""
 LOAD_SHAPE: Final = (30, 64)
 IDLE_SECONDS: Final = 2.0
-"""After which the engine is unloaded, in the part about memory."""
+"""`idle_unload` during the measurement of memory."""
 UNLOAD_SECONDS: Final = 30.0
 Step = Callable[[], None]
 
 
 class Measuring:
-    """What is measured of one model; a `step` is told after each round. All raise BenchError."""
+    """Measurements of one model. They call `step` after each round, and raise BenchError."""
 
     def __init__(self, workshop: Workshop, model: Path, effort: Effort) -> None:
-        """Measure with so much effort."""
+        """Measure `model` with gateways of `workshop`; `effort` sets the number of rounds."""
         self._workshop = workshop
         self._model = model
         self._effort = effort
 
     @cached_property
     def _questions(self) -> Questions:
-        """Made when a gateway runs, which has looked at the file in a limited process of its own."""
+        """Created while a gateway runs, which has checked the file in a restricted process before."""
         return Questions(self._model)
 
     async def memory(self, step: Step) -> list[Phase]:
-        """A session's memory by phase."""
+        """Measure the memory by phase of a session."""
         with self._workshop.started(idle_unload=IDLE_SECONDS) as subject:
             watch = Watch(subject)
             with watch.watching():
@@ -69,7 +69,7 @@ class Measuring:
         step()
 
     async def starts(self, step: Step) -> list[Start]:
-        """Starts, each with a request at once."""
+        """Measure starts, each with an immediate request."""
         starts = []
         for number in range(self._effort.starts):
             with self._workshop.started() as subject:
@@ -79,7 +79,7 @@ class Measuring:
         return starts
 
     async def latency(self, subject: Subject, step: Step) -> list[Latency]:
-        """One conversation at a time, a new one for each answer."""
+        """Measure latency: one conversation at a time, a new one for each answer."""
         await at_once(subject.address, self._questions, 1, *SHAPES[0], "warm")
         return [await self._shape(subject, *shape, step) for shape in SHAPES]
 
@@ -95,9 +95,9 @@ class Measuring:
         return Latency(question, answers, gateway, engines)
 
     async def load(self, subject: Subject, step: Step) -> list[Load]:
-        """Several conversations at once."""
+        """Measure throughput with several concurrent conversations."""
         loads = []
-        # Not counted: it brings up as many engines as will have work.
+        # Not counted: this round loads as many engines as will be used.
         await at_once(subject.address, self._questions, max(self._effort.load), *LOAD_SHAPE, "load")
         for count in self._effort.load:
             rounds: list[Round] = []
@@ -138,7 +138,7 @@ async def _wait_for_rest(subject: Subject) -> None:
 
 
 def _processor_seconds(subject: Subject) -> tuple[float, float]:
-    """Of the gateway and of its engines, so far."""
+    """Return the CPU seconds used so far by the gateway and by its engines."""
 
     def spent(process: psutil.Process) -> float:
         times = process.cpu_times()

@@ -1,4 +1,4 @@
-"""Resident memory of the gateway and its engines, sampled beside what happens."""
+"""Resident memory of the gateway and its engines, sampled in the background."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gateway.cli.bench.results import Phase, Sample
 from gateway.cli.bench.subject import Subject
 
 EVERY_SECONDS: Final = 0.1
-"""The write-up sampled every half second, which misses peaks."""
+"""Sampling interval. The write-up sampled every half second, which misses peaks."""
 
 
 class Watch:
-    """Samples from a thread of its own while `watching`."""
+    """Samples memory in a thread while `watching`."""
 
     def __init__(self, subject: Subject) -> None:
-        """Nothing is sampled yet."""
+        """Start without samples."""
         self._subject = subject
         self._samples: list[Sample] = []
         self._over = threading.Event()
@@ -30,7 +30,7 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Sample meanwhile."""
+        """Sample until the context ends."""
         thread = threading.Thread(target=self._watch, name="memory", daemon=True)
         thread.start()
         try:
@@ -41,7 +41,7 @@ class Watch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What is sampled meanwhile, and one sample at its end, is a phase."""
+        """Record the samples of the context, and one at its end, as a phase."""
         before = len(self._samples)
         yield
         self._sample()
@@ -60,5 +60,5 @@ class Watch:
 def _resident(process: psutil.Process) -> int:
     try:
         return int(process.memory_info().rss)
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # the process has just ended
         return 0

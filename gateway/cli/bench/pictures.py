@@ -1,4 +1,4 @@
-"""The plots: memory over time, latency, start-up and load, the write-up's figures in grey."""
+"""Plots of memory, latency, start-up and load, with the write-up's figures in grey."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ THEIR_START: Final = {
 
 
 def draw(results: Results, folder: Path, stem: str) -> list[Path]:
-    """Write them as .png and .svg; gives the files. Raises OSError."""
-    from matplotlib.figure import Figure  # late: it takes a second, and without --output nothing needs it
+    """Write the plots as .png and .svg, and return the files. Raises OSError."""
+    from matplotlib.figure import Figure  # imported late: it takes a second, and only --output needs it
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     axes = figure.subplots(2, 2)
     for axis, plot in zip(axes.flat, (_memory, _latency, _start, _load), strict=True):
         plot(results, axis)
-    it = results.conditions
-    figure.suptitle(f"{it.model} on {it.cores} cores of {it.processor}, {it.date}", fontsize=11)
+    conditions = results.conditions
+    figure.suptitle(
+        f"{conditions.model} on {conditions.cores} cores of {conditions.processor}, {conditions.date}", fontsize=11
+    )
     files = [folder / f"{stem}.png", folder / f"{stem}.svg"]
     for file in files:
         figure.savefig(file, dpi=110)
@@ -69,8 +71,8 @@ def _latency(results: Results, axes: Axes) -> None:
         label = _only_first(place)
         axes.barh(place + 0.2, theirs[1], 0.35, **(THEIRS | label(THEIRS["label"])))
         axes.barh(place + 0.2, theirs[0], 0.35, color="0.55", **label("write-up's first token"))
-        axes.barh(place - 0.2, total.median, 0.35, color=CONTEXT, **label("until the answer is whole"))
-        axes.barh(place - 0.2, first.median, 0.35, color=ENGINES, **label("until its first token"))
+        axes.barh(place - 0.2, total.median, 0.35, color=CONTEXT, **label("full answer"))
+        axes.barh(place - 0.2, first.median, 0.35, color=ENGINES, **label("first token"))
     names = [f"{shape.question} → {shape.answers[0].output}\ntokens" for shape in results.latency]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -105,10 +107,10 @@ def _load(results: Results, axes: Axes) -> None:
     counts = [str(load.conversations) for load in results.load]
     rates = [load.rate for load in results.load]
     firsts = [load.spread(lambda answer: answer.first).median for load in results.load]
-    axes.bar(counts, [rate.median for rate in rates], 0.6, color=ENGINES, label="tokens a second, all")
+    axes.bar(counts, [rate.median for rate in rates], 0.6, color=ENGINES, label="tokens per second, total")
     away = [[abs(rate.median - rate.bounds[end]) for rate in rates] for end in (0, 1)]
     axes.errorbar(counts, [rate.median for rate in rates], away, fmt="none", ecolor="black", capsize=4)
-    axes.set_xlabel("conversations at once")
+    axes.set_xlabel("concurrent conversations")
     other = axes.twinx()
     other.plot(counts, firsts, "o-", color=GATEWAY, label="first token, s (right)")
     other.set_ylim(0, 1.25 * max(firsts))
@@ -118,7 +120,7 @@ def _load(results: Results, axes: Axes) -> None:
 
 
 def _only_first(place: int) -> Any:
-    """Labels for the legend, each said once."""
+    """Return legend labels that appear only once, for the first bar."""
     return lambda text: {"label": text if place == 0 else None}
 
 

@@ -1,4 +1,4 @@
-"""`bench.md`, `bench.json` and the plots, in a folder."""
+"""Writes `bench.md`, `bench.json` and the plots to a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEM: Final = "bench"
 
 
 def write(results: Results, folder: Path, say: Phrases) -> list[Path]:
-    """Write all; gives the files. Raises OSError."""
+    """Write all files and return their paths. Raises OSError."""
     page, data = folder / f"{STEM}.md", folder / f"{STEM}.json"
     page.write_text("\n".join(_markdown(results, say)), encoding="utf-8")
     data.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")

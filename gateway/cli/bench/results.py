@@ -1,4 +1,4 @@
-"""What was measured, as `bench.json` has it: seconds, tokens, and bytes."""
+"""Results of a benchmark, as stored in `bench.json`, in seconds, tokens and bytes."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ import msgspec
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """A figure that was measured several times."""
+    """Repeated measurements of one figure."""
 
     values: list[float]
 
     @property
     def median(self) -> float:
-        """The middle value."""
+        """Return the median."""
         return statistics.median(self.values)
 
     def text(self, scale: float = 1, digits: int = 0) -> str:
-        """The median times `scale`, and the least and greatest value where there are several."""
+        """Return the median times `scale`, with minimum and maximum in brackets if they differ."""
         median, least, most = (f"{value * scale:.{digits}f}" for value in (self.median, *self.bounds))
         return median if least == most else f"{median} ({least} – {most})"
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Least and greatest."""
+        """Return minimum and maximum."""
         return min(self.values), max(self.values)
 
 
 class Start(msgspec.Struct, frozen=True):
-    """One start, in seconds by part, and of a request that comes at once."""
+    """Seconds of one start by part, and of an immediate request."""
 
     python: float
-    """Of the gateway: interpreter and imports, settings read."""
+    """Gateway: interpreter, imports, reading the settings."""
     configuration: float
-    """Keys, port taken."""
+    """API keys, binding the port."""
     vocabulary: float
     """Vocabulary, chat template, plan."""
     parts: float
-    """Stores opened, model's digest looked up, app put together."""
+    """Opening the stores, looking up the model's digest, building the app."""
     listening: float
     engine: float
-    """Of the engine process, which starts with the first request: interpreter and imports."""
+    """Engine process, which starts with the first request: interpreter and imports."""
     weights: float
-    """Mapped, tensors built."""
+    """Mapping the weights, building the tensors."""
     context: float
     """KV cells and compute buffers."""
     first_token: float
-    """From the beginning of the gateway's process to the first token of a request sent as soon as it listened."""
+    """From the start of the gateway process to the first token of a request sent as soon as it listens."""
 
     @property
     def ready(self) -> float:
-        """Until requests are taken."""
+        """Return the seconds until the gateway accepts requests."""
         return self.python + self.configuration + self.vocabulary + self.parts + self.listening
 
     @property
     def loading(self) -> float:
-        """Of the engine, from its spawning on."""
+        """Return the seconds from spawning the engine until it is loaded."""
         return self.engine + self.weights + self.context
 
 
@@ -72,31 +72,31 @@ class Sample(msgspec.Struct, frozen=True):
 
     @property
     def together(self) -> int:
-        """Of all processes; pages that two of them share count twice, as in the write-up."""
+        """Return the bytes of all processes; shared pages count for each process, as in the write-up."""
         return self.gateway + self.engines
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """What memory was in a part of a session."""
+    """Memory during one part of a session."""
 
     name: str
     samples: list[Sample]
 
     def mean(self, part: Callable[[Sample], int]) -> float:
-        """Bytes on average."""
+        """Return the mean of a part of the samples, in bytes."""
         return statistics.fmean(map(part, self.samples))
 
     @property
     def peak(self) -> int:
-        """Bytes at most, of all processes."""
+        """Return the maximum of all processes together, in bytes."""
         return max(sample.together for sample in self.samples)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One answer as a client saw it."""
+    """One answer, measured by the client."""
 
     prompt: int
-    """Tokens, with the template's."""
+    """Tokens, including those of the chat template."""
     cached: int
     output: int
     first: float
@@ -105,56 +105,57 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def gap(self) -> float:
-        """Seconds from one token to the next, on average."""
+        """Return the mean time between tokens, in seconds."""
         return (self.total - self.first) / max(1, self.output - 1)
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Answers of one shape, one after the other."""
+    """Sequential answers of one shape."""
 
     question: int
-    """Tokens of the question's text."""
+    """Tokens of the question without the chat template."""
     answers: list[Answer]
     gateway_cores: float
-    """Processor seconds a second of the gateway, and of its engines."""
+    """CPU cores used by the gateway (CPU seconds per second)."""
     engine_cores: float
+    """CPU cores used by the engines."""
 
     def spread(self, part: Callable[[Answer], float]) -> Spread:
-        """A figure of all answers."""
+        """Return a figure over all answers."""
         return Spread([part(answer) for answer in self.answers])
 
 
 class Round(msgspec.Struct, frozen=True):
-    """Conversations that ask at the same time."""
+    """One round of concurrent questions."""
 
     answers: list[Answer]
     seconds: float
-    """Until the last one had its answer."""
+    """Seconds until the last answer was complete."""
 
     @property
     def rate(self) -> float:
-        """Tokens a second of all together."""
+        """Return the total tokens per second."""
         return sum(answer.output for answer in self.answers) / self.seconds
 
 
 class Load(msgspec.Struct, frozen=True):
-    """So many conversations at once, several times."""
+    """Several rounds with a number of concurrent conversations."""
 
     conversations: int
     rounds: list[Round]
 
     @property
     def rate(self) -> Spread:
-        """Tokens a second of all together."""
+        """Return the total tokens per second."""
         return Spread([measured.rate for measured in self.rounds])
 
     def spread(self, part: Callable[[Answer], float]) -> Spread:
-        """A figure of all answers."""
+        """Return a figure over all answers."""
         return Spread([part(answer) for measured in self.rounds for answer in measured.answers])
 
 
 class Conditions(msgspec.Struct, frozen=True):
-    """What was measured, where and when."""
+    """Model, machine, versions and date of the measurement."""
 
     model: str
     file_bytes: int
@@ -164,12 +165,12 @@ class Conditions(msgspec.Struct, frozen=True):
     samovar: str
     llama_cpp_python: str
     planned: bool
-    """Whether engines worked by a plan that `samovar tune` measured here."""
+    """Whether the engines used a plan that `samovar tune` measured on this machine."""
     date: str
 
 
 class Results(msgspec.Struct, frozen=True):
-    """All of it."""
+    """All results."""
 
     conditions: Conditions
     starts: list[Start]
@@ -178,23 +179,23 @@ class Results(msgspec.Struct, frozen=True):
     load: list[Load]
 
     def start(self, part: Callable[[Start], float]) -> Spread:
-        """A figure of all starts."""
+        """Return a figure over all starts."""
         return Spread([part(start) for start in self.starts])
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured."""
+    """Number of measurements."""
 
     starts: int
     rounds: int
-    """Answers of each shape, and follow-ups in the memory's conversation."""
+    """Answers of each shape, and follow-ups in the conversation that measures memory."""
     load: Sequence[int]
-    """Conversations at once."""
+    """Numbers of concurrent conversations."""
     hold_seconds: float
-    """How long memory is looked at when nothing happens."""
+    """Seconds for which memory is sampled while idle."""
     part_seconds: float
-    """After so much time a part begins no further round."""
+    """Seconds after which a part starts no further round."""
 
 
 FULL = Effort(starts=3, rounds=5, load=(1, 2, 4, 8), hold_seconds=1, part_seconds=90)

@@ -1,4 +1,4 @@
-"""`samovar bench`'s work: a gateway of its own measured as a user meets it, told beside the write-up's figures."""
+"""Implementation of `samovar bench`: start a gateway, measure it as a client, and compare with the write-up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gateway.models.catalogue import Entry, ModelNotAvailableError, find
 from gateway.models.cost_models import planned
 
 MOST_SECONDS: Final = 1800
-"""However slow the machine is."""
+"""Timeout of the whole benchmark."""
 TEXTS: Final = {
     **tables.TEXTS,
     "measuring_memory": ("memory", "内存"),
@@ -39,22 +39,22 @@ TEXTS: Final = {
     "measuring_load": ("load", "负载"),
     "stopped": ("stopped; nothing was written", "已停止，未写入任何文件"),
     "too_long": (
-        "not done after {minutes} minutes; --quick measures less",
+        "not finished after {minutes} minutes; use --quick to measure less",
         "{minutes} 分钟仍未完成；可用 --quick 少测一些",
     ),
-    "unwritable": ("--output: {folder} can't be written: {reason}", "--output：{folder} 不可写：{reason}"),
+    "unwritable": ("--output: {folder} is not writable: {reason}", "--output：{folder} 不可写：{reason}"),
     "written": ("written: {files}", "已写入：{files}"),
 }
 
 
 def run(settings: Settings, *, quick: bool, output: Path | None) -> int:
-    """Measure, print, write. Raises CommandError."""
+    """Measure, print and write the results. Raises CommandError."""
     say = Phrases(TEXTS, chinese=is_chinese())
     if output is not None:
-        _try_folder(output, say)
+        _check_folder(output, say)
     try:
         entry = find(settings.model)
-        with _leaving_on_sigterm():
+        with _interrupt_on_sigterm():
             results = _measured(entry, settings, QUICK if quick else FULL, say)
     except (ModelNotAvailableError, EngineError, BenchError) as error:
         raise CommandError(str(error)) from error
@@ -73,7 +73,7 @@ def run(settings: Settings, *, quick: bool, output: Path | None) -> int:
 
 
 def _measured(entry: Entry, settings: Settings, effort: Effort, say: Phrases) -> Results:
-    """All of it. Raises BenchError, ModelLoadError and TimeoutError."""
+    """Run all measurements. Raises BenchError, ModelLoadError and TimeoutError."""
     columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     totals = {
         "memory": effort.rounds + 2,
@@ -121,8 +121,8 @@ def _conditions(entry: Entry, settings: Settings) -> Conditions:
     )
 
 
-def _try_folder(folder: Path, say: Phrases) -> None:
-    """Raises CommandError now and not after minutes of measuring."""
+def _check_folder(folder: Path, say: Phrases) -> None:
+    """Raise CommandError now instead of after minutes of measuring, if `folder` is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -132,8 +132,8 @@ def _try_folder(folder: Path, say: Phrases) -> None:
 
 
 @contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: what was started is stopped on the way out."""
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C, so that started processes are stopped."""
     before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
         yield
@@ -146,13 +146,13 @@ def _show(results: Results, say: Phrases) -> None:
     console.print(say("title"), style="bold")
     console.print(tables.conditions(results, say))
     console.print(say("writeup"))
-    for told in tables.tables(results, say):
+    for content in tables.tables(results, say):
         table = Table(
-            title=told.title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+            title=content.title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
         )
-        for number, name in enumerate(told.columns):
+        for number, name in enumerate(content.columns):
             table.add_column(name, justify="right" if number else "left")
-        for row in told.rows:
+        for row in content.rows:
             table.add_row(*row)
         console.print()
         console.print(table)

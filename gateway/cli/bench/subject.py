@@ -1,4 +1,4 @@
-"""The gateway that is measured: a process of its own on a free port, with a state folder that goes with it."""
+"""The measured gateway: a process on a free port with a temporary state folder."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ _ADDRESS: Final = re.compile(r"http(://\S+:\d+)")
 
 
 class BenchError(Exception):
-    """It could not be measured; the text says why."""
+    """The measurement failed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A gateway that takes requests."""
+    """A running gateway."""
 
     process: psutil.Process
     address: str
-    """Of the WebSocket."""
+    """URL of the WebSocket."""
     began: float
-    """When its process was started, in seconds of the monotonic clock."""
+    """Start of the process, in seconds of the monotonic clock."""
     ready_seconds: float
     _log: Path
 
     def engines(self) -> list[psutil.Process]:
-        """Its engine processes."""
+        """Return the gateway's engine processes."""
         return engines_of(self.process)
 
     def logged(self, event: str) -> dict[str, Any]:
-        """The newest line of its log that tells of `event`, waited for. Raises BenchError."""
+        """Wait for the log event `event` and return its newest entry. Raises BenchError."""
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             for line in reversed(self._log.read_bytes().splitlines()):
@@ -54,22 +54,22 @@ class Subject:
                     if isinstance(entry, dict) and entry.get("event") == event:
                         return entry
             time.sleep(0.01)
-        raise BenchError(f"the gateway's log tells nothing of {event!r}")
+        raise BenchError(f"the gateway did not log {event!r}")
 
 
 class Workshop:
-    """Starts gateways with the user's model, cores, plan and cache, one after the other in one state folder."""
+    """Starts gateways with the user's model, cores, plan and cache, one after the other, in one state folder."""
 
     def __init__(self, entry: Entry, settings: Settings, folder: Path) -> None:
-        """Keep all in `folder`: nothing of what the user has is touched."""
+        """Use `folder` for all state; the user's state is not changed."""
         self._folder = folder
         self._command = module_command("gateway.cli", "serve", *_flags(entry, settings, folder / "state"))
-        with contextlib.suppress(OSError):  # nobody tuned here
+        with contextlib.suppress(OSError):  # no plan was measured here
             shutil.copytree(settings.state_dir / "plans", folder / "state" / "plans")
 
     @contextlib.contextmanager
     def started(self, *, idle_unload: float = 0) -> Iterator[Subject]:
-        """`samovar serve`, stopped at the end. Raises BenchError."""
+        """Run `samovar serve` for the duration of the context. Raises BenchError."""
         own = {name: value for name, value in environment().items() if not name.startswith("SAMOVAR_")}
         with (self._folder / "out").open("wb") as out, (self._folder / "log").open("wb") as log:
             began = time.monotonic()
@@ -77,7 +77,7 @@ class Workshop:
                 [*self._command, f"--idle-unload={idle_unload}"],
                 stdout=out,
                 stderr=log,
-                cwd=self._folder,  # where no samovar.toml lies
+                cwd=self._folder,  # contains no samovar.toml
                 env=own,
             )
         try:
@@ -93,32 +93,32 @@ class Workshop:
                 process.wait()
 
     def _address(self, process: subprocess.Popen[bytes]) -> str:
-        """Where it listens, as soon as it says so."""
+        """Wait for the greeting and return the URL of the WebSocket."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             if found := _ADDRESS.search((self._folder / "out").read_text(errors="replace")):
                 return f"ws{found[1]}/v1/responses"
             time.sleep(0.005)
-        said = (self._folder / "log").read_text(errors="replace").splitlines()
-        reason = said[-1].removeprefix("samovar: ") if said else "it said nothing"
+        lines = (self._folder / "log").read_text(errors="replace").splitlines()
+        reason = lines[-1].removeprefix("samovar: ") if lines else "its log is empty"
         raise BenchError(f"the gateway did not start: {reason}")
 
 
 def _flags(entry: Entry, settings: Settings, state: Path) -> Iterator[str]:
-    # By its name a model of the catalogue has its own sampling; by its path it would have another's.
+    # A catalogue model has its own sampling defaults only if it is given by name.
     yield f"--model={settings.model if settings.model in CATALOGUE else entry.path}"
     yield "--port=0"
     yield f"--state-dir={state}"
-    yield "--cache-ttl=60"  # what is left in a store of the user's goes soon
+    yield "--cache-ttl=60"  # blocks left in the user's store expire soon
     for name in ("cores", "engines", "engine_memory", "context"):
         yield f"--{name.replace('_', '-')}={getattr(settings, name)}"
-    if settings.cache != SQLITE:  # else a file in the state folder
+    if settings.cache != SQLITE:  # otherwise the cache is a file in the state folder
         yield f"--cache={settings.cache}"
         yield from _key(settings.key_source)
 
 
 def _key(source: Path | str) -> Iterator[str]:
-    """A store of the user's knows the user's key and no other; one that is not there yet is not made here."""
+    """Yield the flag for the user's key, which the user's store requires. A missing key file is not created."""
     if isinstance(source, str):
         yield f"--cache-key={source}"
     elif source.exists():

@@ -1,4 +1,4 @@
-"""The tables, the write-up's figures beside those of this machine."""
+"""Tables of the results, next to the write-up's figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TEXTS: Final = {
         "{model} ({size:.0f} MB), {cores} cores of {processor}, {memory:.0f} GB; {versions}, {plan}; {date}",
         "{model}（{size:.0f} MB），{processor} 的 {cores} 个核心，{memory:.0f} GB；{versions}，{plan}；{date}",
     ),
-    "planned": ("plan measured here", "方案为本机实测"),
-    "assumed": ("plan of an ordinary machine (samovar tune measures this one)", "方案为估计（可运行 samovar tune）"),
+    "planned": ("measured plan", "运行方案为本机实测"),
+    "assumed": ("default plan (run samovar tune to measure)", "默认运行方案（可运行 samovar tune 实测）"),
     "writeup": (
         (
-            "Medians, with the least and the greatest in brackets. The write-up measured Qwen2.5-0.5B-Instruct on an "
+            "Medians, with minimum and maximum in brackets. The write-up measured Qwen2.5-0.5B-Instruct on an "
             "Intel i5-1135G7 (4 cores, 16 GB), one blocking request at a time, all in one process."
         ),
         (
@@ -30,50 +30,50 @@ TEXTS: Final = {
             "Intel i5-1135G7（4 核，16 GB），单进程，每次只处理一个请求。"
         ),
     ),
-    "made": ("Made by `samovar bench --output DIR`.", "由 `samovar bench --output 目录` 生成。"),
+    "made": ("Created by `samovar bench --output DIR`.", "由 `samovar bench --output 目录` 生成。"),
     "theirs": ("write-up", "原文"),
     "here": ("here", "本机"),
     "memory": ("Memory, resident, MB", "内存（常驻，MB）"),
     "phase": ("phase", "阶段"),
     "gateway": ("gateway", "网关"),
     "engines": ("engines", "引擎"),
-    "together": ("together", "合计"),
+    "together": ("total", "合计"),
     "peak": ("peak", "峰值"),
     "before": ("before the model is loaded", "加载模型之前"),
     "loaded": ("model loaded", "模型加载之后"),
     "first": ("first conversation", "首次对话"),
-    "after": ("after it", "首次对话之后"),
+    "after": ("after the first conversation", "首次对话之后"),
     "rounds": ("further rounds", "继续几轮"),
-    "rest": ("at rest, engine unloaded", "空闲，引擎已卸载"),
+    "rest": ("idle, engine unloaded", "空闲，引擎已卸载"),
     "latency": ("Latency, one conversation at a time", "延迟（每次一个对话）"),
     "shape": ("{question} → {answer} tokens", "{question} → {answer} 词元"),
-    "prompt": ("prompt tokens, of them cached", "提示词元（其中已缓存）"),
-    "first_token": ("first token, ms", "首个词元，ms"),
+    "prompt": ("prompt tokens (cached)", "输入词元（其中缓存命中）"),
+    "first_token": ("time to first token, ms", "首字延迟，ms"),
     "gap": ("between tokens, ms", "词元间隔，ms"),
     "total": ("total, s", "总时间，s"),
-    "rate": ("tokens a second", "每秒词元"),
-    "cpu": ("processor, % of one core: gateway + engines", "处理器，单核的 %：网关 + 引擎"),
+    "rate": ("tokens per second", "词元/秒"),
+    "cpu": ("CPU, % of one core: gateway + engines", "CPU，单核的 %：网关 + 引擎"),
     "start": ("Start-up, ms", "启动（ms）"),
     "part": ("part", "步骤"),
     "python": ("Python environment", "Python 环境"),
     "configuration": ("configuration, keys, stores", "配置、密钥、存储"),
     "vocabulary": ("tokenizer, chat template", "分词器、对话模板"),
-    "listening": ("web service bound", "绑定端口"),
-    "ready": ("takes requests", "可接受请求"),
+    "listening": ("port bound", "绑定端口"),
+    "ready": ("ready for requests", "可接受请求"),
     "engine": ("engine's Python environment", "引擎的 Python 环境"),
     "weights": ("weights mapped, tensors built", "映射权重、构建张量"),
     "context": ("KV cells and buffers", "KV 单元与缓冲区"),
-    "asked": ("first token of a request sent at once", "启动即提问的首个词元"),
-    "load": ("Load: {question} → {answer} tokens each, all at once", "负载：同时提问，各 {question} → {answer} 词元"),
+    "asked": ("first token of an immediate request", "启动后立即提问的首字延迟"),
+    "load": ("Load: {question} → {answer} tokens each, concurrent", "负载：同时提问，各 {question} → {answer} 词元"),
     "conversations": ("conversations", "对话数"),
-    "all_rate": ("tokens a second, all", "每秒词元（合计）"),
+    "all_rate": ("tokens per second, total", "词元/秒（合计）"),
 }
-"""The texts in English and Chinese."""
+"""Texts in English and Chinese."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, the columns' names and the rows."""
+    """A table: title, column names and rows."""
 
     title: str
     columns: list[str]
@@ -81,7 +81,7 @@ class Table:
 
 
 def tables(results: Results, say: Phrases) -> Iterator[Table]:
-    """All of them."""
+    """Yield all tables."""
     yield _memory(results.memory, say)
     yield _latency(results.latency, say)
     yield _start(results, say)
@@ -89,18 +89,18 @@ def tables(results: Results, say: Phrases) -> Iterator[Table]:
 
 
 def conditions(results: Results, say: Phrases) -> str:
-    """What was measured, in a line."""
-    it = results.conditions
+    """Return model, machine, versions and date in one line."""
+    conditions = results.conditions
     return say(
         "conditions",
-        model=it.model,
-        size=it.file_bytes / MB,
-        cores=it.cores,
-        processor=it.processor,
-        memory=it.memory_bytes / 1e9,
-        versions=f"samovar {it.samovar}, llama-cpp-python {it.llama_cpp_python}",
-        plan=say("planned" if it.planned else "assumed"),
-        date=it.date,
+        model=conditions.model,
+        size=conditions.file_bytes / MB,
+        cores=conditions.cores,
+        processor=conditions.processor,
+        memory=conditions.memory_bytes / 1e9,
+        versions=f"samovar {conditions.samovar}, llama-cpp-python {conditions.llama_cpp_python}",
+        plan=say("planned" if conditions.planned else "assumed"),
+        date=conditions.date,
     )
 
 

@@ -1,6 +1,6 @@
-"""The figures of the write-up that Samovar grew from, to be set beside those of this machine.
+"""Figures of the write-up that Samovar is based on, for comparison with those of this machine.
 
-Qwen2.5-0.5B-Instruct on an Intel i5-1135G7 (4 cores), 16 GB, processor only, one blocking request at a time.
+Qwen2.5-0.5B-Instruct on an Intel i5-1135G7 (4 cores), 16 GB, CPU only, one blocking request at a time.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Final
 
 MEMORY: Final = {"before": 85.3, "loaded": 1068.7, "first": 1182.4, "after": 1070.1, "rounds": 1200.0}
-"""Megabytes, resident; of the first conversation the peak, of five rounds what their mean stayed under."""
+"""Resident memory in MB: the peak of the first conversation; an upper bound of the mean of five rounds."""
 LATENCY: Final = {
     "first_token": (0.82, 0.91),
     "gap": (0.045, 0.048),
     "total": (5.3, 8.1),
 }
-"""Seconds, of 20 → 100 and of 50 → 150 tokens."""
+"""Seconds, for 20 → 100 and 50 → 150 tokens."""
 CPU: Final = "60 – 80"
-"""Per cent of one core."""
+"""Percent of one core."""
 START: Final = {"python": 0.18, "configuration": 0.09, "vocabulary": 0.07, "listening": 0.02, "weights": 0.65}
-"""Seconds by part; the weights were loaded before requests were taken."""
+"""Seconds by part; the weights were loaded before requests were accepted."""

@@ -1,4 +1,4 @@
-"""`samovar doctor`: checks this machine and the settings, and says how to mend what is wrong."""
+"""`samovar doctor`: check this machine and the settings, and print how to fix problems"""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FLAGS: Final = {
     "avx512_bf16": "AVX512_BF16",
     "avx_vnni": "AVX_VNNI",
 }
-"""Linux's name of what makes decoding fast, and llama.cpp's."""
+"""CPU features that speed up decoding: Linux's flag, and llama.cpp's name."""
 
 
 def run(settings: Settings) -> int:
@@ -57,25 +57,25 @@ def run(settings: Settings) -> int:
         failed |= finding.mark is Mark.FAIL
         line = Text(f"{finding.mark.name.lower():4}", finding.mark.value)
         line.append(f"  {finding.subject}: ", "bold").append(plain(finding.text), "default")
-        if finding.mend:
-            line.append(f" → {finding.mend}", "default")
+        if finding.fix:
+            line.append(f" → {finding.fix}", "default")
         console.print(line, soft_wrap=True)
     return int(failed)
 
 
 class Doctor:
-    """Looks, and changes nothing."""
+    """Read-only checks of the machine and the settings."""
 
     def __init__(self, settings: Settings, say: Phrases) -> None:
-        """Look at `settings` on this machine; speak by `say`."""
+        """Check `settings` on this machine; `say` selects the language."""
         self._settings = settings
         self._say = say
         self._served: ServedModel | None = None
         self._serving = False
 
     def findings(self) -> Iterator[Finding]:
-        """All of them, in the order in which a start would come upon them."""
-        # The port first, though it is told later: a gateway that runs has taken its memory already.
+        """Yield all findings, in the order in which `samovar serve` would meet the problems."""
+        # Check the port first, though it is reported later: a running gateway already uses its memory.
         port = self._port()
         for part in (self._model, self._cpu, self._cores, self._memory, self._disk):
             yield from part()
@@ -86,8 +86,8 @@ class Doctor:
     def _good(self, subject: str, text: str, **values: object) -> Finding:
         return Finding(Mark.OK, self._say(subject), self._say(text, **values))
 
-    def _bad(self, mark: Mark, subject: str, text: str, mend: str, **values: object) -> Finding:
-        return Finding(mark, self._say(subject), self._say(text, **values), self._say(mend, **values))
+    def _bad(self, mark: Mark, subject: str, text: str, fix: str, **values: object) -> Finding:
+        return Finding(mark, self._say(subject), self._say(text, **values), self._say(fix, **values))
 
     def _model(self) -> Iterator[Finding]:
         name = self._settings.model
@@ -200,18 +200,18 @@ class Doctor:
             if self._serving:
                 return self._good("port", "port_ours", url=self._settings.url)
             return self._bad(Mark.FAIL, "port", "port_taken", "other_port", **values)
-        mend = "other_port" if error.errno == errno.EACCES else "other_host"
-        return self._bad(Mark.FAIL, "port", "port_refused", mend, reason=error.strerror or error, **values)
+        fix = "other_port" if error.errno == errno.EACCES else "other_host"
+        return self._bad(Mark.FAIL, "port", "port_refused", fix, reason=error.strerror or error, **values)
 
     def _tls(self) -> Iterator[Finding]:
         certificate, key = self._settings.tls_cert, self._settings.tls_key
         if certificate is None or key is None:
             return
         try:
-            # A password would be asked for in the middle of a start, where nobody may be to give it.
+            # A key with a password would prompt for it during startup, where nobody may be able to answer.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
         except (OSError, ValueError) as error:  # SSLError is an OSError
-            yield self._bad(Mark.FAIL, "tls", "tls_bad", "mend_tls", cert=certificate, key=key, reason=error)
+            yield self._bad(Mark.FAIL, "tls", "tls_bad", "fix_tls", cert=certificate, key=key, reason=error)
         else:
             yield self._good("tls", "tls_good", cert=certificate)
 
@@ -219,12 +219,12 @@ class Doctor:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # in a folder that may not be looked into
+    except OSError:  # in a folder without read permission
         return False
 
 
 def _cannot_bind(settings: Settings) -> OSError | None:
-    """Why the gateway could not listen, tried as it would."""
+    """Return the error that the gateway would get when it binds its port, or None."""
     with closing(socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -242,14 +242,14 @@ def _is_samovar(settings: Settings) -> bool:
 
 
 def _open_database(path: Path) -> None:
-    """Raises sqlite3.Error when `path` is there and is no database."""
+    """Raise sqlite3.Error if `path` exists and is not a database."""
     if path.exists():
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
 def _cpu_flags() -> frozenset[str]:
-    """What the processor can do, in Linux's names; empty elsewhere."""
+    """Return the CPU's feature flags by their Linux names; empty on other systems."""
     try:
         found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

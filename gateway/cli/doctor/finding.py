@@ -1,4 +1,4 @@
-"""What a doctor finds."""
+"""Findings of `samovar doctor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Mark(Enum):
-    """How bad a finding is: with a FAIL, serving would fail."""
+    """Severity of a finding and its colour. With a FAIL, `samovar serve` would fail."""
 
     OK = "green"
     WARN = "yellow"
@@ -16,9 +16,9 @@ class Mark(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what mends it."""
+    """One line of the report: the subject, what was found, and how to fix it."""
 
     mark: Mark
     subject: str
     text: str
-    mend: str = ""
+    fix: str = ""

@@ -1,4 +1,4 @@
-"""The doctor's look at what is stored: the key, the cache's place, a Redis and its policy."""
+"""Checks of `samovar doctor` on storage: the key file, the location of the cache, a Redis and its policy."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from gateway.cli.doctor.finding import Finding, Mark
 from gateway.cli.language import Phrases
 from gateway.config.settings import Settings
 
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - only looked at
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - only inspected
 GOOD_POLICIES: Final = ("volatile-ttl", "volatile-lru", "allkeys-lru", "volatile-lfu", "allkeys-lfu")
 
 
 class StorageChecks:
-    """Looks, and changes nothing: a key or a file that is not there yet is not made."""
+    """Read-only checks: a key or file that does not exist yet is not created."""
 
     def __init__(self, settings: Settings, say: Phrases) -> None:
-        """Look at what `settings` name; speak by `say`."""
+        """Check the storage that `settings` name; `say` selects the language."""
         self._settings = settings
         self._say = say
 
     def findings(self) -> Iterator[Finding]:
-        """The key first: without it nothing that is stored can be used."""
+        """Yield the findings. The key comes first: without it nothing stored can be read."""
         keys = None
         try:
             keys = self._keys()
         except StoreError as error:
-            yield self._bad(Mark.FAIL, "key", "reason", "mend_key", reason=error)
+            yield self._bad(Mark.FAIL, "key", "reason", "fix_key", reason=error)
             return
         yield self._key(keys)
         if keys is not None:
@@ -52,8 +52,8 @@ class StorageChecks:
     def _good(self, subject: str, text: str, **values: object) -> Finding:
         return Finding(Mark.OK, self._say(subject), self._say(text, **values))
 
-    def _bad(self, mark: Mark, subject: str, text: str, mend: str, **values: object) -> Finding:
-        return Finding(mark, self._say(subject), self._say(text, **values), self._say(mend, **values))
+    def _bad(self, mark: Mark, subject: str, text: str, fix: str, **values: object) -> Finding:
+        return Finding(mark, self._say(subject), self._say(text, **values), self._say(fix, **values))
 
     def _keys(self) -> KeyRing | None:
         where = self._settings.key_source
@@ -70,10 +70,10 @@ class StorageChecks:
     def _conversations(self, keys: KeyRing) -> Iterator[Finding]:
         path = self._settings.state_dir / "conversations.db"
         try:
-            with suppress(sqlite3.Error):  # another finding tells of a file that is no database
+            with suppress(sqlite3.Error):  # another check reports a file that is not a database
                 keys.check(_mark(path) if path.exists() else None, str(path))
         except KeyMismatchError as error:
-            yield self._bad(Mark.FAIL, "key", "reason", "mend_key", reason=error)
+            yield self._bad(Mark.FAIL, "key", "reason", "fix_key", reason=error)
 
     def _cache(self, keys: KeyRing | None) -> Iterator[Finding]:
         url = self._settings.cache_url
@@ -90,14 +90,14 @@ class StorageChecks:
         try:
             yield self._file(file, keys) if url.startswith("sqlite") else self._redis(url, keys)
         except KeyMismatchError as error:
-            yield self._bad(Mark.FAIL, "cache", "reason", "mend_key", reason=error)
+            yield self._bad(Mark.FAIL, "cache", "reason", "fix_key", reason=error)
         except UnsupportedStoreError as error:
             reason = str(error).removeprefix("cache: ")
             yield self._bad(Mark.FAIL, "cache", "reason", "other_cache", reason=reason)
         except (StoreError, sqlite3.Error) as error:
             reason = str(error).removeprefix("cache: ")
-            mend = "mend_file" if url.startswith("sqlite") else "mend_cache"
-            yield self._bad(Mark.WARN, "cache", "cache_away", mend, store=shown(url), reason=reason)
+            fix = "fix_file" if url.startswith("sqlite") else "fix_cache"
+            yield self._bad(Mark.WARN, "cache", "cache_away", fix, store=shown(url), reason=reason)
 
     def _file(self, file: Path, keys: KeyRing | None) -> Finding:
         found = _mark(file)
@@ -117,13 +117,13 @@ class StorageChecks:
             store.close()
 
     def _server(self, store: RedisStore, url: str) -> Finding:
-        """Return the finding on a server that answers: its role and policy, if its user may ask for them."""
+        """Return the finding on the role and policy of a reachable server, if its user may read them."""
         try:
             about = {**store.about("memory"), **store.about("replication")}
         except StoreDeniedError:
             return self._bad(Mark.WARN, "cache", "redis_unasked", "allow_info", store=shown(url))
         if about.get("role") == "slave":
-            return self._bad(Mark.WARN, "cache", "redis_replica", "mend_replica", store=shown(url))
+            return self._bad(Mark.WARN, "cache", "redis_replica", "fix_replica", store=shown(url))
         return self._policy(about, url)
 
     def _policy(self, about: dict[str, Any], url: str) -> Finding:
@@ -132,7 +132,7 @@ class StorageChecks:
         if not most:
             return self._bad(Mark.WARN, "cache", "redis_unbounded", "bound_redis", **values)
         if policy not in GOOD_POLICIES:
-            return self._bad(Mark.WARN, "cache", "redis_policy", "mend_policy", **values)
+            return self._bad(Mark.WARN, "cache", "redis_policy", "fix_policy", **values)
         return self._good("cache", "redis_good", **values)
 
     def _room(self, path: Path, text: str) -> Iterator[Finding]:
@@ -146,7 +146,7 @@ class StorageChecks:
 
 
 def _mark(path: Path) -> str | None:
-    """The fingerprint in a database of conversations or blocks. Raises sqlite3.Error when it is none of ours."""
+    """Return the key fingerprint of a conversation or block database. Raises sqlite3.Error if it is not one."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT fingerprint FROM marks").fetchall()
     return rows[0][0] if rows else None
