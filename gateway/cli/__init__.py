@@ -99,7 +99,7 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.filename is None or isinstance(error, OutputError):
             raise
-        complain(f"{error.filename}: {error.strerror}; run as the user that owns it, or name another path")
+        print_error(f"{error.filename}: {error.strerror}; run as the user that owns it, or name another path")
         return 1
     except KeyboardInterrupt:
         return 1
