@@ -55,7 +55,7 @@ async def enter(page: Page, key: str) -> None:
 
 @pytest.mark.parametrize(
     ("locale", "title", "refusal"),
-    [("en-US", "Sign in", "This key is not valid"), ("zh-CN", "登录", "此密钥无效")],
+    [("en-US", "Sign in", "This API key is invalid"), ("zh-CN", "登录", "此 API 密钥无效")],
 )
 async def test_a_wrong_key_is_rejected_and_the_right_one_is_accepted_and_stored(
     browser: Browser, locked: Locked, locale: str, title: str, refusal: str
@@ -108,6 +108,6 @@ async def test_a_user_whose_key_is_revoked_is_informed(browser: Browser, locked:
     await ended(await ask(page, "Hi"), "done")
     locked.keys("revoke", "guest")
     await expect(page.get_by_test_id("sign-in")).to_be_visible(timeout=15_000)
-    await expect(page.get_by_role("alert")).to_contain_text("not any more")
+    await expect(page.get_by_role("alert")).to_contain_text("has expired")
     await expect(messages(page, "user")).to_have_count(1)
     await page.context.close()

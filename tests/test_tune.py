@@ -40,7 +40,7 @@ def test_a_plan_is_measured_shown_drawn_and_used(
     assert main(["tune", *flags, "--show"]) == 0
     shown = capsys.readouterr().out
     assert "plan: measured" in shown
-    assert "a digit is that many engines" in shown
+    assert "a digit is a number of engines" in shown
 
 
 @pytest.mark.parametrize(
