@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from engine import CostModel, build_features, heuristic, model_size
+from engine import CostModel, heuristic, model_size
 from gateway.config.files import write_private
 from gateway.config.machine import processor
 from gateway.config.settings import Settings
@@ -31,6 +31,10 @@ class Key(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, path: Path, settings: Settings) -> Key:
         """Return the key of a model file on this machine. Raises OSError."""
+        from engine import (
+            build_features,
+        )  # late: it loads llama.cpp, which a gateway without a measured plan never needs
+
         build = f"{version('llama-cpp-python')} {' '.join(sorted(build_features()))}"
         return cls(model_digest(path, settings.state_dir), build, processor(), settings.cores)
 

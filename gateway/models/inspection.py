@@ -14,14 +14,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from engine import Model, ModelLoadError, Vocabulary, environment, module_command, split_fault
+from engine import ModelLoadError, environment, module_command, split_fault
 from gateway.models.catalogue import SAMPLING_KEYS, ModelNotAvailableError
 from gateway.models.token_table import TokenTable
 from gateway.prompts.chat_template import Prompt, TemplateError
+
+if TYPE_CHECKING:
+    from engine import Model, Vocabulary
 
 SECONDS: Final = 20.0
 """Time limit of the child in seconds. A vocabulary of 152 000 tokens takes one second, or more on a busy machine."""
@@ -96,6 +99,8 @@ def inspect(model: Path) -> Description | Fault:
 
 
 def _read(path: Path) -> Description | Fault:
+    from engine import Model  # imported late: only the child loads llama.cpp
+
     try:
         if fault := split_fault(path):
             return Fault("unreadable", f"{path.name} can't be loaded: {fault}")

@@ -39,6 +39,10 @@ def document() -> Json:
             "main endpoint is the WebSocket mode of `GET /v1/responses`, which OpenAPI cannot describe; see "
             "`docs/api.md`.",
         },
+        "externalDocs": {
+            "description": "API reference: WebSocket mode, error codes, metrics; a path in the source tree",
+            "url": "docs/api.md",
+        },
         "paths": _paths(),
         "components": {
             "schemas": _schemas(),
