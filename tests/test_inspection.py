@@ -97,8 +97,8 @@ def test_a_template_with_thoughts_renders(tmp_path: Path) -> None:
         ("{{ 'x' * 2 ** 31 }}", "limits on memory or recursion (MemoryError)"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "limits on memory or recursion (RecursionError)"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
-        ("{{ messages[0].content }}", "leaves the answer out"),
-        ("no word of it", "leaves the answer out"),
+        ("{{ messages[0].content }}", "omits the answer"),
+        ("no word of it", "omits the answer"),
     ],
 )
 def test_a_hostile_template_is_reported_in_one_line(tmp_path: Path, template: str, said: str) -> None:

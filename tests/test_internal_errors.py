@@ -78,7 +78,7 @@ async def test_before_a_response_it_is_an_error_of_its_lane_which_goes_on(
 ) -> None:
     async with gateway(tmp_path, tiny_model) as url, socket(url) as client:
         with monkeypatch.context() as broken:
-            broken.setattr(Responses, "start", fails)
+            broken.setattr(Responses, "start_response", fails)
             await say(client, stream_id="a")
             [error] = await hear(client, *TERMINAL)
         assert (error["status"], error["error"]["code"], error["stream_id"]) == (500, "internal_error", "a")
@@ -112,7 +112,7 @@ async def test_after_its_beginning_a_response_fails_and_its_lane_goes_on(
 async def test_over_http_it_is_json_with_the_request_id(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Responses, "start", fails)
+    monkeypatch.setattr(Responses, "start_response", fails)
     async with gateway(tmp_path, tiny_model) as url, httpx.AsyncClient(base_url=url) as client:
         for path, body in (
             ("responses", CREATE),
