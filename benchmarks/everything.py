@@ -27,6 +27,8 @@ RUNS: Final = (
     "prompts --rival",
     "sampling",
     "overhead",
+    "hop",
+    "attacks",
     "compare",
     "beside",
     "crowd",

@@ -77,7 +77,7 @@ async def test_instructions_alone_can_be_encoded_ahead_but_nothing_cannot(conver
         asked.ids
         == (await conversations.context(request(input="hello", instructions="be kind"), None, now=5, user="u")).ids
     )
-    with pytest.raises(InvalidRequestError, match="nothing to encode"):
+    with pytest.raises(InvalidRequestError, match="the prompt is empty"):
         await conversations.context(request(generate=False), None, now=5, user="u")
 
 

@@ -24,7 +24,7 @@ async def test_engines_are_unloaded_although_reading_their_usage_fails(
         raise error
 
     monkeypatch.setattr("engine.pool.MAINTENANCE_SECONDS", 0.05)
-    monkeypatch.setattr("gateway.config.background.AGAIN", 0.05)
+    monkeypatch.setattr("gateway.config.background.RESTART_SECONDS", 0.05)
     monkeypatch.setattr(Meter, "read", broken)
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1, idle_unload=0.3)
     [engine] = pool.engines

@@ -101,12 +101,12 @@ def test_a_plan_of_another_model_build_cpu_or_core_count_is_not_used(
     assert measured()
     assert not planned(model, settings.model_copy(update={"cores": 1})).measured
     for what, other in (
-        ("processor", lambda: "another processor"),
-        ("version", lambda _: "another version"),
-        ("build_features", lambda: {"AVX9"}),
+        ("gateway.models.cost_models.processor", lambda: "another processor"),
+        ("gateway.models.cost_models.version", lambda _: "another version"),
+        ("engine.build_features", lambda: {"AVX9"}),
     ):
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(f"gateway.models.cost_models.{what}", other)
+            elsewhere.setattr(what, other)
             assert not measured(), what
         assert measured()
     model.write_bytes(b"two")

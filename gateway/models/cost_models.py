@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+import engine
 from engine import CostModel, heuristic, model_size
 from gateway.config.files import write_private
 from gateway.config.machine import processor
@@ -31,11 +32,8 @@ class Key(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, path: Path, settings: Settings) -> Key:
         """Return the key of a model file on this machine. Raises OSError."""
-        from engine import (
-            build_features,
-        )  # late: it loads llama.cpp, which a gateway without a measured plan never needs
-
-        build = f"{version('llama-cpp-python')} {' '.join(sorted(build_features()))}"
+        features = engine.build_features()  # loads llama.cpp, which a gateway without a measured plan never needs
+        build = f"{version('llama-cpp-python')} {' '.join(sorted(features))}"
         return cls(model_digest(path, settings.state_dir), build, processor(), settings.cores)
 
     @property

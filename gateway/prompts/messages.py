@@ -20,6 +20,9 @@ HEAD: Final = struct.Struct(">II")
 """Length of the body in bytes, and number of the job."""
 MAX_FRAME: Final = 64 << 20
 """Maximum bytes of one message; a stored conversation and a request of 1 MiB together are far smaller."""
+SLOW_SECONDS: Final = 0.05
+"""CPU seconds of a job beyond which the gateway lowers the worker's priority in favor of engines. Only root may raise
+the priority again, so the worker exits after its reply and the host forks a new one."""
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):

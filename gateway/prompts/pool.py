@@ -24,6 +24,7 @@ from gateway.prompts import messages
 from gateway.prompts.messages import (
     HEAD,
     MAX_FRAME,
+    SLOW_SECONDS,
     Configuration,
     Died,
     Encode,
@@ -38,7 +39,6 @@ from gateway.prompts.messages import (
     Unavailable,
 )
 from gateway.prompts.queue import JobQueue, Waiting
-from gateway.prompts.worker import SLOW_SECONDS
 
 WORKERS: Final = 2
 """Number of workers. One takes short jobs only, so that long jobs never delay them."""

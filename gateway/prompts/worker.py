@@ -24,11 +24,8 @@ from engine import Model, ModelLoadError, mark
 from gateway.prompts import messages
 from gateway.prompts.chat_template import TemplateError
 from gateway.prompts.encoder import Encoder
-from gateway.prompts.messages import HEAD, Configuration, Died, Fault, Reply, Serving, Unavailable
+from gateway.prompts.messages import HEAD, SLOW_SECONDS, Configuration, Died, Fault, Reply, Serving, Unavailable
 
-SLOW_SECONDS: Final = 0.05
-"""CPU seconds of a job beyond which the gateway lowers the worker's priority in favor of engines. Only root may raise
-the priority again, so the worker exits after its reply and the host forks a new one."""
 RECYCLED: Final = 3
 """Exit status of a worker that is replaced because its job was slow."""
 STACK: Final = 256 << 20

@@ -102,8 +102,8 @@ TEXTS: Final = {
         "name a folder on a local disk with --state-dir",
         "请用 --state-dir 指定本地磁盘上的目录",
     ),
-    "unwritable": ("{path} can't be written: {reason}", "{path} 不可写：{reason}"),
-    "no_database": ("{path} can't be opened: {reason}", "{path} 无法打开：{reason}"),
+    "unwritable": ("{path} is not writable: {reason}", "{path} 不可写：{reason}"),
+    "no_database": ("{path} cannot be opened: {reason}", "{path} 无法打开：{reason}"),
     "other_folder": (
         "repair it, or choose another folder with --state-dir",
         "请修复，或用 --state-dir 指定其他目录",
