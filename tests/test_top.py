@@ -128,8 +128,8 @@ def test_in_a_pipe_top_prints_the_metrics_once_as_plain_text(gateway: Gateway) -
     assert run.returncode == 0, run.stderr
     lines = [line.split() for line in run.stdout.splitlines()]
     assert ["0", "idle", "1"] in [line[:3] for line in lines] or ["0", "idle", "0"] in [line[:3] for line in lines]
-    assert "completed 1" in run.stdout or "cut at a limit 1" in run.stdout
-    assert "first word after" in run.stdout
+    assert "completed 1" in run.stdout or "incomplete 1" in run.stdout
+    assert "time to first token" in run.stdout
     assert "store (sqlite)" in run.stdout
     assert "\x1b" not in run.stdout
 
@@ -138,9 +138,9 @@ def test_in_a_pipe_top_prints_the_metrics_once_as_plain_text(gateway: Gateway) -
 def test_on_a_terminal_top_runs_until_q_even_if_the_gateway_stops(gateway: Gateway) -> None:
     with Terminal([*SAMOVAR, "top", f"--url={gateway.url}", "--every=0.2"]) as terminal:
         terminal.see("live; press q to quit")
-        terminal.see("tokens a second up to")
+        terminal.see("last ten minutes")
         gateway.stop()
-        terminal.see("trying again")
+        terminal.see("retrying")
         gateway.start()
         terminal.see("live; press q to quit")
         assert terminal.leave("q") == 0
@@ -156,4 +156,4 @@ def test_ctrl_c_quits_top_silently(gateway: Gateway) -> None:
 @pytest.mark.slow
 def test_a_server_that_is_not_samovar_is_recognized(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", f"--url={gateway.url}/static/style.css?"]) == 1
-    assert "no gateway tells its figures" in capsys.readouterr().err
+    assert "is not a Samovar gateway" in capsys.readouterr().err
