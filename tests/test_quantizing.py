@@ -163,8 +163,8 @@ def test_speed_and_quality_are_measured(
     small = tmp_path / "small.gguf"
     assert main(["models", "quantize", "--cores=1", str(tiny_model), "--type=q8_0", f"--output={small}"]) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines()[-2].startswith("same likeliest token as before: ")
-    assert ("answers moved far (English, Chinese: over 0.1 nats" in said.err) == far
+    assert said.out.splitlines()[-2].startswith("same most likely token as the source: ")
+    assert ("answers differ a lot (English, Chinese: over 0.1 nats" in said.err) == far
     table = [line.split() for line in said.out.splitlines()[1:-3]]
     assert [row[0] for row in table] == ["file", "tiny.gguf", "small.gguf", "×"]
     assert all(float(row[number]) > 0 for row in table[1:3] for number in (3, 5))
