@@ -26,7 +26,7 @@ bench: ## Samovar beside llama-server, or what BENCH=name measures, everything a
 	$(DEV) .venv/bin/python -m benchmarks.$(or $(BENCH),compare) $(ARGS)
 
 pictures: ## take the pictures in docs/ anew: the real page in Chromium, the board on a real Prometheus
-	@exec sh deploy/setup.sh test -- sh -c '.venv/bin/python -m tests.pictures && .venv/bin/python -m tests.board_pictures'
+	@exec sh deploy/setup.sh test -- sh -c '.venv/bin/python -m tests.support.pictures && .venv/bin/python -m tests.support.board_pictures'
 
 docs: ## write docs/configuration.md anew from the settings
 	$(DEV) sh -c '.venv/bin/python -m gateway.config.documentation > docs/configuration.md'

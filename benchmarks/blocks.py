@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.machine import machine
 from cache import BLOCK, CacheConfig, KeyRing, PrefixCache, Stored
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 TOKENS, BLOCK_BYTES, ROUNDS = 8 * BLOCK, 1_570_000, 15
 WHAT = {"model": "benchmark"}

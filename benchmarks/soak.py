@@ -39,7 +39,7 @@ from benchmarks.faults.scene import Scene
 from benchmarks.faults.trial import CONTEXT, PEOPLE, SCRIPTS, SETTINGS
 from benchmarks.machine import machine, revision
 from benchmarks.servers import leave_on_sigterm
-from tests.tiny_model import write_tiny_model
+from tests.support.tiny_model import write_tiny_model
 
 MINUTES: Final = 30.0
 DAY: Final = 12.0

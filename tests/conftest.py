@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import pytest_asyncio
@@ -18,15 +18,16 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from engine import EngineProcess, Model, WorkerConfig
 from engine.stopwatch import Question
 from engine.tuning import Watch
-from tests.browsing import CHROMIUM_ARGUMENTS, SOCKET, OpenPage, Play
-from tests.plans import MEASURED
-from tests.running import Gateway
-from tests.tiny_model import write_tiny_model
+from tests import ROOT
+from tests.support.browsing import CHROMIUM_ARGUMENTS, SOCKET, OpenPage, Play
+from tests.support.plans import MEASURED
+from tests.support.running import Gateway
+from tests.support.tiny_model import write_tiny_model
 
+TIERS: Final = ("unit", "docs", "process", "browser", "ops")
+"""In the order in which they run."""
 NPM = "openai@6.49.0"
 """The newest that runs on Node 20, which Debian and Ubuntu have."""
-
-ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure() -> None:
@@ -35,8 +36,15 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests last, so that a mistake shows in seconds."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Mark each test with its tier, and run slow tests last, unit tests first, so that a mistake shows in seconds."""
+    for item in items:
+        item.add_marker(tier(item))
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, TIERS.index(tier(item))))
+
+
+def tier(item: pytest.Item) -> str:
+    """Return the tier of a test: the name of its folder."""
+    return item.path.parent.name
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,7 @@ from benchmarks.faults.ledger import Row
 from benchmarks.faults.trial import CONTEXT, trial
 from benchmarks.machine import machine, revision
 from benchmarks.servers import leave_on_sigterm
-from tests.tiny_model import write_tiny_model
+from tests.support.tiny_model import write_tiny_model
 
 MINUTES: Final = 10.0
 HEAD: Final = (

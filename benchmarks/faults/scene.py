@@ -16,7 +16,7 @@ from benchmarks.faults.house import House
 from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.questions import Question
 from benchmarks.faults.talker import Talker
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 DISK: Final = 64 << 20
 """Size of the small disk in bytes: the minimum bound of the cache, so that the cache can fill it as well."""

@@ -15,7 +15,7 @@ from benchmarks.faults.injuries import INJURIES, Injury
 from benchmarks.faults.ledger import Ledger, Row
 from benchmarks.faults.questions import scripts
 from benchmarks.faults.scene import Scene, small_disk
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 SCRIPTS: Final = 12
 PEOPLE: Final = 6

@@ -1,0 +1,259 @@
+"""The chat page in a real browser, with the real gateway and, for its failures, a scripted one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from playwright.async_api import WebSocketRoute, expect
+
+import gateway.errors
+from tests.support.browsing import LONG, OpenPage, PlayedGateway, ask, begun, count_of, ended, messages
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+QWEN = ["samovar models pull qwen2.5-0.5b-instruct-q4_k_m", "make serve MODEL=qwen2.5-0.5b-instruct-q4_k_m"]
+CODES = {  # of docs/api.md; some are said by parts of the gateway that have no class for them
+    *("invalid_json", "invalid_request", "model_not_found", "previous_response_not_found", "context_length_exceeded"),
+    *("message_too_large", "rate_limit_exceeded", "queue_full", "queue_timeout", "unsupported_parameter"),
+    *("websocket_connection_limit_reached", "engine_unavailable", "store_unavailable", "invalid_api_key"),
+}
+PHONE = {"width": 390, "height": 844}
+
+
+async def test_two_turns_stream_and_the_second_uses_the_cache(open_page: OpenPage) -> None:
+    page = await open_page()
+    await page.get_by_test_id("log").evaluate(
+        "log => { window.growths = 0; new MutationObserver((all) => { window.growths += all.length })"
+        ".observe(log, { subtree: true, childList: true }) }"
+    )
+    first = await ask(page, "Name three warm drinks.")
+    await ended(first)
+    assert await page.evaluate("window.growths") > 20, "the answer came in one piece"
+    second = await ask(page, "Which of them is made in a samovar?")
+    await ended(second)
+    await expect(messages(page, "user")).to_have_text(
+        [re.compile("Name three warm drinks"), re.compile("Which of them is made in a samovar")]
+    )
+    turn = await count_of(first, "prompt") + await count_of(first, "output")
+    assert 0 < await count_of(second, "cached") <= turn < await count_of(second, "prompt")
+    await expect(second.get_by_test_id("stats")).to_be_hidden()
+    await second.get_by_test_id("details").click()
+    await expect(second.get_by_test_id("stats")).to_contain_text("prompt tokens from cache")
+
+
+@pytest.mark.parametrize("by_key", [False, True], ids=["by the button", "by Escape"])
+async def test_stop_ends_an_answer_as_cancelled_and_the_next_turn_works(open_page: OpenPage, by_key: bool) -> None:
+    page = await open_page()
+    story = await ask(page, LONG)
+    await begun(page)
+    if by_key:
+        await page.keyboard.press("Escape")
+    else:
+        await page.get_by_test_id("stop").click()
+    await ended(story, "cancelled")
+    await expect(page.get_by_test_id("stop")).to_be_hidden()
+    await expect(page.get_by_test_id("composer")).to_be_focused()
+    await ended(await ask(page, "Thank you. Say goodbye."))
+
+
+async def test_a_new_conversation_starts_empty_even_during_an_answer(open_page: OpenPage) -> None:
+    page = await open_page()
+    await ask(page, LONG)
+    await begun(page)
+    await page.get_by_test_id("new").click()
+    await expect(page.get_by_test_id("message")).to_have_count(0)
+    answer = await ask(page, "Hi")
+    await ended(answer)
+    await expect(page.get_by_test_id("message")).to_have_count(2)
+    assert await count_of(answer, "prompt") < 80, "the prompt carries the conversation that was left"
+
+
+async def test_a_lost_connection_is_reopened_and_the_conversation_continues(open_page: OpenPage) -> None:
+    sockets: list[WebSocketRoute] = []
+
+    def through(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        socket.connect_to_server()
+
+    page = await open_page(through)
+    await ended(await ask(page, "Name a warm drink."))
+    await sockets[0].close(code=1012, reason="service restart")
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "lost")
+    second = await ask(page, "And a cold one?")  # sent after reconnecting
+    await ended(second)
+    assert len(sockets) == 2
+    assert await count_of(second, "cached") > 0
+
+
+async def test_an_answer_resumes_where_the_connection_was_lost(open_page: OpenPage) -> None:
+    def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
+        if request["type"] == "response.create":
+            gateway.begin("Once upon")
+        else:
+            gateway.delta(" a time.")
+            gateway.say_of(1, "response.completed", "completed")
+
+    gateway = PlayedGateway(play)
+    page = await open_page(gateway)
+    answer = await ask(page, "A story, please.")
+    await expect(answer).to_contain_text("Once upon")
+    await gateway.sockets[0].close(code=1006 + 5, reason="the network went away")
+    await ended(answer)
+    await expect(answer.locator(".message-text")).to_have_text("Once upon a time.")
+    assert gateway.asked[1] == {"type": "response.resume", "response_id": "resp_1", "starting_after": 2}
+
+
+async def test_an_answer_that_cannot_be_resumed_is_requested_again(open_page: OpenPage) -> None:
+    def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
+        if request["type"] == "response.resume":
+            gateway.refuse("invalid_request", "resp_1 is unknown", response_id="resp_1")
+        elif len(gateway.asked) == 1:
+            gateway.begin("Once upon")
+        else:
+            gateway.complete("There was a samovar.")
+
+    gateway = PlayedGateway(play)
+    page = await open_page(gateway)
+    answer = await ask(page, "A story, please.")
+    await expect(answer).to_contain_text("Once upon")
+    await gateway.sockets[0].close(code=1012, reason="service restart")
+    await ended(answer)
+    await expect(answer.locator(".message-text")).to_have_text("There was a samovar.")
+    assert [request.get("input") for request in gateway.asked] == ["A story, please.", None, "A story, please."]
+
+
+async def test_an_answer_fails_after_several_lost_connections_and_can_be_retried(
+    open_page: OpenPage,
+) -> None:
+    def play(gateway: PlayedGateway, _request: dict[str, Any]) -> None:
+        if len(gateway.asked) <= 4:
+            asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(gateway.sockets[-1].close(code=1012)))
+        else:
+            gateway.complete("At last.")
+
+    page = await open_page(PlayedGateway(play))
+    answer = await ask(page, "A story, please.")
+    await expect(answer).to_have_attribute("data-state", "failed", timeout=30_000)
+    await expect(answer.get_by_test_id("error")).to_have_attribute("data-code", "connection_lost")
+    await answer.get_by_test_id("again").click()
+    await expect(messages(page, "assistant")).to_have_count(1)
+    await expect(messages(page, "assistant")).to_contain_text("At last.", timeout=30_000)
+
+
+@pytest.mark.parametrize(("locale", "meaning"), [("en-US", "Too many people are waiting"), ("zh-CN", "排队的人太多")])
+async def test_an_error_is_shown_in_place_with_the_servers_message(
+    open_page: OpenPage, locale: str, meaning: str
+) -> None:
+    page = await open_page(PlayedGateway(lambda gateway, _: gateway.refuse("queue_full", "64 requests wait")), locale)
+    answer = await ask(page, "Hi")
+    await ended(answer, "failed")
+    await expect(answer.get_by_test_id("error")).to_contain_text(meaning)
+    await expect(answer.get_by_test_id("error")).to_contain_text("64 requests wait (queue_full)")
+    await expect(page.get_by_test_id("send")).to_be_visible()
+
+
+async def test_the_queue_position_is_shown_and_a_waiting_request_can_be_stopped(open_page: OpenPage) -> None:
+    def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
+        if request["type"] == "response.create":
+            gateway.say_of(1, "response.created", "queued")
+            gateway.say_of(1, "response.queued", "queued", queue_position=3, estimated_wait_seconds=7.2)
+        else:
+            gateway.say_of(1, "response.incomplete", "cancelled")
+
+    gateway = PlayedGateway(play)
+    page = await open_page(gateway)
+    answer = await ask(page, "Hi")
+    await expect(answer).to_contain_text("Position 3 in the queue, about 8 s")
+    await page.get_by_test_id("stop").click()
+    await ended(answer, "cancelled")
+    assert gateway.asked[-1] == {"type": "response.cancel", "response_id": "resp_1"}
+
+
+async def test_stop_before_the_response_id_is_known_cancels_the_answer_once_it_is(open_page: OpenPage) -> None:
+    def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
+        if request["type"] == "response.cancel":
+            gateway.say_of(1, "response.incomplete", "cancelled")
+
+    gateway = PlayedGateway(play)
+    page = await open_page(gateway)
+    answer = await ask(page, "Hi")
+    await page.get_by_test_id("stop").click()
+    await expect(answer.get_by_test_id("wait")).to_have_text("Stopping…")
+    assert len(gateway.asked) == 1
+    gateway.say_of(1, "response.created", "in_progress")
+    gateway.say_of(1, "response.in_progress", "in_progress")
+    await ended(answer, "cancelled")
+    assert gateway.asked[1:] == [{"type": "response.cancel", "response_id": "resp_1"}]
+
+
+@pytest.mark.parametrize(
+    ("locale", "send", "greeting"), [("en-US", "Send", "talk about"), ("zh-CN", "发送", "聊点什么")]
+)
+async def test_the_page_uses_the_browsers_language(open_page: OpenPage, locale: str, send: str, greeting: str) -> None:
+    page = await open_page(locale=locale)
+    await expect(page.locator("html")).to_have_attribute("lang", re.compile(locale[:2]))
+    await expect(page.get_by_test_id("send")).to_have_attribute("aria-label", send)
+    await expect(page.locator("#hello h2")).to_contain_text(greeting)
+
+
+async def test_every_text_exists_in_both_languages_and_every_error_has_one(open_page: OpenPage) -> None:
+    page = await open_page()
+    keys = await page.evaluate(
+        "async () => { const { catalogues } = await import('/static/i18n.js');"
+        " return Object.values(catalogues).map((all) => [Object.keys(all), Object.keys(all.errors)]) }"
+    )
+    assert keys[0] == keys[1]
+    errors = {kind.code for kind in vars(gateway.errors).values() if hasattr(kind, "code")}
+    assert errors | CODES <= set(keys[0][1])
+
+
+async def test_the_notice_recommends_qwen_in_both_languages(open_page: OpenPage) -> None:
+    page = await open_page()
+    for language, meaning in (("en", "knows English only"), ("zh-CN", "只懂英文")):
+        paragraph = page.get_by_test_id("notice").locator(f'[lang="{language}"]')
+        await expect(paragraph).to_be_visible()
+        await expect(paragraph).to_contain_text(meaning)
+        await expect(paragraph).to_contain_text("Qwen")
+
+
+async def test_composing_with_an_input_method_does_not_send(open_page: OpenPage) -> None:
+    page = await open_page()
+    composer = page.get_by_test_id("composer")
+    await composer.focus()
+    devtools = await page.context.new_cdp_session(page)
+    await devtools.send("Input.imeSetComposition", {"text": "nihao", "selectionStart": 5, "selectionEnd": 5})
+    await page.keyboard.press("Enter")
+    # Safari reports the Enter that ends a composition after its end, marked only by the key code.
+    for mark in ({"isComposing": True}, {"keyCode": 229}):
+        await composer.dispatch_event("keydown", {"key": "Enter", **mark})
+    await expect(page.get_by_test_id("message")).to_have_count(0)
+
+
+async def test_shift_and_enter_start_a_new_line(open_page: OpenPage) -> None:
+    page = await open_page()
+    composer = page.get_by_test_id("composer")
+    await composer.press_sequentially("one")
+    await composer.press("Shift+Enter")
+    await composer.press_sequentially("two")
+    await expect(composer).to_have_value("one\ntwo")
+    await expect(page.get_by_test_id("message")).to_have_count(0)
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+async def test_nothing_is_cut_off_on_a_phone(open_page: OpenPage, locale: str) -> None:
+    words = "a-word-without-an-end-" * 20
+    table = "\n\n| " + " | ".join("column" for _ in range(12)) + " |\n|" + "---|" * 12
+
+    def play(gateway: PlayedGateway, _request: dict[str, Any]) -> None:
+        gateway.begin(f"{words}\n\n```\n{words}\n```{table}")
+        gateway.say_of(1, "response.failed", "failed")
+
+    page = await open_page(PlayedGateway(play), locale, viewport=PHONE, is_mobile=True, has_touch=True)
+    answer = await ask(page, "x" * 200)
+    await ended(answer, "failed")
+    for box in ("document.documentElement", "document.getElementById('scroll')"):
+        assert await page.evaluate(f"{box}.scrollWidth") == PHONE["width"]
+    assert await page.evaluate("document.documentElement.scrollHeight") == PHONE["height"]

@@ -1,0 +1,113 @@
+"""Sign-in: the key is sent only in subprotocol and header, and conversations are separate by user."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.support.browsing import ask, conversations, ended, messages
+from tests.support.running import SAMOVAR, Gateway
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+
+class Locked:
+    """A gateway that requires API keys."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        """Make the first key."""
+        self.gateway = gateway
+
+    def keys(self, *arguments: str) -> str:
+        """Run `samovar keys …` and return its output; `add` prints only the key."""
+        command = [*SAMOVAR, "keys", *arguments, f"--state-dir={self.gateway.state}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Locked]:
+    """A gateway with API keys and the tiny model."""
+    with Gateway(tmp_path_factory.mktemp("locked"), model=tiny_model, context=512, max_output_tokens=24) as gateway:
+        yield Locked(gateway)
+
+
+async def arrive(browser: Browser, url: str, locale: str = "en-US") -> tuple[Page, list[str]]:
+    """Return a page, and the URLs that it requests."""
+    context = await browser.new_context(locale=locale)
+    page = await context.new_page()
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
+    page.on("websocket", lambda socket: addresses.append(socket.url))
+    await page.goto(url)
+    return page, addresses
+
+
+async def enter(page: Page, key: str) -> None:
+    """Types a key."""
+    await page.get_by_test_id("key").fill(key)
+    await page.get_by_test_id("enter").click()
+
+
+@pytest.mark.parametrize(
+    ("locale", "title", "refusal"),
+    [("en-US", "Sign in", "This API key is invalid"), ("zh-CN", "登录", "此 API 密钥无效")],
+)
+async def test_a_wrong_key_is_rejected_and_the_right_one_is_accepted_and_stored(
+    browser: Browser, locked: Locked, locale: str, title: str, refusal: str
+) -> None:
+    key = locked.keys("add", f"reader-{locale}")
+    page, addresses = await arrive(browser, locked.gateway.url, locale)
+    dialog = page.get_by_test_id("sign-in")
+    await expect(dialog.get_by_role("heading")).to_have_text(title)
+    await enter(page, "smv_" + "x" * 43)
+    await expect(dialog.get_by_role("alert")).to_contain_text(refusal)
+    await enter(page, "no key at all")
+    await expect(dialog.get_by_role("alert")).to_contain_text("smv_")
+    await enter(page, key)
+    await expect(dialog).to_be_hidden()
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    await ended(await ask(page, "Hi"), "done")
+    await page.reload()
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    await expect(dialog).to_be_hidden()
+    assert [address for address in addresses if "smv_" in address] == []
+    assert key not in locked.gateway.log()
+    await page.context.close()
+
+
+async def test_users_of_one_browser_see_only_their_own_conversations(browser: Browser, locked: Locked) -> None:
+    keys = [locked.keys("add", name) for name in ("ann", "ben")]
+    page, _ = await arrive(browser, locked.gateway.url)
+    await enter(page, keys[0])
+    await expect(page.get_by_test_id("status")).to_have_attribute(
+        "data-state", "open"
+    )  # until then the page is not usable
+    await ended(await ask(page, "Of Ann"), "done")
+    await page.get_by_test_id("sign-out").click()
+    await expect(page.get_by_test_id("sign-in")).to_be_visible()
+    await expect(conversations(page)).to_have_count(0)
+    await enter(page, keys[1])
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    await expect(page.get_by_test_id("message")).to_have_count(0)
+    await page.get_by_test_id("sign-out").click()
+    await enter(page, keys[0])
+    await expect(conversations(page)).to_have_text([re.compile("Of Ann")])
+    await page.context.close()
+
+
+async def test_a_user_whose_key_is_revoked_is_informed(browser: Browser, locked: Locked) -> None:
+    key = locked.keys("add", "guest")
+    page, _ = await arrive(browser, locked.gateway.url)
+    await enter(page, key)
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    await ended(await ask(page, "Hi"), "done")
+    locked.keys("revoke", "guest")
+    await expect(page.get_by_test_id("sign-in")).to_be_visible(timeout=15_000)
+    await expect(page.get_by_role("alert")).to_contain_text("has expired")
+    await expect(messages(page, "user")).to_have_count(1)
+    await page.context.close()

@@ -1,0 +1,119 @@
+"""The monitor page: live metrics, only for admins if there are API keys."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.support.browsing import OpenPage
+from tests.support.running import SAMOVAR, Gateway, said
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+EXPOSITION = r"""# HELP samovar_x A counter
+# TYPE samovar_x counter
+samovar_x_total{route="a \"b\"\\c\nd",status="ok"} 3.0
+samovar_x_total{route="e",status="no"} 4
+samovar_y 1e+06
+samovar_z_bucket{le="0.1"} 0
+samovar_z_bucket{le="0.5"} 8
+samovar_z_bucket{le="+Inf"} 10
+nonsense
+"""
+READ = """async ([one, other]) => {
+    const { Reading, increase, quantile, rate } = await import('/static/exposition.js');
+    const [before, after] = [new Reading(one, 0), new Reading(other, 2)];
+    return {
+        labels: after.values('samovar_x_total', 'route'),
+        sum: after.sum('samovar_x_total'),
+        some: after.sum('samovar_x_total', { status: 'no' }),
+        none: after.sum('samovar_absent'),
+        large: after.sum('samovar_y'),
+        rate: rate(before, after, 'samovar_x_total'),
+        restarted: increase(after, before, 'samovar_x_total'),
+        half: quantile(before, after, 'samovar_z', 0.4),
+        most: quantile(before, after, 'samovar_z', 0.95),
+        nothing: quantile(after, after, 'samovar_z', 0.5),
+    };
+}"""
+
+
+async def fact(page: Page, name: str) -> str:
+    """Return the text of one figure."""
+    return await page.locator(f'[data-fact="{name}"]').inner_text()
+
+
+def metric(server: Gateway, line: str) -> int:
+    """Return a sample of `/metrics` by name and labels."""
+    found = re.search(rf"^{re.escape(line)} (\S+)$", server.get("/metrics").text, re.MULTILINE)
+    return int(float(found[1])) if found else 0
+
+
+async def test_the_text_format_is_parsed_as_prometheus_parses_it(open_page: OpenPage) -> None:
+    page = await open_page()
+    before = EXPOSITION.replace(" 3.0", " 1").replace(" 8", " 0").replace(" 10", " 0")
+    assert await page.evaluate(READ, [before, EXPOSITION]) == {
+        "labels": ['a "b"\\c\nd', "e"],
+        "sum": 7,
+        "some": 4,
+        "none": None,
+        "large": 1_000_000,
+        "rate": 1,
+        "restarted": 5,
+        "half": pytest.approx(0.3),
+        "most": 0.5,
+        "nothing": None,
+    }
+
+
+@pytest.mark.parametrize(("locale", "title", "idle"), [("en-US", "Monitor", "idle"), ("zh-CN", "监控", "空闲")])
+async def test_the_monitor_page_shows_the_metrics(
+    browser: Browser, tiny_server: Gateway, locale: str, title: str, idle: str
+) -> None:
+    async with tiny_server.connect() as conversation:
+        answer = await conversation.ask("Hi", max_output_tokens=8)
+        assert said(answer)
+        context = await browser.new_context(locale=locale)
+        page = await context.new_page()
+        await page.goto(tiny_server.url + "/monitor")
+        await expect(page.locator(".bar .model")).to_have_text(title)
+        await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+        await expect(page.locator("#engines tr", has_text=idle)).to_have_count(1)
+        assert int(await fact(page, "computed")) == metric(
+            tiny_server, 'samovar_prompt_tokens_total{source="computed"}'
+        )
+        await expect(page.locator('[data-tile="connections"] .tile-value')).to_have_text("1")
+        await conversation.ask("Hi", max_output_tokens=8)
+        await conversation.ask("Hi", model="other")
+        await expect(page.locator('[data-fact="model_not_found"]')).to_have_text("1")
+        incomplete = 'samovar_requests_total{code="",route="responses",status="incomplete"}'
+        completed = incomplete.replace("incomplete", "completed")
+        assert metric(tiny_server, incomplete) + metric(tiny_server, completed) == 2
+        tiny_server.stop()
+        await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "lost", timeout=10_000)
+        await context.close()
+
+
+async def test_with_keys_the_monitor_page_is_only_for_admins(
+    browser: Browser, tmp_path: Path, tiny_model: Path
+) -> None:
+    def key(*arguments: str) -> str:
+        command = [*SAMOVAR, "keys", "add", *arguments, f"--state-dir={tmp_path / 'state'}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    reader, admin = key("reader"), key("chief", "--admin")
+    with Gateway(tmp_path / "state", model=tiny_model, context=512) as gateway:
+        assert gateway.get("/monitor").status_code == 401
+        for path in ("/monitor", "/monitor/metrics"):
+            assert gateway.get(path, Authorization=f"Bearer {reader}").status_code in (401, 403)
+            assert gateway.get(path, Authorization=f"Bearer {admin}").status_code == 200
+        context = await browser.new_context(http_credentials={"username": "chief", "password": admin})
+        page = await context.new_page()
+        await page.goto(gateway.url + "/monitor")
+        await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+        await context.close()
+        assert gateway.get("/metrics").status_code == 200

@@ -1,0 +1,127 @@
+"""Conversations that lose the network and the gateway during an answer, and continue."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.support.browsing import Wire, ask, begun, conversations, ended, messages
+from tests.support.reader import free_port
+from tests.support.running import Gateway
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+
+STORED = "JSON.parse(localStorage[Object.keys(localStorage).find((key) => key.startsWith('samovar.conversation.'))])"
+
+
+def listen(page: Page) -> list[dict[str, Any]]:
+    """Collect the messages that the page sends, without prefill in advance."""
+    sent: list[dict[str, Any]] = []
+
+    def note(payload: str | bytes) -> None:
+        request = json.loads(payload)
+        if request.get("generate") is not False:
+            sent.append(request)
+
+    page.on("websocket", lambda socket: socket.on("framesent", note))
+    return sent
+
+
+def kinds(sent: list[dict[str, Any]]) -> list[str]:
+    """Summarize sent messages."""
+    return [request["type"].removeprefix("response.") for request in sent]
+
+
+async def words_of(page: Page) -> str:
+    """Return the newest answer as stored in the browser, in Markdown."""
+    turns = await page.evaluate(f"Object.values({STORED}.turns)")
+    return str(turns[-1]["answer"])
+
+
+@pytest.mark.parametrize(
+    ("locale", "questions"),
+    [
+        ("en-US", ["Tell me a long story about a samovar.", "Tell me another long story.", "Say goodbye."]),
+        ("zh-CN", ["请讲一个关于茶炊的长故事。", "再讲一个长故事。", "说再见。"]),
+    ],
+)
+async def test_a_conversation_survives_a_network_outage_and_a_killed_gateway(
+    browser: Browser, tmp_path: Path, locale: str, questions: list[str]
+) -> None:
+    gateway = Gateway(tmp_path / "state", port=free_port(), max_output_tokens=120)
+    with gateway:
+        async with Wire(urlsplit(gateway.url).port or 0) as wire:
+            page = await (await browser.new_context(locale=locale)).new_page()
+            sent = listen(page)
+            await page.goto(wire.url)
+            first = await ask(page, questions[0])
+            await begun(page)
+            wire.cut()
+            await ended(first)
+            assert kinds(sent) == ["create", "resume"]
+            kept = gateway.get(f"/v1/responses/{sent[1]['response_id']}").json()
+            assert await words_of(page) == kept["output"][0]["content"][0]["text"]
+            second = await ask(page, questions[1])
+            await begun(page)
+            gateway.stop(signal.SIGKILL)
+            await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "lost", timeout=10_000)
+            gateway.start()
+            await ended(second)
+            assert kinds(sent)[2:] == ["create", "resume", "create"]
+            third = await ask(page, questions[2])
+            await ended(third)
+            assert sent[-1]["previous_response_id"]
+            await page.reload()
+            await expect(messages(page, "user").locator(".message-text")).to_have_text(questions)
+            await page.context.close()
+
+
+async def test_an_answer_completed_while_disconnected_is_shown_after_reconnecting(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with Gateway(tmp_path / "state", max_output_tokens=60, resume_grace=60) as gateway:
+        async with Wire(urlsplit(gateway.url).port or 0) as wire:
+            page = await (await browser.new_context()).new_page()
+            sent = listen(page)
+            await page.goto(wire.url)
+            answer = await ask(page, "Tell me a long story about a samovar.")
+            await begun(page)
+            await page.context.set_offline(offline=True)
+            wire.cut()
+            await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "lost")
+            await page.wait_for_timeout(5_000)
+            await page.context.set_offline(offline=False)
+            await ended(answer)
+            assert kinds(sent) == ["create", "resume"]
+            await page.context.close()
+
+
+async def test_a_deletion_reaches_the_server_once_it_cannot_be_undone(
+    browser: Browser, tmp_path: Path, tiny_model: Path
+) -> None:
+    with Gateway(tmp_path / "state", model=tiny_model, context=512, max_output_tokens=8) as gateway:
+        page = await (await browser.new_context()).new_page()
+        await page.goto(gateway.url)
+        await ended(await ask(page, "Hi"))
+        stored = await page.evaluate(f"Object.values({STORED}.turns)[0].responseId")
+        assert gateway.get(f"/v1/responses/{stored}").status_code == 200
+        await conversations(page).get_by_test_id("remove").click()
+        await expect(page.get_by_test_id("toast")).to_be_hidden(timeout=15_000)
+        await expect_soon(page, lambda: gateway.get(f"/v1/responses/{stored}").status_code == 404)
+        await page.context.close()
+
+
+async def expect_soon(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait for a condition that no element shows."""
+    for _ in range(50):
+        if holds():
+            return
+        await page.wait_for_timeout(100)
+    raise AssertionError("it did not come")

@@ -1,0 +1,137 @@
+"""Display of model output: Markdown, copying code, harmless results."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.async_api import expect
+
+from tests.support.browsing import OpenPage, PlayedGateway, ask, conversations, ended, messages, saying
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+TEA = """# Tea
+
+Take **hot** water:
+
+1. boil
+2. pour
+
+| leaf | minutes |
+|---|--:|
+| green | 2 |
+
+```python
+print("tea" < "coffee")
+```
+
+See [more](https://example.org/tea)."""
+ATTACKS = [
+    "<img src=x onerror=\"document.title='broken'\">",
+    "<script>document.title='broken'</script>",
+    "<svg/onload=document.title='broken'>",
+    "<iframe srcdoc=\"<script>parent.document.title='broken'</script>\"></iframe>",
+    "[click](javascript:document.title='broken')",
+    "[click](  javascript&colon;document.title='broken')",
+    "[click](data:text/html,<script>parent.document.title='broken'</script>)",
+    "![picture](x\"onerror=\"document.title='broken')",
+    "![picture](https://example.org/who-reads-this.png)",
+    "[a]: javascript:document.title='broken'\n\n[a]",
+    "<a href=\"javascript:document.title='broken'\">click</a>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=\"document.title='broken'\"></style></mglyph></math>",
+    "<style>*{display:none}</style>",
+    "<form action=https://example.org><input name=key></form>",
+    "```\"><img src=x onerror=document.title='broken'>\ncode\n```",
+    "<div style=position:fixed;inset:0 id=composer>",
+    "> " * 5_000 + "deep",
+    "[" * 20_000,
+    "*" * 20_000 + "a",
+]
+ALLOWED = (
+    "a, blockquote, br, code, del, em, h3, h4, h5, h6, hr, li, ol, p, pre, strong, table, tbody, td, th, thead, tr, ul"
+)
+FRAME = "div.code, div.code *, div.wide"
+
+
+async def test_markdown_is_shown_and_headings_go_below_the_pages_own(open_page: OpenPage) -> None:
+    page = await open_page(saying(TEA))
+    answer = await ask(page, "How is tea made?")
+    await ended(answer)
+    await expect(answer.locator("h3")).to_have_text("Tea")
+    await expect(answer.locator("strong")).to_have_text("hot")
+    await expect(answer.locator("ol > li")).to_have_text(["boil", "pour"])
+    await expect(answer.locator("td").nth(1)).to_have_attribute("align", "right")
+    await expect(answer.locator("pre code")).to_have_text('print("tea" < "coffee")\n')
+    await expect(answer.locator(".code-language")).to_have_text("python")
+    link = answer.get_by_role("link", name="more")
+    await expect(link).to_have_attribute("href", "https://example.org/tea")
+    await expect(link).to_have_attribute("rel", re.compile("noopener noreferrer"))
+
+
+async def test_streamed_text_looks_like_complete_text(open_page: OpenPage) -> None:
+    def play(gateway: PlayedGateway, _request: object) -> None:
+        gateway.begin(TEA[0])
+        for letter in TEA[1:]:
+            gateway.delta(letter)
+        gateway.say_of(1, "response.completed", "completed")
+
+    page = await open_page(PlayedGateway(play))
+    answer = await ask(page, "How is tea made?")
+    await ended(answer)
+    shown = await answer.locator(".message-text").inner_html()
+    await page.reload()
+    assert await messages(page, "assistant").locator(".message-text").inner_html() == shown
+
+
+async def test_blocks_that_are_complete_keep_their_elements_while_more_arrives(open_page: OpenPage) -> None:
+    gateway = PlayedGateway(lambda gateway, _: gateway.begin("First paragraph.\n\nSecond"))
+    page = await open_page(gateway)
+    answer = await ask(page, "Hi")
+    first = answer.locator("p", has_text="First paragraph")
+    await first.evaluate("paragraph => { window.kept = paragraph }")
+    gateway.delta(" one.\n\n- third")
+    await expect(answer.locator("li")).to_have_text("third")
+    assert await first.evaluate("paragraph => paragraph === window.kept")
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack[:40])
+async def test_malicious_model_output_is_harmless(open_page: OpenPage, attack: str) -> None:
+    page = await open_page(saying(attack))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    answer = await ask(page, attack)
+    await ended(answer)
+    await expect(messages(page, "user").locator(".message-text")).to_have_text(attack)
+    foreign = answer.locator(f".message-text :not({ALLOWED}, {FRAME})")
+    await expect(foreign).to_have_count(0)
+    for link in await answer.locator("a").all():
+        assert re.match("https?:", await link.get_attribute("href") or "https:")
+        await link.evaluate("link => link.removeAttribute('target')")
+    handlers = "element => element.getAttributeNames().filter((name) => name.startsWith('on') || name === 'style')"
+    for element in await answer.locator(".message-text *").all():
+        if attack.startswith(("> ", "[[", "**")):
+            break  # thousands of elements
+        assert await element.evaluate(handlers) == []
+    assert await page.title() == "Samovar"
+    assert [url for url in requests if "example.org" in url] == []
+    await expect(conversations(page)).to_have_count(1)
+    assert await conversations(page).locator("img, script, svg:not(.icon)").count() == 0
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["with a clipboard", "over plain http from another desk"])
+async def test_code_and_answers_are_copied(open_page: OpenPage, secure: bool) -> None:
+    page = await open_page(saying(TEA))
+    if not secure:
+        await page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    else:
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    answer = await ask(page, "How is tea made?")
+    await ended(answer)
+    composer = page.get_by_test_id("composer")
+    for button, copied in (("copy-code", 'print("tea" < "coffee")\n'), ("copy", TEA)):
+        await answer.get_by_test_id(button).click()
+        await expect(answer.get_by_test_id(button)).to_have_attribute("title", "Copied")
+        await composer.fill("")
+        await composer.press("Control+V")
+        await expect(composer).to_have_value(copied)

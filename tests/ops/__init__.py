@@ -1,0 +1,1 @@
+"""Tests of installation, containers, systemd, load balancers and Grafana."""

@@ -1,0 +1,1 @@
+"""Tests that start real processes: engines, gateways, redis-servers, clients."""

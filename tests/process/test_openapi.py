@@ -1,0 +1,95 @@
+"""The published document: whole, true, and nothing made from it brings the gateway down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from gateway.app import build
+from gateway.config.settings import load
+from gateway.transport.openapi import document
+from tests.support.running import Gateway
+
+PAGES = {"/", "/page.json", "/monitor", "/monitor/metrics"}
+"""Routes for people and their page, which no program is told of."""
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Gateway]:
+    limits = {"messages_per_minute": 1_000_000, "context": 256}
+    with Gateway(tmp_path_factory.mktemp("openapi"), model=tiny_model, **limits) as running:
+        yield running
+
+
+async def test_every_route_is_in_the_document_and_nothing_else(tmp_path: Path, tiny_model: Path) -> None:
+    app, responses = build(load({"model": str(tiny_model), "state_dir": str(tmp_path)}))
+    served = {
+        (getattr(route, "path", ""), method.lower())
+        for route in app.routes
+        for method in getattr(route, "methods", None) or ()
+        if method != "HEAD" and getattr(route, "path", "") not in PAGES
+    }
+    told = {(path, method) for path, item in document()["paths"].items() for method in item}
+    responses.services.sessions.close()
+    await responses.services.registry.close()
+    assert served == told
+
+
+def test_the_document_is_served_without_a_key(gateway: Gateway) -> None:
+    assert gateway.get("/openapi.json").json() == document()
+
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+"""All but those that want the document to say what makes no sense together, such as no input and nothing to go on."""
+OPERATIONS = [(path, method) for path, item in document()["paths"].items() for method in item]
+
+
+def cases(gateway: Gateway, path: str, method: str, mode: GenerationMode) -> st.SearchStrategy[Any]:
+    """Requests to one operation: as the document wants them, or as it does not."""
+    schema = schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
+    return schema[path][method].as_strategy(generation_mode=mode)
+
+
+quickly = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_answers_are_as_the_document_says(gateway: Gateway, path: str, method: str) -> None:
+    @quickly
+    @given(cases(gateway, path, method, GenerationMode.POSITIVE))
+    def holds(case: Any) -> None:
+        case.call_and_validate(timeout=30, checks=CHECKS)
+
+    holds()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "method"), [one for one in OPERATIONS if one[0].startswith("/v1/responses")])
+def test_nothing_sent_makes_the_gateway_fail(gateway: Gateway, path: str, method: str) -> None:
+    @quickly
+    @given(cases(gateway, path, method, GenerationMode.NEGATIVE))
+    def holds(case: Any) -> None:
+        assert case.call(timeout=30).status_code < 500
+
+    holds()
