@@ -19,19 +19,19 @@ test: ## install what the tests need and run them all; ARGS="-k words -x"
 lint: ## ruff and mypy alone (they are among the tests, too)
 	$(DEV) sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy'
 
-format: ## mend style and format
+format: ## fix style and format
 	$(DEV) sh -c '.venv/bin/ruff check --fix . && .venv/bin/ruff format .'
 
-bench: ## Samovar beside llama-server, or what BENCH=name measures, everything among them; ARGS="--load chat" picks a part
+bench: ## compare with llama-server, or run the benchmark BENCH=name (everything: all of them); ARGS="--load chat" picks a part
 	$(DEV) .venv/bin/python -m benchmarks.$(or $(BENCH),compare) $(ARGS)
 
-pictures: ## take the pictures in docs/ anew: the real page in Chromium, the board on a real Prometheus
+pictures: ## retake the pictures in docs/: the real page in Chromium, the board on a real Prometheus
 	@exec sh deploy/setup.sh test -- sh -c '.venv/bin/python -m tests.support.pictures && .venv/bin/python -m tests.support.board_pictures'
 
-docs: ## write docs/configuration.md anew from the settings
+docs: ## regenerate docs/configuration.md from the settings
 	$(DEV) sh -c '.venv/bin/python -m gateway.config.documentation > docs/configuration.md'
 
-board: ## write Grafana's boards in grafana/dashboards/ anew from grafana/board.py
+board: ## regenerate Grafana's boards in grafana/dashboards/ from grafana/board.py
 	$(DEV) .venv/bin/python -m grafana
 
 audit: ## ask the OSV database about every version in constraints.txt
@@ -40,12 +40,12 @@ audit: ## ask the OSV database about every version in constraints.txt
 setup: ## install everything for development, start nothing
 	@exec sh deploy/setup.sh dev
 
-lock: ## write constraints.txt anew: the newest versions that pyproject.toml allows
+lock: ## regenerate constraints.txt: the newest versions that pyproject.toml allows
 	@exec sh deploy/setup.sh lock
 
 clean: ## remove caches and what was built
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-distclean: clean ## and the virtual environment: the next run installs everything anew
+distclean: clean ## and the virtual environment: the next run installs everything again
 	@rm -rf .venv

@@ -30,7 +30,7 @@ RUNS: Final = (
     "hop",
     "attacks",
     "compare",
-    "beside",
+    "prompts_first",
     "crowd",
     "returning",
     "returning --cache redis",

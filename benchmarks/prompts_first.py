@@ -1,8 +1,8 @@
 """The cost of continuing answers while prompts are computed, compared with a scheduler that computes prompts first.
 
-python -m benchmarks.beside [--model standin] [--streams 8 16] [--rounds 3]: the document load (prompts of 150 to 300
-new tokens, answers of 64, three turns) on an engine's own loop in this process, alternating between both schedulers;
-tokens per second, first token, and the longest gaps between tokens.
+python -m benchmarks.prompts_first [--model standin] [--streams 8 16] [--rounds 3]: the document load (prompts of 150
+to 300 new tokens, answers of 64, three turns) on an engine's own loop in this process, alternating between both
+schedulers; tokens per second, first token, and the longest gaps between tokens.
 """
 
 from __future__ import annotations
@@ -114,9 +114,9 @@ def figures(name: str, ours: list[dict[str, float]], theirs: list[dict[str, floa
     for side, runs in (("as is", ours), ("prompts first", theirs)):
         for unit, what in (("tok/s", "tokens a second"), ("s", "first token"), ("ms", "p99 gap")):
             values = [run[unit] for run in runs]
-            yield Figure(benchmark="beside", name=f"{name}, {side}: {what}", values=values, unit=unit)
+            yield Figure(benchmark="prompts_first", name=f"{name}, {side}: {what}", values=values, unit=unit)
     ratios = [a["tok/s"] / b["tok/s"] for a, b in zip(ours, theirs, strict=True)]
-    yield Figure(benchmark="beside", name=f"{name}: speed over prompts first", values=ratios, unit="x")
+    yield Figure(benchmark="prompts_first", name=f"{name}: speed over prompts first", values=ratios, unit="x")
 
 
 def main() -> None:
