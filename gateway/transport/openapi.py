@@ -113,6 +113,8 @@ def _operation(
             operation["responses"][status] = {"description": "error", **_json("Error")}
     elif unready:
         operation["responses"]["503"] = {"description": "not ready, with the reason", **_json("Health")}
+    operation["responses"]["405"] = {"description": "the path does not support the method", **_json("Error")}
+    operation["responses"]["500"] = {"description": "a fault of the gateway", **_json("Error")}
     for response in operation["responses"].values():
         response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
     return operation

@@ -64,8 +64,9 @@ class Connection:
         self._sender = Sender(socket)
         self._principal = principal
         self._count_message = count_message
-        self._decoding = intake.decoding
-        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=owner(socket, principal))
+        self._pacer = intake.pacer
+        self._owner = owner(socket, principal)
+        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=self._owner)
         self._outbox = Outbox(self._wake, self._on_lag, self._delivered)
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
@@ -111,7 +112,13 @@ class Connection:
                 self._lost = "reason" not in frame
                 return
             # As bytes: a str with one character beyond the BMP takes four times as much memory.
-            self._receive((frame.get("text") or "").encode() or frame.get("bytes") or b"")
+            data = (frame.pop("text", None) or "").encode() or frame.pop("bytes", None) or b""
+            if len(data) > SMALL:
+                await self._pacer.turn(self._owner)
+                with self._pacer.work():
+                    self._receive(data)
+            else:
+                self._receive(data)
             if self._outbox.full and self._writer is not None:
                 await asyncio.wait({self._writer})
 
@@ -192,9 +199,9 @@ class Connection:
         task.add_done_callback(self._starting.discard)
 
     async def _decode(self, lane: str | None, received: Received) -> None:
-        """Decode a large message while no other one is being decoded, and start it."""
-        async with self._decoding:
-            await asyncio.sleep(0)
+        """Decode a large message when it is its turn, and start it."""
+        await self._pacer.turn(self._owner)
+        with self._pacer.work():
             message = self._decoded(lane, received)
         if message is None:
             self._start_ready()

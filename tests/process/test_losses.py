@@ -24,6 +24,7 @@ from gateway.conversations.unstored import Unstored
 from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
+from gateway.responses import registry
 from gateway.responses.registry import Running
 from gateway.responses.runner import STORED_EVERY
 from tests.support.running import Conversation, Gateway, said
@@ -197,6 +198,28 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
             assert last["response"]["status"] == status
             told = (last["response"]["incomplete_details"] or {}).get("message", "")
             assert ("read too slowly" in told) is (status == "cancelled")
+
+
+async def test_an_ended_response_counts_with_all_its_texts(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "KEPT_BYTES", 16_000)
+    app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    principal, metadata = Principal("t", "u"), {f"key {i}": "x" * 500 for i in range(16)}
+    body = {"type": "response.create", "input": "x", "max_output_tokens": 1, "metadata": metadata}
+    request = parse(msgspec.json.encode(body))
+    assert isinstance(request, ResponseCreate)
+    async with app.router.lifespan_context(app):
+        ended = []
+        for _ in range(2):
+            running = await responses.start_response(request, principal=principal, unstored=Unstored())
+            async with asyncio.timeout(60):
+                await running.task
+            ended.append(running)
+        first, second = (responses.find_response(principal, running.turn.id) for running in ended)
+        assert (first, second) == (None, ended[1])
+        responses.drop_ended(ended[1])
+        assert responses.find_response(principal, ended[1].turn.id) is None
 
 
 async def test_a_flood_of_bad_frames_is_answered_one_by_one_and_costs_nothing(tiny_server: Gateway) -> None:

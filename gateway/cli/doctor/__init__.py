@@ -11,7 +11,7 @@ import sqlite3
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +50,8 @@ FLAGS: Final = {
 
 def run(settings: Settings) -> int:
     """Print all findings; 1 when serving would fail. Raises SettingsError where everybody could come in by accident."""
-    settings.check_exposure(has_keys=has_keys(settings))
+    with suppress(OSError):  # the checks of the state folder report it
+        settings.check_exposure(has_keys=has_keys(settings))
     console = Console(highlight=False, markup=False, emoji=False)
     failed = False
     for finding in Doctor(settings, Phrases(TEXTS, chinese=is_chinese())).findings():
@@ -97,6 +98,8 @@ class Doctor:
             yield self._bad(Mark.FAIL, "model", "reason", "another_model", reason=str(error).removeprefix("model: "))
             return
         except (EngineError, OSError, RuntimeError) as error:  # RuntimeError: `~nobody`
+            if isinstance(error, OSError) and Path(error.filename or "").is_relative_to(self._settings.state_dir):
+                return  # its plan, not the model: the check of the state folder reports it
             yield self._bad(Mark.FAIL, "model", "unreadable", "another_file", reason=error)
             return
         except TemplateError as error:

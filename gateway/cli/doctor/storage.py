@@ -38,16 +38,30 @@ class StorageChecks:
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings. The key comes first: without it nothing stored can be read."""
-        keys = None
         try:
             keys = self._keys()
+            yield self._key(keys)
         except StoreError as error:
             yield self._bad(Mark.FAIL, "key", "reason", "fix_key", reason=error)
             return
-        yield self._key(keys)
+        except OSError as error:
+            yield self._closed("key", error)
+            return
         if keys is not None:
-            yield from self._conversations(keys)
-        yield from self._cache(keys)
+            yield from self._accessible("state", self._conversations(keys))
+        yield from self._accessible("cache", self._cache(keys))
+
+    def _accessible(self, subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """Yield `findings`, and a failure if a file or folder of theirs is closed to this user."""
+        try:
+            yield from findings
+        except OSError as error:
+            yield self._closed(subject, error)
+
+    def _closed(self, subject: str, error: OSError) -> Finding:
+        return self._bad(
+            Mark.FAIL, subject, "no_database", "other_folder", path=error.filename, reason=error.strerror or error
+        )
 
     def _good(self, subject: str, text: str, **values: object) -> Finding:
         return Finding(Mark.OK, self._say(subject), self._say(text, **values))
