@@ -20,7 +20,7 @@ _LONGEST: Final = len(HEADER) + 64
 
 
 @dataclass(frozen=True)
-class TextDelta:
+class TextPart:
     """More text for the user."""
 
     text: str
@@ -34,13 +34,13 @@ class CallStart:
 
 
 @dataclass(frozen=True)
-class ArgumentsDelta:
+class ArgumentsPart:
     """More of the call's arguments, which are JSON."""
 
     text: str
 
 
-Part = TextDelta | CallStart | ArgumentsDelta
+Part = TextPart | CallStart | ArgumentsPart
 
 
 class CallReader:
@@ -70,17 +70,17 @@ class CallReader:
             held = OPENING + held
         elif self._feed != self._text:
             return []  # an incomplete CLOSING
-        return [TextDelta(held)] if held else []
+        return [TextPart(held)] if held else []
 
     def _text(self) -> list[Part]:
         before, found, after = self._held.partition(OPENING)
         if found:
             self._held, self._feed = after, self._header
-            return [TextDelta(before)] if before else []
+            return [TextPart(before)] if before else []
         keep = overlap(before, OPENING)
         self._held = before[len(before) - keep :]
         text = before[: len(before) - keep]
-        return [TextDelta(text)] if text else []
+        return [TextPart(text)] if text else []
 
     def _header(self) -> list[Part]:
         match = _HEADER.match(self._held)
@@ -89,18 +89,18 @@ class CallReader:
             return [CallStart(match[1])]
         if len(self._held) > _LONGEST:  # not a call
             text, self._held, self._feed = OPENING + self._held, "", self._text
-            return [TextDelta(text)]
+            return [TextPart(text)]
         return []
 
     def _arguments(self) -> list[Part]:
         before, found, _ = self._held.partition(CLOSING)
         if found:
             self._held, self._feed, self.called = "", self._over, True
-            return [ArgumentsDelta(before)] if before else []
+            return [ArgumentsPart(before)] if before else []
         keep = overlap(before, CLOSING)
         self._held = before[len(before) - keep :]
         text = before[: len(before) - keep]
-        return [ArgumentsDelta(text)] if text else []
+        return [ArgumentsPart(text)] if text else []
 
     def _over(self) -> list[Part]:
         self._held = ""  # one call per answer; the grammar allows nothing after it

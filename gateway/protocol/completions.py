@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway.protocol.events import Event
+from gateway.protocol.events import ArgumentsDelta, Completed, Event, Failed, Incomplete, ItemAdded, TextDelta
 
 Chunk = dict[str, Any]
 
@@ -25,20 +25,18 @@ class Completion:
 
     def feed(self, event: Event) -> list[Chunk]:
         """Return the chunks for an event."""
-        match event["type"]:
-            case "response.output_text.delta":
-                return self._chunks({"content": event["delta"]}, logprobs=event["logprobs"])
-            case "response.output_item.added" if event["item"]["type"] == "function_call":
+        match event:
+            case TextDelta():
+                return self._chunks({"content": event.delta}, logprobs=event.logprobs)
+            case ItemAdded(item={"type": "function_call", "call_id": call_id, "name": name}):
                 self._calls += 1
-                function = {"name": event["item"]["name"], "arguments": ""}
-                return self._call(id=event["item"]["call_id"], type="function", function=function)
-            case "response.function_call_arguments.delta":
-                return self._call(function={"arguments": event["delta"]})
-            case "response.failed":
-                error = event["response"]["error"]
-                return [{"error": {"type": "server_error", "param": None, **error}}]
-            case "response.completed" | "response.incomplete":
-                return self._last(event["response"])
+                return self._call(id=call_id, type="function", function={"name": name, "arguments": ""})
+            case ArgumentsDelta():
+                return self._call(function={"arguments": event.delta})
+            case Failed():
+                return [{"error": {"type": "server_error", "param": None, **event.response["error"]}}]
+            case Completed() | Incomplete():
+                return self._last(event.response)
         return []
 
     def whole(self, response: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.observability.faults import report
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
+from gateway.protocol.events import Incomplete
 from gateway.protocol.log import Reader
 from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import json_body, with_errors
@@ -51,7 +52,7 @@ async def _frames(running: Running, completion: Completion) -> AsyncIterator[byt
             if event is None:
                 yield ALIVE
                 continue
-            failure = running.failure if event["type"] == "response.incomplete" else None
+            failure = running.failure if isinstance(event, Incomplete) else None
             for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
                 yield b"data: %b\n\n" % msgspec.json.encode(chunk)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error

@@ -54,7 +54,7 @@ async def follow(running: Running, reader: Reader) -> AsyncIterator[Event | None
 
 def frame(event: Event) -> bytes:
     """Return an event as one frame of the stream."""
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), msgspec.json.encode(event))
+    return b"event: %b\ndata: %b\n\n" % (event.type.encode(), msgspec.json.encode(event))
 
 
 async def frames(running: Running, reader: Reader) -> AsyncIterator[bytes]:

@@ -21,6 +21,7 @@ from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage
 from gateway.protocol.tools import form
 from tests.process.test_tools import CALL, TIME, WEATHER, told
+from tests.support.events import plain
 from tests.support.running import Gateway
 
 USER: dict[str, Any] = {"role": "user", "content": "x"}
@@ -120,7 +121,7 @@ def completion() -> Completion:
 def test_chunks_and_whole_completions_have_the_same_content(text: str) -> None:
     events, streamed = told(text, 3, tools=[WEATHER]), completion()
     chunks = [ChatCompletionChunk.model_validate(chunk) for event in events for chunk in streamed.feed(event)]
-    whole = ChatCompletion.model_validate(completion().whole(events[-1]["response"]))
+    whole = ChatCompletion.model_validate(completion().whole(plain(events[-1])["response"]))
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
     message = whole.choices[0].message
     assert deltas[0].role == "assistant"

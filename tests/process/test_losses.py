@@ -21,6 +21,7 @@ from gateway.app import build
 from gateway.auth.principal import Principal
 from gateway.config.settings import load
 from gateway.conversations.unstored import Unstored
+from gateway.protocol.events import TerminalEvent, TextDelta
 from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
@@ -189,13 +190,14 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
                     if running.log.end >= 5:  # it is under way, and far from its end
                         break
                     await asyncio.sleep(0)
+            delta = TextDelta(output_index=0, item_id="msg_1", content_index=0, delta="x", logprobs=[])
             for _ in range(EVENTS):  # as many as a long answer would bring
-                running.log.append({"type": "response.output_text.delta", "delta": "x"})
+                running.log.append(delta)
             async with asyncio.timeout(60):
                 await running.task
-            [last] = [event for event in iter(box.next, None) if isinstance(event, dict)]
-            assert last["response"]["status"] == status
-            told = (last["response"]["incomplete_details"] or {}).get("message", "")
+            [last] = [event for event in iter(box.next, None) if isinstance(event, TerminalEvent)]
+            assert last.response["status"] == status
+            told = (last.response["incomplete_details"] or {}).get("message", "")
             assert ("read too slowly" in told) is (status == "cancelled")
 
 

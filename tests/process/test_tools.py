@@ -17,11 +17,13 @@ from engine import Grammar, Model
 from engine.constraint import Grammars
 from gateway.errors import ApiError
 from gateway.protocol.answer import Answer
-from gateway.protocol.calls import ArgumentsDelta, CallReader, CallStart, Part, TextDelta
-from gateway.protocol.events import Event, ResponseEvents, Usage
+from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
+from gateway.protocol.events import Event, Usage
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
+from gateway.protocol.response_events import ResponseEvents
 from gateway.protocol.tools import OutputConstraint, form
+from tests.support.events import flat, numbered
 from tests.support.running import Gateway
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -61,7 +63,7 @@ def joined(parts: list[Part]) -> list[Part]:
     """Neighbours of one kind as one."""
     whole: list[Part] = []
     for part in parts:
-        if isinstance(part, TextDelta | ArgumentsDelta) and whole and type(whole[-1]) is type(part):
+        if isinstance(part, TextPart | ArgumentsPart) and whole and type(whole[-1]) is type(part):
             whole[-1] = type(part)(whole[-1].text + part.text)
         else:
             whole.append(part)
@@ -78,23 +80,23 @@ def parts(text: str, cuts: list[int] | None = None) -> list[Part]:
 
 @given(st.lists(st.integers(0, len(CALL) + 10), max_size=12))
 def test_a_call_is_read_however_it_comes(cuts: list[int]) -> None:
-    called = [CallStart("get_weather"), ArgumentsDelta('{"city": "北京"}')]
+    called = [CallStart("get_weather"), ArgumentsPart('{"city": "北京"}')]
     assert parts(CALL, cuts) == called
-    assert parts(f"Let me see.\n{CALL}", cuts) == [TextDelta("Let me see.\n"), *called]
+    assert parts(f"Let me see.\n{CALL}", cuts) == [TextPart("Let me see.\n"), *called]
 
 
 @given(st.text(alphabet='<tool_cal>/}\n{" :x', max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_text_without_a_call_comes_out_as_it_went_in(text: str, cuts: list[int]) -> None:
-    assert "".join(part.text for part in parts(text, cuts) if isinstance(part, TextDelta)) == text
+    assert "".join(part.text for part in parts(text, cuts) if isinstance(part, TextPart)) == text
 
 
 @pytest.mark.parametrize("text", ["<tool_call>", '<tool_call>\n{"name": "a', "<tool_call>" + "x" * 200, "<tool_c"])
 def test_what_is_no_call_after_all_is_text(text: str) -> None:
-    assert parts(text) == [TextDelta(text)]
+    assert parts(text) == [TextPart(text)]
 
 
 def test_a_call_that_was_cut_off_keeps_its_arguments_so_far() -> None:
-    assert parts(CALL.removesuffix("}}\n</tool_call>")) == [CallStart("get_weather"), ArgumentsDelta('{"city": "北京"')]
+    assert parts(CALL.removesuffix("}}\n</tool_call>")) == [CallStart("get_weather"), ArgumentsPart('{"city": "北京"')]
 
 
 @pytest.mark.parametrize(
@@ -169,17 +171,17 @@ def told(text: str, step: int, **fields: Any) -> list[Event]:
     )
     calls = form(request.functions, request.choice, request.format, request.error_paths).calls
     answer = Answer(events, calls=calls, new_id=lambda prefix: f"{prefix}_1")
-    sent = [events.created(), events.in_progress(), *answer.begin()]
+    sent: list[Event] = [events.created(), events.in_progress(), *answer.begin()]
     for start in range(0, len(text), step):
         sent += answer.feed(text[start : start + step])
-    return [*sent, *answer.finish(), *events.completed(Usage(1, 0, 1))]
+    return [*sent, *answer.finish(), *flat(events.completed(Usage(1, 0, 1)))]
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
-    sent = told(f"I look.\n{CALL}", step, tools=[WEATHER])
-    for number, event in enumerate(sent):
-        OPENAI.validate_python({**event, "sequence_number": number})
+    sent = numbered(told(f"I look.\n{CALL}", step, tools=[WEATHER]))
+    for event in sent:
+        OPENAI.validate_python(event)
     message, call = sent[-1]["response"]["output"]
     assert message["content"][0]["text"] == "I look.\n"
     assert (call["id"], call["call_id"], call["name"]) == ("fc_1", "call_1", "get_weather")
@@ -192,9 +194,9 @@ def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
 
 
 def test_an_answer_without_tools_begins_before_its_first_token() -> None:
-    kinds = [event["type"] for event in told("", 1)]
+    kinds = [event.type for event in told("", 1)]
     assert kinds[2:4] == ["response.output_item.added", "response.content_part.added"]
-    assert [e["type"] for e in told("", 1, tools=[TIME])].count("response.output_item.done") == 1
+    assert [event.type for event in told("", 1, tools=[TIME])].count("response.output_item.done") == 1
 
 
 def test_calls_and_their_outputs_become_messages_of_the_template() -> None:

@@ -14,10 +14,13 @@ from pydantic import TypeAdapter
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.chat import read_chat
 from gateway.protocol.detokenizer import overlap
-from gateway.protocol.events import Event, MessageItem, ResponseEvents, Usage, refusal
+from gateway.protocol.events import Event, Usage, refusal
 from gateway.protocol.items import input_item, messages
+from gateway.protocol.output_items import MessageItem
 from gateway.protocol.received import receive
 from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse
+from gateway.protocol.response_events import ResponseEvents
+from tests.support.events import flat, numbered, plain
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -119,9 +122,9 @@ def test_no_json_breaks_the_parser(value: Any) -> None:
 
 def valid(sent: list[Event]) -> list[str]:
     """Validate each event with OpenAI's own types, numbered as in the log; return their types."""
-    for number, event in enumerate(sent):
-        OPENAI.validate_python({**event, "sequence_number": number})
-    return [event["type"] for event in sent]
+    for event in numbered(sent):
+        OPENAI.validate_python(event)
+    return [event.type for event in sent]
 
 
 def test_the_events_of_an_answer_come_in_the_documented_order() -> None:
@@ -133,18 +136,18 @@ def test_the_events_of_an_answer_come_in_the_documented_order() -> None:
         *e.open(MessageItem("msg_1")),
         e.delta("He"),
         e.delta("llo"),
-        *e.completed(Usage(3, 1, 2)),
+        *flat(e.completed(Usage(3, 1, 2))),
     ]
     assert valid(sent) == [
         "response.created", "response.queued", "response.in_progress", "response.output_item.added",
         "response.content_part.added", "response.output_text.delta", "response.output_text.delta",
         "response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed",
     ]  # fmt: skip
-    final = sent[-1]["response"]
+    final = plain(sent[-1])["response"]
     assert final["output"][0]["content"][0]["text"] == "Hello"
     assert final["usage"]["input_tokens_details"]["cached_tokens"] == 1
     assert final["status"] == "completed"
-    assert sent[0]["response"]["output"] == []
+    assert plain(sent[0])["response"]["output"] == []
 
 
 def test_a_cancelled_answer_contains_the_text_so_far() -> None:
@@ -154,24 +157,26 @@ def test_a_cancelled_answer_contains_the_text_so_far() -> None:
         e.in_progress(),
         *e.open(MessageItem("msg_1")),
         e.delta("He"),
-        *e.incomplete(Usage(3, 0, 1), "cancelled"),
+        *flat(e.incomplete(Usage(3, 0, 1), "cancelled")),
     ]
     assert valid(sent[:-1])
-    assert sent[-1]["type"] == "response.incomplete"
-    assert sent[-1]["response"]["status"] == "cancelled"
-    assert sent[-1]["response"]["output"][0]["content"][0]["text"] == "He"
+    last = plain(sent[-1])
+    assert last["type"] == "response.incomplete"
+    assert last["response"]["status"] == "cancelled"
+    assert last["response"]["output"][0]["content"][0]["text"] == "He"
 
 
 def test_a_failure_carries_its_code() -> None:
     e = events()
-    sent = [e.created(), *e.failed(EngineUnavailableError("the engine died"))]
-    assert [event["type"] for event in sent] == ["response.created", "response.failed"]
-    assert sent[-1]["response"]["error"]["code"] == "engine_unavailable"
+    sent = [e.created(), *flat(e.failed(EngineUnavailableError("the engine died")))]
+    assert [event.type for event in sent] == ["response.created", "response.failed"]
+    assert plain(sent[-1])["response"]["error"]["code"] == "engine_unavailable"
 
 
 def test_an_error_names_the_response_of_its_message() -> None:
-    event = refusal(EngineUnavailableError("x"), response_id="resp_1")
+    event = plain(refusal(EngineUnavailableError("x"), response_id="resp_1"))
     assert (event["type"], event["status"], event["response_id"]) == ("error", 503, "resp_1")
+    assert event.keys() == {"type", "status", "error", "response_id"}
 
 
 @pytest.mark.parametrize(
