@@ -227,6 +227,25 @@ async def test_a_model_that_must_call_a_function_does_so_with_arguments_that_fit
     jsonschema.validate(json.loads(call.arguments), WEATHER["parameters"])
 
 
+async def test_an_answer_that_is_cut_off_ends_before_an_unfinished_character_and_can_be_continued(
+    tiny_server: Gateway,
+) -> None:
+    tea = {"format": {"type": "json_schema", "name": "tea", "schema": {"const": "茶茶"}}}
+    request = {"type": "response.create", "input": "x", "text": tea}
+    # After the answer: the end of its turn, the new message, and the beginning of the next turn. A token is a byte.
+    follow_up = len("\nuser\nx\nassistant\n") + len(["<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"])
+    async with tiny_server.connect() as conversation:
+        for tokens, text in ((3, '"'), (4, '"茶'), (6, '"茶')):
+            await conversation.send({**request, "max_output_tokens": tokens})
+            events = await conversation.events()
+            last = events[-1].response
+            assert last.output[0].content[0].text == text
+            assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
+            await conversation.send({**request, "max_output_tokens": 1, "previous_response_id": last.id})
+            following = (await conversation.events())[-1].response
+            assert following.usage.input_tokens == last.usage.input_tokens + len(text.encode()) + follow_up
+
+
 async def test_log_probabilities_come_with_the_text_and_add_up_to_it(tiny_server: Gateway) -> None:
     async with tiny_server.connect() as conversation:
         events = await conversation.ask(
