@@ -9,6 +9,7 @@ from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, T
 from gateway.protocol.events import ItemEvent
 from gateway.protocol.output_items import CallItem, MessageItem
 from gateway.protocol.response_events import ResponseEvents
+from gateway.protocol.tools import OutputConstraint
 
 Logprobs = Sequence[dict[str, Any]]
 """Log probabilities, one entry per token, in the format of the API's events."""
@@ -17,12 +18,12 @@ Logprobs = Sequence[dict[str, Any]]
 class Answer:
     """Opens, fills and closes output items. `new_id` returns a new id with the given prefix."""
 
-    def __init__(self, events: ResponseEvents, *, calls: bool, new_id: Callable[[str], str]) -> None:
-        """With `calls` the answer may contain function calls; otherwise it is all text."""
+    def __init__(self, events: ResponseEvents, *, form: OutputConstraint, new_id: Callable[[str], str]) -> None:
+        """`form` is the constraint under which the answer is generated."""
         self.text = ""
         """The answer so far, as the model wrote it."""
         self._events = events
-        self._reader = CallReader() if calls else None
+        self._reader = CallReader(whole=not form.trigger) if form.calls else None
         self._new_id = new_id
         self._open: MessageItem | CallItem | None = None
 

@@ -44,10 +44,14 @@ Part = TextPart | CallStart | ArgumentsPart
 
 
 class CallReader:
-    """Separates calls from text. Pass each piece of the answer to `feed`."""
+    """Separates calls from text. Pass each piece of the answer to `feed`.
 
-    def __init__(self) -> None:
+    With `whole` a grammar constrains the whole answer, which is then a call as soon as it starts like one.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
         """Start outside of a call."""
+        self._whole = whole
         self._held = ""
         self._feed = self._text
         self.called = False
@@ -64,13 +68,12 @@ class CallReader:
                 return parts
 
     def finish(self) -> list[Part]:
-        """Return the parts still held at the end of the answer."""
+        """Return the text still held at the end of the answer.
+
+        The part of a call's header or of its CLOSING is not text: the answer was cut off within it.
+        """
         held, self._held = self._held, ""
-        if self._feed == self._header:
-            held = OPENING + held
-        elif self._feed != self._text:
-            return []  # an incomplete CLOSING
-        return [TextPart(held)] if held else []
+        return [TextPart(held)] if held and self._feed == self._text and not self._whole else []
 
     def _text(self) -> list[Part]:
         before, found, after = self._held.partition(OPENING)

@@ -66,7 +66,7 @@ class TurnRunner:
         self._publish = publish
         self._arrived = arrived
         self._events = self._shape()
-        self._answer = Answer(self._events, calls=prepared.form.calls, new_id=new_id)
+        self._answer = Answer(self._events, form=prepared.form, new_id=new_id)
         self._generation = Generation(services, request, prepared, principal, self._on_text)
         self._queued: float | None = None
         """Seconds in the queue, once the request has an engine."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
 from openai.types.responses import ResponseStreamEvent
@@ -22,6 +22,7 @@ from gateway.protocol.events import Event, Usage
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.protocol.response_events import ResponseEvents
+from gateway.protocol.tool_prompt import OPENING
 from gateway.protocol.tools import OutputConstraint, form
 from tests.support.events import flat, numbered
 from tests.support.running import Gateway
@@ -70,8 +71,8 @@ def joined(parts: list[Part]) -> list[Part]:
     return whole
 
 
-def parts(text: str, cuts: list[int] | None = None) -> list[Part]:
-    reader, read, start = CallReader(), list[Part](), 0
+def parts(text: str, cuts: list[int] | None = None, *, whole: bool = False) -> list[Part]:
+    reader, read, start = CallReader(whole=whole), list[Part](), 0
     for cut in [*sorted(cuts or []), len(text)]:
         read += reader.feed(text[start:cut])
         start = cut
@@ -87,12 +88,20 @@ def test_a_call_is_read_however_it_comes(cuts: list[int]) -> None:
 
 @given(st.text(alphabet='<tool_cal>/}\n{" :x', max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_text_without_a_call_comes_out_as_it_went_in(text: str, cuts: list[int]) -> None:
+    assume(OPENING not in text)
     assert "".join(part.text for part in parts(text, cuts) if isinstance(part, TextPart)) == text
 
 
-@pytest.mark.parametrize("text", ["<tool_call>", '<tool_call>\n{"name": "a', "<tool_call>" + "x" * 200, "<tool_c"])
+@pytest.mark.parametrize("text", ["<tool_call>" + "x" * 200, "a <", "<tool_c"])
 def test_what_is_no_call_after_all_is_text(text: str) -> None:
     assert parts(text) == [TextPart(text)]
+
+
+@pytest.mark.parametrize("length", [*range(1, 36)])
+def test_nothing_of_a_required_call_is_text_wherever_it_is_cut_off(length: int) -> None:
+    assert parts(CALL[:length], whole=True) == []
+    if length >= len(OPENING):
+        assert parts(f"I look. {CALL[:length]}") == [TextPart("I look. ")]
 
 
 def test_a_call_that_was_cut_off_keeps_its_arguments_so_far() -> None:
@@ -169,8 +178,8 @@ def told(text: str, step: int, **fields: Any) -> list[Event]:
     events = ResponseEvents(
         request, response_id="resp_1", model="m", created_at=1, temperature=0.7, top_p=0.8, max_output_tokens=9
     )
-    calls = form(request.functions, request.choice, request.format, request.error_paths).calls
-    answer = Answer(events, calls=calls, new_id=lambda prefix: f"{prefix}_1")
+    wanted_form = form(request.functions, request.choice, request.format, request.error_paths)
+    answer = Answer(events, form=wanted_form, new_id=lambda prefix: f"{prefix}_1")
     sent: list[Event] = [events.created(), events.in_progress(), *answer.begin()]
     for start in range(0, len(text), step):
         sent += answer.feed(text[start : start + step])
@@ -225,6 +234,15 @@ async def test_a_model_that_must_call_a_function_does_so_with_arguments_that_fit
     (call,) = events[-1].response.output
     assert (call.type, call.name) == ("function_call", "get_weather")
     jsonschema.validate(json.loads(call.arguments), WEATHER["parameters"])
+
+
+async def test_a_required_call_that_is_cut_off_in_its_header_is_an_empty_message(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        for tokens in (3, 14, 25):
+            events = await conversation.ask("x", tools=[TIME], tool_choice="required", max_output_tokens=tokens)
+            assert events[-1].type == "response.incomplete"
+            [message] = events[-1].response.output
+            assert [part.text for part in message.content] == [""]
 
 
 async def test_an_answer_that_is_cut_off_ends_before_an_unfinished_character_and_can_be_continued(
