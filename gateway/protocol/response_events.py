@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -23,12 +23,26 @@ from gateway.protocol.requests import ResponseCreate
 
 Ending = tuple[list[ItemEvent], TerminalEvent]
 """The last events of a response: those that close its open item, and the terminal event."""
+LATER_FIELDS: Final[dict[str, Any]] = {
+    "completed_at": None,
+    "background": False,
+    "service_tier": "default",
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "top_logprobs": 0,
+    "max_tool_calls": None,
+    "reasoning": None,
+    "safety_identifier": None,
+    "prompt_cache_key": None,
+    "user": None,
+}
+"""Fields of the response object that responses stored by earlier versions lack, with the values that they had."""
 
 
 class ResponseEvents:
     """Builds the events of one response with any number of output items, one after the other. The log numbers them.
 
-    `response_id` is a `resp_` id; `created_at` is in epoch seconds; `temperature` and `top_p` are the effective values;
+    `response_id` is a `resp_` id; `clock` returns epoch seconds; `temperature` and `top_p` are the effective values;
     `ignored` names the fields of the request that were accepted and have no effect.
     """
 
@@ -38,20 +52,21 @@ class ResponseEvents:
         *,
         response_id: str,
         model: str,
-        created_at: int,
+        clock: Callable[[], float],
         temperature: float,
         top_p: float,
         max_output_tokens: int,
         ignored: Sequence[str] = (),
     ) -> None:
         """Create the response object, with status queued."""
+        self._clock = clock
         self._ignored = tuple(ignored)
         self._open: OutputItem | None = None
         self._output: list[dict[str, Any]] = []
         self._response: dict[str, Any] = {
             "id": response_id,
             "object": "response",
-            "created_at": created_at,
+            "created_at": int(clock()),
             "status": "queued",
             "model": model,
             "output": [],
@@ -65,6 +80,10 @@ class ResponseEvents:
             "metadata": request.metadata or {},
             "temperature": temperature,
             "top_p": top_p,
+            **LATER_FIELDS,
+            "presence_penalty": request.presence_penalty or 0.0,
+            "frequency_penalty": request.frequency_penalty or 0.0,
+            "top_logprobs": request.top_logprobs or 0,
             "access_programs": None,
             "max_output_tokens": max_output_tokens,
             "previous_response_id": request.previous_response_id,
@@ -129,6 +148,7 @@ class ResponseEvents:
 
     def _ended(self, status: str, usage: Usage | None) -> Ending:
         self._response["usage"] = None if usage is None else usage.body()
+        self._response["completed_at"] = int(self._clock()) if status == "completed" else None
         closing = self.close("completed" if status == "completed" else "incomplete")
         return closing, terminal_event(self._with_status(status))
 

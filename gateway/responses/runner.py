@@ -155,7 +155,7 @@ class TurnRunner:
             self.request,
             response_id=self.id,
             model=services.model.entry.name,
-            created_at=int(services.clock()),
+            clock=services.clock,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_output_tokens=self._prepared.limit or services.settings.max_output_tokens,

@@ -176,7 +176,7 @@ def test_a_form_lets_through_what_was_asked_for_and_nothing_else(model: Model) -
 def told(text: str, step: int, **fields: Any) -> list[Event]:
     request = create(**fields)
     events = ResponseEvents(
-        request, response_id="resp_1", model="m", created_at=1, temperature=0.7, top_p=0.8, max_output_tokens=9
+        request, response_id="resp_1", model="m", clock=lambda: 1.5, temperature=0.7, top_p=0.8, max_output_tokens=9
     )
     wanted_form = form(request.functions, request.choice, request.format, request.error_paths)
     answer = Answer(events, form=wanted_form, new_id=lambda prefix: f"{prefix}_1")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.responses import ResponseStreamEvent
+from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
@@ -23,6 +24,19 @@ from gateway.protocol.response_events import ResponseEvents
 from tests.support.events import flat, numbered, plain
 
 OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+OPEN_RESPONSES = {
+    "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id",
+    "instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p",
+    "presence_penalty", "frequency_penalty", "top_logprobs", "temperature", "reasoning", "user", "usage",
+    "max_output_tokens", "max_tool_calls", "store", "background", "service_tier", "metadata", "safety_identifier",
+    "prompt_cache_key",
+}  # fmt: skip
+"""Fields that the Open Responses specification requires in the response object (schema ResponseResource)."""
+UNSUPPORTED = {
+    "conversation", "image", "input_transformations", "moderation", "prompt", "prompt_cache_diagnostics",
+    "prompt_cache_options", "prompt_cache_retention", "tool_usage",
+}  # fmt: skip
+"""Optional fields of OpenAI's type, of features that Samovar does not have."""
 
 
 def create(**fields: Any) -> ResponseCreate:
@@ -37,10 +51,10 @@ def refused(data: str) -> tuple[str, str | None]:
     return caught.value.code, caught.value.param
 
 
-def events() -> ResponseEvents:
+def events(*, ignored: Sequence[str] = (), **fields: Any) -> ResponseEvents:
     return ResponseEvents(
-        create(input="hi", metadata={"k": "v"}), response_id="resp_1", model="m", created_at=1,
-        temperature=0.7, top_p=0.8, max_output_tokens=9,
+        create(input="hi", metadata={"k": "v"}, **fields), response_id="resp_1", model="m", clock=lambda: 1.5,
+        temperature=0.7, top_p=0.8, max_output_tokens=9, ignored=ignored,
     )  # fmt: skip
 
 
@@ -121,9 +135,13 @@ def test_no_json_breaks_the_parser(value: Any) -> None:
 
 
 def valid(sent: list[Event]) -> list[str]:
-    """Validate each event with OpenAI's own types, numbered as in the log; return their types."""
+    """Validate each event strictly with OpenAI's own types, numbered as in the log; return their types."""
     for event in numbered(sent):
-        OPENAI.validate_python(event)
+        parsed = OPENAI.validate_json(json.dumps(event), strict=True)
+        assert parsed.model_dump(mode="json", exclude_unset=True, by_alias=True) == event
+        if "response" in event:
+            assert event["response"].keys() >= OPEN_RESPONSES
+            assert event["response"].keys() >= {name for name in Response.model_fields if name not in UNSUPPORTED}
     return [event.type for event in sent]
 
 
@@ -146,7 +164,7 @@ def test_the_events_of_an_answer_come_in_the_documented_order() -> None:
     final = plain(sent[-1])["response"]
     assert final["output"][0]["content"][0]["text"] == "Hello"
     assert final["usage"]["input_tokens_details"]["cached_tokens"] == 1
-    assert final["status"] == "completed"
+    assert (final["status"], final["created_at"], final["completed_at"]) == ("completed", 1, 1)
     assert plain(sent[0])["response"]["output"] == []
 
 
@@ -164,6 +182,21 @@ def test_a_cancelled_answer_contains_the_text_so_far() -> None:
     assert last["type"] == "response.incomplete"
     assert last["response"]["status"] == "cancelled"
     assert last["response"]["output"][0]["content"][0]["text"] == "He"
+
+
+def test_the_response_object_carries_the_parameters_of_the_request() -> None:
+    response = plain(
+        events(
+            presence_penalty=0.5, frequency_penalty=-1, top_logprobs=3, include=["message.output_text.logprobs"]
+        ).created()
+    )["response"]
+    assert (response["presence_penalty"], response["frequency_penalty"], response["top_logprobs"]) == (0.5, -1, 3)
+
+
+def test_ignored_fields_are_listed_when_the_response_is_created_and_only_if_there_are_any() -> None:
+    created = plain(events(ignored=["user", "reasoning.effort"]).created())
+    assert created["ignored"] == ["user", "reasoning.effort"]
+    assert "ignored" not in plain(events().created())
 
 
 def test_a_failure_carries_its_code() -> None:
