@@ -15,9 +15,16 @@ _USAGE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 class Completion:
     """One completion. Pass the events in order to `feed`, or the ended response to `whole`."""
 
-    def __init__(self, response_id: str, *, created: int, model: str, logprobs: bool, usage: bool) -> None:
+    def __init__(
+        self, response_id: str, *, created: int, model: str, fingerprint: str, logprobs: bool, usage: bool
+    ) -> None:
         """`logprobs` adds log probabilities to the completion, and `usage` adds a last chunk with token counts."""
-        self._head = {"id": f"chatcmpl-{response_id.removeprefix('resp_')}", "created": created, "model": model}
+        self._head = {
+            "id": f"chatcmpl-{response_id.removeprefix('resp_')}",
+            "created": created,
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
         self._logprobs = logprobs
         self._usage = usage
         self._calls = -1

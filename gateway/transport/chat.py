@@ -32,6 +32,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
             running.turn.id,
             created=response["created_at"],
             model=response["model"],
+            fingerprint=responses.services.fingerprint,
             logprobs=bool(chat.logprobs),
             usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -114,7 +115,7 @@ def test_an_invalid_field_is_rejected_by_name(fields: dict[str, Any], code: str,
 
 
 def completion() -> Completion:
-    return Completion("resp_1", created=1, model="m", logprobs=False, usage=True)
+    return Completion("resp_1", created=1, model="m", fingerprint="samovar-1", logprobs=False, usage=True)
 
 
 @pytest.mark.parametrize("text", ["Hello.", f"I look.\n{CALL}", CALL, ""])
@@ -218,6 +219,8 @@ async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gat
         whole = await openai.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": "x"}], max_tokens=12, logprobs=True, temperature=0
         )
+    assert {chunk.system_fingerprint for chunk in chunks} == {whole.system_fingerprint}
+    assert re.fullmatch(r"samovar-\S+-llama-cpp-python-\S+-[0-9a-f]{12}", whole.system_fingerprint or "")
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 12
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
