@@ -34,6 +34,8 @@ log = structlog.get_logger("responses")
 
 QUEUED_EVERY: Final = 1.0
 """Minimum seconds between two `response.queued` events of a request."""
+QUEUED_AGAIN: Final = 15.0
+"""Maximum seconds between two `response.queued` events, so that clients and proxies do not drop a silent stream."""
 STORED_EVERY: Final = 1.0
 """Seconds between two writes of an unfinished answer, so the most of it that a crash of the gateway loses."""
 
@@ -186,12 +188,12 @@ class TurnRunner:
         return None if ids is None else self._prepared.context.ids + ids
 
     async def _place(self) -> Placement | None:
-        """Wait for a placement, and emit queue positions as they change; return None if the request ends meanwhile."""
-        admission, ticket, emitted = self._services.admission, self._ticket, 0
+        """Wait for a placement, and emit queue positions; return None if the request ends meanwhile."""
+        admission, ticket, emitted, at = self._services.admission, self._ticket, 0, 0.0
         while not ticket.placed.done():
             position = admission.position(ticket)
-            if emitted != position:
-                emitted = position
+            if emitted != position or time.monotonic() - at >= QUEUED_AGAIN:
+                emitted, at = position, time.monotonic()
                 self._publish(self._events.queued(position, admission.estimate(ticket)))
             await asyncio.wait({ticket.placed}, timeout=QUEUED_EVERY)
         if ticket.placed.cancelled():

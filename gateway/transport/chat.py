@@ -17,7 +17,7 @@ from gateway.protocol.log import Reader
 from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import json_body, with_errors
 from gateway.transport.http import start_response, wait_for_end
-from gateway.transport.sse import ALIVE, EventStream, follow
+from gateway.transport.sse import DONE, EventStream, follow
 
 
 def routes(responses: Responses) -> list[BaseRoute]:
@@ -50,12 +50,9 @@ def routes(responses: Responses) -> list[BaseRoute]:
 async def _frames(running: Running, completion: Completion) -> AsyncIterator[bytes]:
     try:
         async for event in follow(running, Reader(running.log)):
-            if event is None:
-                yield ALIVE
-                continue
             failure = running.failure if isinstance(event, Incomplete) else None
             for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
                 yield b"data: %b\n\n" % msgspec.json.encode(chunk)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
         yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.turn.id).body()})
-    yield b"data: [DONE]\n\n"
+    yield DONE

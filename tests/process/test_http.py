@@ -54,7 +54,9 @@ def test_a_stream_has_the_same_events_as_the_websocket_and_ends(client: OpenAI, 
     body = {"input": "x", "stream": True, "max_output_tokens": 3, "temperature": 0, **ENDLESS}
     answer = post(tiny_server, body)
     assert answer.headers["content-type"].startswith("text/event-stream")
-    frames = [frame.split("\n") for frame in answer.text.strip("\n").split("\n\n")]
+    *streamed, done = answer.text.strip("\n").split("\n\n")
+    assert done == "data: [DONE]"
+    frames = [frame.split("\n") for frame in streamed]
     events = [json.loads(data.removeprefix("data: ")) for _, data in frames]
     assert [name.removeprefix("event: ") for name, _ in frames] == [event["type"] for event in events]
     assert [event["sequence_number"] for event in events] == sorted({event["sequence_number"] for event in events})

@@ -136,7 +136,8 @@ async def test_a_stream_of_server_sent_events_ends_with_it(
         assert msgspec.json.decode(chunks[0].removeprefix("data: "))["error"]["code"] == "internal_error"
         assert chunks[1:] == ["data: [DONE]", ""]
         events = (await client.post("/v1/responses", json={**CREATE, "stream": True})).text.split("\n\n")
-        assert "internal_error" in events[-2]
+        assert "internal_error" in events[-3]
+        assert events[-2:] == ["data: [DONE]", ""]
 
 
 class Broken:

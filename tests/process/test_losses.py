@@ -104,6 +104,9 @@ async def test_the_end_of_an_answer_that_nobody_heard_is_told_a_day_later(tmp_pa
             [last] = await hear(socket, *TERMINAL)
             assert (last["type"], last["sequence_number"]) == ("response.incomplete", 4)
             assert last["response"]["output"][0]["content"][0]["text"] == "AAAAA"
+            streamed = await asyncio.to_thread(server.get, f"/v1/responses/{response}?stream=true")
+            assert streamed.text.startswith("event: response.incomplete\n")
+            assert streamed.text.endswith("\n\ndata: [DONE]\n\n")
             await socket.send('{"type":"response.resume","response_id":"resp_0","stream_id":"a"}')
             [error] = await hear(socket, *TERMINAL)
             assert (error["error"]["param"], error["response_id"], error["stream_id"]) == ("response_id", "resp_0", "a")
@@ -288,7 +291,8 @@ async def test_a_second_signal_ends_every_response_with_its_terminal_event(
     assert closed.value.rcvd.code == 1012
     status = "failed" if hangs else "cancelled"
     assert events[-1]["response"]["status"] == status
-    assert f'"status":"{status}"' in streamed[0][-1]
+    assert f'"status":"{status}"' in streamed[0][-2]
+    assert streamed[0][-1] == "data: [DONE]"
     assert streamed[1][-1] == "data: [DONE]"
     errors = [answer.json()["error"]["code"] for answer in answers]
     errors.append(json.loads(streamed[1][-2].removeprefix("data: "))["error"]["code"])
