@@ -10,8 +10,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
-from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
 
 from engine import Grammar, Model
 from engine.constraint import Grammars
@@ -24,10 +22,9 @@ from gateway.protocol.requests import ResponseCreate, parse
 from gateway.protocol.response_events import ResponseEvents
 from gateway.protocol.tool_prompt import OPENING
 from gateway.protocol.tools import OutputConstraint, form
-from tests.support.events import flat, numbered
+from tests.support.events import check_types, flat, numbered
 from tests.support.running import Gateway
 
-OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 WEATHER: dict[str, Any] = {
     "type": "function",
     "name": "get_weather",
@@ -190,7 +187,7 @@ def told(text: str, step: int, **fields: Any) -> list[Event]:
 def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
     sent = numbered(told(f"I look.\n{CALL}", step, tools=[WEATHER]))
     for event in sent:
-        OPENAI.validate_python(event)
+        check_types(event)
     message, call = sent[-1]["response"]["output"]
     assert message["content"][0]["text"] == "I look.\n"
     assert (call["id"], call["call_id"], call["name"]) == ("fc_1", "call_1", "get_weather")
