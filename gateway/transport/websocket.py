@@ -15,7 +15,7 @@ from gateway.auth.principal import Principal
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
 from gateway.observability.faults import as_api_error, report
-from gateway.protocol.events import Event, refusal, terminal_event
+from gateway.protocol.events import Event, ResponseEvent, on_lane, refusal, terminal_event
 from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
@@ -300,7 +300,7 @@ class Connection:
             self._send_notice(failed(error, msgspec.to_builtins(steer.message), number=0, steer=steer.id), lane)
 
     def _send_notice(self, event: Event, lane: str | None) -> None:
-        self._outbox.add_notice(event if lane is None else {**event, "stream_id": lane})
+        self._outbox.add_notice(on_lane(event, lane))
 
     def _refuse(self, error: Exception, named: Mapping[str, str]) -> None:
         """Send the error of a rejected message, and log it under a request id without the message's content."""
@@ -357,9 +357,9 @@ class Connection:
             request_id = new_id("req")
             fault = report(error, request_id)
             self._count(fault)
-            named = {"stream_id": event.get("stream_id"), "response_id": event.get("response", {}).get("id")}
-            address = {name: value for name, value in named.items() if value is not None}
-            return msgspec.json.encode(refusal(fault, request_id=request_id, **address))
+            response_id = event.response.get("id") if isinstance(event, ResponseEvent) else None
+            error_event = refusal(fault, request_id=request_id, response_id=response_id, stream_id=event.stream_id)
+            return msgspec.json.encode(error_event)
 
 
 def _address(message: ResponseCreate | ResponseResume) -> dict[str, str]:
