@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from cache import StoreError, StoreFullError
-from cache.sqlite import PAGE_BYTES, SqliteStore
+from cache.sqlite import SqliteStore
+from cache.sqlite_file import PAGE_BYTES
 from tests.support.clock import Clock
 
 IDS = [n.to_bytes(32, "big") for n in range(200)]
