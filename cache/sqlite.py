@@ -84,10 +84,6 @@ class SqliteStore:
 
         self._write(work)
 
-    def touch(self, ids: Sequence[bytes]) -> None:
-        """See Store."""
-        self._write(lambda connection: self._renew(connection, ids))
-
     def delete(self, ids: Sequence[bytes]) -> None:
         """See Store."""
 
