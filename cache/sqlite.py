@@ -6,7 +6,6 @@ files, and no orphaned files can remain. The file is only a cache: a damaged fil
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from cache.errors import StoreFullError
-from cache.sqlite_file import PAGE_BYTES, Connection, SqliteFile, pragma
+from cache.sqlite_file import PAGE_BYTES, Connection, SqliteFile, pragma, transaction
 
 SPARE: Final = 8
 """One page in SPARE may stay free for the next values; beyond that the file shrinks."""
@@ -131,20 +130,13 @@ class SqliteStore:
     def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Run `work` in one transaction, then shrink the file if many pages are free."""
 
-        def transaction(connection: sqlite3.Connection) -> None:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                work(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
+        def write(connection: sqlite3.Connection) -> None:
+            transaction(connection, work)
             pages, free = _pages(connection)
             if free > SPARE and free > pages // SPARE:  # a script, because `execute` would stop after one page
                 connection.executescript(f"PRAGMA incremental_vacuum({STRIDE_PAGES})")
 
-        self._writer.run(transaction)
+        self._writer.run(write)
 
     def _renew(self, connection: sqlite3.Connection, ids: Sequence[bytes]) -> None:
         [(latest,)] = connection.execute("SELECT coalesce(max(used), 0) FROM blocks").fetchall()

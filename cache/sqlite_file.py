@@ -185,3 +185,16 @@ def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
         header = file.read(HEADER_BYTES)
     return not header or header[68:72] == APPLICATION.to_bytes(4, "big")
+
+
+def transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `work` in one transaction and roll it back if `work` raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return result
