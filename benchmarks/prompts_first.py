@@ -99,7 +99,7 @@ def run(model: Model, config: WorkerConfig, scheduler: type[Scheduler], streams:
     chance = random.Random(seed)
     system = chance.choices(WORDS, k=LOAD.system)
     talks = [Talk(list(system)) for _ in range(streams)]
-    with mock.patch("engine.worker.Scheduler", scheduler):
+    with mock.patch("engine.core.Scheduler", scheduler):
         serve(model, config, lambda far: converse(far, talks, chance))
     seconds = max(talk.last for talk in talks) - min(talk.began for talk in talks)
     return {
