@@ -68,7 +68,7 @@ def fill(server: Server, subject: Subject, engines: int) -> None:
 
 
 def measure(subject: Subject) -> list[Figure]:
-    """Return all figures. Raises ServerError, TurnFailedError."""
+    """Return all figures. Raises LaunchError, TurnFailedError."""
     engine, second, rest = GOALS[subject.name]
     figures = []
 

@@ -108,7 +108,7 @@ Start = Callable[[], AbstractContextManager[Server]]
 def measure(
     name: str, conversations: Conversations, start: Start, side: Callable[[Server], Side], fetch: float | None
 ) -> list[Figure]:
-    """Return all figures of one side, across one simulated power cut. Raises ServerError, TurnFailedError."""
+    """Return all figures of one side, across one simulated power cut. Raises LaunchError, TurnFailedError."""
     with start() as server:
         before = uvloop.run(_before(conversations, side(server)))
         server.kill()

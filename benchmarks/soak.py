@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.faults import vandals
-from benchmarks.faults.house import House
+from benchmarks.faults.gateway import GatewayUnderTest
 from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.questions import scripts
 from benchmarks.faults.scene import Scene
@@ -152,30 +152,30 @@ class Soak:
         vandal = scene.chance.choice([vandals.vanish, vandals.stall, vandals.flood])
         await asyncio.gather(*(talker.talk(until) for talker in scene.talkers), vandal(scene, 8))
         firsts = list(ledger.firsts)
-        rest = await asyncio.to_thread(scene.house.rest)
-        await asyncio.to_thread(scene.house.wait_for_unload)
-        conversations, kept = kept_turns(scene.house.state / "conversations.db")
+        rest = await asyncio.to_thread(scene.gateway.rest)
+        await asyncio.to_thread(scene.gateway.wait_for_unload)
+        conversations, kept = kept_turns(scene.gateway.state / "conversations.db")
         ledger.row.leaks += bool(rest.entries or rest.orphans)
         return Day(
             minute=(time.monotonic() - self._began) / 60,
             turns=ledger.row.turns - before,
             first=statistics.median(firsts),
             late=statistics.quantiles(firsts, n=20)[-1],
-            resident=scene.house.gateway.memory_info().rss,
-            files=scene.house.gateway.num_fds(),
-            cache=sum(path.stat().st_size for path in scene.house.state.glob("blocks.db*")),
+            resident=scene.gateway.process.memory_info().rss,
+            files=scene.gateway.process.num_fds(),
+            cache=sum(path.stat().st_size for path in scene.gateway.state.glob("blocks.db*")),
             conversations=conversations,
             kept=kept,
-            unloads=int(scene.house.metric("samovar_engine_unloads_total")),
+            unloads=int(scene.gateway.metric("samovar_engine_unloads_total")),
         )
 
     async def life(self, until: float) -> list[Day]:
         """Start a gateway, run days until `until`, and stop it."""
-        await asyncio.to_thread(self._scene.house.start)
+        await asyncio.to_thread(self._scene.gateway.start)
         days = [await self.day()]
         while time.monotonic() < until:
             days.append(await self.day())
-        if await asyncio.to_thread(self._scene.house.stop):
+        if await asyncio.to_thread(self._scene.gateway.stop):
             self._scene.ledger.row.blame("the gateway did not end with exit code 0")
         return days
 
@@ -229,14 +229,14 @@ async def run(minutes: float, seed: int, folder: Path) -> tuple[list[list[Day]],
     """Run for `minutes` and return the days by the gateway's lives, and the ledger."""
     model = write_tiny_model(folder / "tiny.gguf", context=CONTEXT)
     settings = {**SETTINGS, "idle_unload": IDLE_UNLOAD, "cache_ttl": KEPT}
-    house = House(folder / "state", model, log=folder / "log", clock=None, **settings)
-    scene = Scene(house, Ledger({}), str(seed), folder)
+    gateway = GatewayUnderTest(folder / "state", model, log=folder / "log", clock=None, **settings)
+    scene = Scene(gateway, Ledger({}), str(seed), folder)
     scene.people(PEOPLE, scripts(seed, SCRIPTS), flighty=FLIGHTY)
     soak, began = Soak(scene), time.monotonic()
     try:
         lives = [await soak.life(began + 60 * minutes * (n + 1) / (RESTARTS + 1)) for n in range(RESTARTS + 1)]
     finally:
-        house.close()
+        gateway.close()
     return lives, scene.ledger
 
 

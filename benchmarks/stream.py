@@ -78,7 +78,7 @@ def speed(turns: list[Turn]) -> float:
 
 
 def measure(subject: Subject, streams: int) -> list[Figure]:
-    """Return all figures for one number of streams. Raises ServerError, TurnFailedError."""
+    """Return all figures for one number of streams. Raises LaunchError, TurnFailedError."""
     starts, colds, bares, rounds = [], [], [], []
     for seed in range(3):
         with samovar(subject.path) as server:

@@ -20,7 +20,7 @@ from redis import Redis
 from benchmarks.faults import vandals
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.talker import KEPT_SECONDS
-from benchmarks.servers import ServerError
+from gateway.cli.launcher import LaunchError
 
 HANG_SECONDS: Final = 60.0
 """The gateway kills a hung engine that has work within this time; shorter runs only pause engines."""
@@ -70,7 +70,7 @@ async def kill_engines(scene: Scene, until: float) -> None:
 async def kill_prompt_workers(scene: Scene, until: float) -> None:
     """Kill a prompt worker, or the host process of all of them, with SIGKILL."""
     while await scene.pause(0.1, 1.0, until):
-        luck, workers = scene.chance.random(), scene.house.prompt_workers()
+        luck, workers = scene.chance.random(), scene.gateway.prompt_workers()
         with suppress(psutil.NoSuchProcess, IndexError):
             workers[int(luck * len(workers))].kill()
             scene.done()
@@ -106,7 +106,7 @@ async def kill_gateways(scene: Scene, until: float) -> None:
     """
     while await scene.pause(1.0, 4.0, until):
         silence = KEPT_SECONDS + 0.5 if scene.chance.random() < 0.5 else 0.0
-        engines = scene.house.engines() if silence and time.monotonic() + silence < until else []
+        engines = scene.gateway.engines() if silence and time.monotonic() + silence < until else []
         scene.done()
         try:
             for engine in engines:
@@ -114,12 +114,12 @@ async def kill_gateways(scene: Scene, until: float) -> None:
                     engine.suspend()
             if engines:
                 await asyncio.sleep(silence)
-            await asyncio.to_thread(scene.house.kill)
+            await asyncio.to_thread(scene.gateway.kill)
         finally:
             for engine in engines:
                 with suppress(psutil.NoSuchProcess):
                     engine.resume()
-        await asyncio.to_thread(scene.house.start)
+        await asyncio.to_thread(scene.gateway.start)
 
 
 async def kill_everything(scene: Scene, until: float) -> None:
@@ -127,8 +127,8 @@ async def kill_everything(scene: Scene, until: float) -> None:
     while await scene.pause(0.3, 2.0, until):
         if scene.chance.random() < 0.3:
             scene.done()
-            await asyncio.to_thread(scene.house.kill)
-            await asyncio.to_thread(scene.house.start)
+            await asyncio.to_thread(scene.gateway.kill)
+            await asyncio.to_thread(scene.gateway.start)
         else:
             _kill_an_engine(scene)
 
@@ -168,25 +168,25 @@ async def damage_cache(scene: Scene, until: float) -> None:
     """Truncate and corrupt the files of the cache while gateway and engines use them."""
     while await scene.pause(0.2, 1.0, until):
         scene.done()
-        _damage(scene, scene.house.state / scene.chance.choice(FILES))
+        _damage(scene, scene.gateway.state / scene.chance.choice(FILES))
 
 
 async def damage_conversations(scene: Scene, until: float) -> None:
     """Truncate or corrupt the file of conversations while the gateway is down; remove the file after a while."""
-    path = scene.house.state / CONVERSATIONS
+    path = scene.gateway.state / CONVERSATIONS
     while await scene.pause(1.0, 3.0, until):
-        await asyncio.to_thread(scene.house.kill)
+        await asyncio.to_thread(scene.gateway.kill)
         _damage(scene, path)
         scene.done()
         try:
-            await asyncio.to_thread(scene.house.start)
-        except ServerError as error:
+            await asyncio.to_thread(scene.gateway.start)
+        except LaunchError as error:
             if CONVERSATIONS not in str(error):
                 scene.ledger.row.blame("a damaged file was not named when the gateway refused to start")
         await scene.pause(0.5, 2.0, until)
-        await asyncio.to_thread(scene.house.kill)
+        await asyncio.to_thread(scene.gateway.kill)
         _remove(path)
-        await asyncio.to_thread(scene.house.start)
+        await asyncio.to_thread(scene.gateway.start)
 
 
 async def replace_databases(scene: Scene, until: float) -> None:
@@ -194,7 +194,7 @@ async def replace_databases(scene: Scene, until: float) -> None:
 
     Turns that were acknowledged before are lost with the file; turns that are acknowledged afterwards must stay.
     """
-    path = scene.house.state / CONVERSATIONS
+    path = scene.gateway.state / CONVERSATIONS
     while await scene.pause(0.3, 1.5, until):
         scene.done()
         if scene.chance.random() < 0.5:
@@ -222,7 +222,7 @@ async def jump_clocks(scene: Scene, until: float) -> None:
 async def limit_files(scene: Scene, until: float) -> None:
     """Forbid the gateway to open more files, while engines are killed and clients connect and vanish."""
     while await scene.pause(0.3, 1.0, until):
-        gateway = scene.house.gateway
+        gateway = scene.gateway.process
         soft, hard = gateway.rlimit(psutil.RLIMIT_NOFILE)
         gateway.rlimit(psutil.RLIMIT_NOFILE, (gateway.num_fds() + scene.chance.randrange(3), hard))
         scene.done()
@@ -236,19 +236,19 @@ async def limit_files(scene: Scene, until: float) -> None:
 async def limit_memory(scene: Scene, until: float) -> None:
     """Forbid engines to allocate more memory; whether they survive or crash, answers must continue."""
     while await scene.pause(0.3, 1.0, until):
-        for engine in scene.house.engines():
+        for engine in scene.gateway.engines():
             with suppress(psutil.Error):
                 engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + SPARE_MEMORY, resource.RLIM_INFINITY))
                 scene.done()
         await scene.pause(0.5, 2.0, until)
-        for engine in scene.house.engines():
+        for engine in scene.gateway.engines():
             with suppress(psutil.Error):
                 engine.rlimit(psutil.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 async def damage_models(scene: Scene, until: float) -> None:
     """Truncate or corrupt the model file and kill an engine; then restore the file."""
-    model = scene.house.model
+    model = scene.gateway.model
     whole = model.read_bytes()
     while await scene.pause(0.5, 1.5, until):
         scene.done()
@@ -301,7 +301,7 @@ INJURIES: Final = {
 
 def _an_engine(scene: Scene) -> psutil.Process | None:
     """Return a random running engine. Always draws one number, so that later draws do not depend on the engines."""
-    luck, engines = scene.chance.random(), scene.house.engines()
+    luck, engines = scene.chance.random(), scene.gateway.engines()
     return engines[int(luck * len(engines))] if engines else None
 
 
@@ -337,7 +337,7 @@ def _fill(disk: Path) -> Callable[[], None]:
 
 
 def _forbid_growth(scene: Scene) -> Callable[[], None]:
-    gateway = scene.house.gateway
+    gateway = scene.gateway.process
     soft, hard = gateway.rlimit(psutil.RLIMIT_FSIZE)
     gateway.rlimit(psutil.RLIMIT_FSIZE, (0, hard))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks.faults.house import House
+from benchmarks.faults.gateway import GatewayUnderTest
 from benchmarks.faults.injuries import INJURIES, Injury
 from benchmarks.faults.ledger import Ledger, Row
 from benchmarks.faults.questions import scripts
@@ -43,18 +43,18 @@ async def trial(
     with _scene(name, injury, model, folder, seed=seed, texts=texts) as scene:
         people = scene.people(count, scripts(seed, SCRIPTS), flighty=injury.flighty)
         await _talk(scene, WARM_SECONDS)
-        before = await asyncio.to_thread(scene.house.rest)
+        before = await asyncio.to_thread(scene.gateway.rest)
         until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as talking:  # an interrupt does not wait for their answers
             for talker in people:
                 talking.create_task(talker.talk(until))
             await injury.inflict(scene, until)
         await _heal(scene)
-        for leak in (await asyncio.to_thread(scene.house.rest)).leaks(before):
+        for leak in (await asyncio.to_thread(scene.gateway.rest)).leaks(before):
             scene.ledger.row.leaks += 1
             scene.ledger.row.notes[leak] += 1
-        await scene.ledger.audit(scene.house.url)
-        if await asyncio.to_thread(scene.house.stop):
+        await scene.ledger.audit(scene.gateway.url)
+        if await asyncio.to_thread(scene.gateway.stop):
             scene.ledger.row.blame("the gateway did not end with exit code 0")
         return scene.ledger.row
 
@@ -77,10 +77,10 @@ def _scene(
             model = Path(shutil.copy(model, folder / "model.gguf"))
         state = (disk or folder) / "state"
         settings = {**SETTINGS, **({"cache": redis.unix} if redis else {})}
-        house = House(state, model, log=folder / "log", clock=clock, **settings)
-        stack.callback(house.close)
+        gateway = GatewayUnderTest(state, model, log=folder / "log", clock=clock, **settings)
+        stack.callback(gateway.close)
         ledger = Ledger(texts, keeps=injury.keeps)
-        yield Scene(house.start(), ledger, f"{seed} {name}", folder, redis, clock, disk)
+        yield Scene(gateway.start(), ledger, f"{seed} {name}", folder, redis, clock, disk)
 
 
 async def _talk(scene: Scene, seconds: float) -> None:

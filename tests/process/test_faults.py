@@ -18,13 +18,13 @@ import pytest
 
 from benchmarks.faults import injuries
 from benchmarks.faults.__main__ import line
-from benchmarks.faults.house import House, Rest
+from benchmarks.faults.gateway import GatewayUnderTest, Rest
 from benchmarks.faults.ledger import Ledger, Row
 from benchmarks.faults.questions import Question, flaws, scripts
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.talker import KEPT_SECONDS, _Answer
 from benchmarks.faults.trial import CONTEXT, trial
-from benchmarks.servers import ServerError
+from gateway.cli.launcher import LaunchError
 from tests.support.clock import Clock
 from tests.support.tiny_model import write_tiny_model
 
@@ -67,8 +67,8 @@ def test_the_same_seed_asks_the_same() -> None:
 
 
 def scene(folder: Path, *, seed: str = "7 cache") -> Scene:
-    """A house that nobody started."""
-    return Scene(House(folder, folder / "tiny.gguf", log=folder / "log"), Ledger({}), seed, folder)
+    """A gateway that nobody started."""
+    return Scene(GatewayUnderTest(folder, folder / "tiny.gguf", log=folder / "log"), Ledger({}), seed, folder)
 
 
 def test_what_is_drawn_next_does_not_depend_on_what_was_found_or_on_what_others_draw(tmp_path: Path) -> None:
@@ -122,9 +122,9 @@ async def test_engines_say_nothing_for_a_while_before_half_of_the_gateways_kills
 
     monkeypatch.setattr(injuries, "KEPT_SECONDS", -0.49)  # and half a second more
     monkeypatch.setattr(hurt, "pause", pause)
-    monkeypatch.setattr(hurt.house, "engines", lambda: [sleeper])
-    monkeypatch.setattr(hurt.house, "kill", lambda: seen.append(sleeper.status()))
-    monkeypatch.setattr(hurt.house, "start", lambda: None)
+    monkeypatch.setattr(hurt.gateway, "engines", lambda: [sleeper])
+    monkeypatch.setattr(hurt.gateway, "kill", lambda: seen.append(sleeper.status()))
+    monkeypatch.setattr(hurt.gateway, "start", lambda: None)
     await injuries.kill_gateways(hurt, time.monotonic() + 60)
     assert hurt.ledger.row.inflicted == len(seen) == 20
     assert 0 < seen.count(psutil.STATUS_STOPPED) < 20
@@ -261,7 +261,7 @@ async def test_under_a_fault_no_token_is_lost_or_doubled_no_turn_is_lost_and_not
 
 
 def test_a_house_that_is_closed_does_not_start_again(tmp_path: Path) -> None:
-    house = House(tmp_path, tmp_path / "tiny.gguf", log=tmp_path / "log")
-    house.close()
-    with pytest.raises(ServerError, match="closed"):
-        house.start()
+    gateway = GatewayUnderTest(tmp_path, tmp_path / "tiny.gguf", log=tmp_path / "log")
+    gateway.close()
+    with pytest.raises(LaunchError, match="closed"):
+        gateway.start()

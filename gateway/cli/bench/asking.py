@@ -17,8 +17,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from engine import Model
+from gateway.cli.bench.gateway import BenchError
 from gateway.cli.bench.results import Answer
-from gateway.cli.bench.subject import BenchError
 
 ANSWER_SECONDS: Final = 300.0
 """Timeout of one answer, in seconds."""
