@@ -13,9 +13,7 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -25,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from benchmarks.figures import Figure, publish
 from benchmarks.machine import embedded, machine
 from benchmarks.servers import Server, leave_on_sigterm, samovar
+from gateway.cli.readings import Source
 
 ROUNDS: Final = 20
 WINDOW: Final = 1.0
@@ -76,10 +75,8 @@ async def drain(socket: ClientConnection) -> None:
 
 def steps(server: Server) -> tuple[float, float]:
     """Return the total (seconds, number) of engine steps so far."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    found = [re.search(rf"^samovar_engine_step_seconds_{what} (\S+)", text, re.MULTILINE) for what in ("sum", "count")]
-    seconds, count = (float(each[1]) if each else 0.0 for each in found)
+    reading = Source(f"http://127.0.0.1:{server.port}").read(time.monotonic())
+    seconds, count = (reading.sum(f"samovar_engine_step_seconds_{part}") or 0.0 for part in ("sum", "count"))
     return seconds, count
 
 

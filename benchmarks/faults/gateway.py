@@ -130,10 +130,6 @@ class GatewayUnderTest(GatewayProcess):
                 raise LaunchError(f"idle engines were not unloaded within {UNLOAD_SECONDS:.0f} s")
             time.sleep(0.2)
 
-    def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels."""
-        return self.metrics().sum(name) or 0.0
-
     def _entries(self) -> int:
         names = ("samovar_requests_waiting", "samovar_requests_running", "samovar_websocket_connections")
         return int(sum(map(self.metric, names)))
