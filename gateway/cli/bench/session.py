@@ -146,7 +146,7 @@ def _show(results: Results, say: Phrases) -> None:
     console = Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else 120)
     console.print(say("title"), style="bold")
     console.print(tables.conditions(results, say))
-    console.print(say("writeup"))
+    console.print(tables.explanation(results, say))
     for content in tables.tables(results, say):
         table = Table(
             title=content.title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
