@@ -75,15 +75,14 @@ async def drain(socket: ClientConnection) -> None:
 
 def steps(server: Server) -> tuple[float, float]:
     """Return the total (seconds, number) of engine steps so far."""
-    reading = Source(f"http://127.0.0.1:{server.port}").read(time.monotonic())
+    reading = Source(server.url).read(time.monotonic())
     seconds, count = (reading.sum(f"samovar_engine_step_seconds_{part}") or 0.0 for part in ("sum", "count"))
     return seconds, count
 
 
 async def measure(server: Server, streams: int) -> None:
     """Cancel one of `streams` concurrent answers, ROUNDS times."""
-    url = f"ws://127.0.0.1:{server.port}/v1/responses"
-    sockets = [await connect(url, compression=None) for _ in range(streams)]
+    sockets = [await connect(server.address, compression=None) for _ in range(streams)]
     others = []
     for socket in sockets[1:]:
         await ask(socket)

@@ -70,8 +70,7 @@ def _key(state: Path, user: str) -> str:
 async def socket(server: Server, key: str) -> AsyncIterator[ClientConnection]:
     """Open a connection of the user with `key`."""
     headers = {"Authorization": f"Bearer {key}"}
-    url = f"ws://127.0.0.1:{server.port}/v1/responses"
-    async with connect(url, additional_headers=headers, compression=None) as connection:
+    async with connect(server.address, additional_headers=headers, compression=None) as connection:
         yield connection
 
 

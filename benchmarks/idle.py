@@ -96,7 +96,7 @@ async def crowd(server: Server, count: int) -> list[Idler]:
 async def echo(server: Server) -> list[float]:
     """Return the milliseconds from a bad frame to its error, ECHOES times."""
     found = []
-    async with connect(f"ws://127.0.0.1:{server.port}/v1/responses", compression=None) as socket:
+    async with connect(server.address, compression=None) as socket:
         for _ in range(ECHOES):
             began = time.perf_counter()
             await socket.send("{")

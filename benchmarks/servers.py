@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +37,16 @@ class Server:
     process: psutil.Process
     ready_seconds: float
     """Time from start to ready."""
+
+    @property
+    def url(self) -> str:
+        """Base URL for HTTP."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """URL of Samovar's WebSocket."""
+        return f"ws://127.0.0.1:{self.port}/v1/responses"
 
     def kill(self) -> None:
         """Send SIGKILL to all of its processes, which simulates a power cut."""
@@ -73,13 +83,11 @@ def tune(model: Path) -> Path:
 
 
 @contextlib.contextmanager
-def llama_server(
-    model: Path, *, streams: int, context: int = CONTEXT_A_STREAM, flags: Sequence[str] = ()
-) -> Iterator[Server]:
+def llama_server(model: Path, *, streams: int, context: int = CONTEXT_A_STREAM) -> Iterator[Server]:
     """Run llama-server in its best configuration: one slot per stream, all cores. Raises LaunchError, RivalError."""
     port = free_port()
     command = [str(program("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["-t", str(cores()), "-np", str(streams), "-c", str(streams * context), *flags]
+    command += ["-t", str(cores()), "-np", str(streams), "-c", str(streams * context)]
     began = time.perf_counter()
     with _running(command, f"http://127.0.0.1:{port}/health") as process:
         yield Server(port, psutil.Process(process.pid), time.perf_counter() - began)

@@ -11,10 +11,12 @@ from typing import Final
 
 import psutil
 
-from gateway.cli.bench.asking import Questions, at_once, conversation
+from engine import Model
+from gateway.cli.bench.asking import at_once, conversation
 from gateway.cli.bench.gateway import BenchError, MeasuredGateway
 from gateway.cli.bench.memory import Watch
 from gateway.cli.bench.results import Answer, Effort, Latency, Load, Phase, Round, Start
+from gateway.cli.bench.texts import Texts
 
 SHAPES: Final = ((20, 100), (50, 150))
 """Tokens of question and answer, as in the write-up; see writeup.py."""
@@ -35,9 +37,9 @@ class Measuring:
         self._effort = effort
 
     @cached_property
-    def _questions(self) -> Questions:
+    def _texts(self) -> Texts:
         """Created while a gateway runs, which has checked the file in a restricted process before."""
-        return Questions(self._model)
+        return Texts(Model(self._model, vocab_only=True).vocabulary)
 
     async def memory(self, step: Step) -> list[Phase]:
         """Measure the memory by phase of a session."""
@@ -53,7 +55,7 @@ class Measuring:
                 await asyncio.sleep(self._effort.hold_seconds)
 
         await hold("before")
-        async with conversation(self._gateway.address, self._questions) as session:
+        async with conversation(self._gateway.address, self._texts) as session:
             await session.load()
             await hold("loaded")
             with watch.phase("first"):
@@ -111,7 +113,7 @@ class Measuring:
         return loads
 
     async def _ask(self, count: int, question: int, answer: int, seed: str) -> list[Answer]:
-        return await at_once(self._gateway.address, self._questions, count, question, answer, seed)
+        return await at_once(self._gateway.address, self._texts, count, question, answer, seed)
 
     async def _wait_for_rest(self) -> None:
         deadline = time.monotonic() + IDLE_SECONDS + UNLOAD_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -93,9 +94,9 @@ def _start(results: Results, axes: Axes) -> None:
         ("KV cells", results.start(lambda start: start.context).median),
     )
     colours = dict(zip([name for name, _ in ours], _shades(len(ours)), strict=True))
-    bars = {"here": ours}
+    bars: dict[str, Sequence[tuple[str, float]]] = {"here": ours}
     if results.compared:
-        bars["write-up"] = tuple((name, START[part]) for part, name in THEIR_START.items())
+        bars["write-up"] = [(name, START[part]) for part, name in THEIR_START.items()]
     for place, parts in enumerate(bars.values()):
         at = 0.0
         for name, seconds in parts:

@@ -58,11 +58,6 @@ class Start(msgspec.Struct, frozen=True):
         """Return the seconds until the gateway accepts requests."""
         return self.python + self.configuration + self.vocabulary + self.parts + self.listening
 
-    @property
-    def loading(self) -> float:
-        """Return the seconds from spawning the engine until it is loaded."""
-        return self.engine + self.weights + self.context
-
 
 class Sample(msgspec.Struct, frozen=True):
     """Resident memory at one moment, in bytes."""
