@@ -9,7 +9,6 @@ step ends sooner than a whole step, and the difference of the two would be negat
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -20,9 +19,10 @@ from typing import Any, Final
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.machine import embedded, machine
-from benchmarks.servers import Server, leave_on_sigterm, samovar
+from benchmarks.machine import embedded
+from benchmarks.servers import Server, samovar
 from gateway.cli.readings import Source
 
 ROUNDS: Final = 20
@@ -118,11 +118,9 @@ async def measure(server: Server, streams: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
-    options = parser.parse_args()
-    leave_on_sigterm()
-    print(machine())
+    options = start_benchmark(parser)
     for streams in options.streams:
         with samovar(embedded(), messages_per_minute=UNLIMITED) as server:
             uvloop.run(measure(server, streams))

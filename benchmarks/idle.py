@@ -18,9 +18,10 @@ from typing import Final, cast
 import uvloop
 from websockets.asyncio.client import connect
 
+from benchmarks.command import leave_on_sigterm
 from benchmarks.figures import Figure, publish
 from benchmarks.machine import Neighbours, embedded, machine
-from benchmarks.servers import Server, leave_on_sigterm, samovar
+from benchmarks.servers import Server, samovar
 
 CONNECTIONS: Final = 10_000
 HEARTBEAT: Final = 50.0

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -101,11 +99,6 @@ def cache_settings(kind: str) -> Iterator[dict[str, Any]]:
         return
     with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder, RedisServer(Path(folder)) as redis:
         yield {"cache": redis.url}
-
-
-def leave_on_sigterm() -> None:
-    """Let SIGTERM end this program like Ctrl-C, so that it stops the processes that it started."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ the shortest configurable time, are evicted; the days before that are among thos
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sqlite3
 import statistics
@@ -31,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.faults import vandals
 from benchmarks.faults.gateway import GatewayUnderTest
 from benchmarks.faults.ledger import Ledger
@@ -38,7 +38,6 @@ from benchmarks.faults.questions import scripts
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.trial import CONTEXT, PEOPLE, SCRIPTS, SETTINGS
 from benchmarks.machine import machine, revision
-from benchmarks.servers import leave_on_sigterm
 from tests.support.tiny_model import write_tiny_model
 
 MINUTES: Final = 30.0
@@ -242,7 +241,7 @@ async def run(minutes: float, seed: int, folder: Path) -> tuple[list[list[Day]],
 
 def main() -> None:
     """Run and print; exit with 1 if something was lost, or grew beyond its bound."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -10,7 +10,6 @@ order with the same pauses. How many fit into the time, and what they interrupt,
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 import tempfile
@@ -19,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.faults.injuries import INJURIES
 from benchmarks.faults.ledger import Row
 from benchmarks.faults.trial import CONTEXT, trial
 from benchmarks.machine import machine, revision
-from benchmarks.servers import leave_on_sigterm
 from tests.support.tiny_model import write_tiny_model
 
 MINUTES: Final = 10.0
@@ -61,7 +60,7 @@ async def run(names: Sequence[str], *, minutes: float, seed: int) -> bool:
 
 def main() -> None:
     """Run and print; exit with 1 if something was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="total duration of all faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help=f"a list, separated by commas, of: {', '.join(INJURIES)}")
