@@ -97,7 +97,7 @@ class Day:
 class Bound:
     """How much a quantity may grow."""
 
-    what: str
+    title: str
     of: Callable[[Day], float]
     within: float
     """Upper bound for the last third of a life relative to its first; the median of all lives is judged."""
@@ -203,16 +203,16 @@ def judged(lives: Sequence[Sequence[Day]]) -> tuple[str, bool]:
         "| last over first | within a life | at most | from life to life | at most | reason for the bound |",
         "|---" * 6 + "|",
     ]
-    well = True
+    passed = True
     for bound in BOUNDS:
         within = statistics.median(_growth(_third(life), _third(life[::-1]), bound.of) for life in lives)
-        cells = [bound.what]
+        cells = [bound.title]
         for ratio, most in ((within, bound.within), (_growth(lives[0], lives[-1], bound.of), bound.across)):
             over = most is not None and ratio > most
             cells += [f"{ratio:.2f}" + (", too much" if over else ""), "" if most is None else f"{most:.2f}"]
-            well = well and not over
+            passed = passed and not over
         lines.append(f"| {' | '.join([*cells, bound.why])} |")
-    return "\n".join(lines), well
+    return "\n".join(lines), passed
 
 
 def _third(life: Sequence[Day]) -> Sequence[Day]:
@@ -252,7 +252,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="samovar-soak-") as folder:
         lives, ledger = asyncio.run(run(options.minutes, options.seed, Path(folder)))
-    comparison, well = judged(lives)
+    comparison, passed = judged(lives)
     print(f"{table(lives)}\n\n{comparison}")
     row = ledger.row
     names = ("tokens lost", "doubled", "turns lost", "wrong", "stuck", "leaks")
@@ -260,7 +260,7 @@ def main() -> None:
     print(f"\n{row.turns:,} answers: {counts}")
     for note, times in row.notes.most_common():
         print(f"    {times} × {note}", file=sys.stderr)
-    sys.exit(0 if well and not any(row.zeros) else 1)
+    sys.exit(0 if passed and not any(row.zeros) else 1)
 
 
 if __name__ == "__main__":

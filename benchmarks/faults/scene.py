@@ -51,7 +51,7 @@ class Scene:
 
     def done(self) -> None:
         """Count one injection."""
-        self.ledger.row.inflicted += 1
+        self.ledger.row.injected += 1
 
     async def pause(self, least: float, most: float, until: float) -> bool:
         """Wait for a random time; return False once `until` has passed."""

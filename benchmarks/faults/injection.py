@@ -32,16 +32,16 @@ CONVERSATIONS: Final = "conversations.db"
 DAMAGE: Final = 1 << 16
 SPARE_MEMORY: Final = 1 << 20
 
-Inflict = Callable[[Scene, float], Awaitable[None]]
+Inject = Callable[[Scene, float], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Injury:
+class Fault:
     """A fault and the surroundings that it needs."""
 
-    what: str
+    title: str
     """Name in the table."""
-    inflict: Inflict
+    inject: Inject
     redis: bool = False
     clock: bool = False
     disk: bool = False
@@ -58,7 +58,7 @@ class Injury:
 async def nothing(scene: Scene, until: float) -> None:
     """Inject no fault, as a reference."""
     await asyncio.sleep(max(0.0, until - time.monotonic()))
-    scene.ledger.row.inflicted = 0
+    scene.ledger.row.injected = 0
 
 
 async def kill_engines(scene: Scene, until: float) -> None:
@@ -275,27 +275,27 @@ async def send_vandals(scene: Scene, until: float) -> None:
         await vandal(scene, scene.chance.randrange(4, 20))
 
 
-INJURIES: Final = {
-    "nothing": Injury("nothing", nothing),
-    "engines": Injury("engines killed (SIGKILL)", kill_engines),
-    "prompts": Injury("prompt workers killed (SIGKILL)", kill_prompt_workers),
-    "hangs": Injury("engines stopped (SIGSTOP)", stop_engines, share=8.0),  # in 10 minutes about five hangs
-    "gateways": Injury("gateway killed (SIGKILL)", kill_gateways),
-    "kills": Injury("engines and gateways killed", kill_everything, share=3.0),
-    "redis": Injury("Redis killed, paused, filled", hurt_redis, redis=True),
-    "disk": Injury("disk full", fill_disk, disk=True),
-    "cache": Injury("SQLite cache cut and garbled", damage_cache),
-    "conversations": Injury(
+FAULTS: Final = {
+    "nothing": Fault("nothing", nothing),
+    "engines": Fault("engines killed (SIGKILL)", kill_engines),
+    "prompts": Fault("prompt workers killed (SIGKILL)", kill_prompt_workers),
+    "hangs": Fault("engines stopped (SIGSTOP)", stop_engines, share=8.0),  # in 10 minutes about five hangs
+    "gateways": Fault("gateway killed (SIGKILL)", kill_gateways),
+    "kills": Fault("engines and gateways killed", kill_everything, share=3.0),
+    "redis": Fault("Redis killed, paused, filled", hurt_redis, redis=True),
+    "disk": Fault("disk full", fill_disk, disk=True),
+    "cache": Fault("SQLite cache cut and garbled", damage_cache),
+    "conversations": Fault(
         "conversations cut and garbled, copies in Redis", damage_conversations, redis=True, keeps=False
     ),
-    "databases": Injury(
+    "databases": Fault(
         "conversations removed and replaced, copies in Redis", replace_databases, redis=True, keeps=False
     ),
-    "clock": Injury("clock jumps", jump_clocks, clock=True),
-    "descriptors": Injury("no more open files", limit_files),
-    "memory": Injury("no more memory for engines", limit_memory),
-    "model": Injury("model file cut and garbled", damage_models, own_model=True),
-    "clients": Injury("clients vanish, stall, flood", send_vandals, flighty=0.5),
+    "clock": Fault("clock jumps", jump_clocks, clock=True),
+    "descriptors": Fault("no more open files", limit_files),
+    "memory": Fault("no more memory for engines", limit_memory),
+    "model": Fault("model file cut and garbled", damage_models, own_model=True),
+    "clients": Fault("clients vanish, stall, flood", send_vandals, flighty=0.5),
 }
 
 
