@@ -132,7 +132,8 @@ class GatewayUnderTest(GatewayProcess):
 
     def _entries(self) -> int:
         names = ("samovar_requests_waiting", "samovar_requests_running", "samovar_websocket_connections")
-        return int(sum(map(self.metric, names)))
+        metrics = self.metrics()
+        return int(sum(metrics.sum(name) or 0.0 for name in names))
 
     def _orphans(self) -> list[psutil.Process]:
         mine = self.process.pid

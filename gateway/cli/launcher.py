@@ -15,7 +15,7 @@ from typing import IO, Final, Self
 import psutil
 
 from engine import engines_of, environment, module_command
-from gateway.cli.readings import Source
+from gateway.cli.readings import Reading, Source
 
 SAMOVAR: Final = module_command("gateway.cli")
 """The command line of `samovar`."""
@@ -104,9 +104,13 @@ class GatewayProcess:
         """Return what the gateway has written to stderr since the first start."""
         return self._log.read_text(errors="replace")
 
+    def metrics(self) -> Reading:
+        """Return the current metrics. Raises UnreadableError."""
+        return Source(self.url).read(time.monotonic())
+
     def metric(self, name: str, /, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels, 0 if there are none. Raises UnreadableError."""
-        return Source(self.url).read(time.monotonic()).sum(name, **labels) or 0.0
+        return self.metrics().sum(name, **labels) or 0.0
 
     def _wait_for_greeting(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
