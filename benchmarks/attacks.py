@@ -26,11 +26,12 @@ import uvloop
 from websockets.asyncio.client import connect
 
 from benchmarks.clients import Samovar, Turn
+from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, Subject, subject
+from benchmarks.loads import Subject, subject
 from benchmarks.machine import machine
 from benchmarks.runs import percentile
-from benchmarks.servers import Server, leave_on_sigterm, samovar
+from benchmarks.servers import Server, samovar
 
 ATTACKERS: Final = 50
 SECONDS: Final = 10.0
@@ -128,8 +129,7 @@ async def measure(server: Server, what: Subject) -> list[Figure]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="embedded")
+    parser = option_parser(__doc__, model="embedded")
     parser.add_argument(
         "--port", type=int, help=argparse.SUPPRESS
     )  # of the gateway under attack, for the attackers' process

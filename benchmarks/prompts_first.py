@@ -7,7 +7,6 @@ schedulers; tokens per second, first token, and the longest gaps between tokens.
 
 from __future__ import annotations
 
-import argparse
 import random
 import socket
 import statistics
@@ -18,10 +17,11 @@ from typing import Final
 from unittest import mock
 
 from benchmarks.bare import GREEDY
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import LOADS, MODELS, TURNS, subject
+from benchmarks.loads import LOADS, TURNS, subject
 from benchmarks.loop import configuration, serve
-from benchmarks.machine import cores, machine
+from benchmarks.machine import cores
 from benchmarks.runs import percentile
 from engine import Finished, Generate, Model, Tokens, WorkerConfig
 from engine.messages import Frames, SetThreads, frame, from_engine_decoder
@@ -121,12 +121,10 @@ def figures(name: str, ours: list[dict[str, float]], theirs: list[dict[str, floa
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser = option_parser(__doc__, model="standin")
     parser.add_argument("--streams", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    print(machine())
+    options = start_benchmark(parser)
     path = subject(options.model).path
     model, config = Model(path), configuration(path)
     for streams in options.streams:
