@@ -69,6 +69,11 @@ class Generation:
         return self._detokenizer.stopped
 
     @property
+    def stop(self) -> str | None:
+        """The stop string that ended the answer, if one did."""
+        return self._detokenizer.stop
+
+    @property
     def traces(self) -> list[tuple[EngineProcess, int]]:
         """Engines that hold KV cells of the request, with its number there."""
         return self._relay.traces if self._relay else []

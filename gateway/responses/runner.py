@@ -19,7 +19,7 @@ from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
-from gateway.protocol.events import Event
+from gateway.protocol.events import Event, Usage
 from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.response_events import Ending, ResponseEvents
@@ -115,6 +115,11 @@ class TurnRunner:
     def response(self) -> dict[str, Any]:
         """The response object as it stands."""
         return self._events.response
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return self._generation.usage
 
     async def run(self) -> None:
         """Generate the response; failures become events."""
@@ -244,7 +249,7 @@ class TurnRunner:
         generation, events = self._generation, self._events
         prepared = self.request.encodes_only and generation.reason == "length"
         if generation.stopped or prepared or (generation.reason == "stop" and self._ending is None):
-            return events.completed(generation.usage), "completed"
+            return events.completed(generation.usage, generation.stop), "completed"
         if generation.reason == "length":
             return events.incomplete(generation.usage, "max_output_tokens"), "incomplete"
         reason, explanation = self._ending or ("cancelled", None)
