@@ -12,8 +12,11 @@ from starlette.responses import JSONResponse, Response
 
 from gateway import errors
 from gateway.errors import ApiError
+from gateway.protocol.anthropic_body import MessagesCreate
+from gateway.protocol.anthropic_events import OVERLOADED
 from gateway.protocol.chat import ChatCreate
 from gateway.protocol.requests import ResponseCreate
+from gateway.transport.dialects import MESSAGES, REQUEST_ID
 from gateway.transport.http import List, Retrieve
 
 Json = dict[str, Any]
@@ -35,9 +38,9 @@ def document() -> Json:
             "title": "Samovar",
             "version": version("samovar"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "OpenAI's Responses API and chat completions, as far as a text model can serve them. The "
-            "main endpoint is the WebSocket mode of `GET /v1/responses`, which OpenAPI cannot describe; see "
-            "`docs/api.md`.",
+            "description": "OpenAI's Responses API and chat completions, and Anthropic's Messages API, as far as a "
+            "text model can serve them. The main endpoint is the WebSocket mode of `GET /v1/responses`, which OpenAPI "
+            "cannot describe; see `docs/api.md`.",
         },
         "externalDocs": {
             "description": "API reference: WebSocket mode, error codes, metrics; a path in the source tree",
@@ -75,6 +78,8 @@ def _paths() -> Json:
         "/v1/chat/completions": {
             "post": _operation("Create a chat completion", _ok("Completion", stream=True), body="ChatCreate")
         },
+        MESSAGES: {"post": _anthropic("Create a message", _ok("Message", stream=True))},
+        f"{MESSAGES}/count_tokens": {"post": _anthropic("Count the tokens of a prompt", _ok("MessageTokens"))},
         one: {
             "get": _operation("Get a response, or stream its events", streamed, _ID, *_query(Retrieve)),
             "delete": _operation("Delete a response and its input", _ok("Deleted"), _ID),
@@ -120,6 +125,17 @@ def _operation(
     return operation
 
 
+def _anthropic(summary: str, ok: Json) -> Json:
+    """Return an operation of Anthropic's Messages API, which has errors of its own form."""
+    operation = _operation(summary, ok, body="MessagesCreate")
+    operation["responses"][str(OVERLOADED)] = operation["responses"]["503"]
+    for status, response in operation["responses"].items():
+        response["headers"] = {**response["headers"], REQUEST_ID: {"$ref": "#/components/headers/RequestId"}}
+        if status != "200":
+            response["content"] = _json("MessageError")["content"]
+    return operation
+
+
 def _ok(name: str, *, stream: bool = False) -> Json:
     response = _json(name)
     if stream:
@@ -143,7 +159,9 @@ def _query(shape: type[msgspec.Struct]) -> Iterator[Json]:
 
 
 def _schemas() -> Json:
-    _, schemas = msgspec.json.schema_components([ResponseCreate, ChatCreate], ref_template=REFERENCE + "{name}")
+    _, schemas = msgspec.json.schema_components(
+        [ResponseCreate, ChatCreate, MessagesCreate], ref_template=REFERENCE + "{name}"
+    )
     body = schemas["ResponseCreate"]
     for name in ("type", "stream_id"):  # fields of the WebSocket mode
         del body["properties"][name]
@@ -175,6 +193,17 @@ def _response_schemas() -> Json:
             system_fingerprint=text,
             choices=_list(),
         ),
+        "Message": _object(
+            id=text,
+            type={"const": "message"},
+            role={"const": "assistant"},
+            model=text,
+            content=_list(),
+            stop_reason=text,
+            usage={"type": "object"},
+        ),
+        "MessageTokens": _object(input_tokens=whole),
+        "MessageError": _object(type={"const": "error"}, error=_object(type=text, message=text), request_id=text),
         "InputTokens": _object(object={"const": "response.input_tokens"}, input_tokens=whole),
         "Deleted": _object(id=text, object=text, deleted={"const": True}),
         "Items": _object(object={"const": "list"}, data=_list(), has_more={"type": "boolean"}),
