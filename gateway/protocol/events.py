@@ -146,7 +146,8 @@ class CallItem:
 class ResponseEvents:
     """Builds the events of one response with any number of output items, one after the other. The log numbers them.
 
-    `response_id` is a `resp_` id; `created_at` is in epoch seconds; `temperature` and `top_p` are the effective values.
+    `response_id` is a `resp_` id; `created_at` is in epoch seconds; `temperature` and `top_p` are the effective values;
+    `ignored` names the fields of the request that were accepted and have no effect.
     """
 
     def __init__(
@@ -159,8 +160,10 @@ class ResponseEvents:
         temperature: float,
         top_p: float,
         max_output_tokens: int,
+        ignored: Sequence[str] = (),
     ) -> None:
         """Create the response object, with status queued."""
+        self._ignored = {"ignored": list(ignored)} if ignored else {}
         self._open: OutputItem | None = None
         self._response: dict[str, Any] = {
             "id": response_id,
@@ -195,7 +198,7 @@ class ResponseEvents:
 
     def created(self) -> Event:
         """Return the event that announces the response's id: the request is accepted."""
-        return self._about("response.created", "in_progress")
+        return {**self._about("response.created", "in_progress"), **self._ignored}
 
     def queued(self, position: int, seconds: float) -> Event:
         """Return the event for a waiting request; `position` 1 is next, after an estimated `seconds`."""

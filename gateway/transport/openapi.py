@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from gateway import errors
 from gateway.errors import ApiError
 from gateway.protocol.chat import ChatCreate
+from gateway.protocol.hints import INTERNAL
 from gateway.protocol.requests import ResponseCreate
 from gateway.transport.http import List, Retrieve
 
@@ -143,7 +144,7 @@ def _query(shape: type[msgspec.Struct]) -> Iterator[Json]:
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components([ResponseCreate, ChatCreate], ref_template=REFERENCE + "{name}")
     body = schemas["ResponseCreate"]
-    for name in ("type", "stream_id"):  # fields of the WebSocket mode
+    for name in ("type", "stream_id", *INTERNAL):  # fields of the WebSocket mode, and the gateway's own
         del body["properties"][name]
     body["properties"] |= STREAMABLE
     body["required"] = [name for name in body.get("required", ()) if name != "type"]
