@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from cache import StoreError
 from gateway.auth.principal import Principal
+from gateway.conversations.references import referenced_responses
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import (
@@ -142,12 +143,9 @@ class Responses:
         """Start a response, which the caller then holds. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
-        previous = self._running.get(request.previous_response_id or "")
-        if previous is not None and previous.principal.tenant == principal.tenant:
-            raise InvalidRequestError(
-                f"{previous.turn.id} is still running; continue it on its own lane, or after it has ended",
-                param="previous_response_id",
-            )
+        self._check_ended(request.previous_response_id or "", principal, "previous_response_id")
+        for response in referenced_responses(request):
+            self._check_ended(response, principal, request.error_paths.input)
         log = EventLog(on_fault=lambda error: report(error, new_id("req")))
         turn = await TurnRunner.begin(
             self.services, request, principal=principal, unstored=unstored, publish=log.append
@@ -156,6 +154,14 @@ class Responses:
         running.hold()
         self._register(running)
         return running
+
+    def _check_ended(self, response: str, principal: Principal, param: str) -> None:
+        """Raise InvalidRequestError if a response that a request needs is still running."""
+        running = self._running.get(response)
+        if running is not None and running.principal.tenant == principal.tenant:
+            raise InvalidRequestError(
+                f"{response} is still running; continue it on its own lane, or after it has ended", param=param
+            )
 
     def _register(self, running: Running) -> None:
         self._running[running.turn.id] = running
