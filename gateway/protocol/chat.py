@@ -23,7 +23,7 @@ from gateway.protocol.requests import (
     check_schemas,
     convert,
 )
-from gateway.protocol.shapes import chat_messages, with_aliases, with_numbers, with_tools
+from gateway.protocol.shapes import chat_messages, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,
     AllowedTools,
@@ -249,6 +249,10 @@ def _with_shapes(body: dict[str, Any], hints: Hints) -> dict[str, Any]:
     body = with_tools(with_numbers(body, ChatCreate), hints)
     if isinstance(body.get("messages"), list):
         body["messages"] = chat_messages(body["messages"], hints)
+    wanted = body.get("response_format")
+    if (named := with_schema(wanted)) is not wanted:
+        kind = named.pop("type")
+        body["response_format"] = {"type": kind, "json_schema": named}
     if body.get("store") is True:
         hints.add("store")
     options = body.get("stream_options")

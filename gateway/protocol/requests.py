@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
-from gateway.protocol.shapes import input_items, with_aliases, with_numbers, with_tools
+from gateway.protocol.shapes import input_items, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,
     ErrorPaths,
@@ -372,8 +372,10 @@ def _with_shapes(body: dict[str, Any], hints: Hints) -> dict[str, Any]:
         for name in body["include"]:
             if isinstance(name, str) and name != LOGPROBS:
                 hints.add(f"include[{name}]", param="include")
-    if isinstance(body.get("text"), dict) and body["text"].get("verbosity") not in (None, "medium"):
-        hints.add("text.verbosity")
+    if isinstance(text := body.get("text"), dict):
+        body["text"] = {**text, "format": with_schema(text.get("format"))}
+        if text.get("verbosity") not in (None, "medium"):
+            hints.add("text.verbosity")
     hints.add_unused(body, ResponseCreate)
     return body
 

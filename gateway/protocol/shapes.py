@@ -86,6 +86,14 @@ def with_tools(body: Json, hints: Hints) -> Json:
     return {**body, "tools": functions}
 
 
+def with_schema(wanted: Any) -> Any:
+    """Return the format of an answer; other servers take a schema directly beside the type."""
+    if _kind(wanted) not in ("json_object", "json_schema") or not isinstance(wanted.get("schema"), dict):
+        return wanted
+    rest = {name: value for name, value in wanted.items() if name not in ("type", "schema")}
+    return {"type": "json_schema", "name": "answer", **rest, "schema": wanted["schema"]}
+
+
 def _choice(choice: Json, hints: Hints) -> Json | str:
     kind = _kind(choice)
     if kind not in (None, "function", "allowed_tools"):

@@ -24,14 +24,14 @@ TEXT: Final = 1 << 20
 """Maximum characters of all waiting steers of one connection."""
 
 
-class UserMessage(msgspec.Struct, frozen=True, tag="message"):
+class UserMessage(msgspec.Struct, frozen=True, tag="message", forbid_unknown_fields=True):
     """A user's message."""
 
     role: Literal["user"]
     content: str | Annotated[list[InputText], Meta(min_length=1)]
 
 
-class ResponseSteer(msgspec.Struct, frozen=True, kw_only=True, tag="response.steer"):
+class ResponseSteer(msgspec.Struct, frozen=True, kw_only=True, tag="response.steer", forbid_unknown_fields=True):
     """User input for the running response `previous_response_id`."""
 
     previous_response_id: str

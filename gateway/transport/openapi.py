@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from gateway import errors
 from gateway.errors import ApiError
 from gateway.protocol.chat import ChatCreate
-from gateway.protocol.hints import INTERNAL
+from gateway.protocol.hints import HEADER, INTERNAL
 from gateway.protocol.requests import ResponseCreate
 from gateway.transport.http import List, Retrieve
 
@@ -52,7 +52,11 @@ def document() -> Json:
                     "description": "the id of the request in the log",
                     "required": True,
                     "schema": {"type": "string", "pattern": "^req_[0-9a-f]{32}$"},
-                }
+                },
+                "Ignored": {
+                    "description": "paths of the request's fields that have no effect, if there are any",
+                    "schema": {"type": "string"},
+                },
             },
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "an API key: `smv_` and 43 characters"}
@@ -116,6 +120,8 @@ def _operation(
         operation["responses"]["503"] = {"description": "not ready, with the reason", **_json("Health")}
     for response in operation["responses"].values():
         response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+    if body:
+        ok["headers"][HEADER] = {"$ref": "#/components/headers/Ignored"}
     return operation
 
 

@@ -22,7 +22,7 @@ from gateway.protocol.requests import (
     parse,
     read_body,
 )
-from gateway.protocol.tools import AllowedTools, NamedFunction, form
+from gateway.protocol.tools import AllowedTools, JsonSchema, NamedFunction, form
 
 USER: dict[str, Any] = {"role": "user", "content": "x"}
 FUNCTION: dict[str, Any] = {"name": "f", "parameters": {"type": "object"}}
@@ -210,6 +210,17 @@ def test_the_repetition_penalty_of_other_servers_is_the_repeat_penalty(read: Any
     assert read(repetition_penalty=1.3).repeat_penalty == 1.3
     assert read(repetition_penalty=1.3, repeat_penalty=1.1).repeat_penalty == 1.1
     assert read(repetition_penalty=1.3).ignored == ()
+
+
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+def test_a_schema_beside_the_type_of_a_format_is_enforced(kind: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for request in (
+        chat(response_format={"type": kind, "schema": schema}),
+        respond(text={"format": {"type": kind, "schema": schema}}),
+    ):
+        assert isinstance(request.format, JsonSchema)
+        assert (request.format.schema, request.ignored) == (schema, ())
 
 
 @READERS
