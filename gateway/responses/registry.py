@@ -143,9 +143,7 @@ class Responses:
         """Start a response, which the caller then holds. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
-        self._check_ended(request.previous_response_id or "", principal, "previous_response_id")
-        for response in referenced_responses(request):
-            self._check_ended(response, principal, request.error_paths.input)
+        self.check_ended(request, principal)
         log = EventLog(on_fault=lambda error: report(error, new_id("req")))
         turn = await TurnRunner.begin(
             self.services, request, principal=principal, unstored=unstored, publish=log.append
@@ -155,13 +153,17 @@ class Responses:
         self._register(running)
         return running
 
-    def _check_ended(self, response: str, principal: Principal, param: str) -> None:
-        """Raise InvalidRequestError if a response that a request needs is still running."""
-        running = self._running.get(response)
-        if running is not None and running.principal.tenant == principal.tenant:
-            raise InvalidRequestError(
-                f"{response} is still running; continue it on its own lane, or after it has ended", param=param
-            )
+    def check_ended(self, request: ResponseCreate, principal: Principal) -> None:
+        """Raise InvalidRequestError if a response that the request continues or refers to is still running."""
+        needed = dict.fromkeys(referenced_responses(request), request.error_paths.input)
+        if request.previous_response_id is not None:
+            needed[request.previous_response_id] = "previous_response_id"
+        for response, param in needed.items():
+            running = self._running.get(response)
+            if running is not None and running.principal.tenant == principal.tenant:
+                raise InvalidRequestError(
+                    f"{response} is still running; continue it on its own lane, or after it has ended", param=param
+                )
 
     def _register(self, running: Running) -> None:
         self._running[running.turn.id] = running

@@ -121,6 +121,7 @@ class HttpResponses:
     async def input_tokens(self, request: Request) -> Response:
         """Count the tokens of a request's prompt."""
         create, _ = await self._read(request)
+        self._responses.check_ended(create, principal_of(request))
         tokens = await count(self._responses.services, create, principal_of(request))
         return with_ignored(JSONResponse({"object": "response.input_tokens", "input_tokens": tokens}), create)
 

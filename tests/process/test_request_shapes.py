@@ -239,3 +239,25 @@ def test_strict_fields_refuse_hints_over_http_and_name_them(tmp_path: Path, tiny
             error = strict.post(path, body).json()["error"]
             assert (error["code"], error["param"]) == ("unsupported_parameter", "prompt_cache_key")
         strict.stop(signal.SIGTERM)
+
+
+async def test_a_running_response_is_not_disturbed_by_requests_that_need_it(gateway: Gateway) -> None:
+    async with gateway.connect() as conversation:
+        endless = {"logit_bias": LETTERS, "max_output_tokens": 300, "temperature": 0}
+        await conversation.send({"type": "response.create", "input": "hi", **endless})
+        response, item, last = "", "", None
+        async for event in conversation.stream():
+            if event.type == "response.output_text.delta" and not item:
+                item = event.item_id
+                for fields in ({"previous_response_id": response}, {"input": [{"id": item}]}):
+                    refused = gateway.post("/v1/responses/input_tokens", fields)
+                    assert refused.json()["error"]["code"] == "invalid_request"
+                    assert "still running" in refused.json()["error"]["message"]
+            elif event.type == "response.created":
+                response = event.response.id
+            elif event.type in ("response.completed", "response.incomplete", "response.failed"):
+                last = event
+                break
+        assert last is not None
+        assert last.type == "response.incomplete"
+        assert ask(gateway, "/v1/responses/input_tokens", input=[{"id": item}])[0]["input_tokens"] > 300
