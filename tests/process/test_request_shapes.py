@@ -87,6 +87,7 @@ def test_responses_answer_what_clients_send(gateway: Gateway, body: dict[str, An
     [
         (AI_SDK, "reasoning_effort, verbosity, prompt_cache_key, user, safety_identifier, store"),
         ({"max_tokens": -1, "max_completion_tokens": 2, "seed": -1, "top_k": -1, "repetition_penalty": 1.1}, ""),
+        ({"": 1}, "?"),
         ({"return_progress": True, "timings_per_token": True, "cache_prompt": True, "ignore_eos": True},
          "return_progress, timings_per_token, cache_prompt, ignore_eos"),
         ({"messages": [{"role": "system", "content": [{"type": "text", "text": "s", "cache_control": {"type": "e"}}]},
@@ -102,8 +103,8 @@ def test_responses_answer_what_clients_send(gateway: Gateway, body: dict[str, An
           "add_generation_prompt": False}, ""),
         ({"truncation": "auto", "messages": [{"role": "user", "content": "x" * 1100}, HI, HI]}, ""),
     ],
-    ids=["ai-sdk", "unset", "llama-server", "contents", "orphan", "mcp", "tools", "contradictions", "continue",
-         "truncation"],
+    ids=["ai-sdk", "unset", "nameless", "llama-server", "contents", "orphan", "mcp", "tools", "contradictions",
+         "continue", "truncation"],
 )  # fmt: skip
 def test_chat_completions_answer_what_clients_send(gateway: Gateway, body: dict[str, Any], ignored: str) -> None:
     assert complete(gateway, **body)[1] == ignored

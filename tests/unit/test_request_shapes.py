@@ -142,6 +142,7 @@ def test_the_list_of_ignored_fields_is_short_ascii_text_whatever_a_client_sends(
     assert len(ignored) == MAX_LISTED + 1
     assert ignored[-1] == "..."
     assert ignored[0] == "???0" + "x" * 60
+    assert read(**{"": 1}).ignored == ("?",)
 
 
 @READERS
