@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,7 +230,7 @@ def test_the_advice_for_a_prompt_that_is_too_long_works_on_its_endpoint(gateway:
     assert ask(gateway, path, **{**long, limit: 1}, truncation="auto")[0]["usage"]["total_tokens"] < 512
 
 
-def test_strict_fields_refuse_hints_over_http_and_name_them(tmp_path: Path, tiny_model: Path) -> None:
+async def test_strict_fields_refuse_hints_and_name_them(tmp_path: Path, tiny_model: Path) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, strict_fields="true") as strict:
         for path, body in (
             ("/v1/responses", {"input": "hi", "prompt_cache_key": "k"}),
@@ -239,7 +238,9 @@ def test_strict_fields_refuse_hints_over_http_and_name_them(tmp_path: Path, tiny
         ):
             error = strict.post(path, body).json()["error"]
             assert (error["code"], error["param"]) == ("unsupported_parameter", "prompt_cache_key")
-        strict.stop(signal.SIGTERM)
+        async with strict.connect() as conversation:
+            [refused] = await conversation.ask("hi", prompt_cache_key="k")
+            assert (refused.error.code, refused.error.param) == ("unsupported_parameter", "prompt_cache_key")
 
 
 async def test_a_running_response_is_not_disturbed_by_requests_that_need_it(gateway: Gateway) -> None:
