@@ -160,7 +160,7 @@ def _limits(services: Services) -> dict[str, float]:
     derived = {
         "cores": settings.cores,
         "engines": model.engines,
-        "engine_memory": model.memory,
+        "engine_memory": model.sizes.engine_memory,
         "kv_cells": model.cells,
         "context": model.context,
         "running": services.dispatcher.most,

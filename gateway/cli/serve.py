@@ -51,6 +51,10 @@ ASSUMED_PLAN: Final = (
     "Engines use the default plan; run `samovar tune` to measure this machine in a minute or two.\n"
     "引擎使用默认的运行方案；运行 samovar tune 可按本机实测。"
 )
+CONTEXT: Final = (
+    "A conversation may hold {context} tokens; `samovar doctor` says what limits it.\n"
+    "每个对话最多 {context} 个词元；samovar doctor 会说明受何限制。"
+)
 NO_KEYS: Final = (
     "No API keys: everybody who can reach this address may chat, as one tenant. To change that: samovar keys add NAME\n"
     "未设置 API 密钥：能访问此地址的人都可使用，并视为同一用户。添加密钥：samovar keys add 名称"
@@ -155,6 +159,7 @@ def run(settings: Settings) -> int:
         server.greeting += f"\n{GET_QWEN}"
     if not keys:
         server.greeting += f"\n{NO_KEYS}"
+    server.greeting += f"\n{CONTEXT.format(context=model.context)}"
     server.greeting += f"\n{MEASURED_PLAN if model.plan.measured else ASSUMED_PLAN}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
@@ -168,7 +173,7 @@ def _warn_of_memory(model: served.ServedModel) -> None:
             "too little memory for an engine",
             needed_bytes=needed,
             available_bytes=available,
-            hint="set a smaller context, engine_memory or model, or raise the memory limit",
+            hint="set a smaller context, memory or model, or raise the memory limit",
         )
 
 

@@ -25,7 +25,7 @@ from pydantic_settings import (
 
 from cache import KeyRing, check_url
 from gateway.config.durations import FORMS, parse_duration
-from gateway.config.machine import available_cores, schedulable_cpus
+from gateway.config.machine import available_cores, schedulable_cpus, total_memory
 
 PREFIX: Final = "SAMOVAR_"
 CONFIG: Final = Path("samovar.toml")
@@ -34,7 +34,7 @@ SQLITE: Final = "sqlite"
 """Value of `cache` for a file in the state folder, which needs no server."""
 _SECRETS: Final = ("cache", "cache_key")
 """Settings whose values may hold a password or a key, and are not shown."""
-SIZES: Final = ("engine_memory", "user_storage", "cache_max_bytes")
+SIZES: Final = ("memory", "engine_memory", "user_storage", "cache_max_bytes")
 """Settings in bytes, whose bounds are shown in MiB."""
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
 
@@ -123,6 +123,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 SecondsOrNever = Annotated[
     Annotated[float, Field(ge=60, le=1e9)] | Literal["never"], BeforeValidator(_seconds_or_never)
 ]
+Context = Annotated[Annotated[int, Field(ge=64, le=1 << 20)] | Literal["auto"], BeforeValidator(_lower)]
 StoreUrl = Annotated[str, BeforeValidator(_store)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: environment variables are not JSON
 UserPath = Annotated[Path, BeforeValidator(_path)]
@@ -142,8 +143,19 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     cores: int = Field(default_factory=available_cores, ge=1, description="processor budget of all engines together")
     engines: int | Literal["auto"] = Field("auto", description="engine processes at most")
-    engine_memory: BytesOrAuto = Field("auto", description="resident memory of one engine, `768 MiB`, or auto")
-    context: int = Field(4096, ge=64, le=1 << 20, description="tokens that a conversation may hold")
+    memory: Bytes = Field(
+        default_factory=lambda: total_memory() // 2,
+        ge=64 << 20,
+        description="memory of all engines together, `6 GiB`",
+    )
+    engine_memory: BytesOrAuto = Field(
+        "auto", description="resident memory of one engine, `768 MiB`, or auto: `memory` ÷ engines"
+    )
+    context: Context = Field(
+        "auto",
+        description="tokens that a conversation may hold, or auto: what the model was trained for, at most 16384, as "
+        "far as `memory` allows, but at least 4096",
+    )
     max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
     idle_unload: Seconds = Field(

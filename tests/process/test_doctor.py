@@ -213,3 +213,14 @@ def test_both_languages_have_the_same_texts_and_fields(table: dict[str, Any]) ->
 )
 def test_the_locale_chooses_the_language(environment: dict[str, str], chinese: bool) -> None:
     assert is_chinese(environment) is chinese
+
+
+def test_the_context_is_reported_with_what_limits_it(settings: Settings, tmp_path: Path) -> None:
+    long = str(write_tiny_model(tmp_path / "long.gguf", context=1 << 20))
+    assert findings(settings)["context"].text == "512 tokens, as set"
+    assert "trained for" in findings(settings, context="auto")["context"].text
+    assert "16384 tokens" in findings(settings, context="auto", model=long)["context"].text
+    least = findings(settings, context="auto", model=long, memory=64 << 20)["context"]
+    assert (least.mark, "4096" in least.text, "--memory" in least.fix) == (Mark.WARN, True, True)
+    mine = findings(settings, context="auto", model=long, engine_memory=64 << 20)["context"]
+    assert (mine.mark, "4096" in mine.text) == (Mark.WARN, True)

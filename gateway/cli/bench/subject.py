@@ -110,7 +110,7 @@ def _flags(entry: Entry, settings: Settings, state: Path) -> Iterator[str]:
     yield "--port=0"
     yield f"--state-dir={state}"
     yield "--cache-ttl=60"  # blocks left in the user's store expire soon
-    for name in ("cores", "engines", "engine_memory", "context"):
+    for name in ("cores", "engines", "memory", "engine_memory", "context"):
         yield f"--{name.replace('_', '-')}={getattr(settings, name)}"
     if settings.cache != SQLITE:  # otherwise the cache is a file in the state folder
         yield f"--cache={settings.cache}"
