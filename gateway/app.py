@@ -116,9 +116,10 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     metrics.sessions.set_function(lambda: len(services.activity))
     responses = Responses(services, grace=settings.resume_grace)
     intake = Intake()
+    routes = _routes(services, responses, intake)
     app = Starlette(
-        routes=_routes(services, responses, intake),
-        middleware=middleware(settings, services.registry, metrics),
+        routes=routes,
+        middleware=middleware(settings, services.registry, metrics, routes),
         exception_handlers={HTTPException: routing_error},
         lifespan=_lifespan(services, responses),
     )

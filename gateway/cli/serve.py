@@ -30,7 +30,7 @@ from gateway.observability import logs
 from gateway.observability.stages import Stages
 from gateway.prompts.chat_template import TemplateError
 from gateway.responses.registry import Responses
-from gateway.transport.header_timeout import HeaderTimeout
+from gateway.transport.header_timeout import KEEP_ALIVE_SECONDS, HeaderTimeout
 from gateway.transport.sockets import BoundedSocket
 
 BACKLOG: Final = 2048
@@ -140,6 +140,7 @@ def run(settings: Settings) -> int:
         proxy_headers=False,  # uvicorn would trust every client on loopback; see transport/proxies.py
         server_header=False,
         http=HeaderTimeout,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ws=BoundedSocket,
         ws_max_size=16 << 20,
         ws_per_message_deflate=False,  # it doubles the memory of a connection for text that is sent once

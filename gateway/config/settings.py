@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -92,12 +92,35 @@ def _words(value: object) -> object:
     return [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
 
 
+def _with_schemes(origins: list[str]) -> list[str]:
+    """Return `origins`. Raises ValueError if one has no scheme, and so could never match."""
+    for origin in origins:
+        if origin not in ("*", "null") and "://" not in origin:
+            raise ValueError(f"{origin} has no scheme; write https://{origin}")
+    return origins
+
+
 def _path(value: object) -> object:
     """Return a path with a leading `~` or `~user` expanded. Raises ValueError."""
     try:
         return Path(value).expanduser() if isinstance(value, str) else value
     except RuntimeError as error:
         raise ValueError("must be a path; this user has no home folder") from error
+
+
+def _root_path(value: object) -> object:
+    """Return a path prefix with a leading slash and without a trailing one."""
+    return f"/{value.strip('/')}" if isinstance(value, str) and value.strip("/") else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether the address `host` can be reached from this machine only."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host in LOOPBACK
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _is_file(path: Path) -> bool:
@@ -124,6 +147,7 @@ SecondsOrNever = Annotated[
     Annotated[float, Field(ge=60, le=1e9)] | Literal["never"], BeforeValidator(_seconds_or_never)
 ]
 Context = Annotated[Annotated[int, Field(ge=64, le=1 << 20)] | Literal["auto"], BeforeValidator(_lower)]
+RootPath = Annotated[str, BeforeValidator(_root_path)]
 StoreUrl = Annotated[str, BeforeValidator(_store)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: environment variables are not JSON
 UserPath = Annotated[Path, BeforeValidator(_path)]
@@ -167,8 +191,19 @@ class Settings(BaseSettings):
         30, ge=0, le=86_400, description="seconds for which responses continue after their connection is lost"
     )
     allow_anonymous: bool = Field(False, description="serve addresses other than loopback without API keys")
-    allowed_origins: Words = Field([], description="allowed origins of web pages, besides the gateway's own")
-    allowed_hosts: Words = Field([], description="allowed values of the header `Host`, besides loopback and `host`")
+    allowed_origins: Annotated[Words, AfterValidator(_with_schemes)] = Field(
+        [],
+        description="allowed origins of web pages, besides the gateway's own; `*` in one stands for any text, as in "
+        "`https://*.example.org`, and `*` alone allows all",
+    )
+    allowed_hosts: Words = Field(
+        [],
+        description="allowed names in the header `Host`, besides loopback, `host`, addresses, and names without dot or "
+        "in `.internal`; `*.example.org` allows subdomains",
+    )
+    root_path: RootPath = Field(
+        "", description="path prefix under which a proxy serves the gateway, such as `/samovar`"
+    )
     trusted_proxies: Words = Field([], description="addresses or networks of proxies that may set `X-Forwarded-*`")
     user_concurrency: int = Field(2, ge=1, description="responses of one user in progress; further requests wait")
     connections_per_user: int = Field(32, ge=1, description="concurrent connections and requests of one key")
@@ -245,7 +280,7 @@ class Settings(BaseSettings):
         if has_keys or self.allow_anonymous:
             return
         where = ""
-        if self.host not in LOOPBACK and not self.host.startswith("127."):
+        if not is_loopback(self.host):
             where = f"host: {self.host} is not loopback"
         elif self.trusted_proxies:
             where = "trusted_proxies: a proxy forwards requests from other machines"
