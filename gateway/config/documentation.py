@@ -10,6 +10,7 @@ from gateway.config.settings import PREFIX, SIZES, Settings
 
 EXAMPLE: Final = """\
 model = "qwen2.5-0.5b-instruct-q4_k_m"
+aliases = {"gpt-4o-mini" = "qwen2.5-0.5b-instruct-q4_k_m"}
 host = "0.0.0.0"                          # with keys: samovar keys add NAME
 allowed_hosts = ["chat.example.org"]
 memory = "4 GiB"
@@ -59,7 +60,7 @@ def _default(schema: Mapping[str, Any]) -> str:
     value = schema.get("default")
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value in ("", None, []) else _number(value)
+    return "none" if value in ("", None, [], {}) else _number(value)
 
 
 def _bounds(name: str, schema: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from engine import (
     repacks_weights,
 )
 from gateway.config.settings import Settings
+from gateway.errors import ModelNotFoundError
 from gateway.models.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.models.cost_models import planned
 from gateway.models.digests import model_digest
@@ -31,6 +32,8 @@ from gateway.protocol.requests import ResponseCreate
 
 GATEWAY_BYTES = 160 << 20
 """Bytes of the gateway and its prompt workers with a vocabulary of 152 000 tokens (measured: 150 MB)."""
+ANY = "*"
+"""The alias that stands for every name."""
 IDLE_CELLS = 2048
 """Maximum cells of ended requests in an engine. 1 000 idle cells slow its steps by about 1.8 %, while fetching them
 again takes 20 ms: an answer of 128 tokens is faster without them."""
@@ -57,6 +60,8 @@ class ServedModel:
     plan: CostModel
     engines: int
     """Maximum number of engine processes."""
+    aliases: frozenset[str] = frozenset()
+    """Other names of the model; ANY stands for all."""
 
     @property
     def context(self) -> int:
@@ -67,6 +72,20 @@ class ServedModel:
     def cells(self) -> int:
         """KV cells of one engine."""
         return self.sizes.cells
+
+    @property
+    def listed_aliases(self) -> list[str]:
+        """Other names of the model, without the wildcard."""
+        return [name for name in self.aliases if name not in (ANY, self.entry.name)]
+
+    def check_name(self, name: str | None) -> None:
+        """Raise ModelNotFoundError if a request for the model `name` cannot be served; None is any model."""
+        if name is None or name == self.entry.name or name in self.aliases or ANY in self.aliases:
+            return
+        raise ModelNotFoundError(
+            f"the model {name} is not served here; {self.entry.name} is; to serve it under other names, set aliases",
+            param="model",
+        )
 
     def footprint(self, engines: int) -> int:
         """Return the bytes of the gateway and `engines` engines with all cells in use. Raises OSError.
@@ -151,7 +170,16 @@ def load(settings: Settings) -> ServedModel:
         has_blocks=model.has_blocks,
         plan=plan.limited(engines),
         engines=engines,
+        aliases=_aliases(settings, entry.name),
     )
+
+
+def _aliases(settings: Settings, served: str) -> frozenset[str]:
+    """Return the other names of the served model. Raises ModelNotAvailableError if one stands for another model."""
+    for alias, name in settings.aliases.items():
+        if name not in (served, settings.model):
+            raise ModelNotAvailableError(f"aliases: {alias} stands for {name}, which is not served; {served} is")
+    return frozenset(settings.aliases)
 
 
 def _engines(plan: CostModel) -> int:

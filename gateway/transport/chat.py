@@ -13,6 +13,7 @@ from gateway.observability.faults import report
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.log import Reader
+from gateway.protocol.text import TextCompletion
 from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import json_body, with_errors
 from gateway.transport.http import start_response, wait_for_end
@@ -35,7 +36,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
             usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
         )
         if chat.stream:
-            return EventStream(request, _frames(running, completion), close)
+            return EventStream(request, chunk_frames(running, completion), close)
         try:
             ended = await wait_for_end(request, running)
             return ended if isinstance(ended, Response) else JSONResponse(completion.whole(ended))
@@ -45,7 +46,8 @@ def routes(responses: Responses) -> list[BaseRoute]:
     return [Route("/v1/chat/completions", with_errors(create), methods=["POST"])]
 
 
-async def _frames(running: Running, completion: Completion) -> AsyncIterator[bytes]:
+async def chunk_frames(running: Running, completion: Completion | TextCompletion) -> AsyncIterator[bytes]:
+    """Yield the chunks of a completion as frames, then `[DONE]`; a failure is a frame with `error`."""
     try:
         async for event in follow(running, Reader(running.log)):
             if event is None:

@@ -10,7 +10,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from gateway.auth.registry import UserRegistry
-from gateway.config.settings import LOOPBACK, Settings, is_loopback
+from gateway.config.setting_types import LOOPBACK, is_loopback
+from gateway.config.settings import Settings
 from gateway.observability.metrics import Metrics
 from gateway.transport.authentication import Authentication
 from gateway.transport.origins import Origins

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +14,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from gateway.config.settings import SettingsError, is_loopback, load
+from gateway.config.setting_types import is_loopback
+from gateway.config.settings import SettingsError, load
 from gateway.transport.origins import Origins, is_own
 from gateway.transport.paths import Options, Paths
 from gateway.transport.proxies import Proxies
@@ -67,17 +70,17 @@ def test_private_names_are_served_to_programs_and_to_pages_only_beyond_loopback(
 
 
 def test_a_request_without_host_is_served_since_no_browser_sends_one() -> None:
-    sent = []
+    sent: list[dict[str, Any]] = []
 
-    async def send(message: object) -> None:
-        sent.append(message)
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
 
     async def receive() -> dict[str, object]:
         return {"type": "http.request"}
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
     app = TrustedHosts(INNER, hosts=HOSTS, origins=[])
-    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == 200
 
 

@@ -16,7 +16,8 @@ import msgspec
 import psutil
 
 from engine import engines_of, environment, module_command
-from gateway.config.settings import SQLITE, Settings
+from gateway.config.setting_types import SQLITE
+from gateway.config.settings import Settings
 from gateway.models.catalogue import CATALOGUE, Entry
 
 START_SECONDS: Final = 120.0
