@@ -116,8 +116,10 @@ class Doctor:
         values: Values = {"context": served.context, "asked": asked, "memory": _size(self._settings.memory)}
         if limit == "trained" and asked != "auto":
             return self._bad(Mark.WARN, "context", "short", "shorter", **values)
-        if limit in ("memory", "least"):
-            return self._bad(Mark.WARN, "context", f"context_{limit}", "more_memory", **values)
+        if limit == "memory":
+            return self._bad(Mark.WARN, "context", "context_memory", "more_memory", **values)
+        if limit == "least":
+            return self._bad(Mark.WARN, "context", "context_least", "more_memory", **values)
         if limit == "engine_memory":
             return self._bad(Mark.WARN, "context", "context_engine_memory", "more_engine_memory", **values)
         return self._good("context", f"context_{limit}", **values)
