@@ -1,6 +1,7 @@
 """Sizes that follow from the budget `memory`: the context, the memory of one engine, and its KV cells.
 
-llama.cpp allocates and clears all cells of an engine when the engine loads, so all of them count from the start.
+llama.cpp allocates and clears all cells when an engine loads. Cells that were never used are returned to the system
+after that, but all of them must fit while the engine loads.
 """
 
 from __future__ import annotations

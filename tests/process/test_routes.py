@@ -131,6 +131,7 @@ def test_a_prompt_of_token_ids_or_control_tokens_reuses_the_kv_of_the_same_token
 def test_a_raw_prompt_is_in_no_conversation_and_in_no_database(server: Server) -> None:
     found = server.post("/v1/completions", prompt="secret", max_tokens=1, **ENDLESS).json()
     assert server.get(f"/v1/responses/resp_{found['id'].removeprefix('cmpl-')}").status_code == 404
+    assert server.post("/v1/completions", prompt="secret", max_tokens=1, store=False, **ENDLESS).status_code == 200
     messages = [{"role": "assistant", "content": "A"}, {"role": "user", "content": "x"}]
     chat = server.post("/v1/chat/completions", messages=messages, max_tokens=1, **ENDLESS).json()
     assert chat["usage"]["prompt_tokens"] == len("assistant\nA\nuser\nx\nassistant\n") + 5  # 5 control tokens
