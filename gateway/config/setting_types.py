@@ -68,6 +68,14 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
+def _number_or_auto(value: object) -> object:
+    """Return a number of tokens, or the word `auto`. Raises ValueError."""
+    value = _lower(value)
+    if isinstance(value, str) and value != "auto" and not value.isdecimal():
+        raise ValueError("must be a number of tokens, or auto")
+    return value
+
+
 def _store(value: object) -> object:
     """Return the URL of a store, or SQLITE. Raises ValueError."""
     return value if value == SQLITE or not isinstance(value, str) else check_url(value)
@@ -115,7 +123,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 SecondsOrNever = Annotated[
     Annotated[float, Field(ge=60, le=1e9)] | Literal["never"], BeforeValidator(_seconds_or_never)
 ]
-Context = Annotated[Annotated[int, Field(ge=64, le=1 << 20)] | Literal["auto"], BeforeValidator(_lower)]
+Context = Annotated[Annotated[int, Field(ge=64, le=1 << 20)] | Literal["auto"], BeforeValidator(_number_or_auto)]
 Aliases = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 RootPath = Annotated[str, BeforeValidator(_root_path)]
 StoreUrl = Annotated[str, BeforeValidator(_store)]

@@ -28,8 +28,8 @@ def middleware(
     hosts = [*LOOPBACK, settings.host, *settings.allowed_hosts]
     origins = settings.allowed_origins
     return [
-        Middleware(Paths, routes=routes, root_path=settings.root_path),
         Middleware(RequestContext, refused=metrics.refused),
+        Middleware(Paths, routes=routes, root_path=settings.root_path),
         Middleware(Proxies, trusted=settings.trusted_proxies),
         # Before the checks, so that pages of allowed origins can read refusals.
         *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),

@@ -39,7 +39,8 @@ class Paths:
         elif self._root and scope["path"] == self._root:  # the page's relative addresses need the slash
             await RedirectResponse(f"{self._root}/", status_code=308)(scope, receive, send)
         else:
-            await self._app({**scope, "path": self.route(scope["path"])}, receive, send)
+            scope["path"] = self.route(scope["path"])  # in place, so that log and metrics have it, too
+            await self._app(scope, receive, send)
 
     def route(self, path: str) -> str:
         """Return the path of the route that `path` means, or `path` without needless slashes."""

@@ -203,6 +203,8 @@ def test_every_spelling_of_a_path_is_served_and_needs_the_key(server: Server, pa
     found = server.get(path)
     assert (found.status_code, found.json()["data"][0]["id"]) == (200, "tiny")
     assert server.gateway.get(path).status_code == 401
+    refused = 'samovar_requests_total{code="invalid_api_key",route="models",status="rejected"}'
+    assert refused in server.gateway.get("/metrics").text
 
 
 def test_the_api_answers_without_v1(server: Server) -> None:
@@ -222,7 +224,8 @@ def test_options_and_head_need_no_key_or_no_body(server: Server) -> None:
     head = httpx.head(f"{url}/v1/models", headers=server.headers)
     assert (head.status_code, head.content) == (200, b"")
     assert httpx.head(f"{url}/health").status_code == 200
-    assert httpx.get(f"{url}/ai").headers["location"] == "/ai/"
+    redirect = httpx.get(f"{url}/ai").headers
+    assert (redirect["location"], redirect["x-request-id"][:4]) == ("/ai/", "req_")
     assert httpx.get(f"{url}/ai/static/app.js").status_code == 200
 
 

@@ -349,6 +349,6 @@ def test_a_root_path_has_a_leading_slash_and_no_trailing_one(value: str, path: s
 def test_the_context_is_a_number_or_auto() -> None:
     assert load({"context": "Auto"}).context == "auto"
     assert load({"context": "8192"}).context == 8192
-    for wrong in ("63", "many"):
-        with pytest.raises(SettingsError, match="context: "):
+    for wrong, reason in (("63", "must be at least 64"), ("many", "must be a number of tokens, or auto")):
+        with pytest.raises(SettingsError, match=f"context: {reason}"):
             load({"context": wrong})
