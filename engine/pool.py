@@ -17,8 +17,8 @@ from typing import Final
 import structlog
 
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
-from engine.messages import Discard, Finished, Generate, Stepped, StoreUsed, Tokens, WorkerConfig
-from engine.process import Answer, EngineProcess, State
+from engine.messages import Answer, Discard, Finished, Generate, Stepped, StoreUsed, Tokens, WorkerConfig
+from engine.process import EngineProcess, State
 from engine.reloads import Reloads
 from engine.resources import Meter, Usage
 from engine.shares import CoreShares

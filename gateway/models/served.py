@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -60,7 +61,7 @@ class ServedModel:
     plan: CostModel
     engines: int
     """Maximum number of engine processes."""
-    aliases: frozenset[str] = frozenset()
+    aliases: tuple[str, ...] = ()
     """Other names of the model; ANY stands for all."""
 
     @property
@@ -174,12 +175,18 @@ def load(settings: Settings) -> ServedModel:
     )
 
 
-def _aliases(settings: Settings, served: str) -> frozenset[str]:
+def _aliases(settings: Settings, served: str) -> tuple[str, ...]:
     """Return the other names of the served model. Raises ModelNotAvailableError if one stands for another model."""
     for alias, name in settings.aliases.items():
         if name not in (served, settings.model):
             raise ModelNotAvailableError(f"aliases: {alias} stands for {name}, which is not served; {served} is")
-    return frozenset(settings.aliases)
+    return tuple(settings.aliases)
+
+
+def fingerprint(build: Mapping[str, str | int | bool]) -> str:
+    """Return what answers depend on besides the request; `build` is that of the engines' configuration."""
+    package = "llama-cpp-python"  # pinned exactly, so that its version stands for one build of llama.cpp
+    return f"samovar-{version('samovar')}-{package}-{build[package]}-{str(build['model'])[:12]}"
 
 
 def _engines(plan: CostModel) -> int:

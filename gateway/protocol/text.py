@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequestError, UnsupportedParameterError
-from gateway.protocol.events import Event
+from gateway.protocol.events import Completed, Event, Failed, Incomplete, TextDelta
 from gateway.protocol.requests import LOGPROBS, Neutral, ResponseCreate, SamplingParams, convert, supported
 from gateway.protocol.tools import ErrorPaths
 
@@ -94,13 +94,16 @@ def _single(prompt: str | list[int | str | list[int]]) -> Prompt:
 class TextCompletion:
     """One completion. Pass the events in order to `feed`, or the ended response to `whole`."""
 
-    def __init__(self, response_id: str, *, created: int, model: str, logprobs: bool, usage: bool) -> None:
+    def __init__(
+        self, response_id: str, *, created: int, model: str, fingerprint: str, logprobs: bool, usage: bool
+    ) -> None:
         """`logprobs` adds log probabilities to the completion, and `usage` adds a last chunk with token counts."""
         self._head = {
             "id": f"cmpl-{response_id.removeprefix('resp_')}",
             "object": "text_completion",
             "created": created,
             "model": model,
+            "system_fingerprint": fingerprint,
         }
         self._logprobs = logprobs
         self._usage = usage
@@ -109,13 +112,13 @@ class TextCompletion:
 
     def feed(self, event: Event) -> list[Chunk]:
         """Return the chunks for an event."""
-        match event["type"]:
-            case "response.output_text.delta":
-                return [self._chunk(event["delta"], event["logprobs"], None)]
-            case "response.failed":
-                return [{"error": {"type": "server_error", "param": None, **event["response"]["error"]}}]
-            case "response.completed" | "response.incomplete":
-                return self._last(event["response"])
+        match event:
+            case TextDelta():
+                return [self._chunk(event.delta, event.logprobs, None)]
+            case Failed():
+                return [{"error": {"type": "server_error", "param": None, **event.response["error"]}}]
+            case Completed() | Incomplete():
+                return self._last(event.response)
         return []
 
     def whole(self, response: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -19,9 +19,10 @@ from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
-from gateway.protocol.events import Event, ResponseEvents
+from gateway.protocol.events import Event
 from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.response_events import Ending, ResponseEvents
 from gateway.responses.generation import Generation
 from gateway.responses.preparation import Prepared, prepare
 from gateway.responses.services import Services, new_id
@@ -33,6 +34,8 @@ log = structlog.get_logger("responses")
 
 QUEUED_EVERY: Final = 1.0
 """Minimum seconds between two `response.queued` events of a request."""
+QUEUED_AGAIN: Final = 15.0
+"""Maximum seconds between two `response.queued` events, so that clients and proxies do not drop a silent stream."""
 STORED_EVERY: Final = 1.0
 """Seconds between two writes of an unfinished answer, so the most of it that a crash of the gateway loses."""
 
@@ -65,7 +68,7 @@ class TurnRunner:
         self._publish = publish
         self._arrived = arrived
         self._events = self._shape()
-        self._answer = Answer(self._events, calls=prepared.form.calls, new_id=new_id)
+        self._answer = Answer(self._events, form=prepared.form, new_id=new_id)
         self._generation = Generation(services, request, prepared, principal, self._on_text)
         self._queued: float | None = None
         """Seconds in the queue, once the request has an engine."""
@@ -138,7 +141,7 @@ class TurnRunner:
         """Emit `response.failed` if `run` could not."""
         self.error = error
         self._count("failed", error.code)
-        self._emit(self._events.failed(error))
+        self._emit_ending(self._events.failed(error))
 
     def end(self, reason: str = "cancelled", explanation: str | None = None) -> None:
         """End the response within one step as `incomplete` for `reason`; `run` still emits the terminal event."""
@@ -154,7 +157,7 @@ class TurnRunner:
             self.request,
             response_id=self.id,
             model=services.model.entry.name,
-            created_at=int(services.clock()),
+            clock=services.clock,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_output_tokens=self._prepared.limit or services.settings.max_output_tokens,
@@ -185,12 +188,12 @@ class TurnRunner:
         return None if ids is None else self._prepared.context.ids + ids
 
     async def _place(self) -> Placement | None:
-        """Wait for a placement, and emit queue positions as they change; return None if the request ends meanwhile."""
-        admission, ticket, emitted = self._services.admission, self._ticket, 0
+        """Wait for a placement, and emit queue positions; return None if the request ends meanwhile."""
+        admission, ticket, emitted, at = self._services.admission, self._ticket, 0, 0.0
         while not ticket.placed.done():
             position = admission.position(ticket)
-            if emitted != position:
-                emitted = position
+            if emitted != position or time.monotonic() - at >= QUEUED_AGAIN:
+                emitted, at = position, time.monotonic()
                 self._publish(self._events.queued(position, admission.estimate(ticket)))
             await asyncio.wait({ticket.placed}, timeout=QUEUED_EVERY)
         if ticket.placed.cancelled():
@@ -222,12 +225,12 @@ class TurnRunner:
     async def _finish(self, placement: Placement | None) -> None:
         """Store the turn, then emit the terminal event: every acknowledged turn is on disk."""
         services, usage = self._services, self._generation.usage
-        (*closing, last), status = self._last()
+        (closing, last), status = self._last()
         self._emit(closing)
         dropped = await self._save(await self._ids(self._answer.text))
         if dropped:
             services.metrics.dropped_turns.inc(dropped)
-            last["response"] = {**last["response"], "samovar": {"dropped_turns": dropped}}
+            last = replace(last, response={**last.response, "samovar": {"dropped_turns": dropped}})
         if placement is not None:
             services.dispatcher.settle(self.id, placement.engine)
             services.metrics.prompt_tokens.labels("store").inc(self._generation.fetched)
@@ -236,7 +239,7 @@ class TurnRunner:
         self._count(status)
         self._publish(last)
 
-    def _last(self) -> tuple[list[Event], str]:
+    def _last(self) -> tuple[Ending, str]:
         """Return the last events, and the status for the metrics."""
         generation, events = self._generation, self._events
         prepared = self.request.encodes_only and generation.reason == "length"
@@ -286,15 +289,19 @@ class TurnRunner:
 
     async def _fail(self, error: ApiError) -> None:
         self.error = error
-        last = self._events.failed(error)
+        ending = self._events.failed(error)
         with suppress(StoreUnavailableError):  # a failed turn need not be stored
             await self._save(None)
         self._count("failed", error.code)
-        self._emit(last)
+        self._emit_ending(ending)
 
-    def _emit(self, events: list[Event]) -> None:
+    def _emit(self, events: Sequence[Event]) -> None:
         for event in events:
             self._publish(event)
+
+    def _emit_ending(self, ending: Ending) -> None:
+        closing, last = ending
+        self._emit([*closing, last])
 
     @property
     def _seconds(self) -> float:

@@ -31,9 +31,8 @@ def middleware(
         Middleware(RequestContext, refused=metrics.refused),
         Middleware(Paths, routes=routes, root_path=settings.root_path),
         Middleware(Proxies, trusted=settings.trusted_proxies),
-        # Before the checks, so that pages of allowed origins can read refusals.
-        *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),
         Middleware(TrustedHosts, hosts=hosts, origins=origins, exposed=not is_loopback(settings.host)),
+        *([Middleware(CORSMiddleware, **_cors(origins))] if origins else []),
         Middleware(Options, routes=routes),
         Middleware(
             Authentication,

@@ -75,6 +75,7 @@ class TextRoutes:
             running.turn.id,
             created=response["created_at"],
             model=response["model"],
+            fingerprint=self._services.fingerprint,
             logprobs=body.logprobs is not None,
             usage=body.stream_options is not None and bool(body.stream_options.include_usage),
         )

@@ -43,20 +43,20 @@ class TrustedHosts:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers, more = Headers(scope=scope), {}
+        headers = Headers(scope=scope)
         host, origin, status = headers.get("host"), headers.get("origin"), 403
         if host is not None and not self._is_known(host, origin):
             name = _name(host)
             reason = f"the host {host} is not served here; to allow it, set allowed_hosts (--allowed-hosts {name})"
         elif origin is not None and not self._is_allowed(origin, host, _port(scope)):
             reason = f"pages of {origin} may not call; to allow them, set allowed_origins (--allowed-origins {origin})"
-            # So that the page's developer can read the reason.
-            more = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         elif scope["type"] == "http" and not _is_json(headers):
             reason, status = "a request's body must be JSON: send the header `Content-Type: application/json`", 415
         else:
             await self._app(scope, receive, send)
             return
+        # So that the page's developer can read the reason, which is all that the response contains.
+        more = {} if origin is None else {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         await refuse(InvalidRequestError(reason), scope, receive, send, status=status, headers=more)
 
     def _is_known(self, host: str, origin: str | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import socket
 import string
 import subprocess
@@ -224,3 +225,22 @@ def test_the_context_is_reported_with_what_limits_it(settings: Settings, tmp_pat
     assert (least.mark, "4096" in least.text, "--memory" in least.fix) == (Mark.WARN, True, True)
     mine = findings(settings, context="auto", model=long, engine_memory=64 << 20)["context"]
     assert (mine.mark, "4096" in mine.text) == (Mark.WARN, True)
+
+
+def test_a_state_folder_that_this_user_may_not_read_is_a_finding_among_the_others(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    closed = tmp_path / "closed"
+    (closed / "state").mkdir(parents=True)
+    command = [*SAMOVAR, "doctor", f"--model={tiny_model}", f"--state-dir={closed / 'state'}", "--port=0"]
+    if os.geteuid() == 0:  # without the capabilities with which root reads everything
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    closed.chmod(0o000)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=CHILD_ENVIRONMENT, check=False)
+    finally:
+        closed.chmod(0o700)
+    assert (done.returncode, done.stderr) == (1, "")
+    failed = [line.partition(":")[0].split() for line in done.stdout.splitlines() if line.startswith("fail")]
+    assert failed == [["fail", "state_dir"], ["fail", "cache_key"]]
+    assert "port: " in done.stdout

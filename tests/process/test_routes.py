@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from gateway.models import served
 from gateway.models.catalogue import ModelNotAvailableError
 from gateway.protocol.text import TextCreate, TextRequest, read_text
 from gateway.transport import header_timeout
+from gateway.transport.intake import INTAKE, Intake
 from tests.process.test_middleware import bearer, keys
 from tests.support.running import Gateway
 from tests.support.serving import serving
@@ -246,9 +248,13 @@ async def test_an_idle_connection_outlives_the_time_for_a_head_and_an_incomplete
     async def respond(_: Request) -> PlainTextResponse:
         return PlainTextResponse("served")
 
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
+        yield {INTAKE: Intake()}
+
     monkeypatch.setattr(header_timeout, "HEAD_SECONDS", 0.2)
     whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-    async with serving(Starlette(routes=[Route("/", respond)])) as url:
+    async with serving(Starlette(routes=[Route("/", respond)], lifespan=lifespan)) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         for _ in range(2):
             writer.write(whole)
