@@ -13,7 +13,6 @@ from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import (
     InvalidRequestError,
-    ModelNotFoundError,
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
@@ -85,10 +84,7 @@ def _known(services: Services, request: ResponseCreate, principal: Principal) ->
 
 def _check(services: Services, request: ResponseCreate) -> None:
     """Check the request against the served model. Raises ModelNotFoundError or InvalidRequestError."""
-    if request.model not in (None, services.model.entry.name):
-        raise ModelNotFoundError(
-            f"the model {request.model} is not served here; {services.model.entry.name} is", param="model"
-        )
+    services.model.check_name(request.model)
     if any(not 0 <= token < services.model.tokens.size for token in request.logit_bias or {}):
         raise InvalidRequestError(
             f"logit_bias: token ids range from 0 to {services.model.tokens.size - 1}", param="logit_bias"
