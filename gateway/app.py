@@ -37,7 +37,7 @@ from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
-from gateway.transport import anthropic, chat
+from gateway.transport import anthropic, chat, models
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import routing_error
 from gateway.transport.http import HttpResponses
@@ -46,6 +46,7 @@ from gateway.transport.middleware import middleware
 from gateway.transport.openapi import published
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
+from gateway.transport.text import TextRoutes
 from gateway.transport.websocket import Connection
 
 WEB: Final = Path(__file__).parent / "web"
@@ -117,9 +118,10 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     metrics.sessions.set_function(lambda: len(services.activity))
     responses = Responses(services, grace=settings.resume_grace)
     intake = Intake()
+    routes = _routes(services, responses, intake)
     app = Starlette(
-        routes=_routes(services, responses, intake),
-        middleware=middleware(settings, services.registry, metrics),
+        routes=routes,
+        middleware=middleware(settings, services.registry, metrics, routes),
         exception_handlers={HTTPException: routing_error},
         lifespan=_lifespan(services, responses, intake),
     )
@@ -160,7 +162,7 @@ def _limits(services: Services) -> dict[str, float]:
     derived = {
         "cores": settings.cores,
         "engines": model.engines,
-        "engine_memory": model.memory,
+        "engine_memory": model.sizes.engine_memory,
         "kv_cells": model.cells,
         "context": model.context,
         "running": services.dispatcher.most,
@@ -215,6 +217,8 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         *HttpResponses(responses).routes,
         *chat.routes(responses),
         *anthropic.routes(responses),
+        *TextRoutes(responses).routes,
+        *models.routes(services),
         *(Route(path, handler) for path, handler in _handlers(services, responses).items()),
         Mount("/static", StaticFiles(directory=WEB)),
     ]
@@ -247,19 +251,6 @@ def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[R
             return JSONResponse({"status": "failed", "reason": reason}, status_code=503)
         return JSONResponse({"status": "ready"})
 
-    async def models(_: Request) -> Response:
-        entry = services.model.entry
-        model = {
-            "id": entry.name,
-            "object": "model",
-            "created": services.model.created,
-            "owned_by": "samovar",
-            "loaded": any(engine.loaded for engine in services.pool.engines),
-            "context_length": services.model.context,
-            "languages": list(entry.languages),
-        }
-        return JSONResponse({"object": "list", "data": [model]})
-
     async def metrics(_: Request) -> Response:
         return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -271,6 +262,5 @@ def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[R
         "/monitor/metrics": metrics,  # load balancers hide `/metrics`; this route needs an admin's key
         "/healthz": alive,
         "/readyz": ready,
-        "/v1/models": models,
         "/metrics": metrics,
     }

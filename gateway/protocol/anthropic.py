@@ -22,7 +22,17 @@ from gateway.protocol.requests import (
     check_schemas,
     convert,
 )
-from gateway.protocol.tools import ErrorPaths, FunctionTool, JsonSchema, NamedFunction, TextFormat, ToolChoice
+from gateway.protocol.shapes import with_aliases, with_numbers
+from gateway.protocol.tools import (
+    ErrorPaths,
+    Format,
+    FunctionTool,
+    JsonSchema,
+    NamedFunction,
+    TextFormat,
+    ToolChoice,
+    requires_call,
+)
 from gateway.protocol.values import check_values
 
 Json = dict[str, Any]
@@ -54,8 +64,6 @@ class MessagesRequest(Stateless, frozen=True, kw_only=True, tag="message"):
 
     route: ClassVar[str] = "messages"
     error_paths: ClassVar[ErrorPaths] = ErrorPaths("messages", "tools[{}].input_schema", "output_config.format.schema")
-    ignored: tuple[str, ...] = ()
-    """Paths of the request's fields that have no effect."""
 
 
 _NEUTRAL: Final[Neutral] = {
@@ -78,7 +86,7 @@ def read_messages(raw: Json, *, strict_fields: bool = False) -> tuple[MessagesRe
     names the field.
     """
     hints = Hints(strict=strict_fields)
-    body = hints.select(raw, MessagesCreate, neutral=_NEUTRAL, demands=_DEMANDS)
+    body = hints.select(with_aliases(raw), MessagesCreate, neutral=_NEUTRAL, demands=_DEMANDS)
     create = convert(_with_known_blocks(body, hints), MessagesCreate)
     if not all(create.stop_sequences or ()):
         raise InvalidRequestError("stop_sequences: a stop sequence must not be empty", param="stop_sequences")
@@ -92,7 +100,7 @@ def _with_known_blocks(body: Json, hints: Hints) -> Json:
 
     Raises UnsupportedParameterError.
     """
-    body = _with_custom_tools(body, hints)
+    body = _with_custom_tools(with_numbers(body, MessagesCreate), hints)
     if isinstance(body.get("messages"), list):
         body["messages"] = [
             {**message, "content": _blocks(message["content"], f"messages[{i}].content", hints)}
@@ -154,6 +162,8 @@ def _with_custom_tools(body: Json, hints: Hints) -> Json:
 
 def _request(create: MessagesCreate, hints: Hints) -> MessagesRequest:
     wanted = (create.output_config and create.output_config.format) or create.output_format
+    answer = TextFormat() if wanted is None else JsonSchema(name="answer", schema=wanted.schema)
+    items, choice = _conversation(create), _choice(create.tool_choice)
     shared = {
         name: getattr(create, name)
         for name in (
@@ -162,7 +172,7 @@ def _request(create: MessagesCreate, hints: Hints) -> MessagesRequest:
         )
     }  # fmt: skip
     return MessagesRequest(
-        input=[*_conversation(create)],
+        input=[*items],
         instructions=_system(create.system, hints),
         max_output_tokens=create.max_tokens or None,
         generate=False if create.max_tokens == 0 else None,
@@ -171,30 +181,39 @@ def _request(create: MessagesCreate, hints: Hints) -> MessagesRequest:
             FunctionTool(name=tool.name, description=tool.description, parameters=tool.input_schema)
             for tool in create.tools or ()
         ],
-        tool_choice=_choice(create.tool_choice),
-        text=TextOptions(TextFormat() if wanted is None else JsonSchema(name="answer", schema=wanted.schema)),
+        tool_choice=choice,
+        text=TextOptions(answer),
+        continues=_continues(items, choice, answer),
         ignored=hints.ignored,
         **shared,
     )
 
 
 def _conversation(create: MessagesCreate) -> list[InputItem]:
-    """Return the messages as items. Raises InvalidRequestError or UnsupportedParameterError."""
+    """Return the messages as items. Raises InvalidRequestError."""
     items = list(_merged(item for i, message in enumerate(create.messages) for item in _items(message, i)))
     if len(items) > MAX_ITEMS:
         raise InvalidRequestError(
             f"messages: they contain more than {MAX_ITEMS} texts and calls; drop the oldest", param="messages"
         )
     last = items[-1] if items else None
-    if isinstance(last, InputMessage) and last.role == "assistant":
-        if last.text.strip():
-            raise UnsupportedParameterError(
-                "messages: the last one is the assistant's, and continuing it is not supported here; end with a "
-                "user message",
-                param="messages",
-            )
+    if isinstance(last, InputMessage) and last.role == "assistant" and not last.text.strip():
         items.pop()  # an empty answer, in the place of the one that the client expects
     return items
+
+
+def _continues(items: list[InputItem], choice: ToolChoice, answer: Format) -> bool:
+    """Return whether the answer continues the last message, which is then the model's. Raises InvalidRequestError."""
+    last = items[-1] if items else None
+    if not isinstance(last, InputMessage) or last.role != "assistant":
+        return False
+    if requires_call(choice) or not isinstance(answer, TextFormat):
+        raise InvalidRequestError(
+            "messages: an answer with a required format cannot continue the last message, which is the assistant's; "
+            "end with a message of the user, or leave out `tool_choice` and `output_config.format`",
+            param="messages",
+        )
+    return True
 
 
 def _system(system: str | list[TextBlock] | None, hints: Hints) -> str | None:
@@ -236,12 +255,16 @@ def _items(message: Message, number: int) -> Iterator[InputItem]:
 
 
 def _merged(items: Iterable[InputItem]) -> Iterator[InputItem]:
-    """Join neighbouring texts of one role to one message: many chat templates require that roles alternate."""
+    """Join neighbouring texts of one role to one message: many chat templates require that roles alternate.
+
+    The texts of an answer continue each other.
+    """
     for role, group in groupby(items, lambda item: item.role if isinstance(item, InputMessage) else None):
         if role is None:
             yield from group
         else:
-            yield InputMessage(role, _joined(item.text for item in group if isinstance(item, InputMessage)))
+            texts = (item.text for item in group if isinstance(item, InputMessage))
+            yield InputMessage(role, "".join(texts) if role == "assistant" else _joined(texts))
 
 
 def _result(block: ToolResult) -> str:

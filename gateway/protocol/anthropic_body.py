@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.protocol.requests import MAX_ITEMS, Key256, Penalty, Probability, StopString
+from gateway.protocol.requests import MAX_ITEMS, CallId, Penalty, Probability, StopString
 from gateway.protocol.tools import MAX_TOOLS, ToolName
 
 MAX_STOPS: Final = 16
@@ -27,7 +27,7 @@ class Record(msgspec.Struct, frozen=True, tag="thinking"):
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True, tag="tool_use"):
     """A call that the model made."""
 
-    id: Key256
+    id: CallId
     name: ToolName
     input: dict[str, Any]
 
@@ -35,7 +35,7 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True, tag="tool_use"):
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True, tag="tool_result"):
     """The result of a call."""
 
-    tool_use_id: Key256
+    tool_use_id: CallId
     content: str | list[TextBlock | Record] | None = None
     is_error: bool | None = None
 
@@ -94,7 +94,7 @@ class MessagesCreate(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Probability | None = None
     top_k: Annotated[int, Meta(ge=0, lt=1 << 31)] | None = None
     min_p: Probability | None = None
-    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repeat_penalty: Annotated[float, Meta(ge=0.1, le=2)] | None = None

@@ -15,22 +15,24 @@ from gateway.observability.faults import report
 from gateway.protocol.anthropic import MessagesRequest, read_messages
 from gateway.protocol.anthropic_events import PING, MessageAnswer, error_body
 from gateway.protocol.events import Failed, Incomplete
-from gateway.protocol.hints import HEADER
 from gateway.protocol.log import Reader
 from gateway.responses.preparation import count
 from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import json_body, with_errors
 from gateway.transport.dialects import MESSAGES, REQUEST_ID
-from gateway.transport.http import start_response, wait_for_end
+from gateway.transport.http import start_response, wait_for_end, with_ignored
 from gateway.transport.sse import EventStream, follow
 
 
 def routes(responses: Responses) -> list[BaseRoute]:
     """Return the routes of the Messages API."""
 
+    async def read(request: Request) -> tuple[MessagesRequest, bool]:
+        return read_messages(await json_body(request), strict_fields=responses.services.settings.strict_fields)
+
     async def create(request: Request) -> Response:
         """Generate a message; closing the request cancels it."""
-        create_request, stream = read_messages(await json_body(request))
+        create_request, stream = await read(request)
         running, close = await start_response(responses, create_request, request)
         answer = MessageAnswer(running.turn.id, model=running.turn.response["model"], usage=running.turn.usage)
         if stream:
@@ -47,7 +49,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
 
     async def count_tokens(request: Request) -> Response:
         """Count the tokens of a request's prompt."""
-        create_request, _ = read_messages(await json_body(request))
+        create_request, _ = await read(request)
         tokens = await count(responses.services, create_request, principal_of(request))
         return _described(request, create_request, JSONResponse({"input_tokens": tokens}))
 
@@ -60,9 +62,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
 def _described(request: Request, create: MessagesRequest, response: Response) -> Response:
     """Return the response with the id of its request, and with the fields of the request that have no effect."""
     response.headers[REQUEST_ID] = request.state.request_id
-    if create.ignored:
-        response.headers[HEADER] = ", ".join(create.ignored)
-    return response
+    return with_ignored(response, create)
 
 
 async def _frames(running: Running, answer: MessageAnswer, request_id: str) -> AsyncIterator[bytes]:

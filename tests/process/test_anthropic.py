@@ -124,6 +124,20 @@ def test_an_answer_can_have_a_schema(client: Anthropic) -> None:
 
 
 @pytest.mark.slow
+def test_an_answer_continues_what_the_client_has_begun_and_so_does_the_next_turn(client: Anthropic) -> None:
+    begun: list[MessageParam] = [
+        user("Which city is the capital of France?"),
+        {"role": "assistant", "content": "It is"},
+    ]
+    answer = ask(client, *begun, most=5)
+    assert not said(answer).startswith("It is")
+    complete: MessageParam = {"role": "assistant", "content": "It is" + said(answer)}
+    tokens = answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0) + answer.usage.output_tokens
+    again = ask(client, begun[0], complete, user("Thanks."), most=1)
+    assert (again.usage.cache_read_input_tokens or 0) >= tokens - 1
+
+
+@pytest.mark.slow
 def test_a_stop_sequence_is_named(client: Anthropic) -> None:
     answer = ask(client, user("Say hello."), stop_sequences=["nowhere", "e"])
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "e")

@@ -39,6 +39,7 @@ EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 USER: dict[str, Any] = {"role": "user", "content": "x"}
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: dict[str, Any] = {"name": "get_weather", "description": "Weather.", "input_schema": SCHEMA}
+FORMAT: dict[str, Any] = {"type": "json_schema", "schema": SCHEMA}
 SEARCH: dict[str, Any] = {"type": "web_search_20250305", "name": "web_search"}
 IMAGE: dict[str, Any] = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>'
@@ -116,7 +117,7 @@ def test_messages_of_one_role_are_one_turn() -> None:
 def test_fields_keep_their_meaning() -> None:
     request = read(
         model="m", system="Be brief.", temperature=0.5, top_p=0.5, top_k=3, seed=4, stop_sequences=["。", "END"],
-        tools=[TOOL], truncation="auto", output_config={"format": {"type": "json_schema", "schema": SCHEMA}},
+        tools=[TOOL], truncation="auto", output_config={"format": FORMAT},
     )  # fmt: skip
     assert (request.model, request.instructions, request.max_output_tokens) == ("m", "Be brief.", 5)
     assert (request.temperature, request.top_p, request.top_k, request.seed) == (0.5, 0.5, 3, 4)
@@ -124,7 +125,13 @@ def test_fields_keep_their_meaning() -> None:
     assert request.functions == [FunctionTool(name="get_weather", description="Weather.", parameters=SCHEMA)]
     assert request.format == JsonSchema(name="answer", schema=SCHEMA)
     assert (request.truncation, request.encodes_only, request.ignored) == ("auto", False, ())
-    assert read(output_format={"type": "json_schema", "schema": SCHEMA}).format == request.format
+    assert read(output_format=FORMAT).format == request.format
+
+
+def test_numbers_may_be_written_as_other_clients_do() -> None:
+    request = read(max_tokens=5.0, top_k=-1, seed=(1 << 63) - 1, repetition_penalty=1.3)
+    assert (request.max_output_tokens, request.top_k, request.seed) == (5, None, (1 << 63) - 1)
+    assert (request.repeat_penalty, request.ignored) == (1.3, ())
 
 
 def test_no_tokens_means_that_the_prompt_is_only_encoded() -> None:
@@ -204,8 +211,19 @@ def test_records_of_anthropics_server_have_no_effect() -> None:
     assert request.items == [InputMessage("user", "x\n\nx")]
 
 
-def test_an_answer_to_be_continued_is_refused_and_an_empty_one_is_dropped() -> None:
-    assert refused(messages=[USER, {"role": "assistant", "content": "The"}]) == ("unsupported_parameter", "messages")
+def test_an_answer_continues_a_last_message_of_the_assistant() -> None:
+    start: dict[str, Any] = {"role": "assistant", "content": [{"type": "text", "text": "The"}]}
+    request = read(messages=[USER, start, {"role": "assistant", "content": " sun"}], tools=[TOOL])
+    assert (request.items[-1], request.continues_text) == (InputMessage("assistant", "The sun"), True)
+    assert not read().continues_text
+    assert not read(messages=[USER, {"role": "assistant", "content": " "}]).continues_text
+    call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
+    assert not read(messages=[USER, {"role": "assistant", "content": [call]}]).continues_text
+    for fields in ({"tools": [TOOL], "tool_choice": {"type": "any"}}, {"output_format": FORMAT}):
+        assert refused(messages=[USER, start], **fields) == ("invalid_request", "messages")
+
+
+def test_an_empty_last_message_of_the_assistant_is_dropped() -> None:
     assert read(messages=[USER, {"role": "assistant", "content": " "}]).items == [InputMessage("user", "x")]
 
 
@@ -219,7 +237,7 @@ def test_an_answer_to_be_continued_is_refused_and_an_empty_one_is_dropped() -> N
         ({"messages": [{"role": "user", "content": [{"type": 1}]}]}, "invalid_request", "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "invalid_request", "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": "x"}] * 2000}, "invalid_request", "messages"),
-        ({"max_tokens": -1}, "invalid_request", "max_tokens"),
+        ({"max_tokens": -2}, "invalid_request", "max_tokens"),
         ({"stop_sequences": ["a", ""]}, "invalid_request", "stop_sequences"),
         ({"stop_sequences": ["a"] * 17}, "invalid_request", "stop_sequences"),
         ({"stop": "a"}, "unsupported_parameter", "stop"),
