@@ -36,7 +36,7 @@ from gateway.prompts.pool import PromptWorkers
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
+from gateway.scheduling.dispatcher import Dispatcher
 from gateway.transport import chat
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import routing_error
@@ -86,7 +86,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         on_store=metrics.store.observe_engine,
     )
     dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm)
-    admission: Admission[Demand, Placement] = Admission(
+    admission = Admission(
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )
     prompts = PromptWorkers(model.prompts(settings.instructions), on_death=metrics.prompt_workers.inc)

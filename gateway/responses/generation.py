@@ -8,15 +8,15 @@ from contextlib import aclosing
 from typing import Any
 
 from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started, Tokens
-from gateway.auth.principal import Principal
+from gateway.conversations.prompt_builder import Context
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.detokenizer import Detokenizer
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.failover import Relay
-from gateway.responses.preparation import Prepared
 from gateway.responses.services import Services
 from gateway.scheduling.dispatcher import Placement
+from gateway.scheduling.fair_queue import Ticket
 
 
 class Generation:
@@ -26,8 +26,8 @@ class Generation:
         self,
         services: Services,
         request: ResponseCreate,
-        prepared: Prepared,
-        principal: Principal,
+        context: Context,
+        ticket: Ticket,
         on_text: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
         """Build the engine's request; `run` starts it."""
@@ -35,18 +35,18 @@ class Generation:
         """Why the engine ended the answer: stop, length or aborted; empty if it has not."""
         self._services = services
         self._tokens = services.model.tokens
-        self._user = principal.user
-        self._prepared = prepared
-        form = prepared.form
+        self._user = ticket.principal.user
+        self._context = context
+        form = context.form
         self._request = Generate(
             services.number(),
-            prepared.context.ids,
-            prepared.limit,
+            context.ids,
+            ticket.demand.answer,
             services.model.sampling(request),
-            principal.tenant,
+            ticket.principal.tenant,
             grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
             top_logprobs=request.logprobs,
-            public=prepared.context.public,
+            public=context.public,
             stored=not request.is_ephemeral,
         )
         self._on_text = on_text
@@ -81,12 +81,12 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage(len(self._prepared.context.ids), self._cached, len(self._ids))
+        return Usage(len(self._context.ids), self._cached, len(self._ids))
 
     @property
     def cache(self) -> str:
         """How much of the prompt's known prefix came from caches: hit (all), partial or miss (none)."""
-        known = self._prepared.context.known
+        known = self._context.known
         if known and self._cached >= known - 1:
             return "hit"
         return "partial" if self._cached else "miss"

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from cache import StoreError
 from engine import EngineError
 from gateway.auth.principal import Principal
+from gateway.conversations.prompt_builder import Context
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
@@ -23,11 +24,11 @@ from gateway.protocol.events import Event, ResponseEvents
 from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.generation import Generation
-from gateway.responses.preparation import Prepared, prepare
+from gateway.responses.preparation import prepare
 from gateway.responses.services import Services, new_id
-from gateway.scheduling.admission import Ticket
-from gateway.scheduling.dispatcher import Demand, Placement
-from gateway.scheduling.fair_queue import Work
+from gateway.scheduling.dispatcher import Placement
+from gateway.scheduling.fair_queue import Ticket
+from gateway.scheduling.placement import Demand
 
 log = structlog.get_logger("responses")
 
@@ -44,10 +45,9 @@ class TurnRunner:
         self,
         services: Services,
         request: ResponseCreate,
-        prepared: Prepared,
-        ticket: Ticket[Demand, Placement],
+        context: Context,
+        ticket: Ticket,
         *,
-        principal: Principal,
         unstored: Unstored,
         publish: Callable[[Event], None],
         arrived: float,
@@ -58,15 +58,15 @@ class TurnRunner:
         self.error: ApiError | None = None
         """The error with which the response failed, if it has."""
         self._services = services
-        self._prepared = prepared
+        self._context = context
         self._ticket = ticket
-        self._principal = principal
+        self._principal = ticket.principal
         self._unstored = unstored
         self._publish = publish
         self._arrived = arrived
         self._events = self._shape()
-        self._answer = Answer(self._events, calls=prepared.form.calls, new_id=new_id)
-        self._generation = Generation(services, request, prepared, principal, self._on_text)
+        self._answer = Answer(self._events, calls=context.form.calls, new_id=new_id)
+        self._generation = Generation(services, request, context, ticket, self._on_text)
         self._queued: float | None = None
         """Seconds in the queue, once the request has an engine."""
         self._first: float | None = None
@@ -92,21 +92,9 @@ class TurnRunner:
         """
         arrived = time.monotonic()
         services.penalties.check(principal.user)
-        prepared = await prepare(services, request, principal, unstored)
-        context = prepared.context
-        stored = not request.is_ephemeral and services.pool.stores
-        demand = Demand(prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored)
-        ticket = services.admission.enter(demand, principal, prepared.work, ahead=request.encodes_only)
-        return cls(
-            services,
-            request,
-            prepared,
-            ticket,
-            principal=principal,
-            unstored=unstored,
-            publish=publish,
-            arrived=arrived,
-        )
+        context, demand = await prepare(services, request, principal, unstored)
+        ticket = services.admission.enter(demand, principal, ahead=request.encodes_only)
+        return cls(services, request, context, ticket, unstored=unstored, publish=publish, arrived=arrived)
 
     @property
     def response(self) -> dict[str, Any]:
@@ -131,7 +119,7 @@ class TurnRunner:
         finally:
             storing.cancel()
             usage = self._generation.usage
-            self._services.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
+            self._services.admission.leave(self._ticket, Demand(usage.input, usage.output, known=usage.cached))
             self._services.registry.record_usage(self._principal, usage.input + usage.output)
 
     def emit_failure(self, error: ApiError) -> None:
@@ -157,7 +145,7 @@ class TurnRunner:
             created_at=int(services.clock()),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            max_output_tokens=self._prepared.limit or services.settings.max_output_tokens,
+            max_output_tokens=self._ticket.demand.answer or services.settings.max_output_tokens,
         )
 
     async def _store_progress(self) -> None:
@@ -182,7 +170,7 @@ class TurnRunner:
     async def _ids(self, text: str) -> list[int] | None:
         """Return the ids of the prompt and of the answer's `text`; None if they cannot be determined now."""
         ids = await self._generation.visible_ids(text)
-        return None if ids is None else self._prepared.context.ids + ids
+        return None if ids is None else self._context.ids + ids
 
     async def _place(self) -> Placement | None:
         """Wait for a placement, and emit queue positions as they change; return None if the request ends meanwhile."""
@@ -251,7 +239,7 @@ class TurnRunner:
     @property
     def record(self) -> Turn:
         """The turn as it stands, in the form in which it is stored."""
-        context, response = self._prepared.context, self._events.response
+        context, response = self._context, self._events.response
         return Turn(
             id=self.id,
             previous=self.request.previous_response_id,

@@ -20,7 +20,7 @@ from gateway.observability.activity import Activity
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.scheduling.admission import Admission
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
+from gateway.scheduling.dispatcher import Dispatcher
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Services:
     sessions: Sessions
     pool: EnginePool
     dispatcher: Dispatcher
-    admission: Admission[Demand, Placement]
+    admission: Admission
     prompts: PromptWorkers
     prompt_builder: PromptBuilder
     metrics: Metrics

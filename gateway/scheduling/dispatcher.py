@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from engine import WIDEST, CostModel, EngineProcess, State, StepTimes, round_seconds
+from gateway.scheduling.placement import Demand
 
 HOMES: Final = 4096
 """Maximum responses whose home is remembered. An engine holds far fewer conversations."""
@@ -33,22 +34,6 @@ ROUND: Final = 0.5
 """Seconds between two rebalancing rounds."""
 LULL: Final = 2.0
 """Seconds for which a load that fell counts as before: a user often sends the next turn immediately."""
-
-
-@dataclass(frozen=True)
-class Demand:
-    """The resources that a request needs."""
-
-    cells: int
-    """Maximum KV cells."""
-    previous: str | None = None
-    """Id of the response that the request continues."""
-    tokens: int = 0
-    """Length of the prompt in tokens."""
-    known: int = 0
-    """Prompt tokens that an engine has computed before."""
-    stored: bool = False
-    """Whether the request's KV is in the store, from which any engine can fetch it."""
 
 
 @dataclass(eq=False)
@@ -81,7 +66,7 @@ class Placement:
     @property
     def holds_up(self) -> bool:
         """Whether the prompt delays responses streamed by the same engine."""
-        return not self.streaming and self.demand.tokens - self.demand.known > LONG
+        return not self.streaming and self.demand.prompt - self.demand.known > LONG
 
 
 class Peak:
@@ -223,7 +208,7 @@ class Dispatcher:
     def _prefill(self, engine: EngineProcess, demand: Demand) -> float:
         """Return the seconds that computing and fetching the prompt take on `engine`."""
         home = self._homes.get(demand.previous or "") is engine and engine.loaded
-        missing = demand.tokens - (demand.known if home or demand.stored else 0)
+        missing = demand.prompt - (demand.known if home or demand.stored else 0)
         rows, seconds = max(self._times(engine).prefill.items())
         return missing * seconds / rows + (0.0 if home else demand.known * FETCH)
 
@@ -257,7 +242,7 @@ class Dispatcher:
             and self._fits(target, placement.demand)
         ]
         if movable:
-            chosen = min(movable, key=lambda placement: placement.demand.tokens)
+            chosen = min(movable, key=lambda placement: placement.demand.prompt)
             chosen.target = target
             if chosen.leave is not None:
                 chosen.leave()

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import WIDEST, EngineProcess, State, WorkerConfig
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
+from gateway.scheduling.dispatcher import Dispatcher, Placement
+from gateway.scheduling.placement import Demand
 from tests.support.plans import MEASURED
 
 
@@ -30,42 +31,42 @@ def placed(dispatcher: Dispatcher, demand: Demand) -> Placement:
 def test_requests_spread_and_a_conversation_goes_home() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
-    first, second = placed(dispatcher, Demand(10)), placed(dispatcher, Demand(10))
+    first, second = placed(dispatcher, Demand(0, 10)), placed(dispatcher, Demand(0, 10))
     assert {first.engine, second.engine} == {one, two}
     dispatcher.settle("resp_1", second.engine)
     dispatcher.release(first)
     dispatcher.release(second)
-    assert placed(dispatcher, Demand(200, "resp_1", tokens=150, known=100)).engine is second.engine
+    assert placed(dispatcher, Demand(150, 50, known=100, previous="resp_1")).engine is second.engine
 
 
 def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
     two.state, two.load_failed = State.FAILED, True
-    assert [placed(dispatcher, Demand(10)).engine for _ in range(8)] == [one] * 8
+    assert [placed(dispatcher, Demand(0, 10)).engine for _ in range(8)] == [one] * 8
     one.state = State.FAILED  # killed, and restarted soon
-    assert dispatcher.place(Demand(10)) is None
+    assert dispatcher.place(Demand(0, 10)) is None
     one.load_failed = True  # now a request may try the engine, to report the reason
-    assert dispatcher.place(Demand(10)) is not None
+    assert dispatcher.place(Demand(0, 10)) is not None
 
 
 def test_an_engine_that_unloads_is_not_taken_for_a_loaded_one() -> None:
     one, two = engines(2)
     one._stopping = True
-    assert placed(Dispatcher([one, two], MEASURED), Demand(10)).engine is two
+    assert placed(Dispatcher([one, two], MEASURED), Demand(0, 10)).engine is two
 
 
 def test_a_conversation_leaves_home_when_waiting_there_costs_more_than_moving() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
     dispatcher.settle("resp_1", one)
-    placed(dispatcher, Demand(10))  # somebody streams at home
-    short = Demand(400, "resp_1", tokens=230, known=200, stored=True)
-    lost = Demand(3000, "resp_1", tokens=2030, known=2000, stored=False)
+    placed(dispatcher, Demand(0, 10))  # somebody streams at home
+    short = Demand(230, 170, known=200, previous="resp_1", stored=True)
+    lost = Demand(2030, 970, known=2000, previous="resp_1")
     assert placed(dispatcher, lost).engine is one
     dispatcher = Dispatcher([one, two], MEASURED)
     dispatcher.settle("resp_1", one)
-    placed(dispatcher, Demand(10))
+    placed(dispatcher, Demand(0, 10))
     assert placed(dispatcher, short).engine is two
 
 
@@ -73,7 +74,7 @@ def test_many_gather_in_one_engine() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
     for _ in range(16):
-        placed(dispatcher, Demand(10))
+        placed(dispatcher, Demand(0, 10))
     widths = sorted(len(dispatcher._placed[engine]) for engine in (one, two))
     assert widths[0] <= 4
 
@@ -83,9 +84,9 @@ def test_requests_with_running_prompts_move_when_one_engine_serves_all_better() 
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
     for _ in range(9):
-        placement = placed(dispatcher, Demand(300, tokens=30, stored=True))
+        placement = placed(dispatcher, Demand(30, 270, stored=True))
         placement.leave = partial(left.append, placement)
-    placed(dispatcher, Demand(300, tokens=30, stored=True))
+    placed(dispatcher, Demand(30, 270, stored=True))
     assert left
     for placement in left:
         dispatcher.arrive(placement)
@@ -96,7 +97,7 @@ def test_a_request_alone_on_an_engine_stays_when_another_engine_is_briefly_idle(
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
-    first, second = (placed(dispatcher, Demand(300, tokens=30, stored=True)) for _ in range(2))
+    first, second = (placed(dispatcher, Demand(30, 270, stored=True)) for _ in range(2))
     for placement in (first, second):
         placement.streaming = True
         placement.placed -= 60
@@ -112,7 +113,7 @@ def test_a_brief_drop_in_load_moves_no_request() -> None:
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
     for _ in range(9):
-        placement = Placement(one, Demand(300, tokens=30, stored=True), streaming=True)
+        placement = Placement(one, Demand(30, 270, stored=True), streaming=True)
         placement.placed -= 60
         placement.leave = partial(left.append, placement)
         dispatcher._placed[one].append(placement)
@@ -127,26 +128,26 @@ def test_an_engine_that_is_not_loaded_is_warmed_for_the_next_while_the_first_beg
     two.state = State.STOPPED
     warmed: list[EngineProcess] = []
     dispatcher = Dispatcher([one, two], MEASURED, warm=warmed.append)
-    assert placed(dispatcher, Demand(10, tokens=5)).engine is one
+    assert placed(dispatcher, Demand(5, 5)).engine is one
     assert warmed == []
-    assert placed(dispatcher, Demand(10, tokens=5)).engine is one
+    assert placed(dispatcher, Demand(5, 5)).engine is one
     assert warmed == [two]
 
 
 def test_an_engine_is_never_sent_more_than_its_cells_or_its_width() -> None:
     dispatcher = Dispatcher(engines(1), MEASURED.limited(1))
-    big = placed(dispatcher, Demand(990))
-    assert dispatcher.place(Demand(11)) is None
+    big = placed(dispatcher, Demand(0, 990))
+    assert dispatcher.place(Demand(0, 11)) is None
     dispatcher.release(big)
-    assert all(dispatcher.place(Demand(1)) for _ in range(WIDEST))
-    assert dispatcher.place(Demand(1)) is None
+    assert all(dispatcher.place(Demand(0, 1)) for _ in range(WIDEST))
+    assert dispatcher.place(Demand(0, 1)) is None
 
 
 def test_a_failed_engine_gets_nothing() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
     one.state = State.FAILED
-    placements = [dispatcher.place(Demand(1)) for _ in range(3)]
+    placements = [dispatcher.place(Demand(0, 1)) for _ in range(3)]
     assert {placement.engine for placement in placements if placement} == {two}
 
 
@@ -155,10 +156,10 @@ def test_streaming_requests_move_away_from_a_long_prompt() -> None:
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
     for _ in range(2):
-        placement = placed(dispatcher, Demand(300, tokens=30, stored=True))
+        placement = placed(dispatcher, Demand(30, 270, stored=True))
         placement.streaming, placement.placed = True, placement.placed - 60
         placement.leave = partial(left.append, placement)
-    long = placed(dispatcher, Demand(1200, tokens=1000))
+    long = placed(dispatcher, Demand(1000, 200))
     [moved] = left
     assert moved.engine is long.engine
     dispatcher.arrive(moved)
@@ -168,19 +169,19 @@ def test_streaming_requests_move_away_from_a_long_prompt() -> None:
 def test_a_request_that_arrives_during_a_long_prompt_goes_to_another_engine() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
-    long = placed(dispatcher, Demand(1200, tokens=1000))
-    assert {placed(dispatcher, Demand(300, tokens=30)).engine for _ in range(2)} == {one, two} - {long.engine}
+    long = placed(dispatcher, Demand(1000, 200))
+    assert {placed(dispatcher, Demand(30, 270)).engine for _ in range(2)} == {one, two} - {long.engine}
     long.streaming = True
-    assert placed(dispatcher, Demand(300, tokens=30)).engine is long.engine
+    assert placed(dispatcher, Demand(30, 270)).engine is long.engine
 
 
 def test_a_request_that_just_began_streaming_moves_from_a_long_prompt_later_but_not_to_another() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
-    reader = Placement(one, Demand(300, tokens=30, stored=True), streaming=True)
+    reader = Placement(one, Demand(30, 270, stored=True), streaming=True)
     reader.leave = partial(left.append, reader)
-    prompts = [Placement(engine, Demand(1200, tokens=1000), prompt=5.0) for engine in (one, two)]
+    prompts = [Placement(engine, Demand(1000, 200), prompt=5.0) for engine in (one, two)]
     for placement in (reader, *prompts):
         dispatcher._placed[placement.engine].append(placement)
     dispatcher.rebalance()
@@ -197,7 +198,7 @@ def test_when_few_are_left_in_one_engine_they_spread() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
     left: list[Placement] = []
-    together = [Placement(one, Demand(300, tokens=30, stored=True), streaming=True) for _ in range(3)]
+    together = [Placement(one, Demand(30, 270, stored=True), streaming=True) for _ in range(3)]
     for placement in together:
         placement.placed -= 60
         placement.leave = partial(left.append, placement)
@@ -226,7 +227,7 @@ def test_no_request_is_lost_or_doubled_and_no_engine_is_overcommitted(happened: 
         chosen = running[value % len(running)] if running else None
         match event:
             case "place":
-                placement = dispatcher.place(Demand(value, tokens=value // 2, stored=True))
+                placement = dispatcher.place(Demand(value // 2, value - value // 2, stored=True))
                 if placement is not None:
                     placement.leave = partial(leaving.append, placement)
                     placement.placed -= 60

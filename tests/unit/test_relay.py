@@ -10,7 +10,8 @@ import pytest
 
 from engine import Answer, EngineDiedError, EngineError, Finished, Generate, ModelLoadError, Sampling, Started, Tokens
 from gateway.responses.failover import Relay
-from gateway.scheduling.dispatcher import Demand, Placement
+from gateway.scheduling.dispatcher import Placement
+from gateway.scheduling.placement import Demand
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 FAILED = Finished(0, "failed", "llama_decode returned 1")
@@ -42,7 +43,7 @@ async def heard(pool: Pool) -> tuple[list[int], str]:
     house: Any = pool
     numbers = iter(range(100))
     request = Generate(0, [1, 2, 3], 10, GREEDY, "a", stored=True)
-    relay = Relay(house, dispatcher, Placement(engine, Demand(20, stored=True)), request, lambda: next(numbers))
+    relay = Relay(house, dispatcher, Placement(engine, Demand(3, 17, stored=True)), request, lambda: next(numbers))
     messages = [message async for message in relay.run()]
     assert isinstance(messages[-1], Finished)
     assert sum(isinstance(message, Started) for message in messages) == 1

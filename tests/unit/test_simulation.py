@@ -21,9 +21,9 @@ from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
 from gateway.auth.principal import Principal
 from gateway.responses.failover import MOST_DEATHS, Relay
-from gateway.scheduling.admission import Admission, Ticket
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
-from gateway.scheduling.fair_queue import Work
+from gateway.scheduling.admission import Admission
+from gateway.scheduling.dispatcher import Dispatcher
+from gateway.scheduling.placement import Demand
 from tests.support.plans import MEASURED
 
 CORES, ENGINES, CELLS = 2, 3, 1200
@@ -193,9 +193,7 @@ class House:
         self.pool: Any = Pool()
         engines: Any = self.pool.engines
         self.dispatcher = Dispatcher(engines, MEASURED)
-        self.admission: Admission[Demand, Placement] = Admission(
-            self.dispatcher.place, self.dispatcher.release, limit=1000, timeout=1000
-        )
+        self.admission = Admission(self.dispatcher.place, self.dispatcher.release, limit=1000, timeout=1000)
         self.pool.changed = self.admission.pump
         self.clients: list[asyncio.Task[None]] = []
         self.ended: dict[int, str] = {}
@@ -217,10 +215,8 @@ class House:
 
     async def ask(self, request: int, prompt: int, answer: int) -> None:
         """One client, from its request to the end of its answer."""
-        demand = Demand(prompt + answer, tokens=prompt, stored=True)
-        ticket: Ticket[Demand, Placement] = self.admission.enter(
-            demand, Principal("t", f"user {request % 3}"), Work(prompt, answer)
-        )
+        demand = Demand(prompt, answer, stored=True)
+        ticket = self.admission.enter(demand, Principal("t", f"user {request % 3}"))
         tokens: list[int] = []
         try:
             placement = await ticket.placed
