@@ -99,12 +99,13 @@ class EngineProcess:
         self.cells_used = 0
         self.load_seconds = 0.0
         """Duration of the last load, from spawning the process to `Ready`, of which:"""
-        self.weights_seconds = 0.0
-        self.context_seconds = 0.0
+        self.weights_seconds = self.context_seconds = 0.0
         self.reason = ""
         """Why the engine failed, for the log and /readyz."""
         self.load_failed = False
         """Whether the model could not be loaded, so that a restart alone would not help."""
+        self.productive = False
+        """Whether the process has computed something for a request, so that the next restart need not be delayed."""
         self._load_crashes = 0
         """Number of consecutive crashes during a load."""
         self._config = config
@@ -144,7 +145,7 @@ class EngineProcess:
             await asyncio.shield(self._task)
         if self._ready is None:
             self._ready = asyncio.get_running_loop().create_future()
-            self.reason, self.load_failed = "", False
+            self.reason, self.load_failed, self.productive = "", False, False
             self._set_state(State.LOADING)
             # In a separate task, because the first request may be cancelled while others wait for the same engine.
             # With an empty context, or the log would name that request in events hours later.
@@ -210,6 +211,7 @@ class EngineProcess:
     def _handle(self, message: FromEngine) -> None:
         match message:
             case Started() | Tokens() | Finished():
+                self.productive |= isinstance(message, Tokens) or (isinstance(message, Finished) and message.computed)
                 queue = self._answers.get(message.request)
                 if queue is not None:
                     queue.put_nowait(message)

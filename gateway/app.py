@@ -19,7 +19,7 @@ from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
 from cache import Archive, Cache, KeyRing, StoreError
-from engine import EnginePool, EngineProcess, State
+from engine import Engine, EnginePool, State
 from gateway.auth.principal import principal_of
 from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
@@ -70,7 +70,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
 
     log = EngineLog()
 
-    def changed(engine: EngineProcess) -> None:
+    def changed(engine: Engine) -> None:
         log.changed(engine)
         if engine.state in (State.IDLE, State.STOPPED, State.FAILED):
             admission.pump()  # a restarted engine has room for waiting requests; if the last one failed, they fail

@@ -17,10 +17,9 @@ from msgspec.structs import replace
 
 from engine import (
     Answer,
+    Engine,
     EngineDiedError,
-    EngineError,
     EnginePool,
-    EngineProcess,
     Finished,
     Generate,
     ModelLoadError,
@@ -73,18 +72,25 @@ class Relay:
         self._request = request
         self._number = number
         self._generated: list[int] = []
-        self._current: tuple[EngineProcess, int] | None = None
+        self._current: tuple[Engine, int] | None = None
         self._aborted = asyncio.Event()
-        self.traces: list[tuple[EngineProcess, int]] = []
+        self.traces: list[tuple[Engine, int]] = []
         """Engines in which the request left KV cells, with its number there."""
 
     async def run(self) -> AsyncGenerator[Answer, None]:
         """Yield `Started` once, each token once, and `Finished` last. Raises EngineError."""
         first = True
         while True:
+            engine, number = self._placement.engine, self._number()
             try:
-                async with aclosing(self._run_in_engine()) as messages:
+                await self._pool.start(engine)
+                self._current = engine, number
+                self.traces.append(self._current)
+                if self._aborted.is_set():
+                    break
+                async with aclosing(self._pool.generate(engine, self._remaining(number))) as messages:
                     async for message in messages:
+                        self._note(message)
                         if isinstance(message, Finished) and (message.reason == "moved" or self._can_retry(message)):
                             break
                         if first or not isinstance(message, Started):
@@ -97,9 +103,9 @@ class Relay:
             finally:
                 self._current = self._placement.leave = None
             if self._aborted.is_set() or self._left == 0:
-                yield Finished(self._request.request, "aborted" if self._aborted.is_set() else "length")
-                return
+                break
             self._dispatcher.arrive(self._placement)
+        yield Finished(self._request.request, "aborted" if self._aborted.is_set() else "length")
 
     async def _recover(self, error: EngineDiedError | ModelLoadError) -> None:
         """Prepare a retry after an engine died or could not load the model; raise `error` if a retry is pointless.
@@ -137,42 +143,30 @@ class Relay:
         """End the request within one step; `run` still yields `Finished`."""
         self._aborted.set()
         if self._current is not None:
-            engine, number = self._current
-            with suppress(EngineError):  # `run` handles the death of the engine
-                engine.abort(number)
+            self._pool.abort(*self._current)
 
     @property
     def _left(self) -> int:
         """Number of tokens that may still be generated."""
         return self._request.max_tokens - len(self._generated)
 
-    async def _run_in_engine(self) -> AsyncGenerator[Answer, None]:
-        """Continue the request in the current engine until the request ends or has to leave the engine."""
-        engine, number = self._placement.engine, self._number()
-        await self._pool.start(engine)
-        request = replace(
+    def _remaining(self, number: int) -> Generate:
+        """Return the rest of the request, under a new number."""
+        return replace(
             self._request,
             request=number,
             tokens=[*self._request.tokens, *self._generated],
             max_tokens=self._left,
             generated=len(self._generated),
         )
-        self._current = engine, number
-        self.traces.append(self._current)
-        if self._aborted.is_set():
-            yield Finished(number, "aborted")
-            return
-        async with aclosing(self._pool.generate(engine, request)) as messages:
-            async for message in messages:
-                if self._placement.leave is None and self._placement.demand.stored:
-                    self._placement.leave = self._suspend
-                if isinstance(message, Tokens):
-                    self._generated += message.ids
-                    self._placement.streaming = True
-                yield message
+
+    def _note(self, message: Answer) -> None:
+        if self._placement.leave is None and self._placement.demand.stored:
+            self._placement.leave = self._suspend
+        if isinstance(message, Tokens):
+            self._generated += message.ids
+            self._placement.streaming = True
 
     def _suspend(self) -> None:
         if self._current is not None:
-            engine, number = self._current
-            with suppress(EngineError):
-                engine.suspend(number)
+            self._pool.suspend(*self._current)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
-from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started, Tokens
+from engine import Engine, Finished, Generate, Grammar, Logprob, Started, Tokens
 from gateway.conversations.prompt_builder import Context
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.detokenizer import Detokenizer
@@ -69,7 +69,7 @@ class Generation:
         return self._detokenizer.stopped
 
     @property
-    def traces(self) -> list[tuple[EngineProcess, int]]:
+    def traces(self) -> list[tuple[Engine, int]]:
         """Engines that hold KV cells of the request, with its number there."""
         return self._relay.traces if self._relay else []
 

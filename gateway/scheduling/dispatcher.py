@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine import WIDEST, CostModel, EngineProcess, State, StepTimes, round_seconds
+from engine import WIDEST, CostModel, Engine, State, StepTimes, round_seconds
 from gateway.scheduling.placement import Demand
 
 HOMES: Final = 4096
@@ -40,13 +40,13 @@ LULL: Final = 2.0
 class Placement:
     """A request's assignment to an engine. Its cells are reserved until it is released."""
 
-    engine: EngineProcess
+    engine: Engine
     demand: Demand
     streaming: bool = False
     """Whether the first token has been generated, so that a user is reading."""
     leave: Callable[[], None] | None = None
     """Makes the engine suspend the request and store its KV; None while the request cannot be moved."""
-    target: EngineProcess | None = None
+    target: Engine | None = None
     """The engine that the request moves to after its engine has suspended it."""
     prompt: float = 0.0
     """Seconds that the prompt takes on this engine if nothing else runs there."""
@@ -93,10 +93,10 @@ class Dispatcher:
 
     def __init__(
         self,
-        engines: Sequence[EngineProcess],
+        engines: Sequence[Engine],
         plan: CostModel,
         *,
-        warm: Callable[[EngineProcess], None] = lambda _: None,
+        warm: Callable[[Engine], None] = lambda _: None,
     ) -> None:
         """Dispatch to `engines`, which are all idle; `warm` is called to load an engine that will soon be needed."""
         self._engines = tuple(engines)
@@ -104,8 +104,8 @@ class Dispatcher:
         self._warm = warm
         self.most = max(plan.most(), len(engines))
         """Maximum concurrent requests: more would not raise the total tokens per second, but slow down all requests."""
-        self._placed: dict[EngineProcess, list[Placement]] = {engine: [] for engine in engines}
-        self._homes: OrderedDict[str, EngineProcess] = OrderedDict()
+        self._placed: dict[Engine, list[Placement]] = {engine: [] for engine in engines}
+        self._homes: OrderedDict[str, Engine] = OrderedDict()
         self._peak = Peak()
 
     @property
@@ -133,7 +133,7 @@ class Dispatcher:
         self._placed[placement.engine].remove(placement)
         self.rebalance()
 
-    def settle(self, response: str, engine: EngineProcess) -> None:
+    def settle(self, response: str, engine: Engine) -> None:
         """Record that `engine` holds this response's KV."""
         self._homes[response] = engine
         self._homes.move_to_end(response)
@@ -187,7 +187,7 @@ class Dispatcher:
         """Return how many engines should work, with `more` additional requests."""
         return self._plan.engines(self._peak.update(self.running + more), working=max(1, len(self._working())))
 
-    def _candidates(self, fitting: Sequence[EngineProcess]) -> Sequence[EngineProcess]:
+    def _candidates(self, fitting: Sequence[Engine]) -> Sequence[Engine]:
         """Return the engines to choose from: all that fit, or only the busiest if enough engines work."""
         working, count = self._working(), self._wanted(more=1)
         if len(working) < count:
@@ -196,7 +196,7 @@ class Dispatcher:
         candidates = [engine for engine in fitting if engine in busiest]
         return candidates or fitting
 
-    def _cost(self, engine: EngineProcess, demand: Demand) -> float:
+    def _cost(self, engine: Engine, demand: Demand) -> float:
         """Return the seconds until the answer is complete, plus the delay that the prompt causes other requests."""
         placed = self._placed[engine]
         load = 0.0 if engine.loaded else LOAD
@@ -205,18 +205,18 @@ class Dispatcher:
         wait = sum(placement.prefilling for placement in placed)
         return load + prompt + wait + ANSWER * round_seconds(self._times(engine), len(placed) + 1)
 
-    def _prefill(self, engine: EngineProcess, demand: Demand) -> float:
+    def _prefill(self, engine: Engine, demand: Demand) -> float:
         """Return the seconds that computing and fetching the prompt take on `engine`."""
         home = self._homes.get(demand.previous or "") is engine and engine.loaded
         missing = demand.prompt - (demand.known if home or demand.stored else 0)
         rows, seconds = max(self._times(engine).prefill.items())
         return missing * seconds / rows + (0.0 if home else demand.known * FETCH)
 
-    def _times(self, engine: EngineProcess) -> StepTimes:
+    def _times(self, engine: Engine) -> StepTimes:
         """Return the step times of `engine` with the cores that it has while the engines working now also work."""
         return self._plan.at(max(1, self._plan.cores // len({*self._working(), engine})))
 
-    def _clear(self, engine: EngineProcess) -> None:
+    def _clear(self, engine: Engine) -> None:
         """Move streaming requests off `engine` if a long prompt delays them there and not elsewhere."""
         if self._wanted() < 2 or not self._is_held_up(engine):
             return
@@ -224,11 +224,11 @@ class Dispatcher:
         for _ in self._placed[engine] if others else ():
             self._move(engine, min(others, key=lambda other: len(self._placed[other])))
 
-    def _is_held_up(self, engine: EngineProcess) -> bool:
+    def _is_held_up(self, engine: Engine) -> bool:
         """Return whether `engine` computes a long prompt."""
         return any(placement.holds_up for placement in self._placed[engine])
 
-    def _move(self, source: EngineProcess, target: EngineProcess, *, prompts: bool = False) -> None:
+    def _move(self, source: Engine, target: Engine, *, prompts: bool = False) -> None:
         """Move the request with the shortest context from `source` to `target`.
 
         Requests whose prompt is still being computed are moved only with `prompts`.
@@ -255,23 +255,23 @@ class Dispatcher:
         if len(loaded) < wanted and stopped:
             self._warm(stopped[0])
 
-    def _fits(self, engine: EngineProcess, demand: Demand) -> bool:
+    def _fits(self, engine: Engine, demand: Demand) -> bool:
         placed = self._placed[engine]
         if len(placed) >= WIDEST or (engine.state is State.FAILED and not self._is_last_hope(engine)):
             return False
         return sum(placement.demand.cells for placement in placed) + demand.cells <= engine.cells
 
-    def _is_last_hope(self, engine: EngineProcess) -> bool:
+    def _is_last_hope(self, engine: Engine) -> bool:
         """Return whether a request may use a failed engine: only if no engine could load the model.
 
         The pool restarts crashed engines.
         """
         return engine.load_failed and all(other.load_failed for other in self._engines)
 
-    def _working(self) -> list[EngineProcess]:
+    def _working(self) -> list[Engine]:
         return [engine for engine, placed in self._placed.items() if placed]
 
-    def _by_load(self) -> list[EngineProcess]:
+    def _by_load(self) -> list[Engine]:
         """Return the working engines, the one with the fewest requests first."""
         return sorted(self._working(), key=lambda engine: len(self._placed[engine]))
 

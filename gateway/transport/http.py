@@ -50,7 +50,7 @@ async def start_response(
     responses: Responses, create: ResponseCreate, request: Request
 ) -> tuple[Running, Callable[[], None]]:
     """Start a response; return it with the function to call when its HTTP request closes. Raises ApiError."""
-    unstored = Unstored()
+    unstored = Unstored(responses.services.pool.forget)
     try:
         running = await responses.start_response(create, principal=principal_of(request), unstored=unstored)
     except BaseException:

@@ -70,7 +70,7 @@ class Connection:
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
         self._steering = Steering()
-        self._unstored = Unstored()
+        self._unstored = Unstored(responses.services.pool.forget)
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._flooded = False

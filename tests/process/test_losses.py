@@ -178,7 +178,8 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
     assert isinstance(request, ResponseCreate)
     async with app.router.lifespan_context(app):
         for holders, status in ((1, "cancelled"), (2, "incomplete")):
-            running = await responses.start_response(request, principal=Principal("t", "u"), unstored=Unstored())
+            unstored = Unstored(responses.services.pool.forget)
+            running = await responses.start_response(request, principal=Principal("t", "u"), unstored=unstored)
             for _ in range(holders - 1):
                 running.hold()
             reader = Reader(running.log)

@@ -7,7 +7,8 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import WIDEST, EngineProcess, State, WorkerConfig
+from engine import WIDEST, Engine, State, WorkerConfig
+from engine.process import EngineProcess
 from gateway.scheduling.dispatcher import Dispatcher, Placement
 from gateway.scheduling.placement import Demand
 from tests.support.plans import MEASURED
@@ -126,7 +127,7 @@ def test_a_brief_drop_in_load_moves_no_request() -> None:
 def test_an_engine_that_is_not_loaded_is_warmed_for_the_next_while_the_first_begins_at_once() -> None:
     one, two = engines(2)
     two.state = State.STOPPED
-    warmed: list[EngineProcess] = []
+    warmed: list[Engine] = []
     dispatcher = Dispatcher([one, two], MEASURED, warm=warmed.append)
     assert placed(dispatcher, Demand(5, 5)).engine is one
     assert warmed == []

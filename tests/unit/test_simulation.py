@@ -175,11 +175,17 @@ class Pool:
         if not engine.loaded:
             self.change(engine, State.IDLE)
 
-    async def generate(self, engine: Engine, request: Generate) -> AsyncIterator[Answer]:
+    def generate(self, engine: Engine, request: Generate) -> AsyncIterator[Answer]:
         """What the engine says."""
-        async with aclosing(engine.generate(request)) as messages:  # type: ignore[type-var]
-            async for message in messages:
-                yield message
+        return engine.generate(request)
+
+    def abort(self, engine: Engine, number: int) -> None:
+        """A client left."""
+        engine.abort(number)
+
+    def suspend(self, engine: Engine, number: int) -> None:
+        """A request moves."""
+        engine.suspend(number)
 
     def check(self) -> None:
         """No more threads than cores, whatever was told and not heard."""
