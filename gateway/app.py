@@ -85,7 +85,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         on_step=metrics.stepped,
         on_store=metrics.store.observe_engine,
     )
-    dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm)
+    dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm, suspend=pool.suspend)
     admission = Admission(
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )

@@ -26,7 +26,8 @@ from engine import (
     Started,
     Tokens,
 )
-from gateway.scheduling.dispatcher import Dispatcher, Placement
+from gateway.scheduling.dispatcher import Dispatcher
+from gateway.scheduling.placement import Placement
 
 MOST_DEATHS: Final = 2
 """Engine deaths after which a request counts as their cause and fails."""
@@ -90,6 +91,7 @@ class Relay:
                     break
                 async with aclosing(self._pool.generate(engine, self._remaining(number))) as messages:
                     async for message in messages:
+                        self._dispatcher.started(self._placement, number)
                         self._note(message)
                         if isinstance(message, Finished) and (message.reason == "moved" or self._can_retry(message)):
                             break
@@ -101,10 +103,11 @@ class Relay:
             except (EngineDiedError, ModelLoadError) as error:
                 await self._recover(error)
             finally:
-                self._current = self._placement.leave = None
+                self._current = None
+                self._dispatcher.stopped(self._placement)
             if self._aborted.is_set() or self._left == 0:
                 break
-            self._dispatcher.arrive(self._placement)
+            self._placement = self._dispatcher.move(self._placement)
         yield Finished(self._request.request, "aborted" if self._aborted.is_set() else "length")
 
     async def _recover(self, error: EngineDiedError | ModelLoadError) -> None:
@@ -161,12 +164,6 @@ class Relay:
         )
 
     def _note(self, message: Answer) -> None:
-        if self._placement.leave is None and self._placement.demand.stored:
-            self._placement.leave = self._suspend
         if isinstance(message, Tokens):
             self._generated += message.ids
-            self._placement.streaming = True
-
-    def _suspend(self) -> None:
-        if self._current is not None:
-            self._pool.suspend(*self._current)
+            self._dispatcher.streams(self._placement)

@@ -15,8 +15,8 @@ from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.failover import Relay
 from gateway.responses.services import Services
-from gateway.scheduling.dispatcher import Placement
 from gateway.scheduling.fair_queue import Ticket
+from gateway.scheduling.placement import Placement
 
 
 class Generation:

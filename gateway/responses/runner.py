@@ -26,9 +26,8 @@ from gateway.protocol.requests import ResponseCreate
 from gateway.responses.generation import Generation
 from gateway.responses.preparation import prepare
 from gateway.responses.services import Services, new_id
-from gateway.scheduling.dispatcher import Placement
 from gateway.scheduling.fair_queue import Ticket
-from gateway.scheduling.placement import Demand
+from gateway.scheduling.placement import Demand, Placement
 
 log = structlog.get_logger("responses")
 
@@ -217,7 +216,7 @@ class TurnRunner:
             services.metrics.dropped_turns.inc(dropped)
             last["response"] = {**last["response"], "samovar": {"dropped_turns": dropped}}
         if placement is not None:
-            services.dispatcher.settle(self.id, placement.engine)
+            services.dispatcher.settle(self.id, placement)
             services.metrics.prompt_tokens.labels("store").inc(self._generation.fetched)
             services.metrics.prompt_tokens.labels("engine").inc(usage.cached - self._generation.fetched)
             services.metrics.prompt_tokens.labels("computed").inc(usage.input - usage.cached)

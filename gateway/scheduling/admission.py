@@ -11,9 +11,8 @@ from typing import Final
 from gateway.auth.principal import Principal
 from gateway.auth.rates import TokenRates
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError
-from gateway.scheduling.dispatcher import Placement
 from gateway.scheduling.fair_queue import Ledger, Ticket
-from gateway.scheduling.placement import Demand
+from gateway.scheduling.placement import Demand, Placement
 
 OVERTAKEN: Final = 8
 """Requests that may overtake one that fits into no engine yet; then all others wait until it is placed."""

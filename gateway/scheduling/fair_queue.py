@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gateway.auth.principal import Principal
-from gateway.scheduling.dispatcher import Placement
-from gateway.scheduling.placement import Demand
+from gateway.scheduling.placement import Demand, Placement
 
 SHORT: Final = 512.0
 """Maximum cost at which a user's only request counts as a conversation turn, which gets priority."""

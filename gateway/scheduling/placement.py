@@ -1,9 +1,11 @@
-"""What a request needs from the engines."""
+"""What a request needs, and where it runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+from engine import Engine
 
 PREFILL: Final = 0.2
 """What a prompt token costs in tokens of an answer: prompts are computed about five times faster
@@ -31,11 +33,26 @@ class Demand:
         return self.prompt + self.answer
 
     @property
+    def new(self) -> int:
+        """Prompt tokens to compute."""
+        return self.prompt - self.known
+
+    @property
     def tokens(self) -> int:
         """Number of tokens to compute, for rate limits."""
-        return self.prompt - self.known + self.answer
+        return self.new + self.answer
 
     @property
     def cost(self) -> float:
         """Cost of computing them, in answer tokens."""
-        return (self.prompt - self.known) * PREFILL + self.answer
+        return self.new * PREFILL + self.answer
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A request's assignment to an engine, where its cells are reserved. A request that moves gets another one."""
+
+    number: int
+    """Number of the request: the same wherever it moves."""
+    engine: Engine
+    demand: Demand

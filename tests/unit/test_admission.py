@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from gateway.auth.principal import Limits, Principal
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError, RateLimitExceededError
 from gateway.scheduling.admission import OVERTAKEN, Admission
-from gateway.scheduling.dispatcher import Placement
 from gateway.scheduling.fair_queue import Ticket
-from gateway.scheduling.placement import Demand
+from gateway.scheduling.placement import Demand, Placement
 
 TURN = Demand(20, 50)
 BATCH = Demand(2000, 800)
@@ -58,7 +57,7 @@ class Rooms:
         if size(demand) > self.free:
             return None
         self.free -= size(demand)
-        return Placement(ENGINE, demand)
+        return Placement(0, ENGINE, demand)
 
     def give_back(self, placement: Placement) -> None:
         self.free += size(placement.demand)

@@ -8,10 +8,23 @@ from typing import Any
 
 import pytest
 
-from engine import Answer, EngineDiedError, EngineError, Finished, Generate, ModelLoadError, Sampling, Started, Tokens
+from engine import (
+    Answer,
+    EngineDiedError,
+    EngineError,
+    Finished,
+    Generate,
+    ModelLoadError,
+    Sampling,
+    Started,
+    Tokens,
+    WorkerConfig,
+)
+from engine.process import EngineProcess
 from gateway.responses.failover import Relay
-from gateway.scheduling.dispatcher import Placement
+from gateway.scheduling.dispatcher import Dispatcher
 from gateway.scheduling.placement import Demand
+from tests.support.plans import MEASURED
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 FAILED = Finished(0, "failed", "llama_decode returned 1")
@@ -38,12 +51,14 @@ class Pool:
 
 async def heard(pool: Pool) -> tuple[list[int], str]:
     """The tokens and the reason of one request that may have ten."""
-    engine: Any = SimpleNamespace(name="0")
-    dispatcher: Any = SimpleNamespace(arrive=lambda _placement: None)
+    engine = EngineProcess("0", WorkerConfig("unused", 100, 1, MEASURED), on_change=lambda _: None)
+    dispatcher = Dispatcher([engine], MEASURED)
+    placement = dispatcher.place(Demand(3, 17, stored=True))
+    assert placement is not None
     house: Any = pool
     numbers = iter(range(100))
     request = Generate(0, [1, 2, 3], 10, GREEDY, "a", stored=True)
-    relay = Relay(house, dispatcher, Placement(engine, Demand(3, 17, stored=True)), request, lambda: next(numbers))
+    relay = Relay(house, dispatcher, placement, request, lambda: next(numbers))
     messages = [message async for message in relay.run()]
     assert isinstance(messages[-1], Finished)
     assert sum(isinstance(message, Started) for message in messages) == 1

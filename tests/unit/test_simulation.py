@@ -195,10 +195,9 @@ class Pool:
 class House:
     """Everything between a request and its last token."""
 
-    def __init__(self) -> None:
-        self.pool: Any = Pool()
-        engines: Any = self.pool.engines
-        self.dispatcher = Dispatcher(engines, MEASURED)
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.dispatcher = Dispatcher(self.pool.engines, MEASURED, suspend=self.pool.suspend)
         self.admission = Admission(self.dispatcher.place, self.dispatcher.release, limit=1000, timeout=1000)
         self.pool.changed = self.admission.pump
         self.clients: list[asyncio.Task[None]] = []
@@ -274,7 +273,7 @@ def test_no_request_is_lost_doubled_or_left_whatever_comes_aborts_or_crashes(eve
 
 async def live(events: list[tuple[str, int, int]]) -> None:
     """All that happens, and then calm, until everybody has ended."""
-    house = House()
+    house = House(Pool())
     for event, number, answer in events:
         house.happen(event, number, answer)
         await settled(house)
