@@ -7,9 +7,8 @@ engine continues from there. The client sees a pause.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Final
 
 import structlog
@@ -26,6 +25,7 @@ from engine import (
     Started,
     Tokens,
 )
+from gateway.responses.cancellation import Cancellation
 from gateway.scheduling.dispatcher import Dispatcher
 from gateway.scheduling.placement import Placement
 
@@ -58,6 +58,7 @@ class Relay:
         placement: Placement,
         request: Generate,
         number: Callable[[], int],
+        cancellation: Cancellation,
     ) -> None:
         """`number` returns a new request number for each engine."""
         self.deaths = 0
@@ -74,7 +75,8 @@ class Relay:
         self._number = number
         self._generated: list[int] = []
         self._current: tuple[Engine, int] | None = None
-        self._aborted = asyncio.Event()
+        self._cancellation = cancellation
+        cancellation.add_callback(self._abort)
         self.traces: list[tuple[Engine, int]] = []
         """Engines in which the request left KV cells, with its number there."""
 
@@ -87,7 +89,7 @@ class Relay:
                 await self._pool.start(engine)
                 self._current = engine, number
                 self.traces.append(self._current)
-                if self._aborted.is_set():
+                if self._cancellation.cause:
                     break
                 async with aclosing(self._pool.generate(engine, self._remaining(number))) as messages:
                     async for message in messages:
@@ -105,10 +107,10 @@ class Relay:
             finally:
                 self._current = None
                 self._dispatcher.stopped(self._placement)
-            if self._aborted.is_set() or self._left == 0:
+            if self._cancellation.cause or self._left == 0:
                 break
             self._placement = self._dispatcher.move(self._placement)
-        yield Finished(self._request.request, "aborted" if self._aborted.is_set() else "length")
+        yield Finished(self._request.request, "aborted" if self._cancellation.cause else "length")
 
     async def _recover(self, error: EngineDiedError | ModelLoadError) -> None:
         """Prepare a retry after an engine died or could not load the model; raise `error` if a retry is pointless.
@@ -119,7 +121,7 @@ class Relay:
             self._waits += 1
             if self._waits >= MOST_WAITS or not any(engine.loaded for engine in self._pool.engines):
                 raise error
-            await self._pause(WAIT)
+            await self._cancellation.wait(WAIT)
             return
         self._tries += 1
         if error.requests:
@@ -128,11 +130,7 @@ class Relay:
         if self.deaths >= MOST_DEATHS or self._tries >= MOST_TRIES:
             raise error
         if not error.requests:
-            await self._pause(PAUSE * 2 ** (self._tries - 1))
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._aborted.wait(), seconds)
+            await self._cancellation.wait(PAUSE * 2 ** (self._tries - 1))
 
     def _can_retry(self, end: Finished) -> bool:
         """Count a failed step that the request did not cause; return whether to retry."""
@@ -142,9 +140,8 @@ class Relay:
         log.error("step failed", engine=self._placement.engine.name, reason=end.detail)
         return self._failures < MOST_FAILURES
 
-    def abort(self) -> None:
+    def _abort(self) -> None:
         """End the request within one step; `run` still yields `Finished`."""
-        self._aborted.set()
         if self._current is not None:
             self._pool.abort(*self._current)
 

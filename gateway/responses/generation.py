@@ -13,6 +13,7 @@ from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.detokenizer import Detokenizer
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
+from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import Relay
 from gateway.responses.services import Services
 from gateway.scheduling.fair_queue import Ticket
@@ -28,6 +29,7 @@ class Generation:
         request: ResponseCreate,
         context: Context,
         ticket: Ticket,
+        cancellation: Cancellation,
         on_text: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
         """Build the engine's request; `run` starts it."""
@@ -59,7 +61,7 @@ class Generation:
         """Number of prompt tokens whose KV came from the store."""
         self._latest = 0.0
         self._relay: Relay | None = None
-        self._aborted = False
+        self._cancellation = cancellation
         self._complete = False
         """Whether all text has been passed to `on_text`."""
 
@@ -94,9 +96,9 @@ class Generation:
     async def run(self, placement: Placement) -> None:
         """Generate the whole answer. Raises EngineError, InvalidRequestError or EngineUnavailableError."""
         services = self._services
-        self._relay = Relay(services.pool, services.dispatcher, placement, self._request, services.number)
-        if self._aborted:
-            self._relay.abort()
+        self._relay = Relay(
+            services.pool, services.dispatcher, placement, self._request, services.number, self._cancellation
+        )
         async with aclosing(self._relay.run()) as messages:
             async for message in messages:
                 match message:
@@ -112,12 +114,6 @@ class Generation:
                             raise EngineUnavailableError(f"the engine failed: {message.detail}; try again")
         self._emit_text(self._detokenizer.finish())
         self._complete = True
-
-    def abort(self) -> None:
-        """End the answer within one step; `run` then returns."""
-        self._aborted = True
-        if self._relay is not None:
-            self._relay.abort()
 
     async def visible_ids(self, text: str) -> list[int] | None:
         """Return the ids of `text`, which is all that the user has seen; None if they cannot be determined now.
@@ -152,7 +148,7 @@ class Generation:
         self._pending_logprobs += [self._logprob_body(*pair) for pair in zip(ids, tokens.logprobs, strict=False)]
         self._emit_text(self._detokenizer.feed(ids))
         if self._detokenizer.stopped:
-            self.abort()
+            self._cancellation.cancel(Cause.STOP_STRING)
 
     def _emit_text(self, text: str) -> None:
         if text:

@@ -22,6 +22,7 @@ from gateway.errors import (
 from gateway.observability.faults import report
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
+from gateway.responses.cancellation import Cause
 from gateway.responses.deletion import delete, delete_here
 from gateway.responses.runner import TurnRunner
 from gateway.responses.services import Services, new_id
@@ -47,8 +48,6 @@ class Running:
         self.principal = principal
         self._grace = grace
         self._holders = 0
-        self._stopped = False
-        """Whether the gateway ended the response because it stops."""
         self._timer: asyncio.TimerHandle | None = None
         self.task = asyncio.create_task(self._run())
         """Done when the response has ended."""
@@ -56,7 +55,7 @@ class Running:
     @property
     def failure(self) -> ApiError | None:
         """The error for a client that does not stream, which could mistake a partial answer for the whole one."""
-        cut = self._stopped and self.turn.response["status"] == "cancelled"
+        cut = self.turn.cancellation.cause is Cause.SHUTDOWN and self.turn.response["status"] == "cancelled"
         return EngineUnavailableError(STOPPED) if cut else self.turn.error
 
     @property
@@ -92,19 +91,18 @@ class Running:
             return
         if lost and self._grace > 0 and self.turn.request.is_stored:
             reason = f"its connection was lost, and no client resumed it within {self._grace:g} s"
-            self._timer = asyncio.get_running_loop().call_later(self._grace, self.turn.end, "cancelled", reason)
+            self._timer = asyncio.get_running_loop().call_later(self._grace, self.turn.end, Cause.CLIENT, reason)
         else:
             self.turn.end()
 
     def stop(self) -> None:
         """End the response because the gateway stops."""
-        self._stopped = True
-        self.turn.end("cancelled", "the gateway is stopping")
+        self.turn.end(Cause.SHUTDOWN, "the gateway is stopping")
 
     def on_lag(self) -> None:
         """End the response if its only holder read so slowly that events were dropped."""
         if self._holders == 1:
-            self.turn.end("cancelled", TOO_SLOW)
+            self.turn.end(Cause.CLIENT, TOO_SLOW)
 
     async def _run(self) -> None:
         try:

@@ -23,6 +23,7 @@ from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event, ResponseEvents
 from gateway.protocol.items import messages
 from gateway.protocol.requests import ResponseCreate
+from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.generation import Generation
 from gateway.responses.preparation import prepare
 from gateway.responses.services import Services, new_id
@@ -56,6 +57,8 @@ class TurnRunner:
         self.request = request
         self.error: ApiError | None = None
         """The error with which the response failed, if it has."""
+        self.cancellation = Cancellation()
+        self.cancellation.add_callback(self._leave_queue)
         self._services = services
         self._context = context
         self._ticket = ticket
@@ -65,13 +68,11 @@ class TurnRunner:
         self._arrived = arrived
         self._events = self._shape()
         self._answer = Answer(self._events, calls=context.form.calls, new_id=new_id)
-        self._generation = Generation(services, request, context, ticket, self._on_text)
+        self._generation = Generation(services, request, context, ticket, self.cancellation, self._on_text)
         self._queued: float | None = None
         """Seconds in the queue, once the request has an engine."""
         self._first: float | None = None
         """Seconds from arrival to the first delta."""
-        self._ending: tuple[str, str | None] | None = None
-        """Reason for an early end, and an optional explanation."""
         services.activity.turn(request.previous_response_id, self.id)
         publish(self._events.created())
 
@@ -105,7 +106,7 @@ class TurnRunner:
         storing = asyncio.create_task(self._store_progress())
         try:
             placement = await self._place()
-            if placement is not None and self._ending is None:
+            if placement is not None and self.cancellation.cause is None:
                 await self._generate(placement)
             await self._finish(placement)
         except ApiError as error:
@@ -127,13 +128,13 @@ class TurnRunner:
         self._count("failed", error.code)
         self._emit(self._events.failed(error))
 
-    def end(self, reason: str = "cancelled", explanation: str | None = None) -> None:
-        """End the response within one step as `incomplete` for `reason`; `run` still emits the terminal event."""
-        if self._ending is None:
-            self._ending = (reason, explanation)
+    def end(self, cause: Cause = Cause.CLIENT, explanation: str | None = None) -> None:
+        """End the response within one step as `incomplete`; `run` still emits the terminal event."""
+        self.cancellation.cancel(cause, explanation)
+
+    def _leave_queue(self) -> None:
         if self._ticket.place is None:
             self._services.admission.leave(self._ticket)
-        self._generation.abort()
 
     def _shape(self) -> ResponseEvents:
         services, sampling = self._services, self._services.model.sampling(self.request)
@@ -227,13 +228,13 @@ class TurnRunner:
         """Return the last events, and the status for the metrics."""
         generation, events = self._generation, self._events
         prepared = self.request.encodes_only and generation.reason == "length"
-        if generation.stopped or prepared or (generation.reason == "stop" and self._ending is None):
+        if generation.stopped or prepared or (generation.reason == "stop" and self.cancellation.cause is None):
             return events.completed(generation.usage), "completed"
         if generation.reason == "length":
             return events.incomplete(generation.usage, "max_output_tokens"), "incomplete"
-        reason, explanation = self._ending or ("cancelled", None)
+        reason = self.cancellation.reason
         status = "cancelled" if reason == "cancelled" else "incomplete"
-        return events.incomplete(generation.usage, reason, explanation), status
+        return events.incomplete(generation.usage, reason, self.cancellation.explanation), status
 
     @property
     def record(self) -> Turn:

@@ -33,6 +33,7 @@ from gateway.protocol.steering import (
     steered,
     successor,
 )
+from gateway.responses.cancellation import Cause
 from gateway.responses.registry import STOPPING, Responses, Running
 from gateway.responses.services import new_id
 from gateway.transport.intake import SMALL, Intake, owner
@@ -175,7 +176,7 @@ class Connection:
         steer = Steer(new_id("steer"), message)
         self._steering.add(steer)
         running.log.append(accepted(steer))
-        running.turn.end("steered")
+        running.turn.end(Cause.STEERING)
 
     def _start_ready(self) -> None:
         """Start every request that need not wait for its lane."""

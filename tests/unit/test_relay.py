@@ -21,6 +21,7 @@ from engine import (
     WorkerConfig,
 )
 from engine.process import EngineProcess
+from gateway.responses.cancellation import Cancellation
 from gateway.responses.failover import Relay
 from gateway.scheduling.dispatcher import Dispatcher
 from gateway.scheduling.placement import Demand
@@ -58,7 +59,7 @@ async def heard(pool: Pool) -> tuple[list[int], str]:
     house: Any = pool
     numbers = iter(range(100))
     request = Generate(0, [1, 2, 3], 10, GREEDY, "a", stored=True)
-    relay = Relay(house, dispatcher, placement, request, lambda: next(numbers))
+    relay = Relay(house, dispatcher, placement, request, lambda: next(numbers), Cancellation())
     messages = [message async for message in relay.run()]
     assert isinstance(messages[-1], Finished)
     assert sum(isinstance(message, Started) for message in messages) == 1

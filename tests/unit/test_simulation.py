@@ -20,6 +20,7 @@ from engine.kv_cache_manager import CachedSequence
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
 from gateway.auth.principal import Principal
+from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import MOST_DEATHS, Relay
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
@@ -202,6 +203,7 @@ class House:
         self.pool.changed = self.admission.pump
         self.clients: list[asyncio.Task[None]] = []
         self.ended: dict[int, str] = {}
+        self.cancellations: dict[int, Cancellation] = {}
         self.relays: dict[int, Relay] = {}
         self._numbers = iter(range(1_000_000))
 
@@ -213,8 +215,8 @@ class House:
             case "rebalance":
                 self.dispatcher.rebalance()
             case "abort":
-                if number in self.relays:
-                    self.relays[number].abort()
+                if number in self.cancellations:
+                    self.cancellations[number].cancel(Cause.CLIENT)
             case _:
                 getattr(self.pool.engines[number % ENGINES], event)()
 
@@ -226,7 +228,8 @@ class House:
         try:
             placement = await ticket.placed
             generate = Generate(request, list(range(prompt)), answer, GREEDY, "t")
-            relay = Relay(self.pool, self.dispatcher, placement, generate, lambda: next(self._numbers))
+            cancellation = self.cancellations[request] = Cancellation()
+            relay = Relay(self.pool, self.dispatcher, placement, generate, lambda: next(self._numbers), cancellation)
             self.relays[request] = relay
             reason = ""
             async with aclosing(relay.run()) as messages:
