@@ -13,7 +13,8 @@ from gateway.observability.faults import report
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.log import Reader
-from gateway.responses.registry import Responses, Running
+from gateway.responses.registry import Responses
+from gateway.responses.runner import Running
 from gateway.transport.bodies import json_body, with_errors
 from gateway.transport.http import start_response, wait_for_end
 from gateway.transport.sse import ALIVE, EventStream, follow
@@ -26,9 +27,9 @@ def routes(responses: Responses) -> list[BaseRoute]:
         """Generate a completion; closing the request cancels it."""
         create_request, chat = read_chat(await json_body(request))
         running, close = await start_response(responses, create_request, request)
-        response = running.turn.response
+        response = running.response
         completion = Completion(
-            running.turn.id,
+            running.id,
             created=response["created_at"],
             model=response["model"],
             logprobs=bool(chat.logprobs),
@@ -55,5 +56,5 @@ async def _frames(running: Running, completion: Completion) -> AsyncIterator[byt
             for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
                 yield b"data: %b\n\n" % msgspec.json.encode(chunk)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
-        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.turn.id).body()})
+        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.id).body()})
     yield b"data: [DONE]\n\n"

@@ -24,8 +24,8 @@ from gateway.conversations.unstored import Unstored
 from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
-from gateway.responses.registry import Running
-from gateway.responses.runner import STORED_EVERY
+from gateway.responses.runner import Running
+from gateway.responses.turn_writer import STORED_EVERY
 from tests.support.running import Conversation, Gateway, said
 
 # Byte 65 is the letter A; without a bias a random model may end its answer at any token.
