@@ -105,6 +105,10 @@ class EnginePool:
             return ""
         return self._unloadable or (self._engines[0].reason if states == {State.FAILED} else "")
 
+    def number(self) -> int:
+        """Return a new number for a request."""
+        return next(self._numbers)
+
     def generate(self, engine: Engine, request: Generate) -> AsyncGenerator[Answer, None]:
         """Run a request on `engine`, which is loaded, and yield its messages, `Finished` last. Raises EngineDiedError.
 
@@ -150,8 +154,7 @@ class EnginePool:
         The first `public` tokens are shared by all tenants and stay. Returns False if an engine may still store a
         block.
         """
-        number = next(self._numbers)
-        message = Discard(number, tokens, scope, public, start)
+        message = Discard(self.number(), tokens, scope, public, start)
         return all(await asyncio.gather(*(engine.discard(message) for engine in self._engines)))
 
     def warm(self, engine: Engine) -> None:

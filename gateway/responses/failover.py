@@ -7,7 +7,7 @@ engine continues from there. The client sees a pause.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
@@ -57,10 +57,9 @@ class Relay:
         dispatcher: Dispatcher,
         placement: Placement,
         request: Generate,
-        number: Callable[[], int],
         cancellation: Cancellation,
     ) -> None:
-        """`number` returns a new request number for each engine."""
+        """Run `request`, under a new number in each engine, until it ends or `cancellation` says so."""
         self.deaths = 0
         """Engines that died while they ran this request."""
         self.blame = 0.0
@@ -72,7 +71,6 @@ class Relay:
         self._dispatcher = dispatcher
         self._placement = placement
         self._request = request
-        self._number = number
         self._generated: list[int] = []
         self._current: tuple[Engine, int] | None = None
         self._cancellation = cancellation
@@ -84,7 +82,7 @@ class Relay:
         """Yield `Started` once, each token once, and `Finished` last. Raises EngineError."""
         first = True
         while True:
-            engine, number = self._placement.engine, self._number()
+            engine, number = self._placement.engine, self._pool.number()
             try:
                 await self._pool.start(engine)
                 self._current = engine, number

@@ -41,7 +41,7 @@ class Generation:
         self._context = context
         form = context.form
         self._request = Generate(
-            services.number(),
+            0,  # numbered for each engine
             context.ids,
             ticket.demand.answer,
             services.model.sampling(request),
@@ -96,9 +96,7 @@ class Generation:
     async def run(self, placement: Placement) -> None:
         """Generate the whole answer. Raises EngineError, InvalidRequestError or EngineUnavailableError."""
         services = self._services
-        self._relay = Relay(
-            services.pool, services.dispatcher, placement, self._request, services.number, self._cancellation
-        )
+        self._relay = Relay(services.pool, services.dispatcher, placement, self._request, self._cancellation)
         async with aclosing(self._relay.run()) as messages:
             async for message in messages:
                 match message:

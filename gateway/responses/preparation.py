@@ -45,7 +45,7 @@ async def prepare(
 async def count(services: Services, request: ResponseCreate, principal: Principal) -> int:
     """Return the number of tokens of the request's prompt, even if that is too long. Raises ApiError."""
     _check(services, request)
-    previous = await _previous(services, request, principal)
+    previous = await _previous(services, request, principal, Unstored(services.pool.forget))
     return await services.prompt_builder.count(request, previous, now=int(services.clock()), user=principal.user)
 
 
@@ -68,13 +68,13 @@ def _check(services: Services, request: ResponseCreate) -> None:
 
 
 async def _previous(
-    services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored | None = None
+    services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored
 ) -> Previous | None:
     previous = request.previous_response_id
     if previous is None:
         return None
     try:
-        found = (unstored and unstored.get(previous)) or await services.sessions.get(principal.tenant, previous)
+        found = unstored.get(previous) or await services.sessions.get(principal.tenant, previous)
     except StoreError as error:
         raise StoreUnavailableError(f"the conversation cannot be read: {error}") from error
     if found is None:

@@ -44,12 +44,6 @@ class Services:
     histories: Histories = field(default_factory=Histories)
     penalties: Penalties = field(default_factory=Penalties)
     clock: Callable[[], float] = time.time
-    numbers: int = 0
-
-    def number(self) -> int:
-        """Return a new request number for an engine."""
-        self.numbers += 1
-        return self.numbers
 
 
 def new_id(prefix: str) -> str:

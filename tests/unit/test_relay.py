@@ -39,6 +39,9 @@ class Pool:
         self.engines = [SimpleNamespace(loaded=number >= unloadable) for number in range(2)]
         self.asked: list[Generate] = []
 
+    def number(self) -> int:
+        return len(self.asked)
+
     async def start(self, _engine: object) -> None:
         """They run."""
 
@@ -57,9 +60,8 @@ async def heard(pool: Pool) -> tuple[list[int], str]:
     placement = dispatcher.place(Demand(3, 17, stored=True))
     assert placement is not None
     house: Any = pool
-    numbers = iter(range(100))
     request = Generate(0, [1, 2, 3], 10, GREEDY, "a", stored=True)
-    relay = Relay(house, dispatcher, placement, request, lambda: next(numbers), Cancellation())
+    relay = Relay(house, dispatcher, placement, request, Cancellation())
     messages = [message async for message in relay.run()]
     assert isinstance(messages[-1], Finished)
     assert sum(isinstance(message, Started) for message in messages) == 1

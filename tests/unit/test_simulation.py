@@ -6,6 +6,7 @@ Each request's tokens are its positions, so that one that is lost or doubled is 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -159,6 +160,7 @@ class Pool:
         self.shares = CoreShares(CORES, lambda name, threads: self.engines[int(name)].told.append(threads))
         self.engines = [Engine(str(i), self) for i in range(ENGINES)]
         self.changed: Callable[[], None] = lambda: None
+        self._numbers = itertools.count()
 
     def change(self, engine: Engine, state: State) -> None:
         """As `EnginePool._changed` does."""
@@ -168,6 +170,10 @@ class Pool:
         else:
             self.shares.work([e.name for e in self.engines if e.state is State.BUSY])
         self.changed()
+
+    def number(self) -> int:
+        """A number that no request had."""
+        return next(self._numbers)
 
     async def start(self, engine: Engine) -> None:
         """A request does not wait for the pool to mend its engine."""
@@ -205,7 +211,6 @@ class House:
         self.ended: dict[int, str] = {}
         self.cancellations: dict[int, Cancellation] = {}
         self.relays: dict[int, Relay] = {}
-        self._numbers = iter(range(1_000_000))
 
     def happen(self, event: str, number: int, answer: int) -> None:
         """A client comes, one leaves, an engine does something, or the dispatcher looks around."""
@@ -229,7 +234,7 @@ class House:
             placement = await ticket.placed
             generate = Generate(request, list(range(prompt)), answer, GREEDY, "t")
             cancellation = self.cancellations[request] = Cancellation()
-            relay = Relay(self.pool, self.dispatcher, placement, generate, lambda: next(self._numbers), cancellation)
+            relay = Relay(self.pool, self.dispatcher, placement, generate, cancellation)
             self.relays[request] = relay
             reason = ""
             async with aclosing(relay.run()) as messages:
