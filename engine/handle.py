@@ -8,44 +8,25 @@ from engine.process import State
 
 
 class Engine(Protocol):
-    """One engine of a pool, read only. `EnginePool` has the methods that act on it."""
+    """One engine of a pool, read only; `EngineProcess` says what each property means. `EnginePool` acts on engines."""
 
     @property
-    def name(self) -> str:
-        """The engine's number, which never changes."""
-
+    def name(self) -> str: ...
     @property
-    def state(self) -> State:
-        """What the engine does now."""
-
+    def state(self) -> State: ...
     @property
-    def loaded(self) -> bool:
-        """Whether the engine can compute now."""
-
+    def loaded(self) -> bool: ...
     @property
-    def load_failed(self) -> bool:
-        """Whether the model could not be loaded, so that a restart alone would not help."""
-
+    def load_failed(self) -> bool: ...
     @property
-    def load_seconds(self) -> float:
-        """Duration of the last load, of which:"""
-
+    def load_seconds(self) -> float: ...
     @property
-    def weights_seconds(self) -> float:
-        """Seconds for the model's weights."""
-
+    def weights_seconds(self) -> float: ...
     @property
-    def context_seconds(self) -> float:
-        """Seconds for the context."""
-
+    def context_seconds(self) -> float: ...
     @property
-    def threads(self) -> int:
-        """Threads that the engine may be using."""
-
+    def threads(self) -> int: ...
     @property
-    def cells(self) -> int:
-        """Number of KV cells."""
-
+    def cells(self) -> int: ...
     @property
-    def cells_used(self) -> int:
-        """Number of KV cells in use."""
+    def cells_used(self) -> int: ...

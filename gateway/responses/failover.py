@@ -51,14 +51,7 @@ log = structlog.get_logger()
 class Relay:
     """Runs one request in the engine of its placement, and continues in another engine if that one fails."""
 
-    def __init__(
-        self,
-        pool: EnginePool,
-        dispatcher: Dispatcher,
-        placement: Placement,
-        request: Generate,
-        cancellation: Cancellation,
-    ) -> None:
+    def __init__(self, pool: EnginePool, dispatcher: Dispatcher, request: Generate, cancellation: Cancellation) -> None:
         """Run `request`, under a new number in each engine, until it ends or `cancellation` says so."""
         self.deaths = 0
         """Engines that died while they ran this request."""
@@ -69,7 +62,6 @@ class Relay:
         self._failures = 0
         self._pool = pool
         self._dispatcher = dispatcher
-        self._placement = placement
         self._request = request
         self._generated: list[int] = []
         self._current: tuple[Engine, int] | None = None
@@ -78,11 +70,11 @@ class Relay:
         self.traces: list[tuple[Engine, int]] = []
         """Engines in which the request left KV cells, with its number there."""
 
-    async def run(self) -> AsyncGenerator[Answer, None]:
-        """Yield `Started` once, each token once, and `Finished` last. Raises EngineError."""
+    async def run(self, placement: Placement) -> AsyncGenerator[Answer, None]:
+        """Start at `placement`. Yield `Started` once, each token once, and `Finished` last. Raises EngineError."""
         first = True
         while True:
-            engine, number = self._placement.engine, self._pool.number()
+            engine, number = placement.engine, self._pool.number()
             try:
                 await self._pool.start(engine)
                 self._current = engine, number
@@ -91,9 +83,11 @@ class Relay:
                     break
                 async with aclosing(self._pool.generate(engine, self._remaining(number))) as messages:
                     async for message in messages:
-                        self._dispatcher.started(self._placement, number)
-                        self._note(message)
-                        if isinstance(message, Finished) and (message.reason == "moved" or self._can_retry(message)):
+                        self._dispatcher.started(placement, number)
+                        if isinstance(message, Tokens):
+                            self._generated += message.ids
+                            self._dispatcher.streams(placement)
+                        if isinstance(message, Finished) and self._continues(engine, message):
                             break
                         if first or not isinstance(message, Started):
                             yield message
@@ -104,10 +98,10 @@ class Relay:
                 await self._recover(error)
             finally:
                 self._current = None
-                self._dispatcher.stopped(self._placement)
+                self._dispatcher.stopped(placement)
             if self._cancellation.cause or self._left == 0:
                 break
-            self._placement = self._dispatcher.move(self._placement)
+            placement = self._dispatcher.move(placement)
         yield Finished(self._request.request, "aborted" if self._cancellation.cause else "length")
 
     async def _recover(self, error: EngineDiedError | ModelLoadError) -> None:
@@ -130,12 +124,12 @@ class Relay:
         if not error.requests:
             await self._cancellation.wait(PAUSE * 2 ** (self._tries - 1))
 
-    def _can_retry(self, end: Finished) -> bool:
-        """Count a failed step that the request did not cause; return whether to retry."""
+    def _continues(self, engine: Engine, end: Finished) -> bool:
+        """Return whether the request moves, or retries after a failed step that it did not cause; count the failure."""
         if end.reason != "failed" or end.code:
-            return False
+            return end.reason == "moved"
         self._failures += 1
-        log.error("step failed", engine=self._placement.engine.name, reason=end.detail)
+        log.error("step failed", engine=engine.name, reason=end.detail)
         return self._failures < MOST_FAILURES
 
     def _abort(self) -> None:
@@ -157,8 +151,3 @@ class Relay:
             max_tokens=self._left,
             generated=len(self._generated),
         )
-
-    def _note(self, message: Answer) -> None:
-        if isinstance(message, Tokens):
-            self._generated += message.ids
-            self._dispatcher.streams(self._placement)

@@ -40,7 +40,7 @@ class Generation:
         self._user = ticket.principal.user
         self._context = context
         form = context.form
-        self._request = Generate(
+        engine_request = Generate(
             0,  # numbered for each engine
             context.ids,
             ticket.demand.answer,
@@ -60,7 +60,7 @@ class Generation:
         self.fetched = 0
         """Number of prompt tokens whose KV came from the store."""
         self._latest = 0.0
-        self._relay: Relay | None = None
+        self._relay = Relay(services.pool, services.dispatcher, engine_request, cancellation)
         self._cancellation = cancellation
         self._complete = False
         """Whether all text has been passed to `on_text`."""
@@ -73,12 +73,12 @@ class Generation:
     @property
     def traces(self) -> list[tuple[Engine, int]]:
         """Engines that hold KV cells of the request, with its number there."""
-        return self._relay.traces if self._relay else []
+        return self._relay.traces
 
     @property
     def blame(self) -> float:
         """Estimated number of engines that the request crashed."""
-        return self._relay.blame if self._relay else 0.0
+        return self._relay.blame
 
     @property
     def usage(self) -> Usage:
@@ -95,9 +95,7 @@ class Generation:
 
     async def run(self, placement: Placement) -> None:
         """Generate the whole answer. Raises EngineError, InvalidRequestError or EngineUnavailableError."""
-        services = self._services
-        self._relay = Relay(services.pool, services.dispatcher, placement, self._request, self._cancellation)
-        async with aclosing(self._relay.run()) as messages:
+        async with aclosing(self._relay.run(placement)) as messages:
             async for message in messages:
                 match message:
                     case Started():

@@ -73,9 +73,7 @@ class Running:
         self._answer = Answer(self._events, calls=context.form.calls, new_id=new_id)
         self._generation = Generation(services, request, context, ticket, self._cancellation, self._on_text)
         self._writer = TurnWriter(services.sessions, services.histories, unstored, self.principal.tenant, request)
-        self._measurements = Measurements(
-            services.metrics, response=self.id, tenant=self.principal.shown, route=request.route, arrived=arrived
-        )
+        self._measurements = Measurements(services.metrics, self.id, self.principal.shown, request.route, arrived)
         self._grace = grace
         self._holders = 1
         self._timer: asyncio.TimerHandle | None = None

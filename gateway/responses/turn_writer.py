@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cache import StoreError
@@ -35,29 +36,27 @@ def turn(request: ResponseCreate, context: Context, response: dict[str, Any]) ->
     )
 
 
+@dataclass(frozen=True)
 class TurnWriter:
     """Stores one turn of `tenant` where its request asks for it."""
 
-    def __init__(
-        self, sessions: Sessions, histories: Histories, unstored: Unstored, tenant: str, request: ResponseCreate
-    ) -> None:
-        """`unstored` holds the connection's turns with `store: false`."""
-        self._sessions = sessions
-        self._histories = histories
-        self._unstored = unstored
-        self._tenant = tenant
-        self._request = request
+    sessions: Sessions
+    histories: Histories
+    unstored: Unstored
+    """The connection's turns with `store: false`."""
+    tenant: str
+    request: ResponseCreate
 
     async def run(
         self, text: Callable[[], str], unfinished: Callable[[str], Awaitable[tuple[Turn, list[int] | None]]]
     ) -> None:
         """Store the unfinished turn every STORED_EVERY seconds, if its `text` has changed, until cancelled."""
         stored = None
-        while self._request.is_stored:
+        while self.request.is_stored:
             current = text()
             if current != stored:
                 with suppress(StoreError):  # the final write reports the error
-                    await self._sessions.begin(self._tenant, *await unfinished(current))
+                    await self.sessions.begin(self.tenant, *await unfinished(current))
                 stored = current
             await asyncio.sleep(STORED_EVERY)
 
@@ -66,13 +65,13 @@ class TurnWriter:
 
         Returns how many of the user's oldest turns were dropped to make room.
         """
-        if self._request.is_ephemeral:
-            self._unstored.add(turn, ids)
-        elif self._request.is_stored:
+        if self.request.is_ephemeral:
+            self.unstored.add(turn, ids)
+        elif self.request.is_stored:
             try:
-                return await self._sessions.add(self._tenant, turn, ids)
+                return await self.sessions.add(self.tenant, turn, ids)
             except StoreError as error:
                 raise StoreUnavailableError(f"the conversation cannot be stored: {error}") from error
         elif ids is not None:
-            self._histories.store(self._tenant, self._request, messages(turn.items), ids, turn.id)
+            self.histories.store(self.tenant, self.request, messages(turn.items), ids, turn.id)
         return 0

@@ -61,8 +61,8 @@ async def heard(pool: Pool) -> tuple[list[int], str]:
     assert placement is not None
     house: Any = pool
     request = Generate(0, [1, 2, 3], 10, GREEDY, "a", stored=True)
-    relay = Relay(house, dispatcher, placement, request, Cancellation())
-    messages = [message async for message in relay.run()]
+    relay = Relay(house, dispatcher, request, Cancellation())
+    messages = [message async for message in relay.run(placement)]
     assert isinstance(messages[-1], Finished)
     assert sum(isinstance(message, Started) for message in messages) == 1
     return [token for message in messages if isinstance(message, Tokens) for token in message.ids], messages[-1].reason

@@ -234,10 +234,10 @@ class House:
             placement = await ticket.placed
             generate = Generate(request, list(range(prompt)), answer, GREEDY, "t")
             cancellation = self.cancellations[request] = Cancellation()
-            relay = Relay(self.pool, self.dispatcher, placement, generate, cancellation)
+            relay = Relay(self.pool, self.dispatcher, generate, cancellation)
             self.relays[request] = relay
             reason = ""
-            async with aclosing(relay.run()) as messages:
+            async with aclosing(relay.run(placement)) as messages:
                 async for message in messages:
                     assert not reason, "it goes on after its end"
                     if isinstance(message, Tokens):
