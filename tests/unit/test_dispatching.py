@@ -34,7 +34,7 @@ def placed(dispatcher: Dispatcher, demand: Demand) -> Placement:
     return placement
 
 
-class House:
+class Pair:
     """Two engines and a dispatcher whose clock the test sets."""
 
     def __init__(self) -> None:
@@ -128,25 +128,25 @@ def test_requests_with_running_prompts_move_when_one_engine_serves_all_better() 
 
 
 def test_a_request_alone_on_an_engine_stays_when_another_engine_is_briefly_idle() -> None:
-    house = House()
-    first, second = house.reader(), house.reader()
-    house.later()
-    house.dispatcher.rebalance()
+    pair = Pair()
+    first, second = pair.reader(), pair.reader()
+    pair.later()
+    pair.dispatcher.rebalance()
     assert first.engine is not second.engine
-    house.dispatcher.release(first)  # whose reader asks again at once
-    house.dispatcher.rebalance()
-    assert house.left == []
+    pair.dispatcher.release(first)  # whose reader asks again at once
+    pair.dispatcher.rebalance()
+    assert pair.left == []
 
 
 def test_a_brief_drop_in_load_moves_no_request() -> None:
-    house = House()
-    readers = [house.reader() for _ in range(9)]
-    house.gather(readers)
-    house.later()
-    house.dispatcher.rebalance()
+    pair = Pair()
+    readers = [pair.reader() for _ in range(9)]
+    pair.gather(readers)
+    pair.later()
+    pair.dispatcher.rebalance()
     for placement in readers[:4]:
-        house.dispatcher.release(placement)
-    assert house.left == []
+        pair.dispatcher.release(placement)
+    assert pair.left == []
 
 
 def test_an_engine_that_is_not_loaded_is_warmed_for_the_next_while_the_first_begins_at_once() -> None:
@@ -178,13 +178,13 @@ def test_a_failed_engine_gets_nothing() -> None:
 
 
 def test_streaming_requests_move_away_from_a_long_prompt() -> None:
-    house = House()
-    readers = [house.reader() for _ in range(2)]
-    house.later()
-    long = placed(house.dispatcher, LONG)
-    [(engine, number)] = house.left
+    pair = Pair()
+    readers = [pair.reader() for _ in range(2)]
+    pair.later()
+    long = placed(pair.dispatcher, LONG)
+    [(engine, number)] = pair.left
     assert engine is long.engine
-    assert house.dispatcher.move(readers[number]).engine is not long.engine
+    assert pair.dispatcher.move(readers[number]).engine is not long.engine
 
 
 def test_a_request_that_arrives_during_a_long_prompt_goes_to_another_engine() -> None:
@@ -197,28 +197,28 @@ def test_a_request_that_arrives_during_a_long_prompt_goes_to_another_engine() ->
 
 
 def test_a_request_that_just_began_streaming_moves_from_a_long_prompt_later_but_not_to_another() -> None:
-    house = House()
-    prompts = [placed(house.dispatcher, LONG) for _ in range(2)]
-    reader = house.reader()
-    assert {placement.engine for placement in prompts} == set(house.engines)
-    house.dispatcher.rebalance()
-    house.later()  # the reader has come to rest, but the other engine has a long prompt too
-    house.dispatcher.rebalance()
-    assert house.left == []
-    house.dispatcher.streams(next(prompt for prompt in prompts if prompt.engine is not reader.engine))
-    house.dispatcher.rebalance()
-    assert house.left == [(reader.engine, reader.number)]
-    assert house.dispatcher.move(reader).engine is not reader.engine
+    pair = Pair()
+    prompts = [placed(pair.dispatcher, LONG) for _ in range(2)]
+    reader = pair.reader()
+    assert {placement.engine for placement in prompts} == set(pair.engines)
+    pair.dispatcher.rebalance()
+    pair.later()  # the reader has come to rest, but the other engine has a long prompt too
+    pair.dispatcher.rebalance()
+    assert pair.left == []
+    pair.dispatcher.streams(next(prompt for prompt in prompts if prompt.engine is not reader.engine))
+    pair.dispatcher.rebalance()
+    assert pair.left == [(reader.engine, reader.number)]
+    assert pair.dispatcher.move(reader).engine is not reader.engine
 
 
 def test_when_few_are_left_in_one_engine_they_spread() -> None:
-    house = House()
-    readers = [house.reader() for _ in range(3)]
-    house.gather(readers)
-    house.later()
-    house.dispatcher.release(readers.pop())
-    [(engine, number)] = house.left
-    assert house.dispatcher.move(next(reader for reader in readers if reader.number == number)).engine is not engine
+    pair = Pair()
+    readers = [pair.reader() for _ in range(3)]
+    pair.gather(readers)
+    pair.later()
+    pair.dispatcher.release(readers.pop())
+    [(engine, number)] = pair.left
+    assert pair.dispatcher.move(next(reader for reader in readers if reader.number == number)).engine is not engine
 
 
 happenings = st.lists(
