@@ -1,5 +1,5 @@
-# `make` alone prints this list. What has to be installed first is installed by deploy/setup.sh: once, and again only
-# when pyproject.toml or constraints.txt changed. Another Python: make serve PYTHON=python3.13
+# `make` alone lists the targets. deploy/setup.sh installs what a target needs: once, and again only when
+# pyproject.toml or constraints.txt changed. Another Python: make serve PYTHON=python3.13
 
 RUN := @exec sh deploy/setup.sh run --
 DEV := @exec sh deploy/setup.sh dev --
@@ -13,39 +13,39 @@ help: ## show this list
 serve: ## serve on http://127.0.0.1:8000; MODEL=name-or-path PORT=9000 ARGS="--any --flag"
 	$(RUN) .venv/bin/samovar serve $(if $(MODEL),--model "$(MODEL)") $(if $(PORT),--port "$(PORT)") $(ARGS)
 
-test: ## install what the tests need and run them all; ARGS="-k words -x"
+test: ## install the tests' dependencies and run all tests; ARGS="-k words -x"
 	@exec sh deploy/setup.sh test -- .venv/bin/python -m pytest $(ARGS)
 
-lint: ## ruff and mypy alone (they are among the tests, too)
+lint: ## run ruff and mypy alone (the tests include both)
 	$(DEV) sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy'
 
-format: ## mend style and format
+format: ## fix style and format
 	$(DEV) sh -c '.venv/bin/ruff check --fix . && .venv/bin/ruff format .'
 
-bench: ## Samovar beside llama-server, or what BENCH=name measures, everything among them; ARGS="--load chat" picks a part
+bench: ## compare Samovar with llama-server, or run the benchmark BENCH=name (everything: all); ARGS="--load chat" selects a part
 	$(DEV) .venv/bin/python -m benchmarks.$(or $(BENCH),compare) $(ARGS)
 
-pictures: ## take the pictures in docs/ anew: the real page in Chromium, the board on a real Prometheus
+pictures: ## regenerate the pictures in docs/: the page in Chromium, the board on a real Prometheus
 	@exec sh deploy/setup.sh test -- sh -c '.venv/bin/python -m tests.support.pictures && .venv/bin/python -m tests.support.board_pictures'
 
-docs: ## write docs/configuration.md anew from the settings
+docs: ## regenerate docs/configuration.md from the settings
 	$(DEV) sh -c '.venv/bin/python -m gateway.config.documentation > docs/configuration.md'
 
-board: ## write Grafana's boards in grafana/dashboards/ anew from grafana/board.py
+board: ## regenerate Grafana's dashboards in grafana/dashboards/ from grafana/board.py
 	$(DEV) .venv/bin/python -m grafana
 
-audit: ## ask the OSV database about every version in constraints.txt
+audit: ## look up every version in constraints.txt in the OSV database
 	$(DEV) sh deploy/audit.sh
 
-setup: ## install everything for development, start nothing
+setup: ## install everything for development
 	@exec sh deploy/setup.sh dev
 
-lock: ## write constraints.txt anew: the newest versions that pyproject.toml allows
+lock: ## update constraints.txt to the newest versions that pyproject.toml allows
 	@exec sh deploy/setup.sh lock
 
-clean: ## remove caches and what was built
+clean: ## remove caches and build results
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-distclean: clean ## and the virtual environment: the next run installs everything anew
+distclean: clean ## also remove the virtual environment, which the next run installs again
 	@rm -rf .venv

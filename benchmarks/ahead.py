@@ -6,7 +6,6 @@ seconds and sends both. Rounds alternate between encoding ahead, as the chat pag
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import time
@@ -16,10 +15,10 @@ import msgspec
 import uvloop
 
 from benchmarks.clients import Samovar, SamovarSession
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, Subject, subject
-from benchmarks.machine import machine
-from benchmarks.servers import leave_on_sigterm, samovar
+from benchmarks.loads import Subject, subject
+from benchmarks.servers import samovar
 
 PASTED, TYPED, ANSWER = 1000, 20, 8
 PAUSE_SECONDS: Final = 0.5
@@ -81,12 +80,9 @@ async def measure(name: str, reader: Reader, rounds: int) -> list[Figure]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser = option_parser(__doc__, model="standin")
     parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    leave_on_sigterm()
-    print(machine())
+    options = start_benchmark(parser)
     model = subject(options.model)
     with samovar(model.path) as server:
         publish(uvloop.run(measure(model.name, Reader(model, Samovar(server)), options.rounds)))

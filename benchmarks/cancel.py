@@ -9,22 +9,21 @@ step ends sooner than a whole step, and the difference of the two would be negat
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
-import re
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.machine import embedded, machine
-from benchmarks.servers import Server, leave_on_sigterm, samovar
+from benchmarks.machine import embedded
+from benchmarks.servers import Server, samovar
+from gateway.cli.readings import Source
 
 ROUNDS: Final = 20
 WINDOW: Final = 1.0
@@ -76,17 +75,14 @@ async def drain(socket: ClientConnection) -> None:
 
 def steps(server: Server) -> tuple[float, float]:
     """Return the total (seconds, number) of engine steps so far."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    found = [re.search(rf"^samovar_engine_step_seconds_{what} (\S+)", text, re.MULTILINE) for what in ("sum", "count")]
-    seconds, count = (float(each[1]) if each else 0.0 for each in found)
+    reading = Source(server.url).read(time.monotonic())
+    seconds, count = (reading.sum(f"samovar_engine_step_seconds_{part}") or 0.0 for part in ("sum", "count"))
     return seconds, count
 
 
 async def measure(server: Server, streams: int) -> None:
     """Cancel one of `streams` concurrent answers, ROUNDS times."""
-    url = f"ws://127.0.0.1:{server.port}/v1/responses"
-    sockets = [await connect(url, compression=None) for _ in range(streams)]
+    sockets = [await connect(server.address, compression=None) for _ in range(streams)]
     others = []
     for socket in sockets[1:]:
         await ask(socket)
@@ -122,11 +118,9 @@ async def measure(server: Server, streams: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
-    options = parser.parse_args()
-    leave_on_sigterm()
-    print(machine())
+    options = start_benchmark(parser)
     for streams in options.streams:
         with samovar(embedded(), messages_per_minute=UNLIMITED) as server:
             uvloop.run(measure(server, streams))

@@ -76,7 +76,7 @@ class Samovar:
     def __init__(self, server: Server) -> None:
         """Connect to the gateway `server`."""
         self.server = server
-        self._address = f"ws://127.0.0.1:{server.port}/v1/responses"
+        self._address = server.address
 
     @asynccontextmanager
     async def open(

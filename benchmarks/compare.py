@@ -7,7 +7,6 @@ docs/benchmarks.md and its plot. A table can be measured in parts: --report writ
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import Iterator
@@ -20,12 +19,14 @@ import uvloop
 
 from benchmarks import report
 from benchmarks.clients import ChatCompletions, Samovar, Side, TurnFailedError
+from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.loads import LOADS, MODELS, Load, Subject, subject
 from benchmarks.machine import cores, engine_version, machine, revision
 from benchmarks.results import Medians, Pair, Summary, pair, store
 from benchmarks.rival import RivalError
 from benchmarks.runs import QUIET, run, warm_up
-from benchmarks.servers import ServerError, leave_on_sigterm, llama_server, samovar, tune
+from benchmarks.servers import llama_server, samovar, tune
+from gateway.cli.launcher import LaunchError
 
 STREAMS: Final = (1, 2, 4, 8, 16)
 ROWS: Final = (("standin", "chat"), ("standin", "document"), ("embedded", "chat"))
@@ -77,7 +78,7 @@ async def wait_for_quiet() -> None:
 
 
 def measure(subject: Subject, load: Load, streams: int, pairs: int, tuned: Path | None) -> list[Pair]:
-    """Start both servers, compare them, stop both. Raises ServerError, RivalError, TurnFailedError."""
+    """Start both servers, compare them, stop both. Raises LaunchError, RivalError, TurnFailedError."""
     with ExitStack() as stack:
         theirs = stack.enter_context(llama_server(subject.path, streams=streams))
         ours = stack.enter_context(samovar(subject.path, tuned=tuned))
@@ -116,7 +117,7 @@ def estimate(rows: list[tuple[str, str]], streams: list[int], pairs: int) -> flo
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     parser.add_argument("--model", choices=MODELS, help="one model (default: both)")
     parser.add_argument("--load", choices=LOADS, help="one load (default: all)")
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="concurrent conversations")
@@ -137,7 +138,7 @@ def main() -> None:
             for streams in options.streams:
                 pairs = measure(asked, LOADS[load], streams, options.pairs, tuned)
                 print(*(lines(Summary(pairs)) if pairs else ["    no undisturbed pair"]), sep="\n", flush=True)
-    except (ServerError, RivalError, TurnFailedError, ExceptionGroup) as error:
+    except (LaunchError, RivalError, TurnFailedError, ExceptionGroup) as error:
         raise SystemExit(str(error)) from error
     if options.report or whole:
         report.write()

@@ -6,16 +6,16 @@ shared context and in a separate one, interleaved; the copies between them; and 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, subject
-from benchmarks.machine import cores, machine
+from benchmarks.loads import subject
+from benchmarks.machine import cores
 from engine.cost_model import BATCH
 from engine.llama import Context, Model, Streams
 
@@ -133,12 +133,10 @@ def prompts(model: Model, threads: int, times: int) -> Iterator[tuple[str, list[
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser = option_parser(__doc__, model="standin")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--times", type=int, default=9)
-    options = parser.parse_args()
-    print(machine())
+    options = start_benchmark(parser)
     model = Model(subject(options.model).path)
     rest = options.threads, options.times
     parts = [answers(model, count, *rest) for count in ANSWERS]

@@ -7,7 +7,6 @@ themselves, so they are run by name.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
@@ -15,9 +14,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks import report
+from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.figures import Figure, published
 from benchmarks.machine import machine, revision
-from benchmarks.servers import leave_on_sigterm
 
 RUNS: Final = (
     "stream",
@@ -30,7 +29,7 @@ RUNS: Final = (
     "hop",
     "attacks",
     "compare",
-    "beside",
+    "prompts_first",
     "crowd",
     "returning",
     "returning --cache redis",
@@ -72,7 +71,7 @@ def verdicts(figures: Sequence[Figure], revision: str) -> list[str]:
 
 def main() -> None:
     """Run all, write the report and print the verdicts; exit with 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     names = list(dict.fromkeys(command.split()[0] for command in RUNS))
     parser.add_argument("--from", dest="first", choices=names, default=names[0], help="start with this benchmark")
     options = parser.parse_args()

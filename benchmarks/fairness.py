@@ -7,7 +7,6 @@ waits, and the gateway's own processor time for tokens streamed over 50 connecti
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -25,9 +24,10 @@ from typing import Any, Final
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.figures import Figure, publish
 from benchmarks.machine import Neighbours, embedded, machine
-from benchmarks.servers import Server, leave_on_sigterm, samovar
+from benchmarks.servers import Server, samovar
 
 FLOOD: Final = 200
 SINGLES: Final = 8
@@ -70,8 +70,7 @@ def _key(state: Path, user: str) -> str:
 async def socket(server: Server, key: str) -> AsyncIterator[ClientConnection]:
     """Open a connection of the user with `key`."""
     headers = {"Authorization": f"Bearer {key}"}
-    url = f"ws://127.0.0.1:{server.port}/v1/responses"
-    async with connect(url, additional_headers=headers, compression=None) as connection:
+    async with connect(server.address, additional_headers=headers, compression=None) as connection:
         yield connection
 
 
@@ -195,7 +194,7 @@ PARTS: Final = {"flood": measure_flood, "shares": measure_shares, "stream": meas
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=[*PARTS])
     options = parser.parse_args()
     leave_on_sigterm()

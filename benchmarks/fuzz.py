@@ -23,10 +23,11 @@ import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import hostile
+from benchmarks.command import leave_on_sigterm
 from benchmarks.figures import Figure, publish
 from benchmarks.hostile import junk, text
 from benchmarks.machine import embedded, machine
-from benchmarks.servers import Server, leave_on_sigterm, samovar
+from benchmarks.servers import Server, samovar
 
 COUNT: Final = 100_000
 SOCKETS: Final = 8

@@ -5,7 +5,6 @@ python -m benchmarks.hop [--model standin]: short prompts one after the other, a
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import tempfile
@@ -15,9 +14,9 @@ from typing import Final
 
 import uvloop
 
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, Subject, subject
-from benchmarks.machine import machine
+from benchmarks.loads import Subject, subject
 from engine import Model
 from gateway.config.settings import load as settings
 from gateway.models.served import load
@@ -70,10 +69,7 @@ def _high(values: list[float]) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="embedded")
-    options = parser.parse_args()
-    print(machine(), flush=True)
+    options = start_benchmark(option_parser(__doc__, model="embedded"))
     publish(uvloop.run(measure(subject(options.model))))
 
 

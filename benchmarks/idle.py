@@ -18,9 +18,10 @@ from typing import Final, cast
 import uvloop
 from websockets.asyncio.client import connect
 
+from benchmarks.command import leave_on_sigterm
 from benchmarks.figures import Figure, publish
 from benchmarks.machine import Neighbours, embedded, machine
-from benchmarks.servers import Server, leave_on_sigterm, samovar
+from benchmarks.servers import Server, samovar
 
 CONNECTIONS: Final = 10_000
 HEARTBEAT: Final = 50.0
@@ -96,7 +97,7 @@ async def crowd(server: Server, count: int) -> list[Idler]:
 async def echo(server: Server) -> list[float]:
     """Return the milliseconds from a bad frame to its error, ECHOES times."""
     found = []
-    async with connect(f"ws://127.0.0.1:{server.port}/v1/responses", compression=None) as socket:
+    async with connect(server.address, compression=None) as socket:
         for _ in range(ECHOES):
             began = time.perf_counter()
             await socket.send("{")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,11 +11,9 @@ from typing import Final
 from benchmarks.machine import embedded
 from benchmarks.standin import standin
 from engine import Model, Vocabulary
+from gateway.cli.bench.texts import Texts
 
 TURNS: Final = 3
-WORDS: Final = 4096
-"""Number of distinct words in texts, enough that two texts share no prefix."""
-WORD: Final = re.compile(rb" [a-z]{2,9}")
 
 
 @dataclass(frozen=True)
@@ -46,30 +42,18 @@ class Subject:
     """One of MODELS."""
     path: Path
     vocabulary: Vocabulary
-    words: list[str] = field(init=False)
+    texts: Texts = field(init=False)
     bias: dict[str, float] = field(init=False)
     """`logit_bias` that prevents answers from ending early, so that both sides generate the same number of tokens."""
 
     def __post_init__(self) -> None:
         """Find words that are one token each, and the tokens that end an answer."""
-        tokens = range(self.vocabulary.size)
-        self.words = [word for _, word in zip(range(WORDS), self._single_token_words(), strict=False)]
-        # The stand-in never generates the end of an answer.
-        ends = [] if self.name == "standin" else [token for token in tokens if self.vocabulary.ends_generation(token)]
-        self.bias = {str(token): -100.0 for token in ends}
-
-    def _single_token_words(self) -> Iterator[str]:
-        for token in range(self.vocabulary.size):
-            piece = self.vocabulary.piece(token)
-            if WORD.fullmatch(piece) and self.vocabulary.tokenize(piece.decode(), special=False) == [token]:
-                yield piece.decode()
+        self.texts = Texts(self.vocabulary)
+        self.bias = {} if self.name == "standin" else self.texts.bias  # the stand-in never ends an answer
 
     def text(self, tokens: int, source: random.Random) -> str:
         """Return a text of exactly `tokens` tokens."""
-        text = "".join(source.choices(self.words, k=tokens))[1:]
-        # The first word has no leading space and may take more than one token.
-        over = len(self.vocabulary.tokenize(text, special=False)) - tokens
-        return text.rsplit(" ", over)[0] if over > 0 else text
+        return self.texts.text(tokens, source)
 
 
 @functools.cache

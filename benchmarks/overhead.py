@@ -7,7 +7,6 @@ times every call of llama.cpp and of the sampler, over steps that only decode. T
 
 from __future__ import annotations
 
-import argparse
 import socket
 import time
 from collections.abc import Callable
@@ -17,10 +16,11 @@ from unittest import mock
 import llama_cpp
 
 from benchmarks.bare import GREEDY
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, Subject, subject
+from benchmarks.loads import Subject, subject
 from benchmarks.loop import configuration, serve
-from benchmarks.machine import cores, machine
+from benchmarks.machine import cores
 from engine import Finished, Generate, Model, WorkerConfig
 from engine.candidates import Logits
 from engine.messages import Frames, SetThreads, frame, from_engine_decoder
@@ -126,11 +126,9 @@ def measure(subject: Subject, streams: list[int]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser = option_parser(__doc__, model="standin")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 8, 16])
-    options = parser.parse_args()
-    print(machine())
+    options = start_benchmark(parser)
     measure(subject(options.model), options.streams)
 
 

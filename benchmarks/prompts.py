@@ -7,7 +7,6 @@ compared with a prompt alone. With --rival llama-server is measured as well.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import random
@@ -19,11 +18,11 @@ from typing import Final
 import uvloop
 
 from benchmarks.clients import ChatCompletions, Samovar, Side, Turn
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
-from benchmarks.machine import machine
+from benchmarks.loads import TEMPLATE, Subject, subject
 from benchmarks.runs import percentile
-from benchmarks.servers import leave_on_sigterm, llama_server, samovar
+from benchmarks.servers import llama_server, samovar
 
 PROMPT: Final = 1000
 ARRIVALS: Final = 5
@@ -118,13 +117,10 @@ async def measure(name: str, asking: Asking, streams: Sequence[int]) -> list[Fig
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser = option_parser(__doc__, model="standin")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rival", action="store_true", help="also measure llama-server")
-    options = parser.parse_args()
-    leave_on_sigterm()
-    print(machine())
+    options = start_benchmark(parser)
     model = subject(options.model)
     with samovar(model.path) as ours:
         asking = Asking(Samovar(ours), model)

@@ -67,10 +67,10 @@ share of the cores to the prompt. *prompts* below has the cost for both.
 
 *Documents*: llama-server computes all prompts before anybody gets a token, and then all answers in lockstep, which
 fills its steps best. Samovar delivers the first answers while other prompts are computed: compare the first tokens.
-*beside* below has the costs and savings on the same engine: prompts first is the order with the fullest steps, and its
-lead is about what better scheduling could still gain. Sixteen conversations of 1 000 tokens do not fit on seats: their
-last turns are decoded in the shared cache, where a step takes longer (*crowd* below), because the cells that seats
-would be filled from have used up the engine's memory limit.
+*prompts_first* below has the costs and savings on the same engine: prompts first is the order with the fullest steps,
+and its lead is about what better scheduling could still gain. Sixteen conversations of 1 000 tokens do not fit on
+seats: their last turns are decoded in the shared cache, where a step takes longer (*crowd* below), because the cells
+that seats would be filled from have used up the engine's memory limit.
 
 *The embedded model from eight conversations on*: its steps are short, so other work on the two cores matters more: both
 threads of a step wait for the one whose core the gateway uses (*fairness* below has its share of a core). *overhead*

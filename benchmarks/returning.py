@@ -7,7 +7,6 @@ again after all processes were killed and restarted. For comparison, prompts of 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import statistics
@@ -22,10 +21,10 @@ from typing import Any, Final
 import uvloop
 
 from benchmarks.clients import ChatCompletions, Samovar, Side, Turn
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
-from benchmarks.machine import machine
-from benchmarks.servers import Server, cache_settings, leave_on_sigterm, llama_server, samovar
+from benchmarks.loads import TEMPLATE, Subject, subject
+from benchmarks.servers import Server, cache_settings, llama_server, samovar
 
 HISTORY, NEW, ANSWER = 1000, 20, 8
 UNCACHED: Final = 5
@@ -108,7 +107,7 @@ Start = Callable[[], AbstractContextManager[Server]]
 def measure(
     name: str, conversations: Conversations, start: Start, side: Callable[[Server], Side], fetch: float | None
 ) -> list[Figure]:
-    """Return all figures of one side, across one simulated power cut. Raises ServerError, TurnFailedError."""
+    """Return all figures of one side, across one simulated power cut. Raises LaunchError, TurnFailedError."""
     with start() as server:
         before = uvloop.run(_before(conversations, side(server)))
         server.kill()
@@ -153,14 +152,11 @@ async def _after(conversations: Conversations, side: Side) -> tuple[list[float],
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser = option_parser(__doc__, model="standin")
     parser.add_argument("--cache", choices=FETCH, default="sqlite")
     parser.add_argument("--sessions", type=int, default=5)
     parser.add_argument("--side", choices=("samovar", "llama-server"), default="samovar")
-    options = parser.parse_args()
-    leave_on_sigterm()
-    print(machine())
+    options = start_benchmark(parser)
     model = subject(options.model)
     conversations = Conversations(model, options.sessions)
     if options.side == "llama-server":

@@ -18,7 +18,6 @@ the shortest configurable time, are evicted; the days before that are among thos
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sqlite3
 import statistics
@@ -31,14 +30,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.faults import vandals
-from benchmarks.faults.house import House
+from benchmarks.faults.gateway import GatewayUnderTest
 from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.questions import scripts
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.trial import CONTEXT, PEOPLE, SCRIPTS, SETTINGS
 from benchmarks.machine import machine, revision
-from benchmarks.servers import leave_on_sigterm
 from tests.support.tiny_model import write_tiny_model
 
 MINUTES: Final = 30.0
@@ -98,7 +97,7 @@ class Day:
 class Bound:
     """How much a quantity may grow."""
 
-    what: str
+    title: str
     of: Callable[[Day], float]
     within: float
     """Upper bound for the last third of a life relative to its first; the median of all lives is judged."""
@@ -152,30 +151,30 @@ class Soak:
         vandal = scene.chance.choice([vandals.vanish, vandals.stall, vandals.flood])
         await asyncio.gather(*(talker.talk(until) for talker in scene.talkers), vandal(scene, 8))
         firsts = list(ledger.firsts)
-        rest = await asyncio.to_thread(scene.house.rest)
-        await asyncio.to_thread(scene.house.wait_for_unload)
-        conversations, kept = kept_turns(scene.house.state / "conversations.db")
+        rest = await asyncio.to_thread(scene.gateway.rest)
+        await asyncio.to_thread(scene.gateway.wait_for_unload)
+        conversations, kept = kept_turns(scene.gateway.state / "conversations.db")
         ledger.row.leaks += bool(rest.entries or rest.orphans)
         return Day(
             minute=(time.monotonic() - self._began) / 60,
             turns=ledger.row.turns - before,
             first=statistics.median(firsts),
             late=statistics.quantiles(firsts, n=20)[-1],
-            resident=scene.house.gateway.memory_info().rss,
-            files=scene.house.gateway.num_fds(),
-            cache=sum(path.stat().st_size for path in scene.house.state.glob("blocks.db*")),
+            resident=scene.gateway.process.memory_info().rss,
+            files=scene.gateway.process.num_fds(),
+            cache=sum(path.stat().st_size for path in scene.gateway.state.glob("blocks.db*")),
             conversations=conversations,
             kept=kept,
-            unloads=int(scene.house.metric("samovar_engine_unloads_total")),
+            unloads=int(scene.gateway.metric("samovar_engine_unloads_total")),
         )
 
     async def life(self, until: float) -> list[Day]:
         """Start a gateway, run days until `until`, and stop it."""
-        await asyncio.to_thread(self._scene.house.start)
+        await asyncio.to_thread(self._scene.gateway.start)
         days = [await self.day()]
         while time.monotonic() < until:
             days.append(await self.day())
-        if await asyncio.to_thread(self._scene.house.stop):
+        if await asyncio.to_thread(self._scene.gateway.stop):
             self._scene.ledger.row.blame("the gateway did not end with exit code 0")
         return days
 
@@ -204,16 +203,16 @@ def judged(lives: Sequence[Sequence[Day]]) -> tuple[str, bool]:
         "| last over first | within a life | at most | from life to life | at most | reason for the bound |",
         "|---" * 6 + "|",
     ]
-    well = True
+    passed = True
     for bound in BOUNDS:
         within = statistics.median(_growth(_third(life), _third(life[::-1]), bound.of) for life in lives)
-        cells = [bound.what]
+        cells = [bound.title]
         for ratio, most in ((within, bound.within), (_growth(lives[0], lives[-1], bound.of), bound.across)):
             over = most is not None and ratio > most
             cells += [f"{ratio:.2f}" + (", too much" if over else ""), "" if most is None else f"{most:.2f}"]
-            well = well and not over
+            passed = passed and not over
         lines.append(f"| {' | '.join([*cells, bound.why])} |")
-    return "\n".join(lines), well
+    return "\n".join(lines), passed
 
 
 def _third(life: Sequence[Day]) -> Sequence[Day]:
@@ -229,20 +228,20 @@ async def run(minutes: float, seed: int, folder: Path) -> tuple[list[list[Day]],
     """Run for `minutes` and return the days by the gateway's lives, and the ledger."""
     model = write_tiny_model(folder / "tiny.gguf", context=CONTEXT)
     settings = {**SETTINGS, "idle_unload": IDLE_UNLOAD, "cache_ttl": KEPT}
-    house = House(folder / "state", model, log=folder / "log", clock=None, **settings)
-    scene = Scene(house, Ledger({}), str(seed), folder)
+    gateway = GatewayUnderTest(folder / "state", model, log=folder / "log", clock=None, **settings)
+    scene = Scene(gateway, Ledger({}), str(seed), folder)
     scene.people(PEOPLE, scripts(seed, SCRIPTS), flighty=FLIGHTY)
     soak, began = Soak(scene), time.monotonic()
     try:
         lives = [await soak.life(began + 60 * minutes * (n + 1) / (RESTARTS + 1)) for n in range(RESTARTS + 1)]
     finally:
-        house.close()
+        gateway.close()
     return lives, scene.ledger
 
 
 def main() -> None:
     """Run and print; exit with 1 if something was lost, or grew beyond its bound."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -253,7 +252,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="samovar-soak-") as folder:
         lives, ledger = asyncio.run(run(options.minutes, options.seed, Path(folder)))
-    comparison, well = judged(lives)
+    comparison, passed = judged(lives)
     print(f"{table(lives)}\n\n{comparison}")
     row = ledger.row
     names = ("tokens lost", "doubled", "turns lost", "wrong", "stuck", "leaks")
@@ -261,7 +260,7 @@ def main() -> None:
     print(f"\n{row.turns:,} answers: {counts}")
     for note, times in row.notes.most_common():
         print(f"    {times} × {note}", file=sys.stderr)
-    sys.exit(0 if well and not any(row.zeros) else 1)
+    sys.exit(0 if passed and not any(row.zeros) else 1)
 
 
 if __name__ == "__main__":

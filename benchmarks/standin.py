@@ -60,9 +60,9 @@ class Shape:
 QWEN: Final = Shape()
 
 
-def words(most_letters: int = 4) -> Iterator[str]:
-    """Yield all words of up to `most_letters` letters, short ones first, each after all of its prefixes."""
-    for letters in range(1, most_letters + 1):
+def words() -> Iterator[str]:
+    """Yield all words of up to four letters, short ones first, each after all of its prefixes."""
+    for letters in range(1, 5):
         yield from map("".join, itertools.product(string.ascii_letters, repeat=letters))
 
 

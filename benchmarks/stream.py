@@ -6,7 +6,6 @@ answers, alternating with the same number of bare loops in separate processes, w
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import subprocess
@@ -19,10 +18,11 @@ import uvloop
 
 from benchmarks.bare import NEW_TOKENS, PROMPT_TOKENS
 from benchmarks.clients import Samovar, Side, Turn
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import MODELS, TEMPLATE, Subject, subject
-from benchmarks.machine import cores, machine
-from benchmarks.servers import leave_on_sigterm, samovar
+from benchmarks.loads import TEMPLATE, Subject, subject
+from benchmarks.machine import cores
+from benchmarks.servers import samovar
 
 ROUNDS: Final = 5
 
@@ -78,7 +78,7 @@ def speed(turns: list[Turn]) -> float:
 
 
 def measure(subject: Subject, streams: int) -> list[Figure]:
-    """Return all figures for one number of streams. Raises ServerError, TurnFailedError."""
+    """Return all figures for one number of streams. Raises LaunchError, TurnFailedError."""
     starts, colds, bares, rounds = [], [], [], []
     for seed in range(3):
         with samovar(subject.path) as server:
@@ -108,12 +108,9 @@ def measure(subject: Subject, streams: int) -> list[Figure]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="embedded")
+    parser = option_parser(__doc__, model="embedded")
     parser.add_argument("--streams", type=int, default=1)
-    options = parser.parse_args()
-    leave_on_sigterm()
-    print(machine())
+    options = start_benchmark(parser)
     publish(measure(subject(options.model), options.streams))
 
 

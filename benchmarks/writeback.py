@@ -7,7 +7,6 @@ connection, once with `store` and once without. Uses one engine, because only st
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from typing import Final
@@ -15,10 +14,10 @@ from typing import Final
 import uvloop
 
 from benchmarks.clients import Samovar, TurnFailedError
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import LOADS, MODELS, Conversation, Subject, conversations, subject
-from benchmarks.machine import machine
-from benchmarks.servers import cache_settings, leave_on_sigterm, samovar
+from benchmarks.loads import LOADS, Conversation, Subject, conversations, subject
+from benchmarks.servers import cache_settings, samovar
 
 EACH: Final = 2
 """Answers per connection."""
@@ -60,14 +59,11 @@ async def measure(side: Samovar, subject: Subject, streams: int, pairs: int) -> 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser = option_parser(__doc__, model="standin")
     parser.add_argument("--cache", choices=("sqlite", "redis"), default="sqlite")
     parser.add_argument("--streams", type=int, nargs="+", default=[4])
     parser.add_argument("--pairs", type=int, default=5)
-    options = parser.parse_args()
-    leave_on_sigterm()
-    print(machine())
+    options = start_benchmark(parser)
     model = subject(options.model)
     with cache_settings(options.cache) as settings, samovar(model.path, engines=1, **settings) as server:
         side = Samovar(server)

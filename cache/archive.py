@@ -19,7 +19,7 @@ import structlog
 from cache.block_deletions import BlockDeletions
 from cache.circuit_breaker import CircuitBreaker
 from cache.clock import DAY, ElapsedClock, Reading, plausible_gap
-from cache.copies import Copies, Deletion, is_before, name
+from cache.copies import Copies, Deletion, name
 from cache.database import Database
 from cache.errors import StoreError
 from cache.keys import KeyRing
@@ -37,18 +37,13 @@ from cache.records import (
     Progress,
     Row,
 )
+from cache.replication import Replication
 from cache.sealing import Sealer
 
-BATCH: Final = 16
-"""Records copied from the outbox per query."""
 RENEW_SECONDS: Final = 86_400.0
 """Minimum age of a record's last renewal in seconds before a read renews it, so that not every turn writes."""
 SWEEP_SECONDS: Final = 3_600.0
 """Seconds between two sweeps of expired records."""
-RETRY_SECONDS: Final = 1.0
-"""Seconds to wait before copying is retried."""
-JOURNAL_SECONDS: Final = 1.0
-"""Seconds between two reads of the journal of deletions by other gateways."""
 TOMBSTONE_SECONDS: Final = 7 * 86_400.0
 """Default lifetime of a tombstone in seconds."""
 log = structlog.get_logger("cache")
@@ -89,18 +84,20 @@ class Archive:
         self._sealer = Sealer(keys.derive("turns"))
         self._ttl = ttl
         self._tombstone_ttl = tombstone_ttl
-        self._copies = copies
         self.blocks = BlockDeletions(self._database, blocks)
         self.on_deletion: Callable[[str, str], Awaitable[None]] = self.bury
         """Called with tenant and id when another gateway has deleted a record; must call `bury`."""
         self._elapsed: ElapsedClock | None = None
-        self._outbox_filled = asyncio.Event()
-        self._outbox_filled.set()  # an earlier process may have left records in the outbox
         try:
             self._clock = clock or self._resume_clock(path.name)
         except BaseException:
             self._database.close()
             raise
+        self.replication = (
+            None
+            if copies is None
+            else Replication(self._database, copies, clock=self._clock, on_deletion=self._apply_deletion)
+        )
 
     async def put(self, tenant: str, id_: str, body: bytes, progress: Progress) -> bool:
         """Store a record and return True; return False if the stored record has already ended.
@@ -112,7 +109,8 @@ class Archive:
             return False
         with contextlib.suppress(StoreError):  # the file is damaged; the record itself is on disk
             await self._database.transact(lambda connection: self._quota.enforce(connection, tenant, id_))
-        await self._copy_now(row)
+        if self.replication is not None:
+            await self.replication.copy(row)
         return True
 
     async def take_dropped(self, tenant: str) -> int:
@@ -165,7 +163,8 @@ class Archive:
         if await self.get(tenant, id_) is None:
             return False
         await self._bury(tenant, id_, blocks, copied=0)
-        await self._copy_now(Row(tenant, id_, Progress.GONE, b""))
+        if self.replication is not None:
+            await self.replication.copy(Row(tenant, id_, Progress.GONE, b""))
         return True
 
     async def bury(self, tenant: str, id_: str, blocks: Sequence[bytes] = ()) -> None:
@@ -182,11 +181,10 @@ class Archive:
     async def run(self) -> None:
         """Drain both outboxes, follow other gateways' deletions, and delete expired records, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for loop in (self._run_sweeps(), self.blocks.run()):
-                tasks.create_task(loop)
-            if self._copies is not None:
-                for loop in (self._drain_outbox(), self._follow_journal()):
-                    tasks.create_task(loop)
+            tasks.create_task(self._run_sweeps())
+            tasks.create_task(self.blocks.run())
+            if self.replication is not None:
+                tasks.create_task(self.replication.run())
 
     async def sweep(self) -> None:
         """Delete expired records and those beyond the quota, and shrink the file."""
@@ -200,24 +198,6 @@ class Archive:
         if self._elapsed is not None:
             await self._database.run(SAVE_CLOCK, self._elapsed.read())
         await self._database.shrink()
-
-    async def follow(self) -> None:
-        """Delete what other gateways have deleted since the last call, and republish deletions that Redis has lost."""
-        if self._copies is None or not self._copies.reachable:
-            return
-        await self._check_journal(self._copies)
-        rows = await self._database.run("SELECT seen FROM journal")
-        seen = rows[0][0] if rows else ""
-        end = await asyncio.to_thread(self._copies.journal_end)
-        while is_before(seen, end):
-            entries = await asyncio.to_thread(self._copies.journal_after, seen)
-            for _, deletion in entries:
-                if deletion is not None:
-                    await self._apply_deletion(deletion)
-            if not await self._check_journal(self._copies):
-                return  # the next call reads the journal from its beginning
-            seen = entries[-1][0] if entries else end
-            await self._save_position(seen, seen=True)
 
     def close(self) -> None:
         """Close the file. The outbox stays in the file until the next start."""
@@ -264,50 +244,9 @@ class Archive:
                 await self.sweep()
             await asyncio.sleep(SWEEP_SECONDS)
 
-    async def _follow_journal(self) -> None:
-        while True:
-            with contextlib.suppress(StoreError):
-                await self.follow()
-            await asyncio.sleep(JOURNAL_SECONDS)
-
-    async def _drain_outbox(self) -> None:
-        query = "SELECT tenant, id, progress, sealed FROM records WHERE copied = 0 AND progress > 0 LIMIT ?"
-        while True:
-            await self._outbox_filled.wait()
-            try:
-                rows = [Row(*row) for row in await self._database.run(query, (BATCH,))]
-                if not rows:
-                    self._outbox_filled.clear()
-                for row in rows:
-                    await self._copy(row)
-            except StoreError:
-                await asyncio.sleep(RETRY_SECONDS)
-
-    async def _copy_now(self, row: Row) -> None:
-        if self._copies is None or row.progress == Progress.RUNNING:
-            return
-        try:
-            await self._copy(row)
-        except StoreError:
-            self._outbox_filled.set()
-
-    async def _copy(self, row: Row) -> None:
-        """Copy one record and remove it from the outbox. Raises StoreError if the copy fails; the record stays."""
-        assert self._copies is not None  # noqa: S101
-        if row.progress == Progress.GONE:
-            deletion = Deletion(row.tenant, row.id, self._clock())
-            position = await asyncio.to_thread(self._copies.delete, deletion)
-            await self._check_journal(self._copies)
-            await self._save_position(position)
-        else:
-            await asyncio.to_thread(self._copies.put, row.tenant, row.id, row.sealed)
-        # `progress` is compared because the record may have been written again meanwhile.
-        done = "UPDATE records SET copied = ? WHERE tenant = ? AND id = ? AND progress = ?"
-        await self._database.run(done, (int(self._clock()), row.tenant, row.id, row.progress))
-
     async def _bury(self, tenant: str, id_: str, blocks: Sequence[bytes], *, copied: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            if self._copies is None:
+            if self.replication is None:
                 connection.execute("DELETE FROM records WHERE tenant = ? AND id = ?", (tenant, id_))
             else:
                 connection.execute(BURY, (tenant, id_, copied, self._clock() + self._tombstone_ttl))
@@ -334,50 +273,11 @@ class Archive:
             log.error("KV blocks of a deleted response are unknown; they expire after cache_ttl", reason=repr(error))
             await self.bury(deletion.tenant, deletion.id)
 
-    async def _check_journal(self, copies: Copies) -> bool:
-        """Publish all deletions again if Redis has lost the newest known entry of the journal; return False then.
-
-        Called before a newer entry is noted, which would hide the loss: an emptied Redis may have new entries already.
-        """
-        rows = await self._database.run("SELECT newest FROM journal")
-        newest = rows[0][0] if rows else ""
-        if not newest or await asyncio.to_thread(copies.journal_has, newest):
-            return True
-        log.warning("Redis has lost deletions: those that this gateway knows of are published again")
-        await self._database.run("UPDATE records SET copied = 0 WHERE progress = 3")
-        await self._database.run("DELETE FROM journal")
-        self._outbox_filled.set()
-        return False
-
-    async def _save_position(self, position: str, *, seen: bool = False) -> None:
-        """Save a position of the journal; `seen`: this gateway has read the journal up to there.
-
-        Redis has lost data if the newest saved entry is missing in the journal.
-        """
-
-        def work(connection: sqlite3.Connection) -> None:
-            rows = connection.execute("SELECT seen, newest FROM journal").fetchall()
-            before, newest = rows[0] if rows else ("", "")
-            newest = position if is_before(newest, position) else newest
-            connection.execute(
-                "INSERT OR REPLACE INTO journal VALUES (1, ?, ?)", (position if seen else before, newest)
-            )
-
-        await self._database.transact(work)
-
     async def _get_copy(self, tenant: str, id_: str) -> bytes | None:
-        if self._copies is None:
-            return None
-        return (await asyncio.to_thread(self._copies.get, tenant, id_)).body
+        return None if self.replication is None else await self.replication.get(tenant, id_)
 
     async def _is_deleted_elsewhere(self, tenant: str, id_: str) -> bool:
-        """Return whether another gateway has deleted the record; False while the copies cannot be reached."""
-        if self._copies is None or not self._copies.reachable:
-            return False
-        try:
-            return await asyncio.to_thread(self._copies.is_deleted, tenant, id_)
-        except StoreError:
-            return False
+        return self.replication is not None and await self.replication.is_deleted(tenant, id_)
 
     async def _renew(self, tenant: str, id_: str, expires: float, copied: int) -> None:
         """Extend the lifetime of a record that is in use, and of its copy."""
@@ -385,6 +285,5 @@ class Archive:
         if self._ttl is not None and expires < now + self._ttl - RENEW_SECONDS:
             query = "UPDATE records SET expires = ? WHERE tenant = ? AND id = ?"
             await self._database.run(query, (self._expiry(), tenant, id_))
-        if self._copies is not None and 0 < copied < now - RENEW_SECONDS:
-            await self._database.run("UPDATE records SET copied = 0 WHERE tenant = ? AND id = ?", (tenant, id_))
-            self._outbox_filled.set()
+        if self.replication is not None and 0 < copied < now - RENEW_SECONDS:
+            await self.replication.renew(tenant, id_)

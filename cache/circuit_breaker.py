@@ -42,7 +42,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     backend: str
     operation: str
-    """get, has, put, touch, delete, …"""
+    """get, has, put, delete, …"""
     outcome: str
     """ok (of a get: hit, partial or miss), error, timeout, full, corrupt, or skipped: not tried while unavailable."""
     seconds: float
@@ -107,52 +107,36 @@ class CircuitBreaker:
 
     def get_many(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """See Store."""
-        return self._read("get", lambda: self._store.get_many(ids), values=len(ids), outcome=_hits, size=_bytes)
+        return self.read("get", lambda: self._store.get_many(ids), values=len(ids), outcome=_hits, size=_bytes)
 
     def has_many(self, ids: Sequence[bytes]) -> list[bool]:
         """See Store."""
-        return self._read("has", lambda: self._store.has_many(ids))
-
-    def size(self) -> int:
-        """See Store."""
-        return self._read("size", self._store.size)
+        return self.read("has", lambda: self._store.has_many(ids))
 
     def read_mark(self) -> str | None:
         """See Store."""
-        return self._read("mark", self._store.read_mark)
+        return self.read("mark", self._store.read_mark)
 
     def ping(self) -> None:
         """See Store."""
-        self._read("ping", self._store.ping)
+        self.read("ping", self._store.ping)
 
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]], renew: Sequence[bytes] = ()) -> None:
         """See Store."""
         size = sum(len(value) for _, value in pairs)
-        self._write("put", lambda: self._store.put_many(pairs, renew), values=len(pairs), size=size)
-
-    def touch(self, ids: Sequence[bytes]) -> None:
-        """See Store."""
-        self._write("touch", lambda: self._store.touch(ids))
+        self.write("put", lambda: self._store.put_many(pairs, renew), values=len(pairs), size=size)
 
     def delete(self, ids: Sequence[bytes]) -> None:
         """See Store."""
-        self._write("delete", lambda: self._store.delete(ids), though_full=True)
+        self.write("delete", lambda: self._store.delete(ids), though_full=True)
 
     def sweep(self) -> None:
         """See Store."""
-        self._write("sweep", self._store.sweep, though_full=True)
+        self.write("sweep", self._store.sweep, though_full=True)
 
     def write_mark(self, fingerprint: str) -> None:
         """See Store."""
-        self._write("mark", lambda: self._store.write_mark(fingerprint))
-
-    def read(self, operation: str, work: Callable[[], T]) -> T:
-        """Run a custom read under the same timeout and metrics as the standard operations."""
-        return self._read(operation, work)
-
-    def write(self, operation: str, work: Callable[[], T]) -> T:
-        """Run a custom write under the same timeout and metrics as the standard operations."""
-        return self._write(operation, work)
+        self.write("mark", lambda: self._store.write_mark(fingerprint))
 
     def count(self, operation: str, outcome: str, seconds: float = 0.0, size: int = 0) -> None:
         """Report an operation to `observe`, for example one on values that the store has returned."""
@@ -172,7 +156,7 @@ class CircuitBreaker:
             self._prober.join()
         self._store.close()
 
-    def _read(
+    def read(
         self,
         operation: str,
         work: Callable[[], T],
@@ -181,13 +165,21 @@ class CircuitBreaker:
         outcome: Callable[[T], str] = lambda _: "ok",
         size: Callable[[T], int] = lambda _: 0,
     ) -> T:
+        """Run a read, also one that is no method of Store. Raises StoreError.
+
+        The deadline grows with the number of `values`. `outcome` and `size` describe the result to `observe`.
+        """
         if not self.reachable:
             raise self._skipped(operation)
         return self._call(self._reader, operation, work, self._read_seconds + values * VALUE_SECONDS, outcome, size)
 
-    def _write(
+    def write(
         self, operation: str, work: Callable[[], T], *, values: int = 0, size: int = 0, though_full: bool = False
     ) -> T:
+        """Run a write of `values` values with `size` bytes; if `though_full`, also while the store is full.
+
+        Raises StoreError.
+        """
         if not (self.reachable if though_full else self.writable):
             raise self._skipped(operation)
         seconds = self._write_seconds + values * VALUE_SECONDS

@@ -34,13 +34,6 @@ class Deletion(NamedTuple):
     """Time of the deletion in seconds since the epoch, by the clock of the gateway that deleted the record."""
 
 
-class Copy(NamedTuple):
-    """The copy of a record, if there is one, and whether the record was deleted."""
-
-    body: bytes | None
-    deleted: bool
-
-
 class Copies:
     """The copies in one Redis. All methods block for a bounded time and raise StoreError while it is unavailable."""
 
@@ -70,14 +63,14 @@ class Copies:
         if not self.is_deleted(tenant, id_):
             self.store.put_many([(self.ids("copy", tenant, id_)[0], sealed)])
 
-    def get(self, tenant: str, id_: str) -> Copy:
-        """Return the copy of a record, and whether the record was deleted."""
+    def get(self, tenant: str, id_: str) -> bytes | None:
+        """Return the copy of a record; None if there is none, or if the record was deleted."""
         copies, tombstones = self.ids("copy", tenant, id_), self.ids("gone", tenant, id_)
         found = self.store.get_many([*copies, *tombstones])
         if self._is_tombstone(tenant, id_, found[len(copies) :]):
-            return Copy(None, deleted=True)
+            return None
         opened = (self._sealer.open(value, name(tenant, id_)) for value in found if value is not None)
-        return Copy(next((body for body in opened if body is not None), None), deleted=False)
+        return next((body for body in opened if body is not None), None)
 
     def is_deleted(self, tenant: str, id_: str) -> bool:
         """Return whether a gateway has deleted the record."""

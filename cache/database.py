@@ -18,6 +18,7 @@ import structlog
 
 from cache.errors import StoreError
 from cache.locks import supports_locks
+from cache.sqlite_file import transaction
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -179,16 +180,3 @@ def _identity(path: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
-
-
-def transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Run `work` in one transaction and roll it back if `work` raises."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        result = work(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-    return result

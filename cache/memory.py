@@ -36,7 +36,7 @@ class SharedMemoryStore(SqliteStore):
     @property
     def url(self) -> str:
         """See Store."""
-        return f"memory://{quote(str(self._path))}"
+        return f"memory://{quote(str(self._file.path))}"
 
 
 class MemoryStore(SharedMemoryStore):

@@ -76,16 +76,6 @@ class PrefixCache:
             found.append(Stored(block, state))
         return found if found and found[-1].block.end > start else []
 
-    def absent(self, blocks: Sequence[Block]) -> list[Block]:
-        """Return those of `blocks` that are not stored yet; none while the store accepts no writes."""
-        if not blocks or not self.writable:
-            return []
-        try:
-            present = self._store.has_many([block.id for block in blocks])
-        except StoreError:
-            return []
-        return [block for block, has in zip(blocks, present, strict=True) if not has]
-
     def store(self, chain: Chain, states: Sequence[Stored]) -> bool:
         """Store blocks of `chain` and renew the whole chain. Return False if the store fails."""
         pairs = [(block.id, self._sealer.seal(state, block.id)) for block, state in states]
@@ -94,10 +84,6 @@ class PrefixCache:
         except StoreError:
             return False
         return True
-
-    def renew(self, chain: Chain) -> bool:
-        """Renew `chain` after use. Return False if the store fails."""
-        return self.store(chain, [])
 
     @staticmethod
     def deletable(chain: Chain, *, start: int = 0) -> list[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from cache.database import transaction
+from cache.sqlite_file import transaction
 
 FULL_TENANTS: Final = 64
 """Limit of the whole file, as a multiple of one user's limit."""

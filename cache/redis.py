@@ -61,12 +61,8 @@ class RedisStore:
         ]
         # The root first: if the server becomes full in between, the blocks stored so far are usable.
         self._do(lambda: self._pipeline(sets[::-1], bytes))
-        self.touch(renew)
-
-    def touch(self, ids: Sequence[bytes]) -> None:
-        """See Store."""
-        commands = [("PEXPIRE", key, self._ttl + i * APART) for i, key in enumerate(self._keys(ids))]
-        self._do(lambda: self._pipeline(commands, int))
+        renewals = [("PEXPIRE", key, self._ttl + i * APART) for i, key in enumerate(self._keys(renew))]
+        self._do(lambda: self._pipeline(renewals, int))
 
     def delete(self, ids: Sequence[bytes]) -> None:
         """See Store."""
@@ -75,10 +71,6 @@ class RedisStore:
 
     def sweep(self) -> None:
         """Do nothing: Redis deletes expired values itself."""
-
-    def size(self) -> int:
-        """Return the bytes of all data of the server, including other programs' data."""
-        return int(self.about("memory").get("used_memory", 0))
 
     def about(self, section: str) -> dict[str, Any]:
         """Return a section of the server's INFO."""

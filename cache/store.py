@@ -37,11 +37,10 @@ class Store(Protocol):
         ...
 
     def put_many(self, pairs: Sequence[tuple[bytes, bytes]], renew: Sequence[bytes] = ()) -> None:
-        """Store values and renew the chain `renew`, leaf first, in one call. Raises StoreFullError if it is full."""
-        ...
+        """Store values and renew the chain `renew`, leaf first, in one call. Raises StoreFullError if it is full.
 
-    def touch(self, ids: Sequence[bytes]) -> None:
-        """Renew a chain, leaf first: none of it is evicted before values that were used earlier."""
+        No value of a renewed chain is evicted before values that were used earlier.
+        """
         ...
 
     def delete(self, ids: Sequence[bytes]) -> None:
@@ -50,10 +49,6 @@ class Store(Protocol):
 
     def sweep(self) -> None:
         """Delete expired values and free their space."""
-        ...
-
-    def size(self) -> int:
-        """Return the bytes that all values take."""
         ...
 
     def read_mark(self) -> str | None:

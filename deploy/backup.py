@@ -65,7 +65,7 @@ def back_up(state: Path, folder: Path) -> Path:
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """SQLite's own copy of a database that is written to: all of it at one moment, and none of its log beside it."""
+    """Copy a database that is in use with SQLite's backup: a snapshot of one moment in one file, without a log."""
     address = f"{source.absolute().as_uri()}?mode=ro"
     with (
         contextlib.closing(sqlite3.connect(address, uri=True)) as read,

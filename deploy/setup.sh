@@ -1,6 +1,6 @@
 #!/bin/sh
-# Finds a Python that is new enough and hands over to the package beside this file.
-# Plain sh, because this part must also run where Python is missing, or too old to read the rest.
+# Finds a Python that is new enough and runs the package deploy.setup.
+# Plain sh, because this part must also run where Python is missing, or too old to parse the rest.
 cd "$(dirname "$0")/.." || exit 1
 
 for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do

@@ -9,6 +9,7 @@ from .handle import Engine
 from .kv_cache_manager import common_prefix
 from .llama import Model, Vocabulary, build_features
 from .messages import (
+    Answer,
     Finished,
     Generate,
     Grammar,
@@ -22,7 +23,7 @@ from .messages import (
 )
 from .modelfile import Mark, digest, file_digest, file_mark, mark, model_files, model_path, model_size, shard
 from .pool import EnginePool
-from .process import Answer, State
+from .process import State
 from .quality import Drift, drift
 from .quantization import QUANTIZATIONS, bits, quantize
 from .resources import Usage, engines_of, usage

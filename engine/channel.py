@@ -6,7 +6,7 @@ import os
 import select
 import socket
 
-from engine.messages import Frames, FromEngine, ToEngine, frame, to_engine_decoder
+from engine.messages import Frames, FromEngine, Logprob, ToEngine, Tokens, frame, to_engine_decoder
 
 
 class Channel:
@@ -18,6 +18,8 @@ class Channel:
         self._frames = Frames()
         self._early: list[ToEngine] = []
         """Messages that arrived together with the first one."""
+        self._tokens: dict[int, Tokens] = {}
+        """Collected tokens, by request."""
         self._unsent = bytearray()
         self.urgent = False
         """Whether an unsent message must not wait for the next periodic flush."""
@@ -57,6 +59,25 @@ class Channel:
         """Queue a message for the next `flush`."""
         self._unsent += frame(message)
         self.urgent |= urgent
+
+    def send_token(self, request: int, token: int, logprobs: list[Logprob]) -> None:
+        """Collect a token of a request for the next `send_tokens`."""
+        collected = self._tokens.get(request)
+        if collected is None:
+            collected = self._tokens[request] = Tokens(request, [], [])
+        collected.ids.append(token)
+        collected.logprobs.extend(logprobs)
+
+    def send_tokens(self, request: int) -> None:
+        """Queue the collected tokens of a request as one message."""
+        collected = self._tokens.pop(request, None)
+        if collected is not None:
+            self.send(collected)
+
+    def send_all_tokens(self) -> None:
+        """Queue the collected tokens of all requests."""
+        for request in list(self._tokens):
+            self.send_tokens(request)
 
     def flush(self) -> None:
         """Send all queued messages at once, so that a step costs one system call and wakes the gateway once."""

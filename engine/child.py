@@ -10,6 +10,11 @@ from typing import Final
 
 _PACKAGES: Final = str(Path(__file__).resolve().parent.parent)
 """The folder that this process loaded the packages from: children must load the same ones."""
+SPINS: Final = "1000"
+"""Iterations for which an engine's thread spins at a barrier before it sleeps: what libgomp itself uses where it knows
+of more threads than cores. Its usual 300 000 last longer than a time slice. So while any other process used a core, two
+threads on two cores waited a time slice for each other at each of about 600 barriers of a step: a step of 40 to 150 ms
+took 1 to 14 s on a machine with a load of 10."""
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -26,6 +31,7 @@ def environment() -> dict[str, str]:
     GGML_NO_BACKTRACE: the backtrace of a crash would start a debugger that outlives its process. PYTHONPATH: names the
     folder of the packages unless they are installed, as the working folder is no longer searched. Its empty entries,
     which mean the working folder, are left out. PYTHONUTF8: a child reads paths in the encoding of its parent.
+    GOMP_SPINCOUNT: see SPINS; libgomp's own variables, if set, take precedence.
     """
     search = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     # Not for installed packages: everything in that folder would precede the standard library.
@@ -33,4 +39,6 @@ def environment() -> dict[str, str]:
         search = [_PACKAGES, *search]
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     paths = {"PYTHONPATH": os.pathsep.join(search)} if search else {}
-    return {**own, **paths, "PYTHONSAFEPATH": "1", "PYTHONUTF8": str(sys.flags.utf8_mode), "GGML_NO_BACKTRACE": "1"}
+    spins = {} if "OMP_WAIT_POLICY" in own else {"GOMP_SPINCOUNT": SPINS}
+    fixed = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": str(sys.flags.utf8_mode), "GGML_NO_BACKTRACE": "1"}
+    return {**spins, **own, **paths, **fixed}

@@ -21,7 +21,6 @@ class DecodeError(EngineError):
     def __init__(self, status: int) -> None:
         """`status` is what llama_decode returned."""
         super().__init__(f"llama_decode returned {status}")
-        self.status = status
 
 
 class EngineDiedError(EngineError):

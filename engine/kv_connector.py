@@ -50,7 +50,7 @@ class _Job:
     """The ids of all blocks of the job, serialized or not."""
     states: list[Stored] = field(default_factory=list)
     """The blocks serialized so far."""
-    whole: bool = True
+    complete: bool = True
     """Whether no block was skipped, because the store is slow or down or because the block was discarded."""
 
 
@@ -141,14 +141,11 @@ class KVConnector:
 
     def flush(self, resident: CachedSequence) -> None:
         """Serialize all queued blocks of `resident`, whose cells are about to be evicted."""
-        for job in [job for job in self._jobs if job.resident is resident]:
-            while job in self._jobs:
-                self._write(job)
+        self._write_all([job for job in self._jobs if job.resident is resident])
 
     def drain(self) -> None:
         """Serialize all queued blocks, because a request waits for the last of them."""
-        while self._jobs:
-            self._write(self._jobs[0])
+        self._write_all(list(self._jobs))
 
     def discard(self, chain: Chain, start: int, done: Callable[[], None]) -> None:
         """Drop the tenant's own queued blocks of `chain` after its first `start` tokens, serialized or not.
@@ -158,7 +155,7 @@ class KVConnector:
         ids = frozenset(self._cache.deletable(chain, start=start))
         self._discarded |= ids
         for job in self._jobs:
-            job.whole &= not ids & job.ids
+            job.complete &= not ids & job.ids
             job.blocks = deque(block for block in job.blocks if block.id not in ids)
 
         def finish() -> None:
@@ -171,7 +168,7 @@ class KVConnector:
             self._callbacks.append(finish)
             self._wake()
 
-        self._drain_jobs_with(ids)
+        self._write_all([job for job in self._jobs if ids & job.ids])  # the storing thread skips the blocks
         self._storing.submit(notify)  # runs after all jobs queued before
 
     def run_callbacks(self) -> None:
@@ -194,9 +191,9 @@ class KVConnector:
         self._remember([stored.block for stored in blocks])
         found(blocks)
 
-    def _drain_jobs_with(self, ids: frozenset[bytes]) -> None:
-        """Serialize the jobs that contain any of these blocks, and queue them. The storing thread skips the blocks."""
-        for job in [job for job in self._jobs if ids & job.ids]:
+    def _write_all(self, jobs: list[_Job]) -> None:
+        """Serialize all blocks of these jobs, and queue them for the storing thread."""
+        for job in jobs:
             while job in self._jobs:
                 self._write(job)
 
@@ -207,7 +204,7 @@ class KVConnector:
             self._unwritten += len(state)
             job.states.append(Stored(block, state))
         elif job.blocks:
-            job.whole = False
+            job.complete = False
             job.blocks.clear()
         if not job.blocks:
             self._jobs.remove(job)
@@ -224,7 +221,7 @@ class KVConnector:
             if success:
                 self._remember([stored.block for stored in states])
             if job.done is not None:
-                job.done(success and job.whole and len(states) == len(job.states))
+                job.done(success and job.complete and len(states) == len(job.states))
 
         try:
             success = self._cache.store(job.chain, states)

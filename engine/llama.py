@@ -306,11 +306,11 @@ class Context(_Context):
         error, so the loaded cells are checked before they are shared.
         """
         self._clear_scratch()
-        whole = self._restore(state, self._scratch, start, end) and states.cells(state) == end - start
-        if whole:
+        complete = self._restore(state, self._scratch, start, end) and states.cells(state) == end - start
+        if complete:
             llama_cpp.llama_memory_seq_cp(self._memory, self._scratch, sequence, start, end)
         self._clear_scratch()
-        return whole
+        return complete
 
     def _clear_scratch(self) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, self._scratch, 0, -1)
@@ -345,10 +345,10 @@ class Streams(_Context):
 
     def load(self, state: bytes, sequence: int, start: int, end: int) -> bool:
         """Load tokens `start` to `end` into the empty `sequence`. Returns False, without a change, if incomplete."""
-        whole = self._restore(states.among(state, self._count), sequence, start, end)
-        if not whole:
+        complete = self._restore(states.among(state, self._count), sequence, start, end)
+        if not complete:
             self.cut(sequence, 0)
-        return whole
+        return complete
 
 
 class GrammarState:

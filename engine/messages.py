@@ -209,6 +209,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
 
 ToEngine = WorkerConfig | Generate | Abort | Suspend | Forget | Discard | SetThreads
 FromEngine = Ready | LoadFailed | ThreadsSet | Discarded | Started | Tokens | Stepped | StoreUsed | Finished
+Answer = Started | Tokens | Finished
+"""A message about one request."""
 
 _encoder = msgspec.msgpack.Encoder()
 to_engine_decoder: Final = msgspec.msgpack.Decoder(ToEngine)

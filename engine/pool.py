@@ -18,8 +18,8 @@ import structlog
 
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.handle import Engine
-from engine.messages import Discard, Generate, Stepped, StoreUsed, WorkerConfig
-from engine.process import Answer, EngineProcess, State
+from engine.messages import Answer, Discard, Generate, Stepped, StoreUsed, WorkerConfig
+from engine.process import EngineProcess, State
 from engine.reloads import Reloads
 from engine.resources import Meter, Usage
 from engine.shares import CoreShares

@@ -1,4 +1,4 @@
-"""The gateway's handle of one engine process: its state, its threads and its running requests."""
+"""The gateway's handle of one engine process: its start, its state, its threads and its end."""
 
 from __future__ import annotations
 
@@ -17,29 +17,23 @@ import msgspec
 
 from engine.autopsy import cause_of_death
 from engine.child import environment, module_command
+from engine.connection import Connection
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.messages import (
     Abort,
+    Answer,
     Discard,
-    Discarded,
-    Finished,
     Forget,
-    Frames,
     FromEngine,
     Generate,
     LoadFailed,
     Ready,
     SetThreads,
-    Started,
     Stepped,
     StoreUsed,
     Suspend,
     ThreadsSet,
-    ToEngine,
-    Tokens,
     WorkerConfig,
-    frame,
-    from_engine_decoder,
 )
 
 STOP_SECONDS: Final = 5.0
@@ -47,17 +41,12 @@ STOP_SECONDS: Final = 5.0
 SIGKILL follows."""
 EXIT_SECONDS: Final = 1.0
 """The same for a process that closed the socket itself. It has failed, and its threads may prevent it from exiting."""
-DISCARD_SECONDS: Final = 5.0
-"""Maximum seconds for an engine to drop a deleted response: a step of a long prompt, and a write to a slow store."""
 SPAWN_FILES: Final = 12
 """Free file descriptors required to start a process: what a start needs temporarily, and a margin."""
 MAX_LOAD_CRASHES: Final = 2
 """Consecutive crashes during a load after which the model counts as unloadable. SIGKILL from outside doesn't count."""
 STDERR_BYTES: Final = 1 << 14
 """Bytes retained of the end of a process's stderr, to find the cause of a crash."""
-
-Answer = Started | Tokens | Finished
-"""A message about one request."""
 
 
 class State(enum.Enum):
@@ -71,7 +60,7 @@ class State(enum.Enum):
 
 
 class EngineProcess:
-    """Spawns an engine process, exchanges messages with it, and handles its exit.
+    """Spawns an engine process, passes requests to it, and handles its exit.
 
     The engine can be started and stopped any number of times. A start during a stop waits until the process has ended.
     """
@@ -91,8 +80,6 @@ class EngineProcess:
         self.state = State.STOPPED
         self.since = time.monotonic()
         """When the engine entered this state, in monotonic seconds."""
-        self.active_at = 0.0
-        """When the engine last sent a message, or received work while it had none: monotonic seconds."""
         self.threads = 0
         """Threads that the engine may be using: the number it confirmed last, or a larger one granted since."""
         self.cells = config.cells
@@ -104,8 +91,6 @@ class EngineProcess:
         """Why the engine failed, for the log and /readyz."""
         self.load_failed = False
         """Whether the model could not be loaded, so that a restart alone would not help."""
-        self.productive = False
-        """Whether the process has computed something for a request, so that the next restart need not be delayed."""
         self._load_crashes = 0
         """Number of consecutive crashes during a load."""
         self._config = config
@@ -113,11 +98,8 @@ class EngineProcess:
         self._on_threads = on_threads
         self._on_step = on_step
         self._on_store = on_store
-        self._answers: dict[int, asyncio.Queue[Answer | EngineDiedError]] = {}
-        self._discards: dict[int, asyncio.Future[bool]] = {}
-        """Deletions that the engine has not confirmed yet, by number."""
+        self._connection = Connection(name, on_message=self._handle, on_requests=self._requests_changed)
         self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
         self._stopping = False
@@ -137,7 +119,17 @@ class EngineProcess:
     @property
     def requests(self) -> int:
         """Number of unfinished requests."""
-        return len(self._answers)
+        return self._connection.requests
+
+    @property
+    def productive(self) -> bool:
+        """Whether the process has computed something for a request, so that the next restart need not be delayed."""
+        return self._connection.productive
+
+    @property
+    def active_at(self) -> float:
+        """When the engine last sent a message, or received work while it had none: monotonic seconds."""
+        return self._connection.active_at
 
     async def start(self) -> None:
         """Spawn the process if needed, and wait until it is ready. Raises ModelLoadError or EngineDiedError."""
@@ -145,7 +137,7 @@ class EngineProcess:
             await asyncio.shield(self._task)
         if self._ready is None:
             self._ready = asyncio.get_running_loop().create_future()
-            self.reason, self.load_failed, self.productive = "", False, False
+            self.reason, self.load_failed, self._connection.productive = "", False, False
             self._set_state(State.LOADING)
             # In a separate task, because the first request may be cancelled while others wait for the same engine.
             # With an empty context, or the log would name that request in events hours later.
@@ -163,7 +155,10 @@ class EngineProcess:
             assert self._process is not None  # noqa: S101 - just spawned
             assert self._process.stderr is not None  # noqa: S101 - asked for as a pipe
             reading = asyncio.create_task(_read_end(self._process.stderr, stderr))
-            await self._listen(reader)
+            try:
+                await self._connection.listen(reader)
+            except (ValueError, msgspec.MsgspecError):
+                self.kill("it sent an invalid message")
             await self._wait_for_exit(self._process)
             await reading
         self._ended(bytes(stderr))
@@ -192,36 +187,17 @@ class EngineProcess:
         except OSError:
             ours.close()
             raise
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._writer.write(frame(self._config))
+        reader = await self._connection.open(ours)
+        self._connection.send(self._config)
         return reader
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        frames = Frames()
-        try:
-            while data := await reader.read(1 << 16):
-                self.active_at = time.monotonic()
-                for body in frames.feed(data):
-                    self._handle(from_engine_decoder.decode(body))
-        except ConnectionError:
-            return
-        except (ValueError, msgspec.MsgspecError):
-            self.kill("it sent an invalid message")
 
     def _handle(self, message: FromEngine) -> None:
         match message:
-            case Started() | Tokens() | Finished():
-                self.productive |= isinstance(message, Tokens) or (isinstance(message, Finished) and message.computed)
-                queue = self._answers.get(message.request)
-                if queue is not None:
-                    queue.put_nowait(message)
             case Stepped():
                 self.cells_used = message.cells
                 self._on_step(message)
             case StoreUsed():
                 self._on_store(message)
-            case Discarded(number=number):
-                self._confirm_discard(number)
             case ThreadsSet(threads=threads):
                 self.threads = threads
                 self._on_threads(self)
@@ -238,11 +214,6 @@ class EngineProcess:
         if self._ready and not self._ready.done():
             self._ready.set_result(None)
 
-    def _confirm_discard(self, number: int) -> None:
-        waiting = self._discards.get(number)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(True)
-
     def _ended(self, stderr: bytes) -> None:
         status = self._process.returncode if self._process else None
         expected = self._stopping or status == 0
@@ -253,21 +224,14 @@ class EngineProcess:
             self._load_crashes += 1
             if self._load_crashes >= MAX_LOAD_CRASHES:
                 self.load_failed = True
-        if self._writer is not None:
-            self._writer.close()
         ready, self._ready = self._ready, None
-        self._process = self._writer = None
+        self._process = None
         self._stopping = self._disconnected = False
         self.threads = self.cells_used = 0
         error = EngineDiedError(
-            f"engine {self.name}: {self.reason or 'it was stopped'}", requests=0 if expected else len(self._answers)
+            f"engine {self.name}: {self.reason or 'it was stopped'}", requests=0 if expected else self.requests
         )
-        for queue in self._answers.values():
-            queue.put_nowait(error)
-        for waiting in self._discards.values():
-            if not waiting.done():
-                waiting.set_result(False)  # the engine may have stored the blocks before it exited
-        self._discards.clear()
+        self._connection.fail(error)
         if ready is not None and not ready.done():
             ready.set_exception(ModelLoadError(self.reason) if self.load_failed else error)
             ready.exception()  # marks the exception as retrieved: the caller of `start` may have been cancelled
@@ -277,6 +241,9 @@ class EngineProcess:
         if state is not self.state:
             self.state, self.since = state, time.monotonic()
             self._on_change(self)
+
+    def _requests_changed(self) -> None:
+        self._set_state(State.BUSY if self.requests else State.IDLE)
 
     def _has_ended(self) -> bool:
         """Whether the process has ended, even if the event loop has not noticed yet.
@@ -290,73 +257,38 @@ class EngineProcess:
         except ChildProcessError:
             return True
 
-    def _send(self, message: ToEngine) -> None:
-        if self._writer is None or self._writer.is_closing():
-            raise EngineDiedError(f"engine {self.name} is not running")
-        self._writer.write(frame(message))
-
     def set_threads(self, threads: int) -> None:
         """Grant or revoke threads. A revocation takes effect when `threads` drops. Raises EngineDiedError."""
-        self._send(SetThreads(threads))
+        self._connection.send(SetThreads(threads))
         if self.threads == 0:
-            self.active_at = time.monotonic()
+            self._connection.active_at = time.monotonic()
         self.threads = max(self.threads, threads)
 
-    async def generate(self, request: Generate) -> AsyncGenerator[Answer, None]:
+    def generate(self, request: Generate) -> AsyncGenerator[Answer, None]:
         """Send a request and yield its messages, `Finished` last. Raises EngineDiedError.
 
         Closing the generator early aborts the request.
         """
-        queue: asyncio.Queue[Answer | EngineDiedError] = asyncio.Queue()
         if self._has_ended():
             raise EngineDiedError(f"engine {self.name} has just ended")
-        self._send(request)
-        if not self._answers:
-            self.active_at = time.monotonic()
-        self._answers[request.request] = queue
-        self._set_state(State.BUSY)
-        done = False
-        try:
-            while not done:
-                message = await queue.get()
-                done = isinstance(message, Finished | EngineDiedError)
-                if isinstance(message, EngineDiedError):
-                    raise message
-                yield message
-        finally:
-            del self._answers[request.request]
-            if not done:
-                with suppress(EngineDiedError):
-                    self._send(Abort(request.request))
-            if self.state is State.BUSY and not self._answers:
-                self._set_state(State.IDLE)
+        return self._connection.generate(request)
 
     def abort(self, request: int) -> None:
         """Abort a request; `generate` then yields its `Finished`. Raises EngineDiedError."""
-        self._send(Abort(request))
+        self._connection.send(Abort(request))
 
     def suspend(self, request: int) -> None:
         """Stop a request and store its KV. `generate` then yields `Finished` with `moved`. Raises EngineDiedError."""
-        self._send(Suspend(request))
+        self._connection.send(Suspend(request))
 
     def forget(self, requests: list[int]) -> None:
         """Drop the cells of ended requests. Does nothing if the engine is not running."""
         with suppress(EngineDiedError):
-            self._send(Forget(requests))
+            self._connection.send(Forget(requests))
 
     async def discard(self, message: Discard) -> bool:
         """Drop the cells and queued blocks of a deleted response. Returns False if blocks may still be stored."""
-        if self._process is None:
-            return True
-        waiting = asyncio.get_running_loop().create_future()
-        self._discards[message.number] = waiting
-        try:
-            self._send(message)
-            return await asyncio.wait_for(waiting, DISCARD_SECONDS)
-        except (EngineDiedError, TimeoutError):
-            return False
-        finally:
-            self._discards.pop(message.number, None)
+        return self._process is None or await self._connection.discard(message)
 
     def kill(self, reason: str) -> None:
         """Kill a process that is hung or faulty. Its requests fail with `reason`."""
@@ -369,11 +301,10 @@ class EngineProcess:
         if self._task is None or self._task.done():
             return
         self._stopping = True
-        if self._writer is None and self._ready is not None and not self._ready.done():
+        if not self._connection.is_open and self._ready is not None and not self._ready.done():
             with suppress(EngineError):  # the process is being spawned, and has no socket to close yet
                 await asyncio.wait_for(asyncio.shield(self._ready), STOP_SECONDS)
-        if self._writer is not None:
-            self._writer.close()
+        self._connection.close()
         _, late = await asyncio.wait({self._task}, timeout=STOP_SECONDS)
         if late and self._process is not None:
             self._process.kill()

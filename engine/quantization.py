@@ -109,7 +109,7 @@ def quantize(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         env=environment(),
     )  # fmt: skip
-    whole = False
+    complete = False
     try:
         for line in child.stdout or ():
             match msgspec.json.decode(line, type=_Message):
@@ -119,13 +119,13 @@ def quantize(
                     fallbacks[other] += 1
                 case Failed(reason=reason):
                     failure = reason
-        whole = child.wait() == 0
+        complete = child.wait() == 0
     finally:
         child.kill()
         child.communicate()
-        if not whole:
+        if not complete:
             target.unlink(missing_ok=True)
-    if not whole:
+    if not complete:
         code = child.returncode
         ended = f"the process ended with {signal.Signals(-code).name}" if code < 0 else "the process failed"
         raise QuantizeError(f"{source.name} can't be quantized: {failure or ended}")

@@ -91,8 +91,8 @@ class Watch:
 class _Budget:
     """The seconds available for measurements, not counting the loading and warming up of models."""
 
-    def __init__(self, whole: float, clock: Callable[[], float]) -> None:
-        self.whole = whole
+    def __init__(self, total: float, clock: Callable[[], float]) -> None:
+        self.total = total
         self._clock = clock
         self._began = clock()
 
@@ -150,19 +150,19 @@ def _measure(
     questions = WIDTHS * PASSES
     for number, (kind, width) in enumerate(questions):
         left = ends - budget.spent
-        if number > 0 and seconds(_whole(table, guess)[kind], width) > left:
+        if number > 0 and seconds(_extrapolated(table, guess)[kind], width) > left:
             continue  # there may still be time for a narrower step
-        progress(min(1.0, budget.spent / budget.whole), f"{guess.engines} × {guess.threads}: {kind} {width}")
+        progress(min(1.0, budget.spent / budget.total), f"{guess.engines} × {guess.threads}: {kind} {width}")
         for watch in watches:
             watch.ask(Question(kind, guess.threads, width, max(0.0, left) / (len(questions) - number)))
         taken = statistics.mean([float(watch.wait()) for watch in watches])
         # The minimum of the passes: other load on the machine can only make a step longer.
         table[kind][width] = min(taken, table[kind].get(width, taken))
-    whole = _whole(table, guess)
-    return StepTimes(engines=guess.engines, threads=guess.threads, decode=whole["decode"], prefill=whole["prefill"])
+    times = _extrapolated(table, guess)
+    return StepTimes(engines=guess.engines, threads=guess.threads, decode=times["decode"], prefill=times["prefill"])
 
 
-def _whole(table: Mapping[Kind, dict[int, float]], guess: StepTimes) -> dict[Kind, dict[int, float]]:
+def _extrapolated(table: Mapping[Kind, dict[int, float]], guess: StepTimes) -> dict[Kind, dict[int, float]]:
     """Return the measured times, extrapolated by `guess` to the widths that were not measured."""
     decode = table["decode"]
     prefill = table["prefill"] or {1: decode[1]}
@@ -175,9 +175,9 @@ def _completed(measured: Mapping[int, float], guess: Mapping[int, float]) -> dic
     Widths between two measured ones are left out, because `seconds` interpolates them.
     """
     least, most = min(measured), max(measured)
-    whole = dict(measured)
+    times = dict(measured)
     for width in guess:
         if not least <= width <= most:
             nearest = least if width < least else most
-            whole[width] = guess[width] * measured[nearest] / seconds(guess, nearest)
-    return dict(sorted(whole.items()))
+            times[width] = guess[width] * measured[nearest] / seconds(guess, nearest)
+    return dict(sorted(times.items()))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -41,7 +41,7 @@ from gateway.transport import chat
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import routing_error
 from gateway.transport.http import HttpResponses
-from gateway.transport.intake import Intake
+from gateway.transport.intake import INTAKE, Intake, owner
 from gateway.transport.middleware import middleware
 from gateway.transport.openapi import published
 from gateway.transport.refusals import refuse
@@ -107,6 +107,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         prompts=prompts,
         prompt_builder=PromptBuilder(prompts, limit=model.context, new_id=new_id),
         metrics=metrics,
+        fingerprint=served.fingerprint(worker.build),
     )
     metrics.watch(pool)
     metrics.store.watch(cache.store.backend, lambda: cache.store.up)
@@ -120,9 +121,8 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         routes=_routes(services, responses, intake),
         middleware=middleware(settings, services.registry, metrics),
         exception_handlers={HTTPException: routing_error},
-        lifespan=_lifespan(services, responses),
+        lifespan=_lifespan(services, responses, intake),
     )
-    app.state.intake = intake
     return app, responses
 
 
@@ -168,9 +168,9 @@ def _limits(services: Services) -> dict[str, float]:
     return {name: getattr(settings, name) for name in configured} | derived
 
 
-def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
+def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifespan[Starlette]:
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         with suppress(StoreError):  # every request will report it
             await services.sessions.mark_interrupted()
         await services.registry.refresh()
@@ -183,7 +183,7 @@ def _lifespan(services: Services, responses: Responses) -> Lifespan[Starlette]:
         }
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))
-        yield
+        yield {INTAKE: intake}
         await responses.close(within=0)
         watch.cancel()
         await services.registry.close()
@@ -207,7 +207,7 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
             principal = principal_of(socket)
             count_message = partial(services.registry.count_message, principal)
             if (watch_controls := socket.scope["state"].get(WATCH)) is not None:
-                watch_controls(count_message)
+                watch_controls(count_message, owner=owner(socket, principal))
             await Connection(responses, socket, principal=principal, count_message=count_message, intake=intake).serve()
 
     return [

@@ -32,7 +32,7 @@ class Row:
     """Requests that never ended."""
     leaks: int = 0
     """Kinds of resources that did not return to their earlier level."""
-    inflicted: int = 0
+    injected: int = 0
     for_good: int = 0
     """Of these, hangs that lasted until the engine was detected and killed; the others were pauses."""
     turns: int = 0
@@ -59,10 +59,10 @@ class Row:
         """All counts that must be 0."""
         return self.lost, self.doubled, self.turns_lost, self.wrong, self.stuck, self.leaks
 
-    def blame(self, what: str) -> None:
+    def blame(self, reason: str) -> None:
         """Count and describe an error."""
         self.wrong += 1
-        self.notes[what] += 1
+        self.notes[reason] += 1
 
 
 class Ledger:
@@ -128,13 +128,13 @@ class Ledger:
         self.row.notes[f"refused with {code}: {message[:100]}"] += 1
         if code not in EXPECTED:
             self.row.blame(f"{code} does not describe the fault")
-        elif not self.row.inflicted:
+        elif not self.row.injected:
             self.row.blame(f"{code} while nothing was broken")
 
-    def stuck(self, what: str) -> None:
+    def stuck(self, reason: str) -> None:
         """Record a request that never ended."""
         self.row.stuck += 1
-        self.row.notes[what] += 1
+        self.row.notes[reason] += 1
 
     async def audit(self, url: str) -> None:
         """Request everything that was ever acknowledged, and count what is missing."""

@@ -56,8 +56,8 @@ def _script(draw: random.Random, number: int) -> Iterator[Question]:
     draw.shuffle(kinds)
     for turn, kind in enumerate(kinds[:3]):
         fields, expected = kind(draw)
-        said = "".join(draw.choices("abcdefgh ", k=24))
-        yield Question(f"{number}.{turn}", {"input": f"{number}.{turn} {said}", **fields}, expected)
+        letters = "".join(draw.choices("abcdefgh ", k=24))
+        yield Question(f"{number}.{turn}", {"input": f"{number}.{turn} {letters}", **fields}, expected)
 
 
 def _numbers(draw: random.Random) -> tuple[dict[str, Any], str]:

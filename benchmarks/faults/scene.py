@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.faults.house import House
+from benchmarks.faults.gateway import GatewayUnderTest
 from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.questions import Question
 from benchmarks.faults.talker import Talker
@@ -26,7 +26,7 @@ DISK: Final = 64 << 20
 class Scene:
     """Everything that a fault may affect."""
 
-    house: House
+    gateway: GatewayUnderTest
     ledger: Ledger
     seed: str
     """Seed of the random generators, one per name, so that no draws depend on the speed of others."""
@@ -51,7 +51,7 @@ class Scene:
 
     def done(self) -> None:
         """Count one injection."""
-        self.ledger.row.inflicted += 1
+        self.ledger.row.injected += 1
 
     async def pause(self, least: float, most: float, until: float) -> bool:
         """Wait for a random time; return False once `until` has passed."""
@@ -63,7 +63,7 @@ class Scene:
     def people(self, count: int, scripts: Sequence[Sequence[Question]], *, flighty: float = 0.0) -> list[Talker]:
         """Create `count` clients, which hold conversations with `scripts`."""
         draws = [self.draw(f"talker {number}") for number in range(count)]
-        self.talkers = [Talker(self.house.address, self.ledger, scripts, draw) for draw in draws]
+        self.talkers = [Talker(self.gateway.address, self.ledger, scripts, draw) for draw in draws]
         for talker in self.talkers:
             talker.flighty = flighty
         return self.talkers

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks.faults.house import House
-from benchmarks.faults.injuries import INJURIES, Injury
+from benchmarks.faults.gateway import GatewayUnderTest
+from benchmarks.faults.injection import FAULTS, Fault
 from benchmarks.faults.ledger import Ledger, Row
 from benchmarks.faults.questions import scripts
 from benchmarks.faults.scene import Scene, small_disk
@@ -39,48 +39,46 @@ async def trial(
 
     `texts` holds undisturbed answers by the key of their question; new ones are added.
     """
-    injury = INJURIES[name]
-    with _scene(name, injury, model, folder, seed=seed, texts=texts) as scene:
-        people = scene.people(count, scripts(seed, SCRIPTS), flighty=injury.flighty)
+    fault = FAULTS[name]
+    with _scene(name, fault, model, folder, seed=seed, texts=texts) as scene:
+        people = scene.people(count, scripts(seed, SCRIPTS), flighty=fault.flighty)
         await _talk(scene, WARM_SECONDS)
-        before = await asyncio.to_thread(scene.house.rest)
+        before = await asyncio.to_thread(scene.gateway.rest)
         until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as talking:  # an interrupt does not wait for their answers
             for talker in people:
                 talking.create_task(talker.talk(until))
-            await injury.inflict(scene, until)
+            await fault.inject(scene, until)
         await _heal(scene)
-        for leak in (await asyncio.to_thread(scene.house.rest)).leaks(before):
+        for leak in (await asyncio.to_thread(scene.gateway.rest)).leaks(before):
             scene.ledger.row.leaks += 1
             scene.ledger.row.notes[leak] += 1
-        await scene.ledger.audit(scene.house.url)
-        if await asyncio.to_thread(scene.house.stop):
+        await scene.ledger.audit(scene.gateway.url)
+        if await asyncio.to_thread(scene.gateway.stop):
             scene.ledger.row.blame("the gateway did not end with exit code 0")
         return scene.ledger.row
 
 
 @contextlib.contextmanager
-def _scene(
-    name: str, injury: Injury, model: Path, folder: Path, *, seed: int, texts: dict[str, str]
-) -> Iterator[Scene]:
+def _scene(name: str, fault: Fault, model: Path, folder: Path, *, seed: int, texts: dict[str, str]) -> Iterator[Scene]:
     folder.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
-        redis = RedisServer(folder) if injury.redis else None
+        redis = RedisServer(folder) if fault.redis else None
         if redis is not None:
             stack.callback(redis.stop)
             redis.start()
-        disk = stack.enter_context(small_disk(folder / "disk")) if injury.disk else None
-        clock = folder / "clock" if injury.clock else None
+        disk = stack.enter_context(small_disk(folder / "disk")) if fault.disk else None
+        clock = folder / "clock" if fault.clock else None
         if clock is not None:
             clock.write_text("0")
-        if injury.own_model:
+        if fault.own_model:
             model = Path(shutil.copy(model, folder / "model.gguf"))
         state = (disk or folder) / "state"
         settings = {**SETTINGS, **({"cache": redis.unix} if redis else {})}
-        house = House(state, model, log=folder / "log", clock=clock, **settings)
-        stack.callback(house.close)
-        ledger = Ledger(texts, keeps=injury.keeps)
-        yield Scene(house.start(), ledger, f"{seed} {name}", folder, redis, clock, disk)
+        gateway = GatewayUnderTest(state, model, log=folder / "log", clock=clock, **settings)
+        stack.callback(gateway.close)
+        ledger = Ledger(texts, keeps=fault.keeps)
+        yield Scene(gateway.start(), ledger, f"{seed} {name}", folder, redis, clock, disk)
 
 
 async def _talk(scene: Scene, seconds: float) -> None:

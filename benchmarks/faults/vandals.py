@@ -66,4 +66,4 @@ def _request(**fields: str) -> str:
 
 def _socket(scene: Scene) -> connect:
     """Return a connection; its failures do not concern a vandal."""
-    return connect(scene.house.address, open_timeout=5, ping_interval=None, close_timeout=2)
+    return connect(scene.gateway.address, open_timeout=5, ping_interval=None, close_timeout=2)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Gives HAProxy a certificate that certbot has got: chain and key in one file, which is there whole or not at all.
+# Installs a certificate of certbot in HAProxy: chain and key in one file, which is replaced atomically.
 #
 #   install -m 755 deploy/haproxy/renewed.sh /etc/letsencrypt/renewal-hooks/deploy/samovar      after every renewal
 #   RENEWED_LINEAGE=/etc/letsencrypt/live/samovar.example.org sh deploy/haproxy/renewed.sh      the first time

@@ -13,6 +13,7 @@ inside its functions.
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(f"{error.filename}: {error.strerror}; run as the user that owns it, or name another path")
         return 1
     except KeyboardInterrupt:
-        return 1
+        return 128 + signal.SIGINT
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Command, Settings, object]:

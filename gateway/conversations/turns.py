@@ -11,6 +11,7 @@ import msgspec
 
 from cache import Archive, BlockDeletions, Progress, StoreError
 from gateway.protocol.items import Item
+from gateway.protocol.response_events import LATER_FIELDS
 
 UNENDED: Final = ("queued", "in_progress")
 """Statuses of a response that has not ended."""
@@ -127,7 +128,8 @@ class Sessions:
         await self._archive.run()
 
     def _opened(self, record: _Record) -> tuple[Turn, list[int] | None]:
-        return record.turn, _unpack(record.ids) if record.vocabulary == self._vocabulary else None
+        turn = msgspec.structs.replace(record.turn, response={**LATER_FIELDS, **record.turn.response})
+        return turn, _unpack(record.ids) if record.vocabulary == self._vocabulary else None
 
     async def _write(self, tenant: str, turn: Turn, ids: list[int] | None, progress: Progress) -> None:
         await self._put(tenant, _Record(turn, "" if ids is None else self._vocabulary, _pack(ids or [])), progress)

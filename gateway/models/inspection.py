@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from engine import ModelLoadError, environment, module_command, split_fault
+from gateway.config.resource_limits import limit
 from gateway.models.catalogue import SAMPLING_KEYS, ModelNotAvailableError
 from gateway.models.token_table import TokenTable
 from gateway.prompts.chat_template import Prompt, TemplateError
@@ -147,14 +148,9 @@ def _token_table(vocabulary: Vocabulary) -> TokenTable:
 
 def main(path: str) -> int:
     """Read the model file `path` under resource limits and write the result to stdout."""
-    for limit, wanted in (
-        (resource.RLIMIT_DATA, MEMORY),
-        (resource.RLIMIT_CPU, int(SECONDS)),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(limit, (value, value))
+    limit(resource.RLIMIT_DATA, MEMORY)
+    limit(resource.RLIMIT_CPU, int(SECONDS))
+    limit(resource.RLIMIT_CORE, 0)
     sys.stdout.buffer.write(msgspec.msgpack.encode(_read(Path(path))))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -149,6 +150,12 @@ def load(settings: Settings) -> ServedModel:
         plan=plan.limited(engines),
         engines=engines,
     )
+
+
+def fingerprint(build: Mapping[str, str | int | bool]) -> str:
+    """Return what answers depend on besides the request; `build` is that of the engines' configuration."""
+    package = "llama-cpp-python"  # pinned exactly, so that its version stands for one build of llama.cpp
+    return f"samovar-{version('samovar')}-{package}-{build[package]}-{str(build['model'])[:12]}"
 
 
 def _engines(plan: CostModel) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from engine import Model, ModelLoadError, mark
+from gateway.config.resource_limits import limit
 from gateway.prompts import messages
 from gateway.prompts.chat_template import TemplateError
 from gateway.prompts.encoder import Encoder
@@ -101,7 +102,7 @@ class _Host:
             for other in self._sockets:
                 if other is not connection:
                     other.close()
-            _limit(resource.RLIMIT_DATA, self._configuration.memory)
+            limit(resource.RLIMIT_DATA, self._configuration.memory)
             status = _serve(connection, self._encoder, self._configuration)
         finally:
             os._exit(status)
@@ -170,12 +171,6 @@ def _allow_deep_recursion() -> None:
         if resource.getrlimit(resource.RLIMIT_STACK)[0] != wanted:
             return
         os.execv(sys.orig_argv[0], sys.orig_argv)  # noqa: S606 - this very program
-
-
-def _limit(kind: int, wanted: int) -> None:
-    hard = resource.getrlimit(kind)[1]
-    value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(kind, (value, hard))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.protocol.calls import ArgumentsDelta, CallReader, CallStart, Part, TextDelta
-from gateway.protocol.events import CallItem, Event, MessageItem, ResponseEvents
+from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
+from gateway.protocol.events import ItemEvent
+from gateway.protocol.output_items import CallItem, MessageItem
+from gateway.protocol.response_events import ResponseEvents
+from gateway.protocol.tools import OutputConstraint
 
 Logprobs = Sequence[dict[str, Any]]
 """Log probabilities, one entry per token, in the format of the API's events."""
@@ -15,46 +18,46 @@ Logprobs = Sequence[dict[str, Any]]
 class Answer:
     """Opens, fills and closes output items. `new_id` returns a new id with the given prefix."""
 
-    def __init__(self, events: ResponseEvents, *, calls: bool, new_id: Callable[[str], str]) -> None:
-        """With `calls` the answer may contain function calls; otherwise it is all text."""
+    def __init__(self, events: ResponseEvents, *, form: OutputConstraint, new_id: Callable[[str], str]) -> None:
+        """`form` is the constraint under which the answer is generated."""
         self.text = ""
         """The answer so far, as the model wrote it."""
         self._events = events
-        self._reader = CallReader() if calls else None
+        self._reader = CallReader(whole=not form.trigger) if form.calls else None
         self._new_id = new_id
         self._open: MessageItem | CallItem | None = None
 
-    def begin(self) -> list[Event]:
+    def begin(self) -> list[ItemEvent]:
         """Return the events that can be emitted before the first token."""
         return [] if self._reader is not None else self._text("", ())
 
-    def feed(self, text: str, logprobs: Logprobs = ()) -> list[Event]:
+    def feed(self, text: str, logprobs: Logprobs = ()) -> list[ItemEvent]:
         """Return the events of more text."""
         self.text += text
-        parts = [TextDelta(text)] if self._reader is None else self._reader.feed(text)
+        parts = [TextPart(text)] if self._reader is None else self._reader.feed(text)
         return self._emit(parts, logprobs)
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[ItemEvent]:
         """Return the last events; an answer without text and calls is an empty message."""
         events = self._emit(self._reader.finish(), ()) if self._reader is not None else []
         return events if self._open is not None else [*events, *self._text("", ())]
 
-    def _emit(self, parts: Sequence[Part], logprobs: Logprobs) -> list[Event]:
-        events: list[Event] = []
+    def _emit(self, parts: Sequence[Part], logprobs: Logprobs) -> list[ItemEvent]:
+        events: list[ItemEvent] = []
         for part in parts:
             match part:
-                case TextDelta(text=text):
+                case TextPart(text=text):
                     events += self._text(text, logprobs)
                 case CallStart(name=name):
                     events += self._switch(CallItem(self._new_id("fc"), self._new_id("call"), name))
-                case ArgumentsDelta(text=text):
+                case ArgumentsPart(text=text):
                     events.append(self._events.delta(text))
         return events
 
-    def _text(self, text: str, logprobs: Logprobs) -> list[Event]:
+    def _text(self, text: str, logprobs: Logprobs) -> list[ItemEvent]:
         opened = [] if isinstance(self._open, MessageItem) else self._switch(MessageItem(self._new_id("msg")))
         return [*opened, self._events.delta(text, logprobs)] if text else opened
 
-    def _switch(self, item: MessageItem | CallItem) -> list[Event]:
+    def _switch(self, item: MessageItem | CallItem) -> list[ItemEvent]:
         closed, self._open = self._events.close(), item
         return [*closed, *self._events.open(item)]

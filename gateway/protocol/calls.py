@@ -20,7 +20,7 @@ _LONGEST: Final = len(HEADER) + 64
 
 
 @dataclass(frozen=True)
-class TextDelta:
+class TextPart:
     """More text for the user."""
 
     text: str
@@ -34,20 +34,24 @@ class CallStart:
 
 
 @dataclass(frozen=True)
-class ArgumentsDelta:
+class ArgumentsPart:
     """More of the call's arguments, which are JSON."""
 
     text: str
 
 
-Part = TextDelta | CallStart | ArgumentsDelta
+Part = TextPart | CallStart | ArgumentsPart
 
 
 class CallReader:
-    """Separates calls from text. Pass each piece of the answer to `feed`."""
+    """Separates calls from text. Pass each piece of the answer to `feed`.
 
-    def __init__(self) -> None:
+    With `whole` a grammar constrains the whole answer, which is then a call as soon as it starts like one.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
         """Start outside of a call."""
+        self._whole = whole
         self._held = ""
         self._feed = self._text
         self.called = False
@@ -64,23 +68,22 @@ class CallReader:
                 return parts
 
     def finish(self) -> list[Part]:
-        """Return the parts still held at the end of the answer."""
+        """Return the text still held at the end of the answer.
+
+        The part of a call's header or of its CLOSING is not text: the answer was cut off within it.
+        """
         held, self._held = self._held, ""
-        if self._feed == self._header:
-            held = OPENING + held
-        elif self._feed != self._text:
-            return []  # an incomplete CLOSING
-        return [TextDelta(held)] if held else []
+        return [TextPart(held)] if held and self._feed == self._text and not self._whole else []
 
     def _text(self) -> list[Part]:
         before, found, after = self._held.partition(OPENING)
         if found:
             self._held, self._feed = after, self._header
-            return [TextDelta(before)] if before else []
+            return [TextPart(before)] if before else []
         keep = overlap(before, OPENING)
         self._held = before[len(before) - keep :]
         text = before[: len(before) - keep]
-        return [TextDelta(text)] if text else []
+        return [TextPart(text)] if text else []
 
     def _header(self) -> list[Part]:
         match = _HEADER.match(self._held)
@@ -89,18 +92,18 @@ class CallReader:
             return [CallStart(match[1])]
         if len(self._held) > _LONGEST:  # not a call
             text, self._held, self._feed = OPENING + self._held, "", self._text
-            return [TextDelta(text)]
+            return [TextPart(text)]
         return []
 
     def _arguments(self) -> list[Part]:
         before, found, _ = self._held.partition(CLOSING)
         if found:
             self._held, self._feed, self.called = "", self._over, True
-            return [ArgumentsDelta(before)] if before else []
+            return [ArgumentsPart(before)] if before else []
         keep = overlap(before, CLOSING)
         self._held = before[len(before) - keep :]
         text = before[: len(before) - keep]
-        return [ArgumentsDelta(text)] if text else []
+        return [ArgumentsPart(text)] if text else []
 
     def _over(self) -> list[Part]:
         self._held = ""  # one call per answer; the grammar allows nothing after it

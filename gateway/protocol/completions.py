@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway.protocol.events import Event
+from gateway.protocol.events import ArgumentsDelta, Completed, Event, Failed, Incomplete, ItemAdded, TextDelta
 
 Chunk = dict[str, Any]
 
@@ -15,9 +15,16 @@ _USAGE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 class Completion:
     """One completion. Pass the events in order to `feed`, or the ended response to `whole`."""
 
-    def __init__(self, response_id: str, *, created: int, model: str, logprobs: bool, usage: bool) -> None:
+    def __init__(
+        self, response_id: str, *, created: int, model: str, fingerprint: str, logprobs: bool, usage: bool
+    ) -> None:
         """`logprobs` adds log probabilities to the completion, and `usage` adds a last chunk with token counts."""
-        self._head = {"id": f"chatcmpl-{response_id.removeprefix('resp_')}", "created": created, "model": model}
+        self._head = {
+            "id": f"chatcmpl-{response_id.removeprefix('resp_')}",
+            "created": created,
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
         self._logprobs = logprobs
         self._usage = usage
         self._calls = -1
@@ -25,20 +32,18 @@ class Completion:
 
     def feed(self, event: Event) -> list[Chunk]:
         """Return the chunks for an event."""
-        match event["type"]:
-            case "response.output_text.delta":
-                return self._chunks({"content": event["delta"]}, logprobs=event["logprobs"])
-            case "response.output_item.added" if event["item"]["type"] == "function_call":
+        match event:
+            case TextDelta():
+                return self._chunks({"content": event.delta}, logprobs=event.logprobs)
+            case ItemAdded(item={"type": "function_call", "call_id": call_id, "name": name}):
                 self._calls += 1
-                function = {"name": event["item"]["name"], "arguments": ""}
-                return self._call(id=event["item"]["call_id"], type="function", function=function)
-            case "response.function_call_arguments.delta":
-                return self._call(function={"arguments": event["delta"]})
-            case "response.failed":
-                error = event["response"]["error"]
-                return [{"error": {"type": "server_error", "param": None, **error}}]
-            case "response.completed" | "response.incomplete":
-                return self._last(event["response"])
+                return self._call(id=call_id, type="function", function={"name": name, "arguments": ""})
+            case ArgumentsDelta():
+                return self._call(function={"arguments": event.delta})
+            case Failed():
+                return [{"error": {"type": "server_error", "param": None, **event.response["error"]}}]
+            case Completed() | Incomplete():
+                return self._last(event.response)
         return []
 
     def whole(self, response: dict[str, Any]) -> dict[str, Any]:

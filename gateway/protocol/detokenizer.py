@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class Detokenizer:
@@ -28,13 +28,15 @@ class Detokenizer:
             return ""
         return self._release(self._decoder.decode(b"".join(map(self._piece, ids))))
 
+    @property
+    def unfinished(self) -> int:
+        """Number of bytes at the end of the tokens that are not a whole character yet."""
+        return len(self._decoder.getstate()[0])
+
     def finish(self) -> str:
-        """Return the text still held back, with an incomplete character as U+FFFD."""
-        if self.stopped:
-            return ""
-        text = self._release(self._decoder.decode(b"", final=True))
+        """Return the text still held back, without an unfinished character."""
         held, self._held = self._held, ""
-        return text + held
+        return held
 
     def _release(self, text: str) -> str:
         text = self._held + text
@@ -54,3 +56,19 @@ def overlap(text: str, stop: str) -> int:
     while at >= 0 and not stop.startswith(text[at:]):
         at = text.find(stop[0], at + 1)
     return len(text) - at if at >= 0 else 0
+
+
+def whole_tokens(pieces: Iterable[bytes], visible: bytes) -> tuple[int, str]:
+    """Return how many tokens lie within the prefix `visible` of their text, and the text that remains after them.
+
+    `pieces` are the tokens' bytes. A token whose bytes end in the middle of a character counts only together with the
+    tokens that complete the character.
+    """
+    count, end, done = 0, 0, 0
+    for i, piece in enumerate(pieces, 1):
+        done += len(piece)
+        if done > len(visible):
+            break
+        if done == len(visible) or visible[done] & 0xC0 != 0x80:  # 0x80 to 0xBF continue a character
+            count, end = i, done
+    return count, visible[end:].decode(errors="ignore")

@@ -1,22 +1,19 @@
-"""The events of one response, in the only valid order.
+"""The events of a response, as typed structs. msgspec encodes them in the format of OpenAI's Responses API.
 
-An answer is a list of output items. `ResponseEvents.open` accepts any `OutputItem`, so a new kind of item is a new
-class next to `MessageItem`.
+`response_events.py` builds them, `log.py` numbers them, and other APIs translate them, as `completions.py` does. Items,
+content parts and the response object are JSON objects, because they are stored and returned in that form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.errors import ApiError
-from gateway.protocol.items import Item, text_item
-from gateway.protocol.requests import ResponseCreate
-
-Event = dict[str, Any]
+from gateway.protocol.items import Item
 
 
 @dataclass(frozen=True)
@@ -38,228 +35,230 @@ class Usage:
         }
 
 
-class OutputItem(Protocol):
-    """One growing item of an answer. Its methods return events without the fields that the response adds."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event for a client. The JSON has no field that is None by default and has not been set.
 
-    def opened(self) -> list[Event]:
-        """Return the events that open the item."""
-
-    def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:
-        """Append to the item, with the log probabilities of its tokens if requested."""
-
-    def closed(self, status: str) -> list[Event]:
-        """Return the events that close the item with `status` completed or incomplete."""
-
-    def body(self, status: str) -> Item:
-        """Return the item so far."""
-
-
-class MessageItem:
-    """A message with text for the user; `item_id` is a `msg_` id."""
-
-    def __init__(self, item_id: str) -> None:
-        """Create an empty message."""
-        self._id = item_id
-        self._texts: list[str] = []
-        self._logprobs: list[dict[str, Any]] = []
-
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return "".join(self._texts)
-
-    def opened(self) -> list[Event]:
-        """Return the events that open the item and its only part."""
-        item = {**self.body("in_progress"), "content": []}
-        return [
-            {"type": "response.output_item.added", "item": item},
-            self._part("response.content_part.added", part=self._content("")),
-        ]
-
-    def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:
-        """Append text."""
-        self._texts.append(text)
-        self._logprobs += logprobs
-        return self._part("response.output_text.delta", delta=text, logprobs=list(logprobs))
-
-    def closed(self, status: str) -> list[Event]:
-        """Return the events with the whole text, part and item."""
-        item = self.body(status)
-        return [
-            self._part("response.output_text.done", text=self.text, logprobs=list(self._logprobs)),
-            self._part("response.content_part.done", part=self._content(self.text)),
-            {"type": "response.output_item.done", "item": item},
-        ]
-
-    def body(self, status: str) -> Item:
-        """Return the item in the form that is listed and stored."""
-        return text_item(self.text, item_id=self._id, status=status, logprobs=self._logprobs)
-
-    def _part(self, kind: str, **fields: Any) -> Event:
-        return {"type": kind, "item_id": self._id, "content_index": 0, **fields}
-
-    @staticmethod
-    def _content(text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": []}
-
-
-class CallItem:
-    """A call of the function `name`; `item_id` is an `fc_` id, and the call's output will refer to `call_id`."""
-
-    def __init__(self, item_id: str, call_id: str, name: str) -> None:
-        """Create a call without arguments."""
-        self._id = item_id
-        self._call_id = call_id
-        self._name = name
-        self._arguments: list[str] = []
-
-    def opened(self) -> list[Event]:
-        """Return the event that opens the item."""
-        return [{"type": "response.output_item.added", "item": self.body("in_progress")}]
-
-    def delta(self, text: str, logprobs: Sequence[dict[str, Any]]) -> Event:  # noqa: ARG002 - only messages have logprobs
-        """Append to the arguments."""
-        self._arguments.append(text)
-        return {"type": "response.function_call_arguments.delta", "item_id": self._id, "delta": text}
-
-    def closed(self, status: str) -> list[Event]:
-        """Return the events with the whole arguments and item."""
-        item = self.body(status)
-        arguments = {"item_id": self._id, "name": self._name, "arguments": item["arguments"]}
-        return [
-            {"type": "response.function_call_arguments.done", **arguments},
-            {"type": "response.output_item.done", "item": item},
-        ]
-
-    def body(self, status: str) -> Item:
-        """Return the item in the form that is listed and stored."""
-        return {
-            "id": self._id,
-            "type": "function_call",
-            "call_id": self._call_id,
-            "name": self._name,
-            "arguments": "".join(self._arguments),
-            "status": status,
-        }
-
-
-class ResponseEvents:
-    """Builds the events of one response with any number of output items, one after the other. The log numbers them.
-
-    `response_id` is a `resp_` id; `created_at` is in epoch seconds; `temperature` and `top_p` are the effective values.
+    Because of `omit_defaults`, a field that must always be in the JSON has no default.
     """
 
-    def __init__(
-        self,
-        request: ResponseCreate,
-        *,
-        response_id: str,
-        model: str,
-        created_at: int,
-        temperature: float,
-        top_p: float,
-        max_output_tokens: int,
-    ) -> None:
-        """Create the response object, with status queued."""
-        self._open: OutputItem | None = None
-        self._response: dict[str, Any] = {
-            "id": response_id,
-            "object": "response",
-            "created_at": created_at,
-            "status": "queued",
-            "model": model,
-            "output": [],
-            "parallel_tool_calls": False,  # one call per answer
-            "tool_choice": msgspec.to_builtins(request.choice),
-            "tools": msgspec.to_builtins(request.functions),
-            "text": {"format": msgspec.to_builtins(request.format)},
-            "error": None,
-            "incomplete_details": None,
-            "instructions": request.instructions,
-            "metadata": request.metadata or {},
-            "temperature": temperature,
-            "top_p": top_p,
-            "access_programs": None,
-            "max_output_tokens": max_output_tokens,
-            "previous_response_id": request.previous_response_id,
-            "store": request.is_stored,
-            "truncation": request.truncation or "disabled",
-            "usage": None,
-        }
+    sequence_number: int | None = None
+    """Number in the log of the response, from 0; None before the log has numbered it, and for events of no response."""
+    stream_id: str | None = None
+    """The lane of the client that receives the event, if it is named."""
 
     @property
-    def response(self) -> dict[str, Any]:
-        """The response as it stands, including the open item."""
-        growing = [self._open.body("in_progress")] if self._open is not None else []
-        return {**self._response, "output": [*self._response["output"], *growing]}
-
-    def created(self) -> Event:
-        """Return the event that announces the response's id: the request is accepted."""
-        return self._about("response.created", "in_progress")
-
-    def queued(self, position: int, seconds: float) -> Event:
-        """Return the event for a waiting request; `position` 1 is next, after an estimated `seconds`."""
-        extra = {"queue_position": position, "estimated_wait_seconds": round(seconds, 1)}
-        return {**self._about("response.queued", "queued"), **extra}
-
-    def in_progress(self) -> Event:
-        """Return the event for a request that an engine has started."""
-        return self._about("response.in_progress", "in_progress")
-
-    def open(self, item: OutputItem) -> list[Event]:
-        """Open the next item of the answer; the previous one must be closed."""
-        self._open = item
-        return [self._of_item(event) for event in item.opened()]
-
-    def delta(self, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> Event:
-        """Append to the open item."""
-        assert self._open is not None, "no item is open"  # noqa: S101
-        return self._of_item(self._open.delta(text, logprobs))
-
-    def close(self, status: str = "completed") -> list[Event]:
-        """Close the open item, if any, with `status` completed or incomplete."""
-        if self._open is None:
-            return []
-        item, events = self._open, [self._of_item(event) for event in self._open.closed(status)]
-        self._open = None
-        self._response["output"] = [*self._response["output"], item.body(status)]
-        return events
-
-    def completed(self, usage: Usage) -> list[Event]:
-        """Return the last events if the model ended its answer, or the request only encoded a context."""
-        return self._ended("response.completed", "completed", usage)
-
-    def incomplete(self, usage: Usage, reason: str, explanation: str | None = None) -> list[Event]:
-        """Return the last events of an answer that ended early: `reason` is max_output_tokens, steered or cancelled."""
-        details = {"reason": reason} if explanation is None else {"reason": reason, "message": explanation}
-        self._response["incomplete_details"] = details
-        return self._ended("response.incomplete", "cancelled" if reason == "cancelled" else "incomplete", usage)
-
-    def failed(self, error: ApiError) -> list[Event]:
-        """Return the last events of a response that failed after its request was accepted."""
-        self._response["error"] = {"code": error.code, "message": error.message}
-        self._response["incomplete_details"] = None
-        return [*self.close("incomplete"), self._about("response.failed", "failed")]
-
-    def _ended(self, kind: str, status: str, usage: Usage) -> list[Event]:
-        self._response["usage"] = usage.body()
-        return [*self.close("completed" if status == "completed" else "incomplete"), self._about(kind, status)]
-
-    def _about(self, kind: str, status: str) -> Event:
-        self._response["status"] = status
-        return {"type": kind, "response": dict(self._response)}
-
-    def _of_item(self, event: Event) -> Event:
-        return {**event, "output_index": len(self._response["output"])}
+    def type(self) -> str:
+        """The value of `type` in the JSON."""
+        return str(self.__struct_config__.tag)
 
 
-def terminal_event(response: dict[str, Any], *, number: int) -> Event:
-    """Return the terminal event of a response that ended long ago, whose other events are no longer available."""
-    kinds = {"completed": "response.completed", "failed": "response.failed"}
-    kind = kinds.get(response["status"], "response.incomplete")
-    return {"type": kind, "sequence_number": number, "response": response}
+class ResponseEvent(Event, frozen=True, kw_only=True):
+    """A change of the response's status."""
+
+    response: dict[str, Any]
+    """The response object as of this event."""
 
 
-def refusal(error: ApiError, **address: str) -> Event:
-    """Return the `error` event of a rejected message; `address` is the lane and response that the message named."""
-    return {"type": "error", "status": error.status, "error": error.body(), **address}
+class Created(ResponseEvent, frozen=True, kw_only=True, tag="response.created"):
+    """The request is accepted; the response has an id."""
+
+    ignored: tuple[str, ...] = ()
+    """Names of the request's fields that were accepted and have no effect."""
+
+
+class Queued(ResponseEvent, frozen=True, kw_only=True, tag="response.queued"):
+    """The request waits for an engine."""
+
+    queue_position: int
+    """1 is next."""
+    estimated_wait_seconds: float
+
+
+class InProgress(ResponseEvent, frozen=True, kw_only=True, tag="response.in_progress"):
+    """An engine has started the request."""
+
+
+class TerminalEvent(ResponseEvent, frozen=True, kw_only=True):
+    """The last event of a response, which has exactly one."""
+
+
+class Completed(TerminalEvent, frozen=True, kw_only=True, tag="response.completed"):
+    """The model ended its answer, or the request only encoded a context."""
+
+
+class Incomplete(TerminalEvent, frozen=True, kw_only=True, tag="response.incomplete"):
+    """The answer ended early; the response's `incomplete_details` say why."""
+
+
+class Failed(TerminalEvent, frozen=True, kw_only=True, tag="response.failed"):
+    """The response failed after its request was accepted; its `error` says why."""
+
+
+class ItemEvent(Event, frozen=True, kw_only=True):
+    """A change of an output item."""
+
+    output_index: int
+    """Index of the item in the response's `output`."""
+
+
+class ItemAdded(ItemEvent, frozen=True, kw_only=True, tag="response.output_item.added"):
+    """An item starts."""
+
+    item: Item
+
+
+class ItemDone(ItemEvent, frozen=True, kw_only=True, tag="response.output_item.done"):
+    """An item is complete, or incomplete because the response ended early."""
+
+    item: Item
+
+
+class DeltaEvent(ItemEvent, frozen=True, kw_only=True):
+    """More of an item's text or arguments."""
+
+    item_id: str
+    delta: str
+
+    @property
+    def part(self) -> tuple[object, ...]:
+        """What the delta extends: deltas of one part can be merged."""
+        return type(self), self.item_id
+
+
+class TextDelta(DeltaEvent, frozen=True, kw_only=True, tag="response.output_text.delta"):
+    """More text of a message."""
+
+    content_index: int
+    logprobs: list[dict[str, Any]]
+    """Log probabilities of the text's tokens, if the request asks for them."""
+
+    @property
+    def part(self) -> tuple[object, ...]:
+        """What the delta extends: deltas of one part can be merged."""
+        return type(self), self.item_id, self.content_index
+
+
+class ArgumentsDelta(DeltaEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"):
+    """More of a call's arguments."""
+
+
+class ArgumentsDone(ItemEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.done"):
+    """A call's arguments are complete."""
+
+    item_id: str
+    name: str
+    arguments: str
+
+
+class PartEvent(ItemEvent, frozen=True, kw_only=True):
+    """A change of a message's content part."""
+
+    item_id: str
+    content_index: int
+
+
+class PartAdded(PartEvent, frozen=True, kw_only=True, tag="response.content_part.added"):
+    """A content part starts."""
+
+    part: dict[str, Any]
+
+
+class TextDone(PartEvent, frozen=True, kw_only=True, tag="response.output_text.done"):
+    """The text of a part is complete."""
+
+    text: str
+    logprobs: list[dict[str, Any]]
+
+
+class PartDone(PartEvent, frozen=True, kw_only=True, tag="response.content_part.done"):
+    """A content part is complete."""
+
+    part: dict[str, Any]
+
+
+class Refused(Event, frozen=True, kw_only=True, tag="error"):
+    """A message was rejected, or an event could not be encoded."""
+
+    status: int
+    """The HTTP status of the error."""
+    error: dict[str, Any]
+    response_id: str | None = None
+    """The response that the message named, if any."""
+    request_id: str | None = None
+    """The id under which the error is logged."""
+
+
+class NamedSteer(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted steer by its id."""
+
+    id: str
+    previous_response_id: str
+
+
+class ReturnedSteer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A failed steer with its input, and with its id if it had been accepted."""
+
+    previous_response_id: str
+    input: Any
+    id: str | None = None
+
+
+class RequiredOutput(msgspec.Struct, frozen=True, kw_only=True, tag="function_call_output"):
+    """A tool result that a response needs before any other input."""
+
+    call_id: str
+    name: str
+
+
+class SteerFailure(msgspec.Struct, frozen=True, kw_only=True, tag="invalid_request_error"):
+    """Why a steer failed."""
+
+    code: str
+    message: str
+
+
+class SteerAccepted(Event, frozen=True, kw_only=True, tag="response.steer.accepted"):
+    """A steer waits for the end of the response."""
+
+    steer: NamedSteer
+
+
+class SteerPending(Event, frozen=True, kw_only=True, tag="response.steer.pending"):
+    """A steer waits for tool results."""
+
+    steer: NamedSteer
+    reason: Literal["waiting_for_required_input"]
+    required_input: list[RequiredOutput]
+
+
+class SteerFailed(Event, frozen=True, kw_only=True, tag="response.steer.failed"):
+    """A steer was not used."""
+
+    error: SteerFailure
+    steer: ReturnedSteer
+
+
+_TERMINAL: dict[str, type[TerminalEvent]] = {"completed": Completed, "failed": Failed}
+
+
+def terminal_event(response: dict[str, Any], *, number: int | None = None) -> TerminalEvent:
+    """Return the terminal event of an ended response; `number` is its sequence number, if it is not logged."""
+    return _TERMINAL.get(response["status"], Incomplete)(response=response, sequence_number=number)
+
+
+def refusal(
+    error: ApiError, *, request_id: str | None = None, response_id: str | None = None, stream_id: str | None = None
+) -> Refused:
+    """Return the `error` event of a rejected message, with the lane and the response that the message named."""
+    return Refused(
+        status=error.status,
+        error=error.body(),
+        request_id=request_id,
+        response_id=response_id,
+        stream_id=stream_id,
+    )
+
+
+def on_lane(event: Event, lane: str | None) -> Event:
+    """Return the event for a client that named the request's lane, or None."""
+    return event if lane is None else replace(event, stream_id=lane)

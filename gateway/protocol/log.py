@@ -7,10 +7,12 @@ one, so a slow client costs no memory beyond the bounded log.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from gateway.protocol.events import Event
+from msgspec.structs import replace
+
+from gateway.protocol.events import DeltaEvent, Event, Queued, TerminalEvent, TextDelta, on_lane
 
 EVENTS: Final = 4096
 """Maximum events of one response that the log retains."""
@@ -19,8 +21,6 @@ BYTES: Final = 1 << 20
 EVENT_BYTES: Final = 128
 MERGED: Final = 1 << 16
 """Maximum characters of one merged delta, which bounds the size of a frame."""
-TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
-"""Types of the last event of a response, which has exactly one."""
 
 
 class EventLog:
@@ -35,7 +35,7 @@ class EventLog:
         """Retain `events` events and `size` bytes. `on_fault` gets a watcher's exception; by default it is raised."""
         self._on_fault = on_fault
         self.watchers: set[Callable[[], None]] = set()
-        self.terminal: Event | None = None
+        self.terminal: TerminalEvent | None = None
         """The last event of the response, if it has ended."""
         self._most = (events, size)
         self._events: deque[Event] = deque()
@@ -60,10 +60,10 @@ class EventLog:
     def append(self, event: Event) -> None:
         """Number and append an event; drop the oldest ones above the limits."""
         assert self.terminal is None, "a response ends once"  # noqa: S101
-        event = {"type": event["type"], "sequence_number": self.end, **event}
+        event = replace(event, sequence_number=self.end)
         self._events.append(event)
         self._size += _size(event)
-        if event["type"] in TERMINAL:
+        if isinstance(event, TerminalEvent):
             self.terminal = event
         events, size = self._most
         while len(self._events) > 1 and (len(self._events) > events or self._size > size):
@@ -88,27 +88,13 @@ class EventLog:
             raise LookupError(f"event {number + 1} was dropped; the oldest is {self._first}")
         if at >= len(self._events):
             return None
-        last = at
-        while last + 1 < len(self._events) and _can_merge(self._events[at], self._events[last + 1]):
-            last += 1
-        return self._events[at] if last == at else self._merged(at, last)
-
-    def _merged(self, at: int, last: int) -> Event:
-        if self._events[at]["type"] == "response.queued":
-            return self._events[last]
-        texts: list[str] = []
-        extra: list[object] = []
-        length = 0
-        for i in range(at, last + 1):
-            event = self._events[i]
-            if length and length + len(event["delta"]) > MERGED:
-                break
-            length += len(event["delta"])
-            texts.append(event["delta"])
-            extra += event.get("logprobs", ())
-            number = event["sequence_number"]
-        merged = {**self._events[at], "sequence_number": number, "delta": "".join(texts)}
-        return {**merged, "logprobs": extra} if "logprobs" in merged else merged
+        first = self._events[at]
+        if at + 1 == len(self._events):
+            return first
+        following = (self._events[i] for i in range(at + 1, len(self._events)))
+        if isinstance(first, DeltaEvent):
+            return _merged(first, following)
+        return _latest(first, following) if isinstance(first, Queued) else first
 
 
 class Reader:
@@ -136,19 +122,43 @@ class Reader:
         event = self.log.terminal if self._dropped else self.log.after(self._after)
         if event is None:
             return None
-        self._after = event["sequence_number"]
+        assert event.sequence_number is not None, "the log has not numbered the event"  # noqa: S101
+        self._after = event.sequence_number
         self.done = event is self.log.terminal
-        return event if self.stream_id is None else {**event, "stream_id": self.stream_id}
+        return on_lane(event, self.stream_id)
 
 
 def _size(event: Event) -> int:
-    text = len(event.get("delta", "").encode("utf-8", "surrogatepass"))
-    return EVENT_BYTES * (1 + len(event.get("logprobs", ()))) + text
+    if not isinstance(event, DeltaEvent):
+        return EVENT_BYTES
+    logprobs = len(event.logprobs) if isinstance(event, TextDelta) else 0
+    return EVENT_BYTES * (1 + logprobs) + len(event.delta.encode("utf-8", "surrogatepass"))
 
 
-def _can_merge(a: Event, b: Event) -> bool:
-    """Return whether two events can be merged: deltas of one part, or queue positions."""
-    kind = a["type"]
-    if kind != b["type"] or not (kind.endswith(".delta") or kind == "response.queued"):
-        return False
-    return all(a.get(name) == b.get(name) for name in ("item_id", "output_index", "content_index"))
+def _latest(first: Queued, following: Iterable[Event]) -> Event:
+    """Return the last of the queue positions with which `first` and `following` begin."""
+    latest = first
+    for event in following:
+        if not isinstance(event, Queued):
+            break
+        latest = event
+    return latest
+
+
+def _merged(first: DeltaEvent, following: Iterable[Event]) -> DeltaEvent:
+    """Return `first` with the deltas of the same part that immediately follow, up to MERGED characters."""
+    deltas, length = [first], len(first.delta)
+    for event in following:
+        if not isinstance(event, DeltaEvent) or event.part != first.part or length + len(event.delta) > MERGED:
+            break
+        length += len(event.delta)
+        deltas.append(event)
+    if len(deltas) == 1:
+        return first
+    text = "".join(event.delta for event in deltas)
+    merged = replace(first, sequence_number=deltas[-1].sequence_number, delta=text)
+    if not isinstance(merged, TextDelta):
+        return merged
+    return replace(
+        merged, logprobs=[entry for event in deltas if isinstance(event, TextDelta) for entry in event.logprobs]
+    )

@@ -13,7 +13,15 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.protocol.events import Event
+from gateway.protocol.events import (
+    NamedSteer,
+    RequiredOutput,
+    ReturnedSteer,
+    SteerAccepted,
+    SteerFailed,
+    SteerFailure,
+    SteerPending,
+)
 from gateway.protocol.requests import InputMessage, InputText, ResponseCreate
 
 PENDING: Final = 16
@@ -110,41 +118,35 @@ def successor(request: ResponseCreate, parent: str, steers: Sequence[Steer]) -> 
     return steered(msgspec.structs.replace(request, input=None, previous_response_id=parent), steers)
 
 
-def required_input(response: dict[str, Any]) -> list[dict[str, str]]:
-    """Return stubs of the tool results that this response needs before any other input."""
+def required_input(response: dict[str, Any]) -> list[RequiredOutput]:
+    """Return the tool results that this response needs before any other input."""
     return [
-        {"type": "function_call_output", "call_id": item["call_id"], "name": item["name"]}
+        RequiredOutput(call_id=item["call_id"], name=item["name"])
         for item in response["output"]
         if item["type"] == "function_call"
     ]
 
 
-def accepted(steer: Steer) -> Event:
+def accepted(steer: Steer) -> SteerAccepted:
     """Return the event for an accepted steer."""
-    return {"type": "response.steer.accepted", "steer": _named(steer)}
+    return SteerAccepted(steer=_named(steer))
 
 
-def pending(steer: Steer, required: list[dict[str, str]], *, number: int) -> Event:
+def pending(steer: Steer, required: list[RequiredOutput], *, number: int) -> SteerPending:
     """Return the event for a steer that waits for the tool results `required`."""
-    return {
-        "type": "response.steer.pending",
-        "sequence_number": number,
-        "steer": _named(steer),
-        "reason": "waiting_for_required_input",
-        "required_input": required,
-    }
+    return SteerPending(
+        sequence_number=number, steer=_named(steer), reason="waiting_for_required_input", required_input=required
+    )
 
 
-def failed(error: SteerError, raw: dict[str, Any], *, number: int, steer: str | None = None) -> Event:
+def failed(error: SteerError, raw: dict[str, Any], *, number: int, steer: str | None = None) -> SteerFailed:
     """Return the event for a failed steer, with its message `raw`, and its id `steer` if it has one."""
-    returned = {"previous_response_id": raw["previous_response_id"], "input": raw["input"]}
-    return {
-        "type": "response.steer.failed",
-        "sequence_number": number,
-        "error": {"type": "invalid_request_error", "code": error.code, "message": str(error)},
-        "steer": returned if steer is None else {**returned, "id": steer},
-    }
+    return SteerFailed(
+        sequence_number=number,
+        error=SteerFailure(code=error.code, message=str(error)),
+        steer=ReturnedSteer(previous_response_id=raw["previous_response_id"], input=raw["input"], id=steer),
+    )
 
 
-def _named(steer: Steer) -> dict[str, str]:
-    return {"id": steer.id, "previous_response_id": steer.message.previous_response_id}
+def _named(steer: Steer) -> NamedSteer:
+    return NamedSteer(id=steer.id, previous_response_id=steer.message.previous_response_id)

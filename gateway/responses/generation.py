@@ -10,7 +10,7 @@ from typing import Any
 from engine import Engine, Finished, Generate, Grammar, Logprob, Started, Tokens
 from gateway.conversations.prompt_builder import Context
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
-from gateway.protocol.detokenizer import Detokenizer
+from gateway.protocol.detokenizer import Detokenizer, whole_tokens
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.cancellation import Cancellation, Cause
@@ -114,23 +114,22 @@ class Generation:
     async def visible_ids(self, text: str) -> list[int] | None:
         """Return the ids of `text`, which is all that the user has seen; None if they cannot be determined now.
 
-        They are the ids that the model generated. A stop string may cut the text in the middle of a token, and during
-        generation an incomplete character or the possible start of a stop string is held back; the rest of such a token
-        is tokenized again.
+        They are the ids that the model generated. A stop string may cut the text in the middle of a token, an
+        unfinished character at the end is dropped, and during generation the possible start of a stop string is held
+        back; the rest of such a token is tokenized again.
         """
-        if self._complete and not self.stopped:
-            return self._ids
-        visible, done = text.encode(), 0
-        for i, token in enumerate(self._ids):
-            size = len(self._tokens.piece(token))
-            if done + size > len(visible):
-                rest = visible[done:].decode(errors="ignore")
-                try:
-                    return self._ids[:i] + await self._services.prompt_builder.tokenize(rest, user=self._user)
-                except ApiError:
-                    return None
-            done += size
-        return self._ids
+        pieces = [self._tokens.piece(token) for token in self._ids]
+        visible = text.encode()
+        if self._complete and not self.stopped:  # the tokens themselves, since invalid bytes are U+FFFD in the text
+            generated = b"".join(pieces)
+            visible = generated[: len(generated) - self._detokenizer.unfinished]
+        count, rest = whole_tokens(pieces, visible)
+        if not rest:
+            return self._ids[:count]
+        try:
+            return self._ids[:count] + await self._services.prompt_builder.tokenize(rest, user=self._user)
+        except ApiError:
+            return None
 
     def _receive(self, tokens: Tokens) -> None:
         ids = tokens.ids

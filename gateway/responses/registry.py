@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+import msgspec
+
 from cache import StoreError
 from gateway.auth.principal import Principal
 from gateway.conversations.turns import Turn
@@ -24,7 +26,7 @@ from gateway.responses.runner import Running
 from gateway.responses.services import Services
 
 KEPT_BYTES: Final = 64 << 20
-"""Maximum bytes of ended responses' events, kept for clients that resume; the oldest are dropped first."""
+"""Maximum bytes of ended responses, kept for clients that resume; the oldest are dropped first."""
 LAST_SECONDS: Final = 2.0
 """Seconds in which responses must end after they are stopped."""
 HURRY_SECONDS: Final = 0.5
@@ -121,7 +123,7 @@ class Responses:
     def drop_ended(self, running: Running) -> None:
         """Remove an ended response that was deleted or whose grace period is over."""
         if self._ended.pop(running.id, None) is not None:
-            self._ended_bytes -= running.log.size
+            self._ended_bytes -= running.retained
 
     async def close(self, *, within: float) -> None:
         """Reject new requests, wait `within` seconds for running responses, then stop them."""
@@ -159,8 +161,10 @@ class Responses:
             return
         del self._running[running.id]
         if self._grace > 0 and running.request.is_stored:
+            # The log counts deltas only: the texts of all other events are those of the record.
+            running.retained = running.log.size + len(msgspec.json.encode(running.record))
             self._ended[running.id] = running
-            self._ended_bytes += running.log.size
+            self._ended_bytes += running.retained
             while self._ended_bytes > KEPT_BYTES:
                 self.drop_ended(next(iter(self._ended.values())))
             asyncio.get_running_loop().call_later(self._grace, self.drop_ended, running)

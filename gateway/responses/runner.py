@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -17,9 +18,10 @@ from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError, StoreUnavailableError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
-from gateway.protocol.events import Event, ResponseEvents
+from gateway.protocol.events import Event
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.response_events import Ending, ResponseEvents
 from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.generation import Generation
 from gateway.responses.measurements import Measurements
@@ -31,6 +33,8 @@ from gateway.scheduling.placement import Demand, Placement
 
 QUEUED_EVERY: Final = 1.0
 """Minimum seconds between two `response.queued` events of a request."""
+QUEUED_AGAIN: Final = 15.0
+"""Maximum seconds between two `response.queued` events, so that clients and proxies do not drop a silent stream."""
 STOPPED: Final = "the gateway stopped before the answer was complete; try again in a moment"
 TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events were waiting"
 
@@ -70,10 +74,12 @@ class Running:
         self._cancellation = Cancellation()
         self._cancellation.add_callback(self._leave_queue)
         self._events = _shape(services, request, self.id, ticket)
-        self._answer = Answer(self._events, calls=context.form.calls, new_id=new_id)
+        self._answer = Answer(self._events, form=context.form, new_id=new_id)
         self._generation = Generation(services, request, context, ticket, self._cancellation, self._on_text)
         self._writer = TurnWriter(services.sessions, services.histories, unstored, self.principal.tenant, request)
         self._measurements = Measurements(services.metrics, self.id, self.principal.shown, request.route, arrived)
+        self.retained = 0
+        """Bytes that the response takes after its end, counted by `Responses`."""
         self._grace = grace
         self._holders = 1
         self._timer: asyncio.TimerHandle | None = None
@@ -172,7 +178,7 @@ class Running:
         if not self.ended:
             self.error = error
             self._count("failed", error.code)
-            self._emit(self._events.failed(error))
+            self._emit_ending(self._events.failed(error))
 
     async def _respond(self) -> None:
         """Generate the response; failures become events."""
@@ -213,12 +219,12 @@ class Running:
         return None if ids is None else self._context.ids + ids
 
     async def _place(self) -> Placement | None:
-        """Wait for a placement, and emit queue positions as they change; return None if the request ends meanwhile."""
-        admission, ticket, emitted = self._services.admission, self._ticket, 0
+        """Wait for a placement, and emit queue positions; return None if the request ends meanwhile."""
+        admission, ticket, emitted, at = self._services.admission, self._ticket, 0, 0.0
         while not ticket.placed.done():
             position = admission.position(ticket)
-            if emitted != position:
-                emitted = position
+            if emitted != position or time.monotonic() - at >= QUEUED_AGAIN:
+                emitted, at = position, time.monotonic()
                 self._publish(self._events.queued(position, admission.estimate(ticket)))
             await asyncio.wait({ticket.placed}, timeout=QUEUED_EVERY)
         if ticket.placed.cancelled():
@@ -247,19 +253,19 @@ class Running:
     async def _finish(self, placement: Placement | None) -> None:
         """Store the turn, then emit the terminal event: every acknowledged turn is on disk."""
         services = self._services
-        (*closing, last), status = self._last()
+        (closing, last), status = self._last()
         self._emit(closing)
         dropped = await self._writer.save(self.record, await self._ids(self._answer.text))
         if dropped:
             services.metrics.dropped_turns.inc(dropped)
-            last["response"] = {**last["response"], "samovar": {"dropped_turns": dropped}}
+            last = replace(last, response={**last.response, "samovar": {"dropped_turns": dropped}})
         if placement is not None:
             services.dispatcher.settle(self.id, placement)
             self._measurements.computed(self._generation.usage, fetched=self._generation.fetched)
         self._count(status)
         self._publish(last)
 
-    def _last(self) -> tuple[list[Event], str]:
+    def _last(self) -> tuple[Ending, str]:
         """Return the last events, and the status for the metrics."""
         generation, events = self._generation, self._events
         prepared = self.request.encodes_only and generation.reason == "length"
@@ -278,15 +284,19 @@ class Running:
 
     async def _fail(self, error: ApiError) -> None:
         self.error = error
-        last = self._events.failed(error)
+        ending = self._events.failed(error)
         with suppress(StoreUnavailableError):  # a failed turn need not be stored
             await self._writer.save(self.record, None)
         self._count("failed", error.code)
-        self._emit(last)
+        self._emit_ending(ending)
 
-    def _emit(self, events: list[Event]) -> None:
+    def _emit(self, events: Sequence[Event]) -> None:
         for event in events:
             self._publish(event)
+
+    def _emit_ending(self, ending: Ending) -> None:
+        closing, last = ending
+        self._emit([*closing, last])
 
     def _count(self, status: str, code: str = "") -> None:
         engines = (engine.name for engine, _ in self._generation.traces)
@@ -299,7 +309,7 @@ def _shape(services: Services, request: ResponseCreate, response_id: str, ticket
         request,
         response_id=response_id,
         model=services.model.entry.name,
-        created_at=int(services.clock()),
+        clock=services.clock,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_output_tokens=ticket.demand.answer or services.settings.max_output_tokens,

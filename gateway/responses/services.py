@@ -40,6 +40,9 @@ class Services:
     prompt_builder: PromptBuilder
     metrics: Metrics
     registry: UserRegistry
+    fingerprint: str
+    """Version of Samovar, version of llama.cpp and digest of the model: the same seed gives the same answer as long as
+    it is the same."""
     activity: Activity = field(default_factory=Activity)
     histories: Histories = field(default_factory=Histories)
     penalties: Penalties = field(default_factory=Penalties)

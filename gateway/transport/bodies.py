@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from cache import StoreError
+from gateway.auth.principal import principal_of
 from gateway.errors import (
     ApiError,
     EngineUnavailableError,
@@ -21,7 +22,7 @@ from gateway.errors import (
     UnsupportedParameterError,
 )
 from gateway.protocol.requests import MAX_MESSAGE, convert, decode
-from gateway.transport.intake import SMALL, intake_of
+from gateway.transport.intake import SMALL, intake_of, owner
 
 BODY_SECONDS: Final = 30.0
 """Seconds in which a client must send a request body."""
@@ -75,6 +76,7 @@ async def json_body(request: Request) -> dict[str, Any]:
     `TrustedHosts` has checked the content type.
     """
     data, size = bytearray(), 0
+    pacer, sender = intake_of(request).pacer, owner(request, principal_of(request))
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
@@ -83,22 +85,19 @@ async def json_body(request: Request) -> dict[str, Any]:
                     data += chunk
                 elif size > DISCARDED_BYTES:
                     break
+                if size > SMALL:  # uvicorn stops reading the connection until the next part is taken
+                    await pacer.turn(sender)
     except TimeoutError as error:
         raise InvalidRequestError(f"the request body took longer than {BODY_SECONDS:g} s to arrive") from error
     except ClientDisconnect as error:
         raise InvalidRequestError("the connection closed before the request body was complete") from error
     if size > MAX_MESSAGE:
         raise MessageTooLargeError(f"the request body is larger than {MAX_MESSAGE} bytes")
-    return await _decoded(request, bytes(data))
-
-
-async def _decoded(request: Request, data: bytes) -> dict[str, Any]:
-    """Decode a body; a large one while no other is being decoded, after a turn of the event loop for others."""
-    if len(data) <= SMALL:
-        return decode(data)
-    async with intake_of(request).decoding:
-        await asyncio.sleep(0)
-        return decode(data)
+    if size <= SMALL:
+        return decode(bytes(data))
+    await pacer.turn(sender)
+    with pacer.work():
+        return decode(bytes(data))
 
 
 def query(request: Request, shape: type[S]) -> S:

@@ -12,12 +12,13 @@ from starlette.routing import BaseRoute, Route
 from gateway.observability.faults import report
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
+from gateway.protocol.events import Incomplete
 from gateway.protocol.log import Reader
 from gateway.responses.registry import Responses
 from gateway.responses.runner import Running
 from gateway.transport.bodies import json_body, with_errors
 from gateway.transport.http import start_response, wait_for_end
-from gateway.transport.sse import ALIVE, EventStream, follow
+from gateway.transport.sse import DONE, EventStream, follow
 
 
 def routes(responses: Responses) -> list[BaseRoute]:
@@ -32,6 +33,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
             running.id,
             created=response["created_at"],
             model=response["model"],
+            fingerprint=responses.services.fingerprint,
             logprobs=bool(chat.logprobs),
             usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
         )
@@ -49,12 +51,9 @@ def routes(responses: Responses) -> list[BaseRoute]:
 async def _frames(running: Running, completion: Completion) -> AsyncIterator[bytes]:
     try:
         async for event in follow(running, Reader(running.log)):
-            if event is None:
-                yield ALIVE
-                continue
-            failure = running.failure if event["type"] == "response.incomplete" else None
+            failure = running.failure if isinstance(event, Incomplete) else None
             for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
                 yield b"data: %b\n\n" % msgspec.json.encode(chunk)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
         yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.id).body()})
-    yield b"data: [DONE]\n\n"
+    yield DONE

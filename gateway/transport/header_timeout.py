@@ -1,4 +1,4 @@
-"""Close HTTP connections that do not send a complete request head in time."""
+"""HTTP connections: a timeout of request heads, and measured work of large bodies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from gateway.transport.intake import intake_in
+from gateway.transport.pacing import PIECE
 
 HEAD_SECONDS: Final = 10.0
 """Seconds from opening a connection, or from its last response, to the end of the next request's head."""
@@ -18,6 +21,7 @@ class HeaderTimeout(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take uvicorn's arguments."""
         super().__init__(*args, **kwargs)
+        self._pacer = intake_in(self.app_state).pacer
         self._timer: asyncio.TimerHandle | None = None
         self._idle = False
 
@@ -26,6 +30,14 @@ class HeaderTimeout(H11Protocol):
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn names the subclass
         self._idle = True
         self._timer = self.loop.call_later(HEAD_SECONDS, self._check)
+
+    def data_received(self, data: bytes) -> None:
+        """Receive data. Bodies are read in turns (`bodies.json_body`); this measures the work of one."""
+        if len(data) <= PIECE:
+            super().data_received(data)
+            return
+        with self._pacer.work():
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""

@@ -23,7 +23,7 @@ from gateway.responses.preparation import count
 from gateway.responses.registry import Responses
 from gateway.responses.runner import Running
 from gateway.transport.bodies import disconnected, error_response, json_body, query, with_errors
-from gateway.transport.sse import EventStream, frame, frames
+from gateway.transport.sse import DONE, EventStream, frame, frames
 
 CANCEL_SECONDS: Final = 10.0
 """Seconds in which a cancelled response must end; normally it takes one engine step."""
@@ -76,7 +76,7 @@ async def wait_for_end(request: Request, running: Running) -> dict[str, Any] | R
     failure = running.failure
     if failure is not None:
         return error_response(failure)  # counted as failed, not as rejected
-    return CLIENT_CLOSED if running.log.terminal is None else dict(running.log.terminal["response"])
+    return CLIENT_CLOSED if running.log.terminal is None else dict(running.log.terminal.response)
 
 
 class HttpResponses:
@@ -134,7 +134,7 @@ class HttpResponses:
         if not params.stream:
             return JSONResponse(response)
         last = terminal_event(response, number=0 if params.starting_after is None else params.starting_after + 1)
-        return Response(frame(last), media_type="text/event-stream")
+        return Response(frame(last) + DONE, media_type="text/event-stream")
 
     @staticmethod
     def _resume(request: Request, running: Running, after: int) -> Response:

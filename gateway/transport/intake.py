@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from starlette.requests import HTTPConnection
-from starlette.websockets import WebSocket
 
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.protocol.lanes import Backlog
+from gateway.transport.pacing import Pacer
 
 SMALL: Final = 1 << 16
-"""Bytes up to which a message is decoded immediately, in at most 4 ms. All connections' larger ones take turns."""
+"""Bytes up to which a message is read and decoded immediately, in at most 4 ms. Larger ones take turns."""
+
+
+INTAKE: Final = "intake"
+"""Key of the intake in the state of the app's lifespan."""
 
 
 class Intake:
@@ -22,21 +26,27 @@ class Intake:
         """Start with no waiting message."""
         self.backlog = Backlog()
         """Bytes of messages that wait for their lanes."""
-        self.decoding = asyncio.Lock()
-        """Held while a large message is decoded, so that other connections are served between two of them."""
+        self.pacer = Pacer()
+        """Turns of large messages, each from its arrival to its decoding."""
 
 
-def owner(socket: WebSocket, principal: Principal) -> str:
-    """Return the owner whose limit waiting messages count against: the user, or without keys the client's address.
+def owner(connection: HTTPConnection, principal: Principal) -> str:
+    """Return the owner of messages, for limits and turns: the user, or without keys the client's address.
 
     Without keys a client could open any number of connections, each a user.
     """
-    if principal.tenant != ANONYMOUS or socket.client is None:
+    if principal.tenant != ANONYMOUS or connection.client is None:
         return principal.user
-    return socket.client.host
+    return connection.client.host
 
 
 def intake_of(connection: HTTPConnection) -> Intake:
     """Return the intake of the gateway that has this connection or request."""
-    intake: Intake = connection.app.state.intake
+    return intake_in(connection.scope["state"])
+
+
+def intake_in(state: Mapping[str, Any]) -> Intake:
+    """Return the intake in the state of the app's lifespan, which every connection has a copy of."""
+    intake = state[INTAKE]
+    assert isinstance(intake, Intake)  # noqa: S101 - for the type checker
     return intake

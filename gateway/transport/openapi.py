@@ -113,6 +113,8 @@ def _operation(
             operation["responses"][status] = {"description": "error", **_json("Error")}
     elif unready:
         operation["responses"]["503"] = {"description": "not ready, with the reason", **_json("Health")}
+    operation["responses"]["405"] = {"description": "the path does not support the method", **_json("Error")}
+    operation["responses"]["500"] = {"description": "a fault of the gateway", **_json("Error")}
     for response in operation["responses"].values():
         response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
     return operation
@@ -157,9 +159,22 @@ def _response_schemas() -> Json:
             error=_object(code={"enum": _codes()}, message=text, type=text, param={"type": ["string", "null"]})
         ),
         "Response": _object(
-            id=text, object={"const": "response"}, created_at=whole, status=text, model=text, output=_list()
+            id=text,
+            object={"const": "response"},
+            created_at=whole,
+            completed_at={"type": ["integer", "null"]},
+            status=text,
+            model=text,
+            output=_list(),
         ),
-        "Completion": _object(id=text, object={"const": "chat.completion"}, created=whole, model=text, choices=_list()),
+        "Completion": _object(
+            id=text,
+            object={"const": "chat.completion"},
+            created=whole,
+            model=text,
+            system_fingerprint=text,
+            choices=_list(),
+        ),
         "InputTokens": _object(object={"const": "response.input_tokens"}, input_tokens=whole),
         "Deleted": _object(id=text, object=text, deleted={"const": True}),
         "Items": _object(object={"const": "list"}, data=_list(), has_more={"type": "boolean"}),

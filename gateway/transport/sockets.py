@@ -1,4 +1,4 @@
-"""WebSockets with bounded memory and a bounded rate of frames that carry no message."""
+"""WebSockets with bounded memory, a bounded rate of frames that carry no message, and turns of large messages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from gateway.errors import ApiError
+from gateway.transport.intake import SMALL, intake_in
+from gateway.transport.pacing import PIECE
 
 CONTROLS: Final = 60
 """Control frames beyond the message rate after which a connection is closed. Programs ping a few times a minute."""
@@ -31,14 +33,21 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         """Take uvicorn's arguments."""
         super().__init__(*args, **kwargs)
         self._count_message: Callable[[], None] | None = None
+        self._pacer = intake_in(self.app_state).pacer
+        self._owner = ""
+        """Owner of the connection's turns; none before the app has accepted the connection."""
         self._excess = 0
         """Control frames beyond the message rate since the last one within it."""
         self._pong = b""
         """The newest pong that was not sent because the write buffer is full."""
 
-    def watch_controls(self, count_message: Callable[[], None]) -> None:
-        """Call `count_message` for each control frame; it raises ApiError if there are too many."""
+    def watch_controls(self, count_message: Callable[[], None], *, owner: str) -> None:
+        """Call `count_message` for each control frame; it raises ApiError if there are too many.
+
+        Large messages wait for turns of `owner`.
+        """
         self._count_message = count_message
+        self._owner = owner
         self._excess = 0
 
     @property
@@ -47,14 +56,30 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         return len(self.conn.reader.buffer) + sum(map(len, self.frames))
 
     def data_received(self, data: bytes) -> None:
-        """Receive data; close the connection if too many long messages are in transit."""
-        super().data_received(data)
+        """Receive data; close the connection if too many long messages are in transit.
+
+        A large message is read piece by piece, each in its turn.
+        """
+        held = self.held + len(data)
+        if held <= PIECE:
+            super().data_received(data)
+            return
+        with self._pacer.work():
+            super().data_received(data)
         held = self.held
+        if held > SMALL and not self.read_paused and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._pacer.call(self._owner, self._read_on)
         if held // LONG == (held - len(data)) // LONG:  # visiting all connections takes time: once per MiB
             return
         others = (other.held for other in self.connections if isinstance(other, BoundedSocket))
         if held > LONG and sum(size for size in others if size > LONG) > LONG_BYTES and not self.close_sent:
             self._refuse(_TOO_BIG, "too many long messages arrive at once; send this one again later")
+
+    def _read_on(self) -> None:
+        """Read the next piece of a large message."""
+        if not self.transport.is_closing() and not self.read_paused:
+            self.transport.resume_reading()
 
     def handle_connect(self, event: Any) -> None:
         """Put `watch_controls` into the scope's state for the app."""

@@ -15,7 +15,7 @@ from gateway.auth.principal import Principal
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
 from gateway.observability.faults import as_api_error, report
-from gateway.protocol.events import Event, refusal, terminal_event
+from gateway.protocol.events import Event, ResponseEvent, on_lane, refusal, terminal_event
 from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
@@ -66,8 +66,9 @@ class Connection:
         self._sender = Sender(socket)
         self._principal = principal
         self._count_message = count_message
-        self._decoding = intake.decoding
-        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=owner(socket, principal))
+        self._pacer = intake.pacer
+        self._owner = owner(socket, principal)
+        self._lanes: Lanes[Received] = Lanes(backlog=intake.backlog, owner=self._owner)
         self._outbox = Outbox(self._wake, self._on_lag, self._delivered)
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
@@ -113,7 +114,13 @@ class Connection:
                 self._lost = "reason" not in frame
                 return
             # As bytes: a str with one character beyond the BMP takes four times as much memory.
-            self._receive((frame.get("text") or "").encode() or frame.get("bytes") or b"")
+            data = (frame.pop("text", None) or "").encode() or frame.pop("bytes", None) or b""
+            if len(data) > SMALL:
+                await self._pacer.turn(self._owner)
+                with self._pacer.work():
+                    self._receive(data)
+            else:
+                self._receive(data)
             if self._outbox.full and self._writer is not None:
                 await asyncio.wait({self._writer})
 
@@ -194,9 +201,9 @@ class Connection:
         task.add_done_callback(self._starting.discard)
 
     async def _decode(self, lane: str | None, received: Received) -> None:
-        """Decode a large message while no other one is being decoded, and start it."""
-        async with self._decoding:
-            await asyncio.sleep(0)
+        """Decode a large message when it is its turn, and start it."""
+        await self._pacer.turn(self._owner)
+        with self._pacer.work():
             message = self._decoded(lane, received)
         if message is None:
             self._start_ready()
@@ -295,7 +302,7 @@ class Connection:
             self._send_notice(failed(error, msgspec.to_builtins(steer.message), number=0, steer=steer.id), lane)
 
     def _send_notice(self, event: Event, lane: str | None) -> None:
-        self._outbox.add_notice(event if lane is None else {**event, "stream_id": lane})
+        self._outbox.add_notice(on_lane(event, lane))
 
     def _refuse(self, error: Exception, named: Mapping[str, str]) -> None:
         """Send the error of a rejected message, and log it under a request id without the message's content."""
@@ -352,9 +359,9 @@ class Connection:
             request_id = new_id("req")
             fault = report(error, request_id)
             self._count(fault)
-            named = {"stream_id": event.get("stream_id"), "response_id": event.get("response", {}).get("id")}
-            address = {name: value for name, value in named.items() if value is not None}
-            return msgspec.json.encode(refusal(fault, request_id=request_id, **address))
+            response_id = event.response.get("id") if isinstance(event, ResponseEvent) else None
+            error_event = refusal(fault, request_id=request_id, response_id=response_id, stream_id=event.stream_id)
+            return msgspec.json.encode(error_event)
 
 
 def _address(message: ResponseCreate | ResponseResume) -> dict[str, str]:

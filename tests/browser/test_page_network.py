@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from gateway.cli.launcher import free_port
 from tests.support.browsing import Wire, ask, begun, conversations, ended, messages
-from tests.support.reader import free_port
 from tests.support.running import Gateway
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]

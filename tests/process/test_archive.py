@@ -146,8 +146,8 @@ async def test_an_outage_delays_copies_and_fails_no_turn(tmp_path: Path) -> None
                 await two.get("alice", "resp_1")
             server.start()
             await until(lambda: copied(tmp_path / "a"))
-            copies = two._copies
-            assert copies is not None
+            assert two.replication is not None
+            copies = two.replication.copies
             await until(lambda: copies.reachable)
             assert [await two.get("alice", f"resp_{n}") for n in range(40)] == [SAID] * 40
 
@@ -189,9 +189,10 @@ async def test_a_forged_tombstone_in_redis_deletes_nothing(tmp_path: Path) -> No
     with RedisServer(tmp_path) as server:
         async with gateway(tmp_path / "a", server) as one, gateway(tmp_path / "b", server) as two:
             await one.put("alice", "resp_1", SAID, ENDED)
-            assert one._copies is not None
-            store, [name] = one._copies.store, one._copies.ids("gone", "alice", "resp_1")
-            copies = await asyncio.to_thread(store.get_many, one._copies.ids("copy", "alice", "resp_1"))
+            assert one.replication is not None
+            shared = one.replication.copies
+            store, [name] = shared.store, shared.ids("gone", "alice", "resp_1")
+            copies = await asyncio.to_thread(store.get_many, shared.ids("copy", "alice", "resp_1"))
             for forged in (b"\0", *copies):
                 assert forged is not None
                 await asyncio.to_thread(store.put_many, [(name, forged)])

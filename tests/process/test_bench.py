@@ -14,8 +14,9 @@ import pytest
 
 from gateway.cli import main
 from gateway.cli.bench.results import Results, Sample, Spread
-from gateway.cli.bench.tables import TEXTS, tables
+from gateway.cli.bench.tables import TEXTS, explanation, tables
 from gateway.cli.language import Phrases
+from gateway.models.catalogue import EMBEDDED, RECOMMENDED
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR
 
 FOLDERS = "samovar-bench-*"
@@ -85,6 +86,22 @@ def test_tables_plots_and_data_are_written_and_nothing_else_is(measured: tuple[P
     assert (folder / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / "out" / "bench.svg").read_text()
     assert not (folder / "state").exists()
+
+
+@pytest.mark.slow
+def test_the_write_ups_figures_are_shown_for_its_model_alone(results: Results) -> None:
+    say = Phrases(TEXTS, chinese=False)
+
+    def shown(model: str) -> tuple[int, bool]:
+        conditions = msgspec.structs.replace(results.conditions, model=model)
+        other = msgspec.structs.replace(results, conditions=conditions)
+        columns = [name for table in tables(other, say) for name in table.columns]
+        return columns.count("write-up"), "Qwen2.5-0.5B-Instruct" in explanation(other, say)
+
+    for model in (RECOMMENDED, "qwen2.5-0.5b-instruct-q4_0", "Qwen2.5-0.5B-Instruct-INT4"):
+        assert shown(model) == (4, True)
+    for model in ("tiny", EMBEDDED, "qwen2.5-0.5b-instruct-q8_0", "my-qwen2.5-0.5b-instruct-q4_0"):
+        assert shown(model) == (0, False)
 
 
 @pytest.mark.slow

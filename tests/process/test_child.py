@@ -97,3 +97,21 @@ def test_installed_packages_do_not_precede_the_standard_library(monkeypatch: pyt
     assert environment()["PYTHONPATH"] == "/somewhere"
     monkeypatch.delenv("PYTHONPATH")
     assert "PYTHONPATH" not in environment()
+
+
+def test_threads_that_wait_for_each_other_give_up_the_core_unless_the_operator_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert int(environment()["GOMP_SPINCOUNT"]) <= 1000
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in environment()
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert environment()["GOMP_SPINCOUNT"] == "7"
+
+
+def test_an_engine_runs_in_that_environment(tiny_server: Gateway) -> None:
+    tiny_server.post("/v1/responses", {"input": "x", "max_output_tokens": 1}).raise_for_status()
+    for engine in tiny_server.engines():
+        assert "GOMP_SPINCOUNT" in engine.environ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -21,6 +22,7 @@ from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage
 from gateway.protocol.tools import form
 from tests.process.test_tools import CALL, TIME, WEATHER, told
+from tests.support.events import plain
 from tests.support.running import Gateway
 
 USER: dict[str, Any] = {"role": "user", "content": "x"}
@@ -113,14 +115,14 @@ def test_an_invalid_field_is_rejected_by_name(fields: dict[str, Any], code: str,
 
 
 def completion() -> Completion:
-    return Completion("resp_1", created=1, model="m", logprobs=False, usage=True)
+    return Completion("resp_1", created=1, model="m", fingerprint="samovar-1", logprobs=False, usage=True)
 
 
 @pytest.mark.parametrize("text", ["Hello.", f"I look.\n{CALL}", CALL, ""])
 def test_chunks_and_whole_completions_have_the_same_content(text: str) -> None:
     events, streamed = told(text, 3, tools=[WEATHER]), completion()
     chunks = [ChatCompletionChunk.model_validate(chunk) for event in events for chunk in streamed.feed(event)]
-    whole = ChatCompletion.model_validate(completion().whole(events[-1]["response"]))
+    whole = ChatCompletion.model_validate(completion().whole(plain(events[-1])["response"]))
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
     message = whole.choices[0].message
     assert deltas[0].role == "assistant"
@@ -217,6 +219,8 @@ async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gat
         whole = await openai.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": "x"}], max_tokens=12, logprobs=True, temperature=0
         )
+    assert {chunk.system_fingerprint for chunk in chunks} == {whole.system_fingerprint}
+    assert re.fullmatch(r"samovar-\S+-llama-cpp-python-\S+-[0-9a-f]{12}", whole.system_fingerprint or "")
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 12
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "length"

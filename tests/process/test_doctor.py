@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import socket
 import string
 import subprocess
@@ -213,3 +214,22 @@ def test_both_languages_have_the_same_texts_and_fields(table: dict[str, Any]) ->
 )
 def test_the_locale_chooses_the_language(environment: dict[str, str], chinese: bool) -> None:
     assert is_chinese(environment) is chinese
+
+
+def test_a_state_folder_that_this_user_may_not_read_is_a_finding_among_the_others(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    closed = tmp_path / "closed"
+    (closed / "state").mkdir(parents=True)
+    command = [*SAMOVAR, "doctor", f"--model={tiny_model}", f"--state-dir={closed / 'state'}", "--port=0"]
+    if os.geteuid() == 0:  # without the capabilities with which root reads everything
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    closed.chmod(0o000)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=CHILD_ENVIRONMENT, check=False)
+    finally:
+        closed.chmod(0o700)
+    assert (done.returncode, done.stderr) == (1, "")
+    failed = [line.partition(":")[0].split() for line in done.stdout.splitlines() if line.startswith("fail")]
+    assert failed == [["fail", "state_dir"], ["fail", "cache_key"]]
+    assert "port: " in done.stdout

@@ -61,4 +61,4 @@ async def test_instructions_are_followed_and_can_change(server: Gateway) -> None
 def test_the_start_says_in_both_languages_how_to_get_a_model_that_knows_chinese(server: Gateway) -> None:
     assert "samovar chat" in server.greeting
     assert "samovar models pull qwen2.5-0.5b-instruct-q4_k_m" in GET_QWEN
-    assert server.notice.splitlines() == GET_QWEN.splitlines()
+    assert server.greeting.splitlines()[1:3] == GET_QWEN.splitlines()

@@ -27,6 +27,7 @@ from engine import (
 )
 from engine.process import EngineProcess
 from tests.support.plans import MEASURED
+from tests.support.pooling import until
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 ENDLESS = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
@@ -203,6 +204,20 @@ async def test_a_killed_engine_fails_its_requests_and_can_be_restarted(engine: E
     await engine.start()
     engine.set_threads(1)
     assert (await answer(engine, 2, PROMPT, 3))[2] == "length"
+
+
+async def test_an_unread_request_of_a_killed_process_does_not_keep_its_successor_busy(engine: EngineProcess) -> None:
+    unread = engine.generate(Generate(1, PROMPT, 1500, ENDLESS, "a"))
+    assert isinstance(await anext(unread), Started)
+    engine.kill("for this test")
+    await until(lambda: engine.state is State.FAILED)
+    await engine.start()
+    engine.set_threads(1)
+    await answer(engine, 2, PROMPT, 3)
+    assert engine.state is State.IDLE
+    with pytest.raises(EngineDiedError, match="for this test"):
+        async for _ in unread:
+            pass
 
 
 async def test_a_file_that_is_not_a_model_is_refused_with_a_reason(tmp_path: Path) -> None:

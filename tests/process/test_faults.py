@@ -16,15 +16,15 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.faults import injuries
+from benchmarks.faults import injection
 from benchmarks.faults.__main__ import line
-from benchmarks.faults.house import House, Rest
+from benchmarks.faults.gateway import GatewayUnderTest, Rest
 from benchmarks.faults.ledger import Ledger, Row
 from benchmarks.faults.questions import Question, flaws, scripts
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.talker import KEPT_SECONDS, _Answer
 from benchmarks.faults.trial import CONTEXT, trial
-from benchmarks.servers import ServerError
+from gateway.cli.launcher import LaunchError
 from tests.support.clock import Clock
 from tests.support.tiny_model import write_tiny_model
 
@@ -67,8 +67,8 @@ def test_the_same_seed_asks_the_same() -> None:
 
 
 def scene(folder: Path, *, seed: str = "7 cache") -> Scene:
-    """A house that nobody started."""
-    return Scene(House(folder, folder / "tiny.gguf", log=folder / "log"), Ledger({}), seed, folder)
+    """A gateway that nobody started."""
+    return Scene(GatewayUnderTest(folder, folder / "tiny.gguf", log=folder / "log"), Ledger({}), seed, folder)
 
 
 def test_what_is_drawn_next_does_not_depend_on_what_was_found_or_on_what_others_draw(tmp_path: Path) -> None:
@@ -76,21 +76,21 @@ def test_what_is_drawn_next_does_not_depend_on_what_was_found_or_on_what_others_
     (tmp_path / "small").write_bytes(bytes(10))
     (tmp_path / "large").write_bytes(bytes(1 << 20))
     for damaged, name in ((small, "small"), (large, "large"), (small, "none"), (large, "large")):
-        injuries._damage(damaged, tmp_path / name)
+        injection._damage(damaged, tmp_path / name)
     large.mischief.random()
     large.people(1, scripts(7, 3))[0]._draw.random()
-    assert injuries._an_engine(large) is None
+    assert injection._an_engine(large) is None
     small.chance.random()  # for the engine that it did not have
     assert small.chance.random() == large.chance.random() != scene(tmp_path, seed="8 cache").chance.random()
     assert small.mischief.random() != large.mischief.random()
 
 
 def test_hangs_that_were_found_out_are_told_apart_from_pauses() -> None:
-    assert line("stopped", Row(inflicted=24, for_good=3)).startswith("| stopped | 24, 3 of them for good | 0 |")
-    assert line("killed", Row(inflicted=24)).startswith("| killed | 24 | 0 |")
+    assert line("stopped", Row(injected=24, for_good=3)).startswith("| stopped | 24, 3 of them for good | 0 |")
+    assert line("killed", Row(injected=24)).startswith("| killed | 24 | 0 |")
 
 
-@pytest.mark.parametrize(("waited", "stuck"), [(None, 0), (1.0, 0), (injuries.PATIENCE + 1, 1)])
+@pytest.mark.parametrize(("waited", "stuck"), [(None, 0), (1.0, 0), (injection.PATIENCE + 1, 1)])
 async def test_a_hang_that_is_not_found_out_is_one_where_somebody_waits_for_it(
     waited: float | None, stuck: int, tmp_path: Path, sleeper: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,16 +98,16 @@ async def test_a_hang_that_is_not_found_out_is_one_where_somebody_waits_for_it(
     hurt = scene(tmp_path)
     [talker] = hurt.people(1, scripts(7, 3))
     talker.asked = None if waited is None else time.monotonic() - waited
-    monkeypatch.setattr(injuries, "HANG_SECONDS", 0.01)
+    monkeypatch.setattr(injection, "HANG_SECONDS", 0.01)
     times = iter([True, False])
 
     async def pause(*_: float) -> bool:
         return next(times)
 
     monkeypatch.setattr(hurt, "pause", pause)
-    monkeypatch.setattr(injuries, "_an_engine", lambda _: sleeper)
-    await injuries.stop_engines(hurt, time.monotonic() + 60)
-    assert (hurt.ledger.row.inflicted, hurt.ledger.row.for_good, hurt.ledger.row.stuck) == (1, 0, stuck)
+    monkeypatch.setattr(injection, "_an_engine", lambda _: sleeper)
+    await injection.stop_engines(hurt, time.monotonic() + 60)
+    assert (hurt.ledger.row.injected, hurt.ledger.row.for_good, hurt.ledger.row.stuck) == (1, 0, stuck)
     assert hurt.ledger.row.notes.total() == 1
 
 
@@ -120,13 +120,13 @@ async def test_engines_say_nothing_for_a_while_before_half_of_the_gateways_kills
     async def pause(*_: float) -> bool:
         return next(times)
 
-    monkeypatch.setattr(injuries, "KEPT_SECONDS", -0.49)  # and half a second more
+    monkeypatch.setattr(injection, "KEPT_SECONDS", -0.49)  # and half a second more
     monkeypatch.setattr(hurt, "pause", pause)
-    monkeypatch.setattr(hurt.house, "engines", lambda: [sleeper])
-    monkeypatch.setattr(hurt.house, "kill", lambda: seen.append(sleeper.status()))
-    monkeypatch.setattr(hurt.house, "start", lambda: None)
-    await injuries.kill_gateways(hurt, time.monotonic() + 60)
-    assert hurt.ledger.row.inflicted == len(seen) == 20
+    monkeypatch.setattr(hurt.gateway, "engines", lambda: [sleeper])
+    monkeypatch.setattr(hurt.gateway, "kill", lambda: seen.append(sleeper.status()))
+    monkeypatch.setattr(hurt.gateway, "start", lambda: None)
+    await injection.kill_gateways(hurt, time.monotonic() + 60)
+    assert hurt.ledger.row.injected == len(seen) == 20
     assert 0 < seen.count(psutil.STATUS_STOPPED) < 20
     assert sleeper.status() != psutil.STATUS_STOPPED
 
@@ -190,7 +190,7 @@ def test_of_a_damaged_file_nothing_is_due() -> None:
     ledger.not_kept(due="1")
     ledger.cut_off(KNOWN, "1 2", response(""), due="1")
     assert (ledger.row.cut, ledger.row.unkept, ledger.row.due, ledger.row.turns_lost) == (1, 1, 0, 0)
-    assert [name for name, injury in injuries.INJURIES.items() if not injury.keeps] == ["conversations", "databases"]
+    assert [name for name, fault in injection.FAULTS.items() if not fault.keeps] == ["conversations", "databases"]
 
 
 def test_due_is_what_was_heard_some_seconds_before_the_gateway_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_due_is_what_was_heard_some_seconds_before_the_gateway_ended(monkeypatch
 
 
 def test_only_honest_codes_may_refuse_and_what_they_say_is_noted(ledger: Ledger) -> None:
-    ledger.row.inflicted = 1
+    ledger.row.injected = 1
     ledger.refused("engine_unavailable", "it died")
     assert (ledger.row.refused, ledger.row.wrong) == (1, 0)
     assert dict(ledger.row.notes) == {"refused with engine_unavailable: it died": 1}
@@ -255,13 +255,13 @@ async def test_under_a_fault_no_token_is_lost_or_doubled_no_turn_is_lost_and_not
     fault: str, tmp_path: Path, roomy_model: Path
 ) -> None:
     row = await trial(fault, roomy_model, tmp_path / fault, seconds=SECONDS, seed=SEED, texts={}, count=PEOPLE)
-    assert row.inflicted
+    assert row.injected
     assert row.turns
     assert not any(row.zeros), f"{row.zeros} {dict(row.notes)}"
 
 
 def test_a_house_that_is_closed_does_not_start_again(tmp_path: Path) -> None:
-    house = House(tmp_path, tmp_path / "tiny.gguf", log=tmp_path / "log")
-    house.close()
-    with pytest.raises(ServerError, match="closed"):
-        house.start()
+    gateway = GatewayUnderTest(tmp_path, tmp_path / "tiny.gguf", log=tmp_path / "log")
+    gateway.close()
+    with pytest.raises(LaunchError, match="closed"):
+        gateway.start()

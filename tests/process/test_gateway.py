@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import time
 from contextlib import suppress
@@ -220,11 +219,11 @@ async def test_waiting_requests_get_their_position_and_a_full_queue_rejects(tmp_
             await conversation.ask("x", max_output_tokens=1, **ENDLESS)
             [engine] = server.engines()
             engine.suspend()
-            [most] = re.findall(r'samovar_limit{name="running"} (\d+)', server.get("/metrics").text)
-            connections = [server.connect() for _ in range(int(most) + 2)]
+            most = int(server.metric("samovar_limit", name="running"))
+            connections = [server.connect() for _ in range(most + 2)]
             clients = [await connection.__aenter__() for connection in connections]
             kinds = await asyncio.gather(*(first_sign(client) for client in clients))
-            assert sorted(kinds) == ["error", *["response.content_part.added"] * int(most), "response.queued"]
+            assert sorted(kinds) == ["error", *["response.content_part.added"] * most, "response.queued"]
             engine.resume()
             waiting = clients[kinds.index("response.queued")]
             assert (await waiting.events())[-1].type == "response.incomplete"

@@ -19,8 +19,9 @@ from websockets.exceptions import ConnectionClosed
 from gateway.app import build
 from gateway.config.settings import load
 from gateway.protocol.completions import Completion
-from gateway.protocol.events import ResponseEvents
+from gateway.protocol.events import Event, InProgress
 from gateway.protocol.outbox import Outbox
+from gateway.protocol.response_events import ResponseEvents
 from gateway.responses.generation import Generation
 from gateway.responses.registry import Responses
 from gateway.transport.websocket import Connection
@@ -135,14 +136,15 @@ async def test_a_stream_of_server_sent_events_ends_with_it(
         assert msgspec.json.decode(chunks[0].removeprefix("data: "))["error"]["code"] == "internal_error"
         assert chunks[1:] == ["data: [DONE]", ""]
         events = (await client.post("/v1/responses", json={**CREATE, "stream": True})).text.split("\n\n")
-        assert "internal_error" in events[-2]
+        assert "internal_error" in events[-3]
+        assert events[-2:] == ["data: [DONE]", ""]
 
 
 class Broken:
     """Makes no frame but of an error."""
 
-    def __call__(self, event: dict[str, Any]) -> bytes:
-        if event["type"] != "error":
+    def __call__(self, event: Event) -> bytes:
+        if event.type != "error":
             fails()
         return b"data: %b\n\n" % msgspec.json.encode(event)
 
@@ -150,7 +152,7 @@ class Broken:
 async def test_an_event_that_cannot_be_written_is_an_error_in_its_place(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ResponseEvents, "in_progress", lambda _: {"type": "response.in_progress", "x": object()})
+    monkeypatch.setattr(ResponseEvents, "in_progress", lambda _: InProgress(response={"x": object()}))
     async with gateway(tmp_path, tiny_model) as url, socket(url) as client:
         await say(client, stream_id="a")
         *_, error = await hear(client, *TERMINAL)

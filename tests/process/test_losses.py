@@ -21,9 +21,11 @@ from gateway.app import build
 from gateway.auth.principal import Principal
 from gateway.config.settings import load
 from gateway.conversations.unstored import Unstored
+from gateway.protocol.events import TerminalEvent, TextDelta
 from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
+from gateway.responses import registry
 from gateway.responses.runner import Running
 from gateway.responses.turn_writer import STORED_EVERY
 from tests.support.running import Conversation, Gateway, said
@@ -103,6 +105,9 @@ async def test_the_end_of_an_answer_that_nobody_heard_is_told_a_day_later(tmp_pa
             [last] = await hear(socket, *TERMINAL)
             assert (last["type"], last["sequence_number"]) == ("response.incomplete", 4)
             assert last["response"]["output"][0]["content"][0]["text"] == "AAAAA"
+            streamed = await asyncio.to_thread(server.get, f"/v1/responses/{response}?stream=true")
+            assert streamed.text.startswith("event: response.incomplete\n")
+            assert streamed.text.endswith("\n\ndata: [DONE]\n\n")
             await socket.send('{"type":"response.resume","response_id":"resp_0","stream_id":"a"}')
             [error] = await hear(socket, *TERMINAL)
             assert (error["error"]["param"], error["response_id"], error["stream_id"]) == ("response_id", "resp_0", "a")
@@ -190,14 +195,38 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
                     if running.log.end >= 5:  # it is under way, and far from its end
                         break
                     await asyncio.sleep(0)
+            delta = TextDelta(output_index=0, item_id="msg_1", content_index=0, delta="x", logprobs=[])
             for _ in range(EVENTS):  # as many as a long answer would bring
-                running.log.append({"type": "response.output_text.delta", "delta": "x"})
+                running.log.append(delta)
             async with asyncio.timeout(60):
                 await running.task
-            [last] = [event for event in iter(box.next, None) if isinstance(event, dict)]
-            assert last["response"]["status"] == status
-            told = (last["response"]["incomplete_details"] or {}).get("message", "")
+            [last] = [event for event in iter(box.next, None) if isinstance(event, TerminalEvent)]
+            assert last.response["status"] == status
+            told = (last.response["incomplete_details"] or {}).get("message", "")
             assert ("read too slowly" in told) is (status == "cancelled")
+
+
+async def test_an_ended_response_counts_with_all_its_texts(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "KEPT_BYTES", 16_000)
+    app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    principal, metadata = Principal("t", "u"), {f"key {i}": "x" * 500 for i in range(16)}
+    body = {"type": "response.create", "input": "x", "max_output_tokens": 1, "metadata": metadata}
+    request = parse(msgspec.json.encode(body))
+    assert isinstance(request, ResponseCreate)
+    async with app.router.lifespan_context(app):
+        ended = []
+        for _ in range(2):
+            unstored = Unstored(responses.services.pool.forget)
+            running = await responses.start_response(request, principal=principal, unstored=unstored)
+            async with asyncio.timeout(60):
+                await running.task
+            ended.append(running)
+        first, second = (responses.find_response(principal, running.id) for running in ended)
+        assert (first, second) == (None, ended[1])
+        responses.drop_ended(ended[1])
+        assert responses.find_response(principal, ended[1].id) is None
 
 
 async def test_a_flood_of_bad_frames_is_answered_one_by_one_and_costs_nothing(tiny_server: Gateway) -> None:
@@ -287,7 +316,8 @@ async def test_a_second_signal_ends_every_response_with_its_terminal_event(
     assert closed.value.rcvd.code == 1012
     status = "failed" if hangs else "cancelled"
     assert events[-1]["response"]["status"] == status
-    assert f'"status":"{status}"' in streamed[0][-1]
+    assert f'"status":"{status}"' in streamed[0][-2]
+    assert streamed[0][-1] == "data: [DONE]"
     assert streamed[1][-1] == "data: [DONE]"
     errors = [answer.json()["error"]["code"] for answer in answers]
     errors.append(json.loads(streamed[1][-2].removeprefix("data: "))["error"]["code"])

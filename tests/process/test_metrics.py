@@ -78,13 +78,6 @@ async def exposition(gateway: Gateway) -> AsyncIterator[str]:
     raise AssertionError("nothing was stored")
 
 
-def value(gateway: Gateway, metric: str, /, **labels: str) -> float:
-    """The sum of the samples with these labels."""
-    families = text_string_to_metric_families(gateway.get("/metrics").text)
-    samples = [sample for family in families for sample in family.samples if sample.name == f"samovar_{metric}"]
-    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
-
-
 async def test_the_page_tells_all_that_the_api_reference_promises_with_these_types_and_labels(exposition: str) -> None:
     found = {}
     for family in text_string_to_metric_families(exposition):
@@ -127,15 +120,15 @@ async def test_what_is_refused_is_counted_once_whatever_its_door(gateway: Gatewa
         ("responses", "context_length_exceeded", 1),
         ("chat_completions", "invalid_request", 1),
     ):
-        assert value(gateway, "requests_total", route=route, code=code) == times, code
-    assert value(gateway, "requests_total", status="rejected") == 5
+        assert gateway.metric("samovar_requests_total", route=route, code=code) == times, code
+    assert gateway.metric("samovar_requests_total", status="rejected") == 5
 
 
 async def test_limits_are_exported_for_dashboard_thresholds(gateway: Gateway) -> None:
     limits = {"queue_limit": 5, "queue_timeout": 60, "cores": 2, "engines": 2, "context": 512, "user_concurrency": 2}
-    assert {name: value(gateway, "limit", name=name) for name in limits} == limits
-    assert value(gateway, "limit", name="kv_cells") == value(gateway, "kv_cells_total", engine="1")
-    assert value(gateway, "limit", name="engine_memory") > 1e8
+    assert {name: gateway.metric("samovar_limit", name=name) for name in limits} == limits
+    assert gateway.metric("samovar_limit", name="kv_cells") == gateway.metric("samovar_kv_cells_total", engine="1")
+    assert gateway.metric("samovar_limit", name="engine_memory") > 1e8
 
 
 async def test_failures_are_counted_from_zero_so_that_the_first_one_is_an_increase(tmp_path: Path) -> None:

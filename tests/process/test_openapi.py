@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -93,3 +94,11 @@ def test_nothing_sent_makes_the_gateway_fail(gateway: Gateway, path: str, method
         assert case.call(timeout=30).status_code < 500
 
     holds()
+
+
+def test_every_operation_documents_wrong_methods_and_faults_of_the_gateway(gateway: Gateway) -> None:
+    for path, item in document()["paths"].items():
+        response = httpx.request("PATCH", gateway.url + path, timeout=10)
+        assert response.status_code == 405
+        for operation in item.values():
+            assert {"405", "500"} <= operation["responses"].keys()

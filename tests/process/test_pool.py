@@ -190,9 +190,9 @@ async def test_an_engine_that_closes_its_socket_and_does_not_exit_is_killed_and_
     running = asyncio.create_task(run(pool, engine, 2, 1900))
     await until(lambda: engine.state is State.BUSY)
     assert engine.pid is not None
-    assert engine._writer is not None
+    assert engine._connection._writer is not None
     os.kill(engine.pid, signal.SIGSTOP)
-    engine._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    engine._connection._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
     await until(lambda: engine._disconnected)
     assert await run(pool, engine, 3, 5) == (5, "length")
     with pytest.raises(EngineDiedError, match="closed its connection"):

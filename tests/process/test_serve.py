@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,20 @@ def test_the_models_are_listed_when_their_file_is_gone(tmp_path: Path, tiny_mode
         after = gateway.get("/v1/models")
     assert (after.status_code, after.json()) == (200, before.json())
     assert [model["id"] for model in after.json()["data"]] == ["gone"]
+
+
+@pytest.mark.parametrize("library", ["pydantic_core", "uvloop"])
+def test_ctrl_c_before_the_gateway_listens_ends_it_without_a_word(
+    tmp_path: Path, tiny_model: Path, library: str
+) -> None:
+    """`library` is loaded while the command line, or later the command, is being imported."""
+    command = [sys.executable, "-m", "gateway", "serve", "--port=0", f"--state-dir={tmp_path}", f"--model={tiny_model}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=CHILD_ENVIRONMENT) as process:
+        try:
+            while process.poll() is None and library not in Path(f"/proc/{process.pid}/maps").read_text():
+                time.sleep(0.001)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[1] == ""
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGINT

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cache import KeyRing, Ledger
@@ -52,7 +51,7 @@ class House:
 
     def requests(self) -> list[float]:
         """How many each gateway has had."""
-        return [metric(gateway, "samovar_requests_total") for gateway in self.gateways]
+        return [gateway.metric("samovar_requests_total") for gateway in self.gateways]
 
 
 class Client:
@@ -142,18 +141,11 @@ async def make_keys(folder: Path, redis: RedisServer, secret: KeyRing) -> list[s
     return keys
 
 
-def metric(gateway: Gateway, name: str, **labels: str) -> float:
-    """The sum of a metric's samples that have these labels."""
-    families = text_string_to_metric_families(gateway.get("/metrics").text)
-    samples = [sample for family in families for sample in family.samples if sample.name == name]
-    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
-
-
 async def until_stored(gateway: Gateway) -> None:
     """Wait until the KV blocks of all answers so far have left the gateway."""
-    answers = metric(gateway, "samovar_requests_total")
+    answers = gateway.metric("samovar_requests_total")
     for _ in range(500):
-        if metric(gateway, "samovar_store_operations_total", operation="put", outcome="ok") >= answers:
+        if gateway.metric("samovar_store_operations_total", operation="put", outcome="ok") >= answers:
             return
         await asyncio.sleep(0.02)
     raise AssertionError("blocks were not stored")
@@ -170,7 +162,7 @@ async def test_when_a_gateway_is_killed_its_clients_go_on_with_the_other_and_not
         for key in house.keys:
             clients.append(Client(key, balancer))
             await clients[-1].ask("茶炊是什么?")
-            shares = [metric(gateway, "samovar_websocket_connections") for gateway in house.gateways]
+            shares = [gateway.metric("samovar_websocket_connections") for gateway in house.gateways]
             if len(clients) >= CLIENTS and min(shares) > 0:
                 break
         assert sum(shares) == len(clients)
@@ -185,7 +177,7 @@ async def test_when_a_gateway_is_killed_its_clients_go_on_with_the_other_and_not
             # All that the model has computed: the last token of an answer was drawn, and never was an input.
             assert response.usage.input_tokens_details.cached_tokens == before - 1
         assert sum(client.connections for client in clients) == len(clients) + shares[0]
-        assert metric(house.gateways[1], "samovar_prompt_tokens_total", source="store") > 0
+        assert house.gateways[1].metric("samovar_prompt_tokens_total", source="store") > 0
 
         house.gateways[0].start()
         await until_stored(house.gateways[1])
@@ -206,7 +198,7 @@ async def test_a_gateway_that_stops_ends_its_answers_while_newcomers_are_led_to_
     with balancer.running():
         client = Client(house.keys[0], balancer)
         await client.ask("Hello")
-        home = max(house.gateways, key=lambda gateway: metric(gateway, "samovar_websocket_connections"))
+        home = max(house.gateways, key=lambda gateway: gateway.metric("samovar_websocket_connections"))
         client.answered.clear()
         long = asyncio.create_task(client.ask("More", max_output_tokens=400))
         await client.answered.wait()

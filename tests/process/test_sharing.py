@@ -47,8 +47,7 @@ def tokens(events: list[Any]) -> int:
 async def stored(gateway: Gateway, name: str, operation: str) -> None:
     """Wait until the gateway has counted a store operation."""
     for _ in range(500):
-        lines = gateway.get("/metrics").text.splitlines()
-        if any(line.startswith(f"{name}{{") and f'operation="{operation}"' in line for line in lines):
+        if gateway.metric(name, operation=operation):
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"no {operation} was counted")
@@ -92,7 +91,7 @@ async def test_a_redis_that_returns_after_an_outage_is_reported_and_used_again(
     tmp_path: Path, tiny_model: Path, redis: RedisServer
 ) -> None:
     def up() -> bool:
-        return 'samovar_store_up{backend="redis"} 1.0' in gateway.get("/metrics").text
+        return gateway.metric("samovar_store_up", backend="redis") == 1
 
     with Gateway(tmp_path / "a", model=tiny_model, context=512, cache=redis.url) as gateway:
         async with gateway.connect() as conversation:
@@ -114,7 +113,7 @@ async def test_a_redis_that_returns_after_an_outage_is_reported_and_used_again(
 async def test_a_cache_in_memory_ends_with_its_gateway(tmp_path: Path, tiny_model: Path) -> None:
     before = set(SHARED_MEMORY.glob(f"{PREFIX}*"))
     with Gateway(tmp_path / "a", model=tiny_model, context=512, cache="memory://") as gateway:
-        assert 'samovar_store_up{backend="memory"} 1.0' in gateway.get("/metrics").text
+        assert gateway.metric("samovar_store_up", backend="memory") == 1
         assert len(set(SHARED_MEMORY.glob(f"{PREFIX}*")) - before) == 1
     assert set(SHARED_MEMORY.glob(f"{PREFIX}*")) <= before
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from openai.types.responses.responses_server_event import ResponsesServerEvent
-from pydantic import TypeAdapter
+from msgspec.structs import replace
 
+from gateway.protocol.events import RequiredOutput
 from gateway.protocol.requests import InputMessage, ResponseCreate, parse
 from gateway.protocol.steering import (
     PENDING,
@@ -25,9 +25,8 @@ from gateway.protocol.steering import (
     successor,
 )
 from tests.process.test_losses import ENDLESS, TERMINAL, hear, say, text, wire
+from tests.support.events import check_types, plain
 from tests.support.running import Gateway
-
-OPENAI: TypeAdapter[Any] = TypeAdapter(ResponsesServerEvent)
 
 
 def word(said: str, number: int = 1, parent: str = "resp_1") -> Steer:
@@ -55,7 +54,7 @@ def test_a_successor_contains_all_steers_in_order_with_its_parents_settings() ->
 def test_steers_that_waited_for_tool_results_precede_them() -> None:
     assert texts(steered(request(input="result"), [word("no")])) == ["no", "result"]
     response = {"output": [{"type": "message"}, {"type": "function_call", "call_id": "c", "name": "f"}]}
-    assert required_input(response) == [{"type": "function_call_output", "call_id": "c", "name": "f"}]
+    assert required_input(response) == [RequiredOutput(call_id="c", name="f")]
 
 
 def test_steers_are_bounded_and_taken_once() -> None:
@@ -73,12 +72,12 @@ def test_openais_types_accept_every_event() -> None:
     steer = word("no")
     raw = msgspec.to_builtins(steer.message)
     for event in (
-        {**accepted(steer), "sequence_number": 3},
-        pending(steer, [{"type": "function_call_output", "call_id": "c", "name": "f"}], number=9),
+        replace(accepted(steer), sequence_number=3),
+        pending(steer, [RequiredOutput(call_id="c", name="f")], number=9),
         failed(SteerError("response_not_found", "gone"), raw, number=0),
         failed(SteerError("successor_creation_failed", "full"), raw, number=0, steer=steer.id),
     ):
-        assert OPENAI.validate_python(event).type == event["type"]
+        check_types(plain(event))
 
 
 async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(tiny_server: Gateway) -> None:

@@ -72,9 +72,8 @@ def test_only_the_given_ids_are_deleted(store: Store) -> None:
 def test_nothing_can_be_asked_put_renewed_and_deleted(store: Store) -> None:
     assert (store.get_many([]), store.has_many([])) == ([], [])
     store.put_many([])
-    store.touch([])
     store.delete([])
-    store.touch([IDS[0]])
+    store.put_many([], [IDS[0]])
     store.sweep()
     store.ping()
 
@@ -95,7 +94,6 @@ def test_blocks_of_megabytes_are_read_back_unchanged(store: Store) -> None:
     pairs = [(id_, os.urandom(1_570_000)) for id_ in IDS[:8]]
     store.put_many(pairs)
     assert store.get_many(IDS[:8]) == [value for _, value in pairs]
-    assert store.size() >= 8 * 1_570_000
 
 
 def test_the_mark_is_what_was_written_last(store: Store) -> None:

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
+from gateway.cli.launcher import free_port
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
 
 COMMANDS = [["models", "list"], ["models", "list", "--json"], ["keys", "list"], ["keys", "add", "anna"], ["--help"]]
 

@@ -7,24 +7,24 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
-from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
 
 from engine import Grammar, Model
 from engine.constraint import Grammars
 from gateway.errors import ApiError
 from gateway.protocol.answer import Answer
-from gateway.protocol.calls import ArgumentsDelta, CallReader, CallStart, Part, TextDelta
-from gateway.protocol.events import Event, ResponseEvents, Usage
+from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
+from gateway.protocol.events import Event, Usage
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
+from gateway.protocol.response_events import ResponseEvents
+from gateway.protocol.tool_prompt import OPENING
 from gateway.protocol.tools import OutputConstraint, form
+from tests.support.events import check_types, flat, numbered
 from tests.support.running import Gateway
 
-OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 WEATHER: dict[str, Any] = {
     "type": "function",
     "name": "get_weather",
@@ -61,15 +61,15 @@ def joined(parts: list[Part]) -> list[Part]:
     """Neighbours of one kind as one."""
     whole: list[Part] = []
     for part in parts:
-        if isinstance(part, TextDelta | ArgumentsDelta) and whole and type(whole[-1]) is type(part):
+        if isinstance(part, TextPart | ArgumentsPart) and whole and type(whole[-1]) is type(part):
             whole[-1] = type(part)(whole[-1].text + part.text)
         else:
             whole.append(part)
     return whole
 
 
-def parts(text: str, cuts: list[int] | None = None) -> list[Part]:
-    reader, read, start = CallReader(), list[Part](), 0
+def parts(text: str, cuts: list[int] | None = None, *, whole: bool = False) -> list[Part]:
+    reader, read, start = CallReader(whole=whole), list[Part](), 0
     for cut in [*sorted(cuts or []), len(text)]:
         read += reader.feed(text[start:cut])
         start = cut
@@ -78,23 +78,31 @@ def parts(text: str, cuts: list[int] | None = None) -> list[Part]:
 
 @given(st.lists(st.integers(0, len(CALL) + 10), max_size=12))
 def test_a_call_is_read_however_it_comes(cuts: list[int]) -> None:
-    called = [CallStart("get_weather"), ArgumentsDelta('{"city": "北京"}')]
+    called = [CallStart("get_weather"), ArgumentsPart('{"city": "北京"}')]
     assert parts(CALL, cuts) == called
-    assert parts(f"Let me see.\n{CALL}", cuts) == [TextDelta("Let me see.\n"), *called]
+    assert parts(f"Let me see.\n{CALL}", cuts) == [TextPart("Let me see.\n"), *called]
 
 
 @given(st.text(alphabet='<tool_cal>/}\n{" :x', max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_text_without_a_call_comes_out_as_it_went_in(text: str, cuts: list[int]) -> None:
-    assert "".join(part.text for part in parts(text, cuts) if isinstance(part, TextDelta)) == text
+    assume(OPENING not in text)
+    assert "".join(part.text for part in parts(text, cuts) if isinstance(part, TextPart)) == text
 
 
-@pytest.mark.parametrize("text", ["<tool_call>", '<tool_call>\n{"name": "a', "<tool_call>" + "x" * 200, "<tool_c"])
+@pytest.mark.parametrize("text", ["<tool_call>" + "x" * 200, "a <", "<tool_c"])
 def test_what_is_no_call_after_all_is_text(text: str) -> None:
-    assert parts(text) == [TextDelta(text)]
+    assert parts(text) == [TextPart(text)]
+
+
+@pytest.mark.parametrize("length", [*range(1, 36)])
+def test_nothing_of_a_required_call_is_text_wherever_it_is_cut_off(length: int) -> None:
+    assert parts(CALL[:length], whole=True) == []
+    if length >= len(OPENING):
+        assert parts(f"I look. {CALL[:length]}") == [TextPart("I look. ")]
 
 
 def test_a_call_that_was_cut_off_keeps_its_arguments_so_far() -> None:
-    assert parts(CALL.removesuffix("}}\n</tool_call>")) == [CallStart("get_weather"), ArgumentsDelta('{"city": "北京"')]
+    assert parts(CALL.removesuffix("}}\n</tool_call>")) == [CallStart("get_weather"), ArgumentsPart('{"city": "北京"')]
 
 
 @pytest.mark.parametrize(
@@ -165,21 +173,21 @@ def test_a_form_lets_through_what_was_asked_for_and_nothing_else(model: Model) -
 def told(text: str, step: int, **fields: Any) -> list[Event]:
     request = create(**fields)
     events = ResponseEvents(
-        request, response_id="resp_1", model="m", created_at=1, temperature=0.7, top_p=0.8, max_output_tokens=9
+        request, response_id="resp_1", model="m", clock=lambda: 1.5, temperature=0.7, top_p=0.8, max_output_tokens=9
     )
-    calls = form(request.functions, request.choice, request.format, request.error_paths).calls
-    answer = Answer(events, calls=calls, new_id=lambda prefix: f"{prefix}_1")
-    sent = [events.created(), events.in_progress(), *answer.begin()]
+    wanted_form = form(request.functions, request.choice, request.format, request.error_paths)
+    answer = Answer(events, form=wanted_form, new_id=lambda prefix: f"{prefix}_1")
+    sent: list[Event] = [events.created(), events.in_progress(), *answer.begin()]
     for start in range(0, len(text), step):
         sent += answer.feed(text[start : start + step])
-    return [*sent, *answer.finish(), *events.completed(Usage(1, 0, 1))]
+    return [*sent, *answer.finish(), *flat(events.completed(Usage(1, 0, 1)))]
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
-    sent = told(f"I look.\n{CALL}", step, tools=[WEATHER])
-    for number, event in enumerate(sent):
-        OPENAI.validate_python({**event, "sequence_number": number})
+    sent = numbered(told(f"I look.\n{CALL}", step, tools=[WEATHER]))
+    for event in sent:
+        check_types(event)
     message, call = sent[-1]["response"]["output"]
     assert message["content"][0]["text"] == "I look.\n"
     assert (call["id"], call["call_id"], call["name"]) == ("fc_1", "call_1", "get_weather")
@@ -192,9 +200,9 @@ def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
 
 
 def test_an_answer_without_tools_begins_before_its_first_token() -> None:
-    kinds = [event["type"] for event in told("", 1)]
+    kinds = [event.type for event in told("", 1)]
     assert kinds[2:4] == ["response.output_item.added", "response.content_part.added"]
-    assert [e["type"] for e in told("", 1, tools=[TIME])].count("response.output_item.done") == 1
+    assert [event.type for event in told("", 1, tools=[TIME])].count("response.output_item.done") == 1
 
 
 def test_calls_and_their_outputs_become_messages_of_the_template() -> None:
@@ -223,6 +231,34 @@ async def test_a_model_that_must_call_a_function_does_so_with_arguments_that_fit
     (call,) = events[-1].response.output
     assert (call.type, call.name) == ("function_call", "get_weather")
     jsonschema.validate(json.loads(call.arguments), WEATHER["parameters"])
+
+
+async def test_a_required_call_that_is_cut_off_in_its_header_is_an_empty_message(tiny_server: Gateway) -> None:
+    async with tiny_server.connect() as conversation:
+        for tokens in (3, 14, 25):
+            events = await conversation.ask("x", tools=[TIME], tool_choice="required", max_output_tokens=tokens)
+            assert events[-1].type == "response.incomplete"
+            [message] = events[-1].response.output
+            assert [part.text for part in message.content] == [""]
+
+
+async def test_an_answer_that_is_cut_off_ends_before_an_unfinished_character_and_can_be_continued(
+    tiny_server: Gateway,
+) -> None:
+    tea = {"format": {"type": "json_schema", "name": "tea", "schema": {"const": "茶茶"}}}
+    request = {"type": "response.create", "input": "x", "text": tea}
+    # After the answer: the end of its turn, the new message, and the beginning of the next turn. A token is a byte.
+    follow_up = len("\nuser\nx\nassistant\n") + len(["<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"])
+    async with tiny_server.connect() as conversation:
+        for tokens, text in ((3, '"'), (4, '"茶'), (6, '"茶')):
+            await conversation.send({**request, "max_output_tokens": tokens})
+            events = await conversation.events()
+            last = events[-1].response
+            assert last.output[0].content[0].text == text
+            assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
+            await conversation.send({**request, "max_output_tokens": 1, "previous_response_id": last.id})
+            following = (await conversation.events())[-1].response
+            assert following.usage.input_tokens == last.usage.input_tokens + len(text.encode()) + follow_up
 
 
 async def test_log_probabilities_come_with_the_text_and_add_up_to_it(tiny_server: Gateway) -> None:

@@ -14,11 +14,11 @@ from rich.console import Console
 from gateway.cli import main
 from gateway.cli.board import Board
 from gateway.cli.language import Phrases
+from gateway.cli.launcher import free_port
 from gateway.cli.readings import Reading, increase, quantile, rate
 from gateway.cli.top import WORDS
 from gateway.observability.metrics import Metrics
 from tests.support.chatting import ENGLISH, Terminal
-from tests.support.reader import free_port
 from tests.support.running import SAMOVAR, Gateway
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ from typing import Any, Self
 
 import httpx
 import yaml
+
+from gateway.cli.launcher import free_port
 
 
 def promtool(*arguments: str, text: str = "") -> str:
@@ -42,7 +43,7 @@ class PrometheusServer:
             static["labels"] = {"instance": instance}
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._address = f"127.0.0.1:{_free_port()}"
+        self._address = f"127.0.0.1:{free_port()}"
         self._configuration = {
             "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
             "rule_files": [str(path) for path in rules],
@@ -108,9 +109,3 @@ class PrometheusServer:
         with suppress(httpx.TransportError):
             return httpx.get(f"http://{self._address}/-/ready", timeout=5).status_code == httpx.codes.OK
         return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy.setup.environment import Environment
+from gateway.cli.launcher import free_port
 from tests import ROOT
 from tests.support.readme import Block
 from tests.support.typist import type_lines
@@ -213,12 +213,6 @@ def checked_out() -> list[Path]:
     else:
         names = [path.relative_to(ROOT) for path in ROOT.rglob("*") if ".venv" not in path.relative_to(ROOT).parts]
     return [name for name in names if (ROOT / name).is_file()]  # git lists what was deleted since the last commit, too
-
-
-def free_port() -> int:
-    """A port of the loopback interface on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def answers(url: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import redis
 
+from gateway.cli.launcher import free_port
 from tests.support.certificates import make_certificate
 
 
@@ -27,7 +28,7 @@ class RedisServer:
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         self.socket = folder / "redis.sock"
 
     @property
@@ -99,7 +100,7 @@ class Sentinel:
 
     def __init__(self, folder: Path, master: RedisServer, *, quorum: int, options: Sequence[str] = ()) -> None:
         """Keep its configuration in `folder`; it takes a master for dead after half a second."""
-        self.port = _free_port()
+        self.port = free_port()
         self._folder = folder
         lines = [f"port {self.port}", "bind 127.0.0.1", f"sentinel monitor samovar 127.0.0.1 {master.port} {quorum}"]
         lines += ["sentinel down-after-milliseconds samovar 500", "sentinel failover-timeout samovar 3000", *options]
@@ -222,12 +223,6 @@ def _copy(source: socket.socket, target: socket.socket, delay: float, ended: thr
                 return
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _listens(path: Path) -> bool:

@@ -3,95 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
 import ssl
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
-import psutil
 from openai import AsyncOpenAI
 from openai.resources.responses.responses import AsyncResponsesConnection
 
-from engine import engines_of
+from gateway.cli.launcher import SAMOVAR, GatewayProcess
 
-SAMOVAR = [sys.executable, "-m", "gateway.cli"]
+__all__ = ["CHILD_ENVIRONMENT", "SAMOVAR", "Conversation", "Gateway", "connect", "said"]
+
 CHILD_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
 
 
-class Gateway:
-    """`samovar serve` with settings given as keywords."""
+class Gateway(GatewayProcess):
+    """`samovar serve` with settings given as keywords, and the requests that tests send to it."""
 
     def __init__(self, state: Path, **settings: object) -> None:
-        """Keep its conversations in `state`; nothing runs yet."""
-        self.state = state
-        self.flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        self._embedded = "model" not in settings
-        self._process: subprocess.Popen[str] | None = None
-        self.command = SAMOVAR
-        self.environment = CHILD_ENVIRONMENT
-        self.url = ""
-        self.greeting = ""
-        self.notice = ""
-
-    def start(self) -> Self:
-        """Start it and wait for the line that says that it listens."""
-        command = [*self.command, "serve", "--port=0", f"--state-dir={self.state}", *self.flags]
-        with (self.state.parent / f"{self.state.name}.log").open("a") as log:
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment
-            )
-        assert self._process.stdout is not None
-        self.greeting = self._process.stdout.readline()
-        found = re.search(r"http://\S+", self.greeting)
-        assert found, f"serve said {self.greeting!r}"
-        self.url = found[0]
-        if self._embedded:  # two lines say how to get another
-            self.notice = "".join(self._process.stdout.readline() for _ in range(2))
-        return self
-
-    @property
-    def process(self) -> psutil.Process:
-        """The gateway's process."""
-        assert self._process is not None
-        return psutil.Process(self._process.pid)
-
-    def engines(self) -> list[psutil.Process]:
-        """Its engine processes."""
-        return engines_of(self.process)
-
-    def log(self) -> str:
-        """What it wrote to stderr."""
-        return (self.state.parent / f"{self.state.name}.log").read_text()
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal, wait, and give the exit code."""
-        if self._process is None:
-            return 0
-        self._process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> int:
-        """Wait until it has ended by itself, and give the exit code."""
-        assert self._process is not None
-        code = self._process.wait(timeout=20)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._process = None
-        return code
-
-    def __enter__(self) -> Self:
-        """Start."""
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self.stop()
+        """Store conversations in `state`, and the log in a file beside it; nothing is started yet."""
+        super().__init__(state, log=state.parent / f"{state.name}.log", **settings)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         """GET a route."""

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError, InvalidRequestError, QueueFullError
-from gateway.protocol.events import Event
+from gateway.protocol.events import ArgumentsDelta, Completed, Created, Event, Queued, TextDelta, refusal
 from gateway.protocol.lanes import Backlog, Lanes
-from gateway.protocol.log import EventLog, Reader
+from gateway.protocol.log import MERGED, EventLog, Reader
 from gateway.protocol.outbox import NOTICE_BYTES, NOTICES, Outbox
+from gateway.protocol.steering import SteerError, failed
 
 LANE = st.sampled_from([None, "a", "b", "c"])
 WORDS = st.text(max_size=20)
 
 
 def delta(text: str, item: str = "msg_1") -> Event:
-    return {
-        "type": "response.output_text.delta", "item_id": item, "output_index": 0, "content_index": 0, "delta": text,
-        "logprobs": [],
-    }  # fmt: skip
+    return TextDelta(output_index=0, item_id=item, content_index=0, delta=text, logprobs=[])
 
 
 def created() -> Event:
-    return {"type": "response.created"}
+    return Created(response={})
 
 
 def completed() -> Event:
-    return {"type": "response.completed"}
+    return Completed(response={})
 
 
 @given(st.lists(st.tuples(LANE, st.booleans()), max_size=60))
@@ -135,15 +131,15 @@ def test_a_reader_at_any_pace_gets_the_whole_text_in_rising_order(pieces: list[t
             got.append(event)
     log.append(completed())
     got += read_all(reader)
-    said = [(event["item_id"], event["delta"]) for event in got if "delta" in event]
+    said = [(event.item_id, event.delta) for event in got if isinstance(event, TextDelta)]
     for item in ("msg_1", "msg_2"):
         whole = "".join(text for text, other, _ in pieces if other == (item == "msg_2"))
         assert "".join(text for name, text in said if name == item) == whole
     assert said == merged_like(said, pieces)
-    numbers = [event["sequence_number"] for event in got]
+    numbers = [event.sequence_number or 0 for event in got]
     assert numbers == sorted(set(numbers))
-    assert [got[0]["type"], got[-1]["type"]] == ["response.created", "response.completed"]
-    assert all(event["stream_id"] == "a" for event in got)
+    assert [got[0].type, got[-1].type] == ["response.created", "response.completed"]
+    assert all(event.stream_id == "a" for event in got)
     assert reader.done
 
 
@@ -164,12 +160,35 @@ def merged_like(said: list[tuple[str, str]], pieces: list[tuple[str, bool, bool]
 def test_a_slow_reader_gets_merged_deltas_and_only_the_latest_queue_position() -> None:
     log = EventLog()
     for position in (3, 2):
-        log.append({"type": "response.queued", "queue_position": position})
+        log.append(Queued(response={}, queue_position=position, estimated_wait_seconds=1.0))
     for text in ("a", "b", "c"):
         log.append(delta(text))
     first, second = read_all(Reader(log))
-    assert (first["queue_position"], first["sequence_number"]) == (2, 1)
-    assert (second["delta"], second["sequence_number"]) == ("abc", 4)
+    assert isinstance(first, Queued)
+    assert (first.queue_position, first.sequence_number) == (2, 1)
+    assert isinstance(second, TextDelta)
+    assert (second.delta, second.sequence_number) == ("abc", 4)
+
+
+def test_merged_deltas_keep_the_log_probabilities_of_all_their_tokens() -> None:
+    log = EventLog()
+    for number in range(3):
+        log.append(
+            TextDelta(output_index=0, item_id="msg_1", content_index=0, delta="x", logprobs=[{"logprob": -number}])
+        )
+    [merged] = read_all(Reader(log))
+    assert isinstance(merged, TextDelta)
+    assert merged.logprobs == [{"logprob": 0}, {"logprob": -1}, {"logprob": -2}]
+
+
+def test_a_merged_delta_has_a_limited_length() -> None:
+    log = EventLog(size=1 << 20)
+    for _ in range(3):
+        log.append(ArgumentsDelta(output_index=0, item_id="fc_1", delta="x" * (MERGED // 2)))
+    first, second = read_all(Reader(log))
+    assert isinstance(first, ArgumentsDelta)
+    assert isinstance(second, ArgumentsDelta)
+    assert [len(first.delta), len(second.delta)] == [MERGED, MERGED // 2]
 
 
 @given(st.integers(0, 9))
@@ -177,7 +196,8 @@ def test_a_reader_can_start_after_any_event(after: int) -> None:
     log = EventLog()
     for text in "abcdefghij":
         log.append(delta(text))
-    assert "".join(event["delta"] for event in read_all(Reader(log, after=after))) == "abcdefghij"[after + 1 :]
+    read = read_all(Reader(log, after=after))
+    assert "".join(event.delta for event in read if isinstance(event, TextDelta)) == "abcdefghij"[after + 1 :]
 
 
 def test_a_log_is_bounded_in_events_and_bytes_and_a_lagging_reader_gets_only_the_last_event() -> None:
@@ -191,7 +211,7 @@ def test_a_log_is_bounded_in_events_and_bytes_and_a_lagging_reader_gets_only_the
         assert log.size <= 4000
         assert reader.next() is None
         log.append(completed())
-        assert [event["type"] for event in read_all(reader)] == ["response.completed"]
+        assert [event.type for event in read_all(reader)] == ["response.completed"]
         assert reader.done
 
 
@@ -208,8 +228,8 @@ def test_an_outbox_alternates_between_responses_and_reports_when_each_is_done() 
         box.attach(Reader(log, stream_id=lane))
         for event in (created(), delta("x"), completed()):
             log.append(event)
-    sent = [event for event in iter(box.next, None) if isinstance(event, dict)]
-    assert [event["stream_id"] for event in sent] == list("ababab")
+    sent = [event for event in iter(box.next, None) if isinstance(event, Event)]
+    assert [event.stream_id for event in sent] == list("ababab")
     assert [reader.stream_id for reader in done] == ["a", "b"]
     assert box.empty
 
@@ -229,7 +249,7 @@ def test_an_outbox_is_full_when_too_many_notices_wait() -> None:
     box, _, _ = outbox()
     for _ in range(NOTICES):
         assert not box.full
-        box.add_notice({"type": "error"})
+        box.add_notice(refusal(ApiError("x")))
     assert box.full
     box.next()
     assert not box.full
@@ -237,9 +257,11 @@ def test_an_outbox_is_full_when_too_many_notices_wait() -> None:
 
 def test_an_outbox_is_full_when_its_notices_are_long() -> None:
     box, _, _ = outbox()
-    box.add_notice({"type": "error", "text": "x" * (NOTICE_BYTES - 100)})
+    box.add_notice(
+        failed(SteerError("x", "x"), {"previous_response_id": "", "input": "x" * (NOTICE_BYTES - 200)}, number=0)
+    )
     assert not box.full
-    box.add_notice({"type": "error", "text": "x" * 100})
+    box.add_notice(failed(SteerError("x", "x"), {"previous_response_id": "", "input": "x" * 200}, number=0))
     assert box.full
 
 
@@ -258,7 +280,7 @@ def test_a_failing_watcher_neither_ends_the_response_nor_skips_other_watchers() 
 
 
 @pytest.mark.parametrize("event", [created(), delta("x")])
-def test_no_event_follows_the_terminal_event(event: dict[str, Any]) -> None:
+def test_no_event_follows_the_terminal_event(event: Event) -> None:
     log = EventLog()
     log.append(completed())
     with pytest.raises(AssertionError):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache import CacheConfig, KeyRing
-from cache.blocks import BLOCK, Chain
+from cache.blocks import BLOCK, Block, Chain
 from cache.circuit_breaker import CircuitBreaker, Operation
 from cache.prefixes import PrefixCache, Stored
 from cache.redis import RedisStore
@@ -56,9 +56,15 @@ def cache(open_cache: Callable[..., PrefixCache]) -> PrefixCache:
 def finish(cache: PrefixCache, tokens: list[int], scope: str = "alice", public: int = 0) -> Chain:
     """Serialize and store the missing blocks, as an engine does after a turn."""
     chain = cache.chain(tokens, scope, public=public)
-    absent = cache.absent(chain.blocks)
-    assert cache.store(chain, [Stored(block, state(tokens, block.start, block.end)) for block in absent])
+    blocks = missing(cache, chain)
+    assert cache.store(chain, [Stored(block, state(tokens, block.start, block.end)) for block in blocks])
     return chain
+
+
+def missing(cache: PrefixCache, chain: Chain) -> list[Block]:
+    """Return the blocks of `chain` that the store lacks."""
+    present = cache._store.has_many([block.id for block in chain.blocks])
+    return [block for block, has in zip(chain.blocks, present, strict=True) if not has]
 
 
 def state(tokens: list[int], start: int, end: int) -> bytes:
@@ -107,7 +113,7 @@ def test_branches_share_their_trunk_and_each_finds_its_own_end(cache: PrefixCach
     finish(cache, one)
     before = raw.size()
     chain = cache.chain(two, "alice")
-    assert len(cache.absent(chain.blocks)) == len(chain.blocks) - 2
+    assert len(missing(cache, chain)) == len(chain.blocks) - 2
     finish(cache, two)
     assert (found(cache, one), found(cache, two)) == (500, 500)
     assert raw.size() >= before
@@ -118,7 +124,7 @@ def test_two_hundred_sessions_store_the_operators_instructions_once(cache: Prefi
     absent = []
     for n in range(200):
         chain = cache.chain([*instructions, n, n, n], f"tenant {n}", public=500)
-        blocks = cache.absent(chain.blocks)
+        blocks = missing(cache, chain)
         absent.append(sum(block.end - block.start for block in blocks))
         cache.store(chain, [Stored(block, b"state") for block in blocks])
     assert absent == [503, *[3] * 199]
@@ -170,7 +176,7 @@ def test_what_a_turn_has_used_outlives_what_it_has_not(cache: PrefixCache, raw: 
     alice, bob = cache.chain(TOKENS[:300], "alice"), cache.chain(TOKENS[:300], "bob")
     for chain in (alice, bob):
         cache.store(chain, [Stored(block, bytes(1 << 20)) for block in chain.blocks])
-    cache.renew(alice)
+    cache.store(alice, [])
     raw._max_bytes = raw.size() - 1
     raw.sweep()
     assert [len(cache.fetch(chain)) for chain in (alice, bob)] == [3, 2]
@@ -199,9 +205,8 @@ def test_a_failed_store_counts_as_an_empty_store(tmp_path: Path) -> None:
         assert (found(cache, TOKENS[:300]), cache.up, cache.writable) == (300, True, True)
         server.stop()
         assert found(cache, TOKENS[:300]) == 0
-        assert (cache.up, cache.writable, cache.absent(chain.blocks)) == (False, False, [])
+        assert (cache.up, cache.writable) == (False, False)
         assert not cache.store(chain, [Stored(chain.blocks[0], b"state")])
-        assert not cache.renew(chain)
         cache.close()
 
 

@@ -20,6 +20,7 @@ from tests import ROOT
 
 ROOMS = {"gateway": {"engine", "cache"}, "engine": {"cache"}, "cache": set[str]()}
 LEVELS = {
+    "__main__": 9,
     "cli": 8,
     "app": 7,
     "transport": 6,

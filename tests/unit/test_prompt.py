@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine import Model
 from gateway.models.catalogue import EMBEDDED, find
 from gateway.prompts.chat_template import Prompt, TemplateError
-from gateway.protocol.detokenizer import Detokenizer
+from gateway.protocol.detokenizer import Detokenizer, whole_tokens
 from gateway.protocol.tool_prompt import Message
 from tests.support.tiny_model import CHAT_TEMPLATE, SPECIAL
 
@@ -110,10 +110,21 @@ def test_no_delta_is_half_a_chinese_character_or_emoji() -> None:
     assert [d for d in (detokenizer.feed([i]) for i in range(len(data))) if d] == list("茶炊👩‍👧🫖")
 
 
-def test_an_unfinished_character_shows_as_such_at_the_end() -> None:
-    detokenizer = pieces("茶".encode()[:2])
-    assert detokenizer.feed([0, 1]) == ""
-    assert detokenizer.finish() == "\ufffd"
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_an_answer_that_is_cut_off_ends_before_an_unfinished_character(cut: int) -> None:
+    data = "茶🫖".encode()[:-cut]
+    detokenizer = pieces(data)
+    assert "".join(detokenizer.feed([i]) for i in range(len(data))) + detokenizer.finish() == "茶"
+    assert detokenizer.unfinished == 4 - cut
+
+
+def test_tokens_within_a_text_are_counted_up_to_the_end_of_a_character() -> None:
+    tea = "茶".encode()
+    assert whole_tokens([b"a", tea[:2], tea[2:]], b"a" + tea) == (3, "")
+    assert whole_tokens([b"a", tea[:2], tea[2:] + b"b"], b"a" + tea) == (1, "茶")
+    assert whole_tokens([b"a", tea[:2]], b"a") == (1, "")
+    assert whole_tokens([b"ab", b"cd"], b"abc") == (1, "c")
+    assert whole_tokens([], b"") == (0, "")
 
 
 @given(st.text(alphabet="ab停", max_size=20), st.lists(st.text(alphabet="ab停", min_size=1, max_size=4), max_size=3))

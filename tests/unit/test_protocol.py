@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
+from openai.types.responses import Response
 
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.chat import read_chat
 from gateway.protocol.detokenizer import overlap
-from gateway.protocol.events import Event, MessageItem, ResponseEvents, Usage, refusal
+from gateway.protocol.events import Event, Usage, refusal
 from gateway.protocol.items import input_item, messages
+from gateway.protocol.output_items import MessageItem
 from gateway.protocol.received import receive
 from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse
+from gateway.protocol.response_events import ResponseEvents
+from tests.support.events import check_types, flat, numbered, plain
 
-OPENAI: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+OPEN_RESPONSES = {
+    "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id",
+    "instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p",
+    "presence_penalty", "frequency_penalty", "top_logprobs", "temperature", "reasoning", "user", "usage",
+    "max_output_tokens", "max_tool_calls", "store", "background", "service_tier", "metadata", "safety_identifier",
+    "prompt_cache_key",
+}  # fmt: skip
+"""Fields that the Open Responses specification requires in the response object (schema ResponseResource)."""
+UNSUPPORTED = {
+    "conversation", "image", "input_transformations", "moderation", "prompt", "prompt_cache_diagnostics",
+    "prompt_cache_options", "prompt_cache_retention", "tool_usage",
+}  # fmt: skip
+"""Optional fields of OpenAI's type, of features that Samovar does not have."""
 
 
 def create(**fields: Any) -> ResponseCreate:
@@ -34,10 +49,10 @@ def refused(data: str) -> tuple[str, str | None]:
     return caught.value.code, caught.value.param
 
 
-def events() -> ResponseEvents:
+def events(*, ignored: Sequence[str] = (), **fields: Any) -> ResponseEvents:
     return ResponseEvents(
-        create(input="hi", metadata={"k": "v"}), response_id="resp_1", model="m", created_at=1,
-        temperature=0.7, top_p=0.8, max_output_tokens=9,
+        create(input="hi", metadata={"k": "v"}, **fields), response_id="resp_1", model="m", clock=lambda: 1.5,
+        temperature=0.7, top_p=0.8, max_output_tokens=9, ignored=ignored,
     )  # fmt: skip
 
 
@@ -118,10 +133,13 @@ def test_no_json_breaks_the_parser(value: Any) -> None:
 
 
 def valid(sent: list[Event]) -> list[str]:
-    """Validate each event with OpenAI's own types, numbered as in the log; return their types."""
-    for number, event in enumerate(sent):
-        OPENAI.validate_python({**event, "sequence_number": number})
-    return [event["type"] for event in sent]
+    """Validate each event strictly with OpenAI's own types, numbered as in the log; return their types."""
+    for event in numbered(sent):
+        check_types(event)
+        if "response" in event:
+            assert event["response"].keys() >= OPEN_RESPONSES
+            assert event["response"].keys() >= {name for name in Response.model_fields if name not in UNSUPPORTED}
+    return [event.type for event in sent]
 
 
 def test_the_events_of_an_answer_come_in_the_documented_order() -> None:
@@ -133,18 +151,18 @@ def test_the_events_of_an_answer_come_in_the_documented_order() -> None:
         *e.open(MessageItem("msg_1")),
         e.delta("He"),
         e.delta("llo"),
-        *e.completed(Usage(3, 1, 2)),
+        *flat(e.completed(Usage(3, 1, 2))),
     ]
     assert valid(sent) == [
         "response.created", "response.queued", "response.in_progress", "response.output_item.added",
         "response.content_part.added", "response.output_text.delta", "response.output_text.delta",
         "response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed",
     ]  # fmt: skip
-    final = sent[-1]["response"]
+    final = plain(sent[-1])["response"]
     assert final["output"][0]["content"][0]["text"] == "Hello"
     assert final["usage"]["input_tokens_details"]["cached_tokens"] == 1
-    assert final["status"] == "completed"
-    assert sent[0]["response"]["output"] == []
+    assert (final["status"], final["created_at"], final["completed_at"]) == ("completed", 1, 1)
+    assert plain(sent[0])["response"]["output"] == []
 
 
 def test_a_cancelled_answer_contains_the_text_so_far() -> None:
@@ -154,24 +172,41 @@ def test_a_cancelled_answer_contains_the_text_so_far() -> None:
         e.in_progress(),
         *e.open(MessageItem("msg_1")),
         e.delta("He"),
-        *e.incomplete(Usage(3, 0, 1), "cancelled"),
+        *flat(e.incomplete(Usage(3, 0, 1), "cancelled")),
     ]
     assert valid(sent[:-1])
-    assert sent[-1]["type"] == "response.incomplete"
-    assert sent[-1]["response"]["status"] == "cancelled"
-    assert sent[-1]["response"]["output"][0]["content"][0]["text"] == "He"
+    last = plain(sent[-1])
+    assert last["type"] == "response.incomplete"
+    assert last["response"]["status"] == "cancelled"
+    assert last["response"]["output"][0]["content"][0]["text"] == "He"
+
+
+def test_the_response_object_carries_the_parameters_of_the_request() -> None:
+    response = plain(
+        events(
+            presence_penalty=0.5, frequency_penalty=-1, top_logprobs=3, include=["message.output_text.logprobs"]
+        ).created()
+    )["response"]
+    assert (response["presence_penalty"], response["frequency_penalty"], response["top_logprobs"]) == (0.5, -1, 3)
+
+
+def test_ignored_fields_are_listed_when_the_response_is_created_and_only_if_there_are_any() -> None:
+    created = plain(events(ignored=["user", "reasoning.effort"]).created())
+    assert created["ignored"] == ["user", "reasoning.effort"]
+    assert "ignored" not in plain(events().created())
 
 
 def test_a_failure_carries_its_code() -> None:
     e = events()
-    sent = [e.created(), *e.failed(EngineUnavailableError("the engine died"))]
-    assert [event["type"] for event in sent] == ["response.created", "response.failed"]
-    assert sent[-1]["response"]["error"]["code"] == "engine_unavailable"
+    sent = [e.created(), *flat(e.failed(EngineUnavailableError("the engine died")))]
+    assert [event.type for event in sent] == ["response.created", "response.failed"]
+    assert plain(sent[-1])["response"]["error"]["code"] == "engine_unavailable"
 
 
 def test_an_error_names_the_response_of_its_message() -> None:
-    event = refusal(EngineUnavailableError("x"), response_id="resp_1")
+    event = plain(refusal(EngineUnavailableError("x"), response_id="resp_1"))
     assert (event["type"], event["status"], event["response_id"]) == ("error", 503, "resp_1")
+    assert event.keys() == {"type", "status", "error", "response_id"}
 
 
 @pytest.mark.parametrize(

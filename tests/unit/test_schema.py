@@ -25,7 +25,7 @@ from engine.constraint import Grammars
 from engine.process import EngineProcess
 from engine.sampler import Sampler
 from gateway.errors import ApiError
-from gateway.protocol.calls import ArgumentsDelta, CallReader, CallStart
+from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart
 from gateway.protocol.grammar import FORMATS, MAX_GRAMMAR, Grammar
 from gateway.protocol.schema import Schema
 from gateway.protocol.tools import ErrorPaths, FunctionTool, TextFormat, form
@@ -385,7 +385,7 @@ def test_a_call_that_is_required_has_arguments_that_its_schema_takes_or_the_sche
     assert wanted.grammar is not None
     parts = CallReader().feed(spoken(model, wanted.grammar, seed))
     assert parts[0] == CallStart("f")
-    arguments = json.loads("".join(part.text for part in parts if isinstance(part, ArgumentsDelta)))
+    arguments = json.loads("".join(part.text for part in parts if isinstance(part, ArgumentsPart)))
     jsonschema.validate(arguments, parameters)
 
 

@@ -190,7 +190,7 @@ def test_a_block_that_is_filled_on_a_seat_is_stored_at_once(
                 late.append(len(resident.tokens) - blocks[-1].end)
             super().store(resident, chain, blocks, **done)
 
-    monkeypatch.setattr("engine.worker.KVConnector", Watched)
+    monkeypatch.setattr("engine.core.KVConnector", Watched)
     monkeypatch.setattr("tests.unit.test_seats.seats.WORTH", 0)
     cache = CacheConfig(f"sqlite://{tmp_path}/blocks.db", ttl=3600, max_bytes=1 << 28, keys=KeyRing.new().text)
     config = WorkerConfig(str(tiny_model), 8192 + seats.CELLS, 32, MEASURED, cache=cache)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from cache import Archive, KeyRing, StoreError
 from gateway.conversations.turns import Sessions, Turn
 from gateway.protocol.items import text_item
+from gateway.protocol.response_events import LATER_FIELDS
 
 TURN = Turn(
     id="resp_1",
@@ -20,7 +21,7 @@ TURN = Turn(
     instructions=None,
     items=[text_item("茶炊", item_id="msg_1")],
     input=0,
-    response={"id": "resp_1", "status": "completed"},
+    response={**LATER_FIELDS, "id": "resp_1", "status": "completed"},
 )
 IDS = [1, 151_935, 7]
 KEYS = KeyRing.new()
@@ -38,6 +39,16 @@ async def test_a_turn_is_there_after_a_restart(tmp_path: Path) -> None:
     again = open_sessions(tmp_path / "state" / "conversations.db", "v1")
     assert await again.get("anonymous", "resp_1") == (TURN, IDS)
     again.close()
+
+
+async def test_a_response_of_an_earlier_version_has_all_fields_of_this_one(tmp_path: Path) -> None:
+    sessions = open_sessions(tmp_path / "c.db", "v1")
+    earlier = {"id": "resp_1", "status": "completed", "user": "ada"}
+    await sessions.add("one", replace(TURN, response=earlier), IDS)
+    found = await sessions.get("one", "resp_1")
+    assert found is not None
+    assert found[0].response == {**LATER_FIELDS, **earlier}
+    sessions.close()
 
 
 async def test_another_tenant_and_an_unknown_id_find_the_same_nothing(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def lives(field: str = "kept", *, day: float = 0.0, life: float = 0.0, days: int
 def test_days_that_are_alike_are_well_and_each_bound_is_told_with_its_reason() -> None:
     table, well = judged(lives())
     assert well
-    assert all(f"| {bound.what} | 1.00 | {bound.within:.2f} | 1.00 |" in table for bound in BOUNDS)
+    assert all(f"| {bound.title} | 1.00 | {bound.within:.2f} | 1.00 |" in table for bound in BOUNDS)
     assert all(bound.why in table for bound in BOUNDS)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from cache import StoreError, StoreFullError
-from cache.sqlite import PAGE_BYTES, SqliteStore
+from cache.sqlite import SqliteStore
+from cache.sqlite_file import PAGE_BYTES
 from tests.support.clock import Clock
 
 IDS = [n.to_bytes(32, "big") for n in range(200)]
@@ -55,7 +56,7 @@ def test_only_the_owner_may_read_the_file(store: SqliteStore, path: Path) -> Non
 def test_the_file_stays_within_its_limit_and_evicts_the_least_recently_used(store: SqliteStore, path: Path) -> None:
     for n in range(60):
         store.put_many([(IDS[n], MEGABYTE)])
-        store.touch([IDS[0]])
+        store.put_many([], [IDS[0]])
         assert store.size() <= 16 << 20
     kept = present(store, 60)
     assert kept[0] == 0
@@ -97,7 +98,7 @@ def test_new_blocks_do_not_evict_their_own_parents(store: SqliteStore) -> None:
 def test_unused_values_expire_and_free_their_space(store: SqliteStore, clock: Clock, path: Path) -> None:
     store.put_many([(id_, MEGABYTE) for id_ in IDS[:10]])
     clock.now += 60
-    store.touch(IDS[:2])
+    store.put_many([], IDS[:2])
     clock.now += 60
     assert present(store, 10) == [0, 1]
     assert store.get_many(IDS[1:3]) == [MEGABYTE, None]

@@ -5,66 +5,36 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from engine import Model
+from gateway.cli.bench.gateway import BenchError
 from gateway.cli.bench.results import Answer
-from gateway.cli.bench.subject import BenchError
+from gateway.cli.bench.texts import Texts
 
 ANSWER_SECONDS: Final = 300.0
 """Timeout of one answer, in seconds."""
-WORDS: Final = 2048
-_WORD: Final = re.compile(rb" [a-z]{2,9}")
 _DELTA: Final = b'"response.output_text.delta"'
-
-
-class Questions:
-    """Questions of a given length without common prefixes, and a `logit_bias` that prevents early ends of answers."""
-
-    def __init__(self, model: Path) -> None:
-        """Collect words that are a single token each. Raises ModelLoadError."""
-        self._vocabulary = Model(model, vocab_only=True).vocabulary
-        self._words = [word for _, word in zip(range(WORDS), self._single_tokens(), strict=False)]
-        ends = filter(self._vocabulary.ends_generation, range(self._vocabulary.size))
-        self.bias = {str(token): -100 for token in ends}
-
-    def _single_tokens(self) -> Iterator[str]:
-        for token in range(self._vocabulary.size):
-            piece = self._vocabulary.bare_piece(token)
-            if _WORD.fullmatch(piece) and self._vocabulary.tokenize(piece.decode(), special=False) == [token]:
-                yield piece.decode()
-
-    def text(self, tokens: int, seed: str) -> str:
-        """Return a question of `tokens` tokens, determined by `seed`."""
-        source = random.Random(seed)  # noqa: S311 - not a secret
-        words = source.choices(self._words or [" a"], k=tokens)
-        # The first word has no leading space, and may take more than one token.
-        while len(words) > 1 and len(self._vocabulary.tokenize("".join(words)[1:], special=False)) > tokens:
-            words.pop()
-        return "".join(words)[1:]
 
 
 class Conversation:
     """A conversation over one connection: each question follows up on the last answer."""
 
-    def __init__(self, socket: ClientConnection, questions: Questions) -> None:
+    def __init__(self, socket: ClientConnection, texts: Texts) -> None:
         """Start a conversation without turns."""
         self._socket = socket
-        self._questions = questions
+        self._texts = texts
         self._previous: str | None = None
 
     async def ask(self, tokens: int, answer: int, seed: str) -> Answer:
         """Ask a question of `tokens` tokens for `answer` tokens. Raises BenchError."""
-        return await self._request(tokens, seed, max_output_tokens=answer, logit_bias=self._questions.bias)
+        return await self._request(tokens, seed, max_output_tokens=answer, logit_bias=self._texts.bias)
 
     async def load(self) -> None:
         """Load an engine without generating an answer. Raises BenchError."""
@@ -72,7 +42,7 @@ class Conversation:
         self._previous = None
 
     async def _request(self, tokens: int, seed: str, **fields: Any) -> Answer:
-        text = self._questions.text(tokens, seed)
+        text = self._texts.text(tokens, random.Random(seed))  # noqa: S311 - not a secret
         # A conversation of several rounds may exceed a small context.
         fields |= {"previous_response_id": self._previous, "truncation": "auto"}
         request = {"type": "response.create", "input": text, **fields}
@@ -108,19 +78,19 @@ class Conversation:
 
 
 @asynccontextmanager
-async def conversation(address: str, questions: Questions) -> AsyncIterator[Conversation]:
+async def conversation(address: str, texts: Texts) -> AsyncIterator[Conversation]:
     """Open a conversation over a new connection. Raises BenchError."""
     try:
         socket = await connect(address, compression=None, max_size=None, proxy=None)
     except (OSError, WebSocketException) as error:
         raise BenchError(f"the gateway cannot be reached: {error}") from error
     async with socket:
-        yield Conversation(socket, questions)
+        yield Conversation(socket, texts)
 
 
-async def at_once(address: str, questions: Questions, count: int, tokens: int, answer: int, seed: str) -> list[Answer]:
+async def at_once(address: str, texts: Texts, count: int, tokens: int, answer: int, seed: str) -> list[Answer]:
     """Ask one question in each of `count` conversations at the same time. Raises BenchError."""
-    ask = functools.partial(_alone, address, questions, tokens, answer)
+    ask = functools.partial(_alone, address, texts, tokens, answer)
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(ask(f"{seed} {number}")) for number in range(count)]
@@ -129,6 +99,6 @@ async def at_once(address: str, questions: Questions, count: int, tokens: int, a
     return [task.result() for task in tasks]
 
 
-async def _alone(address: str, questions: Questions, tokens: int, answer: int, seed: str) -> Answer:
-    async with conversation(address, questions) as alone:
+async def _alone(address: str, texts: Texts, tokens: int, answer: int, seed: str) -> Answer:
+    async with conversation(address, texts) as alone:
         return await alone.ask(tokens, answer, seed)

@@ -10,8 +10,8 @@ from typing import Final
 
 import psutil
 
+from gateway.cli.bench.gateway import MeasuredGateway
 from gateway.cli.bench.results import Phase, Sample
-from gateway.cli.bench.subject import Subject
 
 EVERY_SECONDS: Final = 0.1
 """Sampling interval. The write-up sampled every half second, which misses peaks."""
@@ -20,9 +20,9 @@ EVERY_SECONDS: Final = 0.1
 class Watch:
     """Samples memory in a thread while `watching`."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, gateway: MeasuredGateway) -> None:
         """Start without samples."""
-        self._subject = subject
+        self._gateway = gateway
         self._samples: list[Sample] = []
         self._over = threading.Event()
         self._began = time.monotonic()
@@ -52,9 +52,9 @@ class Watch:
             self._sample()
 
     def _sample(self) -> None:
-        engines = sum(map(_resident, self._subject.engines()))
+        engines = sum(map(_resident, self._gateway.engines()))
         at = time.monotonic() - self._began
-        self._samples.append(Sample(at, _resident(self._subject.process), engines))
+        self._samples.append(Sample(at, _resident(self._gateway.process), engines))
 
 
 def _resident(process: psutil.Process) -> int:

@@ -1,7 +1,8 @@
-"""Plots of memory, latency, start-up and load, with the write-up's figures in grey."""
+"""Plots of memory, latency, start-up and load, with the write-up's figures in grey if they are of the same model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -53,7 +54,8 @@ def _memory(results: Results, axes: Axes) -> None:
     places = range(len(phases))
     gateway = [phase.mean(lambda sample: sample.gateway) / 1e6 for phase in phases]
     engines = [phase.mean(lambda sample: sample.engines) / 1e6 for phase in phases]
-    axes.bar(places, [MEMORY.get(phase.name, 0) for phase in phases], 0.8, **THEIRS)
+    if results.compared:
+        axes.bar(places, [MEMORY.get(phase.name, 0) for phase in phases], 0.8, **THEIRS)
     axes.bar(places, gateway, 0.5, color=GATEWAY, label="gateway")
     axes.bar(places, engines, 0.5, bottom=gateway, color=ENGINES, label="engines")
     axes.plot(places, [phase.peak / 1e6 for phase in phases], "k_", markersize=18, label="peak")
@@ -63,16 +65,18 @@ def _memory(results: Results, axes: Axes) -> None:
 
 
 def _latency(results: Results, axes: Axes) -> None:
+    away = 0.2 if results.compared else 0.0
     for place, (shape, theirs) in enumerate(
         zip(results.latency, zip(LATENCY["first_token"], LATENCY["total"], strict=True), strict=True)
     ):
         first = shape.spread(lambda answer: answer.first)
         total = shape.spread(lambda answer: answer.total)
         label = _only_first(place)
-        axes.barh(place + 0.2, theirs[1], 0.35, **(THEIRS | label(THEIRS["label"])))
-        axes.barh(place + 0.2, theirs[0], 0.35, color="0.55", **label("write-up's first token"))
-        axes.barh(place - 0.2, total.median, 0.35, color=CONTEXT, **label("full answer"))
-        axes.barh(place - 0.2, first.median, 0.35, color=ENGINES, **label("first token"))
+        if results.compared:
+            axes.barh(place + away, theirs[1], 0.35, **(THEIRS | label(THEIRS["label"])))
+            axes.barh(place + away, theirs[0], 0.35, color="0.55", **label("write-up's first token"))
+        axes.barh(place - away, total.median, 0.35, color=CONTEXT, **label("full answer"))
+        axes.barh(place - away, first.median, 0.35, color=ENGINES, **label("first token"))
     names = [f"{shape.question} → {shape.answers[0].output}\ntokens" for shape in results.latency]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -90,15 +94,16 @@ def _start(results: Results, axes: Axes) -> None:
         ("KV cells", results.start(lambda start: start.context).median),
     )
     colours = dict(zip([name for name, _ in ours], _shades(len(ours)), strict=True))
-    for place, (_, parts) in enumerate(
-        (("here", ours), ("write-up", [(name, START[part]) for part, name in THEIR_START.items()]))
-    ):
+    bars: dict[str, Sequence[tuple[str, float]]] = {"here": ours}
+    if results.compared:
+        bars["write-up"] = [(name, START[part]) for part, name in THEIR_START.items()]
+    for place, parts in enumerate(bars.values()):
         at = 0.0
         for name, seconds in parts:
             axes.barh(place, seconds, left=at, color=colours[name], **_only_first(place)(name))
             at += seconds
-    axes.set_yticks([0, 1], ["here", "write-up"])
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.set_ylim(1.5, -0.5)
     axes.set_xlim(0, 1.35 * max(axes.get_xlim()))  # room for the legend
     _finish(axes, "seconds to a loaded model", along="x")
 

@@ -27,7 +27,7 @@ def write(results: Results, folder: Path, say: Phrases) -> list[Path]:
 def _markdown(results: Results, say: Phrases) -> Iterator[str]:
     yield f"# {say('title')}\n"
     yield f"{tables.conditions(results, say)}\n"
-    yield f"{say('writeup')} {say('made')}\n"
+    yield f"{tables.explanation(results, say)} {say('made')}\n"
     yield f"![{say('title')}]({STEM}.png)\n"
     for table in tables.tables(results, say):
         yield f"## {table.title}\n"

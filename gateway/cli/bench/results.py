@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from gateway.cli.bench import writeup
+
 
 class Spread(msgspec.Struct, frozen=True):
     """Repeated measurements of one figure."""
@@ -55,11 +57,6 @@ class Start(msgspec.Struct, frozen=True):
     def ready(self) -> float:
         """Return the seconds until the gateway accepts requests."""
         return self.python + self.configuration + self.vocabulary + self.parts + self.listening
-
-    @property
-    def loading(self) -> float:
-        """Return the seconds from spawning the engine until it is loaded."""
-        return self.engine + self.weights + self.context
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -177,6 +174,11 @@ class Results(msgspec.Struct, frozen=True):
     memory: list[Phase]
     latency: list[Latency]
     load: list[Load]
+
+    @property
+    def compared(self) -> bool:
+        """Whether the results are comparable with the write-up's, which are those of one model."""
+        return writeup.measured(self.conditions.model)
 
     def start(self, part: Callable[[Start], float]) -> Spread:
         """Return a figure over all starts."""

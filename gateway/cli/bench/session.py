@@ -20,10 +20,11 @@ from rich.table import Table
 from engine import EngineError, model_size
 from gateway.cli import CommandError
 from gateway.cli.bench import report, tables
+from gateway.cli.bench.gateway import BenchError, MeasuredGateway
 from gateway.cli.bench.measuring import SHAPES, Measuring, Step
 from gateway.cli.bench.results import FULL, QUICK, Conditions, Effort, Results
-from gateway.cli.bench.subject import BenchError, Workshop
 from gateway.cli.language import Phrases, is_chinese
+from gateway.cli.launcher import LaunchError
 from gateway.config.machine import processor, total_memory
 from gateway.config.settings import Settings
 from gateway.models.catalogue import Entry, ModelNotAvailableError, find
@@ -56,7 +57,7 @@ def run(settings: Settings, *, quick: bool, output: Path | None) -> int:
         entry = find(settings.model)
         with _interrupt_on_sigterm():
             results = _measured(entry, settings, QUICK if quick else FULL, say)
-    except (ModelNotAvailableError, EngineError, BenchError) as error:
+    except (ModelNotAvailableError, EngineError, BenchError, LaunchError) as error:
         raise CommandError(str(error)) from error
     except TimeoutError as error:
         raise CommandError(say("too_long", minutes=MOST_SECONDS // 60)) from error
@@ -73,7 +74,7 @@ def run(settings: Settings, *, quick: bool, output: Path | None) -> int:
 
 
 def _measured(entry: Entry, settings: Settings, effort: Effort, say: Phrases) -> Results:
-    """Run all measurements. Raises BenchError, ModelLoadError and TimeoutError."""
+    """Run all measurements. Raises BenchError, LaunchError, ModelLoadError and TimeoutError."""
     columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     totals = {
         "memory": effort.rounds + 2,
@@ -94,14 +95,14 @@ def _measured(entry: Entry, settings: Settings, effort: Effort, say: Phrases) ->
             return lambda: bars.advance(tasks[name])
 
         async def measure() -> Results:
-            workshop = Workshop(entry, settings, Path(folder))
-            measuring = Measuring(workshop, entry.path, effort)
+            gateway = MeasuredGateway(entry, settings, Path(folder))
+            measuring = Measuring(gateway, entry.path, effort)
             async with asyncio.timeout(MOST_SECONDS):
                 memory = await measuring.memory(step("memory"))
                 starts = await measuring.starts(step("start"))
-                with workshop.started() as subject:
-                    latency = await measuring.latency(subject, step("latency"))
-                    load = await measuring.load(subject, step("load"))
+                with gateway.running():
+                    latency = await measuring.latency(step("latency"))
+                    load = await measuring.load(step("load"))
             return Results(_conditions(entry, settings), starts, memory, latency, load)
 
         return asyncio.run(measure())
@@ -145,7 +146,7 @@ def _show(results: Results, say: Phrases) -> None:
     console = Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else 120)
     console.print(say("title"), style="bold")
     console.print(tables.conditions(results, say))
-    console.print(say("writeup"))
+    console.print(tables.explanation(results, say))
     for content in tables.tables(results, say):
         table = Table(
             title=content.title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"

@@ -1,4 +1,4 @@
-"""Tables of the results, next to the write-up's figures."""
+"""Tables of the results, next to the write-up's figures if those are of the same model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ TEXTS: Final = {
     ),
     "planned": ("measured plan", "运行方案为本机实测"),
     "assumed": ("default plan (run samovar tune to measure)", "默认运行方案（可运行 samovar tune 实测）"),
+    "medians": ("Medians, with minimum and maximum in brackets.", "数字为中位数，括号内为最小值与最大值。"),
     "writeup": (
         (
-            "Medians, with minimum and maximum in brackets. The write-up measured Qwen2.5-0.5B-Instruct on an "
-            "Intel i5-1135G7 (4 cores, 16 GB), one blocking request at a time, all in one process."
+            " The write-up measured Qwen2.5-0.5B-Instruct on an Intel i5-1135G7 (4 cores, 16 GB), one blocking request "
+            "at a time, all in one process."
         ),
-        (
-            "数字为中位数，括号内为最小值与最大值。对照列取自原文：Qwen2.5-0.5B-Instruct，"
-            "Intel i5-1135G7（4 核，16 GB），单进程，每次只处理一个请求。"
-        ),
+        ("对照列取自原文：Qwen2.5-0.5B-Instruct，Intel i5-1135G7（4 核，16 GB），单进程，每次只处理一个请求。"),
     ),
     "made": ("Created by `samovar bench --output DIR`.", "由 `samovar bench --output 目录` 生成。"),
     "theirs": ("write-up", "原文"),
@@ -79,13 +77,27 @@ class Table:
     columns: list[str]
     rows: list[list[str]]
 
+    def without(self, column: str) -> Table:
+        """Return the table without the columns of that name."""
+        kept = [place for place, name in enumerate(self.columns) if name != column]
+        columns, *rows = ([line[place] for place in kept] for line in (self.columns, *self.rows))
+        return Table(self.title, columns, rows)
+
 
 def tables(results: Results, say: Phrases) -> Iterator[Table]:
     """Yield all tables."""
-    yield _memory(results.memory, say)
-    yield _latency(results.latency, say)
-    yield _start(results, say)
-    yield _load(results.load, say)
+    for table in (
+        _memory(results.memory, say),
+        _latency(results.latency, say),
+        _start(results, say),
+        _load(results.load, say),
+    ):
+        yield table if results.compared else table.without(say("theirs"))
+
+
+def explanation(results: Results, say: Phrases) -> str:
+    """Return what the figures are, and those of the write-up if they are shown."""
+    return say("medians") + (say("writeup") if results.compared else "")
 
 
 def conditions(results: Results, say: Phrases) -> str:

@@ -11,7 +11,7 @@ import sqlite3
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from rich.text import Text
 from cache import supports_locks
 from engine import EngineError, build_features, model_size, repacks_weights
 from gateway.cli.client import get
-from gateway.cli.doctor.finding import Finding, Mark
+from gateway.cli.doctor.finding import Checks, Finding, Mark, nearest_existing, size
 from gateway.cli.doctor.messages import TEXTS
 from gateway.cli.doctor.storage import StorageChecks
 from gateway.cli.keys import has_keys
@@ -35,7 +35,6 @@ from gateway.prompts.chat_template import TemplateError
 
 Values = Mapping[str, object]
 LEAST_DISK: Final = 1 << 30
-MESSAGE: Final = [{"role": "user", "content": "x"}]
 FLAGS: Final = {
     "avx2": "AVX2",
     "f16c": "F16C",
@@ -50,7 +49,8 @@ FLAGS: Final = {
 
 def run(settings: Settings) -> int:
     """Print all findings; 1 when serving would fail. Raises SettingsError where everybody could come in by accident."""
-    settings.check_exposure(has_keys=has_keys(settings))
+    with suppress(OSError):  # the checks of the state folder report it
+        settings.check_exposure(has_keys=has_keys(settings))
     console = Console(highlight=False, markup=False, emoji=False)
     failed = False
     for finding in Doctor(settings, Phrases(TEXTS, chinese=is_chinese())).findings():
@@ -63,13 +63,12 @@ def run(settings: Settings) -> int:
     return int(failed)
 
 
-class Doctor:
+class Doctor(Checks):
     """Read-only checks of the machine and the settings."""
 
     def __init__(self, settings: Settings, say: Phrases) -> None:
         """Check `settings` on this machine; `say` selects the language."""
-        self._settings = settings
-        self._say = say
+        super().__init__(settings, say)
         self._served: ServedModel | None = None
         self._serving = False
 
@@ -83,12 +82,6 @@ class Doctor:
         yield port
         yield from self._tls()
 
-    def _good(self, subject: str, text: str, **values: object) -> Finding:
-        return Finding(Mark.OK, self._say(subject), self._say(text, **values))
-
-    def _bad(self, mark: Mark, subject: str, text: str, fix: str, **values: object) -> Finding:
-        return Finding(mark, self._say(subject), self._say(text, **values), self._say(fix, **values))
-
     def _model(self) -> Iterator[Finding]:
         name = self._settings.model
         try:
@@ -97,14 +90,16 @@ class Doctor:
             yield self._bad(Mark.FAIL, "model", "reason", "another_model", reason=str(error).removeprefix("model: "))
             return
         except (EngineError, OSError, RuntimeError) as error:  # RuntimeError: `~nobody`
+            if isinstance(error, OSError) and Path(error.filename or "").is_relative_to(self._settings.state_dir):
+                return  # its plan, not the model: the check of the state folder reports it
             yield self._bad(Mark.FAIL, "model", "unreadable", "another_file", reason=error)
             return
         except TemplateError as error:
             yield self._bad(Mark.FAIL, "model", "template", "another_model", name=name, reason=error)
             return
         self._served = served
-        size = _size(model_size(served.entry.path))
-        yield self._good("model", "opened", name=served.entry.name, size=size, vocabulary=served.tokens.size)
+        values: Values = {"size": size(model_size(served.entry.path)), "vocabulary": served.tokens.size}
+        yield self._good("model", "opened", name=served.entry.name, **values)
         yield self._languages(served)
         if not served.has_blocks:
             yield self._bad(Mark.WARN, "cache", "no_blocks", "model_with_blocks", name=served.entry.name)
@@ -151,9 +146,9 @@ class Doctor:
         engines, available = self._settings.engine_count, available_memory()
         one, all_ = (self._served.footprint(count) for count in (1, engines))
         values: Values = {
-            "one": _size(one),
-            "all": _size(all_),
-            "available": _size(available),
+            "one": size(one),
+            "all": size(all_),
+            "available": size(available),
             "engines": engines,
             "cells": self._served.cells,
         }
@@ -168,7 +163,7 @@ class Doctor:
 
     def _disk(self) -> Iterator[Finding]:
         folder = self._settings.state_dir
-        existing = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
+        existing = nearest_existing(folder)
         try:
             with tempfile.TemporaryFile(dir=existing):
                 pass
@@ -186,9 +181,9 @@ class Doctor:
             return
         free = shutil.disk_usage(existing).free
         if free < LEAST_DISK:
-            yield self._bad(Mark.WARN, "state", "disk_short", "free_disk", path=folder, free=_size(free))
+            yield self._bad(Mark.WARN, "state", "disk_short", "free_disk", path=folder, free=size(free))
         else:
-            yield self._good("state", "disk_fits", path=folder, free=_size(free))
+            yield self._good("state", "disk_fits", path=folder, free=size(free))
 
     def _port(self) -> Finding:
         values: Values = {"host": self._settings.host, "port": self._settings.port}
@@ -214,13 +209,6 @@ class Doctor:
             yield self._bad(Mark.FAIL, "tls", "tls_bad", "fix_tls", cert=certificate, key=key, reason=error)
         else:
             yield self._good("tls", "tls_good", cert=certificate)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # in a folder without read permission
-        return False
 
 
 def _cannot_bind(settings: Settings) -> OSError | None:
@@ -255,7 +243,3 @@ def _cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset(found[1].split()) if found else frozenset()
-
-
-def _size(size: int) -> str:
-    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"

@@ -20,40 +20,41 @@ from cache import (
     parse_address,
     shown,
 )
-from gateway.cli.doctor.finding import Finding, Mark
-from gateway.cli.language import Phrases
-from gateway.config.settings import Settings
+from gateway.cli.doctor.finding import Checks, Finding, Mark, nearest_existing, size
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - only inspected
 GOOD_POLICIES: Final = ("volatile-ttl", "volatile-lru", "allkeys-lru", "volatile-lfu", "allkeys-lfu")
 
 
-class StorageChecks:
+class StorageChecks(Checks):
     """Read-only checks: a key or file that does not exist yet is not created."""
-
-    def __init__(self, settings: Settings, say: Phrases) -> None:
-        """Check the storage that `settings` name; `say` selects the language."""
-        self._settings = settings
-        self._say = say
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings. The key comes first: without it nothing stored can be read."""
-        keys = None
         try:
             keys = self._keys()
+            yield self._key(keys)
         except StoreError as error:
             yield self._bad(Mark.FAIL, "key", "reason", "fix_key", reason=error)
             return
-        yield self._key(keys)
+        except OSError as error:
+            yield self._closed("key", error)
+            return
         if keys is not None:
-            yield from self._conversations(keys)
-        yield from self._cache(keys)
+            yield from self._accessible("state", self._conversations(keys))
+        yield from self._accessible("cache", self._cache(keys))
 
-    def _good(self, subject: str, text: str, **values: object) -> Finding:
-        return Finding(Mark.OK, self._say(subject), self._say(text, **values))
+    def _accessible(self, subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+        """Yield `findings`, and a failure if a file or folder of theirs is closed to this user."""
+        try:
+            yield from findings
+        except OSError as error:
+            yield self._closed(subject, error)
 
-    def _bad(self, mark: Mark, subject: str, text: str, fix: str, **values: object) -> Finding:
-        return Finding(mark, self._say(subject), self._say(text, **values), self._say(fix, **values))
+    def _closed(self, subject: str, error: OSError) -> Finding:
+        return self._bad(
+            Mark.FAIL, subject, "no_database", "other_folder", path=error.filename, reason=error.strerror or error
+        )
 
     def _keys(self) -> KeyRing | None:
         where = self._settings.key_source
@@ -104,7 +105,7 @@ class StorageChecks:
         if keys is not None:
             keys.check(found, str(file))
         most = self._settings.cache_max_bytes
-        return self._good("cache", "cache_used", store=file, size=_size(file.stat().st_size), most=_size(most))
+        return self._good("cache", "cache_used", store=file, size=size(file.stat().st_size), most=size(most))
 
     def _redis(self, url: str, keys: KeyRing | None) -> Finding:
         store = RedisStore(url, ttl=self._settings.cache_ttl)
@@ -128,7 +129,7 @@ class StorageChecks:
 
     def _policy(self, about: dict[str, Any], url: str) -> Finding:
         most, policy = int(about.get("maxmemory", 0)), str(about.get("maxmemory_policy", "noeviction"))
-        values = {"store": shown(url), "size": _size(most), "policy": policy}
+        values = {"store": shown(url), "size": size(most), "policy": policy}
         if not most:
             return self._bad(Mark.WARN, "cache", "redis_unbounded", "bound_redis", **values)
         if policy not in GOOD_POLICIES:
@@ -136,9 +137,8 @@ class StorageChecks:
         return self._good("cache", "redis_good", **values)
 
     def _room(self, path: Path, text: str) -> Iterator[Finding]:
-        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        free, most = shutil.disk_usage(existing).free, self._settings.cache_max_bytes
-        values = {"path": path, "free": _size(free), "most": _size(most)}
+        free, most = shutil.disk_usage(nearest_existing(path)).free, self._settings.cache_max_bytes
+        values = {"path": path, "free": size(free), "most": size(most)}
         if free < most:
             yield self._bad(Mark.WARN, "cache", "cache_short", "less_cache", **values)
         else:
@@ -150,7 +150,3 @@ def _mark(path: Path) -> str | None:
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT fingerprint FROM marks").fetchall()
     return rows[0][0] if rows else None
-
-
-def _size(size: int) -> str:
-    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
+import signal
 import threading
 import time
-import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +12,9 @@ from typing import Final, Self
 
 import psutil
 
-from benchmarks.servers import ServerError, environment, free_port, stop
-from engine import engines_of
+from engine import module_command
+from gateway.cli.launcher import GatewayProcess, LaunchError, free_port
 
-START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 45.0
-"""Longer than the gateway waits for running answers."""
 ORPHAN_SECONDS: Final = 10.0
 UNLOAD_SECONDS: Final = 60.0
 """Timeout for unloading; idle engines are unloaded after a few seconds."""
@@ -58,66 +52,35 @@ class Rest:
         return [text for text, leaked in found.items() if leaked]
 
 
-class House:
-    """`samovar serve` on one port, which can be started repeatedly."""
+class GatewayUnderTest(GatewayProcess):
+    """`samovar serve` on a fixed port. It is killed and restarted, and all of its engines are observed."""
 
     def __init__(self, state: Path, model: Path, *, log: Path, clock: Path | None = None, **settings: object) -> None:
         """Store conversations in `state`; with `clock`, shift the time of day by that file (see clockwork.py)."""
-        self.state = state
+        port = free_port()
+        super().__init__(state, log=log, port=port, model=model, **settings)
+        if clock is not None:
+            self.command = module_command("benchmarks.faults.clockwork", str(clock))
+        self.url = f"http://127.0.0.1:{port}"
         self.model = model
-        self.port = free_port()
-        self.log = log
-        program = ["benchmarks.faults.clockwork", str(clock)] if clock else ["gateway.cli"]
-        flags = {"port": self.port, "model": model, "state_dir": state, **settings}
-        self._command = [sys.executable, "-m", *program, "serve"]
-        self._command += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-        self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
         self._closed = False
         self._seen: set[psutil.Process] = set()
 
-    @property
-    def url(self) -> str:
-        """Base URL for HTTP."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def address(self) -> str:
-        """URL of the WebSocket."""
-        return f"ws://127.0.0.1:{self.port}/v1/responses"
-
-    @property
-    def gateway(self) -> psutil.Process:
-        """The gateway's process."""
-        assert self._process is not None, "it was started"  # noqa: S101
-        return psutil.Process(self._process.pid)
-
-    def start(self) -> Self:
-        """Start the gateway and wait until it is ready. Raises ServerError."""
-        with self._starting, self.log.open("ab") as log:
+    def start(self, *flags: str) -> Self:
+        """Start the gateway, unless it is closed, and wait until it listens. Raises LaunchError."""
+        with self._starting:
             if self._closed:
-                raise ServerError("the house is closed")
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment())
-        until = time.monotonic() + START_SECONDS
-        while time.monotonic() < until and self._process.poll() is None:
-            if self._answers():
-                return self
-            time.sleep(0.02)
-        raise ServerError(f"the gateway did not become ready:\n{self.log.read_text(errors='replace')[-2000:]}")
+                raise LaunchError("the gateway is closed")
+            return super().start(*flags)
 
-    def kill(self) -> None:
-        """Send SIGKILL to the gateway alone: its engines must exit by themselves."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code, that of SIGKILL if the gateway had to be killed."""
         self.engines()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def stop(self) -> int:
-        """Send SIGTERM and return the exit code."""
-        if self._process is None or self._process.poll() is not None:
-            return 0
-        self.engines()
-        return stop(self._process, STOP_SECONDS)
+        try:
+            return super().stop(number)
+        except LaunchError:
+            return -signal.SIGKILL
 
     def close(self) -> None:
         """Stop the gateway and kill remaining engines; later starts, also from other threads, are refused."""
@@ -132,17 +95,14 @@ class House:
 
     def engines(self) -> list[psutil.Process]:
         """Return the engine processes, which are also recorded to detect orphans."""
-        found: list[psutil.Process] = []
-        if self._process is not None:
-            with suppress(psutil.Error):
-                found = engines_of(self.gateway)
+        found = super().engines()
         self._seen.update(found)
         return found
 
     def prompt_workers(self) -> list[psutil.Process]:
         """Return the prompt workers, their host process first."""
         with suppress(psutil.Error):
-            for child in self.gateway.children():
+            for child in self.process.children():
                 if "gateway.prompts.worker" in child.cmdline():
                     return [child, *child.children()]
         return []
@@ -159,29 +119,24 @@ class House:
         for orphan in orphans:
             with suppress(psutil.Error):
                 orphan.kill()
-        gateway = self.gateway
+        gateway = self.process
         return Rest(gateway.memory_info().rss, gateway.num_fds(), len(engines), len(orphans), entries)
 
     def wait_for_unload(self) -> None:
-        """Wait until all idle engines are unloaded. Raises ServerError."""
+        """Wait until all idle engines are unloaded. Raises LaunchError."""
         until = time.monotonic() + UNLOAD_SECONDS
         while self.engines():
             if time.monotonic() > until:
-                raise ServerError(f"idle engines were not unloaded within {UNLOAD_SECONDS:.0f} s")
+                raise LaunchError(f"idle engines were not unloaded within {UNLOAD_SECONDS:.0f} s")
             time.sleep(0.2)
-
-    def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:  # noqa: S310 - http
-            text = answer.read().decode()
-        return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE))
 
     def _entries(self) -> int:
         names = ("samovar_requests_waiting", "samovar_requests_running", "samovar_websocket_connections")
-        return int(sum(map(self.metric, names)))
+        metrics = self.metrics()
+        return int(sum(metrics.sum(name) or 0.0 for name in names))
 
     def _orphans(self) -> list[psutil.Process]:
-        mine = self.gateway.pid
+        mine = self.process.pid
         orphans = []
         for engine in tuple(self._seen):
             with suppress(psutil.Error):
@@ -192,16 +147,3 @@ class House:
                     continue
             self._seen.discard(engine)
         return orphans
-
-    def _answers(self) -> bool:
-        with suppress(OSError), urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-        return False
-
-    def __enter__(self) -> Self:
-        """Start."""
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self.stop()

@@ -20,7 +20,7 @@ from redis import Redis
 from benchmarks.faults import vandals
 from benchmarks.faults.scene import Scene
 from benchmarks.faults.talker import KEPT_SECONDS
-from benchmarks.servers import ServerError
+from gateway.cli.launcher import LaunchError
 
 HANG_SECONDS: Final = 60.0
 """The gateway kills a hung engine that has work within this time; shorter runs only pause engines."""
@@ -32,16 +32,16 @@ CONVERSATIONS: Final = "conversations.db"
 DAMAGE: Final = 1 << 16
 SPARE_MEMORY: Final = 1 << 20
 
-Inflict = Callable[[Scene, float], Awaitable[None]]
+Inject = Callable[[Scene, float], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Injury:
+class Fault:
     """A fault and the surroundings that it needs."""
 
-    what: str
+    title: str
     """Name in the table."""
-    inflict: Inflict
+    inject: Inject
     redis: bool = False
     clock: bool = False
     disk: bool = False
@@ -58,7 +58,7 @@ class Injury:
 async def nothing(scene: Scene, until: float) -> None:
     """Inject no fault, as a reference."""
     await asyncio.sleep(max(0.0, until - time.monotonic()))
-    scene.ledger.row.inflicted = 0
+    scene.ledger.row.injected = 0
 
 
 async def kill_engines(scene: Scene, until: float) -> None:
@@ -70,7 +70,7 @@ async def kill_engines(scene: Scene, until: float) -> None:
 async def kill_prompt_workers(scene: Scene, until: float) -> None:
     """Kill a prompt worker, or the host process of all of them, with SIGKILL."""
     while await scene.pause(0.1, 1.0, until):
-        luck, workers = scene.chance.random(), scene.house.prompt_workers()
+        luck, workers = scene.chance.random(), scene.gateway.prompt_workers()
         with suppress(psutil.NoSuchProcess, IndexError):
             workers[int(luck * len(workers))].kill()
             scene.done()
@@ -106,7 +106,7 @@ async def kill_gateways(scene: Scene, until: float) -> None:
     """
     while await scene.pause(1.0, 4.0, until):
         silence = KEPT_SECONDS + 0.5 if scene.chance.random() < 0.5 else 0.0
-        engines = scene.house.engines() if silence and time.monotonic() + silence < until else []
+        engines = scene.gateway.engines() if silence and time.monotonic() + silence < until else []
         scene.done()
         try:
             for engine in engines:
@@ -114,12 +114,12 @@ async def kill_gateways(scene: Scene, until: float) -> None:
                     engine.suspend()
             if engines:
                 await asyncio.sleep(silence)
-            await asyncio.to_thread(scene.house.kill)
+            await asyncio.to_thread(scene.gateway.kill)
         finally:
             for engine in engines:
                 with suppress(psutil.NoSuchProcess):
                     engine.resume()
-        await asyncio.to_thread(scene.house.start)
+        await asyncio.to_thread(scene.gateway.start)
 
 
 async def kill_everything(scene: Scene, until: float) -> None:
@@ -127,8 +127,8 @@ async def kill_everything(scene: Scene, until: float) -> None:
     while await scene.pause(0.3, 2.0, until):
         if scene.chance.random() < 0.3:
             scene.done()
-            await asyncio.to_thread(scene.house.kill)
-            await asyncio.to_thread(scene.house.start)
+            await asyncio.to_thread(scene.gateway.kill)
+            await asyncio.to_thread(scene.gateway.start)
         else:
             _kill_an_engine(scene)
 
@@ -168,25 +168,25 @@ async def damage_cache(scene: Scene, until: float) -> None:
     """Truncate and corrupt the files of the cache while gateway and engines use them."""
     while await scene.pause(0.2, 1.0, until):
         scene.done()
-        _damage(scene, scene.house.state / scene.chance.choice(FILES))
+        _damage(scene, scene.gateway.state / scene.chance.choice(FILES))
 
 
 async def damage_conversations(scene: Scene, until: float) -> None:
     """Truncate or corrupt the file of conversations while the gateway is down; remove the file after a while."""
-    path = scene.house.state / CONVERSATIONS
+    path = scene.gateway.state / CONVERSATIONS
     while await scene.pause(1.0, 3.0, until):
-        await asyncio.to_thread(scene.house.kill)
+        await asyncio.to_thread(scene.gateway.kill)
         _damage(scene, path)
         scene.done()
         try:
-            await asyncio.to_thread(scene.house.start)
-        except ServerError as error:
+            await asyncio.to_thread(scene.gateway.start)
+        except LaunchError as error:
             if CONVERSATIONS not in str(error):
                 scene.ledger.row.blame("a damaged file was not named when the gateway refused to start")
         await scene.pause(0.5, 2.0, until)
-        await asyncio.to_thread(scene.house.kill)
+        await asyncio.to_thread(scene.gateway.kill)
         _remove(path)
-        await asyncio.to_thread(scene.house.start)
+        await asyncio.to_thread(scene.gateway.start)
 
 
 async def replace_databases(scene: Scene, until: float) -> None:
@@ -194,7 +194,7 @@ async def replace_databases(scene: Scene, until: float) -> None:
 
     Turns that were acknowledged before are lost with the file; turns that are acknowledged afterwards must stay.
     """
-    path = scene.house.state / CONVERSATIONS
+    path = scene.gateway.state / CONVERSATIONS
     while await scene.pause(0.3, 1.5, until):
         scene.done()
         if scene.chance.random() < 0.5:
@@ -222,7 +222,7 @@ async def jump_clocks(scene: Scene, until: float) -> None:
 async def limit_files(scene: Scene, until: float) -> None:
     """Forbid the gateway to open more files, while engines are killed and clients connect and vanish."""
     while await scene.pause(0.3, 1.0, until):
-        gateway = scene.house.gateway
+        gateway = scene.gateway.process
         soft, hard = gateway.rlimit(psutil.RLIMIT_NOFILE)
         gateway.rlimit(psutil.RLIMIT_NOFILE, (gateway.num_fds() + scene.chance.randrange(3), hard))
         scene.done()
@@ -236,19 +236,19 @@ async def limit_files(scene: Scene, until: float) -> None:
 async def limit_memory(scene: Scene, until: float) -> None:
     """Forbid engines to allocate more memory; whether they survive or crash, answers must continue."""
     while await scene.pause(0.3, 1.0, until):
-        for engine in scene.house.engines():
+        for engine in scene.gateway.engines():
             with suppress(psutil.Error):
                 engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + SPARE_MEMORY, resource.RLIM_INFINITY))
                 scene.done()
         await scene.pause(0.5, 2.0, until)
-        for engine in scene.house.engines():
+        for engine in scene.gateway.engines():
             with suppress(psutil.Error):
                 engine.rlimit(psutil.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 async def damage_models(scene: Scene, until: float) -> None:
     """Truncate or corrupt the model file and kill an engine; then restore the file."""
-    model = scene.house.model
+    model = scene.gateway.model
     whole = model.read_bytes()
     while await scene.pause(0.5, 1.5, until):
         scene.done()
@@ -275,33 +275,33 @@ async def send_vandals(scene: Scene, until: float) -> None:
         await vandal(scene, scene.chance.randrange(4, 20))
 
 
-INJURIES: Final = {
-    "nothing": Injury("nothing", nothing),
-    "engines": Injury("engines killed (SIGKILL)", kill_engines),
-    "prompts": Injury("prompt workers killed (SIGKILL)", kill_prompt_workers),
-    "hangs": Injury("engines stopped (SIGSTOP)", stop_engines, share=8.0),  # in 10 minutes about five hangs
-    "gateways": Injury("gateway killed (SIGKILL)", kill_gateways),
-    "kills": Injury("engines and gateways killed", kill_everything, share=3.0),
-    "redis": Injury("Redis killed, paused, filled", hurt_redis, redis=True),
-    "disk": Injury("disk full", fill_disk, disk=True),
-    "cache": Injury("SQLite cache cut and garbled", damage_cache),
-    "conversations": Injury(
+FAULTS: Final = {
+    "nothing": Fault("nothing", nothing),
+    "engines": Fault("engines killed (SIGKILL)", kill_engines),
+    "prompts": Fault("prompt workers killed (SIGKILL)", kill_prompt_workers),
+    "hangs": Fault("engines stopped (SIGSTOP)", stop_engines, share=8.0),  # in 10 minutes about five hangs
+    "gateways": Fault("gateway killed (SIGKILL)", kill_gateways),
+    "kills": Fault("engines and gateways killed", kill_everything, share=3.0),
+    "redis": Fault("Redis killed, paused, filled", hurt_redis, redis=True),
+    "disk": Fault("disk full", fill_disk, disk=True),
+    "cache": Fault("SQLite cache cut and garbled", damage_cache),
+    "conversations": Fault(
         "conversations cut and garbled, copies in Redis", damage_conversations, redis=True, keeps=False
     ),
-    "databases": Injury(
+    "databases": Fault(
         "conversations removed and replaced, copies in Redis", replace_databases, redis=True, keeps=False
     ),
-    "clock": Injury("clock jumps", jump_clocks, clock=True),
-    "descriptors": Injury("no more open files", limit_files),
-    "memory": Injury("no more memory for engines", limit_memory),
-    "model": Injury("model file cut and garbled", damage_models, own_model=True),
-    "clients": Injury("clients vanish, stall, flood", send_vandals, flighty=0.5),
+    "clock": Fault("clock jumps", jump_clocks, clock=True),
+    "descriptors": Fault("no more open files", limit_files),
+    "memory": Fault("no more memory for engines", limit_memory),
+    "model": Fault("model file cut and garbled", damage_models, own_model=True),
+    "clients": Fault("clients vanish, stall, flood", send_vandals, flighty=0.5),
 }
 
 
 def _an_engine(scene: Scene) -> psutil.Process | None:
     """Return a random running engine. Always draws one number, so that later draws do not depend on the engines."""
-    luck, engines = scene.chance.random(), scene.house.engines()
+    luck, engines = scene.chance.random(), scene.gateway.engines()
     return engines[int(luck * len(engines))] if engines else None
 
 
@@ -337,7 +337,7 @@ def _fill(disk: Path) -> Callable[[], None]:
 
 
 def _forbid_growth(scene: Scene) -> Callable[[], None]:
-    gateway = scene.house.gateway
+    gateway = scene.gateway.process
     soft, hard = gateway.rlimit(psutil.RLIMIT_FSIZE)
     gateway.rlimit(psutil.RLIMIT_FSIZE, (0, hard))
 

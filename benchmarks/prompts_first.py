@@ -1,13 +1,12 @@
 """The cost of continuing answers while prompts are computed, compared with a scheduler that computes prompts first.
 
-python -m benchmarks.beside [--model standin] [--streams 8 16] [--rounds 3]: the document load (prompts of 150 to 300
-new tokens, answers of 64, three turns) on an engine's own loop in this process, alternating between both schedulers;
-tokens per second, first token, and the longest gaps between tokens.
+python -m benchmarks.prompts_first [--model standin] [--streams 8 16] [--rounds 3]: the document load (prompts of 150
+to 300 new tokens, answers of 64, three turns) on an engine's own loop in this process, alternating between both
+schedulers; tokens per second, first token, and the longest gaps between tokens.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import socket
 import statistics
@@ -18,10 +17,11 @@ from typing import Final
 from unittest import mock
 
 from benchmarks.bare import GREEDY
+from benchmarks.command import option_parser, start_benchmark
 from benchmarks.figures import Figure, publish
-from benchmarks.loads import LOADS, MODELS, TURNS, subject
+from benchmarks.loads import LOADS, TURNS, subject
 from benchmarks.loop import configuration, serve
-from benchmarks.machine import cores, machine
+from benchmarks.machine import cores
 from benchmarks.runs import percentile
 from engine import Finished, Generate, Model, Tokens, WorkerConfig
 from engine.messages import Frames, SetThreads, frame, from_engine_decoder
@@ -99,7 +99,7 @@ def run(model: Model, config: WorkerConfig, scheduler: type[Scheduler], streams:
     chance = random.Random(seed)
     system = chance.choices(WORDS, k=LOAD.system)
     talks = [Talk(list(system)) for _ in range(streams)]
-    with mock.patch("engine.worker.Scheduler", scheduler):
+    with mock.patch("engine.core.Scheduler", scheduler):
         serve(model, config, lambda far: converse(far, talks, chance))
     seconds = max(talk.last for talk in talks) - min(talk.began for talk in talks)
     return {
@@ -114,19 +114,17 @@ def figures(name: str, ours: list[dict[str, float]], theirs: list[dict[str, floa
     for side, runs in (("as is", ours), ("prompts first", theirs)):
         for unit, what in (("tok/s", "tokens a second"), ("s", "first token"), ("ms", "p99 gap")):
             values = [run[unit] for run in runs]
-            yield Figure(benchmark="beside", name=f"{name}, {side}: {what}", values=values, unit=unit)
+            yield Figure(benchmark="prompts_first", name=f"{name}, {side}: {what}", values=values, unit=unit)
     ratios = [a["tok/s"] / b["tok/s"] for a, b in zip(ours, theirs, strict=True)]
-    yield Figure(benchmark="beside", name=f"{name}: speed over prompts first", values=ratios, unit="x")
+    yield Figure(benchmark="prompts_first", name=f"{name}: speed over prompts first", values=ratios, unit="x")
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="standin")
+    parser = option_parser(__doc__, model="standin")
     parser.add_argument("--streams", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    print(machine())
+    options = start_benchmark(parser)
     path = subject(options.model).path
     model, config = Model(path), configuration(path)
     for streams in options.streams:
