@@ -19,7 +19,7 @@ from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
 from cache import Archive, Cache, KeyRing, StoreError
-from engine import EnginePool, EngineProcess, State
+from engine import Engine, EnginePool, State
 from gateway.auth.principal import principal_of
 from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
@@ -36,7 +36,7 @@ from gateway.prompts.pool import PromptWorkers
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
+from gateway.scheduling.dispatcher import Dispatcher
 from gateway.transport import anthropic, chat, models
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import routing_error
@@ -71,7 +71,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
 
     log = EngineLog()
 
-    def changed(engine: EngineProcess) -> None:
+    def changed(engine: Engine) -> None:
         log.changed(engine)
         if engine.state in (State.IDLE, State.STOPPED, State.FAILED):
             admission.pump()  # a restarted engine has room for waiting requests; if the last one failed, they fail
@@ -86,8 +86,8 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         on_step=metrics.stepped,
         on_store=metrics.store.observe_engine,
     )
-    dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm)
-    admission: Admission[Demand, Placement] = Admission(
+    dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm, suspend=pool.suspend)
+    admission = Admission(
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )
     prompts = PromptWorkers(model.prompts(settings.instructions), on_death=metrics.prompt_workers.inc)

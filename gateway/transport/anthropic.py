@@ -17,7 +17,8 @@ from gateway.protocol.anthropic_events import PING, MessageAnswer, error_body
 from gateway.protocol.events import Failed, Incomplete
 from gateway.protocol.log import Reader
 from gateway.responses.preparation import count
-from gateway.responses.registry import Responses, Running
+from gateway.responses.registry import Responses
+from gateway.responses.runner import Running
 from gateway.transport.bodies import json_body, with_errors
 from gateway.transport.dialects import MESSAGES, REQUEST_ID
 from gateway.transport.http import start_response, wait_for_end, with_ignored
@@ -34,7 +35,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
         """Generate a message; closing the request cancels it."""
         create_request, stream = await read(request)
         running, close = await start_response(responses, create_request, request)
-        answer = MessageAnswer(running.turn.id, model=running.turn.response["model"], usage=running.turn.usage)
+        answer = MessageAnswer(running.id, model=running.response["model"], usage=running.usage)
         if stream:
             frames = _frames(running, answer, request.state.request_id)
             return _described(request, create_request, EventStream(request, frames, close, alive=_frame(PING)))
@@ -72,7 +73,7 @@ async def _frames(running: Running, answer: MessageAnswer, request_id: str) -> A
             for shown in answer.feed(event) if failure is None else [error_body(failure, request_id)]:
                 yield _frame(shown)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
-        yield _frame(error_body(report(error, running.turn.id), request_id))
+        yield _frame(error_body(report(error, running.id), request_id))
 
 
 def _frame(event: dict[str, Any]) -> bytes:

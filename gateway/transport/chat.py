@@ -17,7 +17,8 @@ from gateway.protocol.events import Incomplete
 from gateway.protocol.log import Reader
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.text import TextCompletion
-from gateway.responses.registry import Responses, Running
+from gateway.responses.registry import Responses
+from gateway.responses.runner import Running
 from gateway.transport.bodies import json_body, with_errors
 from gateway.transport.http import start_response, wait_for_end, with_ignored
 from gateway.transport.sse import DONE, EventStream, follow
@@ -50,9 +51,9 @@ async def complete(
     `make` builds the completion from the id of the response and `created`, `model` and `fingerprint`.
     """
     running, close = await start_response(responses, create, request)
-    response = running.turn.response
+    response = running.response
     completion = make(
-        running.turn.id,
+        running.id,
         created=response["created_at"],
         model=response["model"],
         fingerprint=responses.services.fingerprint,
@@ -74,5 +75,5 @@ async def chunk_frames(running: Running, completion: Completion | TextCompletion
             for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
                 yield b"data: %b\n\n" % msgspec.json.encode(chunk)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
-        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.turn.id).body()})
+        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.id).body()})
     yield DONE

@@ -230,10 +230,10 @@ def test_requests_are_counted_under_a_route_of_their_own(client: Anthropic, serv
     assert counted() == before + 2
 
 
-def test_a_key_is_accepted_in_either_header(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_key_is_accepted_in_either_header_and_the_model_has_other_names(tmp_path: Path, tiny_model: Path) -> None:
     key = keys(tmp_path, "add", "anna")
-    fields: Any = {"model": "tiny", "max_tokens": 0, "messages": [user("x")]}
-    with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
+    fields: Any = {"model": "claude-haiku-4-5", "max_tokens": 0, "messages": [user("x")]}
+    with Gateway(tmp_path, model=tiny_model, context=512, aliases="claude-haiku-4-5=tiny") as gateway:
         for header in ({"api_key": key}, {"auth_token": key, "api_key": None}):
             with Anthropic(base_url=gateway.url, max_retries=0, **header) as client:
                 assert client.messages.create(**fields).stop_reason == "max_tokens"

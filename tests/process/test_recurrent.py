@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine import EngineProcess, Generate, Model, Sampling, Started, Tokens, WorkerConfig
+from engine import Generate, Model, Sampling, Started, Tokens, WorkerConfig
 from engine.dimensions import Dimensions
 from engine.kv_cache_manager import KVCacheManager
 from engine.places import Places
+from engine.process import EngineProcess
 from gateway.cli.doctor import Doctor
 from gateway.cli.doctor.finding import Mark
 from gateway.cli.doctor.messages import TEXTS
