@@ -175,6 +175,18 @@ class Model:
         n = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return None if n < 0 else buffer.value.decode(errors="replace")
 
+    @property
+    def parameters(self) -> int:
+        """The number of the model's parameters."""
+        return int(llama_cpp.llama_model_n_params(self.pointer))
+
+    @property
+    def quantization(self) -> str:
+        """The name of the type of most weights, as `Q4_K_M`; empty if the file does not state it."""
+        number, prefix = self.metadata("general.file_type"), "LLAMA_FTYPE_"
+        names = [name for name, value in vars(llama_cpp).items() if name.startswith(prefix) and str(value) == number]
+        return names[0].removeprefix(prefix).removeprefix("ALL_").removeprefix("MOSTLY_") if names else ""
+
     @functools.cached_property
     def dimensions(self) -> Dimensions:
         """The sizes in the file's metadata."""

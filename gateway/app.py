@@ -108,6 +108,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         prompt_builder=PromptBuilder(prompts, limit=model.context, new_id=new_id),
         metrics=metrics,
         fingerprint=served.fingerprint(worker.build),
+        digest=str(worker.build["model"]),
     )
     metrics.watch(pool)
     metrics.store.watch(cache.store.backend, lambda: cache.store.up)

@@ -25,7 +25,7 @@ from gateway.config.settings import Settings
 from gateway.models.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.models.cost_models import planned
 from gateway.models.digests import model_digest
-from gateway.models.inspection import Description, describe
+from gateway.models.inspection import Description, Details, describe
 from gateway.models.token_table import TokenTable
 from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
@@ -69,6 +69,7 @@ class ServedModel:
     plan: CostModel
     engines: int
     """Maximum number of engine processes."""
+    details: Details
 
     def footprint(self, engines: int) -> int:
         """Return the bytes of the gateway and `engines` engines with all cells in use. Raises OSError.
@@ -149,6 +150,7 @@ def load(settings: Settings) -> ServedModel:
         memory=memory,
         plan=plan.limited(engines),
         engines=engines,
+        details=model.details,
     )
 
 
