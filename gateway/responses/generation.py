@@ -16,6 +16,7 @@ from gateway.protocol.requests import ResponseCreate
 from gateway.responses.failover import Relay
 from gateway.responses.preparation import Prepared
 from gateway.responses.services import Services
+from gateway.responses.timings import Timings
 from gateway.scheduling.dispatcher import Placement
 
 
@@ -58,6 +59,7 @@ class Generation:
         self.fetched = 0
         """Number of prompt tokens whose KV came from the store."""
         self._latest = 0.0
+        self.timings = Timings()
         self._relay: Relay | None = None
         self._aborted = False
         self._complete = False
@@ -94,6 +96,7 @@ class Generation:
     async def run(self, placement: Placement) -> None:
         """Generate the whole answer. Raises EngineError, InvalidRequestError or EngineUnavailableError."""
         services = self._services
+        self.timings.place()
         self._relay = Relay(services.pool, services.dispatcher, placement, self._request, services.number)
         if self._aborted:
             self._relay.abort()
@@ -102,10 +105,14 @@ class Generation:
                 match message:
                     case Started():
                         self._cached, self.fetched = message.cached, message.fetched
+                        self.timings.start()
                     case Tokens():
+                        self.timings.advance()
                         self._receive(message)
                     case Finished():
                         self.reason = message.reason
+                        if not self._ids:
+                            self.timings.advance()
                         if message.code == "invalid_request":  # the engine compiles the grammar, and may reject it
                             raise InvalidRequestError(message.detail)
                         if message.reason == "failed":

@@ -26,6 +26,7 @@ from gateway.protocol.response_events import Ending, ResponseEvents
 from gateway.responses.generation import Generation
 from gateway.responses.preparation import Prepared, prepare
 from gateway.responses.services import Services, new_id
+from gateway.responses.timings import Timings
 from gateway.scheduling.admission import Ticket
 from gateway.scheduling.dispatcher import Demand, Placement
 from gateway.scheduling.fair_queue import Work
@@ -115,6 +116,11 @@ class TurnRunner:
     def response(self) -> dict[str, Any]:
         """The response object as it stands."""
         return self._events.response
+
+    @property
+    def timings(self) -> Timings:
+        """When the answer reached its stages."""
+        return self._generation.timings
 
     async def run(self) -> None:
         """Generate the response; failures become events."""
