@@ -74,7 +74,7 @@ async def wait_for_end(request: Request, running: Running) -> dict[str, Any] | R
         closing.cancel()
     failure = running.failure
     if failure is not None:
-        return error_response(failure)  # counted as failed, not as rejected
+        return error_response(request, failure)  # counted as failed, not as rejected
     return CLIENT_CLOSED if running.log.terminal is None else dict(running.log.terminal.response)
 
 

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import ApiError, RateLimitExceededError
+from gateway.transport.dialects import error_body
 
 
 async def refuse(
@@ -27,7 +28,7 @@ async def refuse(
     more = dict(headers or {})
     if isinstance(error, RateLimitExceededError):
         more["Retry-After"] = str(error.retry_after)
-    response = JSONResponse({"error": error.body()}, status_code=status or error.status, headers=more)
+    response = JSONResponse(error_body(error, scope["path"]), status_code=status or error.status, headers=more)
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})
     else:
