@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 from starlette.requests import Request
@@ -68,10 +68,11 @@ async def frames(running: Running, reader: Reader) -> AsyncIterator[bytes]:
 class EventStream(Response):
     """Sends frames until they end or the client disconnects; both call `on_close`.
 
-    After ALIVE_EVERY seconds without a frame it sends ALIVE.
+    After ALIVE_EVERY seconds without a frame it sends `alive`.
     """
 
     media_type = "text/event-stream"
+    alive: ClassVar[bytes] = ALIVE
 
     def __init__(self, request: Request, chunks: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
         """`request` is the one that this responds to; its body must have been read."""
@@ -107,13 +108,13 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, send: Send) -> None:
-        """Send ALIVE after each ALIVE_EVERY seconds without a chunk."""
+        """Send `alive` after each ALIVE_EVERY seconds without a chunk."""
         idle = 0.0
         while True:
             await asyncio.sleep(ALIVE_EVERY - idle)
             idle = asyncio.get_running_loop().time() - self._sent
             if idle >= ALIVE_EVERY:
-                await self._send_chunk(send, ALIVE)
+                await self._send_chunk(send, self.alive)
                 idle = 0.0
 
     async def _send_chunk(self, send: Send, chunk: bytes) -> None:
