@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from engine import EngineProcess, State
+from engine import EngineProcess, State, repacks_weights
 from gateway.errors import ModelNotFoundError
 from gateway.models.catalogue import CATALOGUE
 from gateway.protocol.ollama_answers import timestamp
@@ -91,10 +91,11 @@ def _model(services: Services) -> Json:
 
 
 def _loaded(services: Services, engines: list[EngineProcess]) -> Json:
-    usage = [services.pool.usage[engine.name] for engine in engines]
+    model = _model(services)
+    weights = model["size"] * (len(engines) if repacks_weights() else 1)  # which engines share otherwise
     return {
-        **_model(services),
-        "size": sum(use.proportional or use.resident for use in usage),
+        **model,
+        "size": weights + len(engines) * services.model.cell_bytes,
         "size_vram": 0,
         "context_length": services.model.context,
         "expires_at": timestamp(services.clock() + max(_seconds_left(services, engine) for engine in engines)),
