@@ -47,18 +47,6 @@ def tier(item: pytest.Item) -> str:
     return item.path.parent.name
 
 
-@pytest.fixture(scope="session", autouse=True)
-def mypy(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
-    """The type checker, begun with the first test where its own is among them: it takes 20 s of one core."""
-    if not any(item.name == "test_mypy_finds_nothing" for item in request.session.items):
-        yield None
-        return
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-m", "mypy"], cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
-        yield process
-        process.kill()
-
-
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight model that real llama.cpp runs in milliseconds."""

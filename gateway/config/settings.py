@@ -162,6 +162,9 @@ class Settings(BaseSettings):
     connections_per_user: int = Field(32, ge=1, description="concurrent connections and requests of one key")
     connections_per_address: int = Field(256, ge=1, description="concurrent connections and requests of one address")
     messages_per_minute: int = Field(1200, ge=1, description="messages per minute that one user may send")
+    strict_fields: bool = Field(
+        False, description="refuse request fields that have no effect, instead of listing them as ignored"
+    )
     encode_ahead: bool = Field(True, description="let the chat page encode prompts before they are sent")
     api_key: str = Field("", description="API key that `samovar chat` sends")
     tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) for TLS")

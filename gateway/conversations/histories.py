@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tool_prompt import Message
 
@@ -92,9 +93,23 @@ class _Table:
             self._tokens -= len(self._entries.pop(key)[0])
 
 
+def transcript(request: ResponseCreate, output: Sequence[Item]) -> list[Message]:
+    """Return the conversation as a stateless client will send it: its messages, then the answer.
+
+    An answer that continues the last message is one message with it.
+    """
+    said = messages([input_item(item, lambda prefix: prefix) for item in request.items])
+    answer = messages(output)
+    if request.continues_text and answer:
+        before, first, *rest = said.pop(), *answer
+        return [*said, {**first, "content": before["content"] + first["content"]}, *rest]
+    return [*said, *answer]
+
+
 def _keys(request: ResponseCreate, messages: Sequence[Message]) -> Iterator[bytes]:
     """Yield, for each message, a hash of the conversation up to and including it."""
     head: list[Any] = [
+        request.thinking,
         request.instructions,
         msgspec.to_builtins(request.functions),
         msgspec.to_builtins(request.format),

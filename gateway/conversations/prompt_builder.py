@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import msgspec
 
@@ -18,6 +19,7 @@ from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import OutputConstraint
 
+NO_REFERENCES: Final[Mapping[str, Item]] = MappingProxyType({})
 Previous = tuple[Turn, list[int] | None]
 """A turn and the token ids that it ended with; None if they belong to another vocabulary."""
 
@@ -64,13 +66,22 @@ class PromptBuilder:
         self._new_id = new_id
 
     async def context(
-        self, request: ResponseCreate, previous: Previous | None, history: Known | None = None, *, now: int, user: str
+        self,
+        request: ResponseCreate,
+        previous: Previous | None,
+        history: Known | None = None,
+        *,
+        now: int,
+        user: str,
+        references: Mapping[str, Item] = NO_REFERENCES,
     ) -> Context:
         """Return the prompt of `request`, which continues the turn `previous` or contains the known `history`.
 
-        `user` is the key of fair scheduling between prompts. Raises ApiError.
+        `user` is the key of fair scheduling between prompts; `references` are the items that the request refers to, by
+        id. Raises ApiError.
         """
-        context = await self._build(request, previous, history, now=now, user=user, limit=self._limit)
+        new = [input_item(item, self._new_id, references) for item in request.items]
+        context = await self._build(request, new, previous, history, now=now, user=user, limit=self._limit)
         if len(context.ids) >= self._limit:
             raise ContextLengthExceededError(
                 f"the prompt has {len(context.ids)} tokens, but the limit is {self._limit}, with at least one token of "
@@ -79,10 +90,19 @@ class PromptBuilder:
             )
         return context
 
-    async def count(self, request: ResponseCreate, previous: Previous | None, *, now: int, user: str) -> int:
+    async def count(
+        self,
+        request: ResponseCreate,
+        previous: Previous | None,
+        *,
+        now: int,
+        user: str,
+        references: Mapping[str, Item] = NO_REFERENCES,
+    ) -> int:
         """Return the number of tokens of the request's prompt, even if it exceeds the limit. Raises ApiError."""
         limit = self._limit if request.truncation == "auto" else 0
-        return len((await self._build(request, previous, None, now=now, user=user, limit=limit)).ids)
+        new = [input_item(item, self._new_id, references) for item in request.items]
+        return len((await self._build(request, new, previous, None, now=now, user=user, limit=limit)).ids)
 
     async def tokenize(self, text: str, *, user: str) -> list[int]:
         """Return the token ids of a part of an answer. Raises ApiError."""
@@ -95,6 +115,7 @@ class PromptBuilder:
     async def _build(
         self,
         request: ResponseCreate,
+        new: list[Item],
         previous: Previous | None,
         history: Known | None,
         *,
@@ -102,7 +123,6 @@ class PromptBuilder:
         user: str,
         limit: int,
     ) -> Context:
-        new = [input_item(item, self._new_id) for item in request.items]
         turn, known = previous or (None, None)
         began = turn.began if turn else now
         items = [*(turn.items if turn else []), *new]
@@ -145,7 +165,8 @@ class _Encoding:
             choice=request.choice,
             format=request.format,
             error_paths=request.error_paths,
-            answer=not request.encodes_only,
+            answer=not (request.encodes_only or request.continues_text),
+            thinking=request.thinking,
             limit=limit,
             truncate=request.truncation == "auto",
         )
@@ -172,10 +193,14 @@ def _truncated(items: list[Item], turn: int) -> list[Item]:
 
 
 def _has_same_head(turn: Turn, request: ResponseCreate) -> bool:
-    """Return whether the request has the turn's instructions, tools and format, which come first in the prompt."""
+    """Return whether the request has what comes first in the turn's prompt: instructions, tools and format.
+
+    Some templates also state there whether the model reasons.
+    """
     before = turn.response
     return (
         turn.instructions == request.instructions
+        and turn.thinking == request.thinking
         and before.get("tools", []) == msgspec.to_builtins(request.functions)
         and before.get("text", {}).get("format", {"type": "text"}) == msgspec.to_builtins(request.format)
     )

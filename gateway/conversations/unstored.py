@@ -32,6 +32,10 @@ class Unstored:
             if len(self._turns) > MAX_TURNS:
                 self._turns.popitem(last=False)
 
+    def remove(self, response: str) -> None:
+        """Delete a turn, if there is one."""
+        self._turns.pop(response, None)
+
     def add_cells(self, engine: EngineProcess, request: int) -> None:
         """Record that `engine` holds the cells of an ended request."""
         if self._closed:

@@ -58,7 +58,9 @@ class Encoder:
     def _encode(self, job: Encode) -> Encoded:
         answer_form = form(job.tools, job.choice, job.format, job.error_paths)
         if job.after:
-            ids = self._prompt.follow_up(job.messages, date=_clock(job.began), after=job.after, answer=job.answer)
+            ids = self._prompt.follow_up(
+                job.messages, date=_clock(job.began), after=job.after, answer=job.answer, thinking=job.thinking
+            )
             return self._encoded(ids, job, answer_form)
         first = self._system(job)
         if not job.limit or not self._is_too_long(job.messages, job.limit):
@@ -84,7 +86,9 @@ class Encoder:
 
     def _whole(self, job: Encode, messages: Sequence[Message]) -> list[int]:
         tools = [tool.shown for tool in job.tools]
-        return self._prompt.whole(messages, date=_clock(job.began), answer=job.answer, tools=tools)
+        return self._prompt.whole(
+            messages, date=_clock(job.began), answer=job.answer, tools=tools, thinking=job.thinking
+        )
 
     def _truncated(self, job: Encode, first: list[Message]) -> tuple[int, list[int]]:
         """Drop the oldest turns until half of the limit is free, so that later turns can be appended."""

@@ -67,6 +67,7 @@ class Hints:
             text = f"`{path}` has no effect here, and `strict_fields` refuses such fields; leave it out"
             raise UnsupportedParameterError(text, param=param or path)
         shown = _FOREIGN.sub("?", _INDEX.sub("[]", path[: 4 * MAX_PATH]))[:MAX_PATH]
+        shown = shown or "?"  # a field may be named "", and a header that ends with a space breaks the response
         if len(self._paths) <= MAX_LISTED:
             self._paths.setdefault(shown)
 

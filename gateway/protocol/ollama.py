@@ -120,8 +120,6 @@ class GenerateFields(Fields, frozen=True, kw_only=True):
 class OllamaChat(Stateless, frozen=True, kw_only=True, tag="ollama.chat"):
     """The request of `POST /api/chat`."""
 
-    ignored: tuple[str, ...] = ()
-    """Paths of the request's fields that have no effect."""
     route: ClassVar[str] = "ollama_chat"
     error_paths: ClassVar[ErrorPaths] = ErrorPaths("messages", "tools[{}].function.parameters", "format")
 
@@ -227,9 +225,8 @@ def _translated(kind: type[OllamaChat], body: Fields, hints: Hints, messages: Se
     except ApiError as error:
         raise _named(error) from error
     fields = {name: getattr(request, name) for name in request.__struct_fields__}
-    ignored = tuple(dict.fromkeys((*fields.get("ignored", ()), *hints.ignored)))
-    truncation = None if body.truncate is False else "auto"
-    return Translated(kind(**{**fields, "truncation": truncation, "ignored": ignored}), stream, loads=False)
+    ignored = tuple(dict.fromkeys((*request.ignored, *hints.ignored)))
+    return Translated(kind(**{**fields, "ignored": ignored}), stream, loads=False)
 
 
 def _chat_fields(body: Fields) -> Json:
@@ -245,7 +242,12 @@ def _chat_fields(body: Fields) -> Json:
         fields["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif body.format:
         raise InvalidRequestError('format: it must be "json" or a JSON schema', param="format")
-    wanted = {"model": body.model or None, "logprobs": body.logprobs, "top_logprobs": body.top_logprobs or None}
+    wanted = {
+        "model": body.model or None,
+        "logprobs": body.logprobs,
+        "top_logprobs": body.top_logprobs or None,
+        "truncation": None if body.truncate is False else "auto",
+    }
     return {name: value for name, value in {**fields, **wanted}.items() if value is not None}
 
 

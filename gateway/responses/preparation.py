@@ -8,6 +8,8 @@ from cache import StoreError
 from gateway.auth.principal import Principal
 from gateway.conversations.histories import Known
 from gateway.conversations.prompt_builder import Context, Previous
+from gateway.conversations.references import check_outputs, resolve
+from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import (
     InvalidRequestError,
@@ -15,7 +17,7 @@ from gateway.errors import (
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.protocol.items import input_item, messages
+from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tools import OutputConstraint
 from gateway.responses.services import Services, new_id
@@ -53,8 +55,9 @@ async def prepare(services: Services, request: ResponseCreate, principal: Princi
     _check(services, request)
     previous = await _previous(services, request, principal, unstored)
     known = None if request.is_stored or request.is_ephemeral else _known(services, request, principal)
+    references = await _references(services, request, previous, principal, unstored)
     context = await services.prompt_builder.context(
-        request, previous, known, now=int(services.clock()), user=principal.user
+        request, previous, known, now=int(services.clock()), user=principal.user, references=references
     )
     limit = min(
         request.max_output_tokens or services.settings.max_output_tokens, services.model.context - len(context.ids)
@@ -66,8 +69,12 @@ async def prepare(services: Services, request: ResponseCreate, principal: Princi
 async def count(services: Services, request: ResponseCreate, principal: Principal) -> int:
     """Return the number of tokens of the request's prompt, even if that is too long. Raises ApiError."""
     _check(services, request)
-    previous = await _previous(services, request, principal, Unstored())
-    return await services.prompt_builder.count(request, previous, now=int(services.clock()), user=principal.user)
+    unstored = Unstored()
+    previous = await _previous(services, request, principal, unstored)
+    references = await _references(services, request, previous, principal, unstored)
+    return await services.prompt_builder.count(
+        request, previous, now=int(services.clock()), user=principal.user, references=references
+    )
 
 
 def _known(services: Services, request: ResponseCreate, principal: Principal) -> Known | None:
@@ -94,12 +101,36 @@ async def _previous(
     previous = request.previous_response_id
     if previous is None:
         return None
-    try:
-        found = unstored.get(previous) or await services.sessions.get(principal.tenant, previous)
-    except StoreError as error:
-        raise StoreUnavailableError(f"the conversation cannot be read: {error}") from error
+    found = await _load(services, previous, principal, unstored)
     if found is None:
         raise PreviousResponseNotFoundError(
             f"there is no response {previous}; send the whole conversation instead", param="previous_response_id"
         )
     return found
+
+
+async def _load(services: Services, response: str, principal: Principal, unstored: Unstored) -> Previous | None:
+    try:
+        return unstored.get(response) or await services.sessions.get(principal.tenant, response)
+    except StoreError as error:
+        raise StoreUnavailableError(f"the conversation cannot be read: {error}") from error
+
+
+async def _references(
+    services: Services, request: ResponseCreate, previous: Previous | None, principal: Principal, unstored: Unstored
+) -> dict[str, Item]:
+    """Return the items that the request refers to, by id. Raises ApiError."""
+
+    async def load(response: str) -> Turn | None:
+        found = await _load(services, response, principal, unstored)
+        return None if found is None else found[0]
+
+    turn = None if previous is None else previous[0]
+    references = await resolve(request, turn, load)
+    try:
+        check_outputs(request, turn, references)
+    except InvalidRequestError:
+        # As at OpenAI: with `store: false`, a failed continuation ends the conversation.
+        unstored.remove(request.previous_response_id or "")
+        raise
+    return references

@@ -12,6 +12,7 @@ import msgspec
 
 from cache import StoreError
 from gateway.auth.principal import Principal
+from gateway.conversations.references import referenced_responses
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import (
@@ -146,12 +147,7 @@ class Responses:
         """Start a response, which the caller then holds. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
-        previous = self._running.get(request.previous_response_id or "")
-        if previous is not None and previous.principal.tenant == principal.tenant:
-            raise InvalidRequestError(
-                f"{previous.turn.id} is still running; continue it on its own lane, or after it has ended",
-                param="previous_response_id",
-            )
+        self.check_ended(request, principal)
         log = EventLog(on_fault=lambda error: report(error, new_id("req")))
         turn = await TurnRunner.begin(
             self.services, request, principal=principal, unstored=unstored, publish=log.append
@@ -160,6 +156,18 @@ class Responses:
         running.hold()
         self._register(running)
         return running
+
+    def check_ended(self, request: ResponseCreate, principal: Principal) -> None:
+        """Raise InvalidRequestError if a response that the request continues or refers to is still running."""
+        needed = dict.fromkeys(referenced_responses(request), request.error_paths.input)
+        if request.previous_response_id is not None:
+            needed[request.previous_response_id] = "previous_response_id"
+        for response, param in needed.items():
+            running = self._running.get(response)
+            if running is not None and running.principal.tenant == principal.tenant:
+                raise InvalidRequestError(
+                    f"{response} is still running; continue it on its own lane, or after it has ended", param=param
+                )
 
     def _register(self, running: Running) -> None:
         self._running[running.turn.id] = running

@@ -14,18 +14,19 @@ from msgspec.structs import replace
 from cache import StoreError
 from engine import EngineError
 from gateway.auth.principal import Principal
+from gateway.conversations.histories import transcript
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event
-from gateway.protocol.items import messages
+from gateway.protocol.ids import ItemIds
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.response_events import Ending, ResponseEvents
 from gateway.responses.generation import Generation
 from gateway.responses.preparation import Prepared, prepare
-from gateway.responses.services import Services, new_id
+from gateway.responses.services import Services, new_response_id
 from gateway.responses.timings import Timings
 from gateway.scheduling.admission import Ticket
 from gateway.scheduling.dispatcher import Demand, Placement
@@ -57,7 +58,7 @@ class TurnRunner:
         arrived: float,
     ) -> None:
         """Emit `response.created`. The `ticket` has already been admitted; `arrived` is in monotonic seconds."""
-        self.id = new_id("resp")
+        self.id = new_response_id()
         self.request = request
         self.error: ApiError | None = None
         """The error with which the response failed, if it has."""
@@ -69,7 +70,7 @@ class TurnRunner:
         self._publish = publish
         self._arrived = arrived
         self._events = self._shape()
-        self._answer = Answer(self._events, form=prepared.form, new_id=new_id)
+        self._answer = Answer(self._events, form=prepared.form, new_id=ItemIds(self.id))
         self._generation = Generation(services, request, prepared, principal, self._on_text)
         self._queued: float | None = None
         """Seconds in the queue, once the request has an engine."""
@@ -167,6 +168,7 @@ class TurnRunner:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_output_tokens=self._prepared.limit or services.settings.max_output_tokens,
+            ignored=self.request.ignored,
         )
 
     async def _store_progress(self) -> None:
@@ -270,6 +272,7 @@ class TurnRunner:
             items=[*context.items, *response["output"]],
             input=len(context.items),
             ended_by=context.ended_by,
+            thinking=self.request.thinking,
             response=response,
         )
 
@@ -283,8 +286,8 @@ class TurnRunner:
         elif self.request.is_stored:
             return await self._store(ids)
         elif ids is not None:
-            turn = self.record
-            self._services.histories.store(self._principal.tenant, self.request, messages(turn.items), ids, self.id)
+            said = transcript(self.request, self._events.response["output"])
+            self._services.histories.store(self._principal.tenant, self.request, said, ids, self.id)
         return 0
 
     async def _store(self, ids: list[int] | None) -> int:

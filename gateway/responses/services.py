@@ -19,6 +19,7 @@ from gateway.models.served import ServedModel
 from gateway.observability.activity import Activity
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
+from gateway.protocol.ids import RANDOM_DIGITS, response_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
 
@@ -55,6 +56,11 @@ class Services:
         """Return a new request number for an engine."""
         self.numbers += 1
         return self.numbers
+
+
+def new_response_id() -> str:
+    """Return an unguessable id of a response."""
+    return response_id(secrets.token_hex(RANDOM_DIGITS // 2))
 
 
 def new_id(prefix: str) -> str:

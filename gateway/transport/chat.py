@@ -16,7 +16,7 @@ from gateway.protocol.events import Incomplete
 from gateway.protocol.log import Reader
 from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import json_body, with_errors
-from gateway.transport.http import start_response, wait_for_end
+from gateway.transport.http import start_response, wait_for_end, with_ignored
 from gateway.transport.sse import DONE, EventStream, follow
 
 
@@ -25,7 +25,8 @@ def routes(responses: Responses) -> list[BaseRoute]:
 
     async def create(request: Request) -> Response:
         """Generate a completion; closing the request cancels it."""
-        create_request, chat = read_chat(await json_body(request))
+        strict_fields = responses.services.settings.strict_fields
+        create_request, chat = read_chat(await json_body(request), strict_fields=strict_fields)
         running, close = await start_response(responses, create_request, request)
         response = running.turn.response
         completion = Completion(
@@ -37,10 +38,11 @@ def routes(responses: Responses) -> list[BaseRoute]:
             usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
         )
         if chat.stream:
-            return EventStream(request, _frames(running, completion), close)
+            return with_ignored(EventStream(request, _frames(running, completion), close), create_request)
         try:
             ended = await wait_for_end(request, running)
-            return ended if isinstance(ended, Response) else JSONResponse(completion.whole(ended))
+            whole = ended if isinstance(ended, Response) else JSONResponse(completion.whole(ended))
+            return with_ignored(whole, create_request)
         finally:
             close()
 

@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway.auth.registry import UserRegistry
 from gateway.config.settings import LOOPBACK, Settings
 from gateway.observability.metrics import Metrics
+from gateway.protocol.hints import HEADER
 from gateway.transport.authentication import Authentication
 from gateway.transport.proxies import Proxies
 from gateway.transport.request_context import RequestContext
@@ -39,5 +40,5 @@ def _cors(origins: list[str]) -> dict[str, Any]:
         "allow_origins": origins,
         "allow_methods": ["GET", "POST", "DELETE"],
         "allow_headers": ["*"],
-        "expose_headers": ["x-request-id", "retry-after"],
+        "expose_headers": ["x-request-id", "retry-after", HEADER],
     }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -15,13 +15,12 @@ from starlette.routing import BaseRoute, Route
 from gateway.errors import UnsupportedParameterError
 from gateway.observability.faults import report
 from gateway.protocol.events import Incomplete
-from gateway.protocol.hints import HEADER
 from gateway.protocol.log import Reader
 from gateway.protocol.ollama import Translated, read_ollama_chat, read_ollama_generate
 from gateway.protocol.ollama_answers import Durations, OllamaAnswer
 from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import Handler, json_body, with_errors
-from gateway.transport.http import start_response, wait_for_end
+from gateway.transport.http import start_response, wait_for_end, with_ignored
 from gateway.transport.ollama_models import model_routes, served_name
 from gateway.transport.sse import EventStream, follow
 
@@ -37,6 +36,13 @@ REFUSED: Final = {
     ("POST", "/api/embeddings"): _EMBED,
 }
 """Routes of Ollama that are refused, each with the reason."""
+
+
+class Read(Protocol):
+    """Converts a decoded body."""
+
+    def __call__(self, raw: dict[str, Any], *, strict_fields: bool) -> Translated:
+        """Return the request. Raises ApiError."""
 
 
 class LineStream(EventStream):
@@ -65,11 +71,9 @@ def routes(responses: Responses) -> list[BaseRoute]:
     ]
 
 
-async def _respond(
-    responses: Responses, request: Request, read: Callable[[dict[str, Any]], Translated], *, chat: bool
-) -> Response:
+async def _respond(responses: Responses, request: Request, read: Read, *, chat: bool) -> Response:
     arrived, services = time.monotonic(), responses.services
-    translated = read(await json_body(request))
+    translated = read(await json_body(request), strict_fields=services.settings.strict_fields)
     wanted = translated.request
     create = msgspec.structs.replace(wanted, model=served_name(services, wanted.model))
     running, close = await start_response(responses, create, request)
@@ -81,13 +85,13 @@ async def _respond(
         durations=partial(_durations, running, arrived),
     )
     if translated.stream and not translated.loads:
-        return _with_ignored(LineStream(request, _lines(running, answer), close), create.ignored)
+        return with_ignored(LineStream(request, _lines(running, answer), close), create)
     try:
         ended = await wait_for_end(request, running)
         if isinstance(ended, Response):
             return ended
         body = answer.loaded() if translated.loads else answer.whole(ended)
-        return _with_ignored(JSONResponse(body), create.ignored)
+        return with_ignored(JSONResponse(body), create)
     finally:
         close()
 
@@ -95,13 +99,6 @@ async def _respond(
 def _durations(running: Running, arrived: float) -> Durations:
     timings = running.turn.timings
     return Durations(time.monotonic() - arrived, timings.load, timings.prompt, timings.answer)
-
-
-def _with_ignored(response: Response, ignored: tuple[str, ...]) -> Response:
-    """Return the response with the header that lists the fields without effect."""
-    if ignored:
-        response.headers[HEADER] = ", ".join(ignored)
-    return response
 
 
 async def _lines(running: Running, answer: OllamaAnswer) -> AsyncIterator[bytes]:

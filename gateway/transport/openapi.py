@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from gateway import errors
 from gateway.errors import ApiError
 from gateway.protocol.chat import ChatCreate
+from gateway.protocol.hints import HEADER, INTERNAL
 from gateway.protocol.requests import ResponseCreate
 from gateway.transport.http import List, Retrieve
 
@@ -51,7 +52,11 @@ def document() -> Json:
                     "description": "the id of the request in the log",
                     "required": True,
                     "schema": {"type": "string", "pattern": "^req_[0-9a-f]{32}$"},
-                }
+                },
+                "Ignored": {
+                    "description": "paths of the request's fields that have no effect, if there are any",
+                    "schema": {"type": "string"},
+                },
             },
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "an API key: `smv_` and 43 characters"}
@@ -117,6 +122,8 @@ def _operation(
     operation["responses"]["500"] = {"description": "a fault of the gateway", **_json("Error")}
     for response in operation["responses"].values():
         response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+    if body:
+        ok["headers"][HEADER] = {"$ref": "#/components/headers/Ignored"}
     return operation
 
 
@@ -145,7 +152,7 @@ def _query(shape: type[msgspec.Struct]) -> Iterator[Json]:
 def _schemas() -> Json:
     _, schemas = msgspec.json.schema_components([ResponseCreate, ChatCreate], ref_template=REFERENCE + "{name}")
     body = schemas["ResponseCreate"]
-    for name in ("type", "stream_id"):  # fields of the WebSocket mode
+    for name in ("type", "stream_id", *INTERNAL):  # fields of the WebSocket mode, and the gateway's own
         del body["properties"][name]
     body["properties"] |= STREAMABLE
     body["required"] = [name for name in body.get("required", ()) if name != "type"]

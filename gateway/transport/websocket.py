@@ -20,7 +20,15 @@ from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.received import Received, lane_of, receive
-from gateway.protocol.requests import ResponseCancel, ResponseCreate, ResponseResume, convert, decode, parse
+from gateway.protocol.requests import (
+    ClientMessage,
+    ResponseCancel,
+    ResponseCreate,
+    ResponseResume,
+    convert,
+    decode,
+    parse,
+)
 from gateway.protocol.steering import (
     ResponseSteer,
     Steer,
@@ -140,7 +148,7 @@ class Connection:
             self._steer(decode(received.data))
             return
         if received.kind not in ("response.create", "response.resume"):
-            message = parse(received.data)
+            message = self._parse(received)
             assert isinstance(message, ResponseCancel)  # noqa: S101 - for the type checker: no other type is left
             self._cancel(message.response_id)
             return
@@ -211,7 +219,7 @@ class Connection:
     def _decoded(self, lane: str | None, received: Received) -> ResponseCreate | ResponseResume | None:
         """Return the decoded message; None after rejecting it and freeing its lane."""
         try:
-            message = parse(received.data)
+            message = self._parse(received)
         except Exception as error:  # noqa: BLE001 - the lane must survive any error
             self._refuse(error, received.address)
         else:
@@ -219,6 +227,9 @@ class Connection:
                 return message
         self._lanes.end(lane)
         return None
+
+    def _parse(self, received: Received) -> ClientMessage:
+        return parse(received.data, strict_fields=self._responses.services.settings.strict_fields)
 
     async def _start(
         self, lane: str | None, message: ResponseCreate | ResponseResume, steers: Sequence[Steer] = ()
