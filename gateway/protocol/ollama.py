@@ -55,6 +55,8 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
     format: str | Json | None = None
     options: Options | None = None
     keep_alive: Any = None
+    think: bool | str | None = None
+    """Whether the model reasons before it answers; some clients send how much."""
     truncate: bool | None = None
     """Whether to drop the oldest messages of a conversation that is too long, which is the default."""
     logprobs: bool | None = None
@@ -151,30 +153,31 @@ _REFUSED: Final[Mapping[str, str]] = {
 """Fields that would change the answer, each with advice."""
 
 
-def read_ollama_chat(raw: Json, *, strict_fields: bool = False) -> Translated:
+def read_ollama_chat(raw: Json, *, strict_fields: bool = False, can_think: bool = False) -> Translated:
     """Convert a decoded body of `POST /api/chat`; with `strict_fields` every field must have an effect.
 
+    `can_think` is whether the model can be asked to reason.
     Raises InvalidRequestError or UnsupportedParameterError that names the field.
     """
     hints = Hints(strict=strict_fields)
-    body = convert(_selected(raw, ChatFields, hints), ChatFields)
+    body = convert(_selected(raw, ChatFields, hints, can_think=can_think), ChatFields)
     messages = list(body.messages or ())
     tools = [_tool(tool) for tool in body.tools or ()]
     return _translated(OllamaChat, body, hints, _conversation(messages, hints), {"tools": tools} if tools else {})
 
 
-def read_ollama_generate(raw: Json, *, strict_fields: bool = False) -> Translated:
+def read_ollama_generate(raw: Json, *, strict_fields: bool = False, can_think: bool = False) -> Translated:
     """Convert a decoded body of `POST /api/generate`, as `read_ollama_chat` does."""
     hints = Hints(strict=strict_fields)
-    body = convert(_selected(raw, GenerateFields, hints), GenerateFields)
+    body = convert(_selected(raw, GenerateFields, hints, can_think=can_think), GenerateFields)
     said = {"system": body.system, "user": body.prompt}
     messages = [{"role": role, "content": text} for role, text in said.items() if text] if body.prompt else []
     return _translated(OllamaGenerate, body, hints, messages, {})
 
 
-def _selected(raw: Json, target: type[Fields], hints: Hints) -> Json:
+def _selected(raw: Json, target: type[Fields], hints: Hints, *, can_think: bool) -> Json:
     """Return the fields of `raw` that `target` has, and record the others. Raises UnsupportedParameterError."""
-    known = {field.encode_name for field in msgspec.structs.fields(target)}
+    known = {field.encode_name for field in msgspec.structs.fields(target)} - (set() if can_think else {"think"})
     for name, value in raw.items():
         if name in _REFUSED and value not in _NOTHING:
             raise UnsupportedParameterError(f"`{name}` is not supported here; {_REFUSED[name]}", param=name)
@@ -247,6 +250,7 @@ def _chat_fields(body: Fields) -> Json:
         "logprobs": body.logprobs,
         "top_logprobs": body.top_logprobs or None,
         "truncation": None if body.truncate is False else "auto",
+        "chat_template_kwargs": {"enable_thinking": True} if body.think else None,
     }
     return {name: value for name, value in {**fields, **wanted}.items() if value is not None}
 

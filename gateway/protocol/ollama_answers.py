@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.protocol.events import Completed, Event, Failed, Incomplete, ItemDone, TextDelta
 from gateway.protocol.items import Item
+from gateway.protocol.reasoning import ReasoningSplitter, Split
 
 Piece = dict[str, Any]
 
@@ -34,10 +35,18 @@ class OllamaAnswer:
     """One answer. Pass the events in order to `feed`, or the ended response to `whole`."""
 
     def __init__(
-        self, model: str, *, chat: bool, logprobs: bool, clock: Callable[[], float], durations: Callable[[], Durations]
+        self,
+        model: str,
+        *,
+        chat: bool,
+        logprobs: bool = False,
+        thinking: bool = False,
+        clock: Callable[[], float],
+        durations: Callable[[], Durations],
     ) -> None:
         """`model` is the name that the client used; `chat` tells `/api/chat` from `/api/generate`.
 
+        With `thinking`, what the model writes between `<think>` and `</think>` is kept apart from the answer.
         `clock` returns seconds since the epoch. `durations` is called at the end of the answer.
         """
         self._model = model
@@ -46,19 +55,21 @@ class OllamaAnswer:
         self._clock = clock
         self._durations = durations
         self._calls = 0
+        self._splitter = ReasoningSplitter() if thinking else None
 
     def feed(self, event: Event) -> list[Piece]:
         """Return the pieces for an event."""
         match event:
             case TextDelta():
-                return [{**self._piece(event.delta), **self._logprob_body(event.logprobs)}]
+                part, logprobs = self._split(event.delta), self._logprob_body(event.logprobs)
+                return [{**self._piece(part), **logprobs}] if any(part) or logprobs else []
             case ItemDone(item={"type": "function_call"}):
                 calls = self._called([event.item])
-                return [self._piece("", calls)] if calls else []
+                return [self._piece(Split("", ""), calls)] if calls else []
             case Failed():
                 return [{"error": event.response["error"]["message"]}]
             case Completed() | Incomplete():
-                return [self._end(self._piece(""), event.response)]
+                return [self._end(self._piece(self._rest()), event.response)]
         return []
 
     def whole(self, response: dict[str, Any]) -> Piece:
@@ -66,23 +77,28 @@ class OllamaAnswer:
         parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
         logprobs = [entry for part in parts for entry in part.get("logprobs", ())]
         calls = self._called([item for item in response["output"] if item["type"] == "function_call"])
-        piece = self._piece("".join(part["text"] for part in parts), calls)
+        said, rest = self._split("".join(part["text"] for part in parts)), self._rest()
+        piece = self._piece(Split(said.thinking + rest.thinking, said.answer + rest.answer), calls)
         return self._end({**piece, **self._logprob_body(logprobs)}, response)
 
     def loaded(self) -> Piece:
         """Return the answer to a request that only loads the model."""
-        return {**self._piece(""), "done": True, "done_reason": "load"}
+        return {**self._piece(Split("", "")), "done": True, "done_reason": "load"}
 
-    def _piece(self, text: str, calls: Sequence[Piece] = ()) -> Piece:
-        said = {"role": "assistant", "content": text}
+    def _split(self, text: str) -> Split:
+        return Split("", text) if self._splitter is None else self._splitter.feed(text)
+
+    def _rest(self) -> Split:
+        return Split("", "") if self._splitter is None else self._splitter.finish()
+
+    def _piece(self, text: Split, calls: Sequence[Piece] = ()) -> Piece:
+        thinking = {"thinking": text.thinking} if text.thinking else {}
+        called = {"tool_calls": list(calls)} if calls else {}
+        message = {"message": {"role": "assistant", "content": text.answer, **thinking, **called}}
         return {
             "model": self._model,
             "created_at": timestamp(self._clock()),
-            **(
-                {"message": {**said, "tool_calls": list(calls)} if calls else said}
-                if self._chat
-                else {"response": text}
-            ),
+            **(message if self._chat else {"response": text.answer, **thinking}),
             "done": False,
         }
 

@@ -21,7 +21,7 @@ from gateway.protocol.ollama_answers import Durations, OllamaAnswer
 from gateway.responses.registry import Responses, Running
 from gateway.transport.bodies import Handler, json_body, with_errors
 from gateway.transport.http import start_response, wait_for_end, with_ignored
-from gateway.transport.ollama_models import model_routes, served_name
+from gateway.transport.ollama_models import can_think, model_routes, served_name
 from gateway.transport.sse import EventStream, follow
 
 _PULL: Final = "the operator of this server manages its models, with `samovar models`"
@@ -41,7 +41,7 @@ REFUSED: Final = {
 class Read(Protocol):
     """Converts a decoded body."""
 
-    def __call__(self, raw: dict[str, Any], *, strict_fields: bool) -> Translated:
+    def __call__(self, raw: dict[str, Any], *, strict_fields: bool, can_think: bool) -> Translated:
         """Return the request. Raises ApiError."""
 
 
@@ -73,7 +73,8 @@ def routes(responses: Responses) -> list[BaseRoute]:
 
 async def _respond(responses: Responses, request: Request, read: Read, *, chat: bool) -> Response:
     arrived, services = time.monotonic(), responses.services
-    translated = read(await json_body(request), strict_fields=services.settings.strict_fields)
+    strict_fields = services.settings.strict_fields
+    translated = read(await json_body(request), strict_fields=strict_fields, can_think=can_think(services))
     wanted = translated.request
     create = msgspec.structs.replace(wanted, model=served_name(services, wanted.model))
     running, close = await start_response(responses, create, request)
@@ -81,6 +82,7 @@ async def _respond(responses: Responses, request: Request, read: Read, *, chat: 
         wanted.model or running.turn.response["model"],
         chat=chat,
         logprobs=wanted.logprobs is not None,
+        thinking=wanted.thinking,
         clock=services.clock,
         durations=partial(_durations, running, arrived),
     )

@@ -78,6 +78,11 @@ def served_name(services: Services, name: str | None) -> str | None:
     return name.removesuffix(LATEST)
 
 
+def can_think(services: Services) -> bool:
+    """Return whether the model's template can ask it to reason."""
+    return "enable_thinking" in services.model.template
+
+
 def _check_name(services: Services, name: str | None) -> None:
     if name not in (None, services.model.entry.name):
         raise ModelNotFoundError(f"the model {name} is not served here; {services.model.entry.name} is", param="model")
@@ -144,6 +149,6 @@ def _description(services: Services) -> Json:
             "general.parameter_count": details.parameters,
             f"{details.architecture}.context_length": model.context,
         },
-        "capabilities": ["completion", "tools"],
+        "capabilities": ["completion", "tools", *(["thinking"] if can_think(services) else [])],
         "modified_at": timestamp(model.created),
     }

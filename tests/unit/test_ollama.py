@@ -211,9 +211,16 @@ def response_events() -> ResponseEvents:
     )
 
 
-def answer(*, is_chat: bool = True, logprobs: bool = False) -> OllamaAnswer:
+def answer(*, is_chat: bool = True, logprobs: bool = False, thinking: bool = False) -> OllamaAnswer:
     durations = Durations(total=4.0, load=1.0, prompt=0.5, answer=2.25)
-    return OllamaAnswer("m:latest", chat=is_chat, logprobs=logprobs, clock=lambda: 1.5, durations=lambda: durations)
+    return OllamaAnswer(
+        "m:latest",
+        chat=is_chat,
+        logprobs=logprobs,
+        thinking=thinking,
+        clock=lambda: 1.5,
+        durations=lambda: durations,
+    )
 
 
 def pieces(events: list[Event], translator: OllamaAnswer) -> list[Piece]:
@@ -283,6 +290,40 @@ def test_log_probabilities_come_with_their_text_when_asked_for() -> None:
     found = pieces([*said(events), *flat(events.completed(Usage(5, 3, 2)))], answer(logprobs=True))
     assert found[0]["logprobs"] == [{"token": "Hel", "logprob": -0.5, "bytes": [72], "top_logprobs": []}]
     assert "logprobs" not in found[1]
+
+
+def test_a_model_that_can_reason_is_asked_to() -> None:
+    for think in (True, "high"):
+        able = read_ollama_chat({"messages": [USER], "think": think}, can_think=True).request
+        assert (able.thinking, able.ignored) == (True, ())
+        unable = read_ollama_chat({"messages": [USER], "think": think}).request
+        assert (unable.thinking, unable.ignored) == (False, ("think",))
+    assert not read_ollama_chat({"messages": [USER], "think": False}, can_think=True).request.thinking
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize(
+    ("text", "thinking", "shown"),
+    [
+        ("<think>\nHm, <b> or </th.\n</think>\n\nYes.\n", "Hm, <b> or </th.\n", "Yes.\n"),
+        (" \n<think>Hm", "Hm", ""),
+        ("<think>Hm</thin", "Hm</thin", ""),
+        ("<think></think>Yes", "", "Yes"),
+        (" No <think>x</think>", "", " No <think>x</think>"),
+        ("<thi", "", "<thi"),
+        ("", "", ""),
+    ],
+)
+def test_reasoning_is_kept_apart_from_the_answer(size: int, text: str, thinking: str, shown: str) -> None:
+    events = response_events()
+    sent: list[Event] = [events.created(), *events.open(MessageItem("msg_1"))]
+    sent += [events.delta(text[i : i + size]) for i in range(0, len(text), size)]
+    ending = flat(events.completed(Usage(5, 3, 2)))
+    messages = [piece["message"] for piece in pieces([*sent, *ending], answer(thinking=True))]
+    assert "".join(message.get("thinking", "") for message in messages) == thinking
+    assert "".join(message["content"] for message in messages) == shown
+    whole = answer(is_chat=False, thinking=True).whole(ending[-1].response)  # type: ignore[attr-defined]
+    assert (whole.get("thinking", ""), whole["response"]) == (thinking, shown)
 
 
 def test_a_call_is_one_piece_with_its_arguments_as_an_object() -> None:
