@@ -111,7 +111,7 @@ def test_a_tool_is_called_and_its_result_answered(client: ollama.Client) -> None
     *_, called, last = client.chat(
         MODEL, said, tools=[get_weather], format="json", stream=True, options={"temperature": 0}
     )
-    [call] = called.message.tool_calls or ()
+    [call] = called.message.tool_calls or []
     assert (call.function.name, call.function.arguments) == ("get_weather", {"city": "Paris"})
     assert last.done
     result = {"role": "tool", "tool_name": "get_weather", "content": get_weather(**call.function.arguments)}
@@ -158,7 +158,7 @@ def test_what_cannot_be_done_is_refused_with_a_reason(client: ollama.Client) -> 
         (lambda: client.embeddings(MODEL, "Hi"), 400, "embeddings"),
     ):  # fmt: skip
         with pytest.raises(ollama.ResponseError, match=reason) as caught:
-            call()  # type: ignore[no-untyped-call]
+            call()
         assert caught.value.status_code == status
 
 
