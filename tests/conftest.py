@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-from engine import EngineProcess, Model, WorkerConfig
+from engine import Model, WorkerConfig
+from engine.process import EngineProcess
 from engine.stopwatch import Question
 from engine.tuning import Watch
 from tests import ROOT

@@ -60,6 +60,8 @@ class Histories:
         self, tenant: str, request: ResponseCreate, messages: Sequence[Message], ids: Iterable[int], response: str
     ) -> None:
         """Store the ids of a conversation that ends with an answer, without the end-of-turn token."""
+        if not request.items:  # a raw prompt has no messages under which it could be found
+            return
         *_, key = _keys(request, messages)
         table = self._tenants.setdefault(tenant, _Table())
         table.put(key, array.array("i", ids), response)

@@ -14,9 +14,10 @@ from engine import common_prefix
 from gateway.conversations.histories import Known
 from gateway.conversations.turns import Turn
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
-from gateway.prompts.messages import Encode, Encoded
+from gateway.prompts.messages import Encode, Encoded, Tokenize
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.text import TextRequest
 from gateway.protocol.tools import OutputConstraint
 
 NO_REFERENCES: Final[Mapping[str, Item]] = MappingProxyType({})
@@ -49,7 +50,7 @@ class PromptEncoder(Protocol):
     async def encode(self, job: Encode, *, user: str) -> Encoded:
         """Return the prompt of a request of `user`. Raises ApiError."""
 
-    async def tokenize(self, text: str, *, user: str) -> bytes:
+    async def tokenize(self, job: Tokenize, *, user: str) -> bytes:
         """Return the ids of a text outside any template. Raises ApiError."""
 
     async def operator_prefix(self, began: int) -> bytes:
@@ -80,8 +81,11 @@ class PromptBuilder:
         `user` is the key of fair scheduling between prompts; `references` are the items that the request refers to, by
         id. Raises ApiError.
         """
-        new = [input_item(item, self._new_id, references) for item in request.items]
-        context = await self._build(request, new, previous, history, now=now, user=user, limit=self._limit)
+        if isinstance(request, TextRequest):
+            context = await self._raw(request, now=now, user=user)
+        else:
+            new = [input_item(item, self._new_id, references) for item in request.items]
+            context = await self._build(request, new, previous, history, now=now, user=user, limit=self._limit)
         if len(context.ids) >= self._limit:
             raise ContextLengthExceededError(
                 f"the prompt has {len(context.ids)} tokens, but the limit is {self._limit}, with at least one token of "
@@ -104,13 +108,24 @@ class PromptBuilder:
         new = [input_item(item, self._new_id, references) for item in request.items]
         return len((await self._build(request, new, previous, None, now=now, user=user, limit=limit)).ids)
 
-    async def tokenize(self, text: str, *, user: str) -> list[int]:
-        """Return the token ids of a part of an answer. Raises ApiError."""
-        return _unpacked(await self._workers.tokenize(text, user=user))
+    async def tokenize(self, text: str, *, user: str, special: bool = False, bos: bool = False) -> list[int]:
+        """Return the token ids of `text`; with `special` it may become control tokens, with `bos` BOS comes first.
+
+        Raises ApiError.
+        """
+        return _unpacked(await self._workers.tokenize(Tokenize(text, special, bos), user=user))
 
     async def public(self, ids: Sequence[int], began: int) -> int:
         """Return how many leading `ids` come from the operator's instructions only. Raises ApiError."""
         return common_prefix(_unpacked(await self._workers.operator_prefix(began)), ids)
+
+    async def _raw(self, request: TextRequest, *, now: int, user: str) -> Context:
+        """Return a prompt without a template, in which control tokens are recognized."""
+        prompt = request.prompt
+        ids = await self.tokenize(prompt, user=user, special=True, bos=True) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise InvalidRequestError("prompt: it is empty; send at least one token", param="prompt")
+        return Context(ids, [], 0, now, OutputConstraint())
 
     async def _build(
         self,

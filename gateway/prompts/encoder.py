@@ -11,6 +11,7 @@ from typing import Final
 
 from engine import Vocabulary, common_prefix
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError
+from gateway.prompts.bos import split_bos
 from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.prompts.messages import Encode, Encoded, Job, OperatorPrefix, Refused, Tokenize
 from gateway.protocol.tool_prompt import Message, dump
@@ -51,9 +52,15 @@ class Encoder:
             case Encode():
                 return self._encode(job)
             case Tokenize():
-                return Encoded(_packed(self._vocabulary.tokenize(job.text, special=False)))
+                return Encoded(_packed(self._tokenize(job)))
             case OperatorPrefix():
                 return Encoded(b"", _packed(self._operator(job.began)))
+
+    def _tokenize(self, job: Tokenize) -> list[int]:
+        vocabulary, bos, text = self._vocabulary, list[int](), job.text
+        if job.bos:
+            bos, text = split_bos(text, vocabulary.leading_bos, vocabulary.edges.get("bos_token", ""))
+        return bos + vocabulary.tokenize(text, special=job.special)
 
     def _encode(self, job: Encode) -> Encoded:
         answer_form = form(job.tools, job.choice, job.format, job.error_paths)

@@ -69,9 +69,13 @@ class Encode(msgspec.Struct, frozen=True, kw_only=True, tag="encode"):
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
-    """Tokenize a text without a template; it cannot become control tokens."""
+    """Tokenize a text without a template."""
 
     text: str
+    special: bool = False
+    """Whether the text may become control tokens."""
+    bos: bool = False
+    """Whether BOS comes first, if the model requires one."""
 
 
 class OperatorPrefix(msgspec.Struct, frozen=True, tag="operator_prefix"):

@@ -14,6 +14,7 @@ from gateway.errors import ApiError, InvalidRequestError, UnsupportedParameterEr
 from gateway.protocol.chat import Stateless, read_chat
 from gateway.protocol.hints import Hints
 from gateway.protocol.requests import MAX_ITEMS, InputMessage, SamplingParams, convert
+from gateway.protocol.text import TextRequest, read_text
 from gateway.protocol.tools import MAX_TOOLS, ErrorPaths
 
 Json = dict[str, Any]
@@ -34,6 +35,7 @@ _NAMES: Final = {
     "response_format.json_schema.schema": "format",
     "response_format": "format",
     "max_completion_tokens": "options.num_predict",
+    "max_tokens": "options.num_predict",
     **{name: f"options.{name}" for name in _SAMPLING},
 }
 """Fields of chat completions, and the fields of this API that they are converted from."""
@@ -117,6 +119,8 @@ class GenerateFields(Fields, frozen=True, kw_only=True):
 
     prompt: str | None = None
     system: str | None = None
+    raw: bool | None = None
+    """Whether the prompt is the model's whole input, without its chat template."""
 
 
 class OllamaChat(Stateless, frozen=True, kw_only=True, tag="ollama.chat"):
@@ -133,11 +137,17 @@ class OllamaGenerate(OllamaChat, frozen=True, kw_only=True, tag="ollama.generate
     error_paths: ClassVar[ErrorPaths] = ErrorPaths("prompt", format="format")
 
 
+class OllamaRaw(TextRequest, frozen=True, kw_only=True, tag="ollama.raw"):
+    """The request of `POST /api/generate` without a chat template."""
+
+    route: ClassVar[str] = "ollama_generate"
+
+
 @dataclass(frozen=True)
 class Translated:
     """A request as the gateway serves it, and how to answer it."""
 
-    request: OllamaChat
+    request: OllamaChat | OllamaRaw
     stream: bool
     loads: bool
     """Whether the request has nothing to answer, and only loads the model."""
@@ -147,7 +157,6 @@ _REFUSED: Final[Mapping[str, str]] = {
     "images": "the model reads text only",
     "suffix": "the model cannot fill in a text",
     "template": "the model's own template is used",
-    "raw": "the model's own template is used",
     "context": "send the conversation to /api/chat",
 }
 """Fields that would change the answer, each with advice."""
@@ -170,6 +179,8 @@ def read_ollama_generate(raw: Json, *, strict_fields: bool = False, can_think: b
     """Convert a decoded body of `POST /api/generate`, as `read_ollama_chat` does."""
     hints = Hints(strict=strict_fields)
     body = convert(_selected(raw, GenerateFields, hints, can_think=can_think), GenerateFields)
+    if body.raw and body.prompt:
+        return _raw(body, body.prompt, hints)
     said = {"system": body.system, "user": body.prompt}
     messages = [{"role": role, "content": text} for role, text in said.items() if text] if body.prompt else []
     return _translated(OllamaGenerate, body, hints, messages, {})
@@ -232,12 +243,33 @@ def _translated(kind: type[OllamaChat], body: Fields, hints: Hints, messages: Se
     return Translated(kind(**{**fields, "ignored": ignored}), stream, loads=False)
 
 
-def _chat_fields(body: Fields) -> Json:
-    """Return the fields of a chat completion, without its messages and tools. Raises InvalidRequestError."""
+def _raw(body: GenerateFields, prompt: str, hints: Hints) -> Translated:
+    """Return the request for the continuation of a raw prompt. Raises UnsupportedParameterError or others."""
+    for name in ("system", "format", "think"):
+        if getattr(body, name) not in _NOTHING:
+            raise UnsupportedParameterError(
+                f"{name}: it has no place in a raw prompt; leave out `{name}` or `raw`", param=name
+            )
+    logprobs = {"logprobs": body.top_logprobs or 0} if body.logprobs else {}
+    fields = {"model": body.model or None, "prompt": prompt, **logprobs, **_sampling(body, "max_tokens")}
+    try:
+        request, _ = read_text(fields)
+    except ApiError as error:
+        raise _named(error) from error
+    own = {name: getattr(request, name) for name in request.__struct_fields__}
+    return Translated(OllamaRaw(**{**own, "ignored": hints.ignored}), body.stream is not False, loads=False)
+
+
+def _sampling(body: Fields, limit: str) -> Json:
+    """Return the sampling options, and the maximum tokens of the answer under the name `limit`."""
     options = body.options or Options()
     fields = {name: getattr(options, name) for name in _SAMPLING}
-    if options.num_predict is not None and options.num_predict > 0:
-        fields["max_completion_tokens"] = options.num_predict
+    return {**fields, limit: options.num_predict if (options.num_predict or 0) > 0 else None}
+
+
+def _chat_fields(body: Fields) -> Json:
+    """Return the fields of a chat completion, without its messages and tools. Raises InvalidRequestError."""
+    fields = _sampling(body, "max_completion_tokens")
     if body.format == "json":
         fields["response_format"] = {"type": "json_object"}
     elif isinstance(body.format, dict):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cache import StoreError
 from gateway.auth.principal import Principal
 from gateway.conversations.histories import Known
@@ -13,45 +11,19 @@ from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import (
     InvalidRequestError,
-    ModelNotFoundError,
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.tools import OutputConstraint
 from gateway.responses.services import Services, new_id
-from gateway.scheduling.fair_queue import Work
+from gateway.scheduling.placement import Demand
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A validated request with its prompt."""
-
-    context: Context
-    limit: int
-    """Maximum tokens of the answer; 0 if only the context is to be encoded."""
-    previous: str | None
-    """Id of the response whose KV the request continues, if known."""
-
-    @property
-    def form(self) -> OutputConstraint:
-        """The constraint on the answer's form."""
-        return self.context.form
-
-    @property
-    def cells(self) -> int:
-        """Maximum KV cells that the request needs."""
-        return len(self.context.ids) + self.limit
-
-    @property
-    def work(self) -> Work:
-        """Tokens that the request may compute, for fairness between users."""
-        return Work(len(self.context.ids) - self.context.known, self.limit)
-
-
-async def prepare(services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored) -> Prepared:
-    """Validate a request and build its prompt. Raises ApiError."""
+async def prepare(
+    services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored
+) -> tuple[Context, Demand]:
+    """Validate a request; return its prompt and what it needs. Raises ApiError."""
     _check(services, request)
     previous = await _previous(services, request, principal, unstored)
     known = None if request.is_stored or request.is_ephemeral else _known(services, request, principal)
@@ -62,14 +34,20 @@ async def prepare(services: Services, request: ResponseCreate, principal: Princi
     limit = min(
         request.max_output_tokens or services.settings.max_output_tokens, services.model.context - len(context.ids)
     )
-    before = request.previous_response_id or (known.response if known else None)
-    return Prepared(context, 0 if request.encodes_only else limit, before)
+    demand = Demand(
+        len(context.ids),
+        0 if request.encodes_only else limit,
+        known=context.known,
+        previous=request.previous_response_id or (known.response if known else None),
+        stored=not request.is_ephemeral and services.pool.stores,
+    )
+    return context, demand
 
 
 async def count(services: Services, request: ResponseCreate, principal: Principal) -> int:
     """Return the number of tokens of the request's prompt, even if that is too long. Raises ApiError."""
     _check(services, request)
-    unstored = Unstored()
+    unstored = Unstored(services.pool.forget)
     previous = await _previous(services, request, principal, unstored)
     references = await _references(services, request, previous, principal, unstored)
     return await services.prompt_builder.count(
@@ -85,10 +63,7 @@ def _known(services: Services, request: ResponseCreate, principal: Principal) ->
 
 def _check(services: Services, request: ResponseCreate) -> None:
     """Check the request against the served model. Raises ModelNotFoundError or InvalidRequestError."""
-    if request.model not in (None, services.model.entry.name):
-        raise ModelNotFoundError(
-            f"the model {request.model} is not served here; {services.model.entry.name} is", param="model"
-        )
+    services.model.check_name(request.model)
     if any(not 0 <= token < services.model.tokens.size for token in request.logit_bias or {}):
         raise InvalidRequestError(
             f"logit_bias: token ids range from 0 to {services.model.tokens.size - 1}", param="logit_bias"

@@ -21,7 +21,7 @@ from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.protocol.ids import RANDOM_DIGITS, response_id
 from gateway.scheduling.admission import Admission
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
+from gateway.scheduling.dispatcher import Dispatcher
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Services:
     sessions: Sessions
     pool: EnginePool
     dispatcher: Dispatcher
-    admission: Admission[Demand, Placement]
+    admission: Admission
     prompts: PromptWorkers
     prompt_builder: PromptBuilder
     metrics: Metrics
@@ -50,12 +50,6 @@ class Services:
     histories: Histories = field(default_factory=Histories)
     penalties: Penalties = field(default_factory=Penalties)
     clock: Callable[[], float] = time.time
-    numbers: int = 0
-
-    def number(self) -> int:
-        """Return a new request number for an engine."""
-        self.numbers += 1
-        return self.numbers
 
 
 def new_response_id() -> str:

@@ -21,7 +21,8 @@ from gateway.protocol.items import page
 from gateway.protocol.log import Reader
 from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.responses.preparation import count
-from gateway.responses.registry import Responses, Running
+from gateway.responses.registry import Responses
+from gateway.responses.runner import Running
 from gateway.transport.bodies import disconnected, error_response, json_body, query, with_errors
 from gateway.transport.sse import DONE, EventStream, frame, frames
 
@@ -51,7 +52,7 @@ async def start_response(
     responses: Responses, create: ResponseCreate, request: Request
 ) -> tuple[Running, Callable[[], None]]:
     """Start a response; return it with the function to call when its HTTP request closes. Raises ApiError."""
-    unstored = Unstored()
+    unstored = Unstored(responses.services.pool.forget)
     try:
         running = await responses.start_response(create, principal=principal_of(request), unstored=unstored)
     except BaseException:
@@ -176,11 +177,11 @@ class HttpResponses:
             await self._responses.get_turn(principal, response)
             raise InvalidRequestError(f"{response} has already ended", param="response_id")
         await self._end(running)
-        return JSONResponse(running.turn.response)
+        return JSONResponse(running.response)
 
     @staticmethod
     async def _end(running: Running) -> None:
-        running.turn.end()
+        running.end()
         await asyncio.wait({running.task}, timeout=CANCEL_SECONDS)
         if not running.ended:
             raise EngineUnavailableError("the engine has not stopped this response yet; try again in a moment")

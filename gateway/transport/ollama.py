@@ -18,7 +18,8 @@ from gateway.protocol.events import Incomplete
 from gateway.protocol.log import Reader
 from gateway.protocol.ollama import Translated, read_ollama_chat, read_ollama_generate
 from gateway.protocol.ollama_answers import Durations, OllamaAnswer
-from gateway.responses.registry import Responses, Running
+from gateway.responses.registry import Responses
+from gateway.responses.runner import Running
 from gateway.transport.bodies import Handler, json_body, with_errors
 from gateway.transport.http import start_response, wait_for_end, with_ignored
 from gateway.transport.ollama_models import can_think, model_routes, served_name
@@ -79,7 +80,7 @@ async def _respond(responses: Responses, request: Request, read: Read, *, chat: 
     create = msgspec.structs.replace(wanted, model=served_name(services, wanted.model))
     running, close = await start_response(responses, create, request)
     answer = OllamaAnswer(
-        wanted.model or running.turn.response["model"],
+        wanted.model or running.response["model"],
         chat=chat,
         logprobs=wanted.logprobs is not None,
         thinking=wanted.thinking,
@@ -99,7 +100,7 @@ async def _respond(responses: Responses, request: Request, read: Read, *, chat: 
 
 
 def _durations(running: Running, arrived: float) -> Durations:
-    timings = running.turn.timings
+    timings = running.timings
     return Durations(time.monotonic() - arrived, timings.load, timings.prompt, timings.answer)
 
 
@@ -110,7 +111,7 @@ async def _lines(running: Running, answer: OllamaAnswer) -> AsyncIterator[bytes]
             for piece in answer.feed(event) if failure is None else [{"error": failure.message}]:
                 yield msgspec.json.encode(piece) + b"\n"
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
-        yield msgspec.json.encode({"error": report(error, running.turn.id).message}) + b"\n"
+        yield msgspec.json.encode({"error": report(error, running.id).message}) + b"\n"
 
 
 def _refused(path: str, why: str) -> Handler:

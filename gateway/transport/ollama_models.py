@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from engine import EngineProcess, State, repacks_weights
-from gateway.errors import ModelNotFoundError
+from engine import Engine, State, repacks_weights
 from gateway.models.catalogue import CATALOGUE
 from gateway.protocol.ollama_answers import timestamp
 from gateway.protocol.requests import convert
@@ -47,9 +46,10 @@ def model_routes(services: Services) -> list[BaseRoute]:
         return JSONResponse({"version": API_VERSION})
 
     async def tags(_: Request) -> Response:
-        """Return the served model."""
+        """Return the served model and its aliases."""
         modified = timestamp(services.model.created)
-        return JSONResponse({"models": [{**_model(services), "modified_at": modified}]})
+        names = [services.model.entry.name, *services.model.listed_aliases]
+        return JSONResponse({"models": [{**_model(services, name), "modified_at": modified} for name in names]})
 
     async def running(_: Request) -> Response:
         """Return the model if an engine has loaded it."""
@@ -60,7 +60,7 @@ def model_routes(services: Services) -> list[BaseRoute]:
         """Describe a model."""
         body = convert(await json_body(request), ShowFields)
         name = served_name(services, body.model or body.name or None)
-        _check_name(services, name)
+        services.model.check_name(name)
         return JSONResponse(_description(services))
 
     return [
@@ -73,7 +73,7 @@ def model_routes(services: Services) -> list[BaseRoute]:
 
 def served_name(services: Services, name: str | None) -> str | None:
     """Return the name of a model without the tag that Ollama's clients add; a name that is served as it is wins."""
-    if name is None or name == services.model.entry.name:
+    if name is None or name in (services.model.entry.name, *services.model.aliases):
         return name
     return name.removesuffix(LATEST)
 
@@ -83,20 +83,15 @@ def can_think(services: Services) -> bool:
     return "enable_thinking" in services.model.template
 
 
-def _check_name(services: Services, name: str | None) -> None:
-    if name not in (None, services.model.entry.name):
-        raise ModelNotFoundError(f"the model {name} is not served here; {services.model.entry.name} is", param="model")
-
-
-def _model(services: Services) -> Json:
-    entry = services.model.entry
-    name = entry.name if ":" in entry.name else f"{entry.name}{LATEST}"
+def _model(services: Services, name: str) -> Json:
+    """Return the model under `name`, which may be an alias."""
+    name = name if ":" in name else f"{name}{LATEST}"
     size = sum(file.size for file in services.model.mark)
     return {"name": name, "model": name, "size": size, "digest": services.digest, "details": _details(services)}
 
 
-def _loaded(services: Services, engines: list[EngineProcess]) -> Json:
-    model = _model(services)
+def _loaded(services: Services, engines: list[Engine]) -> Json:
+    model = _model(services, services.model.entry.name)
     weights = model["size"] * (len(engines) if repacks_weights() else 1)  # which engines share otherwise
     return {
         **model,
@@ -107,7 +102,7 @@ def _loaded(services: Services, engines: list[EngineProcess]) -> Json:
     }
 
 
-def _seconds_left(services: Services, engine: EngineProcess) -> float:
+def _seconds_left(services: Services, engine: Engine) -> float:
     """Return the seconds until an engine without further requests is unloaded."""
     after = services.settings.idle_unload
     if not after:

@@ -17,21 +17,27 @@ from gateway.protocol.chat import ChatCreate
 from gateway.protocol.hints import HEADER, INTERNAL
 from gateway.protocol.ollama import ChatFields, GenerateFields
 from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.text import TextCreate
 from gateway.transport.http import List, Retrieve
 from gateway.transport.ollama import REFUSED
 from gateway.transport.ollama_models import ShowFields
+from gateway.transport.text import DetokenizeCreate, EmbeddingsCreate, TokenizeCreate
 
 Json = dict[str, Any]
 REFERENCE: Final = "#/components/schemas/"
-BODIES: Final = (ResponseCreate, ChatCreate, ChatFields, GenerateFields, ShowFields)
 SSE: Final = "text/event-stream"
 STREAMABLE: Final = {"stream": {"type": ["boolean", "null"], "description": "whether to send server-sent events"}}
+BODIES: Final = (
+    *(ResponseCreate, ChatCreate, TextCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate),
+    *(ChatFields, GenerateFields, ShowFields),
+)
 _ID: Final = {
     "name": "id",
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": "^resp_[0-9a-f]{32}$"},
 }
+_MODEL: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
 def document() -> Json:
@@ -86,6 +92,14 @@ def _paths() -> Json:
         "/v1/chat/completions": {
             "post": _operation("Create a chat completion", _ok("Completion", stream=SSE), body="ChatCreate")
         },
+        "/v1/completions": {
+            "post": _operation("Continue a raw prompt", _ok("TextCompletion", stream=SSE), body="TextCreate")
+        },
+        "/v1/tokenize": {"post": _operation("Tokenize a text", _ok("Tokens"), body="TokenizeCreate")},
+        "/v1/detokenize": {
+            "post": _operation("Return the text of tokens", _ok("Text"), body="DetokenizeCreate"),
+        },
+        "/v1/embeddings": {"post": _refused("Refused: no embeddings are computed", body="EmbeddingsCreate")},
         one: {
             "get": _operation("Get a response, or stream its events", streamed, _ID, *_query(Retrieve)),
             "delete": _operation("Delete a response and its input", _ok("Deleted"), _ID),
@@ -96,6 +110,7 @@ def _paths() -> Json:
         },
         **_ollama_paths(),
         "/v1/models": {"get": _operation("List the served models", _ok("Models"))},
+        "/v1/models/{id}": {"get": _operation("Describe a model", _ok("Model"), _MODEL)},
         "/healthz": {"get": _operation("Liveness check", _ok("Health"), closed=False)},
         "/readyz": {"get": _operation("Readiness check", _ok("Health"), closed=False, unready=True)},
         "/metrics": {"get": _operation("Prometheus metrics", _content("text/plain", {"type": "string"}), closed=False)},
@@ -110,9 +125,7 @@ def _ollama_paths() -> Json:
     operation = partial(_operation, error="OllamaError")
     paths: Json = {}
     for (method, path), reason in REFUSED.items():
-        refused = operation(f"Refused: {reason}", {})
-        del refused["responses"]["200"]
-        paths[path] = {method.lower(): refused}
+        paths[path] = {method.lower(): _refused(f"Refused: {reason}", error="OllamaError")}
     for name, fields in (("chat", ChatFields), ("generate", GenerateFields)):
         answer = _ok("OllamaAnswer", stream="application/x-ndjson")
         paths[f"/api/{name}"] = {"post": operation("Generate an answer", answer, body=fields.__name__)}
@@ -152,6 +165,13 @@ def _operation(
         response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
     if body:
         ok["headers"][HEADER] = {"$ref": "#/components/headers/Ignored"}
+    return operation
+
+
+def _refused(summary: str, *, body: str = "", error: str = "Error") -> Json:
+    """Return an operation that always fails."""
+    operation = _operation(summary, {}, body=body, error=error)
+    del operation["responses"]["200"]
     return operation
 
 
@@ -211,10 +231,21 @@ def _response_schemas() -> Json:
             system_fingerprint=text,
             choices=_list(),
         ),
+        "TextCompletion": _object(
+            id=text,
+            object={"const": "text_completion"},
+            created=whole,
+            model=text,
+            system_fingerprint=text,
+            choices=_list(),
+        ),
+        "Tokens": _object(tokens={"type": "array", "items": {"type": ["integer", "object"]}}),
+        "Text": _object(content=text),
         "InputTokens": _object(object={"const": "response.input_tokens"}, input_tokens=whole),
         "Deleted": _object(id=text, object=text, deleted={"const": True}),
         "Items": _object(object={"const": "list"}, data=_list(), has_more={"type": "boolean"}),
-        "Models": _object(object={"const": "list"}, data=_list(_object(id=text, object=text, context_length=number))),
+        "Models": _object(object={"const": "list"}, data=_list({"$ref": f"{REFERENCE}Model"})),
+        "Model": _object(id=text, object={"const": "model"}, context_length=number),
         "Health": _object(status=text),
         "OllamaError": _object(error=text),
         "OllamaAnswer": _object(model=text, created_at=text, done={"const": True}, done_reason=text),

@@ -41,7 +41,8 @@ def get_weather(city: str) -> str:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with Gateway(tmp_path_factory.mktemp("ollama"), max_output_tokens=100) as running:
+    aliases = f"llama3.2:3b={MODEL}"
+    with Gateway(tmp_path_factory.mktemp("ollama"), max_output_tokens=100, aliases=aliases) as running:
         yield running
 
 
@@ -54,8 +55,9 @@ def client(gateway: Gateway) -> Iterator[ollama.Client]:
 @pytest.mark.slow
 def test_the_model_is_listed_described_loaded_and_then_running(gateway: Gateway, client: ollama.Client) -> None:
     assert client.ps().models == []
-    [listed] = client.list().models
-    assert listed.model == f"{MODEL}:latest"
+    listed, alias = client.list().models
+    assert (listed.model, alias.model) == (f"{MODEL}:latest", "llama3.2:3b")
+    assert client.show("llama3.2:3b").details == listed.details
     assert re.fullmatch("[0-9a-f]{64}", listed.digest or "")
     assert listed.details is not None
     assert (listed.details.family, listed.details.quantization_level) == ("llama", "Q4_1")
@@ -136,6 +138,8 @@ def test_a_prompt_is_answered_with_log_probabilities(client: ollama.Client) -> N
     assert len(answer.logprobs) == answer.eval_count
     assert all(len(entry.top_logprobs or ()) == 2 for entry in answer.logprobs)
     assert "".join(piece.response or "" for piece in client.generate(MODEL, "Hi", stream=True, options=BRIEFLY))
+    raw = client.generate(MODEL, "One, two, three,", raw=True, options={"temperature": 0, "num_predict": 2})
+    assert (raw.response, raw.prompt_eval_count) == (" four,", 6)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from gateway.protocol.ollama_answers import Durations, OllamaAnswer, Piece, time
 from gateway.protocol.output_items import CallItem, MessageItem
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage, ResponseCreate
 from gateway.protocol.response_events import ResponseEvents
+from gateway.protocol.text import TextRequest, read_text
 from gateway.protocol.tools import JsonObject, JsonSchema
 from tests.support.events import flat
 
@@ -138,6 +139,18 @@ def test_a_prompt_with_a_system_text_becomes_a_conversation() -> None:
     assert generate(suffix="", context=[], images=[], raw=False, template="").request.ignored == ()
 
 
+def test_a_raw_prompt_becomes_the_same_request_as_a_completion() -> None:
+    options = {"temperature": 0.5, "num_predict": 7, "stop": "x", "num_ctx": 1}
+    ours = generate(prompt="<s>Hi", raw=True, options=options, logprobs=True, top_logprobs=2).request
+    theirs, _ = read_text(
+        {"model": "m", "prompt": "<s>Hi", "temperature": 0.5, "max_tokens": 7, "stop": "x", "logprobs": 2}
+    )
+    assert isinstance(ours, TextRequest)
+    for name in set(theirs.__struct_fields__) - {"ignored"}:
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert (ours.route, ours.ignored) == ("ollama_generate", ("options.num_ctx",))
+
+
 @pytest.mark.parametrize("empty", [chat(messages=[]), chat(messages=None), generate(prompt=""), generate(prompt=None)])
 def test_a_request_with_nothing_to_answer_only_loads_the_model(empty: Translated) -> None:
     assert empty.loads
@@ -163,7 +176,9 @@ def test_metrics_tell_the_two_routes_apart() -> None:
         (generate, {"suffix": "x"}, "unsupported_parameter", "suffix"),
         (generate, {"images": ["aGk="]}, "unsupported_parameter", "images"),
         (generate, {"template": "{{ .Prompt }}"}, "unsupported_parameter", "template"),
-        (generate, {"raw": True}, "unsupported_parameter", "raw"),
+        (generate, {"raw": True, "system": "x"}, "unsupported_parameter", "system"),
+        (generate, {"raw": True, "format": "json"}, "unsupported_parameter", "format"),
+        (generate, {"raw": True, "options": {"stop": [""]}}, "invalid_request", "options.stop"),
         (generate, {"context": [1, 2]}, "unsupported_parameter", "context"),
         (generate, {"prompt": "", "keep_alive": 0}, "unsupported_parameter", "keep_alive"),
         (chat, {"messages": [], "keep_alive": "0"}, "unsupported_parameter", "keep_alive"),

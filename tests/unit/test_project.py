@@ -172,6 +172,14 @@ def test_ctypes_stops_at_llama_cpp_and_its_memory() -> None:
     assert found == {"engine/llama.py", "engine/memory.py"}
 
 
+def test_only_the_pool_knows_engine_processes() -> None:
+    def uses(path: Path) -> bool:
+        return any(name == "EngineProcess" for _, name in imports(ast.parse(path.read_text())))
+
+    assert [path.relative_to(ROOT).as_posix() for path in SOURCES if uses(path)] == ["engine/pool.py"]
+    assert "EngineProcess" not in public_names("engine")
+
+
 def test_set_up_needs_nothing_that_it_would_have_to_install() -> None:
     modules = {module.split(".")[0] for path in SETUP for module, _ in imports(ast.parse(path.read_text()))}
     assert modules - set(sys.stdlib_module_names) == {"deploy"}
