@@ -167,6 +167,7 @@ class Model:
         if not pointer:
             raise ModelLoadError(f"{path.name} can't be loaded: {loaderrors.reason(path, errors)}")
         self.pointer = pointer
+        self.parameters = int(llama_cpp.llama_model_n_params(pointer))
         self.vocabulary = Vocabulary(self)
 
     def metadata(self, key: str) -> str | None:
@@ -174,18 +175,6 @@ class Model:
         buffer = ctypes.create_string_buffer(4096)
         n = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return None if n < 0 else buffer.value.decode(errors="replace")
-
-    @property
-    def parameters(self) -> int:
-        """The number of the model's parameters."""
-        return int(llama_cpp.llama_model_n_params(self.pointer))
-
-    @property
-    def quantization(self) -> str:
-        """The name of the type of most weights, as `Q4_K_M`; empty if the file does not state it."""
-        number, prefix = self.metadata("general.file_type"), "LLAMA_FTYPE_"
-        names = [name for name, value in vars(llama_cpp).items() if name.startswith(prefix) and str(value) == number]
-        return names[0].removeprefix(prefix).removeprefix("ALL_").removeprefix("MOSTLY_") if names else ""
 
     @functools.cached_property
     def dimensions(self) -> Dimensions:

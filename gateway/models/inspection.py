@@ -134,6 +134,8 @@ def _read(path: Path) -> Description | Fault:
 
 
 def _description(model: Model, template: str) -> Description:
+    from engine import precision  # imported late: it loads llama.cpp, too
+
     stated = {key: model.metadata(f"general.sampling.{key}") for key in SAMPLING_KEYS}
     return Description(
         tokens=_token_table(model.vocabulary),
@@ -147,7 +149,7 @@ def _description(model: Model, template: str) -> Description:
         details=Details(
             architecture=model.metadata("general.architecture") or "",
             parameters=model.parameters,
-            quantization=model.quantization,
+            quantization=(precision(model.metadata("general.file_type")) or "").upper(),
         ),
     )
 
