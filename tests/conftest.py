@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from engine import Model, WorkerConfig
@@ -29,6 +30,10 @@ TIERS: Final = ("unit", "docs", "process", "browser", "ops")
 """In the order in which they run."""
 NPM = "openai@6.49.0"
 """The newest that runs on Node 20, which Debian and Ubuntu have."""
+
+
+settings.register_profile("samovar", deadline=None)  # tests assert no times
+settings.load_profile("samovar")
 
 
 def pytest_configure() -> None:
