@@ -28,6 +28,7 @@ from gateway.responses.generation import Generation
 from gateway.responses.measurements import Measurements
 from gateway.responses.preparation import prepare
 from gateway.responses.services import Services, new_id, new_response_id
+from gateway.responses.timings import Timings
 from gateway.responses.turn_writer import TurnWriter, turn
 from gateway.scheduling.fair_queue import Ticket
 from gateway.scheduling.placement import Demand, Placement
@@ -112,6 +113,11 @@ class Running:
     def usage(self) -> Usage:
         """Token counts so far."""
         return self._generation.usage
+
+    @property
+    def timings(self) -> Timings:
+        """When the answer reached its stages."""
+        return self._generation.timings
 
     @property
     def failure(self) -> ApiError | None:
