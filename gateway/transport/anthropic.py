@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -25,12 +25,6 @@ from gateway.transport.http import start_response, wait_for_end, with_ignored
 from gateway.transport.sse import EventStream, follow
 
 
-class MessageStream(EventStream):
-    """Sends the events of a message. After ALIVE_EVERY seconds without one it sends `ping`."""
-
-    alive: ClassVar[bytes] = b"event: ping\ndata: %b\n\n" % msgspec.json.encode(PING)
-
-
 def routes(responses: Responses) -> list[BaseRoute]:
     """Return the routes of the Messages API."""
 
@@ -44,7 +38,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
         answer = MessageAnswer(running.id, model=running.response["model"], usage=running.usage)
         if stream:
             frames = _frames(running, answer, request.state.request_id)
-            return _described(request, create_request, MessageStream(request, frames, close))
+            return _described(request, create_request, EventStream(request, frames, close, alive=_frame(PING)))
         try:
             ended = await wait_for_end(request, running)
             if isinstance(ended, Response):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -25,6 +25,8 @@ from gateway.transport.http import start_response, wait_for_end, with_ignored
 from gateway.transport.ollama_models import can_think, model_routes, served_name
 from gateway.transport.sse import EventStream, follow
 
+ALIVE: Final = b" "
+"""Sent when there is nothing else to send: white space before the next object, which JSON allows."""
 _PULL: Final = "the operator of this server manages its models, with `samovar models`"
 _EMBED: Final = "this server computes no embeddings; send these requests to another server"
 REFUSED: Final = {
@@ -47,10 +49,9 @@ class Read(Protocol):
 
 
 class LineStream(EventStream):
-    """Sends JSON objects, one a line. After ALIVE_EVERY seconds without one it sends white space before the next."""
+    """Sends JSON objects, one a line."""
 
     media_type = "application/x-ndjson"
-    alive: ClassVar[bytes] = b" "
 
 
 def routes(responses: Responses) -> list[BaseRoute]:
@@ -88,7 +89,7 @@ async def _respond(responses: Responses, request: Request, read: Read, *, chat: 
         durations=partial(_durations, running, arrived),
     )
     if translated.stream and not translated.loads:
-        return with_ignored(LineStream(request, _lines(running, answer), close), create)
+        return with_ignored(LineStream(request, _lines(running, answer), close, alive=ALIVE), create)
     try:
         ended = await wait_for_end(request, running)
         if isinstance(ended, Response):

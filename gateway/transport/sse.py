@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import ClassVar, Final
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
@@ -72,15 +72,17 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
-    alive: ClassVar[bytes] = ALIVE
 
-    def __init__(self, request: Request, chunks: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, request: Request, chunks: AsyncIterator[bytes], on_close: Callable[[], None], *, alive: bytes = ALIVE
+    ) -> None:
         """`request` is the one that this responds to; its body must have been read."""
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._request = request
         self._chunks = chunks
         self._on_close = on_close
+        self._alive = alive
         self._sending = asyncio.Lock()
         self._sent = asyncio.get_running_loop().time()
         """When the last chunk was sent, on the event loop's clock."""
@@ -114,7 +116,7 @@ class EventStream(Response):
             await asyncio.sleep(ALIVE_EVERY - idle)
             idle = asyncio.get_running_loop().time() - self._sent
             if idle >= ALIVE_EVERY:
-                await self._send_chunk(send, self.alive)
+                await self._send_chunk(send, self._alive)
                 idle = 0.0
 
     async def _send_chunk(self, send: Send, chunk: bytes) -> None:
