@@ -23,7 +23,8 @@ from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.responses.preparation import count
 from gateway.responses.registry import Responses
 from gateway.responses.runner import Running
-from gateway.transport.bodies import disconnected, error_response, json_body, query, with_errors
+from gateway.transport.bodies import disconnected, json_body, query, with_errors
+from gateway.transport.dialects import error_response
 from gateway.transport.sse import DONE, EventStream, frame, frames
 
 CANCEL_SECONDS: Final = 10.0
@@ -76,7 +77,7 @@ async def wait_for_end(request: Request, running: Running) -> dict[str, Any] | R
         closing.cancel()
     failure = running.failure
     if failure is not None:
-        return error_response(failure)  # counted as failed, not as rejected
+        return error_response(failure, request.scope)  # counted as failed, not as rejected
     return CLIENT_CLOSED if running.log.terminal is None else dict(running.log.terminal.response)
 
 

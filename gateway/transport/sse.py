@@ -68,18 +68,21 @@ async def frames(running: Running, reader: Reader) -> AsyncIterator[bytes]:
 class EventStream(Response):
     """Sends frames until they end or the client disconnects; both call `on_close`.
 
-    After ALIVE_EVERY seconds without a frame it sends ALIVE.
+    After ALIVE_EVERY seconds without a frame it sends `alive`.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, request: Request, chunks: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, request: Request, chunks: AsyncIterator[bytes], on_close: Callable[[], None], *, alive: bytes = ALIVE
+    ) -> None:
         """`request` is the one that this responds to; its body must have been read."""
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._request = request
         self._chunks = chunks
         self._on_close = on_close
+        self._alive = alive
         self._sending = asyncio.Lock()
         self._sent = asyncio.get_running_loop().time()
         """When the last chunk was sent, on the event loop's clock."""
@@ -107,13 +110,13 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, send: Send) -> None:
-        """Send ALIVE after each ALIVE_EVERY seconds without a chunk."""
+        """Send `alive` after each ALIVE_EVERY seconds without a chunk."""
         idle = 0.0
         while True:
             await asyncio.sleep(ALIVE_EVERY - idle)
             idle = asyncio.get_running_loop().time() - self._sent
             if idle >= ALIVE_EVERY:
-                await self._send_chunk(send, ALIVE)
+                await self._send_chunk(send, self._alive)
                 idle = 0.0
 
     async def _send_chunk(self, send: Send, chunk: bytes) -> None:

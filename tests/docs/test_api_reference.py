@@ -24,6 +24,7 @@ from gateway.protocol.chat import ChatCreate
 from gateway.protocol.events import Event, Usage, refusal
 from gateway.protocol.hints import INTERNAL
 from gateway.protocol.log import EventLog
+from gateway.protocol.ollama import ChatFields, GenerateFields
 from gateway.protocol.output_items import CallItem, MessageItem
 from gateway.protocol.requests import ResponseCreate, convert, parse
 from gateway.protocol.response_events import ResponseEvents
@@ -178,6 +179,13 @@ def test_every_field_of_a_request_is_described_and_no_other(heading: str, reques
     table = re.split(r"^(?:###|Accepted) ", section(heading), maxsplit=1, flags=re.MULTILINE)[0]
     told = {name for row in rows(table) for name in names(row[0])}
     assert told == {field.encode_name for field in msgspec.structs.fields(request_type)} - INTERNAL
+
+
+def test_every_field_of_ollamas_api_is_described_and_no_other() -> None:
+    table = section("## Ollama's API").split("\n### ")[0]
+    told = {name for row in rows(table) for name in names(row[0])}
+    requests_ = (ChatFields, GenerateFields)
+    assert told == {field.encode_name for kind in requests_ for field in msgspec.structs.fields(kind)}
 
 
 def test_every_event_has_a_section_and_nothing_else_is_called_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,23 @@ async def test_a_waiting_stream_of_server_sent_events_is_not_silent(
                 make_room()
     assert received.count(marker) >= 2
     assert received.endswith(b"\n\ndata: [DONE]\n\n")
+
+
+async def test_a_waiting_client_of_ollama_gets_white_space_that_its_parser_skips(
+    full: tuple[str, Callable[[], None]],
+) -> None:
+    url, make_room = full
+    received = b""
+    body = {"messages": [{"role": "user", "content": "x"}], "options": {"num_predict": 1}}
+    async with (
+        asyncio.timeout(60),
+        httpx.AsyncClient(base_url=url, timeout=60) as http,
+        http.stream("POST", "/api/chat", json=body) as answer,
+    ):
+        async for chunk in answer.aiter_bytes():
+            received += chunk
+            if received.isspace() and len(received) >= 3:
+                make_room()
+    assert received.startswith(b"   ")
+    assert json.loads(received.splitlines()[-1])["done"]
+    assert all(json.loads(line) for line in received.splitlines())
