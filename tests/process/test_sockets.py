@@ -115,8 +115,8 @@ async def test_a_ping_now_and_then_is_answered_however_many_messages_came(tmp_pa
             assert closed.value.rcvd.code == 1008
 
 
-async def test_a_message_in_endless_empty_fragments_is_hung_up_on(tiny_server: Gateway) -> None:
-    async with opened(tiny_server) as (reader, writer):
+async def test_a_message_in_endless_empty_fragments_is_hung_up_on(shared_server: Gateway) -> None:
+    async with opened(shared_server) as (reader, writer):
         writer.write(frame(TEXT, b"{"))
         await flood(writer, frame(CONTINUATION) * (FRAGMENTS - 2), 1)
         writer.write(frame(PING, b"still here"))
@@ -147,17 +147,17 @@ JUNK = '"tools":[{"type":"function","name":"f","parameters":{"x":[' + "{}," * 30
 
 
 async def test_requests_that_wait_for_their_lane_are_bounded_in_bytes_and_kept_as_they_came(
-    tiny_server: Gateway,
+    shared_server: Gateway,
 ) -> None:
-    async with wire(tiny_server, max_size=None) as client:
+    async with wire(shared_server, max_size=None) as client:
         running = await busy(client)
-        before = tiny_server.process.memory_info().rss
+        before = shared_server.process.memory_info().rss
         for _ in range(8):
             await client.send('{"type":"response.create","stream_id":"a","input":"x",' + JUNK + "}")
         for _ in range(4):  # four of 0.9 MiB may wait
             [*_, error] = await hear(client, "error")
             assert (error["error"]["code"], error["stream_id"]) == ("queue_full", "a")
-        assert tiny_server.process.memory_info().rss - before < 32 << 20
+        assert shared_server.process.memory_info().rss - before < 32 << 20
         await client.send(f'{{"type":"response.cancel","response_id":"{running}"}}')
         await hear(client, "response.incomplete")
         for _ in range(4):
@@ -168,9 +168,9 @@ async def test_requests_that_wait_for_their_lane_are_bounded_in_bytes_and_kept_a
 
 
 async def test_a_waiting_request_is_judged_when_its_turn_comes_and_what_is_no_json_at_once(
-    tiny_server: Gateway,
+    shared_server: Gateway,
 ) -> None:
-    async with wire(tiny_server) as client:
+    async with wire(shared_server) as client:
         running = await busy(client)
         for wrong in ('{"type":"response.create","stream_id":"a","temperature":7}', "{", '{"stream_id":"a b"}', "[]"):
             await client.send(wrong)
@@ -185,8 +185,8 @@ async def test_a_waiting_request_is_judged_when_its_turn_comes_and_what_is_no_js
         assert (error["error"]["param"], error["stream_id"]) == ("temperature", "a")
 
 
-async def test_large_messages_of_many_lanes_are_all_answered(tiny_server: Gateway) -> None:
-    async with wire(tiny_server, max_size=None) as client:
+async def test_large_messages_of_many_lanes_are_all_answered(shared_server: Gateway) -> None:
+    async with wire(shared_server, max_size=None) as client:
         for lane in range(10):
             await client.send(f'{{"type":"response.create","stream_id":"{lane}","input":"{"x" * 100_000}"}}')
         errors = [(await hear(client, *TERMINAL))[-1] for _ in range(10)]
