@@ -80,8 +80,8 @@ def test_openais_types_accept_every_event() -> None:
         check_types(plain(event))
 
 
-async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(shared_server: Gateway) -> None:
+    async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=200, stream_id="a")
         before = await hear(socket, "response.output_text.delta")
         parent = before[0]["response"]["id"]
@@ -99,7 +99,7 @@ async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(tin
         after = await hear(socket, *TERMINAL)
         assert after[0]["response"]["metadata"] == {"next": "yes"}
         assert {event["stream_id"] for event in [*events, *follow, *after]} == {"a"}
-        items = tiny_server.get(f"/v1/responses/{follow[0]['response']['id']}/input_items?order=asc").json()["data"]
+        items = shared_server.get(f"/v1/responses/{follow[0]['response']['id']}/input_items?order=asc").json()["data"]
         assert [item["content"][0]["text"] for item in items] == ["x", text(events), "shorter!"]
 
 
@@ -112,8 +112,8 @@ async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(tin
         ({"input": "x", "stream_id": "a"}, "invalid_input"),
     ],
 )
-async def test_a_failed_steer_is_returned(tiny_server: Gateway, fields: dict[str, Any], code: str) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_failed_steer_is_returned(shared_server: Gateway, fields: dict[str, Any], code: str) -> None:
+    async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=300)
         [created] = await hear(socket, "response.created")
         steer = {"type": "response.steer", "previous_response_id": created["response"]["id"], **fields}
@@ -127,17 +127,17 @@ async def test_a_failed_steer_is_returned(tiny_server: Gateway, fields: dict[str
         assert (await hear(socket, *TERMINAL))[-1]["response"]["status"] in ("cancelled", "incomplete")
 
 
-async def test_a_request_that_only_encodes_its_context_cannot_be_steered(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_request_that_only_encodes_its_context_cannot_be_steered(shared_server: Gateway) -> None:
+    async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=1, **ENDLESS)
         await hear(socket, *TERMINAL)
-        for engine in tiny_server.engines():
+        for engine in shared_server.engines():
             engine.suspend()
         await say(socket, generate=False)
         [created] = await hear(socket, "response.created")
         steer = {"type": "response.steer", "previous_response_id": created["response"]["id"], "input": "x"}
         await socket.send(json.dumps(steer))
         assert (await hear(socket, "response.steer.failed"))[-1]["error"]["code"] == "steering_not_supported"
-        for engine in tiny_server.engines():
+        for engine in shared_server.engines():
             engine.resume()
         assert (await hear(socket, *TERMINAL))[-1]["type"] == "response.completed"
