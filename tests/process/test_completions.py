@@ -193,8 +193,8 @@ def test_a_schema_error_names_the_field_of_chat_completions() -> None:
         assert caught.value.param == param
 
 
-async def test_a_stateless_client_gets_every_known_token_from_the_cache(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_a_stateless_client_gets_every_known_token_from_the_cache(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         said: list[Any] = [{"role": "system", "content": "s"}]
         seen = 0
         for turn in range(4):
@@ -205,12 +205,12 @@ async def test_a_stateless_client_gets_every_known_token_from_the_cache(tiny_ser
             assert (answer.usage.prompt_tokens_details.cached_tokens or 0) >= seen - 1
             seen = answer.usage.total_tokens
             said.append({"role": "assistant", "content": answer.choices[0].message.content})
-    with closing(sqlite3.connect(tiny_server.state / "conversations.db")) as database:
+    with closing(sqlite3.connect(shared_server.state / "conversations.db")) as database:
         assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
 
 
-async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_a_stream_ends_with_its_reason_its_usage_and_done(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         stream = await openai.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": "x"}], max_tokens=12, stream=True, logprobs=True,
             top_logprobs=1, stream_options={"include_usage": True}, temperature=0,
@@ -230,15 +230,15 @@ async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gat
     assert len(whole.choices[0].logprobs.content or []) == 12
 
 
-def test_a_stream_has_the_format_that_clients_parse(tiny_server: Gateway) -> None:
+def test_a_stream_has_the_format_that_clients_parse(shared_server: Gateway) -> None:
     body = {"messages": [USER], "stream": True, "max_tokens": 2}
-    raw = httpx.post(f"{tiny_server.url}/v1/chat/completions", json=body, timeout=30)
+    raw = httpx.post(f"{shared_server.url}/v1/chat/completions", json=body, timeout=30)
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert raw.text.endswith("\n\ndata: [DONE]\n\n")
 
 
-async def test_errors_raise_the_clients_own_exceptions(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_errors_raise_the_clients_own_exceptions(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         with pytest.raises(BadRequestError) as caught:
             await openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=2)
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "n")
