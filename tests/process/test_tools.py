@@ -233,8 +233,8 @@ async def test_a_model_that_must_call_a_function_does_so_with_arguments_that_fit
     jsonschema.validate(json.loads(call.arguments), WEATHER["parameters"])
 
 
-async def test_a_required_call_that_is_cut_off_in_its_header_is_an_empty_message(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_a_required_call_that_is_cut_off_in_its_header_is_an_empty_message(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         for tokens in (3, 14, 25):
             events = await conversation.ask("x", tools=[TIME], tool_choice="required", max_output_tokens=tokens)
             assert events[-1].type == "response.incomplete"
@@ -243,13 +243,13 @@ async def test_a_required_call_that_is_cut_off_in_its_header_is_an_empty_message
 
 
 async def test_an_answer_that_is_cut_off_ends_before_an_unfinished_character_and_can_be_continued(
-    tiny_server: Gateway,
+    shared_server: Gateway,
 ) -> None:
     tea = {"format": {"type": "json_schema", "name": "tea", "schema": {"const": "茶茶"}}}
     request = {"type": "response.create", "input": "x", "text": tea}
     # After the answer: the end of its turn, the new message, and the beginning of the next turn. A token is a byte.
     follow_up = len("\nuser\nx\nassistant\n") + len(["<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"])
-    async with tiny_server.connect() as conversation:
+    async with shared_server.connect() as conversation:
         for tokens, text in ((3, '"'), (4, '"茶'), (6, '"茶')):
             await conversation.send({**request, "max_output_tokens": tokens})
             events = await conversation.events()
@@ -261,8 +261,8 @@ async def test_an_answer_that_is_cut_off_ends_before_an_unfinished_character_and
             assert following.usage.input_tokens == last.usage.input_tokens + len(text.encode()) + follow_up
 
 
-async def test_log_probabilities_come_with_the_text_and_add_up_to_it(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_log_probabilities_come_with_the_text_and_add_up_to_it(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         events = await conversation.ask(
             "x", include=["message.output_text.logprobs"], top_logprobs=2, max_output_tokens=9, temperature=0
         )
@@ -278,10 +278,10 @@ async def test_log_probabilities_come_with_the_text_and_add_up_to_it(tiny_server
 
 
 async def test_a_grammar_that_only_the_compiler_can_judge_fails_the_response_and_the_connection_lives(
-    tiny_server: Gateway,
+    shared_server: Gateway,
 ) -> None:
     leading_nowhere = {"type": "json_schema", "name": "a", "schema": {"anyOf": [{"$ref": "#"}]}}
-    async with tiny_server.connect() as conversation:
+    async with shared_server.connect() as conversation:
         await conversation.send({"type": "response.create", "input": "x", "text": {"format": leading_nowhere}})
         events = await conversation.events()
         assert events[-1].type == "response.failed"
