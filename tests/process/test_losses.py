@@ -74,13 +74,13 @@ async def settled(server: Gateway, response: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
-async def test_who_was_cut_off_takes_its_answer_up_where_it_lost_it(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
+async def test_who_was_cut_off_takes_its_answer_up_where_it_lost_it(shared_server: Gateway) -> None:
+    async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=400, stream_id="a")
         before = await hear(socket, "response.output_text.delta")
         response = before[0]["response"]["id"]
         vanish(socket)
-    async with wire(tiny_server) as socket:
+    async with wire(shared_server) as socket:
         resume = {
             "type": "response.resume", "response_id": response, "starting_after": before[-1]["sequence_number"],
             "stream_id": "b",
@@ -130,15 +130,15 @@ async def test_nobody_came_back_in_time_so_it_ends_and_keeps_what_was_said(tmp_p
 
 
 @pytest.mark.parametrize("fields", [{}, {"store": False}])
-async def test_a_close_frame_ends_what_its_connection_asked_for(tiny_server: Gateway, fields: dict[str, Any]) -> None:
-    async with wire(tiny_server) as watcher:
-        async with wire(tiny_server) as socket:
+async def test_a_close_frame_ends_what_its_connection_asked_for(shared_server: Gateway, fields: dict[str, Any]) -> None:
+    async with wire(shared_server) as watcher:
+        async with wire(shared_server) as socket:
             await say(socket, max_output_tokens=450, **fields)
             response = (await hear(socket, "response.output_text.delta"))[0]["response"]["id"]
             if fields:
                 vanish(socket)
         if not fields:
-            assert (await settled(tiny_server, response))["status"] == "cancelled"
+            assert (await settled(shared_server, response))["status"] == "cancelled"
         await say(watcher, previous_response_id=response)
         [*_, last] = await hear(watcher, *TERMINAL)
         if fields:
@@ -227,8 +227,8 @@ async def test_an_ended_response_counts_with_all_its_texts(
         assert responses.find_response(principal, ended[1].turn.id) is None
 
 
-async def test_a_flood_of_bad_frames_is_answered_one_by_one_and_costs_nothing(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_flood_of_bad_frames_is_answered_one_by_one_and_costs_nothing(shared_server: Gateway) -> None:
+    async with wire(shared_server) as socket:
 
         async def flood() -> None:
             for _ in range(2000):
