@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
-from tests.support.browsing import OpenPage, PlayedGateway, ask, begun, conversations, count_of, ended, messages, saying, short_answers
+from tests.support.browsing import (
+    OpenPage,
+    PlayedGateway,
+    ask,
+    begun,
+    conversations,
+    count_of,
+    ended,
+    messages,
+    saying,
+    short_answers,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 

@@ -61,6 +61,15 @@ async def ended(answer: Locator, state: str = "done") -> None:
     await expect(answer).to_have_attribute("data-state", state)
 
 
+async def expect_soon(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait for a condition that no element shows."""
+    for _ in range(ANSWER_MS // 100):
+        if holds():
+            return
+        await page.wait_for_timeout(100)
+    raise AssertionError("it did not come")
+
+
 async def count_of(answer: Locator, name: str) -> int:
     """One of the answer's token counts: `prompt`, `cached` or `output`."""
     return int(await answer.get_by_test_id("stats").get_attribute(f"data-{name}") or 0)
@@ -184,8 +193,8 @@ def short_answers(connection: WebSocketRoute) -> None:
 
     def send(frame: str | bytes) -> None:
         request = json.loads(frame)
-        if request["type"] == "response.create" and request.get("input") != LONG:
-            request.setdefault("max_output_tokens", SHORT)
+        if request["type"] == "response.create" and request.get("generate") is not False and request["input"] != LONG:
+            request["max_output_tokens"] = SHORT
         server.send(json.dumps(request))
 
     connection.on_message(send)
