@@ -31,7 +31,7 @@ NPM = "openai@6.49.0"
 
 
 def pytest_configure() -> None:
-    """Hear SIGINT, and let children hear it: a shell starts what runs in the background deaf to it."""
+    """Handle SIGINT here and in children: a shell starts background processes with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -49,7 +49,7 @@ def tier(item: pytest.Item) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def mypy(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
-    """The type checker, begun with the first test where its own is among them: it takes 20 s of one core."""
+    """The type checker, started before the first test if its result is tested: it takes 20 s of one core."""
     if not any(item.name == "test_mypy_finds_nothing" for item in request.session.items):
         yield None
         return

@@ -12,10 +12,10 @@ from tests.support.browsing import (
     OpenPage,
     PlayedGateway,
     ask,
-    begun,
     conversations,
     count_of,
     ended,
+    first_words_shown,
     messages,
     saying,
     short_answers,
@@ -66,7 +66,7 @@ async def test_a_conversation_survives_a_reload_and_uses_the_cache(
 async def test_an_answer_interrupted_by_a_reload_continues_after_it(open_page: OpenPage) -> None:
     page = await open_page()
     await ask(page, "Describe a samovar in two sentences.")
-    await begun(page)
+    await first_words_shown(page)
     await page.reload()
     await expect(messages(page, "assistant")).to_have_count(1)
     await ended(messages(page, "assistant"))

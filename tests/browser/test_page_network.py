@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from gateway.cli.launcher import free_port
-from tests.support.browsing import Wire, ask, begun, conversations, ended, expect_soon, messages
+from tests.support.browsing import Wire, ask, conversations, ended, expect_soon, first_words_shown, messages
 from tests.support.running import Gateway
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -53,14 +53,14 @@ async def test_a_conversation_survives_a_network_outage_and_a_killed_gateway(bro
             sent = listen(page)
             await page.goto(wire.url)
             first = await ask(page, questions[0])
-            await begun(page)
+            await first_words_shown(page)
             wire.cut()
             await ended(first)
             assert kinds(sent) == ["create", "resume"]
             kept = gateway.get(f"/v1/responses/{sent[1]['response_id']}").json()
             assert await words_of(page) == kept["output"][0]["content"][0]["text"]
             second = await ask(page, questions[1])
-            await begun(page)
+            await first_words_shown(page)
             gateway.stop(signal.SIGKILL)
             await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "lost", timeout=10_000)
             gateway.start()
@@ -83,7 +83,7 @@ async def test_an_answer_completed_while_disconnected_is_shown_after_reconnectin
             sent = listen(page)
             await page.goto(wire.url)
             answer = await ask(page, "Tell me a long story about a samovar.")
-            await begun(page)
+            await first_words_shown(page)
             await page.context.set_offline(offline=True)
             wire.cut()
             await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "lost")

@@ -75,12 +75,12 @@ def test_what_is_said_not_to_be_defended_is_not() -> None:
 
 def test_systemd_states_the_exposure_that_the_page_states() -> None:
     [[version, stated]] = re.findall(r"`systemd-analyze security` of systemd (\d+) says ([\d.]+)\.", DOCUMENT)
-    told = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
+    installed = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
     unit = ROOT / "deploy" / "systemd" / "samovar.service"
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     [exposure] = re.findall(r"Overall exposure level for \S+: ([\d.]+)", found)
-    assert exposure == stated or told.split()[1] != version, "every version weighs other things"
+    assert exposure == stated or installed.split()[1] != version, "every version weighs other things"
 
 
 @pytest.mark.slow

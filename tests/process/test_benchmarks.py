@@ -33,7 +33,7 @@ def a_run(**changes: Any) -> Run:
 
 
 def a_pair(ours: Run, theirs: Run, *, revision: str = "abc") -> Pair:
-    """Two runs beside each other."""
+    """A pair of runs at the same time."""
     facts = {"date": "2026-11-25", "machine": "2 x CPU", "engine": "0", "revision": revision}
     return Pair(model="m", load="chat", streams=2, ours=ours, theirs=theirs, **facts)
 

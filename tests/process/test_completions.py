@@ -21,7 +21,7 @@ from gateway.protocol.completions import Completion
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage
 from gateway.protocol.tools import form
-from tests.process.test_tools import CALL, TIME, WEATHER, told
+from tests.process.test_tools import CALL, TIME, WEATHER, emitted
 from tests.support.events import plain
 from tests.support.running import Gateway
 
@@ -120,7 +120,7 @@ def completion() -> Completion:
 
 @pytest.mark.parametrize("text", ["Hello.", f"I look.\n{CALL}", CALL, ""])
 def test_chunks_and_whole_completions_have_the_same_content(text: str) -> None:
-    events, streamed = told(text, 3, tools=[WEATHER]), completion()
+    events, streamed = emitted(text, 3, tools=[WEATHER]), completion()
     chunks = [ChatCompletionChunk.model_validate(chunk) for event in events for chunk in streamed.feed(event)]
     whole = ChatCompletion.model_validate(completion().whole(plain(events[-1])["response"]))
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]

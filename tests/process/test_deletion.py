@@ -81,7 +81,7 @@ async def test_a_redis_that_restarts_empty_brings_no_deleted_record_back(tmp_pat
             await one.put("alice", "resp_1", SAID, Progress.ENDED)
             await one.put("alice", "resp_2", SAID, Progress.ENDED)
             assert await two.delete("alice", "resp_1")
-            server.stop()  # perhaps before `one` has heard of it
+            server.stop()  # perhaps before the deletion has reached `one`
             server.start()
             await until_gone(one, "resp_1")
             await until(lambda: tombstones(tmp_path / "a") == tombstones(tmp_path / "b") == ["resp_1"])

@@ -174,7 +174,7 @@ def test_what_is_kept_of_a_cut_answer_must_be_its_beginning(ledger: Ledger) -> N
 
 
 def test_a_cut_answer_without_what_was_heard_long_before_is_a_lost_turn(ledger: Ledger) -> None:
-    ledger.not_kept(due="")  # it had just begun
+    ledger.not_kept(due="")  # it had just started
     ledger.cut_off(KNOWN, "1 2", response("1 "), due="1 ")
     assert (ledger.row.cut, ledger.row.unkept, ledger.row.due, ledger.row.turns_lost) == (1, 1, 1, 0)
     ledger.not_kept(due="1")
@@ -197,12 +197,12 @@ def test_due_is_what_was_heard_some_seconds_before_the_gateway_ended(monkeypatch
     answer, clock = _Answer(KNOWN), Clock(100.0)
     monkeypatch.setattr("benchmarks.faults.talker.time.monotonic", clock)
 
-    def hear(number: int, text: str) -> None:
+    def add(number: int, text: str) -> None:
         answer.receive({"type": "response.output_text.delta", "sequence_number": number, "delta": text})
 
-    hear(1, "1")
+    add(1, "1")
     clock.now += 1
-    hear(2, " 2")
+    add(2, " 2")
     clock.now += KEPT_SECONDS - 0.5
     answer.lose(clock.now)
     assert (answer.text, answer.due) == ("1 2", "1")

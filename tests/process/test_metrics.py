@@ -1,4 +1,4 @@
-"""What Prometheus is told: all that docs/api.md promises, in a form that promtool finds well, and true."""
+"""Metrics: all that docs/api.md promises, in a format that promtool accepts, with correct values."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from gateway.transport.sockets import CONTROLS, FRAGMENTS
-from tests.process.test_losses import TERMINAL, hear, say, wire
+from tests.process.test_losses import TERMINAL, receive, say, wire
 from tests.support.running import Gateway
 
 UPGRADE = (
@@ -105,7 +105,7 @@ async def test_a_ping_now_and_then_is_answered_however_many_messages_came(tmp_pa
         async with wire(gateway) as client:
             for _ in range(4):
                 await client.send("{")
-                await hear(client, "error")
+                await receive(client, "error")
             for _ in range(CONTROLS - 1):
                 await (await client.ping())
             with pytest.raises(ConnectionClosed) as closed:
@@ -134,13 +134,13 @@ async def test_long_messages_that_do_not_end_are_bounded_for_all_connections_tog
         assert tiny_server.process.memory_info().rss - before < 128 << 20
         async with wire(tiny_server) as client:
             await say(client, max_output_tokens=2)
-            assert (await hear(client, *TERMINAL))[-1]["type"] == "response.incomplete"
+            assert (await receive(client, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
 async def busy(client: ClientConnection) -> str:
     """Have lane `a` answer for a while; gives the response's id."""
     await say(client, max_output_tokens=450, stream_id="a")
-    return str((await hear(client, "response.in_progress"))[0]["response"]["id"])
+    return str((await receive(client, "response.in_progress"))[0]["response"]["id"])
 
 
 JUNK = '"tools":[{"type":"function","name":"f","parameters":{"x":[' + "{}," * 300_000 + "{}]}}]"
@@ -155,16 +155,16 @@ async def test_requests_that_wait_for_their_lane_are_bounded_in_bytes_and_kept_a
         for _ in range(8):
             await client.send('{"type":"response.create","stream_id":"a","input":"x",' + JUNK + "}")
         for _ in range(4):  # four of 0.9 MiB may wait
-            [*_, error] = await hear(client, "error")
+            [*_, error] = await receive(client, "error")
             assert (error["error"]["code"], error["stream_id"]) == ("queue_full", "a")
         assert shared_server.process.memory_info().rss - before < 32 << 20
         await client.send(f'{{"type":"response.cancel","response_id":"{running}"}}')
-        await hear(client, "response.incomplete")
+        await receive(client, "response.incomplete")
         for _ in range(4):
-            [error] = await hear(client, *TERMINAL)
+            [error] = await receive(client, *TERMINAL)
             assert (error["error"]["param"], error["stream_id"]) == (None, "a")
         await say(client, max_output_tokens=2, stream_id="a")
-        assert (await hear(client, *TERMINAL))[-1]["type"] == "response.incomplete"
+        assert (await receive(client, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
 async def test_a_waiting_request_is_judged_when_its_turn_comes_and_what_is_no_json_at_once(
@@ -176,12 +176,12 @@ async def test_a_waiting_request_is_judged_when_its_turn_comes_and_what_is_no_js
             await client.send(wrong)
         codes = []
         for _ in range(3):
-            [*_, error] = await hear(client, "error")
+            [*_, error] = await receive(client, "error")
             codes.append(error["error"]["code"])
         assert codes == ["invalid_json", "invalid_request", "invalid_request"]
         await client.send(f'{{"type":"response.cancel","response_id":"{running}"}}')
-        await hear(client, "response.incomplete")
-        [error] = await hear(client, *TERMINAL)
+        await receive(client, "response.incomplete")
+        [error] = await receive(client, *TERMINAL)
         assert (error["error"]["param"], error["stream_id"]) == ("temperature", "a")
 
 
@@ -189,6 +189,6 @@ async def test_large_messages_of_many_lanes_are_all_answered(shared_server: Gate
     async with wire(shared_server, max_size=None) as client:
         for lane in range(10):
             await client.send(f'{{"type":"response.create","stream_id":"{lane}","input":"{"x" * 100_000}"}}')
-        errors = [(await hear(client, *TERMINAL))[-1] for _ in range(10)]
+        errors = [(await receive(client, *TERMINAL))[-1] for _ in range(10)]
         assert {error["error"]["code"] for error in errors} == {"context_length_exceeded"}
         assert sorted(error["stream_id"] for error in errors) == [f"{lane}" for lane in range(10)]

@@ -170,7 +170,7 @@ def test_a_form_lets_through_what_was_asked_for_and_nothing_else(model: Model) -
     assert wanted() == wanted(tools=[TIME], tool_choice="none") == OutputConstraint()
 
 
-def told(text: str, step: int, **fields: Any) -> list[Event]:
+def emitted(text: str, step: int, **fields: Any) -> list[Event]:
     request = create(**fields)
     events = ResponseEvents(
         request, response_id="resp_1", model="m", clock=lambda: 1.5, temperature=0.7, top_p=0.8, max_output_tokens=9
@@ -185,7 +185,7 @@ def told(text: str, step: int, **fields: Any) -> list[Event]:
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
-    sent = numbered(told(f"I look.\n{CALL}", step, tools=[WEATHER]))
+    sent = numbered(emitted(f"I look.\n{CALL}", step, tools=[WEATHER]))
     for event in sent:
         check_types(event)
     message, call = sent[-1]["response"]["output"]
@@ -200,9 +200,9 @@ def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
 
 
 def test_an_answer_without_tools_begins_before_its_first_token() -> None:
-    kinds = [event.type for event in told("", 1)]
+    kinds = [event.type for event in emitted("", 1)]
     assert kinds[2:4] == ["response.output_item.added", "response.content_part.added"]
-    assert [event.type for event in told("", 1, tools=[TIME])].count("response.output_item.done") == 1
+    assert [event.type for event in emitted("", 1, tools=[TIME])].count("response.output_item.done") == 1
 
 
 def test_calls_and_their_outputs_become_messages_of_the_template() -> None:
@@ -267,12 +267,12 @@ async def test_log_probabilities_come_with_the_text_and_add_up_to_it(shared_serv
             "x", include=["message.output_text.logprobs"], top_logprobs=2, max_output_tokens=9, temperature=0
         )
         plain = await conversation.ask("x", max_output_tokens=3)
-    told = [entry for event in events if event.type == "response.output_text.delta" for entry in event.logprobs]
-    assert len(told) == events[-1].response.usage.output_tokens
-    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 2 for entry in told)
-    assert all(entry.logprob == entry.top_logprobs[0].logprob for entry in told)
+    entries = [entry for event in events if event.type == "response.output_text.delta" for entry in event.logprobs]
+    assert len(entries) == events[-1].response.usage.output_tokens
+    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 2 for entry in entries)
+    assert all(entry.logprob == entry.top_logprobs[0].logprob for entry in entries)
     part = events[-1].response.output[0].content[0]
-    assert [entry.logprob for entry in part.logprobs] == [entry.logprob for entry in told]
+    assert [entry.logprob for entry in part.logprobs] == [entry.logprob for entry in entries]
     assert b"".join(bytes(entry.bytes) for entry in part.logprobs).decode(errors="replace") == part.text
     assert all(event.logprobs == [] for event in plain if event.type == "response.output_text.delta")
 

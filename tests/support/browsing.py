@@ -22,7 +22,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-ANSWER_MS = 120_000  # an answer of the embedded model beside others' work: threads that share a core crawl
+ANSWER_MS = 120_000  # an answer of the embedded model while others compute: threads that share a core crawl
 SOCKET = re.compile(r"/v1/responses$")
 LONG = "Write a very long story about a samovar, with many chapters and every detail."
 
@@ -49,7 +49,7 @@ async def ask(page: Page, words: str) -> Locator:
     return messages(page, "assistant").nth(before)
 
 
-async def begun(page: Page) -> None:
+async def first_words_shown(page: Page) -> None:
     """Waits for the first words of an answer that is still on its way."""
     arriving = page.locator('[data-state="streaming"] .message-text').filter(has_text=re.compile(r"\S"))
     await arriving.wait_for(timeout=ANSWER_MS)

@@ -311,10 +311,10 @@ def in_a_loop(body: Callable[..., Awaitable[None]], *arguments: object) -> None:
 def test_bounds_hold_positions_are_a_permutation_and_no_place_is_lost(
     story: list[Step], limit: int, concurrency: int
 ) -> None:
-    in_a_loop(tell, story, limit, concurrency or None)
+    in_a_loop(run_story, story, limit, concurrency or None)
 
 
-async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
+async def run_story(story: list[Step], limit: int, concurrency: int | None) -> None:
     """Run the steps of `story`, check the queue after each step, then let all requests finish."""
     rooms = Rooms(4, limit=limit)
     tickets: list[Waiting] = []

@@ -113,7 +113,7 @@ SCHEMAS: dict[str, Any] = {
         "minProperties": 1, "maxProperties": 3,
     },
     "values of a type": {"type": "integer", "enum": [1, "a", 2.5, True, 3]},
-    "a reference with words beside": {
+    "a reference with siblings": {
         "$defs": {"age": {"type": "integer", "minimum": 0}},
         "properties": {"age": {"$ref": "#/$defs/age", "maximum": 9, "description": "years"}}, "required": ["age"],
     },
