@@ -165,7 +165,7 @@ async def _output(command: list[str], environment: dict[str, str], text: str = "
     return found.decode()
 
 
-async def test_five_clients_talk_at_once_and_each_hears_and_finds_only_its_own(
+async def test_five_clients_at_once_receive_and_find_only_their_own_answers(
     office: Office, browser: Browser, npm_openai: Path
 ) -> None:
     talks = (by_page(office, browser), by_terminal(office), by_python(office), by_npm(office, npm_openai))

@@ -84,7 +84,7 @@ def test_systemd_states_the_exposure_that_the_page_states() -> None:
 
 
 @pytest.mark.slow
-async def test_a_gateway_and_its_engines_call_nobody(tmp_path: Path, tiny_model: Path) -> None:
+async def test_a_gateway_and_its_engines_open_no_outgoing_connection(tmp_path: Path, tiny_model: Path) -> None:
     """But their cache, from first to last, by what the kernel is asked: no call is too short, and DNS is one."""
     with RedisServer(tmp_path) as redis, watching(tmp_path) as (watched, called):
         gateway = Gateway(tmp_path / "state", model=tiny_model, context=512, cache=redis.url)

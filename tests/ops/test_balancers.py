@@ -57,7 +57,7 @@ def test_the_shipped_configurations_are_what_the_programs_themselves_accept(tmp_
 
 
 @BALANCERS
-def test_the_gateway_sees_a_clients_own_address_and_not_what_the_client_says_of_it(
+def test_the_gateway_sees_a_clients_address_and_ignores_its_forwarded_headers(
     tmp_path: Path, kind: type[Balancer]
 ) -> None:
     with witness() as address:

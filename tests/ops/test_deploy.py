@@ -116,7 +116,7 @@ def test_what_the_unit_and_the_gateway_promise_each_other_fits() -> None:
     assert said["OOMPolicy"] == ["continue"]  # one engine's end is not the gateway's
 
 
-def test_the_unit_is_begun_anew_however_often_it_ends() -> None:
+def test_the_unit_is_restarted_however_often_it_exits() -> None:
     said = properties(UNIT)
     assert said["StartLimitIntervalSec"] == ["0"]
     assert said["Restart"] == ["on-failure"]
@@ -126,7 +126,7 @@ def test_the_unit_is_begun_anew_however_often_it_ends() -> None:
 
 
 @pytest.mark.slow
-async def test_a_gateway_serves_under_all_that_the_unit_forbids_and_tells_its_manager_what_it_does(
+async def test_a_gateway_serves_under_the_units_restrictions_and_notifies_systemd(
     tmp_path: Path, tiny_model: Path, unit: Path, manager: Manager
 ) -> None:
     gateway = Gateway(tmp_path / "state", model=tiny_model, context=512)
@@ -168,7 +168,7 @@ async def test_a_watchdog_that_is_meant_for_another_process_gets_no_signs(manage
     assert manager.silence()
 
 
-async def test_without_a_manager_nothing_is_said_and_a_deaf_one_does_no_harm(tmp_path: Path) -> None:
+async def test_nothing_is_sent_without_systemd_and_an_unresponsive_one_does_no_harm(tmp_path: Path) -> None:
     for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "1000000"}):
         supervisor = Supervisor(environment)
         supervisor.ready("well")

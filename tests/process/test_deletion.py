@@ -89,7 +89,7 @@ async def test_a_redis_that_restarts_empty_brings_no_deleted_record_back(tmp_pat
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_only_heard_of_a_deletion_publishes_it_again(tmp_path: Path) -> None:
+async def test_a_gateway_that_only_received_a_deletion_publishes_it_again(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with archive(tmp_path / "late", server) as late:
             await late.put("alice", "resp_1", SAID, Progress.ENDED)
@@ -104,7 +104,7 @@ async def test_a_gateway_that_only_heard_of_a_deletion_publishes_it_again(tmp_pa
 
 
 @pytest.mark.slow
-async def test_a_gateway_deletes_its_own_copy_of_what_nobody_reads_there(tmp_path: Path) -> None:
+async def test_a_gateway_deletes_its_copy_of_a_record_without_reading_it(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with archive(tmp_path / "a", server) as one, archive(tmp_path / "b", server) as two:
             await one.put("alice", "resp_1", SAID, Progress.ENDED)

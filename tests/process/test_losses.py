@@ -74,7 +74,7 @@ async def settled(server: Gateway, response: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
-async def test_who_was_cut_off_takes_its_answer_up_where_it_lost_it(shared_server: Gateway) -> None:
+async def test_a_disconnected_client_resumes_its_answer_where_it_lost_it(shared_server: Gateway) -> None:
     async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=400, stream_id="a")
         before = await receive(socket, "response.output_text.delta")
@@ -94,7 +94,9 @@ async def test_who_was_cut_off_takes_its_answer_up_where_it_lost_it(shared_serve
         assert text(await receive(socket, *TERMINAL)) == "AA"
 
 
-async def test_the_end_of_an_answer_that_nobody_heard_is_told_a_day_later(tmp_path: Path, tiny_model: Path) -> None:
+async def test_the_end_of_an_answer_is_sent_to_a_client_that_resumes_after_the_grace_period(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, resume_grace=0.2) as server:
         async with wire(server) as socket:
             await say(socket, max_output_tokens=5)
@@ -113,7 +115,9 @@ async def test_the_end_of_an_answer_that_nobody_heard_is_told_a_day_later(tmp_pa
             assert (error["error"]["param"], error["response_id"], error["stream_id"]) == ("response_id", "resp_0", "a")
 
 
-async def test_nobody_came_back_in_time_so_it_ends_and_keeps_what_was_said(tmp_path: Path, tiny_model: Path) -> None:
+async def test_a_response_that_no_client_resumes_in_time_is_cancelled_and_stored(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, resume_grace=0.1) as server:
         async with wire(server) as socket:
             await say(socket, max_output_tokens=450)
@@ -146,7 +150,7 @@ async def test_a_close_frame_ends_what_its_connection_asked_for(shared_server: G
 
 
 @pytest.mark.slow
-async def test_a_client_that_does_not_read_costs_little_slows_nobody_and_gets_all_in_the_end(
+async def test_a_client_that_does_not_read_costs_little_memory_slows_no_other_and_receives_everything_later(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512) as server:
@@ -175,7 +179,7 @@ def end_slow(running: Running, _: Reader) -> None:
     running.on_lag()
 
 
-async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody_else_reads(
+async def test_a_response_whose_reader_is_too_slow_is_cancelled_unless_another_client_reads_it(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))

@@ -76,7 +76,7 @@ quickly = settings(max_examples=25, deadline=None, database=None, suppress_healt
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_answers_are_as_the_document_says(gateway: Gateway, path: str, method: str) -> None:
+def test_responses_match_the_document(gateway: Gateway, path: str, method: str) -> None:
     @quickly
     @given(cases(gateway, path, method, GenerationMode.POSITIVE))
     def holds(case: Any) -> None:

@@ -39,7 +39,7 @@ def seen_by_app(client: str, headers: dict[str, str], trusted: list[str]) -> lis
 FORWARDED = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https", "x-forwarded-host": "chat.example"}
 
 
-def test_a_trusted_proxy_says_who_the_client_is() -> None:
+def test_the_client_address_is_taken_from_a_trusted_proxy() -> None:
     assert seen_by_app("10.1.2.3", FORWARDED, ["10.0.0.0/8"]) == ["203.0.113.9", "https", "chat.example"]
 
 
@@ -60,7 +60,7 @@ def test_an_ipv4_mapped_peer_is_the_same_as_its_ipv4_address() -> None:
         assert seen_by_app(peer, FORWARDED, ["10.2.0.0/16", "::/8"])[0] == "10.1.2.3"
 
 
-def test_ipv4_mapped_addresses_of_clients_and_of_proxies_between_are_told_as_ipv4() -> None:
+def test_ipv4_mapped_addresses_of_clients_and_proxies_are_reported_as_ipv4() -> None:
     headers = {**FORWARDED, "x-forwarded-for": "::ffff:203.0.113.9, ::ffff:10.9.9.9"}
     assert seen_by_app("::ffff:10.1.2.3", headers, ["10.0.0.0/8"])[0] == "203.0.113.9"
     assert seen_by_app("2001:db8::1", FORWARDED, ["10.0.0.0/8"])[0] == "2001:db8::1"

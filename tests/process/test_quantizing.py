@@ -193,7 +193,7 @@ def test_a_model_of_the_catalogue_becomes_one_of_the_library_and_is_served_by_na
 
 
 @pytest.mark.usefixtures("killed_stopwatch")
-def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
+def test_a_process_that_is_killed_while_it_measures_is_reported_in_one_line(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = tmp_path / "small.gguf"

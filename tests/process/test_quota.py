@@ -97,7 +97,7 @@ async def test_a_file_beyond_its_quota_at_the_start_is_cut_and_shrunk(tmp_path: 
     assert (tmp_path / "conversations.db").stat().st_size < before / 2
 
 
-def test_what_d346b13_stored_is_counted_and_can_be_given_back(tmp_path: Path) -> None:
+def test_what_d346b13_stored_is_counted_and_can_be_evicted(tmp_path: Path) -> None:
     unpack(tmp_path / "state")
     keys = KeyRing.load(tmp_path / "state" / "cache.key")
     Archive(tmp_path / "state" / "conversations.db", keys, ttl=None).close()

@@ -217,7 +217,7 @@ async def test_a_gateway_that_stops_ends_its_answers_while_newcomers_are_led_to_
 
 @pytest.mark.slow
 @BALANCERS
-async def test_who_was_cut_off_takes_its_answer_up_through_the_balancer_at_the_gateway_where_it_runs(
+async def test_a_disconnected_client_resumes_its_answer_through_the_balancer_at_the_gateway_where_it_runs(
     tmp_path: Path, lasting_house: House, kind: type[Balancer]
 ) -> None:
     house = lasting_house

@@ -71,7 +71,7 @@ async def taken(writer: asyncio.StreamWriter, data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("opcode", [PING, PONG])
-async def test_a_flood_of_control_frames_that_reads_nothing_is_hung_up_on(
+async def test_a_client_that_floods_control_frames_and_reads_nothing_is_disconnected(
     tmp_path: Path, tiny_model: Path, opcode: int
 ) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, messages_per_minute=100) as gateway:
@@ -115,7 +115,7 @@ async def test_a_ping_now_and_then_is_answered_however_many_messages_came(tmp_pa
             assert closed.value.rcvd.code == 1008
 
 
-async def test_a_message_in_endless_empty_fragments_is_hung_up_on(shared_server: Gateway) -> None:
+async def test_a_client_that_sends_endless_empty_fragments_is_disconnected(shared_server: Gateway) -> None:
     async with opened(shared_server) as (reader, writer):
         writer.write(frame(TEXT, b"{"))
         await flood(writer, frame(CONTINUATION) * (FRAGMENTS - 2), 1)

@@ -184,7 +184,7 @@ def emitted(text: str, step: int, **fields: Any) -> list[Event]:
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
-def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
+def test_a_call_is_sent_in_the_events_that_clients_know(step: int) -> None:
     sent = numbered(emitted(f"I look.\n{CALL}", step, tools=[WEATHER]))
     for event in sent:
         check_types(event)

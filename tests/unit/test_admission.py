@@ -268,7 +268,7 @@ async def test_the_estimate_follows_the_interval_between_placements() -> None:
     assert rooms.admission.estimate(waiting[4]) == 0
 
 
-async def test_a_key_without_tokens_left_is_told_when_to_retry() -> None:
+async def test_a_key_without_tokens_left_is_rejected_with_a_retry_time() -> None:
     rooms = Rooms(3)
     rooms.finish(rooms.enter("anna", Work(10, 20), tokens_per_minute=60), Work(10, 80))
     with pytest.raises(RateLimitExceededError) as refused:

@@ -81,7 +81,9 @@ async def test_instructions_alone_can_be_encoded_ahead_but_nothing_cannot(conver
         await conversations.context(request(generate=False), None, now=5, user="u")
 
 
-async def test_other_instructions_or_another_vocabulary_render_all_anew(conversations: PromptBuilder) -> None:
+async def test_other_instructions_or_another_vocabulary_render_the_whole_prompt_again(
+    conversations: PromptBuilder,
+) -> None:
     first = await conversations.context(request(input="hello"), None, now=5, user="u")
     changed = await conversations.context(
         request(input="more", instructions="!"), (turn(first), [1, 2]), now=9, user="u"

@@ -19,7 +19,7 @@ def penalties(clock: Clock) -> Penalties:
     return Penalties(clock)
 
 
-def test_a_user_whose_requests_failed_twice_is_blocked_for_ten_minutes_and_told_for_how_long(
+def test_a_user_whose_requests_failed_twice_is_blocked_for_ten_minutes_with_a_retry_time(
     penalties: Penalties, clock: Clock
 ) -> None:
     penalties.blame("bad", 2.0)

@@ -222,7 +222,7 @@ def test_the_schemas_of_all_tools_share_one_budget() -> None:
         form(tools, "auto", TextFormat(), ErrorPaths())
 
 
-def test_what_stands_beside_a_reference_counts_in_every_place() -> None:
+def test_siblings_of_a_reference_apply_in_every_place() -> None:
     defs = {"a": {"type": "integer", "minimum": 0}}
     within = {"$ref": "#/$defs/a", "maximum": 5}
     parts = compiled({"$defs": defs, "allOf": [within]})
