@@ -178,32 +178,32 @@ def rows_in(file: Path) -> int:
 
 
 @pytest.mark.slow
-async def test_blocks_in_a_locked_file_are_deleted_when_it_is_unlocked(tiny_server: Gateway) -> None:
-    response, file = ask(tiny_server), tiny_server.state / "blocks.db"
+async def test_blocks_in_a_locked_file_are_deleted_when_it_is_unlocked(shared_server: Gateway) -> None:
+    response, file = ask(shared_server), shared_server.state / "blocks.db"
     await until(lambda: rows_in(file) > 1)
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        assert tiny_server.delete(f"/v1/responses/{response}").json()["deleted"] is True
+        assert shared_server.delete(f"/v1/responses/{response}").json()["deleted"] is True
         assert rows_in(file) > 1
         connection.execute("ROLLBACK")
     await until(lambda: rows_in(file) == 0)
 
 
 @pytest.mark.slow
-async def test_a_deletion_while_the_engine_still_stores_the_answer_leaves_no_block(tiny_server: Gateway) -> None:
-    file = tiny_server.state / "blocks.db"
-    ask(tiny_server)
+async def test_a_deletion_while_the_engine_still_stores_the_answer_leaves_no_block(shared_server: Gateway) -> None:
+    file = shared_server.state / "blocks.db"
+    ask(shared_server)
     for n in range(6):
         await until(lambda: rows_in(file) > 0)
         with closing(sqlite3.connect(file, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")  # engine and gateway wait side by side
             body = {"input": f"{n} {LONG * 2}", **ANSWER}
-            response = tiny_server.post("/v1/responses", body).raise_for_status().json()["id"]
-            deleting = asyncio.create_task(asyncio.to_thread(tiny_server.delete, f"/v1/responses/{response}"))
+            response = shared_server.post("/v1/responses", body).raise_for_status().json()["id"]
+            deleting = asyncio.create_task(asyncio.to_thread(shared_server.delete, f"/v1/responses/{response}"))
             await asyncio.sleep(0.2)
             connection.execute("ROLLBACK")
         assert (await deleting).json()["deleted"] is True
-    tiny_server.delete(f"/v1/responses/{ask(tiny_server)}")
+    shared_server.delete(f"/v1/responses/{ask(shared_server)}")
     await until(lambda: rows_in(file) == 0)
 
 
