@@ -7,10 +7,11 @@ from itertools import count
 import numpy as np
 import pytest
 
-from engine import EngineProcess, Finished, Generate, Grammar, Model, Sampling, Tokens
+from engine import Finished, Generate, Grammar, Model, Sampling, Tokens
 from engine.constraint import SLICE, Grammars
 from engine.errors import GrammarError
 from engine.llama import GrammarState
+from engine.process import EngineProcess
 from engine.sampler import Sampler
 from gateway.models.catalogue import EMBEDDED, find
 

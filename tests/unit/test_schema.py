@@ -19,9 +19,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from engine import EngineProcess, Finished, Generate, Model, Sampling, Started, Tokens, WorkerConfig
+from engine import Finished, Generate, Model, Sampling, Started, Tokens, WorkerConfig
 from engine import Grammar as EngineGrammar
 from engine.constraint import Grammars
+from engine.process import EngineProcess
 from engine.sampler import Sampler
 from gateway.errors import ApiError
 from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart
