@@ -18,7 +18,7 @@ from gateway.config.settings import load
 from gateway.responses import runner
 from gateway.scheduling.dispatcher import Dispatcher
 from gateway.transport import sse
-from tests.process.test_losses import ENDLESS, TERMINAL, hear, say
+from tests.process.test_losses import ENDLESS, TERMINAL, receive, say
 from tests.support.serving import serving
 
 
@@ -50,10 +50,10 @@ async def test_a_waiting_request_repeats_its_position_over_the_websocket(full: t
     url, make_room = full
     async with connect(url.replace("http", "ws") + "/v1/responses") as socket:
         await say(socket, max_output_tokens=1)
-        queued = [(await hear(socket, "response.queued", *TERMINAL))[-1] for _ in range(3)]
+        queued = [(await receive(socket, "response.queued", *TERMINAL))[-1] for _ in range(3)]
         assert [event.get("queue_position") for event in queued] == [1, 1, 1]
         make_room()
-        assert (await hear(socket, *TERMINAL))[-1]["type"] == "response.incomplete"
+        assert (await receive(socket, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
 @pytest.mark.parametrize(
