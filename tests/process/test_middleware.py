@@ -6,7 +6,7 @@ import asyncio
 import base64
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,15 @@ def keys(state: Path, *arguments: str) -> str:
     """Run `samovar keys` in a separate process, and return its output."""
     command = [*SAMOVAR, "keys", *arguments, f"--state-dir={state}"]
     return subprocess.check_output(command, text=True, env=CHILD_ENVIRONMENT, stderr=subprocess.DEVNULL).strip()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(20):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.05)
 
 
 def socket_url(gateway: Gateway) -> str:
@@ -103,6 +112,20 @@ async def test_revoking_a_key_ends_its_connections_and_responses(closed: tuple[G
         assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (1008, "invalid_api_key")
         assert (await bystander.ask("x", max_output_tokens=2, **ENDLESS))[-1].type == "response.incomplete"
     assert gateway.get("/v1/models", **bearer(key)).status_code == 401
+
+
+async def test_revoking_a_key_ends_its_responses_in_the_background(closed: tuple[Gateway, str]) -> None:
+    gateway, key = closed
+    keys(gateway.state, "add", "bert")
+    gateway.post("/v1/responses", {"input": "x", "max_output_tokens": 1}, **bearer(key))  # loads an engine
+    [engine] = gateway.engines()
+    engine.suspend()  # or the response would be complete before the key is revoked
+    started = gateway.post("/v1/responses", {"input": "x", "background": True, **ENDLESS}, **bearer(key))
+    assert started.status_code == 200
+    keys(gateway.state, "revoke", "anna")
+    await eventually(lambda: gateway.get("/v1/models", **bearer(key)).status_code == 401)
+    engine.resume()
+    await eventually(lambda: gateway.metric("samovar_requests_total", route="responses", status="cancelled") == 1)
 
 
 async def test_the_first_key_ends_connections_without_one(tiny_server: Gateway) -> None:

@@ -72,7 +72,7 @@ async def test_a_lane_continues_a_response_of_another_lane(shared_server: Gatewa
         ({"temperature": 9}, "temperature"),
         ({"previous_response_id": "resp_0"}, "previous_response_id"),
         ({"conversation": "conv_1"}, "conversation"),
-        ({"background": True}, "background"),
+        ({"background": True, "store": False}, "store"),
     ],
 )
 async def test_an_error_names_the_lane_of_its_request(
