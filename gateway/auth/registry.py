@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -58,6 +58,8 @@ class UserRegistry:
         """Number of active connections by user."""
         self.by_address: Counter[str] = Counter()
         """Number of active connections by client address."""
+        self.on_check: Callable[[Container[str]], None] = lambda _: None
+        """Called with the valid tenants after each check of the keys."""
 
     @property
     def unusable(self) -> str:
@@ -156,6 +158,7 @@ class UserRegistry:
                 task = asyncio.ensure_future(connection.leave())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
+            self.on_check(valid)
 
     async def flush(self) -> None:
         """Store the usage counters. Raises StoreError; the counters are then stored by the next call."""

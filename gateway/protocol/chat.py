@@ -216,6 +216,7 @@ _NEUTRAL: Final[Neutral] = {
 }
 _DEMANDS: Final[Demands] = {
     **DEMANDS,
+    "background": "use `/v1/responses`",
     "input": "use `messages`",
     "instructions": "use a message of the role `system`",
     "previous_response_id": "send the whole conversation, or use `/v1/responses`",

@@ -41,7 +41,7 @@ DEMANDS: Final[Demands] = {
          "structured_outputs"),
         "a JSON schema can be given as the format of the answer",
     ),
-    **dict.fromkeys(("echo", "suffix", "best_of", "use_beam_search", "background", "prompt"), ""),
+    **dict.fromkeys(("echo", "suffix", "best_of", "use_beam_search", "prompt"), ""),
 }  # fmt: skip
 """Fields of both APIs that would change the answer."""
 

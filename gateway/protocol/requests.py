@@ -156,6 +156,8 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     generate: bool | None = None
+    background: bool | None = None
+    """Whether the response runs on without a connection."""
     prompt_cache_options: PromptCacheOptions | None = None
     stream_id: StreamId | None = None
     tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
@@ -250,7 +252,6 @@ ClientMessage = ResponseCreate | ResponseCancel | ResponseResume
 
 _NEUTRAL: Final[Neutral] = {
     "stream": [True, False],  # the Python client sends it over a socket too
-    "background": [False],
     "parallel_tool_calls": [True, False],
     "service_tier": ["auto", "default"],
     "stream_options": [{}, {"include_obfuscation": False}],
@@ -389,6 +390,8 @@ def _check(request: ResponseCreate) -> None:
     check_schemas(request)
     if request.top_logprobs and request.logprobs is None:
         raise InvalidRequestError(f"top_logprobs: it requires `{LOGPROBS}` in `include`", param="top_logprobs")
+    if request.background and request.is_ephemeral:
+        raise InvalidRequestError("store: a response in the background must be stored; leave it out", param="store")
     if not all(request.stops):
         raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
     if not request.items and not request.encodes_only and request.previous_response_id is None:

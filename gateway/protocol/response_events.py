@@ -82,6 +82,7 @@ class ResponseEvents:
             "temperature": temperature,
             "top_p": top_p,
             **LATER_FIELDS,
+            "background": bool(request.background),
             "presence_penalty": request.presence_penalty or 0.0,
             "frequency_penalty": request.frequency_penalty or 0.0,
             "top_logprobs": request.top_logprobs or 0,
@@ -101,7 +102,8 @@ class ResponseEvents:
 
     def created(self) -> Created:
         """Return the event that announces the response's id: the request is accepted."""
-        return Created(response=self._with_status("in_progress"), ignored=self._ignored)
+        status = "queued" if self._response["background"] else "in_progress"
+        return Created(response=self._with_status(status), ignored=self._ignored)
 
     def queued(self, position: int, seconds: float) -> Queued:
         """Return the event for a waiting request; `position` 1 is next, after an estimated `seconds`."""

@@ -55,7 +55,12 @@ class TextRequest(ResponseCreate, frozen=True, kw_only=True, tag="text_completio
 
 
 _NEUTRAL: Final[Neutral] = {"n": [1], "best_of": [1]}
-_DEMANDS: Final[Demands] = {**DEMANDS, "messages": "use `/v1/chat/completions`", "tools": "use `/v1/chat/completions`"}
+_DEMANDS: Final[Demands] = {
+    **DEMANDS,
+    "background": "use `/v1/responses`",
+    "messages": "use `/v1/chat/completions`",
+    "tools": "use `/v1/chat/completions`",
+}
 
 
 def read_text(raw: dict[str, Any], *, strict_fields: bool = False) -> tuple[TextRequest, TextCreate]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from typing import Any, Final
 
@@ -51,6 +51,7 @@ class Responses:
         self._ended: OrderedDict[str, Running] = OrderedDict()
         self._ended_bytes = 0
         services.sessions.on_deletion(self._deleted_elsewhere)
+        services.registry.on_check = self._end_invalid
 
     async def start_response(self, request: ResponseCreate, *, principal: Principal, unstored: Unstored) -> Running:
         """Start a response, which the caller then holds. Raises ApiError."""
@@ -59,7 +60,24 @@ class Responses:
         self.check_ended(request, principal)
         running = await Running.begin(self.services, request, principal=principal, unstored=unstored, grace=self._grace)
         self._register(running)
+        if request.background:
+            await self._store(running)
         return running
+
+    @staticmethod
+    async def _store(running: Running) -> None:
+        """Store a response in the background before its id is returned. Raises StoreUnavailableError."""
+        try:
+            await running.store()
+        except BaseException:
+            running.end()
+            raise
+
+    def _end_invalid(self, valid: Container[str]) -> None:
+        """End the responses in the background of tenants that are not `valid`; others end with their connections."""
+        for running in self._running.values():
+            if running.request.background and running.principal.tenant not in valid:
+                running.end()
 
     def check_ended(self, request: ResponseCreate, principal: Principal) -> None:
         """Raise InvalidRequestError if a response that the request continues or refers to is still running."""

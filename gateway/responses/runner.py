@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from msgspec.structs import replace
 
+from cache import StoreError
 from engine import EngineError
 from gateway.auth.principal import Principal
 from gateway.conversations.prompt_builder import Context
@@ -44,7 +45,8 @@ TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events were wa
 class Running:
     """One response and its events, exactly one of which is terminal.
 
-    It runs while a client holds it, and after a lost connection for a grace period.
+    It runs while a client holds it, and after a lost connection for a grace period. In the background it runs to its
+    end.
     """
 
     def __init__(
@@ -83,7 +85,8 @@ class Running:
         self.retained = 0
         """Bytes that the response takes after its end, counted by `Responses`."""
         self._grace = grace
-        self._holders = 1
+        self._holders = 2 if request.background else 1
+        """The clients that read the events, and the gateway if the response runs in the background."""
         self._timer: asyncio.TimerHandle | None = None
         services.activity.turn(request.previous_response_id, self.id)
         self._publish(self._events.created())
@@ -129,6 +132,13 @@ class Running:
     def ended(self) -> bool:
         """Whether the terminal event has been emitted."""
         return self.log.terminal is not None
+
+    async def store(self) -> None:
+        """Store the response as it stands, so that it is found after a crash. Raises StoreUnavailableError."""
+        try:
+            await self._services.sessions.begin(self.principal.tenant, self.record, None)
+        except StoreError as error:
+            raise StoreUnavailableError(f"the response cannot be stored: {error}") from error
 
     def resume(self, after: int, *, stream_id: str | None = None) -> Reader:
         """Hold the response, and return a reader of the events after number `after`. Raises InvalidRequestError."""

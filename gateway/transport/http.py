@@ -109,13 +109,13 @@ class HttpResponses:
         ]
 
     async def create(self, request: Request) -> Response:
-        """Generate a response; closing the request cancels it."""
+        """Generate a response; closing the request cancels it, unless it runs in the background."""
         create, stream = await self._read(request)
         running, close = await start_response(self._responses, create, request)
         if stream:
             return with_ignored(EventStream(request, frames(running, Reader(running.log)), close), create)
         try:
-            ended = await wait_for_end(request, running)
+            ended = running.response if create.background else await wait_for_end(request, running)
             return with_ignored(ended if isinstance(ended, Response) else JSONResponse(ended), create)
         finally:
             close()

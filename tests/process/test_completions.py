@@ -21,7 +21,7 @@ from gateway.protocol.completions import Completion
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage
 from gateway.protocol.tools import form
-from tests.process.test_tools import CALL, TIME, WEATHER, told
+from tests.process.test_tools import CALL, TIME, WEATHER, emitted
 from tests.support.events import plain
 from tests.support.running import Gateway
 
@@ -120,7 +120,7 @@ def completion() -> Completion:
 
 @pytest.mark.parametrize("text", ["Hello.", f"I look.\n{CALL}", CALL, ""])
 def test_chunks_and_whole_completions_have_the_same_content(text: str) -> None:
-    events, streamed = told(text, 3, tools=[WEATHER]), completion()
+    events, streamed = emitted(text, 3, tools=[WEATHER]), completion()
     chunks = [ChatCompletionChunk.model_validate(chunk) for event in events for chunk in streamed.feed(event)]
     whole = ChatCompletion.model_validate(completion().whole(plain(events[-1])["response"]))
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
@@ -193,8 +193,8 @@ def test_a_schema_error_names_the_field_of_chat_completions() -> None:
         assert caught.value.param == param
 
 
-async def test_a_stateless_client_gets_every_known_token_from_the_cache(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_a_stateless_client_gets_every_known_token_from_the_cache(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         said: list[Any] = [{"role": "system", "content": "s"}]
         seen = 0
         for turn in range(4):
@@ -205,12 +205,12 @@ async def test_a_stateless_client_gets_every_known_token_from_the_cache(tiny_ser
             assert (answer.usage.prompt_tokens_details.cached_tokens or 0) >= seen - 1
             seen = answer.usage.total_tokens
             said.append({"role": "assistant", "content": answer.choices[0].message.content})
-    with closing(sqlite3.connect(tiny_server.state / "conversations.db")) as database:
+    with closing(sqlite3.connect(shared_server.state / "conversations.db")) as database:
         assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
 
 
-async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_a_stream_ends_with_its_reason_its_usage_and_done(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         stream = await openai.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": "x"}], max_tokens=12, stream=True, logprobs=True,
             top_logprobs=1, stream_options={"include_usage": True}, temperature=0,
@@ -230,15 +230,15 @@ async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gat
     assert len(whole.choices[0].logprobs.content or []) == 12
 
 
-def test_a_stream_has_the_format_that_clients_parse(tiny_server: Gateway) -> None:
+def test_a_stream_has_the_format_that_clients_parse(shared_server: Gateway) -> None:
     body = {"messages": [USER], "stream": True, "max_tokens": 2}
-    raw = httpx.post(f"{tiny_server.url}/v1/chat/completions", json=body, timeout=30)
+    raw = httpx.post(f"{shared_server.url}/v1/chat/completions", json=body, timeout=30)
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert raw.text.endswith("\n\ndata: [DONE]\n\n")
 
 
-async def test_errors_raise_the_clients_own_exceptions(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_errors_raise_the_clients_own_exceptions(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         with pytest.raises(BadRequestError) as caught:
             await openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=2)
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "n")

@@ -72,6 +72,13 @@ def test_unsupported_fields_with_neutral_values_are_accepted() -> None:
     create(input="x", stream=True, tools=[], tool_choice="auto", user=None, background=False)
 
 
+def test_a_response_in_the_background_is_queued_first_and_says_so() -> None:
+    for background, status in ((True, "queued"), (False, "in_progress")):
+        [created] = numbered([events(background=background).created()])
+        assert (created["response"]["status"], created["response"]["background"]) == (status, background)
+        check_types(created)
+
+
 def test_a_cancel_names_its_response() -> None:
     assert parse('{"type":"response.cancel","response_id":"resp_1"}') == ResponseCancel("resp_1")
 
@@ -94,7 +101,7 @@ def test_a_cancel_names_its_response() -> None:
         ({"truncation": "some"}, "invalid_request", "truncation"),
         ({"conversation": "c"}, "unsupported_parameter", "conversation"),
         ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "unsupported_parameter", "tools"),
-        ({"background": True}, "unsupported_parameter", "background"),
+        ({"background": True, "store": False}, "invalid_request", "store"),
         ({"modalities": ["text", "audio"]}, "unsupported_parameter", "modalities"),
     ],
 )

@@ -152,7 +152,6 @@ def test_the_list_of_ignored_fields_is_short_ascii_text_whatever_a_client_sends(
         ({"n": 9}, "n"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "a"}}, "audio"),
-        ({"background": True}, "background"),
         ({"grammar": 'root ::= "a"'}, "grammar"),
         ({"guided_json": {}}, "guided_json"),
         ({"echo": True}, "echo"),
