@@ -140,6 +140,33 @@ def chat_body(draw: Random) -> dict[str, Any]:
     return _mixed(draw, fields, {"messages": fields["messages"], "max_tokens": 1})
 
 
+def messages_body(draw: Random) -> dict[str, Any]:
+    """Return the body of a request to Anthropic's Messages API; some fields are random JSON values."""
+    fields: dict[str, Any] = {
+        "messages": [_turn(draw) for _ in range(draw.randrange(1, 4))],
+        "system": draw.choice([text(draw), [{"type": "text", "text": text(draw)}], junk(draw)]),
+        "tools": [{"name": draw.choice("fg"), "input_schema": schema(draw)}, draw.choice([{"type": "x"}, junk(draw)])],
+        "tool_choice": draw.choice([{"type": "auto"}, {"type": "any"}, {"type": "tool", "name": "f"}, junk(draw)]),
+        "output_config": {"format": {"type": "json_schema", "schema": schema(draw)}},
+        "stop_sequences": ["x", text(draw)],
+        "metadata": {"user_id": text(draw)},
+        "thinking": junk(draw),
+    }
+    return _mixed(draw, fields, {"messages": fields["messages"], "max_tokens": 1})
+
+
+def _turn(draw: Random) -> Any:
+    blocks = [
+        {"type": "text", "text": text(draw)},
+        {"type": "tool_use", "id": "c", "name": "f", "input": draw.choice([{}, {"a": junk(draw)}, junk(draw)])},
+        {"type": "tool_result", "tool_use_id": "c", "content": draw.choice([text(draw), [junk(draw)]])},
+        {"type": draw.choice(["thinking", "image", text(draw)])},
+        junk(draw),
+    ]
+    content = draw.choice([text(draw), draw.sample(blocks, k=draw.randrange(3)), junk(draw)])
+    return draw.choice([{"role": draw.choice(["user", "assistant", "system"]), "content": content}, junk(draw)])
+
+
 def _mixed(draw: Random, fields: dict[str, Any], always: dict[str, Any]) -> dict[str, Any]:
     names = draw.sample([*fields], k=draw.randrange(5))
     chosen = {name: junk(draw) if draw.random() < MISSING_SHARE else fields[name] for name in names}

@@ -37,7 +37,7 @@ from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
-from gateway.transport import chat, models, ollama
+from gateway.transport import anthropic, chat, models, ollama
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import routing_error
 from gateway.transport.http import HttpResponses
@@ -219,6 +219,7 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         WebSocketRoute("/v1/responses", connection),
         *HttpResponses(responses).routes,
         *chat.routes(responses),
+        *anthropic.routes(responses),
         *TextRoutes(responses).routes,
         *models.routes(services),
         *ollama.routes(responses),

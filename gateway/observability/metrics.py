@@ -23,12 +23,13 @@ ROUTES: Final = {
     "/v1/responses": "responses",
     "/v1/chat": "chat_completions",
     "/v1/completions": "completions",
+    "/v1/messages": "messages",
     "/v1/models": "models",
     "/api/chat": "ollama_chat",
     "/api/generate": "ollama_generate",
 }
 """Labels by the first two segments of the path. All others get `other`, so that clients cannot create labels."""
-GENERATING: Final = ("responses", "chat_completions", "completions", "ollama_chat", "ollama_generate")
+GENERATING: Final = ("responses", "chat_completions", "completions", "messages", "ollama_chat", "ollama_generate")
 """Labels of the routes that generate responses."""
 NOT_FAILED: Final = ("completed", "incomplete", "cancelled")
 """Statuses without an error code."""

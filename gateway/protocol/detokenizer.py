@@ -19,8 +19,13 @@ class Detokenizer:
         self._stops = tuple(stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.stopped = False
-        """Whether a stop string was found; all later tokens are ignored."""
+        self.stop: str | None = None
+        """The stop string that was found; all later tokens are ignored."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.stop is not None
 
     def feed(self, ids: Sequence[int]) -> str:
         """Return the text that can no longer change now that `ids` have arrived."""
@@ -40,10 +45,10 @@ class Detokenizer:
 
     def _release(self, text: str) -> str:
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at, stop) for at, stop in ((text.find(stop), stop) for stop in self._stops) if at >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+            (at, self.stop), self._held = min(found), ""
+            return text[:at]
         keep = max((overlap(text, stop) for stop in self._stops), default=0)
         cut = len(text) - keep
         self._held = text[cut:]

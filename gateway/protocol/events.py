@@ -85,6 +85,9 @@ class TerminalEvent(ResponseEvent, frozen=True, kw_only=True):
 class Completed(TerminalEvent, frozen=True, kw_only=True, tag="response.completed"):
     """The model ended its answer, or the request only encoded a context."""
 
+    stop_sequence: str | None = None
+    """The stop string that ended the answer, if one did."""
+
 
 class Incomplete(TerminalEvent, frozen=True, kw_only=True, tag="response.incomplete"):
     """The answer ended early; the response's `incomplete_details` say why."""

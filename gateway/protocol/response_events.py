@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.errors import ApiError
 from gateway.protocol.events import (
@@ -132,9 +133,13 @@ class ResponseEvents:
         self._output = [*self._output, item.body(status)]
         return events
 
-    def completed(self, usage: Usage) -> Ending:
-        """Return the last events if the model ended its answer, or the request only encoded a context."""
-        return self._ended("completed", usage)
+    def completed(self, usage: Usage, stop: str | None = None) -> Ending:
+        """Return the last events if the model or the stop string `stop` ended the answer.
+
+        They also end a request that only encoded a context.
+        """
+        closing, last = self._ended("completed", usage)
+        return closing, last if stop is None else replace(last, stop_sequence=stop)
 
     def incomplete(self, usage: Usage, reason: str, explanation: str | None = None) -> Ending:
         """Return the last events of an answer that ended early: `reason` is max_output_tokens, steered or cancelled."""

@@ -73,6 +73,11 @@ class Generation:
         return self._detokenizer.stopped
 
     @property
+    def stop(self) -> str | None:
+        """The stop string that ended the answer, if one did."""
+        return self._detokenizer.stop
+
+    @property
     def traces(self) -> list[tuple[Engine, int]]:
         """Engines that hold KV cells of the request, with its number there."""
         return self._relay.traces

@@ -19,7 +19,7 @@ from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError, StoreUnavailableError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
-from gateway.protocol.events import Event
+from gateway.protocol.events import Event, Usage
 from gateway.protocol.ids import ItemIds
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
@@ -111,6 +111,11 @@ class Running:
     def response(self) -> dict[str, Any]:
         """The response object as it stands."""
         return self._events.response
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return self._generation.usage
 
     @property
     def timings(self) -> Timings:
@@ -287,7 +292,7 @@ class Running:
         generation, events = self._generation, self._events
         prepared = self.request.encodes_only and generation.reason == "length"
         if generation.stopped or prepared or (generation.reason == "stop" and self._cancellation.cause is None):
-            return events.completed(generation.usage), "completed"
+            return events.completed(generation.usage, generation.stop), "completed"
         if generation.reason == "length":
             return events.incomplete(generation.usage, "max_output_tokens"), "incomplete"
         reason = self._cancellation.reason

@@ -169,8 +169,9 @@ def _needs_principal(path: str) -> bool:
 
 
 def _key(scope: Scope) -> str | None:
-    """Return the key of a request: a bearer token, a browser's subprotocol, or the password of the monitor page."""
-    kind, _, value = Headers(scope=scope).get("authorization", "").partition(" ")
+    """Return the key of a request: a bearer token, `x-api-key`, a browser's subprotocol, or the monitor's password."""
+    headers = Headers(scope=scope)
+    kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip() or None
     if kind.lower() == "basic" and scope["path"].startswith(_MONITOR):
@@ -178,6 +179,8 @@ def _key(scope: Scope) -> str | None:
             return base64.b64decode(value).decode().partition(":")[2] or None
         except (binascii.Error, UnicodeDecodeError):
             return None
+    if key := headers.get("x-api-key", "").strip():  # of Anthropic's clients
+        return key
     offered = [name for name in scope.get("subprotocols", ()) if name.startswith(KEY_SUBPROTOCOL)]
     return offered[0].removeprefix(KEY_SUBPROTOCOL) if offered else None
 

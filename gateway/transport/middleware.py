@@ -15,6 +15,7 @@ from gateway.config.settings import Settings
 from gateway.observability.metrics import Metrics
 from gateway.protocol.hints import HEADER
 from gateway.transport.authentication import Authentication
+from gateway.transport.dialects import REQUEST_ID
 from gateway.transport.origins import Origins
 from gateway.transport.paths import Options, Paths
 from gateway.transport.proxies import Proxies
@@ -50,5 +51,5 @@ def _cors(origins: list[str]) -> dict[str, Any]:
         "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
         "allow_headers": ["*"],
         "allow_private_network": True,
-        "expose_headers": ["x-request-id", "retry-after", HEADER],
+        "expose_headers": ["x-request-id", REQUEST_ID, "retry-after", HEADER],
     }

@@ -13,11 +13,14 @@ from starlette.responses import JSONResponse, Response
 
 from gateway import errors
 from gateway.errors import ApiError
+from gateway.protocol.anthropic_body import MessagesCreate
+from gateway.protocol.anthropic_events import OVERLOADED
 from gateway.protocol.chat import ChatCreate
 from gateway.protocol.hints import HEADER, INTERNAL
 from gateway.protocol.ollama import ChatFields, GenerateFields
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.text import TextCreate
+from gateway.transport.dialects import MESSAGES, REQUEST_ID
 from gateway.transport.http import List, Retrieve
 from gateway.transport.ollama import REFUSED
 from gateway.transport.ollama_models import ShowFields
@@ -28,7 +31,7 @@ REFERENCE: Final = "#/components/schemas/"
 SSE: Final = "text/event-stream"
 STREAMABLE: Final = {"stream": {"type": ["boolean", "null"], "description": "whether to send server-sent events"}}
 BODIES: Final = (
-    *(ResponseCreate, ChatCreate, TextCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate),
+    *(ResponseCreate, ChatCreate, TextCreate, MessagesCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate),
     *(ChatFields, GenerateFields, ShowFields),
 )
 _ID: Final = {
@@ -48,9 +51,9 @@ def document() -> Json:
             "title": "Samovar",
             "version": version("samovar"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "OpenAI's Responses API and chat completions, and Ollama's API, as far as a text model can "
-            "serve them. The main endpoint is the WebSocket mode of `GET /v1/responses`, which OpenAPI cannot "
-            "describe; see `docs/api.md`.",
+            "description": "OpenAI's Responses API and chat completions, Anthropic's Messages API and Ollama's API, as "
+            "far as a text model can serve them. The main endpoint is the WebSocket mode of `GET /v1/responses`, which "
+            "OpenAPI cannot describe; see `docs/api.md`.",
         },
         "externalDocs": {
             "description": "API reference: WebSocket mode, error codes, metrics; a path in the source tree",
@@ -100,6 +103,8 @@ def _paths() -> Json:
             "post": _operation("Return the text of tokens", _ok("Text"), body="DetokenizeCreate"),
         },
         "/v1/embeddings": {"post": _refused("Refused: no embeddings are computed", body="EmbeddingsCreate")},
+        MESSAGES: {"post": _anthropic("Create a message", _ok("Message", stream=SSE))},
+        f"{MESSAGES}/count_tokens": {"post": _anthropic("Count the tokens of a prompt", _ok("MessageTokens"))},
         one: {
             "get": _operation("Get a response, or stream its events", streamed, _ID, *_query(Retrieve)),
             "delete": _operation("Delete a response and its input", _ok("Deleted"), _ID),
@@ -175,11 +180,22 @@ def _refused(summary: str, *, body: str = "", error: str = "Error") -> Json:
     return operation
 
 
+def _anthropic(summary: str, ok: Json) -> Json:
+    """Return an operation of Anthropic's Messages API, which has errors of its own form."""
+    operation = _operation(summary, ok, body="MessagesCreate")
+    operation["responses"][str(OVERLOADED)] = operation["responses"]["503"]
+    for status, response in operation["responses"].items():
+        response["headers"] = {**response["headers"], REQUEST_ID: {"$ref": "#/components/headers/RequestId"}}
+        if status != "200":
+            response["content"] = _json("MessageError")["content"]
+    return operation
+
+
 def _ok(name: str, *, stream: str = "") -> Json:
     """Return a response with the schema `name`; `stream` is the content type of its streamed form, if there is one."""
     response = _json(name)
     if stream:
-        response["content"][stream] = {"schema": {"type": "string"}}
+        response["content"][stream] = {}  # OpenAPI 3.1 has no schema for the events or lines of a stream
     return {"description": "OK", **response}
 
 
@@ -241,6 +257,17 @@ def _response_schemas() -> Json:
         ),
         "Tokens": _object(tokens={"type": "array", "items": {"type": ["integer", "object"]}}),
         "Text": _object(content=text),
+        "Message": _object(
+            id=text,
+            type={"const": "message"},
+            role={"const": "assistant"},
+            model=text,
+            content=_list(),
+            stop_reason=text,
+            usage={"type": "object"},
+        ),
+        "MessageTokens": _object(input_tokens=whole),
+        "MessageError": _object(type={"const": "error"}, error=_object(type=text, message=text), request_id=text),
         "InputTokens": _object(object={"const": "response.input_tokens"}, input_tokens=whole),
         "Deleted": _object(id=text, object=text, deleted={"const": True}),
         "Items": _object(object={"const": "list"}, data=_list(), has_more={"type": "boolean"}),

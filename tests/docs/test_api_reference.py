@@ -17,9 +17,18 @@ from gateway import errors
 from gateway.app import build
 from gateway.config.settings import Settings, load
 from gateway.conversations import unstored
-from gateway.errors import ApiError, QueueTimeoutError
+from gateway.errors import (
+    ApiError,
+    ConnectionLimitError,
+    ItemNotFoundError,
+    QueueTimeoutError,
+    RateLimitExceededError,
+    ResponseNotFoundError,
+)
 from gateway.prompts.messages import Configuration
 from gateway.protocol import lanes, requests, steering, tools, values
+from gateway.protocol.anthropic_body import MessagesCreate
+from gateway.protocol.anthropic_events import error_body, error_status
 from gateway.protocol.chat import ChatCreate
 from gateway.protocol.events import Event, Usage, refusal
 from gateway.protocol.hints import INTERNAL
@@ -173,6 +182,7 @@ async def test_every_route_is_described_and_no_other(tmp_path: Path, tiny_model:
         ("## Fields of a request", ResponseCreate),
         ("## Chat completions", ChatCreate),
         ("## Completions", TextCreate),
+        ("## Messages (Anthropic)", MessagesCreate),
     ],
 )
 def test_every_field_of_a_request_is_described_and_no_other(heading: str, request_type: type[msgspec.Struct]) -> None:
@@ -236,6 +246,20 @@ def test_every_error_code_is_described_with_its_status_and_type_and_no_other() -
         assert str(error.status) in re.findall(r"\d+", status), error
         assert names(kind) == [error.type], error
         assert all(rest), error
+
+
+def test_every_code_is_described_with_its_type_and_status_in_anthropics_form() -> None:
+    told = {names(row[0])[0]: row for row in rows(section("### Messages and their errors"))}
+    elsewhere = {
+        ResponseNotFoundError,
+        ItemNotFoundError,
+        ConnectionLimitError,
+    }  # errors of the Responses API and of its sockets
+    for error in set(error_classes()) - elsewhere:
+        made = error("no", 1) if error is RateLimitExceededError else error("no")
+        _, status, codes = told[error_body(made, "req_1")["error"]["type"]]
+        assert str(error_status(made)) in re.findall(r"\d+", status), error
+        assert error_status(made) == 400 or error.code in names(codes), error
 
 
 def test_every_code_of_a_steering_failure_is_described_and_no_other() -> None:

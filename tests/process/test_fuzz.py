@@ -14,6 +14,7 @@ import pytest
 from benchmarks import hostile
 from benchmarks.fuzz import Tally, send_all, send_hostile
 from gateway.errors import ApiError
+from gateway.protocol.anthropic import read_messages
 from gateway.protocol.chat import read_chat
 from gateway.protocol.requests import decode, read_body
 from gateway.protocol.tools import ErrorPaths, FunctionTool, JsonSchema, TextFormat, form
@@ -60,8 +61,8 @@ def test_any_schema_becomes_a_grammar_or_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("make", "read"),
-    [(hostile.body, read_body), (hostile.chat_body, read_chat)],
-    ids=["responses", "chat"],
+    [(hostile.body, read_body), (hostile.chat_body, read_chat), (hostile.messages_body, read_messages)],
+    ids=["responses", "chat", "messages"],
 )
 def test_any_body_is_read_or_refused_by_name(
     make: Callable[[Random], dict[str, Any]], read: Callable[[dict[str, Any]], object]

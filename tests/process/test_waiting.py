@@ -56,15 +56,20 @@ async def test_a_waiting_request_repeats_its_position_over_the_websocket(full: t
         assert (await receive(socket, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
+CHAT = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+DONE = b"data: [DONE]"
+
+
 @pytest.mark.parametrize(
-    ("path", "body", "marker"),
+    ("path", "body", "marker", "ending"),
     [
-        ("/v1/responses", {"input": "x", "max_output_tokens": 1}, b"event: response.queued"),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}, b": keep-alive"),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 1}, b"event: response.queued", DONE),
+        ("/v1/chat/completions", CHAT, b": keep-alive", DONE),
+        ("/v1/messages", CHAT, b'event: ping\ndata: {"type":"ping"}', b'data: {"type":"message_stop"}'),
     ],
 )
 async def test_a_waiting_stream_of_server_sent_events_is_not_silent(
-    full: tuple[str, Callable[[], None]], path: str, body: dict[str, Any], marker: bytes
+    full: tuple[str, Callable[[], None]], path: str, body: dict[str, Any], marker: bytes, ending: bytes
 ) -> None:
     url, make_room = full
     received = b""
@@ -78,7 +83,7 @@ async def test_a_waiting_stream_of_server_sent_events_is_not_silent(
             if received.count(marker) == 2:
                 make_room()
     assert received.count(marker) >= 2
-    assert received.endswith(b"\n\ndata: [DONE]\n\n")
+    assert received.endswith(b"\n" + ending + b"\n\n")
 
 
 async def test_a_waiting_client_of_ollama_gets_white_space_that_its_parser_skips(
