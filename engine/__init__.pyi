@@ -25,7 +25,7 @@ from .modelfile import Mark, digest, file_digest, file_mark, mark, model_files, 
 from .pool import EnginePool
 from .process import State
 from .quality import Drift, drift
-from .quantization import QUANTIZATIONS, bits, quantize
+from .quantization import QUANTIZATIONS, bits, precision, quantize
 from .resources import Usage, engines_of, usage
 from .splits import split_fault
 from .tuning import measure
@@ -81,6 +81,7 @@ __all__ = [
     "model_path",
     "model_size",
     "module_command",
+    "precision",
     "quantize",
     "repacks_weights",
     "round_seconds",

@@ -167,6 +167,7 @@ class Model:
         if not pointer:
             raise ModelLoadError(f"{path.name} can't be loaded: {loaderrors.reason(path, errors)}")
         self.pointer = pointer
+        self.parameters = int(llama_cpp.llama_model_n_params(pointer))
         self.vocabulary = Vocabulary(self)
 
     def metadata(self, key: str) -> str | None:

@@ -55,21 +55,29 @@ QUANTIZATIONS: Final = {
 }
 
 
-# Precisions that llama.cpp can read, but that are not offered here: bits per weight, by number.
+# Precisions that llama.cpp can read, but that are not offered here.
 _OTHERS: Final = {
-    0: 32.0, 19: 2.1, 20: 2.3, 21: 2.6, 22: 3.3, 23: 3.1, 24: 1.6, 26: 3.4, 27: 3.7, 28: 2.5, 29: 2.7, 31: 1.8, 36: 1.7,
-    37: 2.1, 38: 4.3, 39: 4.5,
+    "f32": Kind(0, 32), "iq2_xxs": Kind(19, 2.1), "iq2_xs": Kind(20, 2.3), "q2_k_s": Kind(21, 2.6),
+    "iq3_xs": Kind(22, 3.3), "iq3_xxs": Kind(23, 3.1), "iq1_s": Kind(24, 1.6), "iq3_s": Kind(26, 3.4),
+    "iq3_m": Kind(27, 3.7), "iq2_s": Kind(28, 2.5), "iq2_m": Kind(29, 2.7), "iq1_m": Kind(31, 1.8),
+    "tq1_0": Kind(36, 1.7), "tq2_0": Kind(37, 2.1), "mxfp4": Kind(38, 4.3), "nvfp4": Kind(39, 4.5),
 }  # fmt: skip
-_BITS: Final = _OTHERS | {kind.ftype: kind.bits for kind in QUANTIZATIONS.values()}
+_NAMES: Final = {kind.ftype: name for name, kind in (QUANTIZATIONS | _OTHERS).items()}
 _GUESSED: Final = 1024
 """Offset that llama.cpp adds to the number when the file does not state it."""
 
 
-def bits(file_type: str | None) -> float | None:
-    """Return the approximate bits per weight for a value of `general.file_type`; None if it is missing or unknown."""
+def precision(file_type: str | None) -> str | None:
+    """Return the name of a value of `general.file_type`; None if it is missing or unknown."""
     if file_type is None or not file_type.isdecimal():
         return None
-    return _BITS.get(int(file_type) % _GUESSED)
+    return _NAMES.get(int(file_type) % _GUESSED)
+
+
+def bits(file_type: str | None) -> float | None:
+    """Return the approximate bits per weight for a value of `general.file_type`; None if it is missing or unknown."""
+    name = precision(file_type)
+    return None if name is None else (QUANTIZATIONS | _OTHERS)[name].bits
 
 
 class Tensor(msgspec.Struct, tag="tensor"):

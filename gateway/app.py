@@ -12,7 +12,7 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import Lifespan
@@ -37,12 +37,13 @@ from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
-from gateway.transport import chat, models
+from gateway.transport import chat, models, ollama
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import routing_error
 from gateway.transport.http import HttpResponses
 from gateway.transport.intake import INTAKE, Intake, owner
 from gateway.transport.middleware import middleware
+from gateway.transport.ollama_models import RUNNING
 from gateway.transport.openapi import published
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
@@ -51,6 +52,7 @@ from gateway.transport.websocket import Connection
 
 WEB: Final = Path(__file__).parent / "web"
 PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
+START_HEADERS: Final = {**PAGE_HEADERS, "Vary": "Accept"}
 
 
 def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlette, Responses]:
@@ -109,6 +111,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         prompt_builder=PromptBuilder(prompts, limit=model.context, new_id=new_id),
         metrics=metrics,
         fingerprint=served.fingerprint(worker.build),
+        digest=str(worker.build["model"]),
     )
     metrics.watch(pool)
     metrics.store.watch(cache.store.backend, lambda: cache.store.up)
@@ -218,6 +221,7 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         *chat.routes(responses),
         *TextRoutes(responses).routes,
         *models.routes(services),
+        *ollama.routes(responses),
         *(Route(path, handler) for path, handler in _handlers(services, responses).items()),
         Mount("/static", StaticFiles(directory=WEB)),
     ]
@@ -230,10 +234,14 @@ def _failure(services: Services) -> str:
     return services.pool.failure or services.prompts.failure
 
 
-def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
-    async def page(_: Request) -> Response:
-        return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
+async def _start_page(request: Request) -> Response:
+    """Return the chat page to browsers, and to other programs what tells them that Ollama's API is here."""
+    if "text/html" in request.headers.get("accept", ""):
+        return FileResponse(WEB / "index.html", headers=START_HEADERS)
+    return PlainTextResponse(RUNNING, headers=START_HEADERS)
 
+
+def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
     async def page_facts(_: Request) -> Response:
         return JSONResponse({"encode_ahead": services.settings.encode_ahead}, headers={"Cache-Control": "no-cache"})
 
@@ -254,7 +262,7 @@ def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[R
         return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return {
-        "/": page,
+        "/": _start_page,
         "/openapi.json": published,
         "/page.json": page_facts,
         "/monitor": monitor,

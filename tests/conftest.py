@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from engine import Model, WorkerConfig
@@ -31,8 +32,12 @@ NPM = "openai@6.49.0"
 """The newest that runs on Node 20, which Debian and Ubuntu have."""
 
 
+settings.register_profile("samovar", deadline=None)  # tests assert no times
+settings.load_profile("samovar")
+
+
 def pytest_configure() -> None:
-    """Hear SIGINT, and let children hear it: a shell starts what runs in the background deaf to it."""
+    """Handle SIGINT here and in children: a shell starts background processes with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -116,8 +121,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture
 def tiny_server(tmp_path: Path, tiny_model: Path) -> Iterator[Gateway]:
-    """A gateway of this test's own with the tiny model: fast, and talking nonsense."""
+    """A gateway with the tiny model for one test, which may stop it; `shared_server` costs less."""
     with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Gateway]:
+    """A gateway with the tiny model for all tests of a file that neither stop it nor count its totals."""
+    with Gateway(tmp_path_factory.mktemp("shared"), model=tiny_model, context=512) as gateway:
         yield gateway
 
 

@@ -33,6 +33,16 @@ MEMORY: Final = 1 << 30
 """Bytes that the child may allocate. Weights are not read, and mapped files do not count."""
 
 
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model file states about the model, for people who choose one."""
+
+    architecture: str
+    parameters: int
+    """Number of parameters."""
+    quantization: str
+    """Name of the type of most weights; empty if unknown."""
+
+
 class Description(msgspec.Struct, frozen=True, kw_only=True, tag="description"):
     """The contents of a model file that the gateway needs, without weights."""
 
@@ -51,6 +61,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, tag="description"):
     """Size of one sequence's recurrent state in bytes."""
     has_blocks: bool
     """Whether the KV can be split into blocks."""
+    details: Details
 
 
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
@@ -123,6 +134,8 @@ def _read(path: Path) -> Description | Fault:
 
 
 def _description(model: Model, template: str) -> Description:
+    from engine import precision  # imported late: it loads llama.cpp, too
+
     stated = {key: model.metadata(f"general.sampling.{key}") for key in SAMPLING_KEYS}
     return Description(
         tokens=_token_table(model.vocabulary),
@@ -133,6 +146,11 @@ def _description(model: Model, template: str) -> Description:
         bytes_a_token=model.dimensions.bytes_a_token,
         bytes_a_sequence=model.dimensions.bytes_a_sequence,
         has_blocks=model.has_blocks,
+        details=Details(
+            architecture=model.metadata("general.architecture") or "",
+            parameters=model.parameters,
+            quantization=(precision(model.metadata("general.file_type")) or "").upper(),
+        ),
     )
 
 

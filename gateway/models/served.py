@@ -25,7 +25,7 @@ from gateway.errors import ModelNotFoundError
 from gateway.models.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.models.cost_models import planned
 from gateway.models.digests import model_digest
-from gateway.models.inspection import describe
+from gateway.models.inspection import Details, describe
 from gateway.models.sizing import OVERHEAD, SEQUENCES, ModelBytes, Sizes, sizes
 from gateway.models.token_table import TokenTable
 from gateway.prompts.messages import Configuration
@@ -61,6 +61,7 @@ class ServedModel:
     plan: CostModel
     engines: int
     """Maximum number of engine processes."""
+    details: Details
     aliases: tuple[str, ...] = ()
     """Other names of the model; ANY stands for all."""
 
@@ -171,6 +172,7 @@ def load(settings: Settings) -> ServedModel:
         has_blocks=model.has_blocks,
         plan=plan.limited(engines),
         engines=engines,
+        details=model.details,
         aliases=_aliases(settings, entry.name),
     )
 

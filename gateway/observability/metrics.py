@@ -19,9 +19,16 @@ BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 WIDTHS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Histogram buckets in sequences per step, the widths of cost models."""
 
-ROUTES: Final = {"responses": "responses", "chat": "chat_completions", "completions": "completions", "models": "models"}
-"""Labels by the path segment after `/v1/`. All other paths get `other`, so that clients cannot create labels."""
-GENERATING: Final = ("responses", "chat_completions", "completions")
+ROUTES: Final = {
+    "/v1/responses": "responses",
+    "/v1/chat": "chat_completions",
+    "/v1/completions": "completions",
+    "/v1/models": "models",
+    "/api/chat": "ollama_chat",
+    "/api/generate": "ollama_generate",
+}
+"""Labels by the first two segments of the path. All others get `other`, so that clients cannot create labels."""
+GENERATING: Final = ("responses", "chat_completions", "completions", "ollama_chat", "ollama_generate")
 """Labels of the routes that generate responses."""
 NOT_FAILED: Final = ("completed", "incomplete", "cancelled")
 """Statuses without an error code."""
@@ -121,7 +128,7 @@ class Metrics:
 
     def refused(self, path: str, code: str) -> None:
         """Count an HTTP request for `path` that was rejected."""
-        self.rejected(ROUTES.get(path.removeprefix("/v1/").partition("/")[0], "other"), code)
+        self.rejected(ROUTES.get("/".join(path.split("/")[:3]), "other"), code)
 
     def stepped(self, step: Stepped) -> None:
         """Record a step of an engine."""

@@ -19,6 +19,7 @@ from gateway.protocol.requests import (
     InputMessage,
     ResponseCreate,
     SamplingParams,
+    TemplateOptions,
     TextOptions,
     check_schemas,
     convert,
@@ -183,6 +184,7 @@ class ChatCreate(SamplingParams, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     continue_final_message: bool | None = None
     """Whether the answer continues the last message; by default it does if that is the assistant's."""
     add_generation_prompt: bool | None = None

@@ -138,7 +138,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop: StopString | Annotated[list[StopString], Meta(max_length=4)] | None = None
     logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
-    chat_template_kwargs: TemplateOptions | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -166,6 +165,7 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
     text: TextOptions | None = None
     include: Annotated[list[str], Meta(max_length=16)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     ignored: tuple[str, ...] = ()
     """Paths of the request's fields that have no effect; set by the gateway."""
 

@@ -16,6 +16,7 @@ from gateway.protocol.requests import ResponseCreate
 from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import Relay
 from gateway.responses.services import Services
+from gateway.responses.timings import Timings
 from gateway.scheduling.fair_queue import Ticket
 from gateway.scheduling.placement import Placement
 
@@ -60,6 +61,7 @@ class Generation:
         self.fetched = 0
         """Number of prompt tokens whose KV came from the store."""
         self._latest = 0.0
+        self.timings = Timings()
         self._relay = Relay(services.pool, services.dispatcher, engine_request, cancellation)
         self._cancellation = cancellation
         self._complete = False
@@ -95,15 +97,20 @@ class Generation:
 
     async def run(self, placement: Placement) -> None:
         """Generate the whole answer. Raises EngineError, InvalidRequestError or EngineUnavailableError."""
+        self.timings.place()
         async with aclosing(self._relay.run(placement)) as messages:
             async for message in messages:
                 match message:
                     case Started():
                         self._cached, self.fetched = message.cached, message.fetched
+                        self.timings.start()
                     case Tokens():
+                        self.timings.advance()
                         self._receive(message)
                     case Finished():
                         self.reason = message.reason
+                        if not self._ids:
+                            self.timings.advance()
                         if message.code == "invalid_request":  # the engine compiles the grammar, and may reject it
                             raise InvalidRequestError(message.detail)
                         if message.reason == "failed":

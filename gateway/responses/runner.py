@@ -30,6 +30,7 @@ from gateway.responses.generation import Generation
 from gateway.responses.measurements import Measurements
 from gateway.responses.preparation import prepare
 from gateway.responses.services import Services, new_id, new_response_id
+from gateway.responses.timings import Timings
 from gateway.responses.turn_writer import TurnWriter, turn
 from gateway.scheduling.fair_queue import Ticket
 from gateway.scheduling.placement import Demand, Placement
@@ -142,6 +143,11 @@ class Running:
     def response(self) -> dict[str, Any]:
         """The response object as it stands."""
         return self._events.response
+
+    @property
+    def timings(self) -> Timings:
+        """When the answer reached its stages."""
+        return self._generation.timings
 
     @property
     def failure(self) -> ApiError | None:

@@ -44,6 +44,8 @@ class Services:
     fingerprint: str
     """Version of Samovar, version of llama.cpp and digest of the model: the same seed gives the same answer as long as
     it is the same."""
+    digest: str
+    """SHA-256 of the served model."""
     activity: Activity = field(default_factory=Activity)
     histories: Histories = field(default_factory=Histories)
     penalties: Penalties = field(default_factory=Penalties)

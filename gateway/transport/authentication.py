@@ -17,6 +17,7 @@ from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.registry import ActiveConnection, UserRegistry
 from gateway.auth.users import PREFIX
 from gateway.errors import ApiError, ConnectionLimitError, InvalidApiKeyError, RateLimitExceededError
+from gateway.transport.dialects import OLLAMA
 from gateway.transport.refusals import refuse
 
 SUBPROTOCOL: Final = "samovar"
@@ -35,7 +36,7 @@ class Authentication:
     """ASGI middleware that adds a `Principal` to the state of every connection and request, or refuses it."""
 
     def __init__(self, app: ASGIApp, *, registry: UserRegistry, per_user: int, per_address: int) -> None:
-        """`per_user` and `per_address` limit the concurrent connections and requests under `/v1`."""
+        """`per_user` and `per_address` limit the concurrent connections and requests under `/v1` and `/api`."""
         self._app = app
         self._registry = registry
         self._per_user = per_user
@@ -164,7 +165,7 @@ async def _do_nothing() -> None:
 
 
 def _needs_principal(path: str) -> bool:
-    return path.startswith(("/v1/", _MONITOR))
+    return path.startswith(("/v1/", OLLAMA, _MONITOR))
 
 
 def _key(scope: Scope) -> str | None:

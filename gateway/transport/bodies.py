@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cache import StoreError
 from gateway.auth.principal import principal_of
@@ -22,6 +22,7 @@ from gateway.errors import (
     UnsupportedParameterError,
 )
 from gateway.protocol.requests import MAX_MESSAGE, convert, decode
+from gateway.transport.dialects import error_response
 from gateway.transport.intake import SMALL, intake_of, owner
 
 BODY_SECONDS: Final = 30.0
@@ -52,22 +53,15 @@ def with_errors(handler: Handler) -> Handler:
 def _record_refusal(request: Request, error: ApiError) -> Response:
     """Return the error response, and leave its code in the request's state for log and metrics."""
     request.scope.setdefault("state", {})["refusal"] = error.code
-    return error_response(error)
-
-
-def error_response(error: ApiError) -> Response:
-    """Return an error response, with the same object as over the WebSocket under `error`."""
-    retry_after = getattr(error, "retry_after", None)
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    return JSONResponse({"error": error.body()}, status_code=error.status, headers=headers)
+    return error_response(error, request.scope)
 
 
 async def routing_error(request: Request, error: Exception) -> Response:
     """Return the response to an error of Starlette's router: no such route, or a wrong method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
     request.state.code = InvalidRequestError.code  # for the log
-    body = InvalidRequestError(f"{error.detail}").body()
-    return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)
+    refusal = InvalidRequestError(f"{error.detail}")
+    return error_response(refusal, request.scope, status=error.status_code, headers=error.headers)
 
 
 async def json_body(request: Request) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from gateway.responses.registry import Responses
 from gateway.responses.runner import Running
 from gateway.transport.bodies import json_body, with_errors
 from gateway.transport.http import start_responses, wait_for_ends, with_ignored
-from gateway.transport.sse import DONE, EventStream, follow
+from gateway.transport.sse import DONE, EventStream, follow_all
 
 
 def routes(responses: Responses) -> list[BaseRoute]:
@@ -73,7 +73,7 @@ async def complete(
 async def chunk_frames(group: Sequence[Running], completion: Completion | TextCompletion) -> AsyncIterator[bytes]:
     """Yield the chunks of a completion as frames, then `[DONE]`; the first failure is a frame with `error`."""
     try:
-        async with aclosing(follow(*((running, Reader(running.log)) for running in group))) as events:
+        async with aclosing(follow_all(*((running, Reader(running.log)) for running in group))) as events:
             async for index, event in events:
                 failure = group[index].failure if isinstance(event, Incomplete) else None
                 for chunk in completion.feed(event, index) if failure is None else [{"error": failure.body()}]:

@@ -23,7 +23,8 @@ from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.responses.preparation import count
 from gateway.responses.registry import Responses
 from gateway.responses.runner import Running
-from gateway.transport.bodies import disconnected, error_response, json_body, query, with_errors
+from gateway.transport.bodies import disconnected, json_body, query, with_errors
+from gateway.transport.dialects import error_response
 from gateway.transport.sse import DONE, EventStream, frame, frames
 
 CANCEL_SECONDS: Final = 10.0
@@ -97,7 +98,7 @@ async def wait_for_ends(request: Request, group: Sequence[Running]) -> list[dict
         closing.cancel()
     failure = next((running.failure for running in group if running.failure is not None), None)
     if failure is not None:
-        return error_response(failure)  # counted as failed, not as rejected
+        return error_response(failure, request.scope)  # counted as failed, not as rejected
     ended = [dict(running.log.terminal.response) for running in group if running.log.terminal is not None]
     return ended if len(ended) == len(group) else CLIENT_CLOSED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -14,15 +15,22 @@ from gateway import errors
 from gateway.errors import ApiError
 from gateway.protocol.chat import ChatCreate
 from gateway.protocol.hints import HEADER, INTERNAL
+from gateway.protocol.ollama import ChatFields, GenerateFields
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.text import TextCreate
 from gateway.transport.http import List, Retrieve
+from gateway.transport.ollama import REFUSED
+from gateway.transport.ollama_models import ShowFields
 from gateway.transport.text import DetokenizeCreate, EmbeddingsCreate, TokenizeCreate
 
 Json = dict[str, Any]
 REFERENCE: Final = "#/components/schemas/"
+SSE: Final = "text/event-stream"
 STREAMABLE: Final = {"stream": {"type": ["boolean", "null"], "description": "whether to send server-sent events"}}
-BODIES: Final = (ResponseCreate, ChatCreate, TextCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate)
+BODIES: Final = (
+    *(ResponseCreate, ChatCreate, TextCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate),
+    *(ChatFields, GenerateFields, ShowFields),
+)
 _ID: Final = {
     "name": "id",
     "in": "path",
@@ -40,9 +48,9 @@ def document() -> Json:
             "title": "Samovar",
             "version": version("samovar"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "OpenAI's Responses API and chat completions, as far as a text model can serve them. The "
-            "main endpoint is the WebSocket mode of `GET /v1/responses`, which OpenAPI cannot describe; see "
-            "`docs/api.md`.",
+            "description": "OpenAI's Responses API and chat completions, and Ollama's API, as far as a text model can "
+            "serve them. The main endpoint is the WebSocket mode of `GET /v1/responses`, which OpenAPI cannot "
+            "describe; see `docs/api.md`.",
         },
         "externalDocs": {
             "description": "API reference: WebSocket mode, error codes, metrics; a path in the source tree",
@@ -75,17 +83,17 @@ async def published(_: Request) -> Response:
 
 
 def _paths() -> Json:
-    one, streamed = "/v1/responses/{id}", _ok("Response", stream=True)
+    one, streamed = "/v1/responses/{id}", _ok("Response", stream=SSE)
     return {
         "/v1/responses": {"post": _operation("Create a response", streamed, body="ResponseCreate")},
         "/v1/responses/input_tokens": {
             "post": _operation("Count the tokens of a prompt", _ok("InputTokens"), body="ResponseCreate")
         },
         "/v1/chat/completions": {
-            "post": _operation("Create a chat completion", _ok("Completion", stream=True), body="ChatCreate")
+            "post": _operation("Create a chat completion", _ok("Completion", stream=SSE), body="ChatCreate")
         },
         "/v1/completions": {
-            "post": _operation("Continue a raw prompt", _ok("TextCompletion", stream=True), body="TextCreate")
+            "post": _operation("Continue a raw prompt", _ok("TextCompletion", stream=SSE), body="TextCreate")
         },
         "/v1/tokenize": {"post": _operation("Tokenize a text", _ok("Tokens"), body="TokenizeCreate")},
         "/v1/detokenize": {
@@ -100,6 +108,7 @@ def _paths() -> Json:
         f"{one}/input_items": {
             "get": _operation("List the input items of a response", _ok("Items"), _ID, *_query(List))
         },
+        **_ollama_paths(),
         "/v1/models": {"get": _operation("List the served models", _ok("Models"))},
         "/v1/models/{id}": {"get": _operation("Describe a model", _ok("Model"), _MODEL)},
         "/healthz": {"get": _operation("Liveness check", _ok("Health"), closed=False)},
@@ -111,11 +120,30 @@ def _paths() -> Json:
     }
 
 
+def _ollama_paths() -> Json:
+    """Return the operations of Ollama's API, whose errors have a form of their own."""
+    operation = partial(_operation, error="OllamaError")
+    paths: Json = {}
+    for (method, path), reason in REFUSED.items():
+        paths[path] = {method.lower(): _refused(f"Refused: {reason}", error="OllamaError")}
+    for name, fields in (("chat", ChatFields), ("generate", GenerateFields)):
+        answer = _ok("OllamaAnswer", stream="application/x-ndjson")
+        paths[f"/api/{name}"] = {"post": operation("Generate an answer", answer, body=fields.__name__)}
+    return {
+        **paths,
+        "/api/tags": {"get": operation("List the served model", _ok("OllamaModels"))},
+        "/api/ps": {"get": operation("List the model if it is loaded", _ok("OllamaModels"))},
+        "/api/version": {"get": operation("The version of the API", _ok("OllamaVersion"))},
+        "/api/show": {"post": operation("Describe a model", _ok("OllamaModel"), body="ShowFields")},
+    }
+
+
 def _operation(
     summary: str,
     ok: Json,
     *parameters: Mapping[str, Any],
     body: str = "",
+    error: str = "Error",
     closed: bool = True,
     unready: bool = False,
 ) -> Json:
@@ -128,11 +156,11 @@ def _operation(
     if closed:
         operation["security"] = [{"key": []}, {}]
         for status in ("400", "401", "403", "404", "413", "415", "429", "503"):
-            operation["responses"][status] = {"description": "error", **_json("Error")}
+            operation["responses"][status] = {"description": "error", **_json(error)}
     elif unready:
         operation["responses"]["503"] = {"description": "not ready, with the reason", **_json("Health")}
-    operation["responses"]["405"] = {"description": "the path does not support the method", **_json("Error")}
-    operation["responses"]["500"] = {"description": "a fault of the gateway", **_json("Error")}
+    operation["responses"]["405"] = {"description": "the path does not support the method", **_json(error)}
+    operation["responses"]["500"] = {"description": "a fault of the gateway", **_json(error)}
     for response in operation["responses"].values():
         response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
     if body:
@@ -140,17 +168,18 @@ def _operation(
     return operation
 
 
-def _refused(summary: str, *, body: str) -> Json:
+def _refused(summary: str, *, body: str = "", error: str = "Error") -> Json:
     """Return an operation that always fails."""
-    operation = _operation(summary, {}, body=body)
+    operation = _operation(summary, {}, body=body, error=error)
     del operation["responses"]["200"]
     return operation
 
 
-def _ok(name: str, *, stream: bool = False) -> Json:
+def _ok(name: str, *, stream: str = "") -> Json:
+    """Return a response with the schema `name`; `stream` is the content type of its streamed form, if there is one."""
     response = _json(name)
     if stream:
-        response["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        response["content"][stream] = {"schema": {"type": "string"}}
     return {"description": "OK", **response}
 
 
@@ -218,6 +247,13 @@ def _response_schemas() -> Json:
         "Models": _object(object={"const": "list"}, data=_list({"$ref": f"{REFERENCE}Model"})),
         "Model": _object(id=text, object={"const": "model"}, context_length=number),
         "Health": _object(status=text),
+        "OllamaError": _object(error=text),
+        "OllamaAnswer": _object(model=text, created_at=text, done={"const": True}, done_reason=text),
+        "OllamaModels": _object(models=_list(_object(name=text, model=text, digest=text, size=whole))),
+        "OllamaModel": _object(
+            template=text, capabilities=_list(text), details={"type": "object"}, model_info={"type": "object"}
+        ),
+        "OllamaVersion": _object(version=text),
     }
 
 

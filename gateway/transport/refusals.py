@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import ApiError, RateLimitExceededError
+from gateway.errors import ApiError
+from gateway.transport.dialects import error_response
 
 
 async def refuse(
@@ -24,10 +24,7 @@ async def refuse(
     The error's code is stored in the request's state, for log and metrics.
     """
     scope.setdefault("state", {})["refusal"] = error.code
-    more = dict(headers or {})
-    if isinstance(error, RateLimitExceededError):
-        more["Retry-After"] = str(error.retry_after)
-    response = JSONResponse({"error": error.body()}, status_code=status or error.status, headers=more)
+    response = error_response(error, scope, status=status, headers=headers)
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})
     else:

@@ -15,6 +15,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 
 from gateway.errors import InternalError
 from gateway.observability.faults import report
+from gateway.transport.dialects import OLLAMA
 from gateway.transport.refusals import refuse
 
 SECURITY: Final = {
@@ -29,7 +30,7 @@ _STARTS: Final = ("http.response.start", "websocket.accept", "websocket.http.res
 
 
 class RequestContext:
-    """ASGI middleware that assigns request ids, adds headers, and logs requests under `/v1` and failed ones.
+    """ASGI middleware that assigns request ids, adds headers, and logs requests of the APIs and failed ones.
 
     A request that started a response is logged by responses/measurements.py instead, under the same id. Neither query
     strings nor any content is logged.
@@ -78,7 +79,7 @@ class RequestContext:
                 if refusal is not None:
                     self._refused(scope["path"], refusal)
                 logged = "answered" in scope["state"]
-                if not logged and (scope["path"].startswith("/v1/") or status >= 500):
+                if not logged and (scope["path"].startswith(("/v1/", OLLAMA)) or status >= 500):
                     self._log(scope, status, start)
 
     def _log(self, scope: Scope, status: int, start: float) -> None:

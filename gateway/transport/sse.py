@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 
@@ -29,7 +29,14 @@ DONE: Final = b"data: [DONE]\n\n"
 HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would buffer events
 
 
-async def follow(*readers: tuple[Running, Reader]) -> AsyncGenerator[tuple[int, Event], None]:
+async def follow(running: Running, reader: Reader) -> AsyncIterator[Event]:
+    """Yield the events of a response from `reader`'s position on."""
+    async with aclosing(follow_all((running, reader))) as events:
+        async for _, event in events:
+            yield event
+
+
+async def follow_all(*readers: tuple[Running, Reader]) -> AsyncGenerator[tuple[int, Event], None]:
     """Yield the events of responses from their readers' positions on, with the number of the reader, in turn."""
     available = asyncio.Event()
 
@@ -64,7 +71,7 @@ def frame(event: Event) -> bytes:
 async def frames(running: Running, reader: Reader) -> AsyncIterator[bytes]:
     """Yield a response's events as frames, then DONE; the last event is an `error` if they cannot be encoded."""
     try:
-        async for _, event in follow((running, reader)):
+        async for event in follow(running, reader):
             yield frame(event)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
         yield frame(refusal(report(error, running.id)))
@@ -74,18 +81,21 @@ async def frames(running: Running, reader: Reader) -> AsyncIterator[bytes]:
 class EventStream(Response):
     """Sends frames until they end or the client disconnects; both call `on_close`.
 
-    After ALIVE_EVERY seconds without a frame it sends ALIVE.
+    After ALIVE_EVERY seconds without a frame it sends `alive`.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, request: Request, chunks: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, request: Request, chunks: AsyncIterator[bytes], on_close: Callable[[], None], *, alive: bytes = ALIVE
+    ) -> None:
         """`request` is the one that this responds to; its body must have been read."""
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._request = request
         self._chunks = chunks
         self._on_close = on_close
+        self._alive = alive
         self._sending = asyncio.Lock()
         self._sent = asyncio.get_running_loop().time()
         """When the last chunk was sent, on the event loop's clock."""
@@ -113,13 +123,13 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, send: Send) -> None:
-        """Send ALIVE after each ALIVE_EVERY seconds without a chunk."""
+        """Send `alive` after each ALIVE_EVERY seconds without a chunk."""
         idle = 0.0
         while True:
             await asyncio.sleep(ALIVE_EVERY - idle)
             idle = asyncio.get_running_loop().time() - self._sent
             if idle >= ALIVE_EVERY:
-                await self._send_chunk(send, ALIVE)
+                await self._send_chunk(send, self._alive)
                 idle = 0.0
 
     async def _send_chunk(self, send: Send, chunk: bytes) -> None:

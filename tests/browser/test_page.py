@@ -10,7 +10,17 @@ import pytest
 from playwright.async_api import WebSocketRoute, expect
 
 import gateway.errors
-from tests.support.browsing import LONG, OpenPage, PlayedGateway, ask, begun, count_of, ended, messages
+from tests.support.browsing import (
+    LONG,
+    OpenPage,
+    PlayedGateway,
+    ask,
+    count_of,
+    ended,
+    first_words_shown,
+    messages,
+    short_answers,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -24,7 +34,7 @@ PHONE = {"width": 390, "height": 844}
 
 
 async def test_two_turns_stream_and_the_second_uses_the_cache(open_page: OpenPage) -> None:
-    page = await open_page()
+    page = await open_page(short_answers)
     await page.get_by_test_id("log").evaluate(
         "log => { window.growths = 0; new MutationObserver((all) => { window.growths += all.length })"
         ".observe(log, { subtree: true, childList: true }) }"
@@ -46,9 +56,9 @@ async def test_two_turns_stream_and_the_second_uses_the_cache(open_page: OpenPag
 
 @pytest.mark.parametrize("by_key", [False, True], ids=["by the button", "by Escape"])
 async def test_stop_ends_an_answer_as_cancelled_and_the_next_turn_works(open_page: OpenPage, by_key: bool) -> None:
-    page = await open_page()
+    page = await open_page(short_answers)
     story = await ask(page, LONG)
-    await begun(page)
+    await first_words_shown(page)
     if by_key:
         await page.keyboard.press("Escape")
     else:
@@ -60,9 +70,9 @@ async def test_stop_ends_an_answer_as_cancelled_and_the_next_turn_works(open_pag
 
 
 async def test_a_new_conversation_starts_empty_even_during_an_answer(open_page: OpenPage) -> None:
-    page = await open_page()
+    page = await open_page(short_answers)
     await ask(page, LONG)
-    await begun(page)
+    await first_words_shown(page)
     await page.get_by_test_id("new").click()
     await expect(page.get_by_test_id("message")).to_have_count(0)
     answer = await ask(page, "Hi")
@@ -76,7 +86,7 @@ async def test_a_lost_connection_is_reopened_and_the_conversation_continues(open
 
     def through(socket: WebSocketRoute) -> None:
         sockets.append(socket)
-        socket.connect_to_server()
+        short_answers(socket)
 
     page = await open_page(through)
     await ended(await ask(page, "Name a warm drink."))

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from tests.support.browsing import OpenPage, PlayedGateway, ask, conversations, count_of, ended, saying
+from tests.support.browsing import (
+    OpenPage,
+    PlayedGateway,
+    ask,
+    conversations,
+    count_of,
+    ended,
+    expect_soon,
+    saying,
+    short_answers,
+)
 from tests.support.running import Gateway
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
@@ -16,11 +26,12 @@ PASTE = "A samovar is a metal container to heat water in, and it stands on the t
 FIELDS = {"generate": False, "store": False, "truncation": "auto", "stream_id": "ahead"}
 
 
-async def test_a_pasted_message_is_prefilled_while_the_user_types(open_page: OpenPage) -> None:
-    page = await open_page()
+async def test_a_pasted_message_is_prefilled_while_the_user_types(open_page: OpenPage, server: Gateway) -> None:
+    page = await open_page(short_answers)
     await ended(await ask(page, "Hello."))
+    requests = server.metric("samovar_requests_total")
     await page.get_by_test_id("composer").fill(PASTE)
-    await page.wait_for_timeout(6_000)
+    await expect_soon(page, lambda: server.metric("samovar_requests_total") > requests)  # the prefill has ended
     await page.get_by_test_id("composer").press("End")
     await page.get_by_test_id("composer").press_sequentially(" Is that true?")
     answer = await ask(page, await page.get_by_test_id("composer").input_value())

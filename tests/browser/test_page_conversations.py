@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
-from tests.support.browsing import OpenPage, PlayedGateway, ask, begun, conversations, count_of, ended, messages, saying
+from tests.support.browsing import (
+    OpenPage,
+    PlayedGateway,
+    ask,
+    conversations,
+    count_of,
+    ended,
+    first_words_shown,
+    messages,
+    saying,
+    short_answers,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -39,7 +50,7 @@ def text_of(message: Any) -> Any:
 async def test_a_conversation_survives_a_reload_and_uses_the_cache(
     open_page: OpenPage, locale: str, questions: list[str]
 ) -> None:
-    page = await open_page(locale=locale)
+    page = await open_page(short_answers, locale)
     first = await ask(page, questions[0])
     await ended(first)
     said = await text_of(first).inner_text()
@@ -55,7 +66,7 @@ async def test_a_conversation_survives_a_reload_and_uses_the_cache(
 async def test_an_answer_interrupted_by_a_reload_continues_after_it(open_page: OpenPage) -> None:
     page = await open_page()
     await ask(page, "Describe a samovar in two sentences.")
-    await begun(page)
+    await first_words_shown(page)
     await page.reload()
     await expect(messages(page, "assistant")).to_have_count(1)
     await ended(messages(page, "assistant"))
@@ -98,7 +109,7 @@ async def test_regenerating_creates_a_version_and_follow_ups_continue_the_displa
 
 
 async def test_the_real_gateway_continues_an_older_branch(open_page: OpenPage) -> None:
-    page = await open_page()
+    page = await open_page(short_answers)
     await ended(await ask(page, "Name a warm drink."))
     await page.get_by_test_id("regenerate").click()
     await expect(page.get_by_test_id("versions")).to_contain_text("2 / 2", timeout=60_000)

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(300),
-    pytest.mark.filterwarnings("default"),  # what these packages warn of among themselves is not ours to mend
+    pytest.mark.filterwarnings("default"),  # what these packages warn of among themselves is not ours to fix
 ]
 
 TOKENS = 24
@@ -165,15 +165,15 @@ async def _output(command: list[str], environment: dict[str, str], text: str = "
     return found.decode()
 
 
-async def test_five_clients_talk_at_once_and_each_hears_and_finds_only_its_own(
+async def test_five_clients_at_once_receive_and_find_only_their_own_answers(
     office: Office, browser: Browser, npm_openai: Path
 ) -> None:
     talks = (by_page(office, browser), by_terminal(office), by_python(office), by_npm(office, npm_openai))
-    heard = dict(zip(office.keys, await asyncio.gather(*talks, by_langchain(office)), strict=True))
+    received = dict(zip(office.keys, await asyncio.gather(*talks, by_langchain(office)), strict=True))
     for user, (letter, _) in LETTERS.items():
-        assert heard[user] == ([letter * TOKENS] * 2 if heard[user] else [])
+        assert received[user] == ([letter * TOKENS] * 2 if received[user] else [])
     answered = office.answered()
-    assert {user for user, _ in answered} == {user for user, texts in heard.items() if texts}
+    assert {user for user, _ in answered} == {user for user, texts in received.items() if texts}
     for owner, response in answered:
         found = {user: office.get(user, response).status_code for user in office.keys}
         if owner == "langchain":  # chat completions are not kept
@@ -181,7 +181,7 @@ async def test_five_clients_talk_at_once_and_each_hears_and_finds_only_its_own(
             continue
         assert found == {user: 200 if user == owner else 404 for user in office.keys}
         text = office.get(owner, response).json()["output"][0]["content"][0]["text"]
-        assert letters(text) in letters(" ".join(heard[owner]))
+        assert letters(text) in letters(" ".join(received[owner]))
         items = json.dumps(office.get(owner, f"{response}/input_items").json())
         assert [user for user in office.keys if word(user) in items] == [owner]
     assert [user for user, _ in answered].count("page") == 2

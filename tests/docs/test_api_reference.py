@@ -24,6 +24,7 @@ from gateway.protocol.chat import ChatCreate
 from gateway.protocol.events import Event, Usage, refusal
 from gateway.protocol.hints import INTERNAL
 from gateway.protocol.log import EventLog
+from gateway.protocol.ollama import ChatFields, GenerateFields
 from gateway.protocol.output_items import CallItem, MessageItem
 from gateway.protocol.requests import ResponseCreate, convert, parse
 from gateway.protocol.response_events import ResponseEvents
@@ -176,16 +177,23 @@ async def test_every_route_is_described_and_no_other(tmp_path: Path, tiny_model:
 )
 def test_every_field_of_a_request_is_described_and_no_other(heading: str, request_type: type[msgspec.Struct]) -> None:
     table = re.split(r"^(?:###|Accepted) ", section(heading), maxsplit=1, flags=re.MULTILINE)[0]
+    documented = {name for row in rows(table) for name in names(row[0])}
+    assert documented == {field.encode_name for field in msgspec.structs.fields(request_type)} - INTERNAL
+
+
+def test_every_field_of_ollamas_api_is_described_and_no_other() -> None:
+    table = section("## Ollama's API").split("\n### ")[0]
     told = {name for row in rows(table) for name in names(row[0])}
-    assert told == {field.encode_name for field in msgspec.structs.fields(request_type)} - INTERNAL
+    requests_ = (ChatFields, GenerateFields)
+    assert told == {field.encode_name for kind in requests_ for field in msgspec.structs.fields(kind)}
 
 
 def test_every_event_has_a_section_and_nothing_else_is_called_one() -> None:
-    told = set(re.findall(r"^#### `(\S+)`$", section("### Server events"), re.MULTILINE))
-    assert told == event_types()
+    documented = set(re.findall(r"^#### `(\S+)`$", section("### Server events"), re.MULTILINE))
+    assert documented == event_types()
     named = {match.rstrip(".") for match in re.findall(r"\bresponse\.[a-z_.]+", PAGE)}
-    assert named - told - CLIENT_MESSAGES <= OBJECTS
-    assert told >= {"response.completed", "response.incomplete", "response.failed"}
+    assert named - documented - CLIENT_MESSAGES <= OBJECTS
+    assert documented >= {"response.completed", "response.incomplete", "response.failed"}
 
 
 def test_the_examples_of_events_have_the_fields_that_events_have() -> None:
@@ -221,10 +229,10 @@ def test_the_examples_of_client_messages_are_accepted(kind: str) -> None:
 
 
 def test_every_error_code_is_described_with_its_status_and_type_and_no_other() -> None:
-    told = {names(row[0])[0]: row for row in rows(section("## Errors"))}
-    assert told.keys() == {error.code for error in error_classes()}
+    documented = {names(row[0])[0]: row for row in rows(section("## Errors"))}
+    assert documented.keys() == {error.code for error in error_classes()}
     for error in error_classes():
-        _, status, kind, *rest = told[error.code]
+        _, status, kind, *rest = documented[error.code]
         assert str(error.status) in re.findall(r"\d+", status), error
         assert names(kind) == [error.type], error
         assert all(rest), error
@@ -244,18 +252,18 @@ def test_every_code_of_a_steering_failure_is_described_and_no_other() -> None:
 
 
 def test_every_metric_is_described_with_its_type_and_labels_and_no_other() -> None:
-    told = {}
+    documented = {}
     for metric, kind, labels in rows(section("## Metrics")):
         own = set(names(re.sub(r"\([^)]*\)|;.*", "", labels)))
-        told[names(metric)[0]] = (kind, own)
-    assert told == PROMISED
+        documented[names(metric)[0]] = (kind, own)
+    assert documented == PROMISED
 
 
 def test_the_limits_are_those_of_the_code() -> None:
     lines = [line.strip("|").split(" | ") for line in section("## Limits").splitlines() if line.startswith("| ")]
     table = {row[0].strip(): row[1] for row in lines}
-    told = {row: tuple(float(n.replace(" ", "")) for n in re.findall(r"\d[\d ]*", table[row])) for row in LIMITS}
-    assert told == LIMITS
+    documented = {row: tuple(float(n.replace(" ", "")) for n in re.findall(r"\d[\d ]*", table[row])) for row in LIMITS}
+    assert documented == LIMITS
 
 
 def test_the_limits_that_are_settings_name_their_defaults() -> None:

@@ -66,12 +66,12 @@ def needs_server(page: list[Block]) -> bool:
 @pytest.mark.parametrize(
     ("page", "block"), [pytest.param(page, block, id=f"{name(page)} {block}") for page in PAGES for block in runs(page)]
 )
-def test_what_the_docs_say_works(open_page: Callable[[Path], Reader], page: Path, block: Block) -> None:
+def test_the_commands_of_the_docs_work(open_page: Callable[[Path], Reader], page: Path, block: Block) -> None:
     open_page(page).do(block)
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name)
-def test_every_block_of_the_docs_says_how_to_try_it(page: Path) -> None:
+def test_every_block_of_the_docs_states_how_to_run_it(page: Path) -> None:
     for block in blocks(page.read_text()):
         block.check()
 

@@ -26,7 +26,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("block", [block for block in blocks(README) if "skip" not in block.directives], ids=str)
-def test_what_the_readme_says_works(reader: Reader, block: Block) -> None:
+def test_the_commands_of_the_readme_work(reader: Reader, block: Block) -> None:
     reader.do(block)
 
 
@@ -38,7 +38,7 @@ def test_ctrl_c_ends_the_server_without_a_word_of_complaint(reader: Reader) -> N
     assert "Traceback" not in output
 
 
-def test_every_block_of_the_readme_says_how_to_try_it() -> None:
+def test_every_block_of_the_readme_states_how_to_run_it() -> None:
     for block in blocks(README):
         block.check()
 
@@ -74,7 +74,7 @@ def test_a_block_inside_a_list_loses_its_indent() -> None:
     assert only("- do\n  ```sh\n  cd /\n  make -n help\n  ```").commands == ["cd /", "make -n help"]
 
 
-def test_a_server_stays_in_the_background_without_being_told() -> None:
+def test_a_server_stays_in_the_background_without_a_comment() -> None:
     assert only("```sh\ncd samovar\nmake serve PORT=9000\n```").is_background
     assert only("```sh\n.venv/bin/samovar serve --port 9000\n```").is_background
     assert not only("```sh\nmake serve -n; make -n test\ncurl http://127.0.0.1:8000/\n```").is_background
@@ -98,7 +98,7 @@ def test_blocks_to_look_at_are_left_alone() -> None:
         ("<!-- test: backgruond -->\n```sh\nls\n```", "no such comment"),
     ],
 )
-def test_a_block_that_nobody_knows_how_to_run_is_refused(markdown: str, complaint: str) -> None:
+def test_a_block_with_unknown_programs_is_rejected(markdown: str, complaint: str) -> None:
     with pytest.raises(UnknownBlockError, match=complaint):
         only(markdown).check()
 

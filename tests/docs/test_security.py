@@ -75,16 +75,16 @@ def test_what_is_said_not_to_be_defended_is_not() -> None:
 
 def test_systemd_states_the_exposure_that_the_page_states() -> None:
     [[version, stated]] = re.findall(r"`systemd-analyze security` of systemd (\d+) says ([\d.]+)\.", DOCUMENT)
-    told = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
+    installed = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
     unit = ROOT / "deploy" / "systemd" / "samovar.service"
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     [exposure] = re.findall(r"Overall exposure level for \S+: ([\d.]+)", found)
-    assert exposure == stated or told.split()[1] != version, "every version weighs other things"
+    assert exposure == stated or installed.split()[1] != version, "every version weighs other things"
 
 
 @pytest.mark.slow
-async def test_a_gateway_and_its_engines_call_nobody(tmp_path: Path, tiny_model: Path) -> None:
+async def test_a_gateway_and_its_engines_open_no_outgoing_connection(tmp_path: Path, tiny_model: Path) -> None:
     """But their cache, from first to last, by what the kernel is asked: no call is too short, and DNS is one."""
     with RedisServer(tmp_path) as redis, watching(tmp_path) as (watched, called):
         gateway = Gateway(tmp_path / "state", model=tiny_model, context=512, cache=redis.url)

@@ -90,7 +90,7 @@ def test_what_was_changed_on_the_way_is_not_installed(tmp_path: Path, carried: P
 
 
 @pytest.mark.slow
-def test_another_python_or_processor_is_told_before_anything_is_installed(tmp_path: Path, carried: Path) -> None:
+def test_another_python_or_processor_is_reported_before_anything_is_installed(tmp_path: Path, carried: Path) -> None:
     (carried / "made-for").write_text("3.9 pdp11\n")
     assert airgap(carried, "seal", carried).returncode == 0
     done = airgap(carried, "install", tmp_path / "opt")
@@ -99,7 +99,7 @@ def test_another_python_or_processor_is_told_before_anything_is_installed(tmp_pa
     assert not (tmp_path / "opt").exists()
 
 
-def test_a_mistake_is_told_in_a_line_or_by_the_usage(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_line_or_by_the_usage(tmp_path: Path) -> None:
     assert airgap(SCRIPT.parent).returncode == 2
     assert "pack FOLDER" in airgap(SCRIPT.parent, "pak").stderr
     (tmp_path / "file").touch()

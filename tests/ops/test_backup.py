@@ -10,7 +10,7 @@ import pytest
 from deploy.backup import main
 
 
-def test_a_key_that_lies_elsewhere_is_told_as_without_it_the_backup_cannot_be_read(
+def test_a_key_outside_the_backup_is_reported_because_the_backup_needs_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.umask", lambda _: 0o022)  # of this whole process

@@ -30,11 +30,11 @@ from tests.support.readme import blocks
 def witness() -> Iterator[str]:
     """A server behind a gateway's own `Proxies` that answers what it sees of a request; gives its address."""
 
-    async def tell(request: Request) -> JSONResponse:
+    async def report(request: Request) -> JSONResponse:
         client = request.client.host if request.client else None
         return JSONResponse({"client": client, "host": request.headers["host"], "scheme": request.url.scheme})
 
-    app = Proxies(Starlette(routes=[Route("/{path:path}", tell)]), trusted=["127.0.0.1"])
+    app = Proxies(Starlette(routes=[Route("/{path:path}", report)]), trusted=["127.0.0.1"])
     server = uvicorn.Server(uvicorn.Config(app, proxy_headers=False, log_level="error", lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -57,7 +57,7 @@ def test_the_shipped_configurations_are_what_the_programs_themselves_accept(tmp_
 
 
 @BALANCERS
-def test_the_gateway_sees_a_clients_own_address_and_not_what_the_client_says_of_it(
+def test_the_gateway_sees_a_clients_address_and_ignores_its_forwarded_headers(
     tmp_path: Path, kind: type[Balancer]
 ) -> None:
     with witness() as address:

@@ -65,13 +65,13 @@ class Scene:
 
 def shortened_rules(folder: Path) -> Path:
     """Return the rules with short `for` times."""
-    told = yaml.safe_load(RULES.read_text("utf-8"))
-    for group in told["groups"]:
+    rules = yaml.safe_load(RULES.read_text("utf-8"))
+    for group in rules["groups"]:
         for rule in group["rules"]:
             if "for" in rule:
                 rule["for"] = FOR
     path = folder / "rules.yml"
-    path.write_text(yaml.safe_dump(told, allow_unicode=True))
+    path.write_text(yaml.safe_dump(rules, allow_unicode=True))
     return path
 
 
@@ -175,9 +175,9 @@ async def test_the_alerts_that_should_fire_did_and_no_other(scene: Scene) -> Non
 
 async def test_alerts_name_the_gateway_and_the_problem(scene: Scene) -> None:
     target = scene.gateway.url.removeprefix("http://")
-    told = [alert for rule in scene.prometheus.rules() for alert in rule.get("alerts", ())]
-    assert told
-    for alert in told:
+    alerts = [alert for rule in scene.prometheus.rules() for alert in rule.get("alerts", ())]
+    assert alerts
+    for alert in alerts:
         assert target in alert["annotations"]["summary"]
         assert target in alert["annotations"]["zh"]
         assert "error" not in " ".join(alert["annotations"].values())

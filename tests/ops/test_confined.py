@@ -61,14 +61,14 @@ def test_what_the_unit_forbids_is_refused() -> None:
 
 @BY_ROOT
 def test_nothing_can_be_written_but_one_folder_and_root_has_no_capability(tmp_path: Path) -> None:
-    state, beside = tmp_path / "state", tmp_path / "beside"
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
     state.mkdir()
-    beside.mkdir()
-    folders = [str(state), str(beside), "/"]
+    elsewhere.mkdir()
+    folders = [str(state), str(elsewhere), "/"]
     printed = run(*CONFINED, f"--writable={state}", sys.executable, "-c", WRITES, *folders)
     refusals = [f"{folder} Read-only file system" for folder in folders[1:]]
     assert printed == [f"{state} is written", *refusals, "CapEff:\t0000000000000000"]
-    assert run(sys.executable, "-c", WRITES, str(beside))[0] == f"{beside} is written"
+    assert run(sys.executable, "-c", WRITES, str(elsewhere))[0] == f"{elsewhere} is written"
 
 
 @BY_ROOT

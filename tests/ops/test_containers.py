@@ -273,7 +273,7 @@ def test_the_package_holds_the_chat_page_and_all_rooms(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_images_health_check_says_whether_requests_are_taken(tiny_server: Gateway) -> None:
+def test_the_images_health_check_reports_whether_requests_are_accepted(tiny_server: Gateway) -> None:
     [line] = instructions("HEALTHCHECK")
     command = json.loads(line.partition(" CMD ")[2])
     script = command[2].replace("127.0.0.1:8000", tiny_server.url.removeprefix("http://"))

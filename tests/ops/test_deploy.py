@@ -36,13 +36,13 @@ class Manager:
         self.socket.settimeout(20)
         self.environment = {"NOTIFY_SOCKET": str(self.path), "WATCHDOG_USEC": "600000"}
 
-    def hear(self) -> list[str]:
+    def receive(self) -> list[str]:
         """The lines of the next word."""
         return self.socket.recv(4096).decode().splitlines()
 
-    def hear_of(self, what: str) -> list[str]:
+    def receive_about(self, what: str) -> list[str]:
         """The next word that is about this; signs of life in between are passed over."""
-        while what not in (lines := self.hear()):
+        while what not in (lines := self.receive()):
             assert lines == ["WATCHDOG=1"]
         return lines
 
@@ -116,32 +116,32 @@ def test_what_the_unit_and_the_gateway_promise_each_other_fits() -> None:
     assert said["OOMPolicy"] == ["continue"]  # one engine's end is not the gateway's
 
 
-def test_the_unit_is_begun_anew_however_often_it_ends() -> None:
+def test_the_unit_is_restarted_however_often_it_exits() -> None:
     said = properties(UNIT)
     assert said["StartLimitIntervalSec"] == ["0"]
     assert said["Restart"] == ["on-failure"]
-    assert said["RestartSec"] == ["5s"]  # a Redis or a network that comes up beside it has time to
+    assert said["RestartSec"] == ["5s"]  # time for Redis and the network to start
     before_service, _ = UNIT.read_text().split("[Service]")
     assert "StartLimitIntervalSec" in before_service  # elsewhere systemd passes over it
 
 
 @pytest.mark.slow
-async def test_a_gateway_serves_under_all_that_the_unit_forbids_and_tells_its_manager_what_it_does(
+async def test_a_gateway_serves_under_the_units_restrictions_and_notifies_systemd(
     tmp_path: Path, tiny_model: Path, unit: Path, manager: Manager
 ) -> None:
     gateway = Gateway(tmp_path / "state", model=tiny_model, context=512)
     gateway.command = [sys.executable, "-m", "tests.support.confined", str(unit), *SAMOVAR]
     gateway.environment = {**gateway.environment, **manager.environment}
     with gateway:
-        assert manager.hear() == ["READY=1", f"STATUS=Samovar: {gateway.url}"]
+        assert manager.receive() == ["READY=1", f"STATUS=Samovar: {gateway.url}"]
         async with gateway.connect() as conversation:
             first = await conversation.ask("茶炊是什么?", max_output_tokens=5)
             assert said(first)
             second = await conversation.ask("?", previous_response_id=first[-1].response.id, max_output_tokens=5)
             assert second[-1].response.usage.input_tokens_details.cached_tokens > 0
-        manager.hear_of("WATCHDOG=1")
+        manager.receive_about("WATCHDOG=1")
         gateway.process.send_signal(signal.SIGTERM)
-        assert manager.hear_of("STOPPING=1")[1].startswith("STATUS=")
+        assert manager.receive_about("STOPPING=1")[1].startswith("STATUS=")
         assert gateway.wait() == 0
     assert "Traceback" not in gateway.log()
 
@@ -151,24 +151,24 @@ async def test_a_loop_that_hangs_gives_no_sign_of_life(manager: Manager) -> None
     supervisor.ready("well")
     for _ in range(3):
         await asyncio.sleep(0.02)
-    assert manager.hear()[0] == "READY=1"
+    assert manager.receive()[0] == "READY=1"
     while not manager.silence():
         continue
     time.sleep(0.1)  # noqa: ASYNC251 - this is the loop that hangs
     assert manager.silence()
     await asyncio.sleep(0.02)
-    assert manager.hear() == ["WATCHDOG=1"]
+    assert manager.receive() == ["WATCHDOG=1"]
 
 
 async def test_a_watchdog_that_is_meant_for_another_process_gets_no_signs(manager: Manager) -> None:
     environment = {**manager.environment, "WATCHDOG_PID": str(os.getppid()), "WATCHDOG_USEC": "3000"}
     Supervisor(environment).ready("well")
     await asyncio.sleep(0.02)
-    assert manager.hear()[0] == "READY=1"
+    assert manager.receive()[0] == "READY=1"
     assert manager.silence()
 
 
-async def test_without_a_manager_nothing_is_said_and_a_deaf_one_does_no_harm(tmp_path: Path) -> None:
+async def test_nothing_is_sent_without_systemd_and_an_unresponsive_one_does_no_harm(tmp_path: Path) -> None:
     for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "1000000"}):
         supervisor = Supervisor(environment)
         supervisor.ready("well")
@@ -176,8 +176,8 @@ async def test_without_a_manager_nothing_is_said_and_a_deaf_one_does_no_harm(tmp
 
 
 def renew(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run certbot's hook with a `systemctl` that notes what it is told."""
-    (folder / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {folder}/told\n')
+    """Run certbot's hook with a `systemctl` that notes its arguments."""
+    (folder / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n')
     (folder / "systemctl").chmod(0o755)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "RENEWED_LINEAGE": str(folder)}
     command: list[str | Path] = ["sh", ROOT / "deploy" / "haproxy" / "renewed.sh", folder / "samovar.pem"]
@@ -193,4 +193,4 @@ def test_a_renewed_certificate_reaches_haproxy_whole_or_not_at_all(tmp_path: Pat
     (tmp_path / "privkey.pem").unlink()
     assert renew(tmp_path).returncode != 0
     assert (tmp_path / "samovar.pem").read_text() == "chain\nkey\n"
-    assert (tmp_path / "told").read_text() == "try-reload-or-restart haproxy\n"
+    assert (tmp_path / "calls").read_text() == "try-reload-or-restart haproxy\n"

@@ -216,7 +216,7 @@ def test_without_a_recent_python_an_error_is_printed(clone: Path, bare: Path, ve
     assert "apt-get install -y python3" in answer.stderr
 
 
-def test_a_user_who_may_not_install_sees_which_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_rights_to_install_sees_which_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, **_: "/usr/bin/apt-get" if name == "apt-get" else None)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(needs, "FONTS", Path("/nowhere"))

@@ -85,7 +85,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-async def test_an_attack_is_answered_and_stops_nobody(gateway: Gateway, name: str) -> None:
+async def test_an_attack_is_answered_and_blocks_no_other_client(gateway: Gateway, name: str) -> None:
     path, body = ATTACKS[name]
     most = bound(idle(gateway.url))
     with Watchdog(gateway.url) as watchdog:
@@ -99,7 +99,7 @@ async def test_an_attack_is_answered_and_stops_nobody(gateway: Gateway, name: st
     gateway.post("/v1/responses", {"input": "x", "max_output_tokens": 1}).raise_for_status()
 
 
-async def test_fifty_attacks_at_once_stop_nobody(gateway: Gateway) -> None:
+async def test_fifty_attacks_at_once_block_no_other_client(gateway: Gateway) -> None:
     most = bound(idle(gateway.url))
     with Watchdog(gateway.url) as watchdog:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=300) as client:
@@ -172,7 +172,7 @@ def test_a_request_that_is_cancelled_while_its_prompt_is_read_leaves_nothing_beh
     gateway.post("/v1/responses", {"input": "x", "max_output_tokens": 1}).raise_for_status()
 
 
-def test_the_log_tells_of_dead_workers_without_contents(gateway: Gateway) -> None:
+def test_the_log_reports_dead_workers_without_contents(gateway: Gateway) -> None:
     log = gateway.log()
     assert "prompt worker died" in log
     assert "Traceback" not in log

@@ -33,7 +33,7 @@ def a_run(**changes: Any) -> Run:
 
 
 def a_pair(ours: Run, theirs: Run, *, revision: str = "abc") -> Pair:
-    """Two runs beside each other."""
+    """A pair of runs at the same time."""
     facts = {"date": "2026-11-25", "machine": "2 x CPU", "engine": "0", "revision": revision}
     return Pair(model="m", load="chat", streams=2, ours=ours, theirs=theirs, **facts)
 
@@ -67,7 +67,7 @@ def test_a_table_never_mixes_two_commits_in_one_row_and_takes_none_that_was_hard
     assert [summary.pairs for summary in rows([*old, *new[:1]]).values()] == [old]
 
 
-def test_a_run_beside_busy_neighbours_is_told_apart() -> None:
+def test_a_run_disturbed_by_other_processes_is_recognized() -> None:
     assert a_run(others=0.5).disturbed
     assert not a_run(others=0.02).disturbed
 
@@ -88,7 +88,7 @@ def test_text_from_the_stand_in_is_tokenized_to_what_it_emitted(tmp_path: Path) 
     assert len(vocabulary.tokenize("<|im_start|>assistant\n", special=True)) == 3
 
 
-def test_a_page_says_of_each_row_whether_its_goal_was_reached(tmp_path: Path) -> None:
+def test_the_page_states_for_each_row_whether_its_goal_was_reached(tmp_path: Path) -> None:
     fast, slow = a_pair(a_run(output=150), a_run()), a_pair(a_run(output=99), a_run())
     pairs = {("standin", "chat", 2): Summary([fast]), ("standin", "document", 2): Summary([slow])}
     figure = Figure(benchmark="memory", name="an engine", values=[690.0, 710.0, 720.0], unit="MB", goal=700.0)
@@ -111,7 +111,7 @@ def test_a_negative_latency_neither_meets_nor_misses_its_goal() -> None:
     )
 
 
-def test_gaps_beside_a_long_prompt_are_told_from_calm_ones() -> None:
+def test_gaps_during_a_long_prompt_are_separated_from_others() -> None:
     turns = [Turn(0.0, deltas=[1.0, 2.0, 4.0, 5.0]), Turn(0.0, deltas=[3.0, 3.5])]
     assert list(prompts.gaps(turns, [(2.5, 3.2)], inside=True)) == [2.0, 0.5]
     assert list(prompts.gaps(turns, [(2.5, 3.2)], inside=False)) == [1.0, 1.0]
@@ -136,7 +136,7 @@ def test_no_benchmark_is_forgotten_when_all_are_run() -> None:
     assert {command.split()[0] for command in RUNS} == programs - others
 
 
-def test_goals_that_were_missed_are_told_last_and_older_ones_not_at_all() -> None:
+def test_missed_goals_are_reported_last_and_those_of_older_commits_are_left_out() -> None:
     values: dict[str, Any] = {"benchmark": "b", "values": [2.0], "unit": "x", "revision": "abc"}
     low, none = Figure(name="low", goal=1.0, **values), Figure(name="none", **values)
     high = Figure(name="high", goal=1.0, high=True, **values)

@@ -70,8 +70,8 @@ def test_calls_are_reported_with_their_outcome_and_bytes(
     for wanted in (IDS[:2], IDS[:3], IDS[2:4]):
         store.get_many(wanted)
     store.has_many(IDS)
-    told = [(one.backend, one.operation, one.outcome, one.bytes) for one in seen]
-    assert told == [
+    observed = [(one.backend, one.operation, one.outcome, one.bytes) for one in seen]
+    assert observed == [
         ("redis", "put", "ok", 8),
         ("redis", "get", "hit", 8),
         ("redis", "get", "partial", 8),

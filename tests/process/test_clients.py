@@ -19,7 +19,7 @@ from tests.support.running import Gateway
 
 pytestmark = [
     pytest.mark.slow,
-    # What these packages warn of among themselves is not ours to mend.
+    # What these packages warn of among themselves is not ours to fix.
     pytest.mark.filterwarnings("default"),
 ]
 

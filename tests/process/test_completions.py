@@ -26,7 +26,7 @@ from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage
 from gateway.protocol.tools import form
 from tests.process.test_middleware import keys
-from tests.process.test_tools import CALL, TIME, WEATHER, told
+from tests.process.test_tools import CALL, TIME, WEATHER, emitted
 from tests.support.events import plain
 from tests.support.running import Gateway
 
@@ -127,7 +127,7 @@ def completion() -> Completion:
 
 @pytest.mark.parametrize("text", ["Hello.", f"I look.\n{CALL}", CALL, ""])
 def test_chunks_and_whole_completions_have_the_same_content(text: str) -> None:
-    events, streamed = told(text, 3, tools=[WEATHER]), completion()
+    events, streamed = emitted(text, 3, tools=[WEATHER]), completion()
     chunks = [ChatCompletionChunk.model_validate(chunk) for event in events for chunk in streamed.feed(event)]
     whole = ChatCompletion.model_validate(completion().whole(plain(events[-1])["response"]))
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
@@ -147,7 +147,7 @@ def test_chunks_and_whole_completions_have_the_same_content(text: str) -> None:
 
 def test_choices_of_one_completion_have_their_index_and_count_the_prompt_once() -> None:
     texts = ["Hello.", CALL]
-    sources = [told(text, 3, tools=[WEATHER]) for text in texts]
+    sources = [emitted(text, 3, tools=[WEATHER]) for text in texts]
     make = partial(Completion, "resp_1", created=1, model="m", fingerprint="f", logprobs=False, usage=True, count=2)
     streamed = make()
     fed = [(event, index) for pair in zip_longest(*sources) for index, event in enumerate(pair) if event is not None]
@@ -225,8 +225,8 @@ def test_a_schema_error_names_the_field_of_chat_completions() -> None:
         assert caught.value.param == param
 
 
-async def test_a_stateless_client_gets_every_known_token_from_the_cache(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_a_stateless_client_gets_every_known_token_from_the_cache(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         said: list[Any] = [{"role": "system", "content": "s"}]
         seen = 0
         for turn in range(4):
@@ -237,12 +237,12 @@ async def test_a_stateless_client_gets_every_known_token_from_the_cache(tiny_ser
             assert (answer.usage.prompt_tokens_details.cached_tokens or 0) >= seen - 1
             seen = answer.usage.total_tokens
             said.append({"role": "assistant", "content": answer.choices[0].message.content})
-    with closing(sqlite3.connect(tiny_server.state / "conversations.db")) as database:
+    with closing(sqlite3.connect(shared_server.state / "conversations.db")) as database:
         assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
 
 
-async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_a_stream_ends_with_its_reason_its_usage_and_done(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         stream = await openai.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": "x"}], max_tokens=12, stream=True, logprobs=True,
             top_logprobs=1, stream_options={"include_usage": True}, temperature=0,
@@ -263,9 +263,9 @@ async def test_a_stream_ends_with_its_reason_its_usage_and_done(tiny_server: Gat
 
 
 async def test_several_answers_share_one_prompt_and_each_has_its_own_seed(tiny_server: Gateway) -> None:
-    said: Any = [{"role": "user", "content": "tea " * 60}]
+    question: Any = [{"role": "user", "content": "tea " * 60}]
     async with client(tiny_server) as openai:
-        whole = await openai.chat.completions.create(model="tiny", messages=said, n=8, seed=5, max_tokens=6)
+        whole = await openai.chat.completions.create(model="tiny", messages=question, n=8, seed=5, max_tokens=6)
         assert whole.usage is not None
         prompt = whole.usage.prompt_tokens
         assert whole.usage.completion_tokens <= 8 * 6
@@ -274,10 +274,10 @@ async def test_several_answers_share_one_prompt_and_each_has_its_own_seed(tiny_s
         texts = [choice.message.content for choice in whole.choices]
         assert [choice.index for choice in whole.choices] == list(range(8))
         assert len(set(texts)) > 1
-        third = await openai.chat.completions.create(model="tiny", messages=said, seed=5 + 2, max_tokens=6)
+        third = await openai.chat.completions.create(model="tiny", messages=question, seed=5 + 2, max_tokens=6)
         assert third.choices[0].message.content == texts[2]
         stream = await openai.chat.completions.create(
-            model="tiny", messages=said, n=3, seed=5, max_tokens=6, stream=True,
+            model="tiny", messages=question, n=3, seed=5, max_tokens=6, stream=True,
             stream_options={"include_usage": True},
         )  # fmt: skip
         streamed, usages = ["", "", ""], []
@@ -290,10 +290,10 @@ async def test_several_answers_share_one_prompt_and_each_has_its_own_seed(tiny_s
 
 
 async def test_closing_a_request_cancels_all_its_answers(tiny_server: Gateway) -> None:
-    said: Any = [{"role": "user", "content": "x"}]
+    question: Any = [{"role": "user", "content": "x"}]
     async with client(tiny_server) as openai:
         stream = await openai.chat.completions.create(
-            model="tiny", messages=said, n=3, max_tokens=400, stream=True, logit_bias={"65": 100}
+            model="tiny", messages=question, n=3, max_tokens=400, stream=True, logit_bias={"65": 100}
         )
         await anext(aiter(stream))
         await stream.close()
@@ -313,15 +313,15 @@ def test_if_one_answer_has_no_place_none_is_started(tmp_path: Path, tiny_model: 
         assert (gateway.metric("samovar_requests_running"), gateway.metric("samovar_requests_waiting")) == (0, 0)
 
 
-def test_a_stream_has_the_format_that_clients_parse(tiny_server: Gateway) -> None:
+def test_a_stream_has_the_format_that_clients_parse(shared_server: Gateway) -> None:
     body = {"messages": [USER], "stream": True, "max_tokens": 2}
-    raw = httpx.post(f"{tiny_server.url}/v1/chat/completions", json=body, timeout=30)
+    raw = httpx.post(f"{shared_server.url}/v1/chat/completions", json=body, timeout=30)
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert raw.text.endswith("\n\ndata: [DONE]\n\n")
 
 
-async def test_errors_raise_the_clients_own_exceptions(tiny_server: Gateway) -> None:
-    async with client(tiny_server) as openai:
+async def test_errors_raise_the_clients_own_exceptions(shared_server: Gateway) -> None:
+    async with client(shared_server) as openai:
         with pytest.raises(BadRequestError) as caught:
             await openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=9)
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "n")

@@ -81,7 +81,7 @@ async def test_a_redis_that_restarts_empty_brings_no_deleted_record_back(tmp_pat
             await one.put("alice", "resp_1", SAID, Progress.ENDED)
             await one.put("alice", "resp_2", SAID, Progress.ENDED)
             assert await two.delete("alice", "resp_1")
-            server.stop()  # perhaps before `one` has heard of it
+            server.stop()  # perhaps before the deletion has reached `one`
             server.start()
             await until_gone(one, "resp_1")
             await until(lambda: tombstones(tmp_path / "a") == tombstones(tmp_path / "b") == ["resp_1"])
@@ -89,7 +89,7 @@ async def test_a_redis_that_restarts_empty_brings_no_deleted_record_back(tmp_pat
 
 
 @pytest.mark.slow
-async def test_a_gateway_that_only_heard_of_a_deletion_publishes_it_again(tmp_path: Path) -> None:
+async def test_a_gateway_that_only_received_a_deletion_publishes_it_again(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with archive(tmp_path / "late", server) as late:
             await late.put("alice", "resp_1", SAID, Progress.ENDED)
@@ -104,7 +104,7 @@ async def test_a_gateway_that_only_heard_of_a_deletion_publishes_it_again(tmp_pa
 
 
 @pytest.mark.slow
-async def test_a_gateway_deletes_its_own_copy_of_what_nobody_reads_there(tmp_path: Path) -> None:
+async def test_a_gateway_deletes_its_copy_of_a_record_without_reading_it(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         async with archive(tmp_path / "a", server) as one, archive(tmp_path / "b", server) as two:
             await one.put("alice", "resp_1", SAID, Progress.ENDED)
@@ -178,32 +178,32 @@ def rows_in(file: Path) -> int:
 
 
 @pytest.mark.slow
-async def test_blocks_in_a_locked_file_are_deleted_when_it_is_unlocked(tiny_server: Gateway) -> None:
-    response, file = ask(tiny_server), tiny_server.state / "blocks.db"
+async def test_blocks_in_a_locked_file_are_deleted_when_it_is_unlocked(shared_server: Gateway) -> None:
+    response, file = ask(shared_server), shared_server.state / "blocks.db"
     await until(lambda: rows_in(file) > 1)
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        assert tiny_server.delete(f"/v1/responses/{response}").json()["deleted"] is True
+        assert shared_server.delete(f"/v1/responses/{response}").json()["deleted"] is True
         assert rows_in(file) > 1
         connection.execute("ROLLBACK")
     await until(lambda: rows_in(file) == 0)
 
 
 @pytest.mark.slow
-async def test_a_deletion_while_the_engine_still_stores_the_answer_leaves_no_block(tiny_server: Gateway) -> None:
-    file = tiny_server.state / "blocks.db"
-    ask(tiny_server)
+async def test_a_deletion_while_the_engine_still_stores_the_answer_leaves_no_block(shared_server: Gateway) -> None:
+    file = shared_server.state / "blocks.db"
+    ask(shared_server)
     for n in range(6):
         await until(lambda: rows_in(file) > 0)
         with closing(sqlite3.connect(file, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")  # engine and gateway wait side by side
             body = {"input": f"{n} {LONG * 2}", **ANSWER}
-            response = tiny_server.post("/v1/responses", body).raise_for_status().json()["id"]
-            deleting = asyncio.create_task(asyncio.to_thread(tiny_server.delete, f"/v1/responses/{response}"))
+            response = shared_server.post("/v1/responses", body).raise_for_status().json()["id"]
+            deleting = asyncio.create_task(asyncio.to_thread(shared_server.delete, f"/v1/responses/{response}"))
             await asyncio.sleep(0.2)
             connection.execute("ROLLBACK")
         assert (await deleting).json()["deleted"] is True
-    tiny_server.delete(f"/v1/responses/{ask(tiny_server)}")
+    shared_server.delete(f"/v1/responses/{ask(shared_server)}")
     await until(lambda: rows_in(file) == 0)
 
 

@@ -85,13 +85,13 @@ def test_what_is_drawn_next_does_not_depend_on_what_was_found_or_on_what_others_
     assert small.mischief.random() != large.mischief.random()
 
 
-def test_hangs_that_were_found_out_are_told_apart_from_pauses() -> None:
+def test_detected_hangs_are_counted_apart_from_pauses() -> None:
     assert line("stopped", Row(injected=24, for_good=3)).startswith("| stopped | 24, 3 of them for good | 0 |")
     assert line("killed", Row(injected=24)).startswith("| killed | 24 | 0 |")
 
 
 @pytest.mark.parametrize(("waited", "stuck"), [(None, 0), (1.0, 0), (injection.PATIENCE + 1, 1)])
-async def test_a_hang_that_is_not_found_out_is_one_where_somebody_waits_for_it(
+async def test_an_undetected_hang_counts_only_while_a_client_waits(
     waited: float | None, stuck: int, tmp_path: Path, sleeper: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine without work owes nothing, and nobody can know that it would not answer."""
@@ -173,8 +173,8 @@ def test_what_is_kept_of_a_cut_answer_must_be_its_beginning(ledger: Ledger) -> N
     assert ledger.row.wrong == 1
 
 
-def test_a_cut_answer_without_what_was_heard_long_before_is_a_lost_turn(ledger: Ledger) -> None:
-    ledger.not_kept(due="")  # it had just begun
+def test_an_interrupted_answer_without_text_received_long_before_is_a_lost_turn(ledger: Ledger) -> None:
+    ledger.not_kept(due="")  # it had just started
     ledger.cut_off(KNOWN, "1 2", response("1 "), due="1 ")
     assert (ledger.row.cut, ledger.row.unkept, ledger.row.due, ledger.row.turns_lost) == (1, 1, 1, 0)
     ledger.not_kept(due="1")
@@ -193,16 +193,16 @@ def test_of_a_damaged_file_nothing_is_due() -> None:
     assert [name for name, fault in injection.FAULTS.items() if not fault.keeps] == ["conversations", "databases"]
 
 
-def test_due_is_what_was_heard_some_seconds_before_the_gateway_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_due_is_the_text_received_some_seconds_before_the_gateway_exited(monkeypatch: pytest.MonkeyPatch) -> None:
     answer, clock = _Answer(KNOWN), Clock(100.0)
     monkeypatch.setattr("benchmarks.faults.talker.time.monotonic", clock)
 
-    def hear(number: int, text: str) -> None:
+    def add(number: int, text: str) -> None:
         answer.receive({"type": "response.output_text.delta", "sequence_number": number, "delta": text})
 
-    hear(1, "1")
+    add(1, "1")
     clock.now += 1
-    hear(2, " 2")
+    add(2, " 2")
     clock.now += KEPT_SECONDS - 0.5
     answer.lose(clock.now)
     assert (answer.text, answer.due) == ("1 2", "1")
@@ -220,7 +220,7 @@ def test_only_honest_codes_may_refuse_and_what_they_say_is_noted(ledger: Ledger)
     assert (ledger.row.refused, ledger.row.wrong) == (2, 1)
 
 
-def test_where_nothing_is_broken_nobody_may_be_refused(ledger: Ledger) -> None:
+def test_without_a_fault_no_request_may_be_rejected(ledger: Ledger) -> None:
     ledger.refused("engine_unavailable", "llama_decode returned 1")
     assert (ledger.row.refused, ledger.row.wrong) == (1, 1)
     assert ledger.row.notes["engine_unavailable while nothing was broken"] == 1

@@ -16,8 +16,9 @@ LONG = "In the kitchen stands a samovar, and nobody may know of it. " * 3
 
 async def ask(gateway: Gateway, text: str, **fields: Any) -> tuple[str, int]:
     """The response's id, and how many tokens of its prompt were cached; asked by an engine that holds nothing."""
-    gateway.stop()
-    gateway.start()
+    if gateway.engines():
+        gateway.stop()
+        gateway.start()
     async with gateway.connect() as conversation:
         events = await conversation.ask(text, **SAID, **fields)
     response = events[-1].response

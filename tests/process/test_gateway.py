@@ -84,17 +84,17 @@ async def test_an_acknowledged_turn_outlives_a_killed_gateway_and_no_engine_is_l
     ],
 )
 async def test_an_error_has_its_code_and_the_connection_stays_open(
-    tiny_server: Gateway, message: str, code: str
+    shared_server: Gateway, message: str, code: str
 ) -> None:
-    async with tiny_server.connect() as conversation:
+    async with shared_server.connect() as conversation:
         await conversation.send(message)
         [error] = await conversation.events()
         assert (error.type, error.error.code) == ("error", code)
         assert said(await conversation.ask("x", max_output_tokens=2, **ENDLESS)) == "AA"
 
 
-async def test_a_cancel_ends_an_answer_and_its_text_is_stored(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_a_cancel_ends_an_answer_and_its_text_is_stored(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 400, **ENDLESS})
         text, created = "", ""
         async for event in conversation.stream():
@@ -115,27 +115,27 @@ async def test_a_cancel_ends_an_answer_and_its_text_is_stored(tiny_server: Gatew
         )
 
 
-async def test_a_stop_string_ends_an_answer_before_it(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_a_stop_string_ends_an_answer_before_it(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         events = await conversation.ask("x", stop=["AAAA"], max_output_tokens=50, **ENDLESS)
         assert (events[-1].type, said(events)) == ("response.completed", "")
 
 
-async def test_an_unstored_response_is_known_to_its_connection_only(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_an_unstored_response_is_known_to_its_connection_only(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         first = await conversation.ask("x", store=False, max_output_tokens=2, **ENDLESS)
         previous = first[-1].response.id
         second = await conversation.ask("y", store=False, previous_response_id=previous, max_output_tokens=2, **ENDLESS)
         assert said(second) == "AA"
-    async with tiny_server.connect() as conversation:
+    async with shared_server.connect() as conversation:
         [error] = await conversation.ask("y", previous_response_id=previous)
         assert error.error.code == "previous_response_not_found"
 
 
-async def test_truncation_auto_drops_the_oldest_turns_and_disabled_is_an_error(tiny_server: Gateway) -> None:
+async def test_truncation_auto_drops_the_oldest_turns_and_disabled_is_an_error(shared_server: Gateway) -> None:
     history = [{"role": role, "content": f"{n} " + "x" * 60} for n in range(8) for role in ("user", "assistant")]
     items = [*history, {"role": "user", "content": "now"}]
-    async with tiny_server.connect() as conversation:
+    async with shared_server.connect() as conversation:
         await conversation.send({"type": "response.create", "input": items, "truncation": "disabled"})
         [error] = await conversation.events()
         assert error.error.code == "context_length_exceeded"
@@ -256,10 +256,10 @@ def test_health_models_and_metrics_are_served(tiny_server: Gateway) -> None:
     assert 'samovar_limit{name="queue_limit"} 64.0' in metrics
 
 
-def test_foreign_hosts_and_origins_are_rejected(tiny_server: Gateway) -> None:
-    assert tiny_server.get("/v1/models", host="evil.example").status_code == 403
-    assert tiny_server.get("/v1/models", origin="http://evil.example").status_code == 403
-    assert tiny_server.get("/v1/models", origin=tiny_server.url).status_code == 200
+def test_foreign_hosts_and_origins_are_rejected(shared_server: Gateway) -> None:
+    assert shared_server.get("/v1/models", host="evil.example").status_code == 403
+    assert shared_server.get("/v1/models", origin="http://evil.example").status_code == 403
+    assert shared_server.get("/v1/models", origin=shared_server.url).status_code == 200
 
 
 def test_a_signal_ends_the_gateway_and_its_engines_with_exit_code_0(tiny_server: Gateway) -> None:
@@ -270,8 +270,8 @@ def test_a_signal_ends_the_gateway_and_its_engines_with_exit_code_0(tiny_server:
     assert not psutil.pid_exists(pid) or os.getpid() == pid
 
 
-async def test_over_16_mib_the_socket_closes_with_the_rfcs_code(tiny_server: Gateway) -> None:
-    async with connect(tiny_server.url.replace("http", "ws") + "/v1/responses", max_size=None) as socket:
+async def test_over_16_mib_the_socket_closes_with_the_rfcs_code(shared_server: Gateway) -> None:
+    async with connect(shared_server.url.replace("http", "ws") + "/v1/responses", max_size=None) as socket:
         with pytest.raises(ConnectionClosedError) as closed:
             await socket.send("x" * (17 << 20))
             await socket.recv()

@@ -109,7 +109,7 @@ def test_a_hostile_template_is_reported_in_one_line(tmp_path: Path, template: st
 
 
 @pytest.mark.slow
-def test_a_template_that_never_ends_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_template_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     monkeypatch.setattr(inspection, "SECONDS", 3.0)
     fault = fault_of(with_template(tmp_path, loops))

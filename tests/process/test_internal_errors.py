@@ -25,7 +25,7 @@ from gateway.protocol.response_events import ResponseEvents
 from gateway.responses.generation import Generation
 from gateway.responses.registry import Responses
 from gateway.transport.websocket import Connection
-from tests.process.test_losses import TERMINAL, hear
+from tests.process.test_losses import TERMINAL, receive
 from tests.support.serving import serving
 
 WORDS = "the words of a user"
@@ -81,12 +81,12 @@ async def test_before_a_response_it_is_an_error_of_its_lane_which_goes_on(
         with monkeypatch.context() as broken:
             broken.setattr(Responses, "start_response", fails)
             await say(client, stream_id="a")
-            [error] = await hear(client, *TERMINAL)
+            [error] = await receive(client, *TERMINAL)
         assert (error["status"], error["error"]["code"], error["stream_id"]) == (500, "internal_error", "a")
         assert error["request_id"] == error["error"]["request_id"]
         assert error["request_id"] in error["error"]["message"]
         await say(client, stream_id="a")
-        assert (await hear(client, *TERMINAL))[-1]["type"] == "response.incomplete"
+        assert (await receive(client, *TERMINAL))[-1]["type"] == "response.incomplete"
         assert await counted(url) == [
             'samovar_requests_total{code="internal_error",route="responses",status="rejected"} 1.0'
         ]
@@ -99,12 +99,12 @@ async def test_after_its_beginning_a_response_fails_and_its_lane_goes_on(
         with monkeypatch.context() as broken:
             broken.setattr(Generation, "run", fails)
             await say(client)
-            *_, failed = await hear(client, *TERMINAL)
+            *_, failed = await receive(client, *TERMINAL)
             answer = await asyncio.to_thread(httpx.post, f"{url}/v1/responses", json=CREATE, timeout=20)
         assert (failed["type"], failed["response"]["error"]["code"]) == ("response.failed", "internal_error")
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
         await say(client)
-        assert (await hear(client, *TERMINAL))[-1]["type"] == "response.incomplete"
+        assert (await receive(client, *TERMINAL))[-1]["type"] == "response.incomplete"
         assert await counted(url) == [
             'samovar_requests_total{code="internal_error",route="responses",status="failed"} 2.0'
         ]
@@ -155,9 +155,9 @@ async def test_an_event_that_cannot_be_written_is_an_error_in_its_place(
     monkeypatch.setattr(ResponseEvents, "in_progress", lambda _: InProgress(response={"x": object()}))
     async with gateway(tmp_path, tiny_model) as url, socket(url) as client:
         await say(client, stream_id="a")
-        *_, error = await hear(client, *TERMINAL)
+        *_, error = await receive(client, *TERMINAL)
         assert (error["error"]["code"], error["stream_id"]) == ("internal_error", "a")
-        assert (await hear(client, *TERMINAL))[-1]["type"] == "response.incomplete"
+        assert (await receive(client, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
 async def test_a_writer_that_fails_closes_the_connection_with_a_code(
@@ -168,7 +168,7 @@ async def test_a_writer_that_fails_closes_the_connection_with_a_code(
             broken.setattr(Outbox, "next", fails)
             await say(client)
             with pytest.raises(ConnectionClosed) as closed:
-                await hear(client, *TERMINAL)
+                await receive(client, *TERMINAL)
             assert closed.value.rcvd is not None
             assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1011, "internal_error")
 
@@ -181,6 +181,6 @@ async def test_a_reader_that_fails_closes_the_connection_with_a_code(
         async with socket(url) as client:
             await say(client)
             with pytest.raises(ConnectionClosed) as closed:
-                await hear(client, *TERMINAL)
+                await receive(client, *TERMINAL)
             assert closed.value.rcvd is not None
             assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1011, "internal_error")

@@ -36,14 +36,14 @@ async def test_each_answer_has_one_line_with_its_ids_times_tokens_and_engine(tin
         second = (await conversation.ask("another secret", previous_response_id=first.id, **BRIEF))[-1].response
     body = {"model": "tiny", "input": "a secret", **BRIEF}
     plain, stream = [tiny_server.post("/v1/responses", {**body, "stream": stream}) for stream in (False, True)]
-    told = lines(tiny_server, "response")
-    assert [line["response_id"] for line in told[:2]] == [first.id, second.id]
-    assert [line["request_id"] for line in told[2:]] == [a.headers["x-request-id"] for a in (plain, stream)]
-    assert len({line["connection_id"] for line in told[:2]}) == 1
-    for line, usage in zip(told, (first.usage, second.usage), strict=False):
+    logged = lines(tiny_server, "response")
+    assert [line["response_id"] for line in logged[:2]] == [first.id, second.id]
+    assert [line["request_id"] for line in logged[2:]] == [a.headers["x-request-id"] for a in (plain, stream)]
+    assert len({line["connection_id"] for line in logged[:2]}) == 1
+    for line, usage in zip(logged, (first.usage, second.usage), strict=False):
         counted = (line["prompt_tokens"], line["cached_tokens"], line["generated_tokens"])
         assert counted == (usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens)
-    for line in told:
+    for line in logged:
         assert 0 <= line["queue_seconds"] <= line["first_token_seconds"] <= line["seconds"]
         assert (line["status"], line["code"], line["engines"]) == ("incomplete", None, ["0"])
         assert (line["tenant"], line["route"], line["level"]) == ("anonymous", "responses", "info")
@@ -78,9 +78,9 @@ async def test_a_flood_that_is_refused_leaves_one_line(tiny_server: Gateway) -> 
         codes = [(await conversation.events())[0].error.code for _ in range(1300)]
     flooded = codes.count("rate_limit_exceeded")
     assert flooded > 50
-    told = [line["code"] for line in lines(tiny_server, "refused")]
-    assert told.count("invalid_json") == codes.count("invalid_json")
-    assert 1 <= told.count("rate_limit_exceeded") < flooded / 2
+    logged = [line["code"] for line in lines(tiny_server, "refused")]
+    assert logged.count("invalid_json") == codes.count("invalid_json")
+    assert 1 <= logged.count("rate_limit_exceeded") < flooded / 2
 
 
 def test_on_a_terminal_a_line_is_for_people(tiny_server: Gateway) -> None:
@@ -125,12 +125,12 @@ def test_lines_that_do_not_fit_are_dropped_and_their_number_is_logged_when_there
     for number in range(1000):
         handler.handle(logging.makeLogRecord({"msg": f"line {number}"}))
     with open(reading, encoding="utf-8") as reader, ThreadPoolExecutor() as pool:  # noqa: PTH123 - a descriptor
-        told = pool.submit(reader.read)
+        reading_all = pool.submit(reader.read)
         handler.flush()
         handler.handle(logging.makeLogRecord({"msg": "line 1000"}))
         handler.flush()
         os.close(writing)
-        lines = told.result()
+        lines = reading_all.result()
     numbers = [int(line.split()[1]) for line in lines.splitlines() if line.startswith("line")]
     dropped = [int(line.split()[-1]) for line in lines.splitlines() if line.startswith("log lines dropped")]
     assert numbers == sorted(numbers)

@@ -46,7 +46,7 @@ async def say(socket: ClientConnection, **fields: Any) -> None:
     await socket.send(msgspec.json.encode({"type": "response.create", "input": "x", **ENDLESS, **fields}).decode())
 
 
-async def hear(socket: ClientConnection, *kinds: str) -> list[dict[str, Any]]:
+async def receive(socket: ClientConnection, *kinds: str) -> list[dict[str, Any]]:
     """Events up to one of these kinds."""
     events: list[dict[str, Any]] = []
     async with asyncio.timeout(60):
@@ -74,50 +74,54 @@ async def settled(server: Gateway, response: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
-async def test_who_was_cut_off_takes_its_answer_up_where_it_lost_it(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_disconnected_client_resumes_its_answer_where_it_lost_it(shared_server: Gateway) -> None:
+    async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=400, stream_id="a")
-        before = await hear(socket, "response.output_text.delta")
+        before = await receive(socket, "response.output_text.delta")
         response = before[0]["response"]["id"]
         vanish(socket)
-    async with wire(tiny_server) as socket:
+    async with wire(shared_server) as socket:
         resume = {
             "type": "response.resume", "response_id": response, "starting_after": before[-1]["sequence_number"],
             "stream_id": "b",
         }  # fmt: skip
         await socket.send(msgspec.json.encode(resume).decode())
-        after = await hear(socket, *TERMINAL)
+        after = await receive(socket, *TERMINAL)
         assert text(before) + text(after) == "A" * 400
         assert {event["stream_id"] for event in after} == {"b"}
         assert after[-1]["response"]["status"] == "incomplete"
         await say(socket, previous_response_id=response, max_output_tokens=2)
-        assert text(await hear(socket, *TERMINAL)) == "AA"
+        assert text(await receive(socket, *TERMINAL)) == "AA"
 
 
-async def test_the_end_of_an_answer_that_nobody_heard_is_told_a_day_later(tmp_path: Path, tiny_model: Path) -> None:
+async def test_the_end_of_an_answer_is_sent_to_a_client_that_resumes_after_the_grace_period(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, resume_grace=0.2) as server:
         async with wire(server) as socket:
             await say(socket, max_output_tokens=5)
-            response = (await hear(socket, *TERMINAL))[-1]["response"]["id"]
+            response = (await receive(socket, *TERMINAL))[-1]["response"]["id"]
         await asyncio.sleep(0.4)
         async with wire(server) as socket:
             await socket.send(f'{{"type":"response.resume","response_id":"{response}","starting_after":3}}')
-            [last] = await hear(socket, *TERMINAL)
+            [last] = await receive(socket, *TERMINAL)
             assert (last["type"], last["sequence_number"]) == ("response.incomplete", 4)
             assert last["response"]["output"][0]["content"][0]["text"] == "AAAAA"
             streamed = await asyncio.to_thread(server.get, f"/v1/responses/{response}?stream=true")
             assert streamed.text.startswith("event: response.incomplete\n")
             assert streamed.text.endswith("\n\ndata: [DONE]\n\n")
             await socket.send('{"type":"response.resume","response_id":"resp_0","stream_id":"a"}')
-            [error] = await hear(socket, *TERMINAL)
+            [error] = await receive(socket, *TERMINAL)
             assert (error["error"]["param"], error["response_id"], error["stream_id"]) == ("response_id", "resp_0", "a")
 
 
-async def test_nobody_came_back_in_time_so_it_ends_and_keeps_what_was_said(tmp_path: Path, tiny_model: Path) -> None:
+async def test_a_response_that_no_client_resumes_in_time_is_cancelled_and_stored(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, resume_grace=0.1) as server:
         async with wire(server) as socket:
             await say(socket, max_output_tokens=450)
-            response = (await hear(socket, "response.output_text.delta"))[0]["response"]["id"]
+            response = (await receive(socket, "response.output_text.delta"))[0]["response"]["id"]
             for engine in server.engines():
                 engine.suspend()
             vanish(socket)
@@ -130,23 +134,23 @@ async def test_nobody_came_back_in_time_so_it_ends_and_keeps_what_was_said(tmp_p
 
 
 @pytest.mark.parametrize("fields", [{}, {"store": False}])
-async def test_a_close_frame_ends_what_its_connection_asked_for(tiny_server: Gateway, fields: dict[str, Any]) -> None:
-    async with wire(tiny_server) as watcher:
-        async with wire(tiny_server) as socket:
+async def test_a_close_frame_ends_what_its_connection_asked_for(shared_server: Gateway, fields: dict[str, Any]) -> None:
+    async with wire(shared_server) as watcher:
+        async with wire(shared_server) as socket:
             await say(socket, max_output_tokens=450, **fields)
-            response = (await hear(socket, "response.output_text.delta"))[0]["response"]["id"]
+            response = (await receive(socket, "response.output_text.delta"))[0]["response"]["id"]
             if fields:
                 vanish(socket)
         if not fields:
-            assert (await settled(tiny_server, response))["status"] == "cancelled"
+            assert (await settled(shared_server, response))["status"] == "cancelled"
         await say(watcher, previous_response_id=response)
-        [*_, last] = await hear(watcher, *TERMINAL)
+        [*_, last] = await receive(watcher, *TERMINAL)
         if fields:
             assert last["error"]["code"] in ("previous_response_not_found", "invalid_request")
 
 
 @pytest.mark.slow
-async def test_a_client_that_does_not_read_costs_little_slows_nobody_and_gets_all_in_the_end(
+async def test_a_client_that_does_not_read_costs_little_memory_slows_no_other_and_receives_everything_later(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512) as server:
@@ -175,7 +179,7 @@ def end_slow(running: Running, _: Reader) -> None:
     running.on_lag()
 
 
-async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody_else_reads(
+async def test_a_response_whose_reader_is_too_slow_is_cancelled_unless_another_client_reads_it(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
@@ -202,8 +206,8 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
                 await running.task
             [last] = [event for event in iter(box.next, None) if isinstance(event, TerminalEvent)]
             assert last.response["status"] == status
-            told = (last.response["incomplete_details"] or {}).get("message", "")
-            assert ("read too slowly" in told) is (status == "cancelled")
+            explanation = (last.response["incomplete_details"] or {}).get("message", "")
+            assert ("read too slowly" in explanation) is (status == "cancelled")
 
 
 async def test_an_ended_response_counts_with_all_its_texts(
@@ -229,8 +233,8 @@ async def test_an_ended_response_counts_with_all_its_texts(
         assert responses.find_response(principal, ended[1].id) is None
 
 
-async def test_a_flood_of_bad_frames_is_answered_one_by_one_and_costs_nothing(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_flood_of_bad_frames_is_answered_one_by_one_and_costs_nothing(shared_server: Gateway) -> None:
+    async with wire(shared_server) as socket:
 
         async def flood() -> None:
             for _ in range(2000):
@@ -249,17 +253,17 @@ async def test_a_stopping_gateway_lets_answers_end_refuses_new_ones_and_sends_cl
 ) -> None:
     async with wire(tiny_server) as idle, wire(tiny_server) as busy:
         await say(busy, max_output_tokens=450)
-        await hear(busy, "response.output_text.delta")
+        await receive(busy, "response.output_text.delta")
         tiny_server.process.send_signal(signal.SIGTERM)
         with pytest.raises(ConnectionClosed) as closed:
             await asyncio.wait_for(idle.recv(), 10)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
         await say(busy, stream_id="late")
-        events = await hear(busy, "error")
+        events = await receive(busy, "error")
         assert (events[-1]["error"]["code"], events[-1]["stream_id"]) == ("engine_unavailable", "late")
         if not any(event["type"] in TERMINAL[:-1] for event in events):
-            events += await hear(busy, *TERMINAL)
+            events += await receive(busy, *TERMINAL)
         ends = [event["response"]["status"] for event in events if event["type"] == "response.incomplete"]
         assert ends == ["incomplete"]
         with pytest.raises(ConnectionClosed) as closed:
@@ -288,7 +292,7 @@ async def test_a_second_signal_ends_every_response_with_its_terminal_event(
             httpx.AsyncClient(base_url=gateway.url, timeout=60) as client,
         ):
             await say(socket, max_output_tokens=450)
-            await hear(socket, "response.output_text.delta")
+            await receive(socket, "response.output_text.delta")
             for engine in gateway.engines():
                 engine.suspend()
             streams = [client.stream("POST", path, json={**body, "stream": True}) for path, body in PATHS.items()]
@@ -304,7 +308,7 @@ async def test_a_second_signal_ends_every_response_with_its_terminal_event(
                 for engine in gateway.engines():
                     engine.resume()
             gateway.process.send_signal(signal.SIGINT)
-            events = await hear(socket, *TERMINAL)
+            events = await receive(socket, *TERMINAL)
             with pytest.raises(ConnectionClosed) as closed:
                 await socket.recv()
             streamed = [(await stream.aread()).decode().strip().split("\n\n") for stream in opened]
@@ -350,14 +354,14 @@ async def test_an_answer_cut_off_by_a_crash_is_kept_as_far_as_it_came_and_can_be
 ) -> None:
     async with tiny_server.connect() as conversation, tiny_server.connect() as other:
         await conversation.send({"type": "response.create", "input": "x", "max_output_tokens": 450, **ENDLESS})
-        response = await begun(conversation)
+        response = await first_text(conversation)
         engines = tiny_server.engines()
         for engine in engines:
             engine.suspend()  # or the answer would be whole before the gateway is killed
         await other.send({"type": "response.create", "input": "x", "store": False, **ENDLESS})
         secret = (await anext(other.stream())).response.id
         await asyncio.sleep(2 * STORED_EVERY)
-        told = tiny_server.get(f"/v1/responses/{response}").json()["output"]
+        output = tiny_server.get(f"/v1/responses/{response}").json()["output"]
         tiny_server.stop(signal.SIGKILL)
         for engine in engines:
             engine.kill()
@@ -365,7 +369,7 @@ async def test_an_answer_cut_off_by_a_crash_is_kept_as_far_as_it_came_and_can_be
     found = tiny_server.get(f"/v1/responses/{response}").json()
     assert (found["status"], found["incomplete_details"]["reason"]) == ("incomplete", "interrupted")
     [message] = found["output"]
-    assert (message["status"], message["content"]) == ("incomplete", told[0]["content"])
+    assert (message["status"], message["content"]) == ("incomplete", output[0]["content"])
     spoken = len(message["content"][0]["text"])
     assert 0 < spoken <= found["usage"]["output_tokens"] < 450
     assert tiny_server.get(f"/v1/responses/{secret}").status_code == 404
@@ -375,7 +379,7 @@ async def test_an_answer_cut_off_by_a_crash_is_kept_as_far_as_it_came_and_can_be
         assert events[-1].response.usage.input_tokens > spoken
 
 
-async def begun(conversation: Conversation) -> str:
+async def first_text(conversation: Conversation) -> str:
     """The id of the response, once its first text came."""
     response = ""
     async for event in conversation.stream():

@@ -1,4 +1,4 @@
-"""What Prometheus is told: all that docs/api.md promises, in a form that promtool finds well, and true."""
+"""Metrics: all that docs/api.md promises, in a format that promtool accepts, with correct values."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def exposition(gateway: Gateway) -> AsyncIterator[str]:
     raise AssertionError("nothing was stored")
 
 
-async def test_the_page_tells_all_that_the_api_reference_promises_with_these_types_and_labels(exposition: str) -> None:
+async def test_the_metrics_page_has_every_documented_metric_with_its_type_and_labels(exposition: str) -> None:
     found = {}
     for family in text_string_to_metric_families(exposition):
         name = family.name + "_total" * (family.type == "counter")

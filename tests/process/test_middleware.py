@@ -7,6 +7,7 @@ import base64
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,27 @@ def bearer(key: str) -> dict[str, str]:
 @pytest.fixture
 def closed(tmp_path: Path, tiny_model: Path) -> Iterator[tuple[Gateway, str]]:
     """A gateway that requires keys, and the key of user anna."""
-    key = keys(tmp_path, "add", "anna")
-    with Gateway(tmp_path, model=tiny_model, context=512) as gateway:
+    with open_closed(tmp_path, tiny_model) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_closed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[tuple[Gateway, str]]:
+    """The same for all tests that neither stop it nor count its totals."""
+    with open_closed(tmp_path_factory.mktemp("closed"), tiny_model) as opened:
+        yield opened
+
+
+@contextmanager
+def open_closed(state: Path, model: Path) -> Iterator[tuple[Gateway, str]]:
+    """Run a gateway that requires keys, and yield it with the key of user anna."""
+    key = keys(state, "add", "anna")
+    with Gateway(state, model=model, context=512) as gateway:
         yield gateway, key
 
 
-async def test_once_a_key_exists_every_request_needs_one_even_on_loopback(closed: tuple[Gateway, str]) -> None:
-    gateway, key = closed
+async def test_once_a_key_exists_every_request_needs_one_even_on_loopback(shared_closed: tuple[Gateway, str]) -> None:
+    gateway, key = shared_closed
     refused = gateway.get("/v1/models")
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
     assert refused.headers["www-authenticate"] == "Bearer"
@@ -73,9 +88,9 @@ async def test_once_a_key_exists_every_request_needs_one_even_on_loopback(closed
 
 
 async def test_a_browser_offers_its_key_as_a_subprotocol_and_the_other_one_is_accepted(
-    closed: tuple[Gateway, str],
+    shared_closed: tuple[Gateway, str],
 ) -> None:
-    gateway, key = closed
+    gateway, key = shared_closed
     offered: list[Any] = ["samovar", f"openai-insecure-api-key.{key}"]
     async with connect(socket_url(gateway), subprotocols=offered) as socket:
         assert socket.subprotocol == "samovar"
@@ -121,8 +136,8 @@ async def test_the_first_key_ends_connections_without_one(tiny_server: Gateway) 
                 await socket.recv()
 
 
-async def test_another_users_response_looks_like_one_that_does_not_exist(closed: tuple[Gateway, str]) -> None:
-    gateway, key = closed
+async def test_another_users_response_looks_like_one_that_does_not_exist(shared_closed: tuple[Gateway, str]) -> None:
+    gateway, key = shared_closed
     other = keys(gateway.state, "add", "bert")
     async with gateway.connect(key) as conversation:
         first = await conversation.ask("x", max_output_tokens=2, **ENDLESS)
@@ -132,10 +147,10 @@ async def test_another_users_response_looks_like_one_that_does_not_exist(closed:
 
 
 async def test_an_admin_key_cannot_read_cancel_continue_or_delete_responses_of_others(
-    closed: tuple[Gateway, str],
+    shared_closed: tuple[Gateway, str],
 ) -> None:
     """Another user's response looks like one that never existed, and the monitor pages contain nothing of it."""
-    gateway, key = closed
+    gateway, key = shared_closed
     admin = keys(gateway.state, "add", "root", "--admin")
     async with gateway.connect(key) as conversation:
         first = await conversation.ask("a secret question", max_output_tokens=2, **ENDLESS)
@@ -241,17 +256,17 @@ def test_serving_beyond_loopback_requires_a_key(tmp_path: Path, tiny_model: Path
         assert gateway.get("/v1/models", host="evil.example", **bearer(key)).status_code == 403
 
 
-def test_foreign_hosts_and_origins_are_rejected_on_every_route(tiny_server: Gateway) -> None:
+def test_foreign_hosts_and_origins_are_rejected_on_every_route(shared_server: Gateway) -> None:
     for path in ("/", "/healthz", "/metrics", "/v1/models", "/static/app.js", "/nowhere"):
-        assert tiny_server.get(path, host="evil.example").status_code == 403
-        assert tiny_server.get(path, origin="http://evil.example").status_code == 403
-        assert tiny_server.get(path, origin="http://[").status_code == 403
-        assert tiny_server.get(path, origin=tiny_server.url).status_code != 403
+        assert shared_server.get(path, host="evil.example").status_code == 403
+        assert shared_server.get(path, origin="http://evil.example").status_code == 403
+        assert shared_server.get(path, origin="http://[").status_code == 403
+        assert shared_server.get(path, origin=shared_server.url).status_code != 403
 
 
-async def test_a_foreign_page_cannot_open_a_websocket(tiny_server: Gateway) -> None:
+async def test_a_foreign_page_cannot_open_a_websocket(shared_server: Gateway) -> None:
     with pytest.raises(InvalidStatus) as refused:
-        await connect(socket_url(tiny_server), additional_headers={"Origin": "https://evil.example"})
+        await connect(socket_url(shared_server), additional_headers={"Origin": "https://evil.example"})
     assert refused.value.response.status_code == 403
 
 
@@ -271,16 +286,16 @@ def test_an_allowed_origin_may_call_and_read_the_response(tmp_path: Path, tiny_m
         assert httpx.options(gateway.url + "/v1/responses", headers=headers).status_code == 200
 
 
-def test_a_body_without_a_json_content_type_is_rejected(tiny_server: Gateway) -> None:
+def test_a_body_without_a_json_content_type_is_rejected(shared_server: Gateway) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         headers = {"content-type": kind} if kind else {}
-        answer = httpx.post(tiny_server.url + "/v1/responses", content=b"{}", headers=headers)
+        answer = httpx.post(shared_server.url + "/v1/responses", content=b"{}", headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (415, "invalid_request")
 
 
-def test_every_response_has_a_request_id_and_security_headers(tiny_server: Gateway) -> None:
-    answers = [tiny_server.get(path) for path in ("/", "/static/app.js", "/v1/models", "/nowhere")]
-    answers.append(tiny_server.get("/", host="evil.example"))
+def test_every_response_has_a_request_id_and_security_headers(shared_server: Gateway) -> None:
+    answers = [shared_server.get(path) for path in ("/", "/static/app.js", "/v1/models", "/nowhere")]
+    answers.append(shared_server.get("/", host="evil.example"))
     for answer in answers:
         assert re.fullmatch("req_[0-9a-f]{32}", answer.headers["x-request-id"])
         assert "default-src 'self'" in answer.headers["content-security-policy"]
@@ -290,8 +305,8 @@ def test_every_response_has_a_request_id_and_security_headers(tiny_server: Gatew
     assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
 
 
-async def test_a_websocket_upgrade_has_a_request_id(tiny_server: Gateway) -> None:
-    async with connect(socket_url(tiny_server)) as socket:
+async def test_a_websocket_upgrade_has_a_request_id(shared_server: Gateway) -> None:
+    async with connect(socket_url(shared_server)) as socket:
         assert socket.response is not None
         assert socket.response.headers["x-request-id"].startswith("req_")
 
@@ -320,8 +335,8 @@ def test_an_unknown_host_is_rejected_without_an_internal_error(host: str) -> Non
     assert asyncio.run(ask()) == (404 if host == "localhost:x" else 403)
 
 
-async def test_the_official_client_reports_a_wrong_key(closed: tuple[Gateway, str]) -> None:
-    gateway, _ = closed
+async def test_the_official_client_reports_a_wrong_key(shared_closed: tuple[Gateway, str]) -> None:
+    gateway, _ = shared_closed
     async with AsyncOpenAI(api_key="smv_wrong", base_url=gateway.url + "/v1", max_retries=0) as client:
         with pytest.raises(Exception, match="this API key is unknown") as wrong:
             await client.models.list()
@@ -372,8 +387,8 @@ async def test_metrics_count_rejections_and_sessions_and_contain_no_name_id_or_c
         assert word not in metrics
 
 
-def test_the_terminal_chat_asks_for_a_required_key(closed: tuple[Gateway, str]) -> None:
-    gateway, key = closed
+def test_the_terminal_chat_asks_for_a_required_key(shared_closed: tuple[Gateway, str]) -> None:
+    gateway, key = shared_closed
     chat = [*SAMOVAR, "chat", f"--port={gateway.url.rpartition(':')[2]}"]
     with Terminal(chat) as terminal:
         terminal.see("an API key is needed")
@@ -401,8 +416,8 @@ def test_the_terminal_chat_asks_for_a_required_key(closed: tuple[Gateway, str]) 
 
 
 @pytest.mark.slow
-async def test_a_connection_with_an_incomplete_request_is_closed(tiny_server: Gateway) -> None:
-    port = int(tiny_server.url.rpartition(":")[2])
+async def test_a_connection_with_an_incomplete_request_is_closed(shared_server: Gateway) -> None:
+    port = int(shared_server.url.rpartition(":")[2])
     whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
     async def until_hung_up_on(said: bytes) -> None:
@@ -412,7 +427,7 @@ async def test_a_connection_with_an_incomplete_request_is_closed(tiny_server: Ga
             await reader.read()
         writer.close()
 
-    async with connect(socket_url(tiny_server)) as socket:
+    async with connect(socket_url(shared_server)) as socket:
         await asyncio.gather(*map(until_hung_up_on, (b"", whole[:20], whole + whole[:20])))
         await socket.send("{")
         assert "invalid_json" in str(await socket.recv())

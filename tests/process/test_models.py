@@ -62,14 +62,14 @@ def leftovers(library: Library) -> list[str]:
 
 
 def test_a_pulled_model_is_verified_recorded_and_found_by_its_name(library: Library, hub: Hub, content: bytes) -> None:
-    told: list[tuple[int, bool]] = []
-    record = bring(library, hub, progress=lambda done, _, verifying: told.append((done, verifying)))
+    reported: list[tuple[int, bool]] = []
+    record = bring(library, hub, progress=lambda done, _, verifying: reported.append((done, verifying)))
     assert record == library.record(PUBLISHED.file)
     assert (record.sha256, record.size, record.revision) == (sha256(content).hexdigest(), len(content), REVISION)
     assert find(NAME).path.read_bytes() == content
     assert leftovers(library) == [PUBLISHED.file, f"{PUBLISHED.file}.json"]
-    assert told == sorted(told, key=lambda step: step[1])  # first the download, then the verification
-    assert {(len(content), False), (len(content), True)} <= set(told)
+    assert reported == sorted(reported, key=lambda step: step[1])  # first the download, then the verification
+    assert {(len(content), False), (len(content), True)} <= set(reported)
 
 
 def test_a_model_that_is_here_is_verified_again_and_not_downloaded(library: Library, hub: Hub) -> None:
@@ -228,8 +228,8 @@ def test_names_are_unique_files_are_ggufs_and_all_but_the_embedded_one_are_publi
 def test_a_file_of_the_wrong_size_is_not_served_and_the_message_names_the_fix(library: Library) -> None:
     library.folder.mkdir(parents=True)
     library.path(CATALOGUE[RECOMMENDED].file).write_bytes(b"GGUF")
-    mend = f"4 bytes instead of 491400032; run: samovar models pull {RECOMMENDED}"
-    with pytest.raises(ModelNotAvailableError, match=mend):
+    fix = f"4 bytes instead of 491400032; run: samovar models pull {RECOMMENDED}"
+    with pytest.raises(ModelNotAvailableError, match=fix):
         find(RECOMMENDED)
 
 

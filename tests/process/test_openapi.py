@@ -26,7 +26,7 @@ from gateway.transport.openapi import document
 from tests.support.running import Gateway
 
 PAGES = {"/", "/page.json", "/monitor", "/monitor/metrics"}
-"""Routes for people and their page, which no program is told of."""
+"""Routes for people and the chat page, which the document leaves out."""
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ async def test_every_route_is_in_the_document_and_nothing_else(tmp_path: Path, t
         for method in getattr(route, "methods", None) or ()
         if method != "HEAD" and getattr(route, "path", "") not in PAGES
     }
-    told = {(path, method) for path, item in document()["paths"].items() for method in item}
+    described = {(path, method) for path, item in document()["paths"].items() for method in item}
     responses.services.sessions.close()
     await responses.services.registry.close()
-    assert served == told
+    assert served == described
 
 
 def test_the_document_is_served_without_a_key(gateway: Gateway) -> None:
@@ -76,7 +76,7 @@ quickly = settings(max_examples=25, deadline=None, database=None, suppress_healt
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_answers_are_as_the_document_says(gateway: Gateway, path: str, method: str) -> None:
+def test_responses_match_the_document(gateway: Gateway, path: str, method: str) -> None:
     @quickly
     @given(cases(gateway, path, method, GenerationMode.POSITIVE))
     def holds(case: Any) -> None:

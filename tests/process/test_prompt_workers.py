@@ -152,7 +152,7 @@ async def test_memory_is_bounded(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("pre", ["deepseek-llm", "deepseek-coder", "falcon", "bloom"])
-async def test_a_word_of_a_million_letters_ends_nothing(tmp_path: Path, pre: str) -> None:
+async def test_a_word_of_a_million_letters_crashes_no_worker(tmp_path: Path, pre: str) -> None:
     path = write_tiny_model(tmp_path / "model.gguf", pre=pre)
     async with running(path) as workers:
         expected = await workers.encode(job(), user="anna")

@@ -20,7 +20,7 @@ from gateway.transport.proxies import Proxies
 from tests.support.running import Gateway
 
 
-def told(client: str, headers: dict[str, str], trusted: list[str]) -> list[str]:
+def seen_by_app(client: str, headers: dict[str, str], trusted: list[str]) -> list[str]:
     """Address, scheme and host that the app sees of a client behind the given peer."""
 
     async def app(request: Request) -> PlainTextResponse:
@@ -39,31 +39,31 @@ def told(client: str, headers: dict[str, str], trusted: list[str]) -> list[str]:
 FORWARDED = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https", "x-forwarded-host": "chat.example"}
 
 
-def test_a_trusted_proxy_says_who_the_client_is() -> None:
-    assert told("10.1.2.3", FORWARDED, ["10.0.0.0/8"]) == ["203.0.113.9", "https", "chat.example"]
+def test_the_client_address_is_taken_from_a_trusted_proxy() -> None:
+    assert seen_by_app("10.1.2.3", FORWARDED, ["10.0.0.0/8"]) == ["203.0.113.9", "https", "chat.example"]
 
 
 def test_nobody_else_does() -> None:
-    assert told("10.1.2.3", FORWARDED, ["192.0.2.1"]) == ["10.1.2.3", "http", "gateway"]
-    assert told("", FORWARDED, ["10.0.0.0/8"])[-2:] == ["http", "gateway"]
+    assert seen_by_app("10.1.2.3", FORWARDED, ["192.0.2.1"]) == ["10.1.2.3", "http", "gateway"]
+    assert seen_by_app("", FORWARDED, ["10.0.0.0/8"])[-2:] == ["http", "gateway"]
 
 
 def test_what_a_client_puts_before_a_proxys_own_word_counts_for_nothing() -> None:
     headers = {**FORWARDED, "x-forwarded-for": "127.0.0.1, 203.0.113.9"}
-    assert told("10.1.2.3", headers, ["10.0.0.0/8"])[0] == "203.0.113.9"
+    assert seen_by_app("10.1.2.3", headers, ["10.0.0.0/8"])[0] == "203.0.113.9"
 
 
 def test_an_ipv4_mapped_peer_is_the_same_as_its_ipv4_address() -> None:
     for peer in ("10.1.2.3", "::ffff:10.1.2.3", "::ffff:a01:203"):
         for trusted in ("10.0.0.0/8", "10.1.2.3", "::ffff:10.1.2.3", "::ffff:10.0.0.0/104", "10.1.2.9/8"):
-            assert told(peer, FORWARDED, [trusted])[0] == "203.0.113.9"
-        assert told(peer, FORWARDED, ["10.2.0.0/16", "::/8"])[0] == "10.1.2.3"
+            assert seen_by_app(peer, FORWARDED, [trusted])[0] == "203.0.113.9"
+        assert seen_by_app(peer, FORWARDED, ["10.2.0.0/16", "::/8"])[0] == "10.1.2.3"
 
 
-def test_ipv4_mapped_addresses_of_clients_and_of_proxies_between_are_told_as_ipv4() -> None:
+def test_ipv4_mapped_addresses_of_clients_and_proxies_are_reported_as_ipv4() -> None:
     headers = {**FORWARDED, "x-forwarded-for": "::ffff:203.0.113.9, ::ffff:10.9.9.9"}
-    assert told("::ffff:10.1.2.3", headers, ["10.0.0.0/8"])[0] == "203.0.113.9"
-    assert told("2001:db8::1", FORWARDED, ["10.0.0.0/8"])[0] == "2001:db8::1"
+    assert seen_by_app("::ffff:10.1.2.3", headers, ["10.0.0.0/8"])[0] == "203.0.113.9"
+    assert seen_by_app("2001:db8::1", FORWARDED, ["10.0.0.0/8"])[0] == "2001:db8::1"
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")

@@ -28,14 +28,14 @@ def run(*arguments: object) -> int:
 
 
 def test_quantizing_creates_a_model_and_reports_progress(tmp_path: Path, tiny_model: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     target = tmp_path / "small.gguf"
     fallbacks = quantize(
-        tiny_model, target, "q8_0", threads=1, progress=lambda number, total: told.append((number, total))
+        tiny_model, target, "q8_0", threads=1, progress=lambda number, total: reported.append((number, total))
     )
     assert fallbacks.total() == 0
     assert target.stat().st_size < tiny_model.stat().st_size
-    assert [number for number, _ in told] == [*range(1, told[-1][1] + 1)]
+    assert [number for number, _ in reported] == [*range(1, reported[-1][1] + 1)]
     model = Model(target)
     assert model.metadata("general.file_type") == str(QUANTIZATIONS["q8_0"].ftype)
     model.close()
@@ -193,7 +193,7 @@ def test_a_model_of_the_catalogue_becomes_one_of_the_library_and_is_served_by_na
 
 
 @pytest.mark.usefixtures("killed_stopwatch")
-def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
+def test_a_process_that_is_killed_while_it_measures_is_reported_in_one_line(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = tmp_path / "small.gguf"

@@ -97,7 +97,7 @@ async def test_a_file_beyond_its_quota_at_the_start_is_cut_and_shrunk(tmp_path: 
     assert (tmp_path / "conversations.db").stat().st_size < before / 2
 
 
-def test_what_d346b13_stored_is_counted_and_can_be_given_back(tmp_path: Path) -> None:
+def test_what_d346b13_stored_is_counted_and_can_be_evicted(tmp_path: Path) -> None:
     unpack(tmp_path / "state")
     keys = KeyRing.load(tmp_path / "state" / "cache.key")
     Archive(tmp_path / "state" / "conversations.db", keys, ttl=None).close()
@@ -131,10 +131,10 @@ async def test_a_user_is_notified_of_turns_that_went(tmp_path: Path, tiny_model:
     with Gateway(tmp_path, model=tiny_model, context=512, user_storage="1MiB") as gateway:
         async with gateway.connect() as conversation:
             responses = [(await conversation.ask("x", **fields))[-1].response for _ in range(30)]
-        told = [getattr(response, "samovar", {"dropped_turns": 0})["dropped_turns"] for response in responses]
-        assert told[0] == 0
-        assert told[-1] == 1
-        gone = sum(told)
+        dropped = [getattr(response, "samovar", {"dropped_turns": 0})["dropped_turns"] for response in responses]
+        assert dropped[0] == 0
+        assert dropped[-1] == 1
+        gone = sum(dropped)
         statuses = [gateway.get(f"/v1/responses/{response.id}").status_code for response in responses]
         # The latest responses are served from memory for a while, the others from the database.
         continued = gateway.post("/v1/responses", {"input": "x", "previous_response_id": responses[0].id})

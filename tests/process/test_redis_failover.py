@@ -250,7 +250,7 @@ def ask(gateway: Gateway, text: str, **fields: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", ["", "?sentinel_password=other"])
-def test_sentinels_that_refuse_the_password_are_told_from_those_that_know_no_master(
+def test_sentinels_that_refuse_the_password_are_distinguished_from_those_that_know_no_master(
     tmp_path: Path, pair: tuple[RedisServer, RedisServer], given: str
 ) -> None:
     with Sentinel(tmp_path / "sentinel", pair[0], quorum=1, options=["requirepass s3cret"]) as one:
@@ -261,7 +261,7 @@ def test_sentinels_that_refuse_the_password_are_told_from_those_that_know_no_mas
 
 
 @pytest.mark.slow
-def test_sentinels_that_know_no_such_master_are_said(sentinels: str) -> None:
+def test_sentinels_that_know_no_such_master_are_reported(sentinels: str) -> None:
     store = RedisStore(sentinels.replace("/samovar/", "/teapot/"), ttl=100)
     with pytest.raises(Exception, match=r"no Sentinel of redis\+sentinel://.* names a master teapot"):
         store.ping()

@@ -188,8 +188,8 @@ def test_a_trailing_answer_is_continued_and_found_again_in_the_cache(gateway: Ga
     whole, _ = complete(gateway, **options)
     text = whole["choices"][0]["message"]["content"]
     halves = text[: len(text) // 2], text[len(text) // 2 :]
-    begun = [HI, {"role": "assistant", "content": halves[0]}]
-    rest, _ = complete(gateway, messages=begun, **options)
+    started = [HI, {"role": "assistant", "content": halves[0]}]
+    rest, _ = complete(gateway, messages=started, **options)
     assert rest["choices"][0]["message"]["content"].startswith(halves[1])
     answer = {"role": "assistant", "content": halves[0] + rest["choices"][0]["message"]["content"]}
     usage = complete(gateway, messages=[HI, answer, HI], **options)[0]["usage"]

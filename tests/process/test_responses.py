@@ -41,8 +41,8 @@ async def create(client: Conversation, text: str = "x", **fields: Any) -> None:
     await client.send({"type": "response.create", "input": text, "max_output_tokens": 5, **ENDLESS, **fields})
 
 
-async def test_lanes_run_in_parallel_each_in_order_and_every_event_echoes_its_lane(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_lanes_run_in_parallel_each_in_order_and_every_event_echoes_its_lane(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         await create(conversation, max_output_tokens=300, stream_id="slow")
         await create(conversation, max_output_tokens=2, stream_id="slow")
         await create(conversation, max_output_tokens=3, stream_id="quick.1")
@@ -56,9 +56,9 @@ async def test_lanes_run_in_parallel_each_in_order_and_every_event_echoes_its_la
         assert all("stream_id" not in event.to_dict() for event in await conversation.ask("x", max_output_tokens=1))
 
 
-async def test_a_lane_continues_a_response_of_another_lane(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
-        await create(conversation, stream_id="a")
+async def test_a_lane_continues_a_response_of_another_lane(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
+        await create(conversation, "a prompt of this test alone", stream_id="a")
         first = (await until(conversation, ended(1)))[-1]
         await create(conversation, "y", stream_id="b", previous_response_id=first.response.id)
         second = (await until(conversation, ended(1)))[-1]
@@ -75,23 +75,25 @@ async def test_a_lane_continues_a_response_of_another_lane(tiny_server: Gateway)
         ({"background": True, "store": False}, "store"),
     ],
 )
-async def test_an_error_names_the_lane_of_its_request(tiny_server: Gateway, fields: dict[str, Any], param: str) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_an_error_names_the_lane_of_its_request(
+    shared_server: Gateway, fields: dict[str, Any], param: str
+) -> None:
+    async with shared_server.connect() as conversation:
         await create(conversation, stream_id="a", **fields)
         [error] = await until(conversation, ended(1))
         assert (error.to_dict()["stream_id"], error.error.param) == ("a", param)
 
 
-async def test_a_lane_with_an_invalid_name_is_rejected(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_a_lane_with_an_invalid_name_is_rejected(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         for name in ("", "a b", "a\n", "x" * 257, 5):
             await create(conversation, stream_id=name)
             [error] = await until(conversation, ended(1))
             assert (error.error.code, error.error.param) == ("invalid_request", "stream_id")
 
 
-async def test_a_response_running_on_another_lane_cannot_be_continued_yet(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_a_response_running_on_another_lane_cannot_be_continued_yet(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         await create(conversation, max_output_tokens=400, stream_id="a")
         [running] = await until(conversation, lambda events: len(events) == 1)
         await create(conversation, stream_id="b", previous_response_id=running.response.id)
@@ -101,8 +103,8 @@ async def test_a_response_running_on_another_lane_cannot_be_continued_yet(tiny_s
         assert (await until(conversation, ended(1)))[-1].response.status == "cancelled"
 
 
-async def test_the_next_turn_reuses_a_context_encoded_ahead(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_the_next_turn_reuses_a_context_encoded_ahead(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         for text, fields in (("tea ", {"generate": False}), ("milk ", {"prompt_cache_options": {"prewarm": True}})):
             await create(conversation, text * 20, **fields)
             events = await until(conversation, ended(1))
@@ -116,8 +118,8 @@ async def test_the_next_turn_reuses_a_context_encoded_ahead(tiny_server: Gateway
             assert said(follow) == "AA"
 
 
-async def test_a_cancel_finds_its_response_from_any_lane_and_connection(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as one, tiny_server.connect() as other:
+async def test_a_cancel_finds_its_response_from_any_lane_and_connection(shared_server: Gateway) -> None:
+    async with shared_server.connect() as one, shared_server.connect() as other:
         await create(one, max_output_tokens=400, stream_id="a")
         [running] = await until(one, lambda events: len(events) == 1)
         await other.send({"type": "response.cancel", "response_id": running.response.id})

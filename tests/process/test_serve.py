@@ -25,7 +25,7 @@ ASSUMED = (
 HERE = "use the plan measured on this machine", "使用本机实测的运行方案"
 
 
-def told(state: Path, model: Path) -> str:
+def reported(state: Path, model: Path) -> str:
     """All that it prints, from its start to its end."""
     command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={state}", f"--model={model}", "--cores=2", "--context=512"]
     with subprocess.Popen(
@@ -41,12 +41,12 @@ def told(state: Path, model: Path) -> str:
 def test_it_says_in_both_languages_whether_it_works_by_a_plan_that_was_measured_here(
     tmp_path: Path, tiny_model: Path
 ) -> None:
-    before = told(tmp_path, tiny_model)
+    before = reported(tmp_path, tiny_model)
     assert all(words in before for words in ASSUMED)
     assert not any(words in before for words in HERE)
     assert "A conversation may hold 512 tokens" in before
     save(MEASURED, tiny_model, load({"state_dir": tmp_path, "cores": 2}))
-    after = told(tmp_path, tiny_model)
+    after = reported(tmp_path, tiny_model)
     assert all(words in after for words in HERE)
     assert not any(words in after for words in ASSUMED)
 

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from gateway.transport.sockets import CONTROLS, FRAGMENTS
-from tests.process.test_losses import TERMINAL, hear, say, wire
+from tests.process.test_losses import TERMINAL, receive, say, wire
 from tests.support.running import Gateway
 
 UPGRADE = (
@@ -71,7 +71,7 @@ async def taken(writer: asyncio.StreamWriter, data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("opcode", [PING, PONG])
-async def test_a_flood_of_control_frames_that_reads_nothing_is_hung_up_on(
+async def test_a_client_that_floods_control_frames_and_reads_nothing_is_disconnected(
     tmp_path: Path, tiny_model: Path, opcode: int
 ) -> None:
     with Gateway(tmp_path, model=tiny_model, context=512, messages_per_minute=100) as gateway:
@@ -105,7 +105,7 @@ async def test_a_ping_now_and_then_is_answered_however_many_messages_came(tmp_pa
         async with wire(gateway) as client:
             for _ in range(4):
                 await client.send("{")
-                await hear(client, "error")
+                await receive(client, "error")
             for _ in range(CONTROLS - 1):
                 await (await client.ping())
             with pytest.raises(ConnectionClosed) as closed:
@@ -115,8 +115,8 @@ async def test_a_ping_now_and_then_is_answered_however_many_messages_came(tmp_pa
             assert closed.value.rcvd.code == 1008
 
 
-async def test_a_message_in_endless_empty_fragments_is_hung_up_on(tiny_server: Gateway) -> None:
-    async with opened(tiny_server) as (reader, writer):
+async def test_a_client_that_sends_endless_empty_fragments_is_disconnected(shared_server: Gateway) -> None:
+    async with opened(shared_server) as (reader, writer):
         writer.write(frame(TEXT, b"{"))
         await flood(writer, frame(CONTINUATION) * (FRAGMENTS - 2), 1)
         writer.write(frame(PING, b"still here"))
@@ -134,61 +134,61 @@ async def test_long_messages_that_do_not_end_are_bounded_for_all_connections_tog
         assert tiny_server.process.memory_info().rss - before < 128 << 20
         async with wire(tiny_server) as client:
             await say(client, max_output_tokens=2)
-            assert (await hear(client, *TERMINAL))[-1]["type"] == "response.incomplete"
+            assert (await receive(client, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
 async def busy(client: ClientConnection) -> str:
     """Have lane `a` answer for a while; gives the response's id."""
     await say(client, max_output_tokens=450, stream_id="a")
-    return str((await hear(client, "response.in_progress"))[0]["response"]["id"])
+    return str((await receive(client, "response.in_progress"))[0]["response"]["id"])
 
 
 JUNK = '"tools":[{"type":"function","name":"f","parameters":{"x":[' + "{}," * 300_000 + "{}]}}]"
 
 
 async def test_requests_that_wait_for_their_lane_are_bounded_in_bytes_and_kept_as_they_came(
-    tiny_server: Gateway,
+    shared_server: Gateway,
 ) -> None:
-    async with wire(tiny_server, max_size=None) as client:
+    async with wire(shared_server, max_size=None) as client:
         running = await busy(client)
-        before = tiny_server.process.memory_info().rss
+        before = shared_server.process.memory_info().rss
         for _ in range(8):
             await client.send('{"type":"response.create","stream_id":"a","input":"x",' + JUNK + "}")
         for _ in range(4):  # four of 0.9 MiB may wait
-            [*_, error] = await hear(client, "error")
+            [*_, error] = await receive(client, "error")
             assert (error["error"]["code"], error["stream_id"]) == ("queue_full", "a")
-        assert tiny_server.process.memory_info().rss - before < 32 << 20
+        assert shared_server.process.memory_info().rss - before < 32 << 20
         await client.send(f'{{"type":"response.cancel","response_id":"{running}"}}')
-        await hear(client, "response.incomplete")
+        await receive(client, "response.incomplete")
         for _ in range(4):
-            [error] = await hear(client, *TERMINAL)
+            [error] = await receive(client, *TERMINAL)
             assert (error["error"]["param"], error["stream_id"]) == (None, "a")
         await say(client, max_output_tokens=2, stream_id="a")
-        assert (await hear(client, *TERMINAL))[-1]["type"] == "response.incomplete"
+        assert (await receive(client, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
 async def test_a_waiting_request_is_judged_when_its_turn_comes_and_what_is_no_json_at_once(
-    tiny_server: Gateway,
+    shared_server: Gateway,
 ) -> None:
-    async with wire(tiny_server) as client:
+    async with wire(shared_server) as client:
         running = await busy(client)
         for wrong in ('{"type":"response.create","stream_id":"a","temperature":7}', "{", '{"stream_id":"a b"}', "[]"):
             await client.send(wrong)
         codes = []
         for _ in range(3):
-            [*_, error] = await hear(client, "error")
+            [*_, error] = await receive(client, "error")
             codes.append(error["error"]["code"])
         assert codes == ["invalid_json", "invalid_request", "invalid_request"]
         await client.send(f'{{"type":"response.cancel","response_id":"{running}"}}')
-        await hear(client, "response.incomplete")
-        [error] = await hear(client, *TERMINAL)
+        await receive(client, "response.incomplete")
+        [error] = await receive(client, *TERMINAL)
         assert (error["error"]["param"], error["stream_id"]) == ("temperature", "a")
 
 
-async def test_large_messages_of_many_lanes_are_all_answered(tiny_server: Gateway) -> None:
-    async with wire(tiny_server, max_size=None) as client:
+async def test_large_messages_of_many_lanes_are_all_answered(shared_server: Gateway) -> None:
+    async with wire(shared_server, max_size=None) as client:
         for lane in range(10):
             await client.send(f'{{"type":"response.create","stream_id":"{lane}","input":"{"x" * 100_000}"}}')
-        errors = [(await hear(client, *TERMINAL))[-1] for _ in range(10)]
+        errors = [(await receive(client, *TERMINAL))[-1] for _ in range(10)]
         assert {error["error"]["code"] for error in errors} == {"context_length_exceeded"}
         assert sorted(error["stream_id"] for error in errors) == [f"{lane}" for lane in range(10)]

@@ -54,7 +54,7 @@ def mode(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ordinary_umask")
-async def test_a_backup_that_is_taken_while_turns_are_written_is_whole_and_goes_on_elsewhere(
+async def test_a_backup_taken_while_turns_are_written_is_complete_and_serves_elsewhere(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     state, settings = tmp_path / "state", {"model": tiny_model, "context": 512}
@@ -95,7 +95,7 @@ async def test_nothing_in_the_state_folder_is_for_other_users_of_the_machine(tmp
         os.umask(before)
 
 
-def test_a_folder_that_is_no_state_folder_is_told_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_state_folder_is_reported_and_nothing_is_left_behind(tmp_path: Path) -> None:
     done = back_up(tmp_path / "nowhere", tmp_path / "backups")
     assert done.returncode == 1
     assert done.stderr.startswith("Nothing was backed up: ")

@@ -24,7 +24,7 @@ from gateway.protocol.steering import (
     steered,
     successor,
 )
-from tests.process.test_losses import ENDLESS, TERMINAL, hear, say, text, wire
+from tests.process.test_losses import ENDLESS, TERMINAL, receive, say, text, wire
 from tests.support.events import check_types, plain
 from tests.support.running import Gateway
 
@@ -80,26 +80,26 @@ def test_openais_types_accept_every_event() -> None:
         check_types(plain(event))
 
 
-async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(shared_server: Gateway) -> None:
+    async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=200, stream_id="a")
-        before = await hear(socket, "response.output_text.delta")
+        before = await receive(socket, "response.output_text.delta")
         parent = before[0]["response"]["id"]
         await say(socket, max_output_tokens=1, stream_id="a", metadata={"next": "yes"})
         steer = {"type": "response.steer", "previous_response_id": parent, "input": "shorter!"}
         await socket.send(json.dumps(steer))
-        events = before + await hear(socket, "response.incomplete")
+        events = before + await receive(socket, "response.incomplete")
         assert events[-1]["response"]["incomplete_details"] == {"reason": "steered"}
         assert events[-1]["response"]["output"][0]["content"][0]["text"] == text(events)
         assert "response.steer.accepted" in [event["type"] for event in events]
-        follow = await hear(socket, *TERMINAL)
+        follow = await receive(socket, *TERMINAL)
         assert follow[0]["response"]["previous_response_id"] == parent
         assert follow[-1]["response"]["max_output_tokens"] == 200
         assert text(follow) == "A" * 200
-        after = await hear(socket, *TERMINAL)
+        after = await receive(socket, *TERMINAL)
         assert after[0]["response"]["metadata"] == {"next": "yes"}
         assert {event["stream_id"] for event in [*events, *follow, *after]} == {"a"}
-        items = tiny_server.get(f"/v1/responses/{follow[0]['response']['id']}/input_items?order=asc").json()["data"]
+        items = shared_server.get(f"/v1/responses/{follow[0]['response']['id']}/input_items?order=asc").json()["data"]
         assert [item["content"][0]["text"] for item in items] == ["x", text(events), "shorter!"]
 
 
@@ -112,32 +112,32 @@ async def test_a_steered_answer_ends_and_its_successor_runs_on_the_same_lane(tin
         ({"input": "x", "stream_id": "a"}, "invalid_input"),
     ],
 )
-async def test_a_failed_steer_is_returned(tiny_server: Gateway, fields: dict[str, Any], code: str) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_failed_steer_is_returned(shared_server: Gateway, fields: dict[str, Any], code: str) -> None:
+    async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=300)
-        [created] = await hear(socket, "response.created")
+        [created] = await receive(socket, "response.created")
         steer = {"type": "response.steer", "previous_response_id": created["response"]["id"], **fields}
         await socket.send(json.dumps(steer))
-        refused = (await hear(socket, "response.steer.failed"))[-1]
+        refused = (await receive(socket, "response.steer.failed"))[-1]
         assert refused["error"]["code"] == code
         assert refused["steer"] == {name: steer[name] for name in ("previous_response_id", "input")}
         await socket.send(json.dumps({"type": "response.steer", "input": "x"}))
-        assert (await hear(socket, "error"))[-1]["error"]["param"] == "previous_response_id"
+        assert (await receive(socket, "error"))[-1]["error"]["param"] == "previous_response_id"
         await socket.send(json.dumps({"type": "response.cancel", "response_id": created["response"]["id"]}))
-        assert (await hear(socket, *TERMINAL))[-1]["response"]["status"] in ("cancelled", "incomplete")
+        assert (await receive(socket, *TERMINAL))[-1]["response"]["status"] in ("cancelled", "incomplete")
 
 
-async def test_a_request_that_only_encodes_its_context_cannot_be_steered(tiny_server: Gateway) -> None:
-    async with wire(tiny_server) as socket:
+async def test_a_request_that_only_encodes_its_context_cannot_be_steered(shared_server: Gateway) -> None:
+    async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=1, **ENDLESS)
-        await hear(socket, *TERMINAL)
-        for engine in tiny_server.engines():
+        await receive(socket, *TERMINAL)
+        for engine in shared_server.engines():
             engine.suspend()
         await say(socket, generate=False)
-        [created] = await hear(socket, "response.created")
+        [created] = await receive(socket, "response.created")
         steer = {"type": "response.steer", "previous_response_id": created["response"]["id"], "input": "x"}
         await socket.send(json.dumps(steer))
-        assert (await hear(socket, "response.steer.failed"))[-1]["error"]["code"] == "steering_not_supported"
-        for engine in tiny_server.engines():
+        assert (await receive(socket, "response.steer.failed"))[-1]["error"]["code"] == "steering_not_supported"
+        for engine in shared_server.engines():
             engine.resume()
-        assert (await hear(socket, *TERMINAL))[-1]["type"] == "response.completed"
+        assert (await receive(socket, *TERMINAL))[-1]["type"] == "response.completed"

@@ -19,7 +19,7 @@ import pytest
 from cache import BLOCK
 from tests.support.running import Conversation, Gateway, said
 
-SECONDS = 7.0
+SECONDS = 4.0
 CLIENTS = 6
 TOKENS = 150
 # Byte 65 is the letter A: the length of a response shows whether a token was lost or duplicated.

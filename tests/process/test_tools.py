@@ -170,7 +170,7 @@ def test_a_form_lets_through_what_was_asked_for_and_nothing_else(model: Model) -
     assert wanted() == wanted(tools=[TIME], tool_choice="none") == OutputConstraint()
 
 
-def told(text: str, step: int, **fields: Any) -> list[Event]:
+def emitted(text: str, step: int, **fields: Any) -> list[Event]:
     request = create(**fields)
     events = ResponseEvents(
         request, response_id="resp_1", model="m", clock=lambda: 1.5, temperature=0.7, top_p=0.8, max_output_tokens=9
@@ -184,8 +184,8 @@ def told(text: str, step: int, **fields: Any) -> list[Event]:
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
-def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
-    sent = numbered(told(f"I look.\n{CALL}", step, tools=[WEATHER]))
+def test_a_call_is_sent_in_the_events_that_clients_know(step: int) -> None:
+    sent = numbered(emitted(f"I look.\n{CALL}", step, tools=[WEATHER]))
     for event in sent:
         check_types(event)
     message, call = sent[-1]["response"]["output"]
@@ -200,9 +200,9 @@ def test_a_call_is_told_in_the_events_that_clients_know(step: int) -> None:
 
 
 def test_an_answer_without_tools_begins_before_its_first_token() -> None:
-    kinds = [event.type for event in told("", 1)]
+    kinds = [event.type for event in emitted("", 1)]
     assert kinds[2:4] == ["response.output_item.added", "response.content_part.added"]
-    assert [event.type for event in told("", 1, tools=[TIME])].count("response.output_item.done") == 1
+    assert [event.type for event in emitted("", 1, tools=[TIME])].count("response.output_item.done") == 1
 
 
 def test_calls_and_their_outputs_become_messages_of_the_template() -> None:
@@ -233,8 +233,8 @@ async def test_a_model_that_must_call_a_function_does_so_with_arguments_that_fit
     jsonschema.validate(json.loads(call.arguments), WEATHER["parameters"])
 
 
-async def test_a_required_call_that_is_cut_off_in_its_header_is_an_empty_message(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_a_required_call_that_is_cut_off_in_its_header_is_an_empty_message(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         for tokens in (3, 14, 25):
             events = await conversation.ask("x", tools=[TIME], tool_choice="required", max_output_tokens=tokens)
             assert events[-1].type == "response.incomplete"
@@ -243,13 +243,13 @@ async def test_a_required_call_that_is_cut_off_in_its_header_is_an_empty_message
 
 
 async def test_an_answer_that_is_cut_off_ends_before_an_unfinished_character_and_can_be_continued(
-    tiny_server: Gateway,
+    shared_server: Gateway,
 ) -> None:
     tea = {"format": {"type": "json_schema", "name": "tea", "schema": {"const": "茶茶"}}}
     request = {"type": "response.create", "input": "x", "text": tea}
     # After the answer: the end of its turn, the new message, and the beginning of the next turn. A token is a byte.
     follow_up = len("\nuser\nx\nassistant\n") + len(["<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"])
-    async with tiny_server.connect() as conversation:
+    async with shared_server.connect() as conversation:
         for tokens, text in ((3, '"'), (4, '"茶'), (6, '"茶')):
             await conversation.send({**request, "max_output_tokens": tokens})
             events = await conversation.events()
@@ -261,27 +261,27 @@ async def test_an_answer_that_is_cut_off_ends_before_an_unfinished_character_and
             assert following.usage.input_tokens == last.usage.input_tokens + len(text.encode()) + follow_up
 
 
-async def test_log_probabilities_come_with_the_text_and_add_up_to_it(tiny_server: Gateway) -> None:
-    async with tiny_server.connect() as conversation:
+async def test_log_probabilities_come_with_the_text_and_add_up_to_it(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
         events = await conversation.ask(
             "x", include=["message.output_text.logprobs"], top_logprobs=2, max_output_tokens=9, temperature=0
         )
         plain = await conversation.ask("x", max_output_tokens=3)
-    told = [entry for event in events if event.type == "response.output_text.delta" for entry in event.logprobs]
-    assert len(told) == events[-1].response.usage.output_tokens
-    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 2 for entry in told)
-    assert all(entry.logprob == entry.top_logprobs[0].logprob for entry in told)
+    entries = [entry for event in events if event.type == "response.output_text.delta" for entry in event.logprobs]
+    assert len(entries) == events[-1].response.usage.output_tokens
+    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 2 for entry in entries)
+    assert all(entry.logprob == entry.top_logprobs[0].logprob for entry in entries)
     part = events[-1].response.output[0].content[0]
-    assert [entry.logprob for entry in part.logprobs] == [entry.logprob for entry in told]
+    assert [entry.logprob for entry in part.logprobs] == [entry.logprob for entry in entries]
     assert b"".join(bytes(entry.bytes) for entry in part.logprobs).decode(errors="replace") == part.text
     assert all(event.logprobs == [] for event in plain if event.type == "response.output_text.delta")
 
 
 async def test_a_grammar_that_only_the_compiler_can_judge_fails_the_response_and_the_connection_lives(
-    tiny_server: Gateway,
+    shared_server: Gateway,
 ) -> None:
     leading_nowhere = {"type": "json_schema", "name": "a", "schema": {"anyOf": [{"$ref": "#"}]}}
-    async with tiny_server.connect() as conversation:
+    async with shared_server.connect() as conversation:
         await conversation.send({"type": "response.create", "input": "x", "text": {"format": leading_nowhere}})
         events = await conversation.events()
         assert events[-1].type == "response.failed"

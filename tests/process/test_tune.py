@@ -129,7 +129,7 @@ def test_the_curves_show_the_speed_of_each_number_of_engines_with_the_chosen_one
 
 
 @pytest.mark.usefixtures("killed_stopwatch")
-def test_a_process_that_is_killed_while_it_measures_is_told_in_a_line(
+def test_a_process_that_is_killed_while_it_measures_is_reported_in_one_line(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tune", *flags, "--budget=1"]) == 1

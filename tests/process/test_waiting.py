@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from gateway.config.settings import load
 from gateway.responses import runner
 from gateway.scheduling.dispatcher import Dispatcher
 from gateway.transport import sse
-from tests.process.test_losses import ENDLESS, TERMINAL, hear, say
+from tests.process.test_losses import ENDLESS, TERMINAL, receive, say
 from tests.support.serving import serving
 
 
@@ -49,10 +50,10 @@ async def test_a_waiting_request_repeats_its_position_over_the_websocket(full: t
     url, make_room = full
     async with connect(url.replace("http", "ws") + "/v1/responses") as socket:
         await say(socket, max_output_tokens=1)
-        queued = [(await hear(socket, "response.queued", *TERMINAL))[-1] for _ in range(3)]
+        queued = [(await receive(socket, "response.queued", *TERMINAL))[-1] for _ in range(3)]
         assert [event.get("queue_position") for event in queued] == [1, 1, 1]
         make_room()
-        assert (await hear(socket, *TERMINAL))[-1]["type"] == "response.incomplete"
+        assert (await receive(socket, *TERMINAL))[-1]["type"] == "response.incomplete"
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,23 @@ async def test_a_waiting_stream_of_server_sent_events_is_not_silent(
                 make_room()
     assert received.count(marker) >= 2
     assert received.endswith(b"\n\ndata: [DONE]\n\n")
+
+
+async def test_a_waiting_client_of_ollama_gets_white_space_that_its_parser_skips(
+    full: tuple[str, Callable[[], None]],
+) -> None:
+    url, make_room = full
+    received = b""
+    body = {"messages": [{"role": "user", "content": "x"}], "options": {"num_predict": 1}}
+    async with (
+        asyncio.timeout(60),
+        httpx.AsyncClient(base_url=url, timeout=60) as http,
+        http.stream("POST", "/api/chat", json=body) as answer,
+    ):
+        async for chunk in answer.aiter_bytes():
+            received += chunk
+            if received.isspace() and len(received) >= 3:
+                make_room()
+    assert received.startswith(b"   ")
+    assert json.loads(received.splitlines()[-1])["done"]
+    assert all(json.loads(line) for line in received.splitlines())

@@ -1,4 +1,4 @@
-"""`make pictures`: the board, drawn from its own queries over a run in which all happens that it is there to tell."""
+"""`make pictures`: the board, drawn from its own queries over a run in which everything that it shows happens."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def ask(prometheus: PrometheusServer, query: Query, seconds: float, say: Say) ->
     return [Series(named(series["metric"]), numbers(series), query.is_limit) for series in found]
 
 
-def told(value: float, unit: str) -> str:
+def formatted(value: float, unit: str) -> str:
     """A value with its unit, short."""
     if unit == "percentunit":
         return f"{100 * value:.0f} %"
@@ -133,7 +133,7 @@ def draw_tile(axes: Axes, panel: Panel, series: Sequence[Series], say: Say) -> N
     value = list(series[0].values.values())[-1] if series and series[0].values else None
     words = {number: say(word) for number, word, _ in panel.words}
     axes.set_facecolor(CARD if value is None else colour(panel, value))
-    text = "–" if value is None else words.get(value, told(value, panel.unit))
+    text = "–" if value is None else words.get(value, formatted(value, panel.unit))
     axes.text(0.5, 0.42, text, transform=axes.transAxes, ha="center", va="center", fontsize=20, color="white")
     axes.text(
         0.5, 0.84, say(panel.title), transform=axes.transAxes, ha="center", va="center", fontsize=9, color="white"
@@ -165,7 +165,7 @@ def draw_lines(axes: Axes, panel: Panel, series: Sequence[Series], ticks: Sequen
         if one.is_limit:
             axes.plot(list(one.values), list(one.values.values()), "--", color=RED, label=one.name, linewidth=1)
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
-    axes.yaxis.set_major_formatter(lambda value, _: told(value, panel.unit))
+    axes.yaxis.set_major_formatter(lambda value, _: formatted(value, panel.unit))
     axes.grid(color=FAINT, alpha=0.15)
     if series:
         legend = axes.legend(loc="upper left", fontsize=6, ncols=3, frameon=False, labelcolor=INK)

@@ -22,7 +22,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-ANSWER_MS = 120_000  # an answer of the embedded model beside others' work: threads that share a core crawl
+ANSWER_MS = 120_000  # an answer of the embedded model while others compute: threads that share a core crawl
 SOCKET = re.compile(r"/v1/responses$")
 LONG = "Write a very long story about a samovar, with many chapters and every detail."
 
@@ -49,7 +49,7 @@ async def ask(page: Page, words: str) -> Locator:
     return messages(page, "assistant").nth(before)
 
 
-async def begun(page: Page) -> None:
+async def first_words_shown(page: Page) -> None:
     """Waits for the first words of an answer that is still on its way."""
     arriving = page.locator('[data-state="streaming"] .message-text').filter(has_text=re.compile(r"\S"))
     await arriving.wait_for(timeout=ANSWER_MS)
@@ -59,6 +59,15 @@ async def ended(answer: Locator, state: str = "done") -> None:
     """Waits until the answer is whole, and expects it to be so in this way."""
     await expect(answer).not_to_have_attribute("data-state", "streaming", timeout=ANSWER_MS)
     await expect(answer).to_have_attribute("data-state", state)
+
+
+async def expect_soon(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait for a condition that no element shows."""
+    for _ in range(ANSWER_MS // 100):
+        if holds():
+            return
+        await page.wait_for_timeout(100)
+    raise AssertionError("it did not come")
 
 
 async def count_of(answer: Locator, name: str) -> int:
@@ -172,6 +181,23 @@ class PlayedGateway:
         """Refuses the newest request."""
         error = {"type": "invalid_request_error", "code": code, "message": message, "param": None}
         self.say("error", status=400, error=error, **fields)
+
+
+SHORT = 24
+"""Tokens of an answer whose text does not matter."""
+
+
+def short_answers(connection: WebSocketRoute) -> None:
+    """Pass everything on to the real gateway, but limit answers to SHORT tokens, except stories: tests stop these."""
+    server = connection.connect_to_server()
+
+    def send(frame: str | bytes) -> None:
+        request = json.loads(frame)
+        if request["type"] == "response.create" and request.get("generate") is not False and request["input"] != LONG:
+            request["max_output_tokens"] = SHORT
+        server.send(json.dumps(request))
+
+    connection.on_message(send)
 
 
 def saying(words: str) -> PlayedGateway:

@@ -109,8 +109,8 @@ def calls(words: Iterable[str]) -> set[str]:
         if not word.startswith("@"):
             found.add(word)
             continue
-        told = subprocess.run(["systemd-analyze", "syscall-filter", word], capture_output=True, text=True, check=True)
-        found |= calls(line.strip() for line in told.stdout.splitlines()[1:] if not line.strip().startswith("#"))
+        listed = subprocess.run(["systemd-analyze", "syscall-filter", word], capture_output=True, text=True, check=True)
+        found |= calls(line.strip() for line in listed.stdout.splitlines()[1:] if not line.strip().startswith("#"))
     return found - {""}
 
 

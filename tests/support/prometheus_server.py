@@ -37,7 +37,7 @@ class PrometheusServer:
         interval: str = "1s",
         instance: str | None = None,
     ) -> None:
-        """Keep its data in `folder`; `targets` are addresses with a port, told as `instance` where that is given."""
+        """Store data in `folder`; `targets` are addresses with a port, labelled `instance` where that is given."""
         static: dict[str, Any] = {"targets": list(targets)}
         if instance is not None:
             static["labels"] = {"instance": instance}

@@ -24,7 +24,7 @@ class Gateway(GatewayProcess):
     """`samovar serve` with settings given as keywords, and the requests that tests send to it."""
 
     def __init__(self, state: Path, **settings: object) -> None:
-        """Store conversations in `state`, and the log in a file beside it; nothing is started yet."""
+        """Store conversations in `state`, and the log in a file next to it; nothing is started yet."""
         super().__init__(state, log=state.parent / f"{state.name}.log", **settings)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
@@ -70,7 +70,7 @@ class Conversation:
             await self.connection.send(message)  # type: ignore[arg-type]
 
     async def stream(self) -> AsyncIterator[Any]:
-        """Events as they come; Any, because the client's union of 60 classes would have to be told apart each time."""
+        """Events as they arrive; Any spares callers to narrow the client's union of 60 classes."""
         async for event in self.connection:
             yield event
 

@@ -1,7 +1,7 @@
 """The state folder that commit d346b13 wrote, kept so that every later version proves that it still opens it.
 
 `tests/fixtures/state-d346b13.zip` holds what a gateway of that commit left behind: a key, its user, two conversations
-and the KV blocks of both, made with the tiny model. `manifest.json` beside the databases says what lies in them. The
+and the KV blocks of both, made with the tiny model. `manifest.json` next to the databases lists their contents. The
 archive was made at that commit by `python -m tests.support.stored_state tests/fixtures/state-d346b13.zip`.
 """
 
@@ -79,7 +79,7 @@ def converse(gateway: Gateway, key: str, *texts: str) -> Stored:
 
 
 def merge_log(path: Path) -> None:
-    """Write the log beside a database back into it."""
+    """Write the log of a database back into it."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

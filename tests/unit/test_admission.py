@@ -281,7 +281,7 @@ async def test_the_estimate_follows_the_interval_between_placements() -> None:
     assert rooms.admission.estimate(waiting[4]) == 0
 
 
-async def test_a_key_without_tokens_left_is_told_when_to_retry() -> None:
+async def test_a_key_without_tokens_left_is_rejected_with_a_retry_time() -> None:
     rooms = Rooms(3)
     rooms.finish(rooms.enter("anna", Demand(10, 20), tokens_per_minute=60), Demand(10, 80))
     with pytest.raises(RateLimitExceededError) as refused:
@@ -324,10 +324,10 @@ def in_a_loop(body: Callable[..., Awaitable[None]], *arguments: object) -> None:
 def test_bounds_hold_positions_are_a_permutation_and_no_place_is_lost(
     story: list[Step], limit: int, concurrency: int
 ) -> None:
-    in_a_loop(tell, story, limit, concurrency or None)
+    in_a_loop(run_story, story, limit, concurrency or None)
 
 
-async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
+async def run_story(story: list[Step], limit: int, concurrency: int | None) -> None:
     """Run the steps of `story`, check the queue after each step, then let all requests finish."""
     rooms = Rooms(4, limit=limit)
     tickets: list[Ticket] = []

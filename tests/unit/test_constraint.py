@@ -97,7 +97,7 @@ def test_a_grammar_that_cannot_be_is_refused(model: Model, text: str) -> None:
         Grammars(model.vocabulary).constraint(Grammar(text))
 
 
-def test_a_grammar_that_eats_time_is_given_up(model: Model) -> None:
+def test_a_grammar_that_exceeds_its_time_budget_is_abandoned(model: Model) -> None:
     ticks = count(step=10)
     constraint = Grammars(model.vocabulary, clock=lambda: float(next(ticks))).constraint(Grammar(CHOICE))
     assert constraint is not None

@@ -83,7 +83,9 @@ async def test_instructions_alone_can_be_encoded_ahead_but_nothing_cannot(conver
         await conversations.context(request(generate=False), None, now=5, user="u")
 
 
-async def test_other_instructions_or_another_vocabulary_render_all_anew(conversations: PromptBuilder) -> None:
+async def test_other_instructions_or_another_vocabulary_render_the_whole_prompt_again(
+    conversations: PromptBuilder,
+) -> None:
     first = await conversations.context(request(input="hello"), None, now=5, user="u")
     changed = await conversations.context(
         request(input="more", instructions="!"), (turn(first), [1, 2]), now=9, user="u"
@@ -140,18 +142,18 @@ def chat(*texts: str, **fields: Any) -> Stateless:
 
 
 async def test_a_trailing_answer_leaves_the_last_message_open(conversations: PromptBuilder, model: Model) -> None:
-    begun = await conversations.context(chat("hello", "Tea is"), None, now=5, user="u")
+    started = await conversations.context(chat("hello", "Tea is"), None, now=5, user="u")
     answered = await conversations.context(chat("hello"), None, now=5, user="u")
-    assert begun.ids == answered.ids + model.vocabulary.tokenize("Tea is", special=False)
+    assert started.ids == answered.ids + model.vocabulary.tokenize("Tea is", special=False)
     closed = await conversations.context(chat("hello", "Tea is", add_generation_prompt=True), None, now=5, user="u")
-    assert closed.ids[: len(begun.ids)] == begun.ids
-    assert len(closed.ids) > len(begun.ids)
+    assert closed.ids[: len(started.ids)] == started.ids
+    assert len(closed.ids) > len(started.ids)
 
 
 async def test_an_answer_that_the_model_gave_is_continued_after_its_own_ids(conversations: PromptBuilder) -> None:
     seen = [*(await conversations.context(chat("hello"), None, now=5, user="u")).ids, 7, 8]
-    begun = await conversations.context(chat("hello", "ab"), None, Known(2, seen, "resp_1"), now=5, user="u")
-    assert (begun.ids, begun.known) == (seen, len(seen))
+    started = await conversations.context(chat("hello", "ab"), None, Known(2, seen, "resp_1"), now=5, user="u")
+    assert (started.ids, started.known) == (seen, len(seen))
 
 
 @pytest.mark.parametrize("output", [[text_item("b", item_id="msg_1")], []])

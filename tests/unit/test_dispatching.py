@@ -231,7 +231,7 @@ def test_when_few_are_left_in_one_engine_they_spread() -> None:
 happenings = st.lists(
     st.one_of(
         st.tuples(st.just("place"), st.integers(1, 400)),
-        st.tuples(st.sampled_from(["release", "stream", "arrive", "fail", "mend"]), st.integers(0, 20)),
+        st.tuples(st.sampled_from(["release", "stream", "arrive", "fail", "restart"]), st.integers(0, 20)),
     ),
     max_size=80,
 )
@@ -284,7 +284,7 @@ def happen(happened: list[tuple[str, int]]) -> None:
                 leaving.clear()
             case "fail":
                 pool[value % 2].state = State.FAILED
-            case "mend":
+            case "restart":
                 pool[value % 2].state = State.IDLE
         assert dispatcher.running == len(running)
         check(list(running.values()))

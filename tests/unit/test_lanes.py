@@ -33,7 +33,7 @@ def completed() -> Event:
 def test_a_lane_is_first_in_first_out_and_holds_one_at_a_time(moves: list[tuple[str | None, bool]]) -> None:
     lanes: Lanes[int] = Lanes(active=2, pending=100)
     active: dict[str | None, int] = {}
-    begun: dict[str | None, list[int]] = {}
+    started: dict[str | None, list[int]] = {}
     for number, (lane, ends) in enumerate(moves):
         lanes.add(lane, number)
         if ends and active:
@@ -43,7 +43,7 @@ def test_a_lane_is_first_in_first_out_and_holds_one_at_a_time(moves: list[tuple[
         while (next_one := lanes.begin()) is not None:
             assert next_one[0] not in active
             active[next_one[0]] = next_one[1]
-            begun.setdefault(next_one[0], []).append(next_one[1])
+            started.setdefault(next_one[0], []).append(next_one[1])
         assert len(active) <= 2
     while active:
         ended = next(iter(active))
@@ -51,9 +51,9 @@ def test_a_lane_is_first_in_first_out_and_holds_one_at_a_time(moves: list[tuple[
         lanes.end(ended)
         while (next_one := lanes.begin()) is not None:
             active[next_one[0]] = next_one[1]
-            begun.setdefault(next_one[0], []).append(next_one[1])
+            started.setdefault(next_one[0], []).append(next_one[1])
     assert lanes.idle
-    assert begun == {
+    assert started == {
         lane: numbers
         for lane in {lane for lane, _ in moves}
         if (numbers := [number for number, (other, _) in enumerate(moves) if other == lane])

@@ -81,7 +81,7 @@ async def test_work_outside_of_a_turn_delays_the_next_one() -> None:
     await asyncio.wait_for(waiting, 10)
 
 
-async def test_a_cancelled_turn_delays_nobody() -> None:
+async def test_a_cancelled_turn_delays_no_other_turn() -> None:
     pacer = Pacer(Clock())
     first, second = (asyncio.create_task(pacer.turn("x")) for _ in range(2))
     await asyncio.sleep(0)

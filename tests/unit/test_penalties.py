@@ -19,7 +19,7 @@ def penalties(clock: Clock) -> Penalties:
     return Penalties(clock)
 
 
-def test_a_user_whose_requests_failed_twice_is_blocked_for_ten_minutes_and_told_for_how_long(
+def test_a_user_whose_requests_failed_twice_is_blocked_for_ten_minutes_with_a_retry_time(
     penalties: Penalties, clock: Clock
 ) -> None:
     penalties.blame("bad", 2.0)
@@ -46,11 +46,11 @@ def test_crashes_older_than_ten_minutes_do_not_count(penalties: Penalties, clock
 
 def test_a_death_is_shared_out_between_the_requests_that_the_engine_had(penalties: Penalties) -> None:
     for _ in range(5):
-        penalties.blame("beside two others", 2 / 3)
-    penalties.check("beside two others")
-    penalties.blame("beside two others", 2 / 3)
+        penalties.blame("one of three", 2 / 3)
+    penalties.check("one of three")
+    penalties.blame("one of three", 2 / 3)
     with pytest.raises(EngineUnavailableError):
-        penalties.check("beside two others")
+        penalties.check("one of three")
 
 
 def test_an_engine_that_never_had_the_request_is_no_fault_of_its_user(penalties: Penalties) -> None:

@@ -222,6 +222,6 @@ def test_the_licence_is_the_text_as_published() -> None:
 
 def test_what_others_wrote_for_the_page_is_unchanged_and_has_its_licence() -> None:
     vendor = ROOT / "gateway" / "web" / "vendor"
-    told = dict(re.findall(r"^\| `([\w.]+)` .*`(\w{64})` \|$", (vendor / "README.md").read_text(), re.MULTILINE))
-    assert told == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")}
-    assert all((vendor / name).with_suffix(".LICENSE").stat().st_size for name in told)
+    listed = dict(re.findall(r"^\| `([\w.]+)` .*`(\w{64})` \|$", (vendor / "README.md").read_text(), re.MULTILINE))
+    assert listed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")}
+    assert all((vendor / name).with_suffix(".LICENSE").stat().st_size for name in listed)

@@ -195,7 +195,7 @@ def test_a_template_that_knows_tools_is_shown_them_as_its_model_was(model: Model
     )
 
 
-def test_calls_and_results_are_told_as_the_template_tells_them(model: Model) -> None:
+def test_calls_and_results_are_rendered_by_the_template(model: Model) -> None:
     p = prompt(model, QWEN)
     history = [user("a"), called("weather", 城市="北京"), {"role": "tool", "content": "晴"}]
     assert text(model, p.whole(history, date=date)).endswith(
@@ -208,7 +208,7 @@ def test_calls_and_results_are_told_as_the_template_tells_them(model: Model) -> 
     )
 
 
-def test_a_template_that_knows_no_tools_tells_of_them_in_the_systems_words(model: Model) -> None:
+def test_a_template_without_tools_gets_their_description_in_the_system_message(model: Model) -> None:
     p = prompt(model)
     shown = text(
         model, p.whole([{"role": "system", "content": "Be brief."}, user("x")], date=date, tools=[tool("天气")])

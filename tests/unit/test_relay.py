@@ -58,7 +58,7 @@ class Pool:
             yield message
 
 
-async def heard(pool: Pool, *, cancel_at: int | None = None) -> tuple[list[int], str]:
+async def received(pool: Pool, *, cancel_at: int | None = None) -> tuple[list[int], str]:
     """The tokens and the reason of one request that may have ten, and is cancelled when it has got `cancel_at`."""
     engine = EngineProcess("0", WorkerConfig("unused", 100, 1, MEASURED), on_change=lambda _: None)
     dispatcher = Dispatcher([engine], MEASURED)
@@ -86,7 +86,7 @@ async def test_an_answer_goes_on_after_an_engine_gave_it_up_died_or_failed_a_ste
         [Started(0, 0, 0), Tokens(0, [7]), FAILED],
         [Started(0, 0, 0), Tokens(0, [8]), Finished(0, "stop")],
     )
-    assert await heard(pool) == ([4, 5, 6, 7, 8], "stop")
+    assert await received(pool) == ([4, 5, 6, 7, 8], "stop")
     assert [(request.tokens[3:], request.generated, request.max_tokens) for request in pool.asked] == [
         ([], 0, 10),
         ([4, 5], 2, 8),
@@ -97,25 +97,25 @@ async def test_an_answer_goes_on_after_an_engine_gave_it_up_died_or_failed_a_ste
 
 async def test_a_cancelled_request_is_aborted_once_and_not_continued_in_another_engine() -> None:
     pool = Pool([Started(0, 0, 0), Tokens(0, [4]), Finished(0, "moved")], [Started(0, 0, 0), Tokens(0, [5])])
-    assert await heard(pool, cancel_at=4) == ([4], "aborted")
+    assert await received(pool, cancel_at=4) == ([4], "aborted")
     assert (pool.aborted, len(pool.left)) == ([0], 1)
 
 
 async def test_a_request_whose_steps_fail_again_fails() -> None:
     pool = Pool([Started(0, 0, 0), Tokens(0, [4]), FAILED], [Started(0, 0, 0), FAILED])
-    assert await heard(pool) == ([4], "failed")
+    assert await received(pool) == ([4], "failed")
 
 
 @pytest.mark.parametrize("code", ["invalid_request", "context_length_exceeded"])
 async def test_what_is_the_requests_own_fault_is_not_tried_again(code: str) -> None:
     pool = Pool([Started(0, 0, 0), Finished(0, "failed", "no grammar", code)])
-    assert await heard(pool) == ([], "failed")
+    assert await received(pool) == ([], "failed")
 
 
 async def test_a_request_that_kills_two_engines_fails() -> None:
     died = EngineDiedError("engine 0: killed", requests=1)
     with pytest.raises(EngineDiedError):
-        await heard(Pool([Started(0, 0, 0), died], [Started(0, 0, 0), died]))
+        await received(Pool([Started(0, 0, 0), died], [Started(0, 0, 0), died]))
 
 
 async def test_an_answer_waits_until_an_engine_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,13 +124,16 @@ async def test_an_answer_waits_until_an_engine_can_be_started_again(monkeypatch:
     gone = EngineDiedError("engine 0: no process could be started: Too many open files")
     unloadable = ModelLoadError("no memory for the model's context")
     whole: list[Answer | EngineError] = [Started(0, 0, 0), Tokens(0, [4]), Finished(0, "stop")]
-    assert await heard(Pool([gone], [gone], [gone], [gone], [gone], [unloadable], whole, unloadable=1)) == ([4], "stop")
+    assert await received(Pool([gone], [gone], [gone], [gone], [gone], [unloadable], whole, unloadable=1)) == (
+        [4],
+        "stop",
+    )
     with pytest.raises(EngineDiedError):
-        await heard(Pool([gone], [gone], [gone], [gone], [gone], [gone], [gone]))
+        await received(Pool([gone], [gone], [gone], [gone], [gone], [gone], [gone]))
 
 
 async def test_a_request_fails_at_once_when_no_engine_can_load_the_model() -> None:
     pool = Pool([ModelLoadError("not a model")], unloadable=2)
     with pytest.raises(ModelLoadError):
-        await heard(pool)
+        await received(pool)
     assert pool.left == []

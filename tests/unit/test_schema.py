@@ -114,7 +114,7 @@ SCHEMAS: dict[str, Any] = {
         "minProperties": 1, "maxProperties": 3,
     },
     "values of a type": {"type": "integer", "enum": [1, "a", 2.5, True, 3]},
-    "a reference with words beside": {
+    "a reference with siblings": {
         "$defs": {"age": {"type": "integer", "minimum": 0}},
         "properties": {"age": {"$ref": "#/$defs/age", "maximum": 9, "description": "years"}}, "required": ["age"],
     },
@@ -223,7 +223,7 @@ def test_the_schemas_of_all_tools_share_one_budget() -> None:
         form(tools, "auto", TextFormat(), ErrorPaths())
 
 
-def test_what_stands_beside_a_reference_counts_in_every_place() -> None:
+def test_siblings_of_a_reference_apply_in_every_place() -> None:
     defs = {"a": {"type": "integer", "minimum": 0}}
     within = {"$ref": "#/$defs/a", "maximum": 5}
     parts = compiled({"$defs": defs, "allOf": [within]})

@@ -312,17 +312,17 @@ def test_wrong_arguments_of_a_command_are_wrong_usage(arguments: list[str], caps
 
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "expected"),
     [
         ("--host=192.0.2.7", "host: 192.0.2.7 is not loopback"),
         ("--trusted-proxies=127.0.0.1", "trusted_proxies: a proxy"),
     ],
 )
 def test_serving_other_machines_without_keys_must_be_allowed_explicitly(
-    command: str, setting: str, told: str, capsys: pytest.CaptureFixture[str]
+    command: str, setting: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, setting]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_who_may_be_served_is_no_business_of_a_chat(capsys: pytest.CaptureFixture[str]) -> None:

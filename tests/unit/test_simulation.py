@@ -33,14 +33,14 @@ GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 
 
 class Engine:
-    """A process as dispatcher and relay see it, which steps when it is told to."""
+    """A process as dispatcher and relay see it, which steps on request."""
 
     def __init__(self, name: str, pool: Pool) -> None:
         self.name, self.cells, self.state = name, CELLS, State.IDLE
         self.load_failed = False
         self.threads = 0
-        self.told: deque[int] = deque()
-        """Numbers of threads that it was told and has not heard yet."""
+        self.sent: deque[int] = deque()
+        """Thread counts that were sent and not received yet."""
         self._pool = pool
         self._begin()
 
@@ -108,10 +108,10 @@ class Engine:
                 if len(sequence.tokens) >= sequence.limit:
                     self._end(sequence.request, "length")
 
-    def hear(self) -> None:
-        """Take the threads that it was told."""
-        if self.told:
-            self.threads = self.told.popleft()
+    def receive(self) -> None:
+        """Receive the next thread count."""
+        if self.sent:
+            self.threads = self.sent.popleft()
             if self.threads:
                 self._scheduler.threads = self.threads
             self._pool.shares.confirm(self.name, self.threads)
@@ -122,7 +122,7 @@ class Engine:
             queues = list(self._queues.values())
             self._begin()
             self.threads = 0
-            self.told.clear()
+            self.sent.clear()
             self._pool.change(self, State.FAILED)
             for queue in queues:
                 queue.put_nowait(EngineDiedError(f"engine {self.name}: killed", requests=len(queues)))
@@ -133,7 +133,7 @@ class Engine:
         self.load_failed = True
         self._pool.change(self, State.FAILED)
 
-    def mend(self) -> None:
+    def restart(self) -> None:
         """Load again, as the pool has it done after a while."""
         if self.state is State.FAILED:
             self.load_failed = False
@@ -144,7 +144,7 @@ class Engine:
         if self.state is State.IDLE:
             self._begin()
             self.threads = 0
-            self.told.clear()
+            self.sent.clear()
             self._pool.change(self, State.STOPPED)
 
     @property
@@ -157,7 +157,7 @@ class Pool:
     """The engines and their threads, as engine/pool.py keeps them."""
 
     def __init__(self) -> None:
-        self.shares = CoreShares(CORES, lambda name, threads: self.engines[int(name)].told.append(threads))
+        self.shares = CoreShares(CORES, lambda name, threads: self.engines[int(name)].sent.append(threads))
         self.engines = [Engine(str(i), self) for i in range(ENGINES)]
         self.changed: Callable[[], None] = lambda: None
         self._numbers = itertools.count()
@@ -176,7 +176,7 @@ class Pool:
         return next(self._numbers)
 
     async def start(self, engine: Engine) -> None:
-        """A request does not wait for the pool to mend its engine."""
+        """A request does not wait for the pool to restart its engine."""
         if engine.load_failed:
             raise ModelLoadError("no memory")
         if not engine.loaded:
@@ -195,8 +195,8 @@ class Pool:
         engine.suspend(number)
 
     def check(self) -> None:
-        """No more threads than cores, whatever was told and not heard."""
-        assert sum(max([engine.threads, *engine.told]) for engine in self.engines) <= CORES
+        """No more threads than cores, including thread counts that were sent and not received."""
+        assert sum(max([engine.threads, *engine.sent]) for engine in self.engines) <= CORES
 
 
 class House:
@@ -258,7 +258,7 @@ class House:
         self.ended[request] = reason
 
 
-KINDS = ("step", "step", "step", "hear", "hear", "abort", "crash", "spoil", "mend", "unload", "rebalance")
+KINDS = ("step", "step", "step", "receive", "receive", "abort", "crash", "spoil", "restart", "unload", "rebalance")
 Events = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.integers(1, 300), st.integers(1, 40)),
@@ -286,12 +286,12 @@ async def live(events: list[tuple[str, int, int]]) -> None:
         house.happen(event, number, answer)
         await settled(house)
     for engine in house.pool.engines:
-        engine.mend()
+        engine.restart()
     for _ in range(3000):
         if all(client.done() for client in house.clients) and not house.pool.shares.held:
             break
         for engine in house.pool.engines:
-            engine.hear()
+            engine.receive()
             engine.step()
         await settled(house)
     for client in house.clients:

@@ -24,7 +24,7 @@ def lives(field: str = "kept", *, day: float = 0.0, life: float = 0.0, days: int
     return [[replace(EVEN, **{field: value * (1 + day * d + life * n)}) for d in range(days)] for n in range(4)]
 
 
-def test_days_that_are_alike_are_well_and_each_bound_is_told_with_its_reason() -> None:
+def test_equal_days_pass_and_each_exceeded_bound_is_reported_with_its_reason() -> None:
     table, well = judged(lives())
     assert well
     assert all(f"| {bound.title} | 1.00 | {bound.within:.2f} | 1.00 |" in table for bound in BOUNDS)
@@ -55,7 +55,7 @@ def test_what_is_loaded_once_is_no_leak() -> None:
     assert judged([loading + life[FIRST:] for life in lives()])[1]
 
 
-def test_other_work_beside_one_life_is_no_leak() -> None:
+def test_memory_of_concurrent_work_is_no_leak() -> None:
     one, two, _, four = lives()
     assert judged([one, two, lives("late", day=1.0)[0], four])[1]
 
@@ -64,7 +64,7 @@ def test_less_than_before_is_well() -> None:
     assert judged(lives("resident", day=-0.01))[1]
 
 
-def test_a_run_that_is_too_short_to_tell_is_not_well() -> None:
+def test_a_run_that_is_too_short_to_judge_does_not_pass() -> None:
     table, well = judged(lives(days=FIRST + LEAST - 1))
     assert not well
     assert "Too short" in table

@@ -1,0 +1,69 @@
+"""Splits the text of a reasoning model: what it thinks between `<think>` and `</think>`, and its answer."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+_OPEN: Final = "<think>"
+_CLOSE: Final = "</think>"
+
+
+class Split(NamedTuple):
+    """Parts of a text."""
+
+    thinking: str
+    answer: str
+
+
+class ReasoningSplitter:
+    """Splits one text that arrives in pieces. A text that does not begin with `<think>` is all answer.
+
+    White space at the beginning of both parts is dropped.
+    """
+
+    def __init__(self) -> None:
+        """Start before the text."""
+        self._held = ""
+        """Text that may be the beginning of a tag, or white space at the beginning of a part."""
+        self._started = False
+        self._thinks = False
+        self._trims = False
+        """Whether white space at the beginning of the held text is dropped."""
+
+    def feed(self, text: str) -> Split:
+        """Return the parts that `text` completes."""
+        self._held += text
+        if not self._started and not self._start():
+            return Split("", "")
+        thinking = self._take_thinking() if self._thinks else ""
+        return Split(thinking, "" if self._thinks else self._take_all())
+
+    def finish(self) -> Split:
+        """Return what is left at the end of the text."""
+        rest, self._held = self._held, ""
+        return Split(rest, "") if self._thinks else Split("", rest)
+
+    def _start(self) -> bool:
+        """Decide whether the text begins with reasoning; return False while that is open."""
+        begun = self._held.lstrip()
+        if _OPEN.startswith(begun) and begun != _OPEN:
+            return False
+        self._started, self._thinks = True, begun.startswith(_OPEN)
+        if self._thinks:
+            self._held = begun.removeprefix(_OPEN)
+            self._trims = True
+        return True
+
+    def _take_thinking(self) -> str:
+        thinking, tag, rest = self._take_all().partition(_CLOSE)
+        if tag:
+            self._held, self._thinks, self._trims = rest, False, True
+            return thinking
+        kept = next((n for n in range(len(_CLOSE) - 1, 0, -1) if thinking.endswith(_CLOSE[:n])), 0)
+        self._held = thinking[len(thinking) - kept :]
+        return thinking[: len(thinking) - kept]
+
+    def _take_all(self) -> str:
+        taken, self._held = self._held.lstrip() if self._trims else self._held, ""
+        self._trims = self._trims and not taken
+        return taken
