@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.errors import InvalidRequestError
+from gateway.errors import InvalidRequestError, UnsupportedParameterError
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
 from gateway.protocol.requests import (
     LOGPROBS,
@@ -162,6 +162,10 @@ class StreamOptions(msgspec.Struct, frozen=True):
     """No effect."""
 
 
+MAX_CHOICES: Final = 8
+"""Maximum answers to one request."""
+
+
 class ChatCreate(SamplingParams, frozen=True, kw_only=True):
     """The body of a chat completion request."""
 
@@ -169,6 +173,8 @@ class ChatCreate(SamplingParams, frozen=True, kw_only=True):
     model: str | None = None
     max_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    """Number of answers."""
     tools: Annotated[list[ChatTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | ChatChoice | ChatAllowed | None = None
     response_format: TextFormat | JsonObject | SchemaFormat | None = None
@@ -208,7 +214,6 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
 
 
 _NEUTRAL: Final[Neutral] = {
-    "n": [1],
     "parallel_tool_calls": [True, False],
     "service_tier": ["auto", "default"],
     "modalities": [["text"]],
@@ -250,6 +255,8 @@ def _with_shapes(body: dict[str, Any], hints: Hints) -> dict[str, Any]:
     Raises UnsupportedParameterError.
     """
     body = with_tools(with_numbers(body, ChatCreate), hints)
+    if isinstance(count := body.get("n"), int) and count > MAX_CHOICES:
+        raise UnsupportedParameterError(f"n: one request has at most {MAX_CHOICES} answers; send several", param="n")
     if isinstance(body.get("messages"), list):
         body["messages"] = chat_messages(body["messages"], hints)
     wanted = body.get("response_format")

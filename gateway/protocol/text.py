@@ -118,8 +118,9 @@ class TextCompletion:
         self._offset = 0
         """Characters of the completion so far."""
 
-    def feed(self, event: Event) -> list[Chunk]:
-        """Return the chunks for an event."""
+    def feed(self, event: Event, index: int = 0) -> list[Chunk]:
+        """Return the chunks for an event; `index` is 0, since there is one choice."""
+        assert index == 0, index  # noqa: S101
         match event:
             case TextDelta():
                 return [self._chunk(event.delta, event.logprobs, None)]

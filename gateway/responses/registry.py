@@ -64,6 +64,20 @@ class Responses:
             await self._store(running)
         return running
 
+    async def start_group(
+        self, request: ResponseCreate, count: int, *, principal: Principal, unstored: Unstored
+    ) -> list[Running]:
+        """Start `count` responses to one prompt, which differ in their seeds. Raises ApiError."""
+        if self.closing:
+            raise EngineUnavailableError(STOPPING)
+        self.check_ended(request, principal)
+        group = await Running.begin_group(
+            self.services, request, count, principal=principal, unstored=unstored, grace=self._grace
+        )
+        for running in group:
+            self._register(running)
+        return group
+
     @staticmethod
     async def _store(running: Running) -> None:
         """Store a response in the background before its id is returned. Raises StoreUnavailableError."""

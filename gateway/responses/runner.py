@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final, Self
 
 from msgspec.structs import replace
@@ -39,6 +40,8 @@ QUEUED_EVERY: Final = 1.0
 QUEUED_AGAIN: Final = 15.0
 """Maximum seconds between two `response.queued` events, so that clients and proxies do not drop a silent stream."""
 STOPPED: Final = "the gateway stopped before the answer was complete; try again in a moment"
+SEEDS: Final = 1 << 63
+"""Number of seeds that a request can have."""
 TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events were waiting"
 
 
@@ -101,11 +104,40 @@ class Running:
 
         `unstored` holds the connection's responses with `store: false`.
         """
+        [one] = await cls.begin_group(services, request, 1, principal=principal, unstored=unstored, grace=grace)
+        return one
+
+    @classmethod
+    async def begin_group(
+        cls,
+        services: Services,
+        request: ResponseCreate,
+        count: int,
+        *,
+        principal: Principal,
+        unstored: Unstored,
+        grace: float,
+    ) -> list[Self]:
+        """Begin `count` responses to one prompt; the number of a response is added to the seed, if any.
+
+        Each is admitted and charged on its own. Raises ApiError if one of them is rejected; then none is begun.
+        """
         arrived = time.monotonic()
         services.penalties.check(principal.user)
         context, demand = await prepare(services, request, principal, unstored)
-        ticket = services.admission.enter(demand, principal, ahead=request.encodes_only)
-        return cls(services, request, context, ticket, unstored=unstored, arrived=arrived, grace=grace)
+        if count > 1:
+            demand = dataclasses.replace(demand, group=new_id("group"))
+        tickets: list[Ticket] = []
+        with ExitStack() as rejected:
+            for _ in range(count):
+                ticket = services.admission.enter(demand, principal, ahead=request.encodes_only)
+                rejected.callback(services.admission.leave, ticket)
+                tickets.append(ticket)
+            rejected.pop_all()
+        return [
+            cls(services, _seeded(request, number), context, ticket, unstored=unstored, arrived=arrived, grace=grace)
+            for number, ticket in enumerate(tickets)
+        ]
 
     @property
     def response(self) -> dict[str, Any]:
@@ -323,6 +355,11 @@ class Running:
     def _count(self, status: str, code: str = "") -> None:
         engines = (engine.name for engine, _ in self._generation.traces)
         self._measurements.ended(status, code, self._generation.usage, engines)
+
+
+def _seeded(request: ResponseCreate, number: int) -> ResponseCreate:
+    """Return the request of a group's response: its number is added to the seed."""
+    return request if request.seed is None else replace(request, seed=(request.seed + number) % SEEDS)
 
 
 def _shape(services: Services, request: ResponseCreate, response_id: str, ticket: Ticket) -> ResponseEvents:

@@ -117,7 +117,13 @@ class Dispatcher:
         fitting = [engine for engine in self._engines if self._fits(engine, demand)]
         if not fitting:
             return None
-        engine = min(self._candidates(fitting), key=lambda engine: self._cost(engine, demand))
+        shared = self._homes.get(demand.group or "")
+        if shared is not None and shared in fitting:
+            engine = shared
+        else:
+            engine = min(self._candidates(fitting), key=lambda engine: self._cost(engine, demand))
+        if demand.group is not None:
+            self._remember(demand.group, engine)
         placement = Placement(next(self._numbers), engine, demand)
         self._runs[placement.number] = _Run(placement, self._prefill(engine, demand), self._clock())
         if not self._gather():
@@ -132,8 +138,11 @@ class Dispatcher:
 
     def settle(self, response: str, placement: Placement) -> None:
         """Record that the engine where the request is now holds this response's KV."""
-        self._homes[response] = self._runs[placement.number].placement.engine
-        self._homes.move_to_end(response)
+        self._remember(response, self._runs[placement.number].placement.engine)
+
+    def _remember(self, name: str, engine: Engine) -> None:
+        self._homes[name] = engine
+        self._homes.move_to_end(name)
         if len(self._homes) > HOMES:
             self._homes.popitem(last=False)
 

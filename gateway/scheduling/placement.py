@@ -24,6 +24,8 @@ class Demand:
     """Prompt tokens that an engine has computed before."""
     previous: str | None = None
     """Id of the response whose KV the request continues, if known."""
+    group: str | None = None
+    """Name of the requests with this prompt, if there are several; one engine computes it for all."""
     stored: bool = False
     """Whether the request's KV is in the store, from which any engine can fetch it."""
 

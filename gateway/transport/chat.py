@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 
 import msgspec
@@ -13,15 +14,15 @@ from starlette.routing import BaseRoute, Route
 from gateway.observability.faults import report
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
-from gateway.protocol.events import Incomplete
+from gateway.protocol.events import Failed, Incomplete
 from gateway.protocol.log import Reader
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.text import TextCompletion
 from gateway.responses.registry import Responses
 from gateway.responses.runner import Running
 from gateway.transport.bodies import json_body, with_errors
-from gateway.transport.http import start_response, wait_for_end, with_ignored
-from gateway.transport.sse import DONE, EventStream, follow
+from gateway.transport.http import start_responses, wait_for_ends, with_ignored
+from gateway.transport.sse import DONE, EventStream, follow_all
 
 
 def routes(responses: Responses) -> list[BaseRoute]:
@@ -32,8 +33,9 @@ def routes(responses: Responses) -> list[BaseRoute]:
         strict_fields = responses.services.settings.strict_fields
         create_request, chat = read_chat(await json_body(request), strict_fields=strict_fields)
         usage = chat.stream_options is not None and bool(chat.stream_options.include_usage)
-        make = partial(Completion, logprobs=bool(chat.logprobs), usage=usage)
-        return await complete(responses, request, create_request, make, stream=bool(chat.stream))
+        count = chat.n or 1
+        make = partial(Completion, logprobs=bool(chat.logprobs), usage=usage, count=count)
+        return await complete(responses, request, create_request, make, stream=bool(chat.stream), count=count)
 
     return [Route("/v1/chat/completions", with_errors(create), methods=["POST"])]
 
@@ -45,35 +47,39 @@ async def complete(
     make: Callable[..., Completion | TextCompletion],
     *,
     stream: bool,
+    count: int = 1,
 ) -> Response:
-    """Start a response and return it as a completion: a stream of chunks, or one object. Raises ApiError.
+    """Start `count` responses and return them as a completion: a stream of chunks, or one object. Raises ApiError.
 
-    `make` builds the completion from the id of the response and `created`, `model` and `fingerprint`.
+    `make` builds the completion from the id of the first response and `created`, `model` and `fingerprint`.
     """
-    running, close = await start_response(responses, create, request)
-    response = running.response
+    group, close = await start_responses(responses, create, request, count=count)
+    response = group[0].response
     completion = make(
-        running.id,
+        group[0].id,
         created=response["created_at"],
         model=response["model"],
         fingerprint=responses.services.fingerprint,
     )
     if stream:
-        return with_ignored(EventStream(request, chunk_frames(running, completion), close), create)
+        return with_ignored(EventStream(request, chunk_frames(group, completion), close), create)
     try:
-        ended = await wait_for_end(request, running)
-        return with_ignored(ended if isinstance(ended, Response) else JSONResponse(completion.whole(ended)), create)
+        ended = await wait_for_ends(request, group)
+        return with_ignored(ended if isinstance(ended, Response) else JSONResponse(completion.whole(*ended)), create)
     finally:
         close()
 
 
-async def chunk_frames(running: Running, completion: Completion | TextCompletion) -> AsyncIterator[bytes]:
-    """Yield the chunks of a completion as frames, then `[DONE]`; a failure is a frame with `error`."""
+async def chunk_frames(group: Sequence[Running], completion: Completion | TextCompletion) -> AsyncIterator[bytes]:
+    """Yield the chunks of a completion as frames, then `[DONE]`; the first failure is a frame with `error`."""
     try:
-        async for event in follow(running, Reader(running.log)):
-            failure = running.failure if isinstance(event, Incomplete) else None
-            for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
-                yield b"data: %b\n\n" % msgspec.json.encode(chunk)
+        async with aclosing(follow_all(*((running, Reader(running.log)) for running in group))) as events:
+            async for index, event in events:
+                failure = group[index].failure if isinstance(event, Incomplete) else None
+                for chunk in completion.feed(event, index) if failure is None else [{"error": failure.body()}]:
+                    yield b"data: %b\n\n" % msgspec.json.encode(chunk)
+                if failure is not None or isinstance(event, Failed):
+                    break
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
-        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.id).body()})
+        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, group[0].id).body()})
     yield DONE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -53,32 +53,54 @@ async def start_response(
     responses: Responses, create: ResponseCreate, request: Request
 ) -> tuple[Running, Callable[[], None]]:
     """Start a response; return it with the function to call when its HTTP request closes. Raises ApiError."""
+    [running], close = await start_responses(responses, create, request)
+    return running, close
+
+
+async def start_responses(
+    responses: Responses, create: ResponseCreate, request: Request, *, count: int = 1
+) -> tuple[list[Running], Callable[[], None]]:
+    """Start `count` responses to the same prompt; return them like `start_response`. Raises ApiError."""
     unstored = Unstored(responses.services.pool.forget)
+    principal = principal_of(request)
     try:
-        running = await responses.start_response(create, principal=principal_of(request), unstored=unstored)
+        if count == 1:
+            group = [await responses.start_response(create, principal=principal, unstored=unstored)]
+        else:
+            group = await responses.start_group(create, count, principal=principal, unstored=unstored)
     except BaseException:
         unstored.close()
         raise
     request.state.answered = True
 
     def close() -> None:
-        running.release(lost=False)
+        for running in group:
+            running.release(lost=False)
         unstored.close()
 
-    return running, close
+    return group, close
 
 
 async def wait_for_end(request: Request, running: Running) -> dict[str, Any] | Response:
     """Return the ended response, the error with which it failed, or CLIENT_CLOSED if the client disconnected."""
+    ended = await wait_for_ends(request, [running])
+    return ended if isinstance(ended, Response) else ended[0]
+
+
+async def wait_for_ends(request: Request, group: Sequence[Running]) -> list[dict[str, Any]] | Response:
+    """Return the ended responses, the error with which the first one failed, or CLIENT_CLOSED."""
     closing = asyncio.create_task(disconnected(request))
+    pending = {closing, *(running.task for running in group)}
     try:
-        await asyncio.wait({closing, running.task}, return_when=asyncio.FIRST_COMPLETED)
+        while pending != {closing} and closing in pending and not any(running.failure for running in group):
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
     finally:
         closing.cancel()
-    failure = running.failure
+    failure = next((running.failure for running in group if running.failure is not None), None)
     if failure is not None:
         return error_response(failure, request.scope)  # counted as failed, not as rejected
-    return CLIENT_CLOSED if running.log.terminal is None else dict(running.log.terminal.response)
+    ended = [dict(running.log.terminal.response) for running in group if running.log.terminal is not None]
+    return ended if len(ended) == len(group) else CLIENT_CLOSED
 
 
 def with_ignored(response: Response, create: ResponseCreate) -> Response:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -30,24 +31,36 @@ HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # ngi
 
 async def follow(running: Running, reader: Reader) -> AsyncIterator[Event]:
     """Yield the events of a response from `reader`'s position on."""
+    async with aclosing(follow_all((running, reader))) as events:
+        async for _, event in events:
+            yield event
+
+
+async def follow_all(*readers: tuple[Running, Reader]) -> AsyncGenerator[tuple[int, Event], None]:
+    """Yield the events of responses from their readers' positions on, with the number of the reader, in turn."""
     available = asyncio.Event()
 
-    def wake() -> None:
+    def wake(running: Running, reader: Reader) -> None:
         if reader.lagging:
             running.on_lag()
         available.set()
 
-    reader.log.watchers.add(wake)
+    watchers = [(reader.log.watchers, partial(wake, running, reader)) for running, reader in readers]
+    for watching, watcher in watchers:
+        watching.add(watcher)
     try:
-        while not reader.done:
-            event = reader.next()
-            if event is not None:
-                yield event
-                continue
+        while not all(reader.done for _, reader in readers):
             available.clear()
-            await available.wait()
+            found = False
+            for index, (_, reader) in enumerate(readers):
+                if (event := reader.next()) is not None:
+                    found = True
+                    yield index, event
+            if not found:
+                await available.wait()
     finally:
-        reader.log.watchers.discard(wake)
+        for watching, watcher in watchers:
+            watching.discard(watcher)
 
 
 def frame(event: Event) -> bytes:

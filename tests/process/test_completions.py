@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sqlite3
 from contextlib import closing
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +25,7 @@ from gateway.protocol.completions import Completion
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage
 from gateway.protocol.tools import form
+from tests.process.test_middleware import keys
 from tests.process.test_tools import CALL, TIME, WEATHER, emitted
 from tests.support.events import plain
 from tests.support.running import Gateway
@@ -99,7 +104,9 @@ def test_unsupported_fields_with_neutral_values_are_accepted() -> None:
         ({"messages": [USER, {"role": "tool", "content": "x"}]}, "invalid_request", "messages[1]"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "unsupported_parameter",
          "messages[0].content[0]"),
-        ({"n": 2}, "unsupported_parameter", "n"),
+        ({"n": 9}, "unsupported_parameter", "n"),
+        ({"n": 0}, "invalid_request", "n"),
+        ({"n": True}, "invalid_request", "n"),
         ({"functions": [{}]}, "unsupported_parameter", "functions"),
         ({"audio": {}}, "unsupported_parameter", "audio"),
         ({"store": "yes"}, "invalid_request", "store"),
@@ -136,6 +143,31 @@ def test_chunks_and_whole_completions_have_the_same_content(text: str) -> None:
     assert whole.choices[0].finish_reason == ("tool_calls" if CALL in text else "stop")
     assert chunks[-1].usage == whole.usage
     assert len({chunk.id for chunk in chunks} | {whole.id}) == 1
+
+
+def test_choices_of_one_completion_have_their_index_and_count_the_prompt_once() -> None:
+    texts = ["Hello.", CALL]
+    sources = [emitted(text, 3, tools=[WEATHER]) for text in texts]
+    make = partial(Completion, "resp_1", created=1, model="m", fingerprint="f", logprobs=False, usage=True, count=2)
+    streamed = make()
+    fed = [(event, index) for pair in zip_longest(*sources) for index, event in enumerate(pair) if event is not None]
+    chunks = [ChatCompletionChunk.model_validate(c) for event, index in fed for c in streamed.feed(event, index)]
+    ended = [plain(events[-1])["response"] for events in sources]
+    whole = ChatCompletion.model_validate(make().whole(*ended))
+    assert [choice.index for choice in whole.choices] == [0, 1]
+    assert [choice.finish_reason for choice in whole.choices] == ["stop", "tool_calls"]
+    for choice in whole.choices:
+        of_choice = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == choice.index]
+        assert of_choice[0].delta.role == "assistant"
+        assert "".join(c.delta.content or "" for c in of_choice) == (choice.message.content or "")
+        assert of_choice[-1].finish_reason == choice.finish_reason
+    assert [c.usage for c in chunks if c.usage is not None] == [whole.usage]
+    assert chunks[-1].choices == []
+    assert whole.usage is not None
+    usages = [response["usage"] for response in ended]
+    assert whole.usage.prompt_tokens == usages[0]["input_tokens"]
+    assert whole.usage.completion_tokens == sum(usage["output_tokens"] for usage in usages)
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
 
 
 def history(*texts: str) -> list[dict[str, Any]]:
@@ -230,6 +262,57 @@ async def test_a_stream_ends_with_its_reason_its_usage_and_done(shared_server: G
     assert len(whole.choices[0].logprobs.content or []) == 12
 
 
+async def test_several_answers_share_one_prompt_and_each_has_its_own_seed(tiny_server: Gateway) -> None:
+    question: Any = [{"role": "user", "content": "tea " * 60}]
+    async with client(tiny_server) as openai:
+        whole = await openai.chat.completions.create(model="tiny", messages=question, n=8, seed=5, max_tokens=6)
+        assert whole.usage is not None
+        prompt = whole.usage.prompt_tokens
+        assert whole.usage.completion_tokens <= 8 * 6
+        assert tiny_server.metric("samovar_prompt_tokens_total", source="computed") < 1.5 * prompt
+        assert tiny_server.metric("samovar_requests_total", route="chat_completions") == 8
+        texts = [choice.message.content for choice in whole.choices]
+        assert [choice.index for choice in whole.choices] == list(range(8))
+        assert len(set(texts)) > 1
+        third = await openai.chat.completions.create(model="tiny", messages=question, seed=5 + 2, max_tokens=6)
+        assert third.choices[0].message.content == texts[2]
+        stream = await openai.chat.completions.create(
+            model="tiny", messages=question, n=3, seed=5, max_tokens=6, stream=True,
+            stream_options={"include_usage": True},
+        )  # fmt: skip
+        streamed, usages = ["", "", ""], []
+        async for chunk in stream:
+            usages += [chunk.usage] if chunk.usage else []
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts[:3]
+    assert [usage.prompt_tokens for usage in usages] == [prompt]
+
+
+async def test_closing_a_request_cancels_all_its_answers(tiny_server: Gateway) -> None:
+    question: Any = [{"role": "user", "content": "x"}]
+    async with client(tiny_server) as openai:
+        stream = await openai.chat.completions.create(
+            model="tiny", messages=question, n=3, max_tokens=400, stream=True, logit_bias={"65": 100}
+        )
+        await anext(aiter(stream))
+        await stream.close()
+        async with asyncio.timeout(30):
+            while True:
+                if tiny_server.metric("samovar_requests_total", route="chat_completions", status="cancelled") == 3:
+                    return
+                await asyncio.sleep(0.02)
+
+
+def test_if_one_answer_has_no_place_none_is_started(tmp_path: Path, tiny_model: Path) -> None:
+    with Gateway(tmp_path, model=tiny_model, context=512, user_concurrency=1, queue_limit=2) as gateway:
+        bearer = {"Authorization": f"Bearer {keys(gateway.state, 'add', 'anna')}"}
+        body = {"messages": [USER], "max_tokens": 400}
+        refused = gateway.post("/v1/chat/completions", {**body, "n": 8}, **bearer)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+        assert (gateway.metric("samovar_requests_running"), gateway.metric("samovar_requests_waiting")) == (0, 0)
+
+
 def test_a_stream_has_the_format_that_clients_parse(shared_server: Gateway) -> None:
     body = {"messages": [USER], "stream": True, "max_tokens": 2}
     raw = httpx.post(f"{shared_server.url}/v1/chat/completions", json=body, timeout=30)
@@ -240,7 +323,7 @@ def test_a_stream_has_the_format_that_clients_parse(shared_server: Gateway) -> N
 async def test_errors_raise_the_clients_own_exceptions(shared_server: Gateway) -> None:
     async with client(shared_server) as openai:
         with pytest.raises(BadRequestError) as caught:
-            await openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=2)
+            await openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=9)
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "n")
         nowhere = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#"}}}
         with pytest.raises(BadRequestError) as caught:

@@ -78,6 +78,13 @@ def test_requests_spread_and_a_conversation_goes_home() -> None:
     assert placed(dispatcher, Demand(150, 50, known=100, previous="resp_1")).engine is second.engine
 
 
+def test_requests_with_one_prompt_go_to_one_engine_that_computes_it_once() -> None:
+    dispatcher = Dispatcher(engines(2, cells=10_000), MEASURED)
+    demand = Demand(1000, 100, group="group_1")
+    assert len({placed(dispatcher, demand).engine for _ in range(4)}) == 1
+    assert placed(dispatcher, Demand(1000, 100)).engine is not placed(dispatcher, demand).engine
+
+
 def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
