@@ -12,9 +12,10 @@ from typing import Final
 from engine import Vocabulary, common_prefix
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError
 from gateway.prompts.chat_template import Prompt, TemplateError
+from gateway.prompts.constraints import form
 from gateway.prompts.messages import Encode, Encoded, Job, OperatorPrefix, Refused, Tokenize
 from gateway.protocol.tool_prompt import Message, dump
-from gateway.protocol.tools import Format, JsonObject, JsonSchema, OutputConstraint, form
+from gateway.protocol.tools import Format, JsonObject, JsonSchema, OutputConstraint
 
 UNSUSPICIOUS: Final = 16
 """Bytes per token up to which a text is tokenized without checking the longest token. Ordinary text has 2 to 6."""

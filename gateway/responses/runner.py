@@ -161,6 +161,7 @@ class TurnRunner:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_output_tokens=self._prepared.limit or services.settings.max_output_tokens,
+            ignored=self._prepared.form.ignored,
         )
 
     async def _store_progress(self) -> None:
