@@ -53,12 +53,14 @@ class Compiler:
         pieces = vocabulary.pieces()
         self.texts = np.fromiter((bool(piece) for piece in pieces), np.bool_, vocabulary.size)
         """Whether each token represents text. A user's grammar may name control tokens, which must not be sampled."""
+        tokens = _Tokens(vocabulary, pieces)
         plain = LLTokenizer(
-            TokenizerWrapper(_Tokens(vocabulary, pieces)),
+            TokenizerWrapper(tokens),
             n_vocab=vocabulary.size,
             eos_token=[int(end) for end in self.ends] or None,
             slices=[],
         )
+        tokens.tokens.clear()  # llguidance has copied them: 10 MB
         # In two calls, since each holds the interpreter lock, and the step loop needs it.
         self._tokenizer = plain.with_slices(LLTokenizer.json_slices())
         self._matcher = functools.lru_cache(MAX_COMPILED)(self._compile)

@@ -7,10 +7,10 @@ cannot be enforced is left out and listed.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from threading import Thread
 from typing import Any, Final
 
 from llguidance import LLMatcher
@@ -36,6 +36,8 @@ SECONDS: Final = 1.0
 """Maximum CPU seconds for all schemas of a request."""
 SECONDS_PER_SCHEMA: Final = 0.5
 """Maximum CPU seconds for one schema; llguidance needs minutes for some large ones."""
+STACK: Final = 16 << 20
+"""Bytes of stack of the thread that compiles. By default it would have the worker's large one, which counts as memory."""
 MAX_REPAIRS: Final = 8
 """Maximum keywords that are left out of one schema before any JSON object is accepted."""
 WHITESPACE: Final = r"[ ]?|\n[ \t]{0,20}"
@@ -87,7 +89,8 @@ class _Checker:
     def check(self, grammar: str) -> _Verdict:
         """Compile `grammar` without an engine."""
         verdicts: list[_Verdict] = []
-        thread = Thread(target=lambda: verdicts.append(_compiled(grammar)), daemon=True)
+        threading.stack_size(STACK)
+        thread = threading.Thread(target=lambda: verdicts.append(_compiled(grammar)), daemon=True)
         started = time.process_time()
         limit = min(self._left, SECONDS_PER_SCHEMA)
         thread.start()
@@ -148,9 +151,11 @@ def _enforceable(rules: Sequence[str], parts: Sequence[_Part]) -> list[_Part]:
     verdict = checker.check(_grammar(rules, parts))
     if verdict.error:
         parts = [part if part.strict else part.reduced() for part in parts]
+    strict = next((part.path for part in parts if part.strict), None)
+    if verdict.error and strict is not None:
         verdict = checker.check(_grammar(rules, parts))
-    if verdict.error:
-        raise _refusal(next((part.path for part in parts if part.strict), "tools"), verdict.error)
+        if verdict.error:
+            raise _refusal(strict, verdict.error)
     return parts
 
 
