@@ -37,7 +37,7 @@ SECONDS: Final = 1.0
 SECONDS_PER_SCHEMA: Final = 0.5
 """Maximum CPU seconds for one schema; llguidance needs minutes for some large ones."""
 STACK: Final = 16 << 20
-"""Bytes of stack of the thread that compiles. By default it would have the worker's large one, which counts as memory."""
+"""Bytes of stack of the thread that compiles. The default is the size of the worker's own stack, which is larger."""
 MAX_REPAIRS: Final = 8
 """Maximum keywords that are left out of one schema before any JSON object is accepted."""
 WHITESPACE: Final = r"[ ]?|\n[ \t]{0,20}"
