@@ -7,6 +7,7 @@ cannot be enforced is left out and listed.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import any_to_lark
 
 from engine import GRAMMAR_LIMITS
 from gateway.errors import InvalidRequestError
@@ -21,9 +23,10 @@ from gateway.prompts.schemas import Schema, blamed, normalized, place, without
 from gateway.protocol.calls import CLOSING, HEADER
 from gateway.protocol.tool_prompt import OPENING
 from gateway.protocol.tools import (
+    AnyFormat,
     ErrorPaths,
-    Format,
     FunctionTool,
+    GrammarFormat,
     JsonSchema,
     OutputConstraint,
     TextFormat,
@@ -60,10 +63,14 @@ class _Part:
     strict: bool
     ignored: tuple[str, ...] = ()
     """Paths of keywords that are not enforced."""
+    lark: str | None = None
+    """A grammar that replaces the schema."""
 
     @property
     def rule(self) -> dict[str, Any]:
         """The schema as a grammar with a name."""
+        if self.lark is not None:
+            return {"name": self.name, "lark_grammar": self.lark}
         options = {"whitespace_pattern": WHITESPACE, **({} if self.strict else _LENIENT)}
         return {"name": self.name, "json_schema": {**self.schema, "x-guidance": options}}
 
@@ -101,7 +108,9 @@ class _Checker:
         return verdicts[0] if verdicts else _Verdict("the schema takes too long to compile")
 
 
-def form(tools: Sequence[FunctionTool], choice: ToolChoice, text: Format, error_paths: ErrorPaths) -> OutputConstraint:
+def form(
+    tools: Sequence[FunctionTool], choice: ToolChoice, text: AnyFormat, error_paths: ErrorPaths
+) -> OutputConstraint:
     """Return the constraint on the answer. Raises InvalidRequestError."""
     functions = callable_tools(tools, choice)
     parts = [_arguments(tool, f"f{i}", error_paths.tool.format(tools.index(tool))) for i, tool in enumerate(functions)]
@@ -136,9 +145,37 @@ def _arguments(tool: FunctionTool, name: str, path: str) -> _Part:
     return _Part(name, path, {**normalized(parameters), "type": "object"}, strict=tool.strict is True)
 
 
-def _answer(text: Format, path: str) -> _Part:
+def _answer(text: AnyFormat, path: str) -> _Part:
+    if isinstance(text, GrammarFormat):
+        if isinstance(text.definition, dict):
+            return _Part("answer", text.path, normalized(text.definition), strict=True)
+        return _Part("answer", text.path, {}, strict=True, lark=_lark(text))
     schema = text.schema if isinstance(text, JsonSchema) else ANY_OBJECT
     return _Part("answer", path, normalized(schema), strict=True)
+
+
+def _lark(text: GrammarFormat) -> str:
+    """Return the grammar in llguidance's syntax. Raises InvalidRequestError that names the line."""
+    if isinstance(text.definition, list):
+        return f"start: {' | '.join(map(_literal, text.definition))}"
+    definition = str(text.definition)
+    if text.syntax == "regex":
+        return str(json.loads(LLMatcher.grammar_from_regex(definition))["grammars"][0]["lark_grammar"])
+    try:
+        return any_to_lark(definition)
+    except RecursionError:
+        raise
+    except Exception as error:  # the converter raises Exception
+        raise InvalidRequestError(f"{text.path}: {_with_line(str(error), definition)}", param=text.path) from error
+
+
+def _with_line(message: str, definition: str) -> str:
+    """Return a message of the converter with the line that it is about."""
+    name = re.search(r"'([^']+)'", message)
+    if "line " in message or name is None:
+        return message
+    lines = (i for i, line in enumerate(definition.splitlines(), 1) if name[1] in line)
+    return f"{message} in line {next(lines, 1)}"
 
 
 def _enforceable(rules: Sequence[str], parts: Sequence[_Part]) -> list[_Part]:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequestError
+from gateway.protocol.guided import GuidedParams, guided_format
 from gateway.protocol.requests import (
     LOGPROBS,
     MAX_ITEMS,
@@ -18,7 +19,6 @@ from gateway.protocol.requests import (
     Key256,
     Neutral,
     ResponseCreate,
-    SamplingParams,
     TextOptions,
     check_schemas,
     convert,
@@ -26,9 +26,11 @@ from gateway.protocol.requests import (
 )
 from gateway.protocol.tools import (
     MAX_TOOLS,
+    AnyFormat,
     ErrorPaths,
     Format,
     FunctionTool,
+    GrammarFormat,
     JsonObject,
     JsonSchema,
     NamedFunction,
@@ -122,6 +124,12 @@ class ChatChoice(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fie
     function: Named
 
 
+class JsonFormat(msgspec.Struct, frozen=True, tag="json_object", forbid_unknown_fields=True):
+    """A JSON object; with llama-server's `schema`, JSON that conforms to it."""
+
+    schema: dict[str, Any] | None = None
+
+
 class SchemaFormat(msgspec.Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
     """JSON that conforms to a schema."""
 
@@ -144,7 +152,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: Literal[False] | None = None
 
 
-class ChatCreate(SamplingParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChatCreate(GuidedParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of a chat completion request."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_ITEMS)]
@@ -153,7 +161,7 @@ class ChatCreate(SamplingParams, frozen=True, kw_only=True, forbid_unknown_field
     max_completion_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     tools: Annotated[list[ChatTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["auto", "none", "required"] | ChatChoice | None = None
-    response_format: TextFormat | JsonObject | SchemaFormat | None = None
+    response_format: TextFormat | JsonFormat | SchemaFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
@@ -170,6 +178,14 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
     error_paths: ClassVar[ErrorPaths] = ErrorPaths(
         "messages", "tools[{}].function.parameters", "response_format.json_schema.schema"
     )
+
+    guided: GrammarFormat | None = None
+    """The form of the answer that a field of llama-server or vLLM states."""
+
+    @property
+    def format(self) -> AnyFormat:
+        """The required format of the text."""
+        return self.guided or super().format
 
     @property
     def is_stored(self) -> bool:
@@ -235,6 +251,7 @@ def _request(chat: ChatCreate) -> Stateless:
         if isinstance(chat.tool_choice, ChatChoice)
         else chat.tool_choice,
         text=TextOptions(_format(chat)),
+        guided=guided_format(chat),
         include=[LOGPROBS] if chat.logprobs else None,
         **shared,
     )
@@ -261,6 +278,8 @@ def _items(message: ChatMessage) -> list[InputItem]:
 
 def _format(chat: ChatCreate) -> Format:
     wanted = chat.response_format
+    if isinstance(wanted, JsonFormat):
+        return JsonObject() if wanted.schema is None else JsonSchema(name="answer", schema=wanted.schema)
     if isinstance(wanted, SchemaFormat):
         about = wanted.json_schema
         return JsonSchema(

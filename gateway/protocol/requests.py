@@ -12,6 +12,7 @@ from msgspec import Meta
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
 from gateway.protocol.tools import (
     MAX_TOOLS,
+    AnyFormat,
     ErrorPaths,
     Format,
     FunctionTool,
@@ -167,7 +168,7 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
         return self.tool_choice or "auto"
 
     @property
-    def format(self) -> Format:
+    def format(self) -> AnyFormat:
         """The required format of the text."""
         return (self.text and self.text.format) or TextFormat()
 

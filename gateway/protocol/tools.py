@@ -62,6 +62,19 @@ class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, tag="json_schema", f
 Format = TextFormat | JsonObject | JsonSchema
 
 
+class GrammarFormat(msgspec.Struct, frozen=True, kw_only=True, tag="grammar"):
+    """Text in a form that a field of llama-server or vLLM states."""
+
+    syntax: Literal["grammar", "regex", "choice", "json"]
+    """`grammar` is GBNF, or llguidance's Lark; `choice` is one of several texts; `json` is a JSON schema."""
+    definition: str | list[str] | dict[str, Any]
+    path: str
+    """The field."""
+
+
+AnyFormat = Format | GrammarFormat
+
+
 @dataclass(frozen=True)
 class OutputConstraint:
     """The constraint on an answer's form."""
