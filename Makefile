@@ -5,7 +5,7 @@ RUN := @exec sh deploy/setup.sh run --
 DEV := @exec sh deploy/setup.sh dev --
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench docs board pictures audit setup lock clean distclean
+.PHONY: help serve test check lint format bench docs board pictures audit setup lock clean distclean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,10 @@ serve: ## serve on http://127.0.0.1:8000; MODEL=name-or-path PORT=9000 ARGS="--a
 	$(RUN) .venv/bin/samovar serve $(if $(MODEL),--model "$(MODEL)") $(if $(PORT),--port "$(PORT)") $(ARGS)
 
 test: ## install the tests' dependencies and run all tests; ARGS="-k words -x"
-	@exec sh deploy/setup.sh test -- .venv/bin/python -m pytest $(ARGS)
+	@exec sh deploy/setup.sh test -- .venv/bin/python -m tests $(ARGS)
+
+check: ## run ruff, mypy and the unit tests (about a minute)
+	$(DEV) .venv/bin/python -m pytest -m unit -n 2
 
 lint: ## run ruff and mypy alone (the tests include both)
 	$(DEV) sh -c '.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy'

@@ -74,8 +74,16 @@ def _wrong_type(draw: Random) -> Data:
     return json.dumps({"type": draw.choice([name, None, 7, [], {}]), "input": "x"})
 
 
-def _unknown_field(draw: Random) -> Data:
-    return _create(**{f"x_{text(draw)}": draw.choice([1, "", [], {"a": 1}, True])})
+def _unsupported(draw: Random) -> Data:
+    """Return a request for something that no answer here can have."""
+    wanted: list[dict[str, Any]] = [
+        {"audio": {"voice": text(draw)}},
+        {"modalities": ["text", "audio"]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": text(draw)}]}]},
+        {"tools": [{"type": f"x_{text(draw)}"}], "tool_choice": "required"},
+        {"tool_choice": {"type": "web_search"}},
+    ]
+    return _create(**draw.choice(wanted))
 
 
 def _wrong_value(draw: Random) -> Data:
@@ -83,14 +91,14 @@ def _wrong_value(draw: Random) -> Data:
     wrong: dict[str, list[Any]] = {
         "input": [7, True, {}, [7], [{"role": "nobody", "content": "x"}], [{"role": "user", "content": [7]}]],
         "model": [7, [], {}],
-        "max_output_tokens": [0, -1, 1.5, "1", True, 1 << 80],
+        "max_output_tokens": [0, -2, 1.5, "1", True, 1 << 80],
         "temperature": [-0.1, 2.1, "0", []],
         "top_p": [-1, 1.1, "x"],
-        "top_k": [-1, 0.5, "x"],
+        "top_k": [-2, 0.5, "x"],
         "min_p": [2, []],
         "presence_penalty": [-2.1, 3, {}],
         "repeat_penalty": [0, 2.5],
-        "seed": [-1, 1 << 32, 0.1],
+        "seed": [-2, 1 << 63, 0.1],
         "stop": [7, [7], ["a"] * 5, [""], ""],
         "logit_bias": [{"x": 1}, {"1": 101}, {"999999999": 1}, [], 7],
         "metadata": [{"a": 7}, {"k" * 65: "v"}, {"k": "v" * 513}, {f"{n}": "" for n in range(17)}],
@@ -114,7 +122,7 @@ def _nested(draw: Random) -> Data:
 
 
 def _anything(draw: Random) -> Data:
-    return json.dumps({"type": "response.create", **{text(draw): junk(draw) for _ in range(4)}, "x_never": 1})
+    return json.dumps({"type": "response.create", **{text(draw): junk(draw) for _ in range(4)}, "audio": {}})
 
 
 def codes(*names: str) -> frozenset[str]:
@@ -128,7 +136,7 @@ KINDS: Final[list[Kind]] = [
     (20, _not_json, codes("invalid_json")),
     (10, _not_an_object, codes("invalid_request")),
     (10, _wrong_type, codes("invalid_request")),
-    (10, _unknown_field, codes("unsupported_parameter")),
+    (10, _unsupported, codes("unsupported_parameter")),
     (25, _wrong_value, codes("invalid_request")),
     (10, _cancel, codes("invalid_request")),
     (2, _nested, codes("invalid_json", "invalid_request")),

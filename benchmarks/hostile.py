@@ -145,6 +145,7 @@ def _mixed(draw: Random, fields: dict[str, Any], always: dict[str, Any]) -> dict
     chosen = {name: junk(draw) if draw.random() < MISSING_SHARE else fields[name] for name in names}
     if draw.random() < MISSING_SHARE:
         chosen[text(draw)] = junk(draw)
+        chosen["audio"] = draw.choice([{"voice": text(draw)}, None])
     return {**always, **chosen}
 
 

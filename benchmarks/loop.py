@@ -14,7 +14,8 @@ from engine import Model, WorkerConfig, heuristic
 from engine.channel import Channel
 from engine.worker import Worker
 from gateway.config.settings import load as settings
-from gateway.models.served import SEQUENCES, load
+from gateway.models.served import load
+from gateway.models.sizing import SEQUENCES
 
 
 def configuration(path: Path) -> WorkerConfig:

@@ -6,6 +6,7 @@ from .constraint import GRAMMAR_LIMITS
 from .cost_model import WIDEST, CostModel, StepTimes, groups, heuristic, round_seconds, seconds
 from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
+from .handle import Engine
 from .kv_cache_manager import common_prefix
 from .llama import Model, Vocabulary, build_features
 from .messages import (
@@ -23,7 +24,7 @@ from .messages import (
 )
 from .modelfile import Mark, digest, file_digest, file_mark, mark, model_files, model_path, model_size, shard
 from .pool import EnginePool
-from .process import EngineProcess, State
+from .process import State
 from .quality import Drift, drift
 from .quantization import QUANTIZATIONS, bits, quantize
 from .resources import Usage, engines_of, usage
@@ -40,10 +41,10 @@ __all__ = [
     "DecodeError",
     "Dimensions",
     "Drift",
+    "Engine",
     "EngineDiedError",
     "EngineError",
     "EnginePool",
-    "EngineProcess",
     "Finished",
     "Generate",
     "Grammar",

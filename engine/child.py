@@ -10,11 +10,13 @@ from typing import Final
 
 _PACKAGES: Final = str(Path(__file__).resolve().parent.parent)
 """The folder that this process loaded the packages from: children must load the same ones."""
-SPINS: Final = "1000"
-"""Iterations for which an engine's thread spins at a barrier before it sleeps: what libgomp itself uses where it knows
-of more threads than cores. Its usual 300 000 last longer than a time slice. So while any other process used a core, two
-threads on two cores waited a time slice for each other at each of about 600 barriers of a step: a step of 40 to 150 ms
-took 1 to 14 s on a machine with a load of 10."""
+SPINS: Final = "2000"
+"""Iterations for which an engine's thread spins at a barrier before it sleeps.
+
+libgomp's default, 300 000, lasts longer than a time slice. While another process used one of two cores, the threads of
+an engine waited a time slice for each other at each of the about 600 barriers of a step: a step of 40 to 150 ms took 1
+to 14 s on a machine with a load of 10. Measured with a Qwen-class Q4_K_M on two threads, ms for one row, with real-time
+priority and at a load of 16: 300 000: 38.5; 3 000: 39.4 and 142; 2 000: 39.6 and 127; 1 000: 42.3 and 111; 200: 56."""
 
 
 def module_command(module: str, *arguments: str) -> list[str]:

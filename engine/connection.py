@@ -43,6 +43,8 @@ class Connection:
         """
         self.active_at = 0.0
         """When the engine last sent a message, or received work while it had none: monotonic seconds."""
+        self.productive = False
+        """Whether the engine has computed something for a request since it was started."""
         self._engine = engine
         self._on_message = on_message
         self._on_requests = on_requests
@@ -75,6 +77,8 @@ class Connection:
                 for body in frames.feed(data):
                     match from_engine_decoder.decode(body):
                         case Started() | Tokens() | Finished() as answer:
+                            self.productive |= isinstance(answer, Tokens)
+                            self.productive |= isinstance(answer, Finished) and answer.computed
                             if (queue := self._answers.get(answer.request)) is not None:
                                 queue.put_nowait(answer)
                         case Discarded(number=number):

@@ -201,6 +201,11 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     detail: str = ""
     code: str = ""
 
+    @property
+    def computed(self) -> bool:
+        """Whether the engine computed what was asked."""
+        return self.reason in ("stop", "length", "moved")
+
 
 ToEngine = WorkerConfig | Generate | Abort | Suspend | Forget | Discard | SetThreads
 FromEngine = Ready | LoadFailed | ThreadsSet | Discarded | Started | Tokens | Stepped | StoreUsed | Finished

@@ -1,7 +1,7 @@
 """The engine pool: starts engines when first needed, assigns threads, restarts crashed engines, unloads idle ones.
 
-The gateway uses engines only through the pool. The interface does not require engines to be processes on this host, so
-another transport can be added behind it.
+The gateway reads engines through handles (`Engine`) and acts on them only through the pool. This interface does not
+require engines to be processes on this host, so another transport can be added behind it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
-from engine.messages import Answer, Discard, Finished, Generate, Stepped, StoreUsed, Tokens, WorkerConfig
+from engine.handle import Engine
+from engine.messages import Answer, Discard, Generate, Stepped, StoreUsed, WorkerConfig
 from engine.process import EngineProcess, State
 from engine.reloads import Reloads
 from engine.resources import Meter, Usage
@@ -25,8 +26,6 @@ from engine.shares import CoreShares
 
 BACKOFF: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the first, second, … restart of an engine that crashes without computing anything in between."""
-PRODUCTIVE_ENDS: Final = ("stop", "length", "moved")
-"""Reasons of `Finished` that show that the engine computed something, which resets its backoff."""
 LOAD_SECONDS: Final = 120.0
 """Maximum seconds of a load before the engine counts as hung: long enough for gigabytes from a slow disk."""
 MAINTENANCE_SECONDS: Final = 1.0
@@ -49,7 +48,7 @@ class EnginePool:
         count: int,
         cores: int,
         idle_unload: float = 0.0,
-        on_change: Callable[[EngineProcess], None] = lambda _: None,
+        on_change: Callable[[Engine], None] = lambda _: None,
         on_step: Callable[[Stepped], None] = lambda _: None,
         on_store: Callable[[StoreUsed], None] = lambda _: None,
     ) -> None:
@@ -60,13 +59,14 @@ class EnginePool:
         """
         if not 1 <= count <= cores:
             raise ValueError(f"the number of engines must be between 1 and {cores} (cores), not {count}")
-        self.engines = tuple(
+        self._engines = tuple(
             EngineProcess(
                 str(i), config, on_change=self._changed, on_threads=self._confirmed, on_step=on_step, on_store=on_store
             )
             for i in range(count)
         )
-        names = [engine.name for engine in self.engines]
+        self.engines: tuple[Engine, ...] = self._engines
+        names = [engine.name for engine in self._engines]
         self.restarts = dict.fromkeys(names, 0)
         """Number of starts after a crash, by engine: scheduled by the pool, or earlier, for a request."""
         self.unloads = dict.fromkeys(names, 0)
@@ -81,7 +81,7 @@ class EnginePool:
         self._cost_model = config.cost_model
         self._idle_unload = idle_unload
         self._shares = CoreShares(cores, self._set_threads)
-        self._by_name = {engine.name: engine for engine in self.engines}
+        self._by_name = {engine.name: engine for engine in self._engines}
         self._on_change = on_change
         self._failures = dict.fromkeys(names, 0)
         self._reloads = Reloads(Path(config.model))
@@ -100,28 +100,48 @@ class EnginePool:
     @property
     def failure(self) -> str:
         """Why no engine can serve; empty while one can."""
-        states = {engine.state for engine in self.engines}
+        states = {engine.state for engine in self._engines}
         if states & {State.IDLE, State.BUSY}:
             return ""
-        return self._unloadable or (self.engines[0].reason if states == {State.FAILED} else "")
+        return self._unloadable or (self._engines[0].reason if states == {State.FAILED} else "")
 
-    async def generate(self, engine: EngineProcess, request: Generate) -> AsyncGenerator[Answer, None]:
-        """Run a request on `engine`, and yield its messages. Starts the engine if needed. Raises EngineError."""
-        await self.start(engine)
-        async with aclosing(engine.generate(request)) as messages:
-            async for message in messages:
-                if isinstance(message, Tokens) or (isinstance(message, Finished) and message.reason in PRODUCTIVE_ENDS):
-                    self._failures[engine.name] = 0
-                yield message
+    def number(self) -> int:
+        """Return a new number for a request."""
+        return next(self._numbers)
 
-    async def start(self, engine: EngineProcess) -> None:
+    def generate(self, engine: Engine, request: Generate) -> AsyncGenerator[Answer, None]:
+        """Run a request on `engine`, which is loaded, and yield its messages, `Finished` last. Raises EngineDiedError.
+
+        Closing the generator early aborts the request.
+        """
+        return self._by_name[engine.name].generate(request)
+
+    def abort(self, engine: Engine, request: int) -> None:
+        """Abort a request: `generate` then yields its `Finished`. Does nothing if the engine is not running."""
+        with suppress(EngineDiedError):
+            self._by_name[engine.name].abort(request)
+
+    def suspend(self, engine: Engine, request: int) -> None:
+        """Stop a request and store its KV: `generate` then yields `Finished` with `moved`.
+
+        Does nothing if the engine is not running.
+        """
+        with suppress(EngineDiedError):
+            self._by_name[engine.name].suspend(request)
+
+    def forget(self, engine: Engine, requests: list[int]) -> None:
+        """Drop the cells of ended requests. Does nothing if the engine is not running."""
+        self._by_name[engine.name].forget(requests)
+
+    async def start(self, engine: Engine) -> None:
         """Load `engine` if it is not loaded. Raises EngineError.
 
         After a failed load, ModelLoadError is raised at once for a while, and as long as another engine is loaded.
         """
-        if engine.load_failed and (self._reloads.refuses(engine.name) or any(e.loaded for e in self.engines)):
-            raise ModelLoadError(engine.reason)
-        await self._start(engine)
+        process = self._by_name[engine.name]
+        if process.load_failed and (self._reloads.refuses(process.name) or any(e.loaded for e in self._engines)):
+            raise ModelLoadError(process.reason)
+        await self._start(process)
 
     async def _start(self, engine: EngineProcess) -> None:
         if self._closing:  # nothing would stop an engine that a retried request started now
@@ -134,11 +154,10 @@ class EnginePool:
         The first `public` tokens are shared by all tenants and stay. Returns False if an engine may still store a
         block.
         """
-        number = next(self._numbers)
-        message = Discard(number, tokens, scope, public, start)
-        return all(await asyncio.gather(*(engine.discard(message) for engine in self.engines)))
+        message = Discard(self.number(), tokens, scope, public, start)
+        return all(await asyncio.gather(*(engine.discard(message) for engine in self._engines)))
 
-    def warm(self, engine: EngineProcess) -> None:
+    def warm(self, engine: Engine) -> None:
         """Load `engine` in the background. Errors are ignored here: the first request for the engine gets them."""
         self._start_in_background(self.start(engine))
 
@@ -158,13 +177,13 @@ class EnginePool:
         """
         for round_ in itertools.count():
             now = time.monotonic()
-            for engine in self.engines:
+            for engine in self._engines:
                 self._end_if_hung(engine, now)
             self._retry_loads()
-            await asyncio.gather(*(self._unload(engine) for engine in self.engines if self._may_unload(engine, now)))
+            await asyncio.gather(*(self._unload(engine) for engine in self._engines if self._may_unload(engine, now)))
             if round_ % SAMPLE_ROUNDS == 0:
-                busy = any(engine.state is State.BUSY for engine in self.engines)
-                pids = {engine.name: engine.pid for engine in self.engines}  # on the loop, where they don't change
+                busy = any(engine.state is State.BUSY for engine in self._engines)
+                pids = {engine.name: engine.pid for engine in self._engines}  # on the loop, where they don't change
                 await asyncio.to_thread(self._sample, pids, pss=not busy or round_ % PSS_ROUNDS == 0)
             await asyncio.sleep(MAINTENANCE_SECONDS)
 
@@ -173,7 +192,7 @@ class EnginePool:
         self._closing = True
         for task in (*self._restart_tasks.values(), *self._load_tasks):
             task.cancel()
-        await asyncio.gather(*(engine.stop() for engine in self.engines))
+        await asyncio.gather(*(engine.stop() for engine in self._engines))
 
     def _end_if_hung(self, engine: EngineProcess, now: float) -> None:
         if engine.state is State.LOADING and now - engine.since > LOAD_SECONDS:
@@ -188,7 +207,7 @@ class EnginePool:
         return engine.state is State.IDLE and 0 < self._idle_unload <= now - engine.since
 
     def _retry_loads(self) -> None:
-        failed = [engine.name for engine in self.engines if engine.state is State.FAILED and engine.load_failed]
+        failed = [engine.name for engine in self._engines if engine.state is State.FAILED and engine.load_failed]
         for name in self._reloads.due(failed):
             self._start_in_background(self._start(self._by_name[name]))
 
@@ -207,6 +226,8 @@ class EnginePool:
             self._by_name[name].set_threads(threads)
 
     def _changed(self, engine: EngineProcess) -> None:
+        if engine.productive:
+            self._failures[engine.name] = 0
         if engine.state is State.IDLE:
             self._unloadable = ""
             self._reloads.loaded(engine.name)
@@ -219,7 +240,7 @@ class EnginePool:
                 self._recover(engine)
         else:
             # The engine with the most requests comes first, and gets the threads that don't divide evenly.
-            busy = sorted((e for e in self.engines if e.state is State.BUSY), key=lambda e: -e.requests)
+            busy = sorted((e for e in self._engines if e.state is State.BUSY), key=lambda e: -e.requests)
             self._shares.work([e.name for e in busy])
         self._on_change(engine)
 

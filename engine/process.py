@@ -86,8 +86,7 @@ class EngineProcess:
         self.cells_used = 0
         self.load_seconds = 0.0
         """Duration of the last load, from spawning the process to `Ready`, of which:"""
-        self.weights_seconds = 0.0
-        self.context_seconds = 0.0
+        self.weights_seconds = self.context_seconds = 0.0
         self.reason = ""
         """Why the engine failed, for the log and /readyz."""
         self.load_failed = False
@@ -123,6 +122,11 @@ class EngineProcess:
         return self._connection.requests
 
     @property
+    def productive(self) -> bool:
+        """Whether the process has computed something for a request, so that the next restart need not be delayed."""
+        return self._connection.productive
+
+    @property
     def active_at(self) -> float:
         """When the engine last sent a message, or received work while it had none: monotonic seconds."""
         return self._connection.active_at
@@ -133,7 +137,7 @@ class EngineProcess:
             await asyncio.shield(self._task)
         if self._ready is None:
             self._ready = asyncio.get_running_loop().create_future()
-            self.reason, self.load_failed = "", False
+            self.reason, self.load_failed, self._connection.productive = "", False, False
             self._set_state(State.LOADING)
             # In a separate task, because the first request may be cancelled while others wait for the same engine.
             # With an empty context, or the log would name that request in events hours later.

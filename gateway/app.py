@@ -19,7 +19,7 @@ from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
 from cache import Archive, Cache, KeyRing, StoreError
-from engine import EnginePool, EngineProcess, State
+from engine import Engine, EnginePool, State
 from gateway.auth.principal import principal_of
 from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
@@ -36,8 +36,8 @@ from gateway.prompts.pool import PromptWorkers
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
-from gateway.transport import chat
+from gateway.scheduling.dispatcher import Dispatcher
+from gateway.transport import chat, models
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import routing_error
 from gateway.transport.http import HttpResponses
@@ -46,6 +46,7 @@ from gateway.transport.middleware import middleware
 from gateway.transport.openapi import published
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
+from gateway.transport.text import TextRoutes
 from gateway.transport.websocket import Connection
 
 WEB: Final = Path(__file__).parent / "web"
@@ -70,7 +71,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
 
     log = EngineLog()
 
-    def changed(engine: EngineProcess) -> None:
+    def changed(engine: Engine) -> None:
         log.changed(engine)
         if engine.state in (State.IDLE, State.STOPPED, State.FAILED):
             admission.pump()  # a restarted engine has room for waiting requests; if the last one failed, they fail
@@ -85,8 +86,8 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         on_step=metrics.stepped,
         on_store=metrics.store.observe_engine,
     )
-    dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm)
-    admission: Admission[Demand, Placement] = Admission(
+    dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm, suspend=pool.suspend)
+    admission = Admission(
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )
     prompts = PromptWorkers(model.prompts(settings.instructions), on_death=metrics.prompt_workers.inc)
@@ -117,9 +118,10 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     metrics.sessions.set_function(lambda: len(services.activity))
     responses = Responses(services, grace=settings.resume_grace)
     intake = Intake()
+    routes = _routes(services, responses, intake)
     app = Starlette(
-        routes=_routes(services, responses, intake),
-        middleware=middleware(settings, services.registry, metrics),
+        routes=routes,
+        middleware=middleware(settings, services.registry, metrics, routes),
         exception_handlers={HTTPException: routing_error},
         lifespan=_lifespan(services, responses, intake),
     )
@@ -160,7 +162,7 @@ def _limits(services: Services) -> dict[str, float]:
     derived = {
         "cores": settings.cores,
         "engines": model.engines,
-        "engine_memory": model.memory,
+        "engine_memory": model.sizes.engine_memory,
         "kv_cells": model.cells,
         "context": model.context,
         "running": services.dispatcher.most,
@@ -214,6 +216,8 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         WebSocketRoute("/v1/responses", connection),
         *HttpResponses(responses).routes,
         *chat.routes(responses),
+        *TextRoutes(responses).routes,
+        *models.routes(services),
         *(Route(path, handler) for path, handler in _handlers(services, responses).items()),
         Mount("/static", StaticFiles(directory=WEB)),
     ]
@@ -246,19 +250,6 @@ def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[R
             return JSONResponse({"status": "failed", "reason": reason}, status_code=503)
         return JSONResponse({"status": "ready"})
 
-    async def models(_: Request) -> Response:
-        entry = services.model.entry
-        model = {
-            "id": entry.name,
-            "object": "model",
-            "created": services.model.created,
-            "owned_by": "samovar",
-            "loaded": any(engine.loaded for engine in services.pool.engines),
-            "context_length": services.model.context,
-            "languages": list(entry.languages),
-        }
-        return JSONResponse({"object": "list", "data": [model]})
-
     async def metrics(_: Request) -> Response:
         return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -270,6 +261,5 @@ def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[R
         "/monitor/metrics": metrics,  # load balancers hide `/metrics`; this route needs an admin's key
         "/healthz": alive,
         "/readyz": ready,
-        "/v1/models": models,
         "/metrics": metrics,
     }

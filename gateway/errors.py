@@ -37,7 +37,7 @@ class InvalidJsonError(ApiError):
 
 
 class UnsupportedParameterError(ApiError):
-    """A field is unknown or cannot be honored; such a field is never ignored silently."""
+    """A field asks for something that cannot be done; with `strict_fields` also a field that has no effect."""
 
     code = "unsupported_parameter"
 
@@ -70,6 +70,12 @@ class ResponseNotFoundError(ApiError):
     def __init__(self, response: str) -> None:
         """`response` is the requested id."""
         super().__init__(f"there is no response {response}", param="response_id")
+
+
+class ItemNotFoundError(ApiError):
+    """A referenced item does not exist or belongs to another user."""
+
+    status = 404
 
 
 class ContextLengthExceededError(ApiError):

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-from engine import EngineProcess, Model, WorkerConfig
+from engine import Model, WorkerConfig
+from engine.process import EngineProcess
 from engine.stopwatch import Question
 from engine.tuning import Watch
 from tests import ROOT
@@ -28,6 +30,10 @@ TIERS: Final = ("unit", "docs", "process", "browser", "ops")
 """In the order in which they run."""
 NPM = "openai@6.49.0"
 """The newest that runs on Node 20, which Debian and Ubuntu have."""
+
+
+settings.register_profile("samovar", deadline=None)  # tests assert no times
+settings.load_profile("samovar")
 
 
 def pytest_configure() -> None:
@@ -45,18 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tier(item: pytest.Item) -> str:
     """Return the tier of a test: the name of its folder."""
     return item.path.parent.name
-
-
-@pytest.fixture(scope="session", autouse=True)
-def mypy(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
-    """The type checker, begun with the first test where its own is among them: it takes 20 s of one core."""
-    if not any(item.name == "test_mypy_finds_nothing" for item in request.session.items):
-        yield None
-        return
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-m", "mypy"], cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
-        yield process
-        process.kill()
 
 
 @pytest.fixture(scope="session")

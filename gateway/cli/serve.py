@@ -30,7 +30,7 @@ from gateway.observability import logs
 from gateway.observability.stages import Stages
 from gateway.prompts.chat_template import TemplateError
 from gateway.responses.registry import Responses
-from gateway.transport.header_timeout import HeaderTimeout
+from gateway.transport.header_timeout import KEEP_ALIVE_SECONDS, HeaderTimeout
 from gateway.transport.sockets import BoundedSocket
 
 BACKLOG: Final = 2048
@@ -50,6 +50,10 @@ MEASURED_PLAN: Final = "Engines use the plan measured on this machine.\n引擎�
 ASSUMED_PLAN: Final = (
     "Engines use the default plan; run `samovar tune` to measure this machine in a minute or two.\n"
     "引擎使用默认的运行方案；运行 samovar tune 可按本机实测。"
+)
+CONTEXT: Final = (
+    "A conversation may hold {context} tokens; `samovar doctor` says what limits it.\n"
+    "每个对话最多 {context} 个词元；samovar doctor 会说明受何限制。"
 )
 NO_KEYS: Final = (
     "No API keys: everybody who can reach this address may chat, as one tenant. To change that: samovar keys add NAME\n"
@@ -136,6 +140,7 @@ def run(settings: Settings) -> int:
         proxy_headers=False,  # uvicorn would trust every client on loopback; see transport/proxies.py
         server_header=False,
         http=HeaderTimeout,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ws=BoundedSocket,
         ws_max_size=16 << 20,
         ws_per_message_deflate=False,  # it doubles the memory of a connection for text that is sent once
@@ -155,6 +160,7 @@ def run(settings: Settings) -> int:
         server.greeting += f"\n{GET_QWEN}"
     if not keys:
         server.greeting += f"\n{NO_KEYS}"
+    server.greeting += f"\n{CONTEXT.format(context=model.context)}"
     server.greeting += f"\n{MEASURED_PLAN if model.plan.measured else ASSUMED_PLAN}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
@@ -168,7 +174,7 @@ def _warn_of_memory(model: served.ServedModel) -> None:
             "too little memory for an engine",
             needed_bytes=needed,
             available_bytes=available,
-            hint="set a smaller context, engine_memory or model, or raise the memory limit",
+            hint="set a smaller context, memory or model, or raise the memory limit",
         )
 
 

@@ -10,14 +10,15 @@ from gateway.config.settings import PREFIX, SIZES, Settings
 
 EXAMPLE: Final = """\
 model = "qwen2.5-0.5b-instruct-q4_k_m"
+aliases = {"gpt-4o-mini" = "qwen2.5-0.5b-instruct-q4_k_m"}
 host = "0.0.0.0"                          # with keys: samovar keys add NAME
 allowed_hosts = ["chat.example.org"]
-context = 8192
-engine_memory = "900 MiB"
+memory = "4 GiB"
 instructions = "Answer in the language of the question. 用提问的语言回答。"
 """
 _COMPUTED: Final = {
     "cache_key": "created in the state folder",
+    "memory": "half of the machine's memory, or of the limit of its container or unit",
     "cores": "physical cores that this process may use, or the limit of its container or unit if that is lower",
     "state_dir": "`$XDG_STATE_HOME/samovar`, else `~/.local/state/samovar`",
 }
@@ -59,7 +60,7 @@ def _default(schema: Mapping[str, Any]) -> str:
     value = schema.get("default")
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value in ("", None, []) else _number(value)
+    return "none" if value in ("", None, [], {}) else _number(value)
 
 
 def _bounds(name: str, schema: Mapping[str, Any]) -> str:

@@ -6,98 +6,49 @@ import codecs
 import difflib
 import ipaddress
 import os
-import re
 import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
-from cache import KeyRing, check_url
-from gateway.config.durations import FORMS, parse_duration
-from gateway.config.machine import available_cores, schedulable_cpus
+from cache import KeyRing
+from gateway.config.machine import available_cores, schedulable_cpus, total_memory
+from gateway.config.setting_types import (
+    SQLITE,
+    Aliases,
+    Bytes,
+    BytesOrAuto,
+    Context,
+    Origins,
+    RootPath,
+    Seconds,
+    SecondsOrNever,
+    StoreUrl,
+    UserPath,
+    Words,
+    is_loopback,
+)
 
 PREFIX: Final = "SAMOVAR_"
 CONFIG: Final = Path("samovar.toml")
-LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-SQLITE: Final = "sqlite"
-"""Value of `cache` for a file in the state folder, which needs no server."""
 _SECRETS: Final = ("cache", "cache_key")
 """Settings whose values may hold a password or a key, and are not shown."""
-SIZES: Final = ("engine_memory", "user_storage", "cache_max_bytes")
+SIZES: Final = ("memory", "engine_memory", "user_storage", "cache_max_bytes")
 """Settings in bytes, whose bounds are shown in MiB."""
-_SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*$", re.IGNORECASE)
 
 
 class SettingsError(Exception):
     """A setting is unknown or invalid. The text names the setting and what it accepts."""
-
-
-def _size(value: object) -> object:
-    """Return the bytes of `512 MiB`, `1G` or a plain number; units are powers of 1 024."""
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.match(value)
-    if match is None:
-        raise ValueError("must be a size such as 768 MiB")
-    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
-
-
-def _seconds(value: object) -> float:
-    """Return the seconds of `7 days`, `12h` or a number. Raises ValueError for other values, including booleans."""
-    if isinstance(value, str):
-        return parse_duration(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    raise ValueError(f"must be {FORMS}")
-
-
-def _size_or_auto(value: object) -> object:
-    """Return the bytes of a size, or the word `auto`."""
-    try:
-        return _lower(value) if _lower(value) == "auto" else _size(value)
-    except ValueError as error:
-        raise ValueError(f"{error}, or auto") from error
-
-
-def _seconds_or_never(value: object) -> object:
-    """Return the seconds of a duration, or the word `never`."""
-    try:
-        return _lower(value) if _lower(value) == "never" else _seconds(value)
-    except ValueError as error:
-        raise ValueError(f"{error}, or never") from error
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _store(value: object) -> object:
-    """Return the URL of a store, or SQLITE. Raises ValueError."""
-    return value if value == SQLITE or not isinstance(value, str) else check_url(value)
-
-
-def _words(value: object) -> object:
-    """Return the items of a list such as `a, b`."""
-    return [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
-
-
-def _path(value: object) -> object:
-    """Return a path with a leading `~` or `~user` expanded. Raises ValueError."""
-    try:
-        return Path(value).expanduser() if isinstance(value, str) else value
-    except RuntimeError as error:
-        raise ValueError("must be a path; this user has no home folder") from error
 
 
 def _is_file(path: Path) -> bool:
@@ -117,17 +68,6 @@ def _default_state() -> Path:
         ) from error
 
 
-Bytes = Annotated[int, BeforeValidator(_size)]
-BytesOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_size_or_auto)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
-SecondsOrNever = Annotated[
-    Annotated[float, Field(ge=60, le=1e9)] | Literal["never"], BeforeValidator(_seconds_or_never)
-]
-StoreUrl = Annotated[str, BeforeValidator(_store)]
-Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: environment variables are not JSON
-UserPath = Annotated[Path, BeforeValidator(_path)]
-
-
 class Settings(BaseSettings):
     """The settings of one gateway. A field's description is its help text on the command line."""
 
@@ -138,12 +78,28 @@ class Settings(BaseSettings):
     from_file: ClassVar[dict[str, Any]] = {}
 
     model: str = Field("smollm2-135m-instruct", description="name in the catalogue, or path of a GGUF file")
+    aliases: Aliases = Field(
+        {},
+        description="other names of the model for clients that insist on theirs, `gpt-4o-mini=smollm2-135m-instruct`; "
+        "`*` stands for every name",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     cores: int = Field(default_factory=available_cores, ge=1, description="processor budget of all engines together")
     engines: int | Literal["auto"] = Field("auto", description="engine processes at most")
-    engine_memory: BytesOrAuto = Field("auto", description="resident memory of one engine, `768 MiB`, or auto")
-    context: int = Field(4096, ge=64, le=1 << 20, description="tokens that a conversation may hold")
+    memory: Bytes = Field(
+        default_factory=lambda: total_memory() // 2,
+        ge=64 << 20,
+        description="memory of all engines together, `6 GiB`",
+    )
+    engine_memory: BytesOrAuto = Field(
+        "auto", description="resident memory of one engine, `768 MiB`, or auto: `memory` ÷ engines"
+    )
+    context: Context = Field(
+        "auto",
+        description="tokens that a conversation may hold, or auto: what the model was trained for, at most 16384, as "
+        "far as `memory` allows, but at least 4096",
+    )
     max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
     idle_unload: Seconds = Field(
@@ -155,13 +111,27 @@ class Settings(BaseSettings):
         30, ge=0, le=86_400, description="seconds for which responses continue after their connection is lost"
     )
     allow_anonymous: bool = Field(False, description="serve addresses other than loopback without API keys")
-    allowed_origins: Words = Field([], description="allowed origins of web pages, besides the gateway's own")
-    allowed_hosts: Words = Field([], description="allowed values of the header `Host`, besides loopback and `host`")
+    allowed_origins: Origins = Field(
+        [],
+        description="allowed origins of web pages, besides the gateway's own; `*` in one stands for any text, as in "
+        "`https://*.example.org`, and `*` alone allows all",
+    )
+    allowed_hosts: Words = Field(
+        [],
+        description="allowed names in the header `Host`, besides loopback, `host`, addresses, and names without dot or "
+        "in `.internal`; `*.example.org` allows subdomains",
+    )
+    root_path: RootPath = Field(
+        "", description="path prefix under which a proxy serves the gateway, such as `/samovar`"
+    )
     trusted_proxies: Words = Field([], description="addresses or networks of proxies that may set `X-Forwarded-*`")
     user_concurrency: int = Field(2, ge=1, description="responses of one user in progress; further requests wait")
     connections_per_user: int = Field(32, ge=1, description="concurrent connections and requests of one key")
     connections_per_address: int = Field(256, ge=1, description="concurrent connections and requests of one address")
     messages_per_minute: int = Field(1200, ge=1, description="messages per minute that one user may send")
+    strict_fields: bool = Field(
+        False, description="refuse request fields that have no effect, instead of listing them as ignored"
+    )
     encode_ahead: bool = Field(True, description="let the chat page encode prompts before they are sent")
     api_key: str = Field("", description="API key that `samovar chat` sends")
     tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) for TLS")
@@ -233,7 +203,7 @@ class Settings(BaseSettings):
         if has_keys or self.allow_anonymous:
             return
         where = ""
-        if self.host not in LOOPBACK and not self.host.startswith("127."):
+        if not is_loopback(self.host):
             where = f"host: {self.host} is not loopback"
         elif self.trusted_proxies:
             where = "trusted_proxies: a proxy forwards requests from other machines"

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.tool_prompt import Message
 
@@ -59,6 +60,8 @@ class Histories:
         self, tenant: str, request: ResponseCreate, messages: Sequence[Message], ids: Iterable[int], response: str
     ) -> None:
         """Store the ids of a conversation that ends with an answer, without the end-of-turn token."""
+        if not request.items:  # a raw prompt has no messages under which it could be found
+            return
         *_, key = _keys(request, messages)
         table = self._tenants.setdefault(tenant, _Table())
         table.put(key, array.array("i", ids), response)
@@ -92,9 +95,23 @@ class _Table:
             self._tokens -= len(self._entries.pop(key)[0])
 
 
+def transcript(request: ResponseCreate, output: Sequence[Item]) -> list[Message]:
+    """Return the conversation as a stateless client will send it: its messages, then the answer.
+
+    An answer that continues the last message is one message with it.
+    """
+    said = messages([input_item(item, lambda prefix: prefix) for item in request.items])
+    answer = messages(output)
+    if request.continues_text and answer:
+        before, first, *rest = said.pop(), *answer
+        return [*said, {**first, "content": before["content"] + first["content"]}, *rest]
+    return [*said, *answer]
+
+
 def _keys(request: ResponseCreate, messages: Sequence[Message]) -> Iterator[bytes]:
     """Yield, for each message, a hash of the conversation up to and including it."""
     head: list[Any] = [
+        request.thinking,
         request.instructions,
         msgspec.to_builtins(request.functions),
         msgspec.to_builtins(request.format),

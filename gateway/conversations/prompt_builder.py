@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import msgspec
 
@@ -13,11 +14,13 @@ from engine import common_prefix
 from gateway.conversations.histories import Known
 from gateway.conversations.turns import Turn
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
-from gateway.prompts.messages import Encode, Encoded
+from gateway.prompts.messages import Encode, Encoded, Tokenize
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.text import TextRequest
 from gateway.protocol.tools import OutputConstraint
 
+NO_REFERENCES: Final[Mapping[str, Item]] = MappingProxyType({})
 Previous = tuple[Turn, list[int] | None]
 """A turn and the token ids that it ended with; None if they belong to another vocabulary."""
 
@@ -47,7 +50,7 @@ class PromptEncoder(Protocol):
     async def encode(self, job: Encode, *, user: str) -> Encoded:
         """Return the prompt of a request of `user`. Raises ApiError."""
 
-    async def tokenize(self, text: str, *, user: str) -> bytes:
+    async def tokenize(self, job: Tokenize, *, user: str) -> bytes:
         """Return the ids of a text outside any template. Raises ApiError."""
 
     async def operator_prefix(self, began: int) -> bytes:
@@ -64,13 +67,25 @@ class PromptBuilder:
         self._new_id = new_id
 
     async def context(
-        self, request: ResponseCreate, previous: Previous | None, history: Known | None = None, *, now: int, user: str
+        self,
+        request: ResponseCreate,
+        previous: Previous | None,
+        history: Known | None = None,
+        *,
+        now: int,
+        user: str,
+        references: Mapping[str, Item] = NO_REFERENCES,
     ) -> Context:
         """Return the prompt of `request`, which continues the turn `previous` or contains the known `history`.
 
-        `user` is the key of fair scheduling between prompts. Raises ApiError.
+        `user` is the key of fair scheduling between prompts; `references` are the items that the request refers to, by
+        id. Raises ApiError.
         """
-        context = await self._build(request, previous, history, now=now, user=user, limit=self._limit)
+        if isinstance(request, TextRequest):
+            context = await self._raw(request, now=now, user=user)
+        else:
+            new = [input_item(item, self._new_id, references) for item in request.items]
+            context = await self._build(request, new, previous, history, now=now, user=user, limit=self._limit)
         if len(context.ids) >= self._limit:
             raise ContextLengthExceededError(
                 f"the prompt has {len(context.ids)} tokens, but the limit is {self._limit}, with at least one token of "
@@ -79,22 +94,43 @@ class PromptBuilder:
             )
         return context
 
-    async def count(self, request: ResponseCreate, previous: Previous | None, *, now: int, user: str) -> int:
+    async def count(
+        self,
+        request: ResponseCreate,
+        previous: Previous | None,
+        *,
+        now: int,
+        user: str,
+        references: Mapping[str, Item] = NO_REFERENCES,
+    ) -> int:
         """Return the number of tokens of the request's prompt, even if it exceeds the limit. Raises ApiError."""
         limit = self._limit if request.truncation == "auto" else 0
-        return len((await self._build(request, previous, None, now=now, user=user, limit=limit)).ids)
+        new = [input_item(item, self._new_id, references) for item in request.items]
+        return len((await self._build(request, new, previous, None, now=now, user=user, limit=limit)).ids)
 
-    async def tokenize(self, text: str, *, user: str) -> list[int]:
-        """Return the token ids of a part of an answer. Raises ApiError."""
-        return _unpacked(await self._workers.tokenize(text, user=user))
+    async def tokenize(self, text: str, *, user: str, special: bool = False, bos: bool = False) -> list[int]:
+        """Return the token ids of `text`; with `special` it may become control tokens, with `bos` BOS comes first.
+
+        Raises ApiError.
+        """
+        return _unpacked(await self._workers.tokenize(Tokenize(text, special, bos), user=user))
 
     async def public(self, ids: Sequence[int], began: int) -> int:
         """Return how many leading `ids` come from the operator's instructions only. Raises ApiError."""
         return common_prefix(_unpacked(await self._workers.operator_prefix(began)), ids)
 
+    async def _raw(self, request: TextRequest, *, now: int, user: str) -> Context:
+        """Return a prompt without a template, in which control tokens are recognized."""
+        prompt = request.prompt
+        ids = await self.tokenize(prompt, user=user, special=True, bos=True) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise InvalidRequestError("prompt: it is empty; send at least one token", param="prompt")
+        return Context(ids, [], 0, now, OutputConstraint())
+
     async def _build(
         self,
         request: ResponseCreate,
+        new: list[Item],
         previous: Previous | None,
         history: Known | None,
         *,
@@ -102,7 +138,6 @@ class PromptBuilder:
         user: str,
         limit: int,
     ) -> Context:
-        new = [input_item(item, self._new_id) for item in request.items]
         turn, known = previous or (None, None)
         began = turn.began if turn else now
         items = [*(turn.items if turn else []), *new]
@@ -145,7 +180,8 @@ class _Encoding:
             choice=request.choice,
             format=request.format,
             error_paths=request.error_paths,
-            answer=not request.encodes_only,
+            answer=not (request.encodes_only or request.continues_text),
+            thinking=request.thinking,
             limit=limit,
             truncate=request.truncation == "auto",
         )
@@ -172,10 +208,14 @@ def _truncated(items: list[Item], turn: int) -> list[Item]:
 
 
 def _has_same_head(turn: Turn, request: ResponseCreate) -> bool:
-    """Return whether the request has the turn's instructions, tools and format, which come first in the prompt."""
+    """Return whether the request has what comes first in the turn's prompt: instructions, tools and format.
+
+    Some templates also state there whether the model reasons.
+    """
     before = turn.response
     return (
         turn.instructions == request.instructions
+        and turn.thinking == request.thinking
         and before.get("tools", []) == msgspec.to_builtins(request.functions)
         and before.get("text", {}).get("format", {"type": "text"}) == msgspec.to_builtins(request.format)
     )

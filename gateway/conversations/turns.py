@@ -32,6 +32,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """How many of `items` are the model's input."""
     ended_by: str = "assistant"
     """Role of the message with which the stored ids end."""
+    thinking: bool = False
+    """Whether the chat template asked the model to reason."""
     response: dict[str, Any]
     """The response object of the latest event."""
 

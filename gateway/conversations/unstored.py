@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
-from engine import EngineProcess
+from engine import Engine
 from gateway.conversations.turns import Turn
 
 MAX_TURNS: Final = 64
@@ -15,10 +16,11 @@ MAX_TURNS: Final = 64
 class Unstored:
     """One connection's unstored turns and their KV cells, which are deleted when it closes."""
 
-    def __init__(self) -> None:
-        """Start without turns."""
+    def __init__(self, forget: Callable[[Engine, list[int]], None]) -> None:
+        """Start without turns. `forget` drops the cells of requests in an engine."""
+        self._forget = forget
         self._turns: OrderedDict[str, tuple[Turn, list[int] | None]] = OrderedDict()
-        self._cells: dict[EngineProcess, list[int]] = {}
+        self._cells: dict[Engine, list[int]] = {}
         self._closed = False
 
     def get(self, response: str) -> tuple[Turn, list[int] | None] | None:
@@ -32,10 +34,14 @@ class Unstored:
             if len(self._turns) > MAX_TURNS:
                 self._turns.popitem(last=False)
 
-    def add_cells(self, engine: EngineProcess, request: int) -> None:
+    def remove(self, response: str) -> None:
+        """Delete a turn, if there is one."""
+        self._turns.pop(response, None)
+
+    def add_cells(self, engine: Engine, request: int) -> None:
         """Record that `engine` holds the cells of an ended request."""
         if self._closed:
-            engine.forget([request])
+            self._forget(engine, [request])
         else:
             self._cells.setdefault(engine, []).append(request)
 
@@ -44,5 +50,5 @@ class Unstored:
         self._closed = True
         self._turns.clear()
         for engine, requests in self._cells.items():
-            engine.forget(requests)
+            self._forget(engine, requests)
         self._cells.clear()

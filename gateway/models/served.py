@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from cache import CacheConfig
 from engine import (
-    ANNEX_CELLS,
     WIDEST,
     CostModel,
     Mark,
@@ -20,27 +20,24 @@ from engine import (
     model_size,
     repacks_weights,
 )
-from gateway.config.machine import total_memory
 from gateway.config.settings import Settings
+from gateway.errors import ModelNotFoundError
 from gateway.models.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
 from gateway.models.cost_models import planned
 from gateway.models.digests import model_digest
-from gateway.models.inspection import Description, describe
+from gateway.models.inspection import describe
+from gateway.models.sizing import OVERHEAD, SEQUENCES, ModelBytes, Sizes, sizes
 from gateway.models.token_table import TokenTable
 from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
 
-SEQUENCES = 32
-"""Sequences of one engine, running and cached."""
 GATEWAY_BYTES = 160 << 20
 """Bytes of the gateway and its prompt workers with a vocabulary of 152 000 tokens (measured: 150 MB)."""
-OVERHEAD = 250 << 20
-"""Bytes of an engine besides weights and cells: interpreter, libraries, vocabulary, context buffers (measured)."""
+ANY = "*"
+"""The alias that stands for every name."""
 IDLE_CELLS = 2048
 """Maximum cells of ended requests in an engine. 1 000 idle cells slow its steps by about 1.8 %, while fetching them
 again takes 20 ms: an answer of 128 tokens is faster without them."""
-MOST_CONTEXTS = 8
-"""Maximum cells of an engine, in full contexts: cells are allocated when an engine starts, and idle ones slow steps."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,7 @@ class ServedModel:
     mark: Mark
     """Mark (size, time and inode) of the file when it was read."""
     defaults: SamplingDefaults
-    context: int
-    """Context length of a conversation in tokens."""
-    cells: int
-    """KV cells of one engine."""
-    memory: int
-    """Maximum memory of one engine in bytes."""
+    sizes: Sizes
     cell_bytes: int
     """Bytes of the KV cells and recurrent states of one engine."""
     has_blocks: bool
@@ -69,6 +61,32 @@ class ServedModel:
     plan: CostModel
     engines: int
     """Maximum number of engine processes."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the model; ANY stands for all."""
+
+    @property
+    def context(self) -> int:
+        """Context length of a conversation in tokens."""
+        return self.sizes.context
+
+    @property
+    def cells(self) -> int:
+        """KV cells of one engine."""
+        return self.sizes.cells
+
+    @property
+    def listed_aliases(self) -> list[str]:
+        """Other names of the model, without the wildcard."""
+        return [name for name in self.aliases if name not in (ANY, self.entry.name)]
+
+    def check_name(self, name: str | None) -> None:
+        """Raise ModelNotFoundError if a request for the model `name` cannot be served; None is any model."""
+        if name is None or name == self.entry.name or name in self.aliases or ANY in self.aliases:
+            return
+        raise ModelNotFoundError(
+            f"the model {name} is not served here; {self.entry.name} is; to serve it under other names, set aliases",
+            param="model",
+        )
 
     def footprint(self, engines: int) -> int:
         """Return the bytes of the gateway and `engines` engines with all cells in use. Raises OSError.
@@ -130,11 +148,17 @@ def load(settings: Settings) -> ServedModel:
             f"model: {entry.name} states no trained context ({model.context_key} is 0 or missing), so no request would "
             "fit; set that key in the file, or use another file of the model"
         )
-    context = min(settings.context, model.trained_context)
     plan = planned(entry.path, settings)
     engines = settings.engine_count if settings.engines != "auto" else _engines(plan)
-    memory = _memory(settings, engines)
-    cells = _cells(memory - model_size(entry.path), context, model)
+    needs = ModelBytes(model_size(entry.path), not repacks_weights(), model.bytes_a_token, model.bytes_a_sequence)
+    found = sizes(
+        needs,
+        trained=model.trained_context,
+        engines=engines,
+        memory=settings.memory,
+        engine_memory=_unless_auto(settings.engine_memory),
+        context=_unless_auto(settings.context),
+    )
     return ServedModel(
         entry=entry,
         created=int(entry.path.stat().st_mtime),
@@ -142,14 +166,21 @@ def load(settings: Settings) -> ServedModel:
         template=model.template,
         mark=before,
         defaults=sampling_defaults(entry, model.sampling),
-        context=context,
-        cells=cells,
-        cell_bytes=cells * model.bytes_a_token + SEQUENCES * model.bytes_a_sequence,
+        sizes=found,
+        cell_bytes=found.cells * model.bytes_a_token + SEQUENCES * model.bytes_a_sequence,
         has_blocks=model.has_blocks,
-        memory=memory,
         plan=plan.limited(engines),
         engines=engines,
+        aliases=_aliases(settings, entry.name),
     )
+
+
+def _aliases(settings: Settings, served: str) -> tuple[str, ...]:
+    """Return the other names of the served model. Raises ModelNotAvailableError if one stands for another model."""
+    for alias, name in settings.aliases.items():
+        if name not in (served, settings.model):
+            raise ModelNotAvailableError(f"aliases: {alias} stands for {name}, which is not served; {served} is")
+    return tuple(settings.aliases)
 
 
 def fingerprint(build: Mapping[str, str | int | bool]) -> str:
@@ -163,18 +194,8 @@ def _engines(plan: CostModel) -> int:
     return min(plan.times[-1].engines, max(2, *(plan.engines(n) for n in range(1, WIDEST + 1))))
 
 
-def _memory(settings: Settings, engines: int) -> int:
-    """Return the maximum memory of one engine in bytes."""
-    return min(total_memory() // 4 // engines, 1 << 30) if settings.engine_memory == "auto" else settings.engine_memory
-
-
-def _cells(memory: int, context: int, model: Description) -> int:
-    """Return the KV cells of one engine that has `memory` bytes besides its weights."""
-    most = MOST_CONTEXTS * context
-    if model.bytes_a_token == 0:  # the state of a recurrent model does not grow with the number of tokens
-        return most
-    cells = (memory - OVERHEAD - SEQUENCES * model.bytes_a_sequence) // model.bytes_a_token - ANNEX_CELLS
-    return max(context, min(cells, most))
+def _unless_auto(value: int | Literal["auto"]) -> int | None:
+    return None if value == "auto" else value
 
 
 def _given(value: float | None, default: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from engine import EngineProcess, State
+from engine import Engine, State
 
 
 class EngineLog:
@@ -14,7 +14,7 @@ class EngineLog:
         """Assume that all engines are stopped."""
         self._states: dict[str, State] = {}
 
-    def changed(self, engine: EngineProcess) -> None:
+    def changed(self, engine: Engine) -> None:
         """Log an engine's change of state, except changes between idle and busy."""
         before = self._states.get(engine.name, State.STOPPED)
         self._states[engine.name] = engine.state

@@ -19,9 +19,9 @@ BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 WIDTHS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Histogram buckets in sequences per step, the widths of cost models."""
 
-ROUTES: Final = {"responses": "responses", "chat": "chat_completions", "models": "models"}
+ROUTES: Final = {"responses": "responses", "chat": "chat_completions", "completions": "completions", "models": "models"}
 """Labels by the path segment after `/v1/`. All other paths get `other`, so that clients cannot create labels."""
-GENERATING: Final = ("responses", "chat_completions")
+GENERATING: Final = ("responses", "chat_completions", "completions")
 """Labels of the routes that generate responses."""
 NOT_FAILED: Final = ("completed", "incomplete", "cancelled")
 """Statuses without an error code."""

@@ -139,36 +139,50 @@ class Prompt:
         date: Callable[[str], str],
         answer: bool = True,
         tools: Sequence[Tool] = (),
+        thinking: bool = False,
     ) -> list[int]:
         """Return the ids of a whole conversation, ready for an answer.
 
-        Without `answer` they end with the last message's content and are a prefix of any follow-up. Raises
-        TemplateError, RecursionError or MemoryError.
+        Without `answer` they end with the last message's content and are a prefix of any follow-up. `thinking` is the
+        template's option to reason before an answer. Raises TemplateError, RecursionError or MemoryError.
         """
         if not self._knows_tools:
             messages, tools = with_tools(messages, tools), ()
-        return self._tokenize_whole(self._render(messages, date, answer=answer, tools=tools))
+        return self._tokenize_whole(self._render(messages, date, answer=answer, tools=tools, thinking=thinking))
 
     def follow_up(
-        self, messages: Sequence[Message], *, date: Callable[[str], str], after: str = "assistant", answer: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        date: Callable[[str], str],
+        after: str = "assistant",
+        answer: bool = True,
+        thinking: bool = False,
     ) -> list[int]:
         """Return the ids to append after the last content token of a message with role `after`.
 
         They are the end of that message, then `messages`: the difference that `messages` make to a fixed example
-        conversation. `answer` and errors are as for `whole`.
+        conversation. `answer`, `thinking` and errors are as for `whole`.
         """
         example: list[Message] = [{"role": "user", "content": "x"}] if after in ("assistant", "tool") else []
         if after == "tool":  # a template may merge consecutive tool results
             example.append({"role": "assistant", "content": "x"})
         own = self._mark()
-        spans = self._render([*example, {"role": after, "content": own}, *messages], date, answer=answer)
+        said = [*example, {"role": after, "content": own}, *messages]
+        spans = self._render(said, date, answer=answer, thinking=thinking)
         last = next((i for i, span in enumerate(spans) if span.external and own in span.text), None)
         if last is None:
             raise TemplateError("it omits the answer from the conversation")
         return self._tokenize(spans[last + 1 :])
 
     def _render(
-        self, messages: Sequence[Message], date: Callable[[str], str], *, answer: bool, tools: Sequence[Tool] = ()
+        self,
+        messages: Sequence[Message],
+        date: Callable[[str], str],
+        *,
+        answer: bool,
+        tools: Sequence[Tool] = (),
+        thinking: bool = False,
     ) -> list[Span]:
         marks = _Marks(self._mark())
         shown = messages if self._knows_tools else calls_as_text(messages)
@@ -178,7 +192,7 @@ class Prompt:
         try:
             rendered = self._template.render(
                 messages=[_hidden(message, marks) for message in shown],
-                add_generation_prompt=answer, enable_thinking=False, strftime_now=date, samovar_marks=marks, **given,
+                add_generation_prompt=answer, enable_thinking=thinking, strftime_now=date, samovar_marks=marks, **given,
             )  # fmt: skip
         except (RecursionError, MemoryError):
             raise

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from engine import Vocabulary, common_prefix
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError
+from gateway.prompts.bos import split_bos
 from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.prompts.constraints import form
 from gateway.prompts.messages import Encode, Encoded, Job, OperatorPrefix, Refused, Tokenize
@@ -52,14 +53,22 @@ class Encoder:
             case Encode():
                 return self._encode(job)
             case Tokenize():
-                return Encoded(_packed(self._vocabulary.tokenize(job.text, special=False)))
+                return Encoded(_packed(self._tokenize(job)))
             case OperatorPrefix():
                 return Encoded(b"", _packed(self._operator(job.began)))
+
+    def _tokenize(self, job: Tokenize) -> list[int]:
+        vocabulary, bos, text = self._vocabulary, list[int](), job.text
+        if job.bos:
+            bos, text = split_bos(text, vocabulary.leading_bos, vocabulary.edges.get("bos_token", ""))
+        return bos + vocabulary.tokenize(text, special=job.special)
 
     def _encode(self, job: Encode) -> Encoded:
         answer_form = form(job.tools, job.choice, job.format, job.error_paths)
         if job.after:
-            ids = self._prompt.follow_up(job.messages, date=_clock(job.began), after=job.after, answer=job.answer)
+            ids = self._prompt.follow_up(
+                job.messages, date=_clock(job.began), after=job.after, answer=job.answer, thinking=job.thinking
+            )
             return self._encoded(ids, job, answer_form)
         first = self._system(job)
         if not job.limit or not self._is_too_long(job.messages, job.limit):
@@ -85,7 +94,9 @@ class Encoder:
 
     def _whole(self, job: Encode, messages: Sequence[Message]) -> list[int]:
         tools = [tool.shown for tool in job.tools]
-        return self._prompt.whole(messages, date=_clock(job.began), answer=job.answer, tools=tools)
+        return self._prompt.whole(
+            messages, date=_clock(job.began), answer=job.answer, tools=tools, thinking=job.thinking
+        )
 
     def _truncated(self, job: Encode, first: list[Message]) -> tuple[int, list[int]]:
         """Drop the oldest turns until half of the limit is free, so that later turns can be appended."""

@@ -60,6 +60,8 @@ class Encode(msgspec.Struct, frozen=True, kw_only=True, tag="encode"):
     error_paths: ErrorPaths = ErrorPaths()
     answer: bool = True
     """Whether the prompt ends where an answer begins; otherwise it ends with the last message's content."""
+    thinking: bool = False
+    """Value of `enable_thinking` in the chat template."""
     limit: int = 0
     """Number of tokens from which on a prompt is too long; 0 means no limit."""
     truncate: bool = False
@@ -67,9 +69,13 @@ class Encode(msgspec.Struct, frozen=True, kw_only=True, tag="encode"):
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag="tokenize"):
-    """Tokenize a text without a template; it cannot become control tokens."""
+    """Tokenize a text without a template."""
 
     text: str
+    special: bool = False
+    """Whether the text may become control tokens."""
+    bos: bool = False
+    """Whether BOS comes first, if the model requires one."""
 
 
 class OperatorPrefix(msgspec.Struct, frozen=True, tag="operator_prefix"):

@@ -82,9 +82,9 @@ class PromptWorkers:
         """Return the prompt of a request from `user`. Raises ApiError."""
         return await self._submit(job, user)
 
-    async def tokenize(self, text: str, *, user: str) -> bytes:
+    async def tokenize(self, job: Tokenize, *, user: str) -> bytes:
         """Return the ids of a text without a template. Raises ApiError."""
-        return (await self._submit(Tokenize(text), user)).ids
+        return (await self._submit(job, user)).ids
 
     async def operator_prefix(self, began: int) -> bytes:
         """Return the ids that all prompts of conversations started at `began` share. Raises ApiError."""

@@ -8,15 +8,15 @@ from typing import Final
 
 from gateway.protocol.detokenizer import overlap
 from gateway.protocol.tool_prompt import CLOSING as LAST
-from gateway.protocol.tool_prompt import OPENING
+from gateway.protocol.tool_prompt import MAX_NAME, NAME, OPENING
 
 HEADER: Final = '\n{{"name": "{name}", "arguments": '
 """Text between OPENING and the arguments."""
 CLOSING: Final = f"}}\n{LAST}"
 """Text after the arguments. They cannot contain it: JSON has no bare line break in a string, and no `<` outside one."""
 
-_HEADER: Final = re.compile(re.escape(HEADER).replace(r"\{\{", r"\{").replace(r"\{name\}", r"([A-Za-z0-9_-]{1,64})"))
-_LONGEST: Final = len(HEADER) + 64
+_HEADER: Final = re.compile(re.escape(HEADER).replace(r"\{\{", r"\{").replace(r"\{name\}", f"({NAME})"))
+_LONGEST: Final = len(HEADER) + MAX_NAME
 
 
 @dataclass(frozen=True)

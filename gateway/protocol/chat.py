@@ -9,23 +9,25 @@ from msgspec import Meta
 
 from gateway.errors import InvalidRequestError
 from gateway.protocol.guided import GuidedParams, guided_format
+from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
 from gateway.protocol.requests import (
     LOGPROBS,
     MAX_ITEMS,
+    CallId,
     FunctionCall,
     FunctionCallOutput,
     InputItem,
     InputMessage,
-    Key256,
-    Neutral,
     ResponseCreate,
+    TemplateOptions,
     TextOptions,
     check_schemas,
     convert,
-    supported,
 )
+from gateway.protocol.shapes import chat_messages, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,
+    AllowedTools,
     AnyFormat,
     ErrorPaths,
     Format,
@@ -35,7 +37,9 @@ from gateway.protocol.tools import (
     JsonSchema,
     NamedFunction,
     TextFormat,
+    ToolChoice,
     ToolName,
+    requires_call,
 )
 
 
@@ -76,7 +80,7 @@ class CalledFunction(msgspec.Struct, frozen=True):
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True, tag="function"):
     """A call that the model made."""
 
-    id: Key256
+    id: CallId
     function: CalledFunction
 
 
@@ -91,19 +95,19 @@ class ToolMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="role", t
     """The result of a function call."""
 
     content: Content
-    tool_call_id: Key256
+    tool_call_id: CallId
 
 
 ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
 
 
-class ChatTool(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
+class ChatTool(msgspec.Struct, frozen=True, tag="function"):
     """A function that the model may call."""
 
     function: Described
 
 
-class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Described(msgspec.Struct, frozen=True, kw_only=True):
     """The description of a function."""
 
     name: ToolName
@@ -112,31 +116,38 @@ class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     strict: bool | None = None
 
 
-class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Named(msgspec.Struct, frozen=True):
     """A function by its name."""
 
     name: ToolName
 
 
-class ChatChoice(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
+class ChatChoice(msgspec.Struct, frozen=True, tag="function"):
     """The function that the model must call."""
 
     function: Named
 
 
-class JsonFormat(msgspec.Struct, frozen=True, tag="json_object", forbid_unknown_fields=True):
-    """A JSON object; with llama-server's `schema`, JSON that conforms to it."""
+class ChatAllowed(msgspec.Struct, frozen=True, tag="allowed_tools"):
+    """The functions, among those of the request, that the model may call, or must call one of."""
 
-    schema: dict[str, Any] | None = None
+    allowed_tools: AllowedFunctions
 
 
-class SchemaFormat(msgspec.Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
+class AllowedFunctions(msgspec.Struct, frozen=True, kw_only=True):
+    """Functions by their names."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ChatChoice], Meta(min_length=1, max_length=MAX_TOOLS)]
+
+
+class SchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
     """JSON that conforms to a schema."""
 
     json_schema: NamedSchema
 
 
-class NamedSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NamedSchema(msgspec.Struct, frozen=True, kw_only=True):
     """A schema with its name."""
 
     name: ToolName
@@ -145,14 +156,15 @@ class NamedSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     strict: bool | None = None
 
 
-class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StreamOptions(msgspec.Struct, frozen=True):
     """What a stream carries in addition to the answer."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = None
+    """No effect."""
 
 
-class ChatCreate(GuidedParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChatCreate(GuidedParams, frozen=True, kw_only=True):
     """The body of a chat completion request."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_ITEMS)]
@@ -160,15 +172,19 @@ class ChatCreate(GuidedParams, frozen=True, kw_only=True, forbid_unknown_fields=
     max_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     tools: Annotated[list[ChatTool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["auto", "none", "required"] | ChatChoice | None = None
-    response_format: TextFormat | JsonFormat | SchemaFormat | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChatChoice | ChatAllowed | None = None
+    response_format: TextFormat | JsonObject | SchemaFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    store: Literal[False] | None = None
-    user: str | None = None
-    """The client's own identifier of its user; ignored."""
+    store: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    continue_final_message: bool | None = None
+    """Whether the answer continues the last message; by default it does if that is the assistant's."""
+    add_generation_prompt: bool | None = None
+    """The opposite of `continue_final_message`, which takes precedence."""
 
 
 class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"):
@@ -179,6 +195,8 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
         "messages", "tools[{}].function.parameters", "response_format.json_schema.schema"
     )
 
+    needs_calls: ClassVar[bool] = False
+    continues: bool = False
     guided: GrammarFormat | None = None
     """The form of the answer that a field of llama-server or vLLM states."""
 
@@ -186,6 +204,11 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
     def format(self) -> AnyFormat:
         """The required format of the text."""
         return self.guided or super().format
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether the answer continues the text of the last message."""
+        return self.continues
 
     @property
     def is_stored(self) -> bool:
@@ -198,39 +221,98 @@ _NEUTRAL: Final[Neutral] = {
     "parallel_tool_calls": [True, False],
     "service_tier": ["auto", "default"],
     "modalities": [["text"]],
-    "functions": [[]],
     "function_call": ["auto", "none"],
+}
+_DEMANDS: Final[Demands] = {
+    **DEMANDS,
+    "input": "use `messages`",
+    "instructions": "use a message of the role `system`",
+    "previous_response_id": "send the whole conversation, or use `/v1/responses`",
+    "text": "use `response_format`",
+    "max_output_tokens": "use `max_completion_tokens`",
 }
 
 
-def read_chat(raw: dict[str, Any]) -> tuple[Stateless, ChatCreate]:
+def read_chat(raw: dict[str, Any], *, strict_fields: bool = False) -> tuple[Stateless, ChatCreate]:
     """Convert a decoded body; return the request for a response, and the body as a struct.
 
-    Raises InvalidRequestError or UnsupportedParameterError that names the field.
+    With `strict_fields` every field must have an effect. Raises InvalidRequestError or UnsupportedParameterError that
+    names the field.
     """
-    chat = convert(supported(raw, ChatCreate, _NEUTRAL), ChatCreate)
+    hints = Hints(strict=strict_fields)
+    body = hints.select(with_aliases(raw), ChatCreate, neutral=_NEUTRAL, demands=_DEMANDS)
+    chat = convert(_with_shapes(body, hints), ChatCreate)
     _check(chat)
-    request = _request(chat)
+    request = _request(chat, hints)
     if len(request.items) > MAX_ITEMS:
         raise InvalidRequestError(
             f"messages: they contain more than {MAX_ITEMS} texts and calls; drop the oldest", param="messages"
         )
     check_schemas(request)
-    return request, chat
+    return msgspec.structs.replace(request, ignored=hints.ignored), chat
+
+
+def _with_shapes(body: dict[str, Any], hints: Hints) -> dict[str, Any]:
+    """Return the fields in the form that ChatCreate declares, and record what has no effect.
+
+    Raises UnsupportedParameterError.
+    """
+    body = with_tools(with_numbers(body, ChatCreate), hints)
+    if isinstance(body.get("messages"), list):
+        body["messages"] = chat_messages(body["messages"], hints)
+    wanted = body.get("response_format")
+    if (named := with_schema(wanted)) is not wanted:
+        kind = named.pop("type")
+        body["response_format"] = {"type": kind, "json_schema": named}
+    if body.get("store") is True:
+        hints.add("store")
+    options = body.get("stream_options")
+    if isinstance(options, dict) and options.get("include_obfuscation") is True:
+        hints.add("stream_options.include_obfuscation")
+    if options and not body.get("stream"):
+        hints.add("stream_options")
+    hints.add_unused(body, ChatCreate)
+    return body
 
 
 def _check(chat: ChatCreate) -> None:
     """Check the constraints that the field types do not express."""
     if not all(chat.stops):
         raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
-    if chat.top_logprobs is not None and not chat.logprobs:
+    if chat.top_logprobs and not chat.logprobs:
         raise InvalidRequestError("top_logprobs: it requires `logprobs: true`", param="top_logprobs")
-    if chat.stream_options is not None and not chat.stream:
-        raise InvalidRequestError("stream_options: it requires `stream: true`", param="stream_options")
 
 
-def _request(chat: ChatCreate) -> Stateless:
+def _continues(chat: ChatCreate, hints: Hints) -> bool:
+    """Return whether the answer continues the last message. Raises InvalidRequestError."""
+    last, wanted = chat.messages[-1], chat.continue_final_message
+    is_open = isinstance(last, AssistantMessage) and not last.tool_calls and bool(_text(last.content).strip())
+    is_formed = not isinstance(_format(chat), TextFormat) or requires_call(_choice(chat))
+    if wanted is None:
+        wanted = is_open and not is_formed and chat.add_generation_prompt is not True
+    elif wanted and is_open and is_formed:
+        raise InvalidRequestError(
+            "continue_final_message: an answer with a required format cannot continue a text; leave out "
+            "`response_format` and `tool_choice`",
+            param="continue_final_message",
+        )
+    if chat.continue_final_message and not is_open:
+        hints.add("continue_final_message")
+    if chat.add_generation_prompt is wanted:  # it says the opposite
+        hints.add("add_generation_prompt")
+    return wanted and is_open
+
+
+def _request(chat: ChatCreate, hints: Hints) -> Stateless:
     messages = list(chat.messages)
+    continues = _continues(chat, hints)
+    last = messages[-1]
+    if (
+        len(messages) > 1
+        and isinstance(last, AssistantMessage)
+        and not (_text(last.content).strip() or last.tool_calls)
+    ):
+        messages.pop()  # an empty answer, in the place of the one that the client expects
     first = messages[0]
     instructions = None
     if isinstance(first, SystemMessage | DeveloperMessage) and len(messages) > 1:
@@ -239,7 +321,8 @@ def _request(chat: ChatCreate) -> Stateless:
         name: getattr(chat, name)
         for name in (
             "model", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
-            "repeat_penalty", "seed", "stop", "logit_bias", "metadata", "top_logprobs", "store",
+            "repeat_penalty", "seed", "stop", "logit_bias", "metadata", "top_logprobs", "store", "truncation",
+            "chat_template_kwargs",
         )
     }  # fmt: skip
     return Stateless(
@@ -247,12 +330,11 @@ def _request(chat: ChatCreate) -> Stateless:
         instructions=instructions,
         max_output_tokens=chat.max_completion_tokens or chat.max_tokens,
         tools=[FunctionTool(**msgspec.structs.asdict(tool.function)) for tool in chat.tools or ()],
-        tool_choice=NamedFunction(chat.tool_choice.function.name)
-        if isinstance(chat.tool_choice, ChatChoice)
-        else chat.tool_choice,
+        tool_choice=_choice(chat),
         text=TextOptions(_format(chat)),
         guided=guided_format(chat),
         include=[LOGPROBS] if chat.logprobs else None,
+        continues=continues,
         **shared,
     )
 
@@ -276,10 +358,18 @@ def _items(message: ChatMessage) -> list[InputItem]:
             return [InputMessage("system", _text(message.content))]
 
 
+def _choice(chat: ChatCreate) -> ToolChoice:
+    match chat.tool_choice:
+        case ChatChoice(function=function):
+            return NamedFunction(function.name)
+        case ChatAllowed(allowed_tools=allowed):
+            return AllowedTools(allowed.mode, [NamedFunction(tool.function.name) for tool in allowed.tools])
+        case choice:
+            return choice or "auto"
+
+
 def _format(chat: ChatCreate) -> Format:
     wanted = chat.response_format
-    if isinstance(wanted, JsonFormat):
-        return JsonObject() if wanted.schema is None else JsonSchema(name="answer", schema=wanted.schema)
     if isinstance(wanted, SchemaFormat):
         about = wanted.json_schema
         return JsonSchema(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from gateway.errors import InvalidRequestError
-from gateway.protocol.requests import FunctionCall, InputItem, InputMessage
+from gateway.protocol.requests import FunctionCall, InputItem, InputMessage, ItemReference
 from gateway.protocol.tool_prompt import Message
 from gateway.protocol.values import fits, has_many_containers
 
@@ -17,8 +18,15 @@ Item = dict[str, Any]
 """An input or output item with an `id` and a `type`; immutable."""
 
 
-def input_item(item: InputItem, new_id: Callable[[str], str]) -> Item:
-    """Return an item of a request in the form that is listed later. `new_id` returns a new id with the given prefix."""
+def input_item(
+    item: InputItem, new_id: Callable[[str], str], references: Mapping[str, Item] = MappingProxyType({})
+) -> Item:
+    """Return an item of a request in the form that is listed later.
+
+    `new_id` returns a new id with the given prefix; `references` are the items that the request refers to, by id.
+    """
+    if isinstance(item, ItemReference):
+        return references[item.id]
     if isinstance(item, InputMessage):
         if item.role == "assistant":
             return text_item(item.text, item_id=new_id("msg"))

@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.errors import InvalidJsonError, InvalidRequestError
 from gateway.protocol.requests import LANE, MAX_ID, check_size, decode, parse
+from gateway.protocol.unicode_repair import repaired
 
 
 class _Named(msgspec.Struct):
@@ -22,6 +23,7 @@ class Received(NamedTuple):
     """A received message: valid JSON, of which only type and address are decoded."""
 
     data: bytes
+    """The message, repaired."""
     kind: str | None
     """The message's type."""
     address: dict[str, str]
@@ -36,6 +38,7 @@ def receive(data: bytes) -> Received:
     Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError.
     """
     check_size(len(data))
+    data = repaired(data)
     try:
         named = msgspec.json.decode(data, type=_Named)
     except msgspec.ValidationError as error:

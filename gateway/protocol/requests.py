@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
+from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
+from gateway.protocol.shapes import input_items, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,
     AnyFormat,
@@ -21,6 +23,7 @@ from gateway.protocol.tools import (
     ToolChoice,
     ToolName,
 )
+from gateway.protocol.unicode_repair import repaired
 from gateway.protocol.values import MAX_CONTAINERS, MAX_VALUES, check_values, has_many_containers
 
 MAX_MESSAGE: Final = 1 << 20
@@ -33,7 +36,9 @@ S = TypeVar("S")
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Text512 = Annotated[str, Meta(max_length=512)]
-Key256 = Annotated[str, Meta(min_length=1, max_length=256)]
+CallId = Annotated[str, Meta(max_length=256)]
+"""Id of a function call; some clients leave it empty."""
+ItemId = Annotated[str, Meta(min_length=1, max_length=256)]
 StopString = Annotated[str, Meta(max_length=1024)]
 """A stop string; its length is limited because each piece of an answer is compared with its prefixes."""
 Key64 = Annotated[str, Meta(max_length=64)]
@@ -43,7 +48,7 @@ LANE: Final = re.compile(rf"^[A-Za-z0-9_.-]{{1,{MAX_ID}}}\Z")
 StreamId = Annotated[str, Meta(pattern=LANE.pattern)]
 
 
-class InputText(msgspec.Struct, frozen=True, tag="input_text", forbid_unknown_fields=True):
+class InputText(msgspec.Struct, frozen=True, tag="input_text"):
     """Text of a user or system message."""
 
     text: str
@@ -70,7 +75,7 @@ class InputMessage(msgspec.Struct, frozen=True, tag="message"):
 class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag="function_call"):
     """A call that the model made, sent by a client that stores the history itself."""
 
-    call_id: Key256
+    call_id: CallId
     name: ToolName
     arguments: str
 
@@ -78,7 +83,7 @@ class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag="function_call
 class FunctionCallOutput(msgspec.Struct, frozen=True, kw_only=True, tag="function_call_output"):
     """The result of a call."""
 
-    call_id: Key256
+    call_id: CallId
     output: str | list[InputText]
 
     @property
@@ -87,17 +92,34 @@ class FunctionCallOutput(msgspec.Struct, frozen=True, kw_only=True, tag="functio
         return _joined(self.output)
 
 
-InputItem = InputMessage | FunctionCall | FunctionCallOutput
+class ItemReference(msgspec.Struct, frozen=True, tag="item_reference"):
+    """An item of a stored response, by its id."""
+
+    id: ItemId
 
 
-class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
+    """Another model's reasoning, which has no effect."""
+
+
+InputItem = InputMessage | FunctionCall | FunctionCallOutput | ItemReference
+
+
+class TextOptions(msgspec.Struct, frozen=True):
     """The format of an answer's text."""
 
     format: Format | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: str | None = None
+    """No effect."""
 
 
-class PromptCacheOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TemplateOptions(msgspec.Struct, frozen=True):
+    """Options of the model's chat template."""
+
+    enable_thinking: bool | None = None
+
+
+class PromptCacheOptions(msgspec.Struct, frozen=True):
     """Options of prompt caching; only encoding ahead is supported."""
 
     prewarm: bool | None = None
@@ -113,7 +135,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repeat_penalty: Annotated[float, Meta(ge=0.1, le=2)] | None = None
-    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=4)] | None = None
     logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
@@ -124,10 +146,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.create", forbid_unknown_fields=True):
+class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.create"):
     """A request for a response, or with `generate: false` for encoding its context only."""
 
-    input: str | Annotated[list[InputItem], Meta(max_length=MAX_ITEMS)] | None = None
+    input: str | Annotated[list[InputItem | Reasoning], Meta(max_length=MAX_ITEMS)] | None = None
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -142,10 +164,25 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
     text: TextOptions | None = None
     include: Annotated[list[str], Meta(max_length=16)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    ignored: tuple[str, ...] = ()
+    """Paths of the request's fields that have no effect; set by the gateway."""
 
     route: ClassVar[str] = "responses"
     """Value of the metrics' label `route`."""
     error_paths: ClassVar[ErrorPaths] = ErrorPaths()
+    needs_calls: ClassVar[bool] = True
+    """Whether the output of a function requires its call in the conversation."""
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether the answer continues the text of the last message."""
+        return False
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the chat template asks the model to reason before it answers."""
+        return self.chat_template_kwargs is not None and bool(self.chat_template_kwargs.enable_thinking)
 
     @property
     def is_stored(self) -> bool:
@@ -180,7 +217,9 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
     @property
     def items(self) -> list[InputItem]:
         """The input as items; a plain string is a user's message."""
-        return [InputMessage("user", self.input)] if isinstance(self.input, str) else list(self.input or ())
+        if isinstance(self.input, str):
+            return [InputMessage("user", self.input)]
+        return [item for item in self.input or () if not isinstance(item, Reasoning)]
 
     @property
     def encodes_only(self) -> bool:
@@ -190,17 +229,17 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
         )
 
 
-class ResponseCancel(msgspec.Struct, frozen=True, tag="response.cancel", forbid_unknown_fields=True):
+class ResponseCancel(msgspec.Struct, frozen=True, tag="response.cancel"):
     """Cancel a running response on any lane."""
 
     response_id: str
 
 
 LOGPROBS: Final = "message.output_text.logprobs"
-"""The only supported value of `include`."""
+"""The only value of `include` that has an effect."""
 
 
-class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.resume", forbid_unknown_fields=True):
+class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.resume"):
     """Send the events of a response after number `starting_after`, and continue with new ones."""
 
     response_id: str
@@ -210,14 +249,23 @@ class ResponseResume(msgspec.Struct, frozen=True, kw_only=True, tag="response.re
 
 ClientMessage = ResponseCreate | ResponseCancel | ResponseResume
 
-Neutral = Mapping[str, Sequence[Any]]
-"""Unsupported fields that clients send with values that request nothing, by field."""
 _NEUTRAL: Final[Neutral] = {
     "stream": [True, False],  # the Python client sends it over a socket too
     "background": [False],
     "parallel_tool_calls": [True, False],
     "service_tier": ["auto", "default"],
     "stream_options": [{}, {"include_obfuscation": False}],
+    "reasoning": [{}],
+    "n": [1],
+    "modalities": [["text"]],
+}
+_DEMANDS: Final[Demands] = {
+    **DEMANDS,
+    "messages": "use `input`",
+    "response_format": "use `text.format`",
+    "logprobs": "use `include` with `message.output_text.logprobs`",
+    "max_tokens": "use `max_output_tokens`",
+    "max_completion_tokens": "use `max_output_tokens`",
 }
 _BY_TYPE: Final[dict[str, type[ClientMessage]]] = {
     "response.create": ResponseCreate,
@@ -226,15 +274,17 @@ _BY_TYPE: Final[dict[str, type[ClientMessage]]] = {
 }
 
 
-def parse(data: str | bytes) -> ClientMessage:
+def parse(data: str | bytes, *, strict_fields: bool = False) -> ClientMessage:
     """Decode a frame into a message. Raises ApiError, which does not affect later frames."""
-    return read(decode(data))
+    return read(decode(data), strict_fields=strict_fields)
 
 
 def decode(data: str | bytes) -> dict[str, Any]:
     """Decode a JSON object. Raises MessageTooLargeError, InvalidJsonError or InvalidRequestError."""
-    check_size(len(data) if isinstance(data, bytes) else len(data.encode("utf-8", "surrogatepass")))
-    many = has_many_containers(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
+    data = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    check_size(len(data))
+    data = repaired(data)
+    many = has_many_containers(data)
     try:
         raw = msgspec.json.decode(data, type=msgspec.Raw if many else Any)  # Raw checks it and makes no objects
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -252,27 +302,25 @@ def check_size(size: int) -> None:
         raise MessageTooLargeError(f"a message of {size} bytes is over the limit of {MAX_MESSAGE}")
 
 
-def read(raw: dict[str, Any]) -> ClientMessage:
-    """Convert a decoded frame to a message. Raises InvalidRequestError or UnsupportedParameterError."""
+def read(raw: dict[str, Any], *, strict_fields: bool = False) -> ClientMessage:
+    """Convert a decoded frame to a message; with `strict_fields` every field must have an effect.
+
+    Raises InvalidRequestError or UnsupportedParameterError.
+    """
     kind = raw.get("type")
     target = _BY_TYPE.get(kind) if isinstance(kind, str) else None
     if target is None:
         raise InvalidRequestError(f"`type` must be one of {', '.join(_BY_TYPE)}, response.steer", param="type")
-    body = supported(raw, target, _NEUTRAL)
-    for tool in body["tools"] if isinstance(body.get("tools"), list) else ():
-        if isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] != "function":
-            raise UnsupportedParameterError(f"tools: `{tool['type'][:64]}` is not supported here", param="tools")
-    if isinstance(body.get("input"), list):
-        if len(body["input"]) > MAX_ITEMS:
-            raise InvalidRequestError(f"input: a request has at most {MAX_ITEMS} items", param="input")
-        body["input"] = [_with_type(item) for item in body["input"]]
-    message = convert(body, target)
-    if isinstance(message, ResponseCreate):
-        _check(message)
-    return message
+    hints = Hints(strict=strict_fields)
+    if target is not ResponseCreate:
+        return convert(hints.select(raw, target, neutral={}, demands={}), target)
+    body = hints.select(with_aliases(raw), target, neutral=_NEUTRAL, demands=_DEMANDS)
+    message = convert(_with_shapes(body, hints), ResponseCreate)
+    _check(message)
+    return msgspec.structs.replace(message, ignored=hints.ignored)
 
 
-def read_body(raw: dict[str, Any]) -> tuple[ResponseCreate, bool]:
+def read_body(raw: dict[str, Any], *, strict_fields: bool = False) -> tuple[ResponseCreate, bool]:
     """Convert a decoded HTTP body; return the request, and whether to stream the response. Raises like `read`."""
     for name in ("type", "stream_id"):
         if raw.get(name) is not None:
@@ -280,21 +328,9 @@ def read_body(raw: dict[str, Any]) -> tuple[ResponseCreate, bool]:
     stream = raw.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise InvalidRequestError("stream: must be true or false", param="stream")
-    message = read({**raw, "type": "response.create"})
+    message = read({**raw, "type": "response.create"}, strict_fields=strict_fields)
     assert isinstance(message, ResponseCreate)  # noqa: S101 - for the type checker
     return message, stream is True
-
-
-def supported(raw: Mapping[str, Any], target: type[msgspec.Struct], neutral: Neutral) -> dict[str, Any]:
-    """Return the fields of `raw` that `target` has, including its tag; drop others whose values request nothing.
-
-    Raises UnsupportedParameterError that names the field.
-    """
-    known = {*(field.encode_name for field in msgspec.structs.fields(target)), target.__struct_config__.tag_field}
-    for name, value in raw.items():
-        if name not in known and value is not None and value not in neutral.get(name, []):
-            raise UnsupportedParameterError(f"`{name}` is not supported here", param=name)
-    return {name: value for name, value in raw.items() if name in known}
 
 
 def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
@@ -323,9 +359,26 @@ def check_schemas(request: ResponseCreate) -> None:
         check_values(request.format.schema, request.error_paths.format, most=left)
 
 
-def _with_type(item: Any) -> Any:
-    """Return an item of the input, with type message if it has none."""
-    return {**item, "type": "message"} if isinstance(item, dict) and item.get("type") is None else item
+def _with_shapes(body: dict[str, Any], hints: Hints) -> dict[str, Any]:
+    """Return the fields of a request in the form that ResponseCreate declares, and record what has no effect.
+
+    Raises InvalidRequestError or UnsupportedParameterError.
+    """
+    body = with_tools(with_numbers(body, ResponseCreate), hints)
+    if isinstance(body.get("input"), list):
+        if len(body["input"]) > MAX_ITEMS:
+            raise InvalidRequestError(f"input: a request has at most {MAX_ITEMS} items", param="input")
+        body["input"] = input_items(body["input"], hints)
+    if isinstance(body.get("include"), list):
+        for name in body["include"]:
+            if isinstance(name, str) and name != LOGPROBS:
+                hints.add(f"include[{name}]", param="include")
+    if isinstance(text := body.get("text"), dict):
+        body["text"] = {**text, "format": with_schema(text.get("format"))}
+        if text.get("verbosity") not in (None, "medium"):
+            hints.add("text.verbosity")
+    hints.add_unused(body, ResponseCreate)
+    return body
 
 
 def _joined(content: str | Sequence[InputText | OutputText]) -> str:
@@ -335,9 +388,7 @@ def _joined(content: str | Sequence[InputText | OutputText]) -> str:
 def _check(request: ResponseCreate) -> None:
     """Check the constraints that the field types do not express."""
     check_schemas(request)
-    if unknown := next((name for name in request.include or () if name != LOGPROBS), None):
-        raise UnsupportedParameterError(f"include: `{unknown}` is not supported here", param="include")
-    if request.top_logprobs is not None and request.logprobs is None:
+    if request.top_logprobs and request.logprobs is None:
         raise InvalidRequestError(f"top_logprobs: it requires `{LOGPROBS}` in `include`", param="top_logprobs")
     if not all(request.stops):
         raise InvalidRequestError("stop: a stop string must not be empty", param="stop")

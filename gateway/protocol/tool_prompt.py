@@ -13,6 +13,10 @@ Tool = dict[str, Any]
 
 OPENING: Final = "<tool_call>"
 CLOSING: Final = "</tool_call>"
+MAX_NAME: Final = 128
+"""Maximum characters of a function's name."""
+NAME: Final = rf"[A-Za-z0-9_.-]{{1,{MAX_NAME}}}"
+"""Pattern of a function's name."""
 _ABOUT: Final = """# Tools
 
 You can call functions. These are their signatures, one a line:

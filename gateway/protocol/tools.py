@@ -10,15 +10,15 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequestError
-from gateway.protocol.tool_prompt import Tool
+from gateway.protocol.tool_prompt import NAME, Tool
 
 MAX_TOOLS: Final = 128
 """Maximum functions of one request."""
 
-ToolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+ToolName = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 
 
-class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, tag="function", forbid_unknown_fields=True):
+class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, tag="function"):
     """A function that the model may call, and that the client executes."""
 
     name: ToolName
@@ -33,24 +33,31 @@ class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, tag="function", fo
         return {"type": "function", "function": about}
 
 
-class NamedFunction(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
+class NamedFunction(msgspec.Struct, frozen=True, tag="function"):
     """The function that the model must call."""
 
     name: ToolName
 
 
-ToolChoice = Literal["auto", "none", "required"] | NamedFunction
+class AllowedTools(msgspec.Struct, frozen=True, tag="allowed_tools"):
+    """The functions, among those of the request, that the model may call, or must call one of."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedFunction], Meta(min_length=1, max_length=MAX_TOOLS)]
 
 
-class TextFormat(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
+ToolChoice = Literal["auto", "none", "required"] | NamedFunction | AllowedTools
+
+
+class TextFormat(msgspec.Struct, frozen=True, tag="text"):
     """Plain text."""
 
 
-class JsonObject(msgspec.Struct, frozen=True, tag="json_object", forbid_unknown_fields=True):
+class JsonObject(msgspec.Struct, frozen=True, tag="json_object"):
     """Any JSON object."""
 
 
-class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, tag="json_schema", forbid_unknown_fields=True):
+class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, tag="json_schema"):
     """JSON that conforms to a schema."""
 
     name: ToolName
@@ -100,7 +107,8 @@ class ErrorPaths:
 
 def requires_call(choice: ToolChoice) -> bool:
     """Return whether the answer must be a function call."""
-    return choice == "required" or isinstance(choice, NamedFunction)
+    mode = choice.mode if isinstance(choice, AllowedTools) else choice
+    return mode == "required" or isinstance(mode, NamedFunction)
 
 
 def callable_tools(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[FunctionTool]:
@@ -108,12 +116,15 @@ def callable_tools(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[Fu
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
         raise InvalidRequestError("tools: two functions have the same name", param="tools")
+    allowed = None
     if isinstance(choice, NamedFunction):
-        if choice.name not in names:
-            raise InvalidRequestError(
-                f"tool_choice: there is no function {choice.name} in `tools`", param="tool_choice"
-            )
-        return [tool for tool in tools if tool.name == choice.name]
+        allowed = [choice.name]
+    elif isinstance(choice, AllowedTools):
+        allowed = [function.name for function in choice.tools]
+    if allowed is not None:
+        if missing := next((name for name in allowed if name not in names), None):
+            raise InvalidRequestError(f"tool_choice: there is no function {missing} in `tools`", param="tool_choice")
+        return [tool for tool in tools if tool.name in allowed]
     if choice == "required" and not tools:
         raise InvalidRequestError("tool_choice: `required` needs at least one function in `tools`", param="tool_choice")
     return [] if choice == "none" else list(tools)

@@ -7,9 +7,8 @@ engine continues from there. The client sees a pause.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
 import structlog
@@ -17,17 +16,18 @@ from msgspec.structs import replace
 
 from engine import (
     Answer,
+    Engine,
     EngineDiedError,
-    EngineError,
     EnginePool,
-    EngineProcess,
     Finished,
     Generate,
     ModelLoadError,
     Started,
     Tokens,
 )
-from gateway.scheduling.dispatcher import Dispatcher, Placement
+from gateway.responses.cancellation import Cancellation
+from gateway.scheduling.dispatcher import Dispatcher
+from gateway.scheduling.placement import Placement
 
 MOST_DEATHS: Final = 2
 """Engine deaths after which a request counts as their cause and fails."""
@@ -51,15 +51,8 @@ log = structlog.get_logger()
 class Relay:
     """Runs one request in the engine of its placement, and continues in another engine if that one fails."""
 
-    def __init__(
-        self,
-        pool: EnginePool,
-        dispatcher: Dispatcher,
-        placement: Placement,
-        request: Generate,
-        number: Callable[[], int],
-    ) -> None:
-        """`number` returns a new request number for each engine."""
+    def __init__(self, pool: EnginePool, dispatcher: Dispatcher, request: Generate, cancellation: Cancellation) -> None:
+        """Run `request`, under a new number in each engine, until it ends or `cancellation` says so."""
         self.deaths = 0
         """Engines that died while they ran this request."""
         self.blame = 0.0
@@ -69,23 +62,32 @@ class Relay:
         self._failures = 0
         self._pool = pool
         self._dispatcher = dispatcher
-        self._placement = placement
         self._request = request
-        self._number = number
         self._generated: list[int] = []
-        self._current: tuple[EngineProcess, int] | None = None
-        self._aborted = asyncio.Event()
-        self.traces: list[tuple[EngineProcess, int]] = []
+        self._current: tuple[Engine, int] | None = None
+        self._cancellation = cancellation
+        cancellation.add_callback(self._abort)
+        self.traces: list[tuple[Engine, int]] = []
         """Engines in which the request left KV cells, with its number there."""
 
-    async def run(self) -> AsyncGenerator[Answer, None]:
-        """Yield `Started` once, each token once, and `Finished` last. Raises EngineError."""
+    async def run(self, placement: Placement) -> AsyncGenerator[Answer, None]:
+        """Start at `placement`. Yield `Started` once, each token once, and `Finished` last. Raises EngineError."""
         first = True
         while True:
+            engine, number = placement.engine, self._pool.number()
             try:
-                async with aclosing(self._run_in_engine()) as messages:
+                await self._pool.start(engine)
+                self._current = engine, number
+                self.traces.append(self._current)
+                if self._cancellation.cause:
+                    break
+                async with aclosing(self._pool.generate(engine, self._remaining(number))) as messages:
                     async for message in messages:
-                        if isinstance(message, Finished) and (message.reason == "moved" or self._can_retry(message)):
+                        self._dispatcher.started(placement, number)
+                        if isinstance(message, Tokens):
+                            self._generated += message.ids
+                            self._dispatcher.streams(placement)
+                        if isinstance(message, Finished) and self._continues(engine, message):
                             break
                         if first or not isinstance(message, Started):
                             yield message
@@ -95,11 +97,12 @@ class Relay:
             except (EngineDiedError, ModelLoadError) as error:
                 await self._recover(error)
             finally:
-                self._current = self._placement.leave = None
-            if self._aborted.is_set() or self._left == 0:
-                yield Finished(self._request.request, "aborted" if self._aborted.is_set() else "length")
-                return
-            self._dispatcher.arrive(self._placement)
+                self._current = None
+                self._dispatcher.stopped(placement)
+            if self._cancellation.cause or self._left == 0:
+                break
+            placement = self._dispatcher.move(placement)
+        yield Finished(self._request.request, "aborted" if self._cancellation.cause else "length")
 
     async def _recover(self, error: EngineDiedError | ModelLoadError) -> None:
         """Prepare a retry after an engine died or could not load the model; raise `error` if a retry is pointless.
@@ -110,7 +113,7 @@ class Relay:
             self._waits += 1
             if self._waits >= MOST_WAITS or not any(engine.loaded for engine in self._pool.engines):
                 raise error
-            await self._pause(WAIT)
+            await self._cancellation.wait(WAIT)
             return
         self._tries += 1
         if error.requests:
@@ -119,60 +122,32 @@ class Relay:
         if self.deaths >= MOST_DEATHS or self._tries >= MOST_TRIES:
             raise error
         if not error.requests:
-            await self._pause(PAUSE * 2 ** (self._tries - 1))
+            await self._cancellation.wait(PAUSE * 2 ** (self._tries - 1))
 
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._aborted.wait(), seconds)
-
-    def _can_retry(self, end: Finished) -> bool:
-        """Count a failed step that the request did not cause; return whether to retry."""
+    def _continues(self, engine: Engine, end: Finished) -> bool:
+        """Return whether the request moves, or retries after a failed step that it did not cause; count the failure."""
         if end.reason != "failed" or end.code:
-            return False
+            return end.reason == "moved"
         self._failures += 1
-        log.error("step failed", engine=self._placement.engine.name, reason=end.detail)
+        log.error("step failed", engine=engine.name, reason=end.detail)
         return self._failures < MOST_FAILURES
 
-    def abort(self) -> None:
+    def _abort(self) -> None:
         """End the request within one step; `run` still yields `Finished`."""
-        self._aborted.set()
         if self._current is not None:
-            engine, number = self._current
-            with suppress(EngineError):  # `run` handles the death of the engine
-                engine.abort(number)
+            self._pool.abort(*self._current)
 
     @property
     def _left(self) -> int:
         """Number of tokens that may still be generated."""
         return self._request.max_tokens - len(self._generated)
 
-    async def _run_in_engine(self) -> AsyncGenerator[Answer, None]:
-        """Continue the request in the current engine until the request ends or has to leave the engine."""
-        engine, number = self._placement.engine, self._number()
-        await self._pool.start(engine)
-        request = replace(
+    def _remaining(self, number: int) -> Generate:
+        """Return the rest of the request, under a new number."""
+        return replace(
             self._request,
             request=number,
             tokens=[*self._request.tokens, *self._generated],
             max_tokens=self._left,
             generated=len(self._generated),
         )
-        self._current = engine, number
-        self.traces.append(self._current)
-        if self._aborted.is_set():
-            yield Finished(number, "aborted")
-            return
-        async with aclosing(self._pool.generate(engine, request)) as messages:
-            async for message in messages:
-                if self._placement.leave is None and self._placement.demand.stored:
-                    self._placement.leave = self._suspend
-                if isinstance(message, Tokens):
-                    self._generated += message.ids
-                    self._placement.streaming = True
-                yield message
-
-    def _suspend(self) -> None:
-        if self._current is not None:
-            engine, number = self._current
-            with suppress(EngineError):
-                engine.suspend(number)

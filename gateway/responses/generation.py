@@ -7,16 +7,17 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
-from engine import EngineProcess, Finished, Generate, Grammar, Logprob, Started, Tokens
-from gateway.auth.principal import Principal
+from engine import Engine, Finished, Generate, Grammar, Logprob, Started, Tokens
+from gateway.conversations.prompt_builder import Context
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.detokenizer import Detokenizer, whole_tokens
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
+from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import Relay
-from gateway.responses.preparation import Prepared
 from gateway.responses.services import Services
-from gateway.scheduling.dispatcher import Placement
+from gateway.scheduling.fair_queue import Ticket
+from gateway.scheduling.placement import Placement
 
 
 class Generation:
@@ -26,8 +27,9 @@ class Generation:
         self,
         services: Services,
         request: ResponseCreate,
-        prepared: Prepared,
-        principal: Principal,
+        context: Context,
+        ticket: Ticket,
+        cancellation: Cancellation,
         on_text: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
         """Build the engine's request; `run` starts it."""
@@ -35,18 +37,18 @@ class Generation:
         """Why the engine ended the answer: stop, length or aborted; empty if it has not."""
         self._services = services
         self._tokens = services.model.tokens
-        self._user = principal.user
-        self._prepared = prepared
-        form = prepared.form
-        self._request = Generate(
-            services.number(),
-            prepared.context.ids,
-            prepared.limit,
+        self._user = ticket.principal.user
+        self._context = context
+        form = context.form
+        engine_request = Generate(
+            0,  # numbered for each engine
+            context.ids,
+            ticket.demand.answer,
             services.model.sampling(request),
-            principal.tenant,
+            ticket.principal.tenant,
             grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
             top_logprobs=request.logprobs,
-            public=prepared.context.public,
+            public=context.public,
             stored=not request.is_ephemeral,
         )
         self._on_text = on_text
@@ -58,8 +60,8 @@ class Generation:
         self.fetched = 0
         """Number of prompt tokens whose KV came from the store."""
         self._latest = 0.0
-        self._relay: Relay | None = None
-        self._aborted = False
+        self._relay = Relay(services.pool, services.dispatcher, engine_request, cancellation)
+        self._cancellation = cancellation
         self._complete = False
         """Whether all text has been passed to `on_text`."""
 
@@ -69,35 +71,31 @@ class Generation:
         return self._detokenizer.stopped
 
     @property
-    def traces(self) -> list[tuple[EngineProcess, int]]:
+    def traces(self) -> list[tuple[Engine, int]]:
         """Engines that hold KV cells of the request, with its number there."""
-        return self._relay.traces if self._relay else []
+        return self._relay.traces
 
     @property
     def blame(self) -> float:
         """Estimated number of engines that the request crashed."""
-        return self._relay.blame if self._relay else 0.0
+        return self._relay.blame
 
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage(len(self._prepared.context.ids), self._cached, len(self._ids))
+        return Usage(len(self._context.ids), self._cached, len(self._ids))
 
     @property
     def cache(self) -> str:
         """How much of the prompt's known prefix came from caches: hit (all), partial or miss (none)."""
-        known = self._prepared.context.known
+        known = self._context.known
         if known and self._cached >= known - 1:
             return "hit"
         return "partial" if self._cached else "miss"
 
     async def run(self, placement: Placement) -> None:
         """Generate the whole answer. Raises EngineError, InvalidRequestError or EngineUnavailableError."""
-        services = self._services
-        self._relay = Relay(services.pool, services.dispatcher, placement, self._request, services.number)
-        if self._aborted:
-            self._relay.abort()
-        async with aclosing(self._relay.run()) as messages:
+        async with aclosing(self._relay.run(placement)) as messages:
             async for message in messages:
                 match message:
                     case Started():
@@ -112,12 +110,6 @@ class Generation:
                             raise EngineUnavailableError(f"the engine failed: {message.detail}; try again")
         self._emit_text(self._detokenizer.finish())
         self._complete = True
-
-    def abort(self) -> None:
-        """End the answer within one step; `run` then returns."""
-        self._aborted = True
-        if self._relay is not None:
-            self._relay.abort()
 
     async def visible_ids(self, text: str) -> list[int] | None:
         """Return the ids of `text`, which is all that the user has seen; None if they cannot be determined now.
@@ -151,7 +143,7 @@ class Generation:
         self._pending_logprobs += [self._logprob_body(*pair) for pair in zip(ids, tokens.logprobs, strict=False)]
         self._emit_text(self._detokenizer.feed(ids))
         if self._detokenizer.stopped:
-            self.abort()
+            self._cancellation.cancel(Cause.STOP_STRING)
 
     def _emit_text(self, text: str) -> None:
         if text:

@@ -2,72 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cache import StoreError
 from gateway.auth.principal import Principal
 from gateway.conversations.histories import Known
 from gateway.conversations.prompt_builder import Context, Previous
+from gateway.conversations.references import check_outputs, resolve
+from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import (
     InvalidRequestError,
-    ModelNotFoundError,
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.protocol.items import input_item, messages
+from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.tools import OutputConstraint
 from gateway.responses.services import Services, new_id
-from gateway.scheduling.fair_queue import Work
+from gateway.scheduling.placement import Demand
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A validated request with its prompt."""
-
-    context: Context
-    limit: int
-    """Maximum tokens of the answer; 0 if only the context is to be encoded."""
-    previous: str | None
-    """Id of the response whose KV the request continues, if known."""
-
-    @property
-    def form(self) -> OutputConstraint:
-        """The constraint on the answer's form."""
-        return self.context.form
-
-    @property
-    def cells(self) -> int:
-        """Maximum KV cells that the request needs."""
-        return len(self.context.ids) + self.limit
-
-    @property
-    def work(self) -> Work:
-        """Tokens that the request may compute, for fairness between users."""
-        return Work(len(self.context.ids) - self.context.known, self.limit)
-
-
-async def prepare(services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored) -> Prepared:
-    """Validate a request and build its prompt. Raises ApiError."""
+async def prepare(
+    services: Services, request: ResponseCreate, principal: Principal, unstored: Unstored
+) -> tuple[Context, Demand]:
+    """Validate a request; return its prompt and what it needs. Raises ApiError."""
     _check(services, request)
     previous = await _previous(services, request, principal, unstored)
     known = None if request.is_stored or request.is_ephemeral else _known(services, request, principal)
+    references = await _references(services, request, previous, principal, unstored)
     context = await services.prompt_builder.context(
-        request, previous, known, now=int(services.clock()), user=principal.user
+        request, previous, known, now=int(services.clock()), user=principal.user, references=references
     )
     limit = min(
         request.max_output_tokens or services.settings.max_output_tokens, services.model.context - len(context.ids)
     )
-    before = request.previous_response_id or (known.response if known else None)
-    return Prepared(context, 0 if request.encodes_only else limit, before)
+    demand = Demand(
+        len(context.ids),
+        0 if request.encodes_only else limit,
+        known=context.known,
+        previous=request.previous_response_id or (known.response if known else None),
+        stored=not request.is_ephemeral and services.pool.stores,
+    )
+    return context, demand
 
 
 async def count(services: Services, request: ResponseCreate, principal: Principal) -> int:
     """Return the number of tokens of the request's prompt, even if that is too long. Raises ApiError."""
     _check(services, request)
-    previous = await _previous(services, request, principal, Unstored())
-    return await services.prompt_builder.count(request, previous, now=int(services.clock()), user=principal.user)
+    unstored = Unstored(services.pool.forget)
+    previous = await _previous(services, request, principal, unstored)
+    references = await _references(services, request, previous, principal, unstored)
+    return await services.prompt_builder.count(
+        request, previous, now=int(services.clock()), user=principal.user, references=references
+    )
 
 
 def _known(services: Services, request: ResponseCreate, principal: Principal) -> Known | None:
@@ -78,10 +63,7 @@ def _known(services: Services, request: ResponseCreate, principal: Principal) ->
 
 def _check(services: Services, request: ResponseCreate) -> None:
     """Check the request against the served model. Raises ModelNotFoundError or InvalidRequestError."""
-    if request.model not in (None, services.model.entry.name):
-        raise ModelNotFoundError(
-            f"the model {request.model} is not served here; {services.model.entry.name} is", param="model"
-        )
+    services.model.check_name(request.model)
     if any(not 0 <= token < services.model.tokens.size for token in request.logit_bias or {}):
         raise InvalidRequestError(
             f"logit_bias: token ids range from 0 to {services.model.tokens.size - 1}", param="logit_bias"
@@ -94,12 +76,36 @@ async def _previous(
     previous = request.previous_response_id
     if previous is None:
         return None
-    try:
-        found = unstored.get(previous) or await services.sessions.get(principal.tenant, previous)
-    except StoreError as error:
-        raise StoreUnavailableError(f"the conversation cannot be read: {error}") from error
+    found = await _load(services, previous, principal, unstored)
     if found is None:
         raise PreviousResponseNotFoundError(
             f"there is no response {previous}; send the whole conversation instead", param="previous_response_id"
         )
     return found
+
+
+async def _load(services: Services, response: str, principal: Principal, unstored: Unstored) -> Previous | None:
+    try:
+        return unstored.get(response) or await services.sessions.get(principal.tenant, response)
+    except StoreError as error:
+        raise StoreUnavailableError(f"the conversation cannot be read: {error}") from error
+
+
+async def _references(
+    services: Services, request: ResponseCreate, previous: Previous | None, principal: Principal, unstored: Unstored
+) -> dict[str, Item]:
+    """Return the items that the request refers to, by id. Raises ApiError."""
+
+    async def load(response: str) -> Turn | None:
+        found = await _load(services, response, principal, unstored)
+        return None if found is None else found[0]
+
+    turn = None if previous is None else previous[0]
+    references = await resolve(request, turn, load)
+    try:
+        check_outputs(request, turn, references)
+    except InvalidRequestError:
+        # As at OpenAI: with `store: false`, a failed continuation ends the conversation.
+        unstored.remove(request.previous_response_id or "")
+        raise
+    return references

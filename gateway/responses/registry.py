@@ -12,21 +12,19 @@ import msgspec
 
 from cache import StoreError
 from gateway.auth.principal import Principal
+from gateway.conversations.references import referenced_responses
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import (
-    ApiError,
     EngineUnavailableError,
     InvalidRequestError,
     ResponseNotFoundError,
     StoreUnavailableError,
 )
-from gateway.observability.faults import report
-from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.deletion import delete, delete_here
-from gateway.responses.runner import TurnRunner
-from gateway.responses.services import Services, new_id
+from gateway.responses.runner import Running
+from gateway.responses.services import Services
 
 KEPT_BYTES: Final = 64 << 20
 """Maximum bytes of ended responses, kept for clients that resume; the oldest are dropped first."""
@@ -34,95 +32,7 @@ LAST_SECONDS: Final = 2.0
 """Seconds in which responses must end after they are stopped."""
 HURRY_SECONDS: Final = 0.5
 """The same after `end_now`: one step of a working engine."""
-STOPPED: Final = "the gateway stopped before the answer was complete; try again in a moment"
 STOPPING: Final = "the gateway is stopping; connect again in a moment"
-TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events were waiting"
-
-
-class Running:
-    """One response and its events. It runs while a client holds it, and after a lost connection for a grace period."""
-
-    def __init__(self, turn: TurnRunner, log: EventLog, principal: Principal, *, grace: float) -> None:
-        """`grace` is in seconds, counted from the loss of the last holder."""
-        self.turn = turn
-        self.log = log
-        self.principal = principal
-        self._grace = grace
-        self._holders = 0
-        self._stopped = False
-        """Whether the gateway ended the response because it stops."""
-        self._timer: asyncio.TimerHandle | None = None
-        self.retained = 0
-        """Bytes that the response takes after its end, counted by `Responses`."""
-        self.task = asyncio.create_task(self._run())
-        """Done when the response has ended."""
-
-    @property
-    def failure(self) -> ApiError | None:
-        """The error for a client that does not stream, which could mistake a partial answer for the whole one."""
-        cut = self._stopped and self.turn.response["status"] == "cancelled"
-        return EngineUnavailableError(STOPPED) if cut else self.turn.error
-
-    @property
-    def ended(self) -> bool:
-        """Whether the terminal event has been emitted."""
-        return self.log.terminal is not None
-
-    def resume(self, after: int, *, stream_id: str | None = None) -> Reader:
-        """Hold the response, and return a reader of the events after number `after`. Raises InvalidRequestError."""
-        if after + 1 < self.log.first:
-            raise InvalidRequestError(
-                f"starting_after: events before {self.log.first} are no longer stored; retrieve the response instead",
-                param="starting_after",
-            )
-        if after >= self.log.end or (self.ended and after == self.log.end - 1):
-            raise InvalidRequestError(
-                f"starting_after: the last event so far is {self.log.end - 1}", param="starting_after"
-            )
-        self.hold()
-        return Reader(self.log, after=after, stream_id=stream_id)
-
-    def hold(self) -> None:
-        """Add a holder, a client that reads the events."""
-        self._holders += 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def release(self, *, lost: bool) -> None:
-        """Remove a holder. Without one the response ends, after the grace period if the connection was `lost`."""
-        self._holders -= 1
-        if self._holders > 0 or self.ended:
-            return
-        if lost and self._grace > 0 and self.turn.request.is_stored:
-            reason = f"its connection was lost, and no client resumed it within {self._grace:g} s"
-            self._timer = asyncio.get_running_loop().call_later(self._grace, self.turn.end, "cancelled", reason)
-        else:
-            self.turn.end()
-
-    def stop(self) -> None:
-        """End the response because the gateway stops."""
-        self._stopped = True
-        self.turn.end("cancelled", "the gateway is stopping")
-
-    def on_lag(self) -> None:
-        """End the response if its only holder read so slowly that events were dropped."""
-        if self._holders == 1:
-            self.turn.end("cancelled", TOO_SLOW)
-
-    async def _run(self) -> None:
-        try:
-            await self.turn.run()
-        except Exception as error:  # noqa: BLE001 - `run` could not emit its own failure
-            self._fail(report(error, self.turn.id))
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._fail(EngineUnavailableError("the gateway could not finish this answer; try again"))
-
-    def _fail(self, error: ApiError) -> None:
-        if not self.ended:
-            self.turn.emit_failure(error)
 
 
 class Responses:
@@ -146,23 +56,25 @@ class Responses:
         """Start a response, which the caller then holds. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
-        previous = self._running.get(request.previous_response_id or "")
-        if previous is not None and previous.principal.tenant == principal.tenant:
-            raise InvalidRequestError(
-                f"{previous.turn.id} is still running; continue it on its own lane, or after it has ended",
-                param="previous_response_id",
-            )
-        log = EventLog(on_fault=lambda error: report(error, new_id("req")))
-        turn = await TurnRunner.begin(
-            self.services, request, principal=principal, unstored=unstored, publish=log.append
-        )
-        running = Running(turn, log, principal, grace=self._grace)
-        running.hold()
+        self.check_ended(request, principal)
+        running = await Running.begin(self.services, request, principal=principal, unstored=unstored, grace=self._grace)
         self._register(running)
         return running
 
+    def check_ended(self, request: ResponseCreate, principal: Principal) -> None:
+        """Raise InvalidRequestError if a response that the request continues or refers to is still running."""
+        needed = dict.fromkeys(referenced_responses(request), request.error_paths.input)
+        if request.previous_response_id is not None:
+            needed[request.previous_response_id] = "previous_response_id"
+        for response, param in needed.items():
+            running = self._running.get(response)
+            if running is not None and running.principal.tenant == principal.tenant:
+                raise InvalidRequestError(
+                    f"{response} is still running; continue it on its own lane, or after it has ended", param=param
+                )
+
     def _register(self, running: Running) -> None:
-        self._running[running.turn.id] = running
+        self._running[running.id] = running
         running.log.watchers.add(lambda: self._on_event(running))
         if self.closing:  # the gateway began to close while the prompt was being encoded
             running.stop()
@@ -200,7 +112,7 @@ class Responses:
         """
         running = await self.find_undeleted(principal, response)
         if running is not None:
-            return running.turn.record
+            return running.record
         try:
             found = await self.services.sessions.get(principal.tenant, response)
         except StoreError as error:
@@ -218,7 +130,7 @@ class Responses:
 
     def drop_ended(self, running: Running) -> None:
         """Remove an ended response that was deleted or whose grace period is over."""
-        if self._ended.pop(running.turn.id, None) is not None:
+        if self._ended.pop(running.id, None) is not None:
             self._ended_bytes -= running.retained
 
     async def close(self, *, within: float) -> None:
@@ -255,11 +167,11 @@ class Responses:
         """Move the response to the ended ones after its terminal event."""
         if not running.ended:
             return
-        del self._running[running.turn.id]
-        if self._grace > 0 and running.turn.request.is_stored:
+        del self._running[running.id]
+        if self._grace > 0 and running.request.is_stored:
             # The log counts deltas only: the texts of all other events are those of the record.
-            running.retained = running.log.size + len(msgspec.json.encode(running.turn.record))
-            self._ended[running.turn.id] = running
+            running.retained = running.log.size + len(msgspec.json.encode(running.record))
+            self._ended[running.id] = running
             self._ended_bytes += running.retained
             while self._ended_bytes > KEPT_BYTES:
                 self.drop_ended(next(iter(self._ended.values())))

@@ -1,192 +1,225 @@
-"""One turn of a conversation, from the request to its last event."""
+"""One response, from its request to its last event."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
-import structlog
 from msgspec.structs import replace
 
-from cache import StoreError
 from engine import EngineError
 from gateway.auth.principal import Principal
+from gateway.conversations.prompt_builder import Context
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
-from gateway.errors import ApiError, EngineUnavailableError, StoreUnavailableError
+from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError, StoreUnavailableError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event
-from gateway.protocol.items import messages
+from gateway.protocol.hints import Hints
+from gateway.protocol.ids import ItemIds
+from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.response_events import Ending, ResponseEvents
+from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.generation import Generation
-from gateway.responses.preparation import Prepared, prepare
-from gateway.responses.services import Services, new_id
-from gateway.scheduling.admission import Ticket
-from gateway.scheduling.dispatcher import Demand, Placement
-from gateway.scheduling.fair_queue import Work
-
-log = structlog.get_logger("responses")
+from gateway.responses.measurements import Measurements
+from gateway.responses.preparation import prepare
+from gateway.responses.services import Services, new_id, new_response_id
+from gateway.responses.turn_writer import TurnWriter, turn
+from gateway.scheduling.fair_queue import Ticket
+from gateway.scheduling.placement import Demand, Placement
 
 QUEUED_EVERY: Final = 1.0
 """Minimum seconds between two `response.queued` events of a request."""
 QUEUED_AGAIN: Final = 15.0
 """Maximum seconds between two `response.queued` events, so that clients and proxies do not drop a silent stream."""
-STORED_EVERY: Final = 1.0
-"""Seconds between two writes of an unfinished answer, so the most of it that a crash of the gateway loses."""
+STOPPED: Final = "the gateway stopped before the answer was complete; try again in a moment"
+TOO_SLOW: Final = "the client read too slowly: more than 1 MiB of events were waiting"
 
 
-class TurnRunner:
-    """Runs one request: `begin` validates and queues it; `run` emits its events, with exactly one terminal event."""
+class Running:
+    """One response and its events, exactly one of which is terminal.
+
+    It runs while a client holds it, and after a lost connection for a grace period.
+    """
 
     def __init__(
         self,
         services: Services,
         request: ResponseCreate,
-        prepared: Prepared,
-        ticket: Ticket[Demand, Placement],
+        context: Context,
+        ticket: Ticket,
         *,
-        principal: Principal,
         unstored: Unstored,
-        publish: Callable[[Event], None],
         arrived: float,
+        grace: float,
     ) -> None:
-        """Emit `response.created`. The `ticket` has already been admitted; `arrived` is in monotonic seconds."""
-        self.id = new_id("resp")
+        """Emit `response.created` and start; the caller holds the response. The `ticket` has already been admitted.
+
+        `arrived` is in monotonic seconds; `grace` is in seconds, counted from the loss of the last holder.
+        """
+        self.id = new_response_id()
         self.request = request
+        self.principal = ticket.principal
+        self.log = EventLog(on_fault=lambda error: report(error, new_id("req")))
         self.error: ApiError | None = None
         """The error with which the response failed, if it has."""
         self._services = services
-        self._prepared = prepared
+        self._context = context
         self._ticket = ticket
-        self._principal = principal
         self._unstored = unstored
-        self._publish = publish
-        self._arrived = arrived
-        self._events = self._shape()
-        self._answer = Answer(self._events, form=prepared.form, new_id=new_id)
-        self._generation = Generation(services, request, prepared, principal, self._on_text)
-        self._queued: float | None = None
-        """Seconds in the queue, once the request has an engine."""
-        self._first: float | None = None
-        """Seconds from arrival to the first delta."""
-        self._ending: tuple[str, str | None] | None = None
-        """Reason for an early end, and an optional explanation."""
+        self._publish = self.log.append
+        self._cancellation = Cancellation()
+        self._cancellation.add_callback(self._leave_queue)
+        self._events = _shape(services, request, self.id, ticket)
+        self._answer = Answer(self._events, form=context.form, new_id=ItemIds(self.id))
+        self._generation = Generation(services, request, context, ticket, self._cancellation, self._on_text)
+        self._writer = TurnWriter(services.sessions, services.histories, unstored, self.principal.tenant, request)
+        self._measurements = Measurements(services.metrics, self.id, self.principal.shown, request.route, arrived)
+        self.retained = 0
+        """Bytes that the response takes after its end, counted by `Responses`."""
+        self._grace = grace
+        self._holders = 1
+        self._timer: asyncio.TimerHandle | None = None
         services.activity.turn(request.previous_response_id, self.id)
-        publish(self._events.created())
+        self._publish(self._events.created())
+        self.task = asyncio.create_task(self._run())
+        """Done when the response has ended."""
 
     @classmethod
     async def begin(
-        cls,
-        services: Services,
-        request: ResponseCreate,
-        *,
-        principal: Principal,
-        unstored: Unstored,
-        publish: Callable[[Event], None],
+        cls, services: Services, request: ResponseCreate, *, principal: Principal, unstored: Unstored, grace: float
     ) -> Self:
-        """Validate a request and put it into the queue. Raises ApiError.
+        """Validate a request, put it into the queue and start its response. Raises ApiError.
 
         `unstored` holds the connection's responses with `store: false`.
         """
         arrived = time.monotonic()
         services.penalties.check(principal.user)
-        prepared = await prepare(services, request, principal, unstored)
-        context = prepared.context
-        stored = not request.is_ephemeral and services.pool.stores
-        demand = Demand(prepared.cells, prepared.previous, len(context.ids), context.known, stored=stored)
-        ticket = services.admission.enter(demand, principal, prepared.work, ahead=request.encodes_only)
-        return cls(
-            services,
-            request,
-            prepared,
-            ticket,
-            principal=principal,
-            unstored=unstored,
-            publish=publish,
-            arrived=arrived,
-        )
+        context, demand = await prepare(services, request, principal, unstored)
+        request = _with_ignored(request, context.form.ignored, strict=services.settings.strict_fields)
+        ticket = services.admission.enter(demand, principal, ahead=request.encodes_only)
+        return cls(services, request, context, ticket, unstored=unstored, arrived=arrived, grace=grace)
 
     @property
     def response(self) -> dict[str, Any]:
         """The response object as it stands."""
         return self._events.response
 
-    async def run(self) -> None:
+    @property
+    def failure(self) -> ApiError | None:
+        """The error for a client that does not stream, which could mistake a partial answer for the whole one."""
+        cut = self._cancellation.cause is Cause.SHUTDOWN and self.response["status"] == "cancelled"
+        return EngineUnavailableError(STOPPED) if cut else self.error
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event has been emitted."""
+        return self.log.terminal is not None
+
+    def resume(self, after: int, *, stream_id: str | None = None) -> Reader:
+        """Hold the response, and return a reader of the events after number `after`. Raises InvalidRequestError."""
+        if after + 1 < self.log.first:
+            raise InvalidRequestError(
+                f"starting_after: events before {self.log.first} are no longer stored; retrieve the response instead",
+                param="starting_after",
+            )
+        if after >= self.log.end or (self.ended and after == self.log.end - 1):
+            raise InvalidRequestError(
+                f"starting_after: the last event so far is {self.log.end - 1}", param="starting_after"
+            )
+        self.hold()
+        return Reader(self.log, after=after, stream_id=stream_id)
+
+    def hold(self) -> None:
+        """Add a holder, a client that reads the events."""
+        self._holders += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def release(self, *, lost: bool) -> None:
+        """Remove a holder. Without one the response ends, after the grace period if the connection was `lost`."""
+        self._holders -= 1
+        if self._holders > 0 or self.ended:
+            return
+        if lost and self._grace > 0 and self.request.is_stored:
+            reason = f"its connection was lost, and no client resumed it within {self._grace:g} s"
+            self._timer = asyncio.get_running_loop().call_later(self._grace, self.end, Cause.CLIENT, reason)
+        else:
+            self.end()
+
+    def stop(self) -> None:
+        """End the response because the gateway stops."""
+        self.end(Cause.SHUTDOWN, "the gateway is stopping")
+
+    def on_lag(self) -> None:
+        """End the response if its only holder read so slowly that events were dropped."""
+        if self._holders == 1:
+            self.end(Cause.CLIENT, TOO_SLOW)
+
+    def end(self, cause: Cause = Cause.CLIENT, explanation: str | None = None) -> None:
+        """End the response within one step as `incomplete`, with its terminal event."""
+        self._cancellation.cancel(cause, explanation)
+
+    async def _run(self) -> None:
+        try:
+            await self._respond()
+        except Exception as error:  # noqa: BLE001 - `_respond` could not emit its own failure
+            self._emit_failure(report(error, self.id))
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._emit_failure(EngineUnavailableError("the gateway could not finish this answer; try again"))
+
+    def _emit_failure(self, error: ApiError) -> None:
+        """Emit `response.failed` if there is no terminal event yet."""
+        if not self.ended:
+            self.error = error
+            self._count("failed", error.code)
+            self._emit_ending(self._events.failed(error))
+
+    async def _respond(self) -> None:
         """Generate the response; failures become events."""
-        storing = asyncio.create_task(self._store_progress())
+        storing = asyncio.create_task(self._writer.run(lambda: self._answer.text, self._unfinished))
         try:
             placement = await self._place()
-            if placement is not None and self._ending is None:
+            if placement is not None and self._cancellation.cause is None:
                 await self._generate(placement)
             await self._finish(placement)
         except ApiError as error:
             await self._fail(error)
         except EngineError as error:
-            self._services.penalties.blame(self._principal.user, self._generation.blame)
+            self._services.penalties.blame(self.principal.user, self._generation.blame)
             await self._fail(EngineUnavailableError(f"the engine failed: {error}; try again"))
         except Exception as error:  # noqa: BLE001 - an internal error also ends the response with an event
             await self._fail(report(error, self.id))
         finally:
             storing.cancel()
             usage = self._generation.usage
-            self._services.admission.leave(self._ticket, Work(usage.input - usage.cached, usage.output))
-            self._services.registry.record_usage(self._principal, usage.input + usage.output)
+            self._services.admission.leave(self._ticket, Demand(usage.input, usage.output, known=usage.cached))
+            self._services.registry.record_usage(self.principal, usage.input + usage.output)
 
-    def emit_failure(self, error: ApiError) -> None:
-        """Emit `response.failed` if `run` could not."""
-        self.error = error
-        self._count("failed", error.code)
-        self._emit_ending(self._events.failed(error))
-
-    def end(self, reason: str = "cancelled", explanation: str | None = None) -> None:
-        """End the response within one step as `incomplete` for `reason`; `run` still emits the terminal event."""
-        if self._ending is None:
-            self._ending = (reason, explanation)
+    def _leave_queue(self) -> None:
         if self._ticket.place is None:
             self._services.admission.leave(self._ticket)
-        self._generation.abort()
-
-    def _shape(self) -> ResponseEvents:
-        services, sampling = self._services, self._services.model.sampling(self.request)
-        return ResponseEvents(
-            self.request,
-            response_id=self.id,
-            model=services.model.entry.name,
-            clock=services.clock,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_output_tokens=self._prepared.limit or services.settings.max_output_tokens,
-            ignored=self._prepared.form.ignored,
-        )
-
-    async def _store_progress(self) -> None:
-        """Store the unfinished turn and its text every STORED_EVERY seconds, in case the gateway crashes."""
-        stored = None
-        while self.request.is_stored:
-            text = self._answer.text
-            if text != stored:
-                with suppress(StoreError):  # the final write reports the error
-                    await self._services.sessions.begin(self._principal.tenant, *await self._unfinished(text))
-                stored = text
-            await asyncio.sleep(STORED_EVERY)
 
     async def _unfinished(self, text: str) -> tuple[Turn, list[int] | None]:
         """Return the turn so far, and the ids from which it can be continued: None while the answer is empty."""
-        turn = self.record
+        record = self.record
         if not text:
-            return turn, None
-        response = {**turn.response, "usage": self._generation.usage.body()}
-        return replace(turn, response=response), await self._ids(text)
+            return record, None
+        response = {**record.response, "usage": self._generation.usage.body()}
+        return replace(record, response=response), await self._ids(text)
 
     async def _ids(self, text: str) -> list[int] | None:
         """Return the ids of the prompt and of the answer's `text`; None if they cannot be determined now."""
         ids = await self._generation.visible_ids(text)
-        return None if ids is None else self._prepared.context.ids + ids
+        return None if ids is None else self._context.ids + ids
 
     async def _place(self) -> Placement | None:
         """Wait for a placement, and emit queue positions; return None if the request ends meanwhile."""
@@ -200,8 +233,7 @@ class TurnRunner:
         if ticket.placed.cancelled():
             return None
         placement = ticket.placed.result()
-        self._queued = self._seconds
-        self._services.metrics.queue.observe(self._queued)
+        self._measurements.placed()
         return placement
 
     async def _generate(self, placement: Placement) -> None:
@@ -219,24 +251,20 @@ class TurnRunner:
 
     def _on_text(self, text: str, logprobs: list[dict[str, Any]]) -> None:
         self._emit(self._answer.feed(text, logprobs))
-        if self._first is None:
-            self._first = self._seconds
-            self._services.metrics.ttft.labels(self._generation.cache).observe(self._first)
+        self._measurements.emitted(self._generation.cache)
 
     async def _finish(self, placement: Placement | None) -> None:
         """Store the turn, then emit the terminal event: every acknowledged turn is on disk."""
-        services, usage = self._services, self._generation.usage
+        services = self._services
         (closing, last), status = self._last()
         self._emit(closing)
-        dropped = await self._save(await self._ids(self._answer.text))
+        dropped = await self._writer.save(self.record, await self._ids(self._answer.text))
         if dropped:
             services.metrics.dropped_turns.inc(dropped)
             last = replace(last, response={**last.response, "samovar": {"dropped_turns": dropped}})
         if placement is not None:
-            services.dispatcher.settle(self.id, placement.engine)
-            services.metrics.prompt_tokens.labels("store").inc(self._generation.fetched)
-            services.metrics.prompt_tokens.labels("engine").inc(usage.cached - self._generation.fetched)
-            services.metrics.prompt_tokens.labels("computed").inc(usage.input - usage.cached)
+            services.dispatcher.settle(self.id, placement)
+            self._measurements.computed(self._generation.usage, fetched=self._generation.fetched)
         self._count(status)
         self._publish(last)
 
@@ -244,55 +272,24 @@ class TurnRunner:
         """Return the last events, and the status for the metrics."""
         generation, events = self._generation, self._events
         prepared = self.request.encodes_only and generation.reason == "length"
-        if generation.stopped or prepared or (generation.reason == "stop" and self._ending is None):
+        if generation.stopped or prepared or (generation.reason == "stop" and self._cancellation.cause is None):
             return events.completed(generation.usage), "completed"
         if generation.reason == "length":
             return events.incomplete(generation.usage, "max_output_tokens"), "incomplete"
-        reason, explanation = self._ending or ("cancelled", None)
+        reason = self._cancellation.reason
         status = "cancelled" if reason == "cancelled" else "incomplete"
-        return events.incomplete(generation.usage, reason, explanation), status
+        return events.incomplete(generation.usage, reason, self._cancellation.explanation), status
 
     @property
     def record(self) -> Turn:
         """The turn as it stands, in the form in which it is stored."""
-        context, response = self._prepared.context, self._events.response
-        return Turn(
-            id=self.id,
-            previous=self.request.previous_response_id,
-            created_at=response["created_at"],
-            began=context.began,
-            instructions=self.request.instructions,
-            items=[*context.items, *response["output"]],
-            input=len(context.items),
-            ended_by=context.ended_by,
-            response=response,
-        )
-
-    async def _save(self, ids: list[int] | None) -> int:
-        """Save the turn in the store that the request asks for.
-
-        Returns how many of the user's oldest turns were dropped to make room.
-        """
-        if self.request.is_ephemeral:
-            self._unstored.add(self.record, ids)
-        elif self.request.is_stored:
-            return await self._store(ids)
-        elif ids is not None:
-            turn = self.record
-            self._services.histories.store(self._principal.tenant, self.request, messages(turn.items), ids, self.id)
-        return 0
-
-    async def _store(self, ids: list[int] | None) -> int:
-        try:
-            return await self._services.sessions.add(self._principal.tenant, self.record, ids)
-        except StoreError as error:
-            raise StoreUnavailableError(f"the conversation cannot be stored: {error}") from error
+        return turn(self.request, self._context, self.response)
 
     async def _fail(self, error: ApiError) -> None:
         self.error = error
         ending = self._events.failed(error)
         with suppress(StoreUnavailableError):  # a failed turn need not be stored
-            await self._save(None)
+            await self._writer.save(self.record, None)
         self._count("failed", error.code)
         self._emit_ending(ending)
 
@@ -304,31 +301,28 @@ class TurnRunner:
         closing, last = ending
         self._emit([*closing, last])
 
-    @property
-    def _seconds(self) -> float:
-        """Seconds since the request arrived."""
-        return time.monotonic() - self._arrived
-
     def _count(self, status: str, code: str = "") -> None:
-        """Count the end of the response, and log its ids, times and counts, never its content."""
-        self._services.metrics.ended(self.request.route, status, code, seconds=self._seconds)
-        usage = self._generation.usage
-        log.info(
-            "response",
-            response_id=self.id,
-            tenant=self._principal.shown,
-            route=self.request.route,
-            status=status,
-            code=code or None,
-            queue_seconds=_rounded(self._queued),
-            first_token_seconds=_rounded(self._first),
-            seconds=_rounded(self._seconds),
-            prompt_tokens=usage.input,
-            cached_tokens=usage.cached,
-            generated_tokens=usage.output,
-            engines=list(dict.fromkeys(engine.name for engine, _ in self._generation.traces)),
-        )
+        engines = (engine.name for engine, _ in self._generation.traces)
+        self._measurements.ended(status, code, self._generation.usage, engines)
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _with_ignored(request: ResponseCreate, paths: Sequence[str], *, strict: bool) -> ResponseCreate:
+    """Return the request with more fields that have no effect. Raises UnsupportedParameterError if `strict`."""
+    hints = Hints(strict=strict)
+    for path in paths:
+        hints.add(path)
+    return replace(request, ignored=(*request.ignored, *hints.ignored))
+
+
+def _shape(services: Services, request: ResponseCreate, response_id: str, ticket: Ticket) -> ResponseEvents:
+    sampling = services.model.sampling(request)
+    return ResponseEvents(
+        request,
+        response_id=response_id,
+        model=services.model.entry.name,
+        clock=services.clock,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_output_tokens=ticket.demand.answer or services.settings.max_output_tokens,
+        ignored=request.ignored,
+    )

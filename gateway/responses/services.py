@@ -19,8 +19,9 @@ from gateway.models.served import ServedModel
 from gateway.observability.activity import Activity
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
+from gateway.protocol.ids import RANDOM_DIGITS, response_id
 from gateway.scheduling.admission import Admission
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
+from gateway.scheduling.dispatcher import Dispatcher
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Services:
     sessions: Sessions
     pool: EnginePool
     dispatcher: Dispatcher
-    admission: Admission[Demand, Placement]
+    admission: Admission
     prompts: PromptWorkers
     prompt_builder: PromptBuilder
     metrics: Metrics
@@ -47,12 +48,11 @@ class Services:
     histories: Histories = field(default_factory=Histories)
     penalties: Penalties = field(default_factory=Penalties)
     clock: Callable[[], float] = time.time
-    numbers: int = 0
 
-    def number(self) -> int:
-        """Return a new request number for an engine."""
-        self.numbers += 1
-        return self.numbers
+
+def new_response_id() -> str:
+    """Return an unguessable id of a response."""
+    return response_id(secrets.token_hex(RANDOM_DIGITS // 2))
 
 
 def new_id(prefix: str) -> str:

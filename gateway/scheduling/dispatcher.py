@@ -9,13 +9,16 @@ goes to an engine where no response is being streamed, or from which the streami
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import itertools
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from engine import WIDEST, CostModel, EngineProcess, State, StepTimes, round_seconds
+from engine import WIDEST, CostModel, Engine, State, StepTimes, round_seconds
+from gateway.scheduling.placement import Demand, Placement
 
 HOMES: Final = 4096
 """Maximum responses whose home is remembered. An engine holds far fewer conversations."""
@@ -35,66 +38,35 @@ LULL: Final = 2.0
 """Seconds for which a load that fell counts as before: a user often sends the next turn immediately."""
 
 
-@dataclass(frozen=True)
-class Demand:
-    """The resources that a request needs."""
-
-    cells: int
-    """Maximum KV cells."""
-    previous: str | None = None
-    """Id of the response that the request continues."""
-    tokens: int = 0
-    """Length of the prompt in tokens."""
-    known: int = 0
-    """Prompt tokens that an engine has computed before."""
-    stored: bool = False
-    """Whether the request's KV is in the store, from which any engine can fetch it."""
-
-
 @dataclass(eq=False)
-class Placement:
-    """A request's assignment to an engine. Its cells are reserved until it is released."""
+class _Run:
+    """A placed request."""
 
-    engine: EngineProcess
-    demand: Demand
+    placement: Placement
+    prompt: float
+    """Seconds that the prompt takes on its first engine if nothing else runs there."""
+    placed: float
+    """Time of the placement in monotonic seconds."""
     streaming: bool = False
     """Whether the first token has been generated, so that a user is reading."""
-    leave: Callable[[], None] | None = None
-    """Makes the engine suspend the request and store its KV; None while the request cannot be moved."""
-    target: EngineProcess | None = None
+    request: int | None = None
+    """The request's number in its engine, under which it can be suspended; None while it cannot be moved."""
+    target: Engine | None = None
     """The engine that the request moves to after its engine has suspended it."""
-    prompt: float = 0.0
-    """Seconds that the prompt takes on this engine if nothing else runs there."""
-    placed: float = field(default_factory=time.monotonic)
-    """Time of the assignment in monotonic seconds."""
-
-    @property
-    def rested(self) -> bool:
-        """Whether the request has been on its engine long enough to be moved."""
-        return time.monotonic() - self.placed > REST
-
-    @property
-    def prefilling(self) -> float:
-        """Minimum remaining seconds of the prompt's computation."""
-        return 0.0 if self.streaming else max(0.0, self.placed + self.prompt - time.monotonic())
-
-    @property
-    def holds_up(self) -> bool:
-        """Whether the prompt delays responses streamed by the same engine."""
-        return not self.streaming and self.demand.tokens - self.demand.known > LONG
 
 
 class Peak:
     """The highest load of the last LULL seconds."""
 
-    def __init__(self) -> None:
-        """Start without any load."""
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """Start without any load. `clock` returns seconds."""
+        self._clock = clock
         self._falling: deque[tuple[float, int]] = deque()
         """Last time of each load that no later load has reached, with that load: oldest and highest first."""
 
     def update(self, load: int) -> int:
         """Record the current `load` and return the peak."""
-        now = time.monotonic()
+        now = self._clock()
         while self._falling and self._falling[-1][1] <= load:
             self._falling.pop()
         self._falling.append((now, load))
@@ -108,25 +80,35 @@ class Dispatcher:
 
     def __init__(
         self,
-        engines: Sequence[EngineProcess],
+        engines: Sequence[Engine],
         plan: CostModel,
         *,
-        warm: Callable[[EngineProcess], None] = lambda _: None,
+        warm: Callable[[Engine], None] = lambda _: None,
+        suspend: Callable[[Engine, int], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Dispatch to `engines`, which are all idle; `warm` is called to load an engine that will soon be needed."""
+        """Dispatch to `engines`, which are all idle.
+
+        `warm` is called to load an engine that will soon be needed, `suspend` to make an engine stop a request, by its
+        number there, and store its KV. `clock` returns seconds.
+        """
         self._engines = tuple(engines)
         self._plan = plan
         self._warm = warm
+        self._suspend = suspend
+        self._clock = clock
         self.most = max(plan.most(), len(engines))
         """Maximum concurrent requests: more would not raise the total tokens per second, but slow down all requests."""
-        self._placed: dict[EngineProcess, list[Placement]] = {engine: [] for engine in engines}
-        self._homes: OrderedDict[str, EngineProcess] = OrderedDict()
-        self._peak = Peak()
+        self._runs: dict[int, _Run] = {}
+        """Placed requests by number; on each engine, the one that has been there longest comes first."""
+        self._numbers = itertools.count()
+        self._homes: OrderedDict[str, Engine] = OrderedDict()
+        self._peak = Peak(clock)
 
     @property
     def running(self) -> int:
         """Number of placed requests."""
-        return sum(map(len, self._placed.values()))
+        return len(self._runs)
 
     def place(self, demand: Demand) -> Placement | None:
         """Place the request and return its placement, or None if no engine has room."""
@@ -136,8 +118,8 @@ class Dispatcher:
         if not fitting:
             return None
         engine = min(self._candidates(fitting), key=lambda engine: self._cost(engine, demand))
-        placement = Placement(engine, demand, prompt=self._prefill(engine, demand))
-        self._placed[engine].append(placement)
+        placement = Placement(next(self._numbers), engine, demand)
+        self._runs[placement.number] = _Run(placement, self._prefill(engine, demand), self._clock())
         if not self._gather():
             self._clear(engine)
         self._warm_up()
@@ -145,25 +127,42 @@ class Dispatcher:
 
     def release(self, placement: Placement) -> None:
         """Free the cells of a request that has ended, and rebalance."""
-        self._placed[placement.engine].remove(placement)
+        del self._runs[placement.number]
         self.rebalance()
 
-    def settle(self, response: str, engine: EngineProcess) -> None:
-        """Record that `engine` holds this response's KV."""
-        self._homes[response] = engine
+    def settle(self, response: str, placement: Placement) -> None:
+        """Record that the engine where the request is now holds this response's KV."""
+        self._homes[response] = self._runs[placement.number].placement.engine
         self._homes.move_to_end(response)
         if len(self._homes) > HOMES:
             self._homes.popitem(last=False)
 
-    def arrive(self, placement: Placement) -> None:
-        """Move a suspended request to its target, or to another engine with room if the target cannot run it now."""
-        self._placed[placement.engine].remove(placement)
+    def started(self, placement: Placement, request: int) -> None:
+        """Record that the engine runs the request, under the number `request`."""
+        if placement.demand.stored:  # else another engine could not fetch its KV
+            self._runs[placement.number].request = request
+
+    def streams(self, placement: Placement) -> None:
+        """Record that the engine has generated the first token."""
+        self._runs[placement.number].streaming = True
+
+    def stopped(self, placement: Placement) -> None:
+        """Record that the engine does not run the request any more."""
+        self._runs[placement.number].request = None
+
+    def move(self, placement: Placement) -> Placement:
+        """Move a stopped request to its target, or to another engine with room if the target cannot run it now.
+
+        Returns the new placement.
+        """
+        run = self._runs.pop(placement.number)
         fitting = [engine for engine in self._engines if self._fits(engine, placement.demand)]
-        target = placement.target if placement.target in fitting else None
+        target = run.target if run.target in fitting else None
         if target is None:
             target = min(fitting, key=lambda engine: self._cost(engine, placement.demand), default=placement.engine)
-        placement.engine, placement.target, placement.placed = target, None, time.monotonic()
-        self._placed[target].append(placement)
+        moved = dataclasses.replace(placement, engine=target)
+        self._runs[moved.number] = dataclasses.replace(run, placement=moved, target=None, placed=self._clock())
+        return moved
 
     async def run(self) -> None:
         """Rebalance every ROUND seconds, until cancelled."""
@@ -178,12 +177,12 @@ class Dispatcher:
             return
         for engine in by_load:
             self._clear(engine)
-        if any(not p.streaming or p.target for p in self._all()):
+        if any(not run.streaming or run.target for run in self._runs.values()):
             return  # prompts are being computed and requests are moving: these have priority
-        idle = [e for e in self._engines if e.state is State.IDLE and e.loaded and not self._placed[e]]
-        if len(by_load) < self._wanted() and idle and len(self._placed[by_load[-1]]) > 1:
+        idle = [e for e in self._engines if e.state is State.IDLE and e.loaded and not self._on(e)]
+        if len(by_load) < self._wanted() and idle and len(self._on(by_load[-1])) > 1:
             self._move(by_load[-1], idle[0])
-        elif len(self._placed[by_load[-1]]) - len(self._placed[by_load[0]]) > 1:
+        elif len(self._on(by_load[-1])) - len(self._on(by_load[0])) > 1:
             self._move(by_load[-1], by_load[0])
 
     def _gather(self) -> bool:
@@ -194,7 +193,7 @@ class Dispatcher:
         by_load = self._by_load()
         if len(by_load) <= self._wanted():
             return False
-        for _ in range(len(self._placed[by_load[0]])):
+        for _ in range(len(self._on(by_load[0]))):
             self._move(by_load[0], by_load[-1], prompts=True)
         return True
 
@@ -202,93 +201,98 @@ class Dispatcher:
         """Return how many engines should work, with `more` additional requests."""
         return self._plan.engines(self._peak.update(self.running + more), working=max(1, len(self._working())))
 
-    def _candidates(self, fitting: Sequence[EngineProcess]) -> Sequence[EngineProcess]:
+    def _candidates(self, fitting: Sequence[Engine]) -> Sequence[Engine]:
         """Return the engines to choose from: all that fit, or only the busiest if enough engines work."""
         working, count = self._working(), self._wanted(more=1)
         if len(working) < count:
             return fitting
-        busiest = sorted(working, key=lambda engine: -len(self._placed[engine]))[:count]
+        busiest = sorted(working, key=lambda engine: -len(self._on(engine)))[:count]
         candidates = [engine for engine in fitting if engine in busiest]
         return candidates or fitting
 
-    def _cost(self, engine: EngineProcess, demand: Demand) -> float:
+    def _cost(self, engine: Engine, demand: Demand) -> float:
         """Return the seconds until the answer is complete, plus the delay that the prompt causes other requests."""
-        placed = self._placed[engine]
+        runs = self._on(engine)
         load = 0.0 if engine.loaded else LOAD
-        prompt = self._prefill(engine, demand) * (1 + len(placed))
+        prompt = self._prefill(engine, demand) * (1 + len(runs))
         # A step of another request's prompt runs between any two tokens of this answer.
-        wait = sum(placement.prefilling for placement in placed)
-        return load + prompt + wait + ANSWER * round_seconds(self._times(engine), len(placed) + 1)
+        wait = sum(self._prefilling(run) for run in runs)
+        return load + prompt + wait + ANSWER * round_seconds(self._times(engine), len(runs) + 1)
 
-    def _prefill(self, engine: EngineProcess, demand: Demand) -> float:
+    def _prefill(self, engine: Engine, demand: Demand) -> float:
         """Return the seconds that computing and fetching the prompt take on `engine`."""
         home = self._homes.get(demand.previous or "") is engine and engine.loaded
-        missing = demand.tokens - (demand.known if home or demand.stored else 0)
+        missing = demand.prompt - (demand.known if home or demand.stored else 0)
         rows, seconds = max(self._times(engine).prefill.items())
         return missing * seconds / rows + (0.0 if home else demand.known * FETCH)
 
-    def _times(self, engine: EngineProcess) -> StepTimes:
+    def _prefilling(self, run: _Run) -> float:
+        """Return the minimum remaining seconds of a prompt's computation."""
+        return 0.0 if run.streaming else max(0.0, run.placed + run.prompt - self._clock())
+
+    def _times(self, engine: Engine) -> StepTimes:
         """Return the step times of `engine` with the cores that it has while the engines working now also work."""
         return self._plan.at(max(1, self._plan.cores // len({*self._working(), engine})))
 
-    def _clear(self, engine: EngineProcess) -> None:
+    def _clear(self, engine: Engine) -> None:
         """Move streaming requests off `engine` if a long prompt delays them there and not elsewhere."""
         if self._wanted() < 2 or not self._is_held_up(engine):
             return
         others = [e for e in self._engines if e is not engine and e.loaded and not self._is_held_up(e)]
-        for _ in self._placed[engine] if others else ():
-            self._move(engine, min(others, key=lambda other: len(self._placed[other])))
+        for _ in self._on(engine) if others else ():
+            self._move(engine, min(others, key=lambda other: len(self._on(other))))
 
-    def _is_held_up(self, engine: EngineProcess) -> bool:
+    def _is_held_up(self, engine: Engine) -> bool:
         """Return whether `engine` computes a long prompt."""
-        return any(placement.holds_up for placement in self._placed[engine])
+        return any(not run.streaming and run.placement.demand.new > LONG for run in self._on(engine))
 
-    def _move(self, source: EngineProcess, target: EngineProcess, *, prompts: bool = False) -> None:
+    def _move(self, source: Engine, target: Engine, *, prompts: bool = False) -> None:
         """Move the request with the shortest context from `source` to `target`.
 
         Requests whose prompt is still being computed are moved only with `prompts`.
         """
+        now = self._clock()
         movable = [
-            placement
-            for placement in self._placed[source]
-            if placement.leave
-            and not placement.target
-            and (placement.rested if placement.streaming else prompts)
-            and self._fits(target, placement.demand)
+            run
+            for run in self._on(source)
+            if run.request is not None
+            and run.target is None
+            and (now - run.placed > REST if run.streaming else prompts)
+            and self._fits(target, run.placement.demand)
         ]
         if movable:
-            chosen = min(movable, key=lambda placement: placement.demand.tokens)
+            chosen = min(movable, key=lambda run: run.placement.demand.prompt)
             chosen.target = target
-            if chosen.leave is not None:
-                chosen.leave()
+            if chosen.request is not None:
+                self._suspend(source, chosen.request)
 
     def _warm_up(self) -> None:
         """Load another engine for the next request if the cost model calls for more engines than are loaded."""
         wanted = self._wanted()
-        loaded = [e for e in self._engines if e.state in (State.LOADING, State.IDLE, State.BUSY) or self._placed[e]]
-        stopped = [e for e in self._engines if e.state is State.STOPPED and not self._placed[e]]
+        loaded = [e for e in self._engines if e.state in (State.LOADING, State.IDLE, State.BUSY) or self._on(e)]
+        stopped = [e for e in self._engines if e.state is State.STOPPED and not self._on(e)]
         if len(loaded) < wanted and stopped:
             self._warm(stopped[0])
 
-    def _fits(self, engine: EngineProcess, demand: Demand) -> bool:
-        placed = self._placed[engine]
-        if len(placed) >= WIDEST or (engine.state is State.FAILED and not self._is_last_hope(engine)):
+    def _fits(self, engine: Engine, demand: Demand) -> bool:
+        runs = self._on(engine)
+        if len(runs) >= WIDEST or (engine.state is State.FAILED and not self._is_last_hope(engine)):
             return False
-        return sum(placement.demand.cells for placement in placed) + demand.cells <= engine.cells
+        return sum(run.placement.demand.cells for run in runs) + demand.cells <= engine.cells
 
-    def _is_last_hope(self, engine: EngineProcess) -> bool:
+    def _is_last_hope(self, engine: Engine) -> bool:
         """Return whether a request may use a failed engine: only if no engine could load the model.
 
         The pool restarts crashed engines.
         """
         return engine.load_failed and all(other.load_failed for other in self._engines)
 
-    def _working(self) -> list[EngineProcess]:
-        return [engine for engine, placed in self._placed.items() if placed]
+    def _on(self, engine: Engine) -> list[_Run]:
+        return [run for run in self._runs.values() if run.placement.engine is engine]
 
-    def _by_load(self) -> list[EngineProcess]:
+    def _working(self) -> list[Engine]:
+        return [engine for engine in self._engines if self._on(engine)]
+
+    def _by_load(self) -> list[Engine]:
         """Return the working engines, the one with the fewest requests first."""
-        return sorted(self._working(), key=lambda engine: len(self._placed[engine]))
-
-    def _all(self) -> Iterator[Placement]:
-        return (placement for placed in self._placed.values() for placement in placed)
+        return sorted(self._working(), key=lambda engine: len(self._on(engine)))

@@ -8,15 +8,14 @@ all others have received as much.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gateway.auth.principal import Principal
+from gateway.scheduling.placement import Demand, Placement
 
-PREFILL: Final = 0.2
-"""What a prompt token costs in tokens of an answer: prompts are computed about five times faster
-(docs/scheduling.md)."""
 SHORT: Final = 512.0
 """Maximum cost at which a user's only request counts as a conversation turn, which gets priority."""
 STEP_BACK: Final = 512.0
@@ -26,24 +25,6 @@ FIRST_ANSWER: Final = 256.0
 """Expected answer length in tokens before any has been measured."""
 SWEEP: Final = 1024
 """Number of accounts at which inactive accounts without debt are deleted."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Tokens to compute: of the prompt, and of the answer (before it ends, the maximum)."""
-
-    prompt: int
-    answer: int
-
-    @property
-    def cost(self) -> float:
-        """Cost in answer tokens."""
-        return self.prompt * PREFILL + self.answer
-
-    @property
-    def tokens(self) -> int:
-        """Total number of tokens, for rate limits."""
-        return self.prompt + self.answer
 
 
 @dataclass(eq=False)
@@ -71,17 +52,33 @@ class Account:
 
 
 @dataclass(eq=False)
-class Claim:
-    """A waiting or running request in the fair queue."""
+class Ticket:
+    """An admitted request, waiting or running, from `Admission.enter` to `Admission.leave`."""
 
-    user: str
+    demand: Demand
+    principal: Principal
+    ahead: bool
+    """Whether the request only encodes a prompt ahead of time: it waits for all requests that generate an answer."""
     account: Account
     cost: float
     """Estimated cost divided by the user's weight."""
-    ahead: bool
-    """Whether the request only encodes a prompt ahead of time: it waits for all requests that generate an answer."""
     number: int
     """Order of arrival."""
+    reserved: int
+    """Tokens reserved from the caller's rate limit."""
+    since: float
+    """Time of arrival; after placement, time of placement: monotonic seconds."""
+    overtaken: int = 0
+    """How many requests have overtaken this one because they fitted and it did not."""
+    placed: asyncio.Future[Placement] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """The placement, or QueueFullError or QueueTimeoutError."""
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def place(self) -> Placement | None:
+        """The placement; None while the request waits or after an error."""
+        done = self.placed.done() and not self.placed.cancelled() and self.placed.exception() is None
+        return self.placed.result() if done else None
 
 
 @dataclass
@@ -96,8 +93,8 @@ class Ledger:
     _sweep_at: int = SWEEP
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-    def claim(self, principal: Principal, work: Work, *, ahead: bool) -> Claim:
-        """Add an arriving request, which waits."""
+    def enter(self, demand: Demand, principal: Principal, *, ahead: bool, reserved: int, now: float) -> Ticket:
+        """Return the ticket of an arriving request, which waits."""
         account = self.accounts.get(principal.user)
         if account is None:
             self._sweep()
@@ -106,59 +103,60 @@ class Ledger:
             account.served = max(account.served, self.clock)
         account.waiting += 1
         account.turns += not ahead
-        expected = Work(work.prompt, min(work.answer, round(account.answer)))
-        return Claim(principal.user, account, expected.cost / account.weight, ahead, next(self._numbers))
+        expected = replace(demand, answer=min(demand.answer, round(account.answer)))
+        cost = expected.cost / account.weight
+        return Ticket(demand, principal, ahead, account, cost, next(self._numbers), reserved, now)
 
-    def withdraw(self, claim: Claim) -> None:
+    def withdraw(self, ticket: Ticket) -> None:
         """Remove a waiting request."""
-        claim.account.waiting -= 1
-        claim.account.turns -= not claim.ahead
+        ticket.account.waiting -= 1
+        ticket.account.turns -= not ticket.ahead
 
-    def start(self, claim: Claim) -> None:
+    def start(self, ticket: Ticket) -> None:
         """Charge the estimated cost of a request that was placed."""
-        account = claim.account
+        account = ticket.account
         account.waiting -= 1
         account.running += 1
-        account.served = self._share(claim)
-        account.pending += claim.cost
+        account.served = self._share(ticket)
+        account.pending += ticket.cost
         self._places += 1
         account.latest = self._places
 
-    def settle(self, claim: Claim, done: Work) -> None:
+    def settle(self, ticket: Ticket, done: Demand) -> None:
         """Replace the estimate of a request that ended by its actual cost, and advance the clock.
 
         The clock moves by the cost divided by the weights of all active users.
         """
-        account = claim.account
+        account = ticket.account
         shares = sum(account.weight for account in self.accounts.values() if account.active)
         account.running -= 1
-        account.turns -= not claim.ahead
-        account.pending = account.pending - claim.cost if account.running else 0.0
+        account.turns -= not ticket.ahead
+        account.pending = account.pending - ticket.cost if account.running else 0.0
         account.served += done.cost / account.weight
         self.clock += done.cost / shares
         if done.answer:
             account.answer += 0.2 * (done.answer - account.answer)
             self._answer += 0.05 * (done.answer - self._answer)
 
-    def order(self, claims: list[Claim]) -> list[Claim]:
+    def order(self, tickets: list[Ticket]) -> list[Ticket]:
         """Return waiting requests in the order of service. Requests of one user stay in their order of arrival."""
         ahead: dict[tuple[str, bool], float] = {}
         keys = {}
-        for claim in sorted(claims, key=lambda claim: claim.number):
-            account, lane = claim.account, (claim.user, claim.ahead)
-            begins = ahead.get(lane, self._share(claim) + account.pending)
-            ahead[lane] = begins + claim.cost
-            back = 0.0 if self._is_turn(claim) else STEP_BACK
-            keys[claim] = (claim.ahead, begins + back, account.latest, claim.number)
-        return sorted(claims, key=keys.__getitem__)
+        for ticket in sorted(tickets, key=lambda ticket: ticket.number):
+            account, lane = ticket.account, (ticket.principal.user, ticket.ahead)
+            begins = ahead.get(lane, self._share(ticket) + account.pending)
+            ahead[lane] = begins + ticket.cost
+            back = 0.0 if self._is_turn(ticket) else STEP_BACK
+            keys[ticket] = (ticket.ahead, begins + back, account.latest, ticket.number)
+        return sorted(tickets, key=keys.__getitem__)
 
-    def _share(self, claim: Claim) -> float:
+    def _share(self, ticket: Ticket) -> float:
         """Return the user's position on the virtual clock. An overtaken user has at most this request as credit."""
-        return max(claim.account.served, self.clock - claim.cost)
+        return max(ticket.account.served, self.clock - ticket.cost)
 
     @staticmethod
-    def _is_turn(claim: Claim) -> bool:
-        return claim.cost <= SHORT and claim.account.turns == 1
+    def _is_turn(ticket: Ticket) -> bool:
+        return ticket.cost <= SHORT and ticket.account.turns == 1
 
     def _sweep(self) -> None:
         """Delete accounts of inactive users without debt: without keys every connection is a user."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
@@ -14,9 +15,12 @@ from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.events import Incomplete
 from gateway.protocol.log import Reader
-from gateway.responses.registry import Responses, Running
+from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.text import TextCompletion
+from gateway.responses.registry import Responses
+from gateway.responses.runner import Running
 from gateway.transport.bodies import json_body, with_errors
-from gateway.transport.http import start_response, wait_for_end
+from gateway.transport.http import start_response, wait_for_end, with_ignored
 from gateway.transport.sse import DONE, EventStream, follow
 
 
@@ -25,34 +29,53 @@ def routes(responses: Responses) -> list[BaseRoute]:
 
     async def create(request: Request) -> Response:
         """Generate a completion; closing the request cancels it."""
-        create_request, chat = read_chat(await json_body(request))
-        running, close = await start_response(responses, create_request, request)
-        response = running.turn.response
-        completion = Completion(
-            running.turn.id,
-            created=response["created_at"],
-            model=response["model"],
-            fingerprint=responses.services.fingerprint,
-            logprobs=bool(chat.logprobs),
-            usage=chat.stream_options is not None and bool(chat.stream_options.include_usage),
-        )
-        if chat.stream:
-            return EventStream(request, _frames(running, completion), close)
-        try:
-            ended = await wait_for_end(request, running)
-            return ended if isinstance(ended, Response) else JSONResponse(completion.whole(ended))
-        finally:
-            close()
+        strict_fields = responses.services.settings.strict_fields
+        create_request, chat = read_chat(await json_body(request), strict_fields=strict_fields)
+        usage = chat.stream_options is not None and bool(chat.stream_options.include_usage)
+        make = partial(Completion, logprobs=bool(chat.logprobs), usage=usage)
+        return await complete(responses, request, create_request, make, stream=bool(chat.stream))
 
     return [Route("/v1/chat/completions", with_errors(create), methods=["POST"])]
 
 
-async def _frames(running: Running, completion: Completion) -> AsyncIterator[bytes]:
+async def complete(
+    responses: Responses,
+    request: Request,
+    create: ResponseCreate,
+    make: Callable[..., Completion | TextCompletion],
+    *,
+    stream: bool,
+) -> Response:
+    """Start a response and return it as a completion: a stream of chunks, or one object. Raises ApiError.
+
+    `make` builds the completion from the id of the response and `created`, `model` and `fingerprint`.
+    """
+    running, close = await start_response(responses, create, request)
+    response = running.response
+    completion = make(
+        running.id,
+        created=response["created_at"],
+        model=response["model"],
+        fingerprint=responses.services.fingerprint,
+    )
+    if stream:
+        return with_ignored(EventStream(request, chunk_frames(running, completion), close), running.request)
+    try:
+        ended = await wait_for_end(request, running)
+        return with_ignored(
+            ended if isinstance(ended, Response) else JSONResponse(completion.whole(ended)), running.request
+        )
+    finally:
+        close()
+
+
+async def chunk_frames(running: Running, completion: Completion | TextCompletion) -> AsyncIterator[bytes]:
+    """Yield the chunks of a completion as frames, then `[DONE]`; a failure is a frame with `error`."""
     try:
         async for event in follow(running, Reader(running.log)):
             failure = running.failure if isinstance(event, Incomplete) else None
             for chunk in completion.feed(event) if failure is None else [{"error": failure.body()}]:
                 yield b"data: %b\n\n" % msgspec.json.encode(chunk)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
-        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.turn.id).body()})
+        yield b"data: %b\n\n" % msgspec.json.encode({"error": report(error, running.id).body()})
     yield DONE

@@ -12,7 +12,10 @@ from gateway.transport.intake import intake_in
 from gateway.transport.pacing import PIECE
 
 HEAD_SECONDS: Final = 10.0
-"""Seconds from opening a connection, or from its last response, to the end of the next request's head."""
+"""Seconds from opening a connection, or from the first byte of a later request, to the end of the request's head."""
+KEEP_ALIVE_SECONDS: Final = 75
+"""Seconds for which a connection may stay idle between two requests, as in nginx. Clients reuse idle connections for
+some time; one that closes first loses no request."""
 
 
 class HeaderTimeout(H11Protocol):
@@ -60,6 +63,8 @@ class HeaderTimeout(H11Protocol):
             return
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever uvicorn's types say
         active = cycle is not None and not cycle.response_complete
+        # Between two requests uvicorn's own timer runs, which it stops when the next head begins to arrive.
+        active |= self.timeout_keep_alive_task is not None and not self.conn.trailing_data[0]
         if self._idle and not active:
             self.transport.close()
             return

@@ -16,11 +16,13 @@ from gateway.auth.principal import principal_of
 from gateway.conversations.unstored import Unstored
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
 from gateway.protocol.events import terminal_event
+from gateway.protocol.hints import HEADER
 from gateway.protocol.items import page
 from gateway.protocol.log import Reader
 from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.responses.preparation import count
-from gateway.responses.registry import Responses, Running
+from gateway.responses.registry import Responses
+from gateway.responses.runner import Running
 from gateway.transport.bodies import disconnected, error_response, json_body, query, with_errors
 from gateway.transport.sse import DONE, EventStream, frame, frames
 
@@ -50,7 +52,7 @@ async def start_response(
     responses: Responses, create: ResponseCreate, request: Request
 ) -> tuple[Running, Callable[[], None]]:
     """Start a response; return it with the function to call when its HTTP request closes. Raises ApiError."""
-    unstored = Unstored()
+    unstored = Unstored(responses.services.pool.forget)
     try:
         running = await responses.start_response(create, principal=principal_of(request), unstored=unstored)
     except BaseException:
@@ -78,6 +80,13 @@ async def wait_for_end(request: Request, running: Running) -> dict[str, Any] | R
     return CLIENT_CLOSED if running.log.terminal is None else dict(running.log.terminal.response)
 
 
+def with_ignored(response: Response, create: ResponseCreate) -> Response:
+    """Return the HTTP response to a request, with the header that lists the fields without effect."""
+    if create.ignored and response is not CLIENT_CLOSED:
+        response.headers[HEADER] = ", ".join(create.ignored)
+    return response
+
+
 class HttpResponses:
     """The routes of the Responses API."""
 
@@ -100,21 +109,25 @@ class HttpResponses:
 
     async def create(self, request: Request) -> Response:
         """Generate a response; closing the request cancels it."""
-        create, stream = read_body(await json_body(request))
+        create, stream = await self._read(request)
         running, close = await start_response(self._responses, create, request)
         if stream:
-            return EventStream(request, frames(running, Reader(running.log)), close)
+            return with_ignored(EventStream(request, frames(running, Reader(running.log)), close), running.request)
         try:
             ended = await wait_for_end(request, running)
-            return ended if isinstance(ended, Response) else JSONResponse(ended)
+            return with_ignored(ended if isinstance(ended, Response) else JSONResponse(ended), running.request)
         finally:
             close()
 
     async def input_tokens(self, request: Request) -> Response:
         """Count the tokens of a request's prompt."""
-        create, _ = read_body(await json_body(request))
+        create, _ = await self._read(request)
+        self._responses.check_ended(create, principal_of(request))
         tokens = await count(self._responses.services, create, principal_of(request))
-        return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
+        return with_ignored(JSONResponse({"object": "response.input_tokens", "input_tokens": tokens}), create)
+
+    async def _read(self, request: Request) -> tuple[ResponseCreate, bool]:
+        return read_body(await json_body(request), strict_fields=self._responses.services.settings.strict_fields)
 
     async def retrieve(self, request: Request) -> Response:
         """Return a response as it stands, or with `stream` its events.
@@ -164,11 +177,11 @@ class HttpResponses:
             await self._responses.get_turn(principal, response)
             raise InvalidRequestError(f"{response} has already ended", param="response_id")
         await self._end(running)
-        return JSONResponse(running.turn.response)
+        return JSONResponse(running.response)
 
     @staticmethod
     async def _end(running: Running) -> None:
-        running.turn.end()
+        running.end()
         await asyncio.wait({running.task}, timeout=CANCEL_SECONDS)
         if not running.ended:
             raise EngineUnavailableError("the engine has not stopped this response yet; try again in a moment")

@@ -13,18 +13,23 @@ from starlette.responses import JSONResponse, Response
 from gateway import errors
 from gateway.errors import ApiError
 from gateway.protocol.chat import ChatCreate
+from gateway.protocol.hints import HEADER, INTERNAL
 from gateway.protocol.requests import ResponseCreate
+from gateway.protocol.text import TextCreate
 from gateway.transport.http import List, Retrieve
+from gateway.transport.text import DetokenizeCreate, EmbeddingsCreate, TokenizeCreate
 
 Json = dict[str, Any]
 REFERENCE: Final = "#/components/schemas/"
 STREAMABLE: Final = {"stream": {"type": ["boolean", "null"], "description": "whether to send server-sent events"}}
+BODIES: Final = (ResponseCreate, ChatCreate, TextCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate)
 _ID: Final = {
     "name": "id",
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": "^resp_[0-9a-f]{32}$"},
 }
+_MODEL: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
 def document() -> Json:
@@ -51,7 +56,11 @@ def document() -> Json:
                     "description": "the id of the request in the log",
                     "required": True,
                     "schema": {"type": "string", "pattern": "^req_[0-9a-f]{32}$"},
-                }
+                },
+                "Ignored": {
+                    "description": "paths of the request's fields that have no effect, if there are any",
+                    "schema": {"type": "string"},
+                },
             },
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "an API key: `smv_` and 43 characters"}
@@ -75,6 +84,14 @@ def _paths() -> Json:
         "/v1/chat/completions": {
             "post": _operation("Create a chat completion", _ok("Completion", stream=True), body="ChatCreate")
         },
+        "/v1/completions": {
+            "post": _operation("Continue a raw prompt", _ok("TextCompletion", stream=True), body="TextCreate")
+        },
+        "/v1/tokenize": {"post": _operation("Tokenize a text", _ok("Tokens"), body="TokenizeCreate")},
+        "/v1/detokenize": {
+            "post": _operation("Return the text of tokens", _ok("Text"), body="DetokenizeCreate"),
+        },
+        "/v1/embeddings": {"post": _refused("Refused: no embeddings are computed", body="EmbeddingsCreate")},
         one: {
             "get": _operation("Get a response, or stream its events", streamed, _ID, *_query(Retrieve)),
             "delete": _operation("Delete a response and its input", _ok("Deleted"), _ID),
@@ -84,6 +101,7 @@ def _paths() -> Json:
             "get": _operation("List the input items of a response", _ok("Items"), _ID, *_query(List))
         },
         "/v1/models": {"get": _operation("List the served models", _ok("Models"))},
+        "/v1/models/{id}": {"get": _operation("Describe a model", _ok("Model"), _MODEL)},
         "/healthz": {"get": _operation("Liveness check", _ok("Health"), closed=False)},
         "/readyz": {"get": _operation("Readiness check", _ok("Health"), closed=False, unready=True)},
         "/metrics": {"get": _operation("Prometheus metrics", _content("text/plain", {"type": "string"}), closed=False)},
@@ -117,6 +135,15 @@ def _operation(
     operation["responses"]["500"] = {"description": "a fault of the gateway", **_json("Error")}
     for response in operation["responses"].values():
         response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+    if body:
+        ok["headers"][HEADER] = {"$ref": "#/components/headers/Ignored"}
+    return operation
+
+
+def _refused(summary: str, *, body: str) -> Json:
+    """Return an operation that always fails."""
+    operation = _operation(summary, {}, body=body)
+    del operation["responses"]["200"]
     return operation
 
 
@@ -143,9 +170,9 @@ def _query(shape: type[msgspec.Struct]) -> Iterator[Json]:
 
 
 def _schemas() -> Json:
-    _, schemas = msgspec.json.schema_components([ResponseCreate, ChatCreate], ref_template=REFERENCE + "{name}")
+    _, schemas = msgspec.json.schema_components(BODIES, ref_template=REFERENCE + "{name}")
     body = schemas["ResponseCreate"]
-    for name in ("type", "stream_id"):  # fields of the WebSocket mode
+    for name in ("type", "stream_id", *INTERNAL):  # fields of the WebSocket mode, and the gateway's own
         del body["properties"][name]
     body["properties"] |= STREAMABLE
     body["required"] = [name for name in body.get("required", ()) if name != "type"]
@@ -175,10 +202,21 @@ def _response_schemas() -> Json:
             system_fingerprint=text,
             choices=_list(),
         ),
+        "TextCompletion": _object(
+            id=text,
+            object={"const": "text_completion"},
+            created=whole,
+            model=text,
+            system_fingerprint=text,
+            choices=_list(),
+        ),
+        "Tokens": _object(tokens={"type": "array", "items": {"type": ["integer", "object"]}}),
+        "Text": _object(content=text),
         "InputTokens": _object(object={"const": "response.input_tokens"}, input_tokens=whole),
         "Deleted": _object(id=text, object=text, deleted={"const": True}),
         "Items": _object(object={"const": "list"}, data=_list(), has_more={"type": "boolean"}),
-        "Models": _object(object={"const": "list"}, data=_list(_object(id=text, object=text, context_length=number))),
+        "Models": _object(object={"const": "list"}, data=_list({"$ref": f"{REFERENCE}Model"})),
+        "Model": _object(id=text, object={"const": "model"}, context_length=number),
         "Health": _object(status=text),
     }
 

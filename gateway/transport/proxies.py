@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,9 +13,16 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.transport import addresses
 
+_PORT: Final = re.compile(r":\d*$")
+"""The port at the end of a host; an IPv6 address ends with `]`."""
+
+
+_DEFAULT_PORTS: Final = ("80", "443")
+"""Ports that browsers omit. Behind two proxies the nearest one may report 80 though the browser uses 443."""
+
 
 class Proxies:
-    """ASGI middleware that applies `X-Forwarded-For`, `-Proto` and `-Host` from trusted peers only.
+    """ASGI middleware that applies `X-Forwarded-For`, `-Proto`, `-Host` and `-Port` from trusted peers only.
 
     IPv4-mapped addresses become IPv4 in `scope["client"]`, so that each client has one address for limits.
     """
@@ -33,9 +42,12 @@ class Proxies:
             await self._app(scope, receive, send)
             return
         headers = MutableHeaders(scope=scope)
-        host = headers.get("x-forwarded-host", "").rpartition(",")[2].strip()
-        if host:
+        if host := _last(headers, "x-forwarded-host"):
             headers["host"] = host
+        port = _last(headers, "x-forwarded-port")
+        host = headers.get("host", "")
+        if host and port.isdecimal() and port not in _DEFAULT_PORTS and not _PORT.search(host):
+            headers["host"] = f"{host}:{port}"
         await self._behind(scope, receive, send)  # type: ignore[arg-type]
 
     async def _forwarded(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +59,11 @@ class Proxies:
             return any(ipaddress.ip_address(address) in trusted for trusted in self._trusted)
         except ValueError:  # a UNIX socket has no address
             return False
+
+
+def _last(headers: MutableHeaders, name: str) -> str:
+    """Return the value that the nearest proxy appended; earlier ones may be the client's own."""
+    return headers.get(name, "").rpartition(",")[2].strip()
 
 
 def _unmap(scope: Scope) -> None:

@@ -31,8 +31,8 @@ _STARTS: Final = ("http.response.start", "websocket.accept", "websocket.http.res
 class RequestContext:
     """ASGI middleware that assigns request ids, adds headers, and logs requests under `/v1` and failed ones.
 
-    A request that started a response is logged by responses/runner.py instead, under the same id. Neither query strings
-    nor any content is logged.
+    A request that started a response is logged by responses/measurements.py instead, under the same id. Neither query
+    strings nor any content is logged.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.observability.faults import report
 from gateway.protocol.events import Event, refusal
 from gateway.protocol.log import Reader
-from gateway.responses.registry import Running
+from gateway.responses.runner import Running
 from gateway.transport.bodies import disconnected
 
 SEND_SECONDS: Final = 30.0
@@ -61,7 +61,7 @@ async def frames(running: Running, reader: Reader) -> AsyncIterator[bytes]:
         async for event in follow(running, reader):
             yield frame(event)
     except Exception as error:  # noqa: BLE001 - the stream must not end without an error
-        yield frame(refusal(report(error, running.turn.id)))
+        yield frame(refusal(report(error, running.id)))
     yield DONE
 
 

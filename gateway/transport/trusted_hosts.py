@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import InvalidRequestError
+from gateway.transport.origins import Origins, is_own
 from gateway.transport.refusals import refuse
 
-WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+_PRIVATE: Final = re.compile(r"[a-z0-9_-]+|([a-z0-9_-]+\.)+internal")
+"""Names that the public DNS does not have: of Compose services, and such as `host.docker.internal`."""
 
 
 class TrustedHosts:
-    """ASGI middleware against DNS rebinding, cross-origin pages, and cross-site form posts."""
+    """ASGI middleware against DNS rebinding, cross-origin pages, and cross-site form posts.
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str], origins: Collection[str]) -> None:
-        """`hosts` are names without port; `origins` are allowed in addition to the server's own.
+    DNS rebinding: a page of evil.example lets its name point to this machine, and its browser takes the gateway for
+    that page's own server. The browser then sends the name in `Host`. An address in `Host`, or no `Host` at all, cannot
+    come from such a page.
+    """
 
-        With a wildcard among the hosts every IP address is allowed, since DNS rebinding needs a name.
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], origins: Collection[str], exposed: bool = False) -> None:
+        """`hosts` are names that may contain `*`; `origins` are allowed in addition to the server's own.
+
+        Private names are accepted from programs, which send no `Origin`. If the server is `exposed` to other machines,
+        pages may use them, too: whoever controls the names of the network can then connect anyway.
         """
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
-        self._origins = frozenset(origin.rstrip("/") for origin in origins)
-        self._any_address = bool(self._hosts & {*WILDCARDS})
+        self._hosts = re.compile("|".join(_pattern(host) for host in hosts) or r"(?!)")
+        self._origins = Origins(origins)
+        self._exposed = exposed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the app if the request is allowed; otherwise respond with 403, or with 415 if its body is not JSON."""
@@ -34,30 +44,56 @@ class TrustedHosts:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        host, origin, status = headers.get("host", ""), headers.get("origin"), 403
-        if not self._is_known(host):
-            reason = f"the host {host} is not served here; see the setting allowed_hosts"
-        elif origin is not None and not self._is_allowed(origin, host):
-            reason = f"pages of {origin} may not call; see the setting allowed_origins"
+        host, origin, status = headers.get("host"), headers.get("origin"), 403
+        if host is not None and not self._is_known(host, origin):
+            name = _name(host)
+            reason = f"the host {host} is not served here; to allow it, set allowed_hosts (--allowed-hosts {name})"
+        elif origin is not None and not self._is_allowed(origin, host, _port(scope)):
+            reason = f"pages of {origin} may not call; to allow them, set allowed_origins (--allowed-origins {origin})"
         elif scope["type"] == "http" and not _is_json(headers):
             reason, status = "a request's body must be JSON: send the header `Content-Type: application/json`", 415
         else:
             await self._app(scope, receive, send)
             return
-        await refuse(InvalidRequestError(reason), scope, receive, send, status=status)
+        # So that the page's developer can read the reason, which is all that the response contains.
+        more = {} if origin is None else {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+        await refuse(InvalidRequestError(reason), scope, receive, send, status=status, headers=more)
 
-    def _is_known(self, host: str) -> bool:
+    def _is_known(self, host: str, origin: str | None) -> bool:
+        name = _name(host)
+        if self._hosts.fullmatch(name) or _is_address(name):
+            return True
+        return (self._exposed or origin is None) and _PRIVATE.fullmatch(name) is not None
+
+    def _is_allowed(self, origin: str, host: str | None, port: int | None) -> bool:
         try:
-            name = urlsplit(f"//{host}").hostname or ""
-            return name in self._hosts or (self._any_address and ipaddress.ip_address(name) is not None)
+            return self._origins.allow(origin) or (host is not None and is_own(origin, host, port=port))
         except ValueError:
             return False
 
-    def _is_allowed(self, origin: str, host: str) -> bool:
-        try:
-            return origin in self._origins or urlsplit(origin).netloc.lower() == host.lower()
-        except ValueError:
-            return False
+
+def _name(host: str) -> str:
+    """Return the name or address in a `Host` header or in an entry of allowed_hosts; empty if there is none."""
+    try:
+        return (urlsplit(host if "://" in host else f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
+
+
+def _pattern(host: str) -> str:
+    return ".*".join(re.escape(part) for part in (_name(host) or host.lower()).split("*"))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name) is not None
+    except ValueError:
+        return False
+
+
+def _port(scope: Scope) -> int | None:
+    server = scope.get("server")
+    return server[1] if server else None
 
 
 def _is_json(headers: Headers) -> bool:

@@ -20,7 +20,15 @@ from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.received import Received, lane_of, receive
-from gateway.protocol.requests import ResponseCancel, ResponseCreate, ResponseResume, convert, decode, parse
+from gateway.protocol.requests import (
+    ClientMessage,
+    ResponseCancel,
+    ResponseCreate,
+    ResponseResume,
+    convert,
+    decode,
+    parse,
+)
 from gateway.protocol.steering import (
     ResponseSteer,
     Steer,
@@ -33,7 +41,9 @@ from gateway.protocol.steering import (
     steered,
     successor,
 )
-from gateway.responses.registry import STOPPING, Responses, Running
+from gateway.responses.cancellation import Cause
+from gateway.responses.registry import STOPPING, Responses
+from gateway.responses.runner import Running
 from gateway.responses.services import new_id
 from gateway.transport.intake import SMALL, Intake, owner
 from gateway.transport.sending import Sender
@@ -71,7 +81,7 @@ class Connection:
         self._held: dict[Reader, Running] = {}
         self._starting: set[asyncio.Task[None]] = set()
         self._steering = Steering()
-        self._unstored = Unstored()
+        self._unstored = Unstored(responses.services.pool.forget)
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._flooded = False
@@ -140,7 +150,7 @@ class Connection:
             self._steer(decode(received.data))
             return
         if received.kind not in ("response.create", "response.resume"):
-            message = parse(received.data)
+            message = self._parse(received)
             assert isinstance(message, ResponseCancel)  # noqa: S101 - for the type checker: no other type is left
             self._cancel(message.response_id)
             return
@@ -156,13 +166,13 @@ class Connection:
         running = self._responses.find_response(self._principal, response)
         if running is None or running.ended:
             raise InvalidRequestError(f"{response} is not running", param="response_id")
-        running.turn.end()
+        running.end()
 
     def _steer(self, raw: dict[str, Any]) -> None:
         """Steer a response that runs on this connection: it ends, and a successor continues it."""
         if not isinstance(raw.get("previous_response_id"), str) or "input" not in raw:
             convert(raw, ResponseSteer)  # raises with the name of the missing field
-        held = [item for item in self._held.items() if item[1].turn.id == raw["previous_response_id"]]
+        held = [item for item in self._held.items() if item[1].id == raw["previous_response_id"]]
         try:
             if not held:
                 raise SteerError("response_not_found", "this connection has no such running response")
@@ -175,14 +185,14 @@ class Connection:
     def _accept(self, message: ResponseSteer, running: Running) -> None:
         if running.ended:
             raise SteerError("response_already_completed", "the response has ended; continue it with `response.create`")
-        if running.turn.request.encodes_only:
+        if running.request.encodes_only:
             raise SteerError(
                 "steering_not_supported", "the request only encodes its context; there is no answer to steer"
             )
         steer = Steer(new_id("steer"), message)
         self._steering.add(steer)
         running.log.append(accepted(steer))
-        running.turn.end("steered")
+        running.end(Cause.STEERING)
 
     def _start_ready(self) -> None:
         """Start every request that need not wait for its lane."""
@@ -211,7 +221,7 @@ class Connection:
     def _decoded(self, lane: str | None, received: Received) -> ResponseCreate | ResponseResume | None:
         """Return the decoded message; None after rejecting it and freeing its lane."""
         try:
-            message = parse(received.data)
+            message = self._parse(received)
         except Exception as error:  # noqa: BLE001 - the lane must survive any error
             self._refuse(error, received.address)
         else:
@@ -219,6 +229,9 @@ class Connection:
                 return message
         self._lanes.end(lane)
         return None
+
+    def _parse(self, received: Received) -> ClientMessage:
+        return parse(received.data, strict_fields=self._responses.services.settings.strict_fields)
 
     async def _start(
         self, lane: str | None, message: ResponseCreate | ResponseResume, steers: Sequence[Steer] = ()
@@ -278,7 +291,7 @@ class Connection:
 
     def _start_successor(self, running: Running, lane: str | None) -> bool:
         """Start the successor of a steered response on the same lane; return False if there is none now."""
-        parent, response = running.turn.id, running.turn.response
+        parent, response = running.id, running.response
         steers = self._steering.waiting(parent)
         if not steers:
             return False
@@ -292,7 +305,7 @@ class Connection:
             error = SteerError("response_not_active", f"the response {response['status']} before it could be steered")
             self._fail_steers(steers, error, lane)
             return False
-        self._spawn(self._start(lane, successor(running.turn.request, parent, steers), steers))
+        self._spawn(self._start(lane, successor(running.request, parent, steers), steers))
         return True
 
     def _fail_steers(self, steers: Sequence[Steer], error: SteerError, lane: str | None) -> None:

@@ -28,4 +28,6 @@ def test_every_setting_has_its_line_with_default_bounds_and_meaning() -> None:
 def test_the_example_is_a_file_that_can_be_served_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "samovar.toml").write_text(EXAMPLE, "utf-8")
-    assert load({"cores": "1"}).context == 8192
+    settings = load({"cores": "1"})
+    assert settings.memory == 4 << 30
+    assert settings.aliases == {"gpt-4o-mini": settings.model}

@@ -20,7 +20,7 @@ from tests.support.running import Gateway
 from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_model
 from tests.support.watchdog import Watchdog, bound, idle
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 MEBIBYTE = (1 << 20) - 300
 MESSAGES = 50

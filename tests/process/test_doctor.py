@@ -216,6 +216,17 @@ def test_the_locale_chooses_the_language(environment: dict[str, str], chinese: b
     assert is_chinese(environment) is chinese
 
 
+def test_the_context_is_reported_with_what_limits_it(settings: Settings, tmp_path: Path) -> None:
+    long = str(write_tiny_model(tmp_path / "long.gguf", context=1 << 20))
+    assert findings(settings)["context"].text == "512 tokens, as set"
+    assert "trained for" in findings(settings, context="auto")["context"].text
+    assert "16384 tokens" in findings(settings, context="auto", model=long)["context"].text
+    least = findings(settings, context="auto", model=long, memory=64 << 20)["context"]
+    assert (least.mark, "4096" in least.text, "--memory" in least.fix) == (Mark.WARN, True, True)
+    mine = findings(settings, context="auto", model=long, engine_memory=64 << 20)["context"]
+    assert (mine.mark, "4096" in mine.text) == (Mark.WARN, True)
+
+
 def test_a_state_folder_that_this_user_may_not_read_is_a_finding_among_the_others(
     tmp_path: Path, tiny_model: Path
 ) -> None:

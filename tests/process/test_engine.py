@@ -15,7 +15,6 @@ import pytest
 
 from engine import (
     EngineDiedError,
-    EngineProcess,
     Finished,
     Generate,
     ModelLoadError,
@@ -26,6 +25,7 @@ from engine import (
     Tokens,
     WorkerConfig,
 )
+from engine.process import EngineProcess
 from tests.support.plans import MEASURED
 from tests.support.pooling import until
 
@@ -232,7 +232,8 @@ async def test_a_file_that_is_not_a_model_is_refused_with_a_reason(tmp_path: Pat
 async def test_an_engine_exits_when_its_gateway_is_killed(tiny_model: Path) -> None:
     gateway = f"""
         import asyncio
-        from engine import EngineProcess, WorkerConfig
+        from engine import WorkerConfig
+        from engine.process import EngineProcess
         from tests.support.plans import MEASURED
         async def main():
             engine = EngineProcess("0", WorkerConfig({str(tiny_model)!r}, 2048, 8, MEASURED), on_change=lambda _: None)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from engine import EngineProcess, WorkerConfig
+from engine import WorkerConfig
+from engine.process import EngineProcess
 from gateway.observability.engine_log import EngineLog
 from gateway.observability.stages import Stages
 from tests.support.plans import MEASURED

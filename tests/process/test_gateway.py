@@ -74,7 +74,7 @@ async def test_an_acknowledged_turn_outlives_a_killed_gateway_and_no_engine_is_l
     [
         ("{", "invalid_json"),
         ('{"type":"response.create","input":7}', "invalid_request"),
-        ('{"type":"response.create","input":"x","colour":"red"}', "unsupported_parameter"),
+        ('{"type":"response.create","input":"x","audio":{"voice":"a"}}', "unsupported_parameter"),
         ('{"type":"response.create","input":"x","model":"gpt-5"}', "model_not_found"),
         ('{"type":"response.create","input":"x","logit_bias":{"999999":1}}', "invalid_request"),
         ('{"type":"response.create","input":"x","previous_response_id":"resp_0"}', "previous_response_not_found"),

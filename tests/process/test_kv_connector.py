@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from cache import BLOCK, CacheConfig, KeyRing, PrefixCache, Stored
 from engine import (
     EngineDiedError,
-    EngineProcess,
     Finished,
     Generate,
     Model,
@@ -28,6 +27,7 @@ from engine import (
 from engine.kv_cache_manager import CachedSequence
 from engine.kv_connector import KVConnector
 from engine.llama import Context
+from engine.process import EngineProcess
 from tests.support.cells import Cells
 from tests.support.plans import MEASURED
 

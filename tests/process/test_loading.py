@@ -19,7 +19,7 @@ from engine import (
     mark,
 )
 from tests.support.plans import MEASURED
-from tests.support.pooling import run, until
+from tests.support.pooling import processes, run, until
 
 
 def write(path: Path, model: Path, *, size: int | None = None, more: bytes = b"") -> None:
@@ -134,7 +134,7 @@ async def test_a_model_file_replaced_by_another_model_is_refused(tmp_path: Path,
     [engine] = pool.engines
     write(path, tiny_model)
     assert await run(pool, engine, 1, 5) == (5, "length"), "the file was rewritten with the same content"
-    await engine.stop()
+    await processes(pool)[0].stop()
     write(path, tiny_model, more=b"another")
     with pytest.raises(ModelLoadError, match=r"model\.gguf is another model"):
         await run(pool, engine, 2, 5)

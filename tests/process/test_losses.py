@@ -26,8 +26,8 @@ from gateway.protocol.log import EVENTS, Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.responses import registry
-from gateway.responses.registry import Running
-from gateway.responses.runner import STORED_EVERY
+from gateway.responses.runner import Running
+from gateway.responses.turn_writer import STORED_EVERY
 from tests.support.running import Conversation, Gateway, said
 
 # Byte 65 is the letter A; without a bias a random model may end its answer at any token.
@@ -183,7 +183,8 @@ async def test_who_falls_too_far_behind_is_cancelled_and_told_so_unless_somebody
     assert isinstance(request, ResponseCreate)
     async with app.router.lifespan_context(app):
         for holders, status in ((1, "cancelled"), (2, "incomplete")):
-            running = await responses.start_response(request, principal=Principal("t", "u"), unstored=Unstored())
+            unstored = Unstored(responses.services.pool.forget)
+            running = await responses.start_response(request, principal=Principal("t", "u"), unstored=unstored)
             for _ in range(holders - 1):
                 running.hold()
             reader = Reader(running.log)
@@ -217,14 +218,15 @@ async def test_an_ended_response_counts_with_all_its_texts(
     async with app.router.lifespan_context(app):
         ended = []
         for _ in range(2):
-            running = await responses.start_response(request, principal=principal, unstored=Unstored())
+            unstored = Unstored(responses.services.pool.forget)
+            running = await responses.start_response(request, principal=principal, unstored=unstored)
             async with asyncio.timeout(60):
                 await running.task
             ended.append(running)
-        first, second = (responses.find_response(principal, running.turn.id) for running in ended)
+        first, second = (responses.find_response(principal, running.id) for running in ended)
         assert (first, second) == (None, ended[1])
         responses.drop_ended(ended[1])
-        assert responses.find_response(principal, ended[1].turn.id) is None
+        assert responses.find_response(principal, ended[1].id) is None
 
 
 async def test_a_flood_of_bad_frames_is_answered_one_by_one_and_costs_nothing(tiny_server: Gateway) -> None:

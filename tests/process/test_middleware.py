@@ -238,6 +238,11 @@ def test_an_allowed_origin_may_call_and_read_the_response(tmp_path: Path, tiny_m
         answer = gateway.get("/v1/models", origin=origin)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == origin
+        refused = gateway.get("/v1/models", origin=origin, host="evil.example")
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (403, origin)
+        foreign = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+        refused = httpx.options(gateway.url + "/v1/responses", headers=foreign)
+        assert refused.status_code == 403
         headers = {"origin": origin, "access-control-request-method": "POST"}
         headers["access-control-request-headers"] = "authorization,content-type"
         assert httpx.options(gateway.url + "/v1/responses", headers=headers).status_code == 200

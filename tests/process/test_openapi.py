@@ -39,7 +39,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
 async def test_every_route_is_in_the_document_and_nothing_else(tmp_path: Path, tiny_model: Path) -> None:
     app, responses = build(load({"model": str(tiny_model), "state_dir": str(tmp_path)}))
     served = {
-        (getattr(route, "path", ""), method.lower())
+        (getattr(route, "path_format", ""), method.lower())
         for route in app.routes
         for method in getattr(route, "methods", None) or ()
         if method != "HEAD" and getattr(route, "path", "") not in PAGES

@@ -22,7 +22,6 @@ from engine import (
     CostModel,
     EngineDiedError,
     EnginePool,
-    EngineProcess,
     Finished,
     Generate,
     Started,
@@ -31,9 +30,10 @@ from engine import (
 )
 from engine.autopsy import cause_of_death
 from engine.pool import BACKOFF
+from engine.process import EngineProcess
 from engine.shares import CoreShares
 from tests.support.plans import MEASURED
-from tests.support.pooling import ENDLESS, PROMPT, run, until
+from tests.support.pooling import ENDLESS, PROMPT, processes, run, until
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_an_engine_starts_when_it_is_first_needed(pool: EnginePool) -> Non
 
 
 async def test_a_request_cancelled_during_a_load_does_not_cancel_the_load(pool: EnginePool) -> None:
-    engine = pool.engines[0]
+    engine, _ = processes(pool)
     impatient = asyncio.create_task(run(pool, engine, 1, 5))
     await until(lambda: engine.state is State.LOADING)
     impatient.cancel()
@@ -71,7 +71,7 @@ async def test_one_busy_engine_uses_all_cores_and_two_share_them(pool: EnginePoo
 
 
 async def test_a_killed_engine_is_restarted_without_a_request(pool: EnginePool) -> None:
-    engine = pool.engines[0]
+    engine, _ = processes(pool)
     await run(pool, engine, 1, 2)
     running = asyncio.create_task(run(pool, engine, 2, 1900))
     await until(lambda: engine.state is State.BUSY)
@@ -87,7 +87,7 @@ async def test_a_killed_engine_is_restarted_without_a_request(pool: EnginePool) 
 async def test_a_restart_is_counted_once_when_a_request_comes_before_the_pools_restart(
     pool: EnginePool,
 ) -> None:
-    engine = pool.engines[0]
+    engine, _ = processes(pool)
     await run(pool, engine, 1, 2)
     engine.kill("for this test")
     await until(lambda: engine.state is State.FAILED)
@@ -105,7 +105,7 @@ def test_more_engines_than_cores_are_refused() -> None:
 async def test_an_idle_engine_is_unloaded_and_loaded_again_for_the_next_request(tiny_model: Path) -> None:
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=2, idle_unload=0.05)
     maintenance = asyncio.create_task(pool.run())
-    [engine] = pool.engines
+    [engine] = processes(pool)
     for request in range(2):
         assert await run(pool, engine, request, 5) == (5, "length")
         await until(lambda: engine.state is State.STOPPED)
@@ -116,7 +116,7 @@ async def test_an_idle_engine_is_unloaded_and_loaded_again_for_the_next_request(
 
 
 async def test_a_request_that_comes_while_its_engine_unloads_is_answered(pool: EnginePool) -> None:
-    engine = pool.engines[0]
+    engine, _ = processes(pool)
     await run(pool, engine, 1, 2)
     for request in range(2, 6):
         stopping = asyncio.create_task(engine.stop())
@@ -133,7 +133,7 @@ async def hung(
     monkeypatch.setattr(CostModel, "deadline", lambda _: 0.5)
     pool = EnginePool(WorkerConfig(str(model), 2048, 8, MEASURED), count=1, cores=1)
     maintenance = asyncio.create_task(pool.run())
-    [engine] = pool.engines
+    [engine] = processes(pool)
     await run(pool, engine, 1, 2)
     running = asyncio.create_task(run(pool, engine, 2, 1900))
     await until(lambda: engine.threads > 0 and engine.state is State.BUSY)
@@ -169,7 +169,7 @@ async def test_an_engine_that_hangs_before_it_confirms_a_revocation_of_threads_i
     monkeypatch.setattr(CostModel, "deadline", lambda _: 0.5)
     pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=2, cores=2)
     maintenance = asyncio.create_task(pool.run())
-    one, two = pool.engines
+    one, two = processes(pool)
     await pool.start(one)
     async with aclosing(pool.generate(one, Generate(1, PROMPT, 20, ENDLESS, "a"))) as messages:
         async for message in messages:
@@ -185,7 +185,7 @@ async def test_an_engine_that_hangs_before_it_confirms_a_revocation_of_threads_i
 async def test_an_engine_that_closes_its_socket_and_does_not_exit_is_killed_and_the_next_request_answered(
     pool: EnginePool,
 ) -> None:
-    engine = pool.engines[0]
+    engine, _ = processes(pool)
     await run(pool, engine, 1, 2)
     running = asyncio.create_task(run(pool, engine, 2, 1900))
     await until(lambda: engine.state is State.BUSY)
@@ -203,14 +203,14 @@ def test_a_failed_start_with_too_many_open_files_leaves_none_open(tiny_model: Pa
     async def main() -> None:
         pool = EnginePool(WorkerConfig(str(tiny_model), 2048, 8, MEASURED), count=1, cores=1)
         await run(pool, pool.engines[0], 1, 2)
-        await pool.engines[0].stop()
+        await processes(pool)[0].stop()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         taken = open_files()
         free = sorted(set(range(len(taken) + 8)) - taken)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free[5], hard))
         try:
             with pytest.raises(EngineDiedError, match="Too many open files"):
-                await pool.engines[0].start()
+                await processes(pool)[0].start()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert len(open_files()) <= len(taken)
@@ -221,7 +221,7 @@ def test_a_failed_start_with_too_many_open_files_leaves_none_open(tiny_model: Pa
 
 
 async def test_an_engine_that_dies_before_its_first_token_is_restarted_with_growing_delays(pool: EnginePool) -> None:
-    [engine, _] = pool.engines
+    engine, _ = processes(pool)
 
     async def die(request: Generate) -> AsyncIterator[Answer]:
         yield Started(request.request, 0)
@@ -246,7 +246,7 @@ async def test_a_closed_pool_starts_no_engine(pool: EnginePool) -> None:
     await pool.close()
     with pytest.raises(EngineDiedError, match="closed"):
         await pool.start(pool.engines[0])
-    assert pool.engines[0].pid is None
+    assert processes(pool)[0].pid is None
 
 
 async def test_the_pool_reads_the_resource_usage_of_its_engines(

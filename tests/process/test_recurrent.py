@@ -8,16 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine import EngineProcess, Generate, Model, Sampling, Started, Tokens, WorkerConfig
+from engine import Generate, Model, Sampling, Started, Tokens, WorkerConfig
 from engine.dimensions import Dimensions
 from engine.kv_cache_manager import KVCacheManager
 from engine.places import Places
+from engine.process import EngineProcess
 from gateway.cli.doctor import Doctor
 from gateway.cli.doctor.finding import Mark
 from gateway.cli.doctor.messages import TEXTS
 from gateway.cli.language import Phrases
 from gateway.config.settings import load
 from gateway.models import served
+from gateway.models.sizing import SEQUENCES
 from tests.support.cells import Cells
 from tests.support.plans import MEASURED
 from tests.support.tiny_model import write_tiny_mamba
@@ -115,6 +117,6 @@ def test_the_memory_plan_and_the_doctor_accept_a_model_without_attention_heads(m
     model = served.load(settings)
     assert (model.has_blocks, model.context) == (False, 512)
     assert model.cells >= model.context
-    assert model.cell_bytes == served.SEQUENCES * Model(mamba, vocab_only=True).dimensions.bytes_a_sequence > 0
+    assert model.cell_bytes == SEQUENCES * Model(mamba, vocab_only=True).dimensions.bytes_a_sequence > 0
     found = {finding.subject: finding for finding in Doctor(settings, Phrases(TEXTS, chinese=False)).findings()}
     assert (found["model"].mark, found["memory"].mark) == (Mark.OK, Mark.OK)

@@ -44,6 +44,7 @@ def test_it_says_in_both_languages_whether_it_works_by_a_plan_that_was_measured_
     before = told(tmp_path, tiny_model)
     assert all(words in before for words in ASSUMED)
     assert not any(words in before for words in HERE)
+    assert "A conversation may hold 512 tokens" in before
     save(MEASURED, tiny_model, load({"state_dir": tmp_path, "cores": 2}))
     after = told(tmp_path, tiny_model)
     assert all(words in after for words in HERE)

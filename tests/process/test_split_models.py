@@ -19,6 +19,7 @@ from gateway.models.catalogue import ModelNotAvailableError, find
 from gateway.models.digests import model_digest
 from gateway.models.inspection import Fault, describe, inspect
 from gateway.models.library import Library
+from gateway.models.sizing import OVERHEAD
 from tests.support.running import Gateway
 from tests.support.tiny_model import write_tiny_model
 
@@ -157,7 +158,7 @@ def test_the_library_lists_a_split_model_once_with_its_whole_size(shards: list[P
 
 def test_the_memory_plan_counts_all_shards(shards: list[Path], tiny_model: Path, tmp_path: Path) -> None:
     def load(model: Path) -> served.ServedModel:
-        memory = served.OVERHEAD + (2 << 20)
+        memory = OVERHEAD + (2 << 20)
         flags = {"model": str(model), "state_dir": str(tmp_path), "engines": 1, "engine_memory": memory, "context": 512}
         settings = load_settings(flags)
         return served.load(settings)

@@ -18,10 +18,10 @@ class LocalEncoder:
         assert user
         return self._run(job)
 
-    async def tokenize(self, text: str, *, user: str) -> bytes:
+    async def tokenize(self, job: Tokenize, *, user: str) -> bytes:
         """As the workers do."""
         assert user
-        return self._run(Tokenize(text)).ids
+        return self._run(job).ids
 
     async def operator_prefix(self, began: int) -> bytes:
         """As the workers do."""

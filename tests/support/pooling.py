@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 from engine import (
+    Engine,
     EnginePool,
-    EngineProcess,
     Finished,
     Generate,
     Sampling,
     Tokens,
 )
+from engine.process import EngineProcess
 
 ENDLESS = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1, logit_bias={65: 1000.0})
 PROMPT = list(range(40, 90))
@@ -24,8 +25,14 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def run(pool: EnginePool, engine: EngineProcess, request: int, limit: int) -> tuple[int, str]:
+def processes(pool: EnginePool) -> tuple[EngineProcess, ...]:
+    """The processes behind the pool's engines."""
+    return pool._engines
+
+
+async def run(pool: EnginePool, engine: Engine, request: int, limit: int) -> tuple[int, str]:
     """Run a request and check the thread budget on every message. Returns (number of new tokens, reason)."""
+    await pool.start(engine)
     count, reason = 0, ""
     async for message in pool.generate(engine, Generate(request, PROMPT, limit, ENDLESS, "a")):
         assert pool.threads <= 2

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.transport.header_timeout import HeaderTimeout
+from gateway.transport.header_timeout import KEEP_ALIVE_SECONDS, HeaderTimeout
 from gateway.transport.sockets import BoundedSocket
 
 
@@ -31,6 +31,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
         log_config=None,
         proxy_headers=False,
         http=HeaderTimeout,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ws=BoundedSocket,
         timeout_graceful_shutdown=5,
     )

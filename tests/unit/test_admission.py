@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,13 +15,27 @@ from hypothesis import strategies as st
 
 from gateway.auth.principal import Limits, Principal
 from gateway.errors import ApiError, QueueFullError, QueueTimeoutError, RateLimitExceededError
-from gateway.scheduling.admission import OVERTAKEN, Admission, Ticket
-from gateway.scheduling.fair_queue import Work
+from gateway.scheduling.admission import OVERTAKEN, Admission
+from gateway.scheduling.fair_queue import Ticket
+from gateway.scheduling.placement import Demand, Placement
 
-TURN = Work(20, 50)
-BATCH = Work(2000, 800)
+TURN = Demand(20, 50)
+BATCH = Demand(2000, 800)
+ENGINE: Any = None
+"""The queue does not look at engines."""
 
-Waiting = Ticket[int, int]
+
+@dataclass(frozen=True)
+class Sized(Demand):
+    """A demand that takes up `size` places."""
+
+    size: int = 1
+
+
+def size(demand: Demand) -> int:
+    """The number of places that a demand takes up."""
+    assert isinstance(demand, Sized)
+    return demand.size
 
 
 @dataclass
@@ -31,40 +46,38 @@ class Rooms:
     now: float = 0.0
     limit: int = 64
     timeout: float = 60
-    started: list[int] = field(default_factory=list)
-    admission: Admission[int, int] = field(init=False)
+    admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
         self.admission = Admission(
             self.place, self.give_back, limit=self.limit, timeout=self.timeout, clock=lambda: self.now
         )
 
-    def place(self, size: int) -> int | None:
-        if size > self.free:
+    def place(self, demand: Demand) -> Placement | None:
+        if size(demand) > self.free:
             return None
-        self.free -= size
-        self.started.append(size)
-        return size
+        self.free -= size(demand)
+        return Placement(0, ENGINE, demand)
 
-    def give_back(self, size: int) -> None:
-        self.free += size
+    def give_back(self, placement: Placement) -> None:
+        self.free += size(placement.demand)
 
-    def enter(self, user: str, work: Work = TURN, *, size: int = 1, ahead: bool = False, **limits: float) -> Waiting:
+    def enter(self, user: str, demand: Demand = TURN, *, size: int = 1, ahead: bool = False, **limits: float) -> Ticket:
         principal = Principal("tenant", user, Limits(**limits))  # type: ignore[arg-type]  # floats and ints by name
-        return self.admission.enter(size, principal, work, ahead=ahead)
+        return self.admission.enter(Sized(demand.prompt, demand.answer, size=size), principal, ahead=ahead)
 
-    def finish(self, ticket: Waiting, work: Work = TURN) -> None:
+    def finish(self, ticket: Ticket, done: Demand = TURN) -> None:
         assert ticket.place is not None
-        self.admission.leave(ticket, work)
+        self.admission.leave(ticket, done)
 
-    def positions(self, *tickets: Waiting) -> list[int]:
+    def positions(self, *tickets: Ticket) -> list[int]:
         return [self.admission.position(ticket) for ticket in tickets]
 
 
 async def test_a_free_place_is_given_at_once_without_a_position() -> None:
     rooms = Rooms(1)
     ticket = rooms.enter("anna")
-    assert ticket.place == 1
+    assert ticket.place
     assert rooms.positions(ticket) == [0]
 
 
@@ -90,16 +103,16 @@ async def test_a_user_with_forty_requests_delays_another_by_one_turn_only() -> N
 
 async def test_answers_that_end_early_give_no_credit_over_a_new_user() -> None:
     rooms = Rooms(4, limit=100)
-    flood = [rooms.enter("flood", Work(20, 1000)) for _ in range(40)]
+    flood = [rooms.enter("flood", Demand(20, 1000)) for _ in range(40)]
     for ticket in flood[:10]:
-        rooms.finish(ticket, Work(0, 1))
-    late = rooms.enter("anna", Work(20, 1000))
+        rooms.finish(ticket, Demand(0, 1))
+    late = rooms.enter("anna", Demand(20, 1000))
     assert rooms.positions(late) == [1]
 
 
 async def test_users_share_by_tokens_and_not_by_requests() -> None:
     rooms, served = Rooms(1), Counter[str]()
-    sizes = {"long": Work(0, 300), "short": Work(0, 100)}
+    sizes = {"long": Demand(0, 300), "short": Demand(0, 100)}
     running = {rooms.enter(user, work): user for user, work in sizes.items() for _ in range(2)}
     for _ in range(400):
         ticket, user = next((ticket, user) for ticket, user in running.items() if ticket.place)
@@ -129,10 +142,10 @@ async def test_ten_equal_users_get_equal_shares_whatever_the_lengths_of_their_an
     for _ in range(2000):
         ticket, user = draw.choice([(ticket, user) for ticket, user in running.items() if ticket.place])
         answer = round(draw.lognormvariate(4, 1))
-        rooms.finish(ticket, Work(20, answer))
+        rooms.finish(ticket, Demand(20, answer))
         served[user] += 20 + answer
         del running[ticket]
-        running[rooms.enter(f"{user}", Work(20, 1000))] = user
+        running[rooms.enter(f"{user}", Demand(20, 1000))] = user
     assert sum(served.values()) ** 2 / (10 * sum(value**2 for value in served.values())) >= 0.98
 
 
@@ -175,7 +188,7 @@ async def test_small_requests_pass_a_big_one_that_finds_no_room_but_not_for_ever
         if ticket.place:
             rooms.finish(ticket)
             passed += 1
-    assert big.place == 4
+    assert big.place
     assert passed == OVERTAKEN + 4  # four ran already
 
 
@@ -270,7 +283,7 @@ async def test_the_estimate_follows_the_interval_between_placements() -> None:
 
 async def test_a_key_without_tokens_left_is_told_when_to_retry() -> None:
     rooms = Rooms(3)
-    rooms.finish(rooms.enter("anna", Work(10, 20), tokens_per_minute=60), Work(10, 80))
+    rooms.finish(rooms.enter("anna", Demand(10, 20), tokens_per_minute=60), Demand(10, 80))
     with pytest.raises(RateLimitExceededError) as refused:
         rooms.enter("anna", tokens_per_minute=60)
     assert refused.value.body()["retry_after"] == refused.value.retry_after == 31
@@ -282,10 +295,10 @@ async def test_a_key_without_tokens_left_is_told_when_to_retry() -> None:
 async def test_reserved_tokens_that_were_not_used_are_returned() -> None:
     rooms = Rooms(1)
     for _ in range(10):
-        rooms.finish(rooms.enter("anna", Work(0, 1000), tokens_per_minute=100), Work(0, 9))
+        rooms.finish(rooms.enter("anna", Demand(0, 1000), tokens_per_minute=100), Demand(0, 9))
     with pytest.raises(RateLimitExceededError):
         for _ in range(2):
-            rooms.finish(rooms.enter("anna", Work(0, 1000), tokens_per_minute=100), Work(0, 10))
+            rooms.finish(rooms.enter("anna", Demand(0, 1000), tokens_per_minute=100), Demand(0, 10))
 
 
 Step = tuple[str, int, int, bool]
@@ -317,20 +330,20 @@ def test_bounds_hold_positions_are_a_permutation_and_no_place_is_lost(
 async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
     """Run the steps of `story`, check the queue after each step, then let all requests finish."""
     rooms = Rooms(4, limit=limit)
-    tickets: list[Waiting] = []
-    for kind, number, size, flag in story:
+    tickets: list[Ticket] = []
+    for kind, number, count, flag in story:
         rooms.now += 0.5
         if kind == "enter":
             try:
-                work = BATCH if flag else TURN
+                demand = BATCH if flag else TURN
                 limits = {} if concurrency is None else {"concurrency": concurrency}
-                tickets.append(rooms.enter(f"{number}", work, size=size, ahead=number == 5, **limits))
+                tickets.append(rooms.enter(f"{number}", demand, size=count, ahead=number == 5, **limits))
             except ApiError as error:
                 assert isinstance(error, QueueFullError)
         elif tickets:
             ticket = tickets[number % len(tickets)]
             if (kind == "finish") == (ticket.place is not None):
-                rooms.admission.leave(ticket, Work(size, size * 10) if flag else None)
+                rooms.admission.leave(ticket, Demand(count, count * 10) if flag else None)
                 tickets.remove(ticket)
         tickets = [t for t in tickets if t.place is not None or not t.placed.done()]
         check(rooms, tickets, limit, concurrency)
@@ -343,7 +356,7 @@ async def tell(story: list[Step], limit: int, concurrency: int | None) -> None:
     assert len(rooms.admission) == rooms.admission.running == 0
 
 
-def check(rooms: Rooms, tickets: list[Waiting], limit: int, concurrency: int | None) -> None:
+def check(rooms: Rooms, tickets: list[Ticket], limit: int, concurrency: int | None) -> None:
     """What holds at any moment."""
     waiting = [ticket for ticket in tickets if ticket.place is None]
     running = [ticket for ticket in tickets if ticket.place is not None]
@@ -351,7 +364,7 @@ def check(rooms: Rooms, tickets: list[Waiting], limit: int, concurrency: int | N
     assert rooms.admission.running == len(running)
     assert sorted(rooms.positions(*waiting)) == list(range(1, len(waiting) + 1))
     assert max(Counter(t.principal.user for t in waiting).values(), default=0) <= max(1, limit // 2)
-    assert rooms.free + sum(ticket.request for ticket in running) == 4
+    assert rooms.free + sum(size(ticket.demand) for ticket in running) == 4
     if concurrency is not None:
         assert max(Counter(t.principal.user for t in running).values(), default=0) <= concurrency
     assert all(rooms.admission.estimate(ticket) >= 0 for ticket in waiting)

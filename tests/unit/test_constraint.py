@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher, LLParserLimits
 
-from engine import EngineProcess, Finished, Generate, Grammar, Model, Sampling, Tokens
+from engine import Finished, Generate, Grammar, Model, Sampling, Tokens
 from engine.constraint import Compiler, Constraint
 from engine.errors import GrammarError, SamplingError
 from engine.grammars import Compiled, Grammars
+from engine.process import EngineProcess
 from engine.sampler import Sampler
 from gateway.models.catalogue import EMBEDDED, find
 

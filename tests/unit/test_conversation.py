@@ -9,10 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from engine import Model
+from gateway.conversations.histories import Histories, Known, transcript
 from gateway.conversations.prompt_builder import Context, PromptBuilder
 from gateway.conversations.turns import Turn
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
-from gateway.protocol.items import messages, text_item
+from gateway.protocol.chat import Stateless, read_chat
+from gateway.protocol.items import Item, messages, text_item
 from gateway.protocol.requests import ResponseCreate, parse
 from tests.support.encoding import LocalEncoder
 from tests.support.tiny_model import CHAT_TEMPLATE
@@ -122,3 +124,63 @@ async def test_a_template_that_refuses_is_the_users_to_know(model: Model) -> Non
     refusing = PromptBuilder(encoder, limit=200, new_id=lambda prefix: prefix)
     with pytest.raises(InvalidRequestError, match="no system"):
         await refusing.context(request(input="x"), None, now=1, user="u")
+
+
+THINKING_TEMPLATE = (
+    "{% if enable_thinking %}/think\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chat(*texts: str, **fields: Any) -> Stateless:
+    """A chat completion of alternating messages, the user's first."""
+    said = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    return read_chat({"messages": said, **fields})[0]
+
+
+async def test_a_trailing_answer_leaves_the_last_message_open(conversations: PromptBuilder, model: Model) -> None:
+    begun = await conversations.context(chat("hello", "Tea is"), None, now=5, user="u")
+    answered = await conversations.context(chat("hello"), None, now=5, user="u")
+    assert begun.ids == answered.ids + model.vocabulary.tokenize("Tea is", special=False)
+    closed = await conversations.context(chat("hello", "Tea is", add_generation_prompt=True), None, now=5, user="u")
+    assert closed.ids[: len(begun.ids)] == begun.ids
+    assert len(closed.ids) > len(begun.ids)
+
+
+async def test_an_answer_that_the_model_gave_is_continued_after_its_own_ids(conversations: PromptBuilder) -> None:
+    seen = [*(await conversations.context(chat("hello"), None, now=5, user="u")).ids, 7, 8]
+    begun = await conversations.context(chat("hello", "ab"), None, Known(2, seen, "resp_1"), now=5, user="u")
+    assert (begun.ids, begun.known) == (seen, len(seen))
+
+
+@pytest.mark.parametrize("output", [[text_item("b", item_id="msg_1")], []])
+def test_a_continued_answer_is_one_message_to_the_client(output: list[Item]) -> None:
+    assert transcript(chat("hello", "a "), output) == [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "a b" if output else "a "},
+    ]
+
+
+def test_a_truncated_conversation_is_found_as_its_client_sends_it() -> None:
+    request, histories = chat("x" * 300, "a", "hello", truncation="auto"), Histories()
+    said = transcript(request, [text_item("b", item_id="msg_1")])
+    histories.store("t", request, said, [1, 2], "resp_1")
+    following = transcript(chat("x" * 300, "a", "hello", "b", "more", truncation="auto"), [])
+    assert histories.find("t", request, following) == Known(4, [1, 2], "resp_1")
+
+
+async def test_thinking_renders_a_conversation_anew_when_it_changes(model: Model) -> None:
+    builder = PromptBuilder(LocalEncoder(model, THINKING_TEMPLATE), limit=200, new_id=lambda prefix: prefix)
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    first = await builder.context(request(input="hello"), None, now=5, user="u")
+    follow = await builder.context(request(input="more", **thinking), (turn(first), first.ids), now=5, user="u")
+    assert follow.known == 0
+    assert follow.ids[:6] == model.vocabulary.tokenize("/think", special=False)
+    thought = replace(turn(follow), thinking=True)
+    again = await builder.context(request(input="more", **thinking), (thought, follow.ids), now=5, user="u")
+    assert again.known == len(follow.ids)
+    plain, other = chat("hello"), chat("hello", **thinking)
+    histories, said = Histories(), transcript(plain, [text_item("b", item_id="msg_1")])
+    histories.store("t", plain, said, [1], "resp_1")
+    assert histories.find("t", other, said) is None

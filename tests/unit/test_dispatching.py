@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import WIDEST, EngineProcess, State, WorkerConfig
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
+from engine import WIDEST, Engine, State, WorkerConfig
+from engine.process import EngineProcess
+from gateway.scheduling.dispatcher import Dispatcher
+from gateway.scheduling.placement import Demand, Placement
+from tests.support.clock import Clock
 from tests.support.plans import MEASURED
+
+READER = Demand(30, 270, stored=True)
+LONG = Demand(1000, 200)
 
 
 def engines(count: int, cells: int = 1000) -> list[EngineProcess]:
@@ -27,184 +34,191 @@ def placed(dispatcher: Dispatcher, demand: Demand) -> Placement:
     return placement
 
 
+class Pair:
+    """Two engines and a dispatcher whose clock the test sets."""
+
+    def __init__(self) -> None:
+        self.clock = Clock(0.0)
+        self.left: list[tuple[Engine, int]] = []
+        """The requests that the dispatcher suspended."""
+        self.engines = engines(2, cells=10_000)
+        self.dispatcher = Dispatcher(
+            self.engines, MEASURED, suspend=lambda *request: self.left.append(request), clock=self.clock
+        )
+
+    def later(self) -> None:
+        """Let the requests come to rest."""
+        self.clock.now += 60
+
+    def reader(self) -> Placement:
+        """Return a request whose answer is being streamed."""
+        placement = placed(self.dispatcher, READER)
+        self.dispatcher.started(placement, placement.number)
+        self.dispatcher.streams(placement)
+        return placement
+
+    def gather(self, placements: list[Placement]) -> None:
+        """Move the requests into the first engine."""
+        self.engines[1].state = State.FAILED
+        for i, placement in enumerate(placements):
+            placements[i] = self.dispatcher.move(placement)
+            self.dispatcher.started(placements[i], placement.number)
+        self.engines[1].state = State.IDLE
+        self.left.clear()
+
+
 def test_requests_spread_and_a_conversation_goes_home() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
-    first, second = placed(dispatcher, Demand(10)), placed(dispatcher, Demand(10))
+    first, second = placed(dispatcher, Demand(0, 10)), placed(dispatcher, Demand(0, 10))
     assert {first.engine, second.engine} == {one, two}
-    dispatcher.settle("resp_1", second.engine)
+    dispatcher.settle("resp_1", second)
     dispatcher.release(first)
     dispatcher.release(second)
-    assert placed(dispatcher, Demand(200, "resp_1", tokens=150, known=100)).engine is second.engine
+    assert placed(dispatcher, Demand(150, 50, known=100, previous="resp_1")).engine is second.engine
 
 
 def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
     two.state, two.load_failed = State.FAILED, True
-    assert [placed(dispatcher, Demand(10)).engine for _ in range(8)] == [one] * 8
+    assert [placed(dispatcher, Demand(0, 10)).engine for _ in range(8)] == [one] * 8
     one.state = State.FAILED  # killed, and restarted soon
-    assert dispatcher.place(Demand(10)) is None
+    assert dispatcher.place(Demand(0, 10)) is None
     one.load_failed = True  # now a request may try the engine, to report the reason
-    assert dispatcher.place(Demand(10)) is not None
+    assert dispatcher.place(Demand(0, 10)) is not None
 
 
 def test_an_engine_that_unloads_is_not_taken_for_a_loaded_one() -> None:
     one, two = engines(2)
     one._stopping = True
-    assert placed(Dispatcher([one, two], MEASURED), Demand(10)).engine is two
+    assert placed(Dispatcher([one, two], MEASURED), Demand(0, 10)).engine is two
 
 
 def test_a_conversation_leaves_home_when_waiting_there_costs_more_than_moving() -> None:
-    one, two = engines(2, cells=10_000)
-    dispatcher = Dispatcher([one, two], MEASURED)
-    dispatcher.settle("resp_1", one)
-    placed(dispatcher, Demand(10))  # somebody streams at home
-    short = Demand(400, "resp_1", tokens=230, known=200, stored=True)
-    lost = Demand(3000, "resp_1", tokens=2030, known=2000, stored=False)
-    assert placed(dispatcher, lost).engine is one
-    dispatcher = Dispatcher([one, two], MEASURED)
-    dispatcher.settle("resp_1", one)
-    placed(dispatcher, Demand(10))
-    assert placed(dispatcher, short).engine is two
+    short = Demand(230, 170, known=200, previous="resp_1", stored=True)
+    lost = Demand(2030, 970, known=2000, previous="resp_1")
+    for demand, stays in ((lost, True), (short, False)):
+        dispatcher = Dispatcher(engines(2, cells=10_000), MEASURED)
+        home = placed(dispatcher, Demand(0, 10))  # somebody streams at home
+        dispatcher.settle("resp_1", home)
+        assert (placed(dispatcher, demand).engine is home.engine) is stays
 
 
 def test_many_gather_in_one_engine() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
-    for _ in range(16):
-        placed(dispatcher, Demand(10))
-    widths = sorted(len(dispatcher._placed[engine]) for engine in (one, two))
-    assert widths[0] <= 4
+    placements = [placed(dispatcher, Demand(0, 10)) for _ in range(16)]
+    assert min(Counter(placement.engine for placement in placements).values()) <= 4
 
 
 def test_requests_with_running_prompts_move_when_one_engine_serves_all_better() -> None:
     one, two = engines(2, cells=10_000)
-    dispatcher = Dispatcher([one, two], MEASURED)
-    left: list[Placement] = []
-    for _ in range(9):
-        placement = placed(dispatcher, Demand(300, tokens=30, stored=True))
-        placement.leave = partial(left.append, placement)
-    placed(dispatcher, Demand(300, tokens=30, stored=True))
+    left: list[int] = []
+    dispatcher = Dispatcher([one, two], MEASURED, suspend=lambda _, number: left.append(number))
+    placements = [placed(dispatcher, READER) for _ in range(9)]
+    for placement in placements:
+        dispatcher.started(placement, placement.number)
+    placements.append(placed(dispatcher, READER))
     assert left
-    for placement in left:
-        dispatcher.arrive(placement)
-    assert sorted(len(dispatcher._placed[engine]) for engine in (one, two)) == [0, 10]
+    for number in left:
+        dispatcher.stopped(placements[number])
+        placements[number] = dispatcher.move(placements[number])
+    assert len({placement.engine for placement in placements}) == 1
 
 
 def test_a_request_alone_on_an_engine_stays_when_another_engine_is_briefly_idle() -> None:
-    one, two = engines(2)
-    dispatcher = Dispatcher([one, two], MEASURED)
-    left: list[Placement] = []
-    first, second = (placed(dispatcher, Demand(300, tokens=30, stored=True)) for _ in range(2))
-    for placement in (first, second):
-        placement.streaming = True
-        placement.placed -= 60
-        placement.leave = partial(left.append, placement)
+    pair = Pair()
+    first, second = pair.reader(), pair.reader()
+    pair.later()
+    pair.dispatcher.rebalance()
     assert first.engine is not second.engine
-    dispatcher.release(first)  # whose reader asks again at once
-    dispatcher.rebalance()
-    assert left == []
+    pair.dispatcher.release(first)  # whose reader asks again at once
+    pair.dispatcher.rebalance()
+    assert pair.left == []
 
 
 def test_a_brief_drop_in_load_moves_no_request() -> None:
-    one, two = engines(2, cells=10_000)
-    dispatcher = Dispatcher([one, two], MEASURED)
-    left: list[Placement] = []
-    for _ in range(9):
-        placement = Placement(one, Demand(300, tokens=30, stored=True), streaming=True)
-        placement.placed -= 60
-        placement.leave = partial(left.append, placement)
-        dispatcher._placed[one].append(placement)
-    dispatcher.rebalance()
-    for placement in list(dispatcher._placed[one])[:4]:
-        dispatcher.release(placement)
-    assert left == []
+    pair = Pair()
+    readers = [pair.reader() for _ in range(9)]
+    pair.gather(readers)
+    pair.later()
+    pair.dispatcher.rebalance()
+    for placement in readers[:4]:
+        pair.dispatcher.release(placement)
+    assert pair.left == []
 
 
 def test_an_engine_that_is_not_loaded_is_warmed_for_the_next_while_the_first_begins_at_once() -> None:
     one, two = engines(2)
     two.state = State.STOPPED
-    warmed: list[EngineProcess] = []
+    warmed: list[Engine] = []
     dispatcher = Dispatcher([one, two], MEASURED, warm=warmed.append)
-    assert placed(dispatcher, Demand(10, tokens=5)).engine is one
+    assert placed(dispatcher, Demand(5, 5)).engine is one
     assert warmed == []
-    assert placed(dispatcher, Demand(10, tokens=5)).engine is one
+    assert placed(dispatcher, Demand(5, 5)).engine is one
     assert warmed == [two]
 
 
 def test_an_engine_is_never_sent_more_than_its_cells_or_its_width() -> None:
     dispatcher = Dispatcher(engines(1), MEASURED.limited(1))
-    big = placed(dispatcher, Demand(990))
-    assert dispatcher.place(Demand(11)) is None
+    big = placed(dispatcher, Demand(0, 990))
+    assert dispatcher.place(Demand(0, 11)) is None
     dispatcher.release(big)
-    assert all(dispatcher.place(Demand(1)) for _ in range(WIDEST))
-    assert dispatcher.place(Demand(1)) is None
+    assert all(dispatcher.place(Demand(0, 1)) for _ in range(WIDEST))
+    assert dispatcher.place(Demand(0, 1)) is None
 
 
 def test_a_failed_engine_gets_nothing() -> None:
     one, two = engines(2)
     dispatcher = Dispatcher([one, two], MEASURED)
     one.state = State.FAILED
-    placements = [dispatcher.place(Demand(1)) for _ in range(3)]
+    placements = [dispatcher.place(Demand(0, 1)) for _ in range(3)]
     assert {placement.engine for placement in placements if placement} == {two}
 
 
 def test_streaming_requests_move_away_from_a_long_prompt() -> None:
-    one, two = engines(2, cells=10_000)
-    dispatcher = Dispatcher([one, two], MEASURED)
-    left: list[Placement] = []
-    for _ in range(2):
-        placement = placed(dispatcher, Demand(300, tokens=30, stored=True))
-        placement.streaming, placement.placed = True, placement.placed - 60
-        placement.leave = partial(left.append, placement)
-    long = placed(dispatcher, Demand(1200, tokens=1000))
-    [moved] = left
-    assert moved.engine is long.engine
-    dispatcher.arrive(moved)
-    assert moved.engine is not long.engine
+    pair = Pair()
+    readers = [pair.reader() for _ in range(2)]
+    pair.later()
+    long = placed(pair.dispatcher, LONG)
+    [(engine, number)] = pair.left
+    assert engine is long.engine
+    assert pair.dispatcher.move(readers[number]).engine is not long.engine
 
 
 def test_a_request_that_arrives_during_a_long_prompt_goes_to_another_engine() -> None:
     one, two = engines(2, cells=10_000)
     dispatcher = Dispatcher([one, two], MEASURED)
-    long = placed(dispatcher, Demand(1200, tokens=1000))
-    assert {placed(dispatcher, Demand(300, tokens=30)).engine for _ in range(2)} == {one, two} - {long.engine}
-    long.streaming = True
-    assert placed(dispatcher, Demand(300, tokens=30)).engine is long.engine
+    long = placed(dispatcher, LONG)
+    assert {placed(dispatcher, Demand(30, 270)).engine for _ in range(2)} == {one, two} - {long.engine}
+    dispatcher.streams(long)
+    assert placed(dispatcher, Demand(30, 270)).engine is long.engine
 
 
 def test_a_request_that_just_began_streaming_moves_from_a_long_prompt_later_but_not_to_another() -> None:
-    one, two = engines(2, cells=10_000)
-    dispatcher = Dispatcher([one, two], MEASURED)
-    left: list[Placement] = []
-    reader = Placement(one, Demand(300, tokens=30, stored=True), streaming=True)
-    reader.leave = partial(left.append, reader)
-    prompts = [Placement(engine, Demand(1200, tokens=1000), prompt=5.0) for engine in (one, two)]
-    for placement in (reader, *prompts):
-        dispatcher._placed[placement.engine].append(placement)
-    dispatcher.rebalance()
-    reader.placed -= 60  # it has come to rest, but the other engine has a long prompt too
-    dispatcher.rebalance()
-    assert left == []
-    prompts[1].streaming = True
-    dispatcher.rebalance()
-    assert left == [reader]
-    assert reader.target is two
+    pair = Pair()
+    prompts = [placed(pair.dispatcher, LONG) for _ in range(2)]
+    reader = pair.reader()
+    assert {placement.engine for placement in prompts} == set(pair.engines)
+    pair.dispatcher.rebalance()
+    pair.later()  # the reader has come to rest, but the other engine has a long prompt too
+    pair.dispatcher.rebalance()
+    assert pair.left == []
+    pair.dispatcher.streams(next(prompt for prompt in prompts if prompt.engine is not reader.engine))
+    pair.dispatcher.rebalance()
+    assert pair.left == [(reader.engine, reader.number)]
+    assert pair.dispatcher.move(reader).engine is not reader.engine
 
 
 def test_when_few_are_left_in_one_engine_they_spread() -> None:
-    one, two = engines(2, cells=10_000)
-    dispatcher = Dispatcher([one, two], MEASURED)
-    left: list[Placement] = []
-    together = [Placement(one, Demand(300, tokens=30, stored=True), streaming=True) for _ in range(3)]
-    for placement in together:
-        placement.placed -= 60
-        placement.leave = partial(left.append, placement)
-        dispatcher._placed[one].append(placement)
-    dispatcher.release(together[0])
-    [moved] = left
-    assert moved.target is two
+    pair = Pair()
+    readers = [pair.reader() for _ in range(3)]
+    pair.gather(readers)
+    pair.later()
+    pair.dispatcher.release(readers.pop())
+    [(engine, number)] = pair.left
+    assert pair.dispatcher.move(next(reader for reader in readers if reader.number == number)).engine is not engine
 
 
 happenings = st.lists(
@@ -218,34 +232,52 @@ happenings = st.lists(
 
 @given(happenings)
 def test_no_request_is_lost_or_doubled_and_no_engine_is_overcommitted(happened: list[tuple[str, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.scheduling.dispatcher.REST", -1)
+        happen(happened)
+
+
+def check(placements: list[Placement]) -> None:
+    """No engine has more requests or cells than it can hold."""
+    requests, cells = Counter[Engine](), Counter[Engine]()
+    for placement in placements:
+        requests[placement.engine] += 1
+        cells[placement.engine] += placement.demand.cells
+    assert max(requests.values(), default=0) <= WIDEST
+    assert all(total <= engine.cells for engine, total in cells.items())
+
+
+def happen(happened: list[tuple[str, int]]) -> None:
+    """Let all this happen, and check the dispatcher's reservations after each event."""
     pool = engines(2)
-    dispatcher = Dispatcher(pool, MEASURED)
-    running: list[Placement] = []
-    leaving: list[Placement] = []
+    leaving: set[int] = set()
+    dispatcher = Dispatcher(pool, MEASURED, suspend=lambda _, number: leaving.add(number))
+    running: dict[int, Placement] = {}
     for event, value in happened:
-        chosen = running[value % len(running)] if running else None
+        chosen = list(running.values())[value % len(running)] if running else None
         match event:
             case "place":
-                placement = dispatcher.place(Demand(value, tokens=value // 2, stored=True))
+                placement = dispatcher.place(Demand(value // 2, value - value // 2, stored=True))
                 if placement is not None:
-                    placement.leave = partial(leaving.append, placement)
-                    placement.placed -= 60
-                    running.append(placement)
+                    dispatcher.started(placement, placement.number)
+                    assert placement.number not in running
+                    running[placement.number] = placement
             case "release" if chosen:
-                running.remove(chosen)
+                del running[chosen.number]
+                leaving.discard(chosen.number)
                 dispatcher.release(chosen)
             case "stream" if chosen:
-                chosen.streaming = True
+                dispatcher.streams(chosen)
                 dispatcher.rebalance()
             case "arrive":
-                for placement in [p for p in leaving if p in running]:
-                    dispatcher.arrive(placement)
+                for number in leaving:
+                    dispatcher.stopped(running[number])
+                    running[number] = dispatcher.move(running[number])
+                    dispatcher.started(running[number], number)
                 leaving.clear()
             case "fail":
                 pool[value % 2].state = State.FAILED
             case "mend":
                 pool[value % 2].state = State.IDLE
         assert dispatcher.running == len(running)
-        held = [placement for placed in dispatcher._placed.values() for placement in placed]
-        assert sorted(map(id, held)) == sorted(map(id, running))
-        assert all(placement.engine is engine for engine, placed in dispatcher._placed.items() for placement in placed)
+        check(list(running.values()))

@@ -93,16 +93,16 @@ def test_a_cancel_names_its_response() -> None:
         ({"metadata": {"k": 1}}, "invalid_request", "metadata[...]"),
         ({"truncation": "some"}, "invalid_request", "truncation"),
         ({"conversation": "c"}, "unsupported_parameter", "conversation"),
-        ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "unsupported_parameter", "tools"),
         ({"background": True}, "unsupported_parameter", "background"),
-        ({"colour": "red"}, "unsupported_parameter", "colour"),
+        ({"modalities": ["text", "audio"]}, "unsupported_parameter", "modalities"),
     ],
 )
 def test_an_invalid_field_is_rejected_by_name(fields: dict[str, Any], code: str, param: str) -> None:
     assert refused(json.dumps({"type": "response.create", "input": "x", **fields})) == (code, param)
 
 
-@pytest.mark.parametrize("data", ["", "{", "[1,", "nul", '{"a":"\ud800"}', "[" * 100_000])
+@pytest.mark.parametrize("data", ["", "{", "[1,", "nul", "[" * 100_000])
 def test_invalid_json_is_rejected_as_invalid_json(data: str) -> None:
     assert refused(data)[0] == "invalid_json"
 
@@ -227,7 +227,7 @@ def test_the_address_of_a_message_is_read_before_it_is_decoded(
     assert receive(data) == (data, kind, address, has_lane)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b'{"a":"', b"{}{}", b'{"a":01}', b'{"type":"\\ud800"}'])
+@pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b'{"a":"', b"{}{}", b'{"a":01}'])
 def test_invalid_json_is_detected_before_decoding(data: bytes) -> None:
     with pytest.raises(ApiError) as caught:
         receive(data)

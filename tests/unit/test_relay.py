@@ -8,9 +8,24 @@ from typing import Any
 
 import pytest
 
-from engine import Answer, EngineDiedError, EngineError, Finished, Generate, ModelLoadError, Sampling, Started, Tokens
+from engine import (
+    Answer,
+    EngineDiedError,
+    EngineError,
+    Finished,
+    Generate,
+    ModelLoadError,
+    Sampling,
+    Started,
+    Tokens,
+    WorkerConfig,
+)
+from engine.process import EngineProcess
+from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import Relay
-from gateway.scheduling.dispatcher import Demand, Placement
+from gateway.scheduling.dispatcher import Dispatcher
+from gateway.scheduling.placement import Demand
+from tests.support.plans import MEASURED
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, seed=1)
 FAILED = Finished(0, "failed", "llama_decode returned 1")
@@ -24,6 +39,14 @@ class Pool:
         self.engines = [SimpleNamespace(loaded=number >= unloadable) for number in range(2)]
         self.asked: list[Generate] = []
 
+        self.aborted: list[int] = []
+
+    def number(self) -> int:
+        return len(self.asked)
+
+    def abort(self, _engine: object, number: int) -> None:
+        self.aborted.append(number)
+
     async def start(self, _engine: object) -> None:
         """They run."""
 
@@ -35,15 +58,21 @@ class Pool:
             yield message
 
 
-async def heard(pool: Pool) -> tuple[list[int], str]:
-    """The tokens and the reason of one request that may have ten."""
-    engine: Any = SimpleNamespace(name="0")
-    dispatcher: Any = SimpleNamespace(arrive=lambda _placement: None)
+async def heard(pool: Pool, *, cancel_at: int | None = None) -> tuple[list[int], str]:
+    """The tokens and the reason of one request that may have ten, and is cancelled when it has got `cancel_at`."""
+    engine = EngineProcess("0", WorkerConfig("unused", 100, 1, MEASURED), on_change=lambda _: None)
+    dispatcher = Dispatcher([engine], MEASURED)
+    placement = dispatcher.place(Demand(3, 17, stored=True))
+    assert placement is not None
     house: Any = pool
-    numbers = iter(range(100))
     request = Generate(0, [1, 2, 3], 10, GREEDY, "a", stored=True)
-    relay = Relay(house, dispatcher, Placement(engine, Demand(20, stored=True)), request, lambda: next(numbers))
-    messages = [message async for message in relay.run()]
+    cancellation, messages = Cancellation(), list[Answer]()
+    async for message in Relay(house, dispatcher, request, cancellation).run(placement):
+        messages.append(message)
+        if isinstance(message, Tokens) and message.ids[-1] == cancel_at:
+            cancellation.cancel(Cause.CLIENT)
+            cancellation.cancel(Cause.SHUTDOWN)
+            assert cancellation.cause is Cause.CLIENT
     assert isinstance(messages[-1], Finished)
     assert sum(isinstance(message, Started) for message in messages) == 1
     return [token for message in messages if isinstance(message, Tokens) for token in message.ids], messages[-1].reason
@@ -64,6 +93,12 @@ async def test_an_answer_goes_on_after_an_engine_gave_it_up_died_or_failed_a_ste
         ([4, 5, 6], 3, 7),
         ([4, 5, 6, 7], 4, 6),
     ]
+
+
+async def test_a_cancelled_request_is_aborted_once_and_not_continued_in_another_engine() -> None:
+    pool = Pool([Started(0, 0, 0), Tokens(0, [4]), Finished(0, "moved")], [Started(0, 0, 0), Tokens(0, [5])])
+    assert await heard(pool, cancel_at=4) == ([4], "aborted")
+    assert (pool.aborted, len(pool.left)) == ([0], 1)
 
 
 async def test_a_request_whose_steps_fail_again_fails() -> None:

@@ -198,7 +198,7 @@ def test_an_impossible_value_is_refused_by_the_settings_name(flags: dict[str, st
         (["chat", "--queue-timeout", "soon"], 2, "samovar: queue_timeout: "),
         (["serve", "--model", "no-such-model"], 1, "samovar: model: no-such-model is neither a file"),
         (["serve", "--state-dir", "x" * 300], 1, f"samovar: {'x' * 300}/cache.key: File name too long; run as"),
-        (["doctor", "--state-dir", "x" * 300], 1, f"samovar: {'x' * 300}/cache.key: File name too long; run as"),
+        (["doctor", "--state-dir", "x" * 300], 1, f"samovar: {'x' * 300}/conversations.db: File name too long; run as"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_its_own_exit_code(
@@ -330,3 +330,25 @@ def test_who_may_be_served_is_no_business_of_a_chat(capsys: pytest.CaptureFixtur
     load({"host": "192.0.2.7", "allow_anonymous": True}).check_exposure(has_keys=False)
     load({"host": "192.0.2.7"})
     assert "no gateway responds" in capsys.readouterr().err
+
+
+def test_aliases_are_pairs_in_flags_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load({"aliases": "gpt-4o-mini=a, *=a"}).aliases == {"gpt-4o-mini": "a", "*": "a"}
+    monkeypatch.setenv("SAMOVAR_ALIASES", "x=b")
+    assert load({}).aliases == {"x": "b"}
+    for wrong in ("x", "x=", "=b"):
+        with pytest.raises(SettingsError, match=r"aliases: must be pairs such as gpt-4o-mini="):
+            load({"aliases": wrong})
+
+
+@pytest.mark.parametrize(("value", "path"), [("", ""), ("/", ""), ("ai", "/ai"), ("/ai/", "/ai"), ("/a/b/", "/a/b")])
+def test_a_root_path_has_a_leading_slash_and_no_trailing_one(value: str, path: str) -> None:
+    assert load({"root_path": value}).root_path == path
+
+
+def test_the_context_is_a_number_or_auto() -> None:
+    assert load({"context": "Auto"}).context == "auto"
+    assert load({"context": "8192"}).context == 8192
+    for wrong, reason in (("63", "must be at least 64"), ("many", "must be a number of tokens, or auto")):
+        with pytest.raises(SettingsError, match=f"context: {reason}"):
+            load({"context": wrong})

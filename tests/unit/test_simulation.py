@@ -6,6 +6,7 @@ Each request's tokens are its positions, so that one that is lost or doubled is 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -20,10 +21,11 @@ from engine.kv_cache_manager import CachedSequence
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
 from gateway.auth.principal import Principal
+from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import MOST_DEATHS, Relay
-from gateway.scheduling.admission import Admission, Ticket
-from gateway.scheduling.dispatcher import Demand, Dispatcher, Placement
-from gateway.scheduling.fair_queue import Work
+from gateway.scheduling.admission import Admission
+from gateway.scheduling.dispatcher import Dispatcher
+from gateway.scheduling.placement import Demand
 from tests.support.plans import MEASURED
 
 CORES, ENGINES, CELLS = 2, 3, 1200
@@ -158,6 +160,7 @@ class Pool:
         self.shares = CoreShares(CORES, lambda name, threads: self.engines[int(name)].told.append(threads))
         self.engines = [Engine(str(i), self) for i in range(ENGINES)]
         self.changed: Callable[[], None] = lambda: None
+        self._numbers = itertools.count()
 
     def change(self, engine: Engine, state: State) -> None:
         """As `EnginePool._changed` does."""
@@ -168,6 +171,10 @@ class Pool:
             self.shares.work([e.name for e in self.engines if e.state is State.BUSY])
         self.changed()
 
+    def number(self) -> int:
+        """A number that no request had."""
+        return next(self._numbers)
+
     async def start(self, engine: Engine) -> None:
         """A request does not wait for the pool to mend its engine."""
         if engine.load_failed:
@@ -175,11 +182,17 @@ class Pool:
         if not engine.loaded:
             self.change(engine, State.IDLE)
 
-    async def generate(self, engine: Engine, request: Generate) -> AsyncIterator[Answer]:
+    def generate(self, engine: Engine, request: Generate) -> AsyncIterator[Answer]:
         """What the engine says."""
-        async with aclosing(engine.generate(request)) as messages:  # type: ignore[type-var]
-            async for message in messages:
-                yield message
+        return engine.generate(request)
+
+    def abort(self, engine: Engine, number: int) -> None:
+        """A client left."""
+        engine.abort(number)
+
+    def suspend(self, engine: Engine, number: int) -> None:
+        """A request moves."""
+        engine.suspend(number)
 
     def check(self) -> None:
         """No more threads than cores, whatever was told and not heard."""
@@ -189,18 +202,15 @@ class Pool:
 class House:
     """Everything between a request and its last token."""
 
-    def __init__(self) -> None:
-        self.pool: Any = Pool()
-        engines: Any = self.pool.engines
-        self.dispatcher = Dispatcher(engines, MEASURED)
-        self.admission: Admission[Demand, Placement] = Admission(
-            self.dispatcher.place, self.dispatcher.release, limit=1000, timeout=1000
-        )
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.dispatcher = Dispatcher(self.pool.engines, MEASURED, suspend=self.pool.suspend)
+        self.admission = Admission(self.dispatcher.place, self.dispatcher.release, limit=1000, timeout=1000)
         self.pool.changed = self.admission.pump
         self.clients: list[asyncio.Task[None]] = []
         self.ended: dict[int, str] = {}
+        self.cancellations: dict[int, Cancellation] = {}
         self.relays: dict[int, Relay] = {}
-        self._numbers = iter(range(1_000_000))
 
     def happen(self, event: str, number: int, answer: int) -> None:
         """A client comes, one leaves, an engine does something, or the dispatcher looks around."""
@@ -210,25 +220,24 @@ class House:
             case "rebalance":
                 self.dispatcher.rebalance()
             case "abort":
-                if number in self.relays:
-                    self.relays[number].abort()
+                if number in self.cancellations:
+                    self.cancellations[number].cancel(Cause.CLIENT)
             case _:
                 getattr(self.pool.engines[number % ENGINES], event)()
 
     async def ask(self, request: int, prompt: int, answer: int) -> None:
         """One client, from its request to the end of its answer."""
-        demand = Demand(prompt + answer, tokens=prompt, stored=True)
-        ticket: Ticket[Demand, Placement] = self.admission.enter(
-            demand, Principal("t", f"user {request % 3}"), Work(prompt, answer)
-        )
+        demand = Demand(prompt, answer, stored=True)
+        ticket = self.admission.enter(demand, Principal("t", f"user {request % 3}"))
         tokens: list[int] = []
         try:
             placement = await ticket.placed
             generate = Generate(request, list(range(prompt)), answer, GREEDY, "t")
-            relay = Relay(self.pool, self.dispatcher, placement, generate, lambda: next(self._numbers))
+            cancellation = self.cancellations[request] = Cancellation()
+            relay = Relay(self.pool, self.dispatcher, generate, cancellation)
             self.relays[request] = relay
             reason = ""
-            async with aclosing(relay.run()) as messages:
+            async with aclosing(relay.run(placement)) as messages:
                 async for message in messages:
                     assert not reason, "it goes on after its end"
                     if isinstance(message, Tokens):
@@ -272,7 +281,7 @@ def test_no_request_is_lost_doubled_or_left_whatever_comes_aborts_or_crashes(eve
 
 async def live(events: list[tuple[str, int, int]]) -> None:
     """All that happens, and then calm, until everybody has ended."""
-    house = House()
+    house = House(Pool())
     for event, number, answer in events:
         house.happen(event, number, answer)
         await settled(house)

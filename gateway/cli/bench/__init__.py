@@ -9,7 +9,7 @@ from typing import Final
 from gateway.cli.arguments import Parser
 from gateway.config.settings import Settings
 
-SETTINGS: Final = ("model", "cores", "engines", "engine_memory", "context", "cache_key")
+SETTINGS: Final = ("model", "cores", "engines", "memory", "engine_memory", "context", "cache_key")
 
 
 def arguments(parser: Parser) -> None:

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from gateway.cli.launcher import GatewayProcess
-from gateway.config.settings import SQLITE, Settings
+from gateway.config.setting_types import SQLITE
+from gateway.config.settings import Settings
 from gateway.models.catalogue import CATALOGUE, Entry
 
 LOG_SECONDS: Final = 20.0
@@ -60,7 +61,7 @@ def _settings(entry: Entry, settings: Settings) -> Iterator[tuple[str, object]]:
     # A catalogue model has its own sampling defaults only if it is given by name.
     yield "model", settings.model if settings.model in CATALOGUE else entry.path
     yield "cache_ttl", 60  # blocks left in the user's store expire soon
-    for name in ("cores", "engines", "engine_memory", "context"):
+    for name in ("cores", "engines", "memory", "engine_memory", "context"):
         yield name, getattr(settings, name)
     if settings.cache != SQLITE:  # otherwise the cache is a file in the state folder
         yield "cache", settings.cache

@@ -103,10 +103,21 @@ class Doctor(Checks):
         yield self._languages(served)
         if not served.has_blocks:
             yield self._bad(Mark.WARN, "cache", "no_blocks", "model_with_blocks", name=served.entry.name)
-        if served.context < self._settings.context:
-            yield self._bad(
-                Mark.WARN, "context", "short", "shorter", asked=self._settings.context, trained=served.context
-            )
+        yield self._context(served)
+
+    def _context(self, served: ServedModel) -> Finding:
+        """Return the context and what limits it."""
+        limit, asked = served.sizes.limit, self._settings.context
+        values: Values = {"context": served.context, "asked": asked, "memory": size(self._settings.memory)}
+        if limit == "trained" and asked != "auto":
+            return self._bad(Mark.WARN, "context", "short", "shorter", **values)
+        if limit == "memory":
+            return self._bad(Mark.WARN, "context", "context_memory", "more_memory", **values)
+        if limit == "least":
+            return self._bad(Mark.WARN, "context", "context_least", "more_memory", **values)
+        if limit == "engine_memory":
+            return self._bad(Mark.WARN, "context", "context_engine_memory", "more_engine_memory", **values)
+        return self._good("context", f"context_{limit}", **values)
 
     def _languages(self, served: ServedModel) -> Finding:
         if not served.entry.languages:

@@ -38,10 +38,36 @@ TEXTS: Final = {
         "需要中文时：samovar models pull {qwen}，然后用 --model {qwen}",
     ),
     "short": (
-        "set to {asked} tokens, but the model was trained for {trained}: conversations are limited to {trained}",
-        "设置为 {asked} 个词元，而模型只训练到 {trained} 个：对话以此为限",
+        "set to {asked} tokens, but the model was trained for {context}: conversations are limited to {context}",
+        "设置为 {asked} 个词元，而模型只训练到 {context} 个：对话以此为限",
     ),
-    "shorter": ("set --context {trained}", "设置 --context {trained}"),
+    "shorter": ("set --context {context}", "设置 --context {context}"),
+    "context_context": ("{context} tokens, as set", "{context} 个词元（按设置）"),
+    "context_trained": (
+        "{context} tokens, the most that the model was trained for",
+        "{context} 个词元，即模型训练时的最大长度",
+    ),
+    "context_default": (
+        "{context} tokens, the highest default; the model was trained for more, which --context can set",
+        "{context} 个词元，即默认的最大值；模型支持更长，可用 --context 设置",
+    ),
+    "context_memory": (
+        "{context} tokens: `memory`, which is {memory} for all engines together, allows no more",
+        "{context} 个词元：所有引擎合计的 memory 为 {memory}，无法更长",
+    ),
+    "context_engine_memory": (
+        "{context} tokens: `engine_memory` allows no more",
+        "{context} 个词元：受 engine_memory 限制",
+    ),
+    "context_least": (
+        "{context} tokens, the lowest default: even that exceeds the memory that is set",
+        "{context} 个词元，即默认的最小值：已超出所设的内存",
+    ),
+    "more_memory": (
+        "set a larger --memory, or fewer --engines",
+        "增大 --memory，或减少 --engines",
+    ),
+    "more_engine_memory": ("set a larger --engine-memory", "增大 --engine-memory"),
     "build": ("llama.cpp was built for this CPU: {names}", "llama.cpp 已按此 CPU 编译：{names}"),
     "slow_build": (
         "llama.cpp was built without {names}, which this CPU supports: answers are slower than necessary",
@@ -81,12 +107,12 @@ TEXTS: Final = {
         "单个引擎约需 {one}，可用仅 {available}",
     ),
     "fewer_engines": (
-        "close other programs, or set --engines 1 or a smaller --engine-memory",
-        "关闭其他程序，或设置 --engines 1，或减小 --engine-memory",
+        "close other programs, or set --engines 1 or a smaller --memory",
+        "关闭其他程序，或设置 --engines 1，或减小 --memory",
     ),
     "less_memory": (
-        "close other programs, or set a smaller --context, --engine-memory or model",
-        "关闭其他程序，或减小 --context、--engine-memory，或换更小的模型",
+        "close other programs, or set a smaller --context, --memory or model",
+        "关闭其他程序，或减小 --context、--memory，或换更小的模型",
     ),
     "disk_fits": ("{path} is writable, {free} free", "{path} 可写，剩余 {free}"),
     "disk_short": ("{path}: only {free} free", "{path}：仅剩 {free}"),

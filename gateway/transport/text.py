@@ -1,0 +1,115 @@
+"""Raw text over HTTP: completions, tokenization, and the answer to requests for embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.auth.principal import principal_of
+from gateway.errors import InvalidRequestError, UnsupportedParameterError
+from gateway.protocol.requests import convert
+from gateway.protocol.text import TextCompletion, Token, read_text
+from gateway.responses.registry import Responses
+from gateway.transport.bodies import json_body, with_errors
+from gateway.transport.chat import complete
+
+
+class TokenizeCreate(msgspec.Struct, frozen=True):
+    """The body of a request to tokenize, as llama-server's."""
+
+    content: str
+    add_special: bool = False
+    """Whether BOS comes first, if the model requires one."""
+    parse_special: bool = True
+    """Whether names of control tokens in the text become these tokens."""
+    with_pieces: bool = False
+    """Whether to return each token's text with its id."""
+
+
+class DetokenizeCreate(msgspec.Struct, frozen=True):
+    """The body of a request to detokenize, as llama-server's."""
+
+    tokens: list[Token]
+
+
+class EmbeddingsCreate(msgspec.Struct, frozen=True):
+    """The body of a request for embeddings, as OpenAI's."""
+
+    input: str | list[Any]
+    model: str | None = None
+
+
+class TextRoutes:
+    """The routes for raw text."""
+
+    def __init__(self, responses: Responses) -> None:
+        """Serve `responses`."""
+        self._responses = responses
+        self._services = responses.services
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes for the app."""
+        return [
+            Route("/v1/completions", with_errors(self.complete), methods=["POST"]),
+            Route("/v1/tokenize", with_errors(self.tokenize), methods=["POST"]),
+            Route("/v1/detokenize", with_errors(self.detokenize), methods=["POST"]),
+            Route("/v1/embeddings", with_errors(self.embed), methods=["POST"]),
+        ]
+
+    async def complete(self, request: Request) -> Response:
+        """Continue a raw prompt; closing the request cancels it."""
+        strict_fields = self._services.settings.strict_fields
+        create, body = read_text(await json_body(request), strict_fields=strict_fields)
+        if isinstance(create.prompt, list):
+            self._check_tokens(create.prompt, "prompt")
+        usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        make = partial(TextCompletion, logprobs=body.logprobs is not None, usage=usage)
+        return await complete(self._responses, request, create, make, stream=bool(body.stream))
+
+    async def tokenize(self, request: Request) -> Response:
+        """Return the tokens of a text."""
+        body = convert(await json_body(request), TokenizeCreate)
+        ids = await self._services.prompt_builder.tokenize(
+            body.content, user=principal_of(request).user, special=body.parse_special, bos=body.add_special
+        )
+        shown = self._services.model.tokens.shown
+        return JSONResponse(
+            {"tokens": [{"id": token, "piece": _piece(shown(token))} for token in ids] if body.with_pieces else ids}
+        )
+
+    async def detokenize(self, request: Request) -> Response:
+        """Return the text of tokens; incomplete characters become U+FFFD."""
+        body = convert(await json_body(request), DetokenizeCreate)
+        self._check_tokens(body.tokens, "tokens")
+        text = b"".join(map(self._services.model.tokens.shown, body.tokens))
+        return JSONResponse({"content": text.decode(errors="replace")})
+
+    async def embed(self, request: Request) -> Response:
+        """Refuse: engines compute no embeddings."""
+        convert(await json_body(request), EmbeddingsCreate)
+        name = self._services.model.entry.name
+        raise UnsupportedParameterError(
+            f"model: {name} is a chat model, and Samovar computes no embeddings; send these requests to another server",
+            param="model",
+        )
+
+    def _check_tokens(self, tokens: Sequence[int], param: str) -> None:
+        """Raise InvalidRequestError if an id is not in the vocabulary."""
+        size = self._services.model.tokens.size
+        if any(token >= size for token in tokens):
+            raise InvalidRequestError(f"{param}: token ids range from 0 to {size - 1}", param=param)
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    """Return a token's text, or its bytes if they are no whole characters."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)

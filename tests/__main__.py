@@ -1,0 +1,35 @@
+"""Run the tests: two files at a time, then those marked `serial`.
+
+python -m tests [arguments of pytest, such as -k words, -m unit or -x]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
+PARALLEL: Final = ("-n", "2", "--dist", "loadfile")
+
+
+def main(arguments: list[str]) -> int:
+    """Return pytest's exit code: that of the first run that failed, and NO_TESTS_COLLECTED only if no run had tests."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-m", dest="marks")
+    options, others = parser.parse_known_args(arguments)
+    marks = f"({options.marks}) and " if options.marks else ""
+    codes = [run(f"{marks}not serial", *PARALLEL, *others), run(f"{marks}serial", *others)]
+    failures = [code for code in codes if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)]
+    return failures[0] if failures else min(codes)
+
+
+def run(marks: str, *arguments: str) -> int:
+    """Run the tests that have these marks, and return the exit code."""
+    return subprocess.run([sys.executable, "-m", "pytest", "-m", marks, *arguments], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
