@@ -30,7 +30,6 @@ def bare(model: Model, threads: int) -> float:
         context.decode([(token, position, 0, True)])
         token = sampler.draw(context.logits(0))
     seconds = time.perf_counter() - started
-    sampler.close()
     context.close()
     return (NEW_TOKENS - 1) / seconds
 

@@ -16,8 +16,9 @@ from typing import Final
 from cache import Operation, PrefixCache, Stored, StoreError
 from engine.candidates import Logits
 from engine.channel import Channel
-from engine.constraint import Grammars
+from engine.constraint import Constraint
 from engine.errors import DecodeError, EngineError
+from engine.grammars import Compiled, Grammars
 from engine.kv_cache_manager import CachedSequence, KVCacheManager
 from engine.kv_connector import KVConnector
 from engine.llama import Model
@@ -43,7 +44,7 @@ class EngineCore:
         """Create the main context, and then open the store. Raises ModelLoadError."""
         self._channel = channel
         self._vocabulary = model.vocabulary
-        self._grammars = Grammars(model.vocabulary)
+        self._grammars = Grammars(model.vocabulary, wake=channel.wake)
         self._places = Places(model, cells=config.cells, sequences=config.sequences)
         home, self.cells = self._places.home, self._places.cells
         self._idle_cells = config.idle_cells
@@ -55,6 +56,8 @@ class EngineCore:
         )
         self._scheduler = Scheduler(config.cost_model)
         self._runs: dict[int, Run] = {}
+        self._compiling: set[int] = set()
+        """Requests whose grammar is being compiled."""
         self._threads = 0
         self._moving = 0
         """Number of requests that move to another engine once their KV is stored."""
@@ -77,16 +80,35 @@ class EngineCore:
             self._scheduler.threads = threads
 
     def add(self, message: Generate) -> None:
-        """Start a request, or fetch its KV first. Sends `Finished` if the request can't run."""
+        """Start a request, or compile its grammar or fetch its KV first. Sends `Finished` if the request can't run."""
+        if message.grammar is None:
+            self._add(message, None)
+            return
+        self._compiling.add(message.request)
+        self._grammars.compile(message.grammar, partial(self._compiled, message))
+
+    def start_compiled(self) -> None:
+        """Start the requests whose grammar has been compiled."""
+        self._grammars.run_callbacks()
+
+    def _compiled(self, message: Generate, result: Compiled) -> None:
+        if message.request not in self._compiling:  # the request was aborted during the compilation
+            return
+        self._compiling.remove(message.request)
+        if isinstance(result, EngineError):
+            self._channel.send(Finished(message.request, "failed", str(result), result.code))
+        else:
+            self._add(message, result)
+
+    def _add(self, message: Generate, constraint: Constraint | None) -> None:
         try:
-            sampler = self._sampler(message)
+            sampler = self._sampler(message, constraint)
         except EngineError as error:
             self._channel.send(Finished(message.request, "failed", str(error), error.code))
             return
         limit = len(message.tokens) + message.max_tokens
         resident = self._kv_cache.acquire(message.request, message.tokens, message.scope, limit, public=message.public)
         if resident is None:  # a bug in the gateway: the dispatcher reserves cells before it sends a request
-            sampler.close()
             self._channel.send(Finished(message.request, "failed", "no KV cells are free"))
             return
         answered = len(message.tokens) - message.generated if message.generated else None
@@ -104,8 +126,7 @@ class EngineCore:
         chain = self._connector.chain(message.tokens[:-1], message.scope, message.public)
         self._connector.fetch(chain, sequence.computed, lambda blocks: self._fetched(run, blocks))
 
-    def _sampler(self, message: Generate) -> Sampler:
-        constraint = self._grammars.constraint(message.grammar)
+    def _sampler(self, message: Generate, constraint: Constraint | None) -> Sampler:
         sampler = Sampler(message.sampling, top_logprobs=message.top_logprobs, constraint=constraint)
         if message.generated:
             sampler.replay(message.tokens[-message.generated :])
@@ -204,7 +225,10 @@ class EngineCore:
 
     def end(self, request: int, reason: str) -> None:
         """Finish a request with `reason`, unless it has finished already."""
-        if request in self._runs:
+        if request in self._compiling:
+            self._compiling.remove(request)
+            self._channel.send(Finished(request, reason))
+        elif request in self._runs:
             self._finish(request, reason)
 
     def _finish(self, request: int, reason: str, detail: str = "", code: str = "") -> None:
@@ -215,7 +239,6 @@ class EngineCore:
             self._scheduler.remove(run.sequence)
         self._places.leave(run.sequence)
         self._kv_cache.release(resident)
-        run.sampler.close()
         last = Finished(request, reason, detail, code)
         if run.chain is None or self._connector is None:
             self._channel.send(last)

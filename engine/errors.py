@@ -37,6 +37,6 @@ class SamplingError(EngineError):
 
 
 class GrammarError(EngineError):
-    """llama.cpp rejects the grammar, or the grammar takes more time than one request may cost the others."""
+    """The grammar is invalid, or takes more time than one request may cost the others."""
 
     code = "invalid_request"

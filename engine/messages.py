@@ -55,7 +55,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """An output constraint: GBNF with the rule `root` for the text after `trigger` (empty: for the whole response)."""
+    """An output constraint: llguidance's JSON of a grammar for the text after `trigger`, or for the whole answer."""
 
     text: str
     trigger: str = ""

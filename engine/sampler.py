@@ -49,7 +49,7 @@ class Sampler:
         first, second = self._random.random(2)
         token = self._choose(logits, first)
         if self._constraint is not None and not self._constraint.allows(token):
-            ids = self._constraint.candidates(logits, self._enough)
+            ids = self._constraint.allowed()
             token = int(ids[self._choose(logits[ids], second)])
         if reference is not None:
             self.logprobs = [reference.of(token)]
@@ -69,16 +69,6 @@ class Sampler:
                 if not self._constraint.allows(token):
                     raise SamplingError("the tokens generated so far do not fit the grammar")
                 self._constraint.accept(token)
-
-    def close(self) -> None:
-        """Free the grammar in llama.cpp."""
-        if self._constraint is not None:
-            self._constraint.close()
-
-    @property
-    def _enough(self) -> int:
-        """Number of largest logits that can be chosen; 0: all of them."""
-        return 1 if self._sampling.temperature <= 0 else self._sampling.top_k
 
     def _adjust(self, logits: Logits) -> None:
         if self._biased.size:

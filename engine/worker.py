@@ -54,6 +54,7 @@ class Worker:
             self._core.start_followers()
             for message in self._channel.receive(wait=not self._core.can_step and not self._core.storing):
                 self._handle(message)
+            self._core.start_compiled()
             self._core.transfer()
             if self._channel.urgent:  # before the step: a prefill step is long
                 self._channel.flush()

@@ -7,15 +7,16 @@ import bisect
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from engine import Vocabulary, common_prefix
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError
 from gateway.prompts.bos import split_bos
 from gateway.prompts.chat_template import Prompt, TemplateError
+from gateway.prompts.constraints import form
 from gateway.prompts.messages import Encode, Encoded, Job, OperatorPrefix, Refused, Tokenize
 from gateway.protocol.tool_prompt import Message, dump
-from gateway.protocol.tools import Format, JsonObject, JsonSchema, OutputConstraint, form
+from gateway.protocol.tools import AnyFormat, GrammarFormat, JsonObject, JsonSchema, OutputConstraint
 
 UNSUSPICIOUS: Final = 16
 """Bytes per token up to which a text is tokenized without checking the longest token. Ordinary text has 2 to 6."""
@@ -168,10 +169,14 @@ def _refused(job: Job, message: str) -> Refused:
     return Refused(InvalidRequestError.code, message, job.error_paths.input if isinstance(job, Encode) else None)
 
 
-def _description(wanted: Format) -> str:
+def _description(wanted: AnyFormat) -> str:
     """Return the instruction that describes the format enforced by the grammar, so that the model can follow it."""
-    if isinstance(wanted, JsonSchema):
-        return f"Answer with JSON that fits this schema, and nothing else:\n{dump(wanted.schema)}"
+    if isinstance(wanted, GrammarFormat):
+        schema: Any = wanted.definition if wanted.syntax == "json" else None
+    else:
+        schema = wanted.schema if isinstance(wanted, JsonSchema) else None
+    if schema is not None:
+        return f"Answer with JSON that fits this schema, and nothing else:\n{dump(schema)}"
     return "Answer with a JSON object, and nothing else." if isinstance(wanted, JsonObject) else ""
 
 

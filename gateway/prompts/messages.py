@@ -14,7 +14,7 @@ import msgspec
 
 from engine import Mark
 from gateway.errors import ApiError, ContextLengthExceededError, InvalidRequestError, UnsupportedParameterError
-from gateway.protocol.tools import ErrorPaths, Format, FunctionTool, OutputConstraint, TextFormat, ToolChoice
+from gateway.protocol.tools import AnyFormat, ErrorPaths, FunctionTool, OutputConstraint, TextFormat, ToolChoice
 
 HEAD: Final = struct.Struct(">II")
 """Length of the body in bytes, and number of the job."""
@@ -56,7 +56,7 @@ class Encode(msgspec.Struct, frozen=True, kw_only=True, tag="encode"):
     instructions: str | None = None
     tools: list[FunctionTool] = []
     choice: ToolChoice = "auto"
-    format: Format = TextFormat()
+    format: AnyFormat = TextFormat()
     error_paths: ErrorPaths = ErrorPaths()
     answer: bool = True
     """Whether the prompt ends where an answer begins; otherwise it ends with the last message's content."""

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequestError, UnsupportedParameterError
+from gateway.protocol.guided import GuidedParams, guided_format
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
 from gateway.protocol.requests import (
     LOGPROBS,
@@ -18,7 +19,6 @@ from gateway.protocol.requests import (
     InputItem,
     InputMessage,
     ResponseCreate,
-    SamplingParams,
     TemplateOptions,
     TextOptions,
     check_schemas,
@@ -28,9 +28,11 @@ from gateway.protocol.shapes import chat_messages, with_aliases, with_numbers, w
 from gateway.protocol.tools import (
     MAX_TOOLS,
     AllowedTools,
+    AnyFormat,
     ErrorPaths,
     Format,
     FunctionTool,
+    GrammarFormat,
     JsonObject,
     JsonSchema,
     NamedFunction,
@@ -166,7 +168,7 @@ MAX_CHOICES: Final = 8
 """Maximum answers to one request."""
 
 
-class ChatCreate(SamplingParams, frozen=True, kw_only=True):
+class ChatCreate(GuidedParams, frozen=True, kw_only=True):
     """The body of a chat completion request."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_ITEMS)]
@@ -201,6 +203,13 @@ class Stateless(ResponseCreate, frozen=True, kw_only=True, tag="chat.completion"
 
     needs_calls: ClassVar[bool] = False
     continues: bool = False
+    guided: GrammarFormat | None = None
+    """The form of the answer that a field of llama-server or vLLM states."""
+
+    @property
+    def format(self) -> AnyFormat:
+        """The required format of the text."""
+        return self.guided or super().format
 
     @property
     def continues_text(self) -> bool:
@@ -331,6 +340,7 @@ def _request(chat: ChatCreate, hints: Hints) -> Stateless:
         tools=[FunctionTool(**msgspec.structs.asdict(tool.function)) for tool in chat.tools or ()],
         tool_choice=_choice(chat),
         text=TextOptions(_format(chat)),
+        guided=guided_format(chat),
         include=[LOGPROBS] if chat.logprobs else None,
         continues=continues,
         **shared,

@@ -14,6 +14,7 @@ from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
 from gateway.protocol.shapes import input_items, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,
+    AnyFormat,
     ErrorPaths,
     Format,
     FunctionTool,
@@ -206,7 +207,7 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
         return self.tool_choice or "auto"
 
     @property
-    def format(self) -> Format:
+    def format(self) -> AnyFormat:
         """The required format of the text."""
         return (self.text and self.text.format) or TextFormat()
 

@@ -1,4 +1,4 @@
-"""Function tools and JSON answers: the required form of an answer, and the grammar that enforces it."""
+"""Function tools and JSON answers: the types in which a request states the form of its answer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequestError
-from gateway.protocol.calls import CLOSING, HEADER
-from gateway.protocol.grammar import Grammar, literal
-from gateway.protocol.keywords import Budget
-from gateway.protocol.schema import Schema
-from gateway.protocol.tool_prompt import NAME, OPENING, Tool
+from gateway.protocol.tool_prompt import NAME, Tool
 
 MAX_TOOLS: Final = 128
 """Maximum functions of one request."""
@@ -73,16 +69,31 @@ class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, tag="json_schema"):
 Format = TextFormat | JsonObject | JsonSchema
 
 
+class GrammarFormat(msgspec.Struct, frozen=True, kw_only=True, tag="grammar"):
+    """Text in a form that a field of llama-server or vLLM states."""
+
+    syntax: Literal["grammar", "regex", "choice", "json"]
+    """`grammar` is GBNF, or llguidance's Lark; `choice` is one of several texts; `json` is a JSON schema."""
+    definition: str | list[str] | dict[str, Any]
+    path: str
+    """The field."""
+
+
+AnyFormat = Format | GrammarFormat
+
+
 @dataclass(frozen=True)
 class OutputConstraint:
     """The constraint on an answer's form."""
 
     grammar: str | None = None
-    """GBNF grammar for the text after `trigger`; None for no constraint."""
+    """llguidance's JSON of a grammar for the text after `trigger`; None for no constraint."""
     trigger: str = ""
     """Text after which the grammar applies; empty for the whole answer."""
     calls: bool = False
     """Whether the answer may contain a function call."""
+    ignored: tuple[str, ...] = ()
+    """Paths of the schemas' keywords that are not enforced."""
 
 
 @dataclass(frozen=True)
@@ -100,26 +111,8 @@ def requires_call(choice: ToolChoice) -> bool:
     return mode == "required" or isinstance(mode, NamedFunction)
 
 
-def form(tools: Sequence[FunctionTool], choice: ToolChoice, text: Format, error_paths: ErrorPaths) -> OutputConstraint:
-    """Return the constraint on the answer. Raises InvalidRequestError."""
-    callable_ = _callable(tools, choice)
-    json = not isinstance(text, TextFormat)
-    if not callable_ and not json:
-        return OutputConstraint()
-    grammar = Grammar("tools" if callable_ else error_paths.format)
-    budget = Budget()
-    answer = _answer(grammar, text, error_paths.format, budget) if json else ""
-    if not callable_:
-        return OutputConstraint(grammar.text(answer))
-    call = _call(grammar, callable_, tools, error_paths.tool, budget)
-    if requires_call(choice):
-        return OutputConstraint(grammar.text(f"{literal(OPENING)} {call}"), calls=True)
-    if json:
-        return OutputConstraint(grammar.text(f"{literal(OPENING)} {call} | {answer}"), calls=True)
-    return OutputConstraint(grammar.text(call), OPENING, calls=True)
-
-
-def _callable(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[FunctionTool]:
+def callable_tools(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[FunctionTool]:
+    """Return the functions that the answer may call. Raises InvalidRequestError."""
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
         raise InvalidRequestError("tools: two functions have the same name", param="tools")
@@ -135,24 +128,3 @@ def _callable(tools: Sequence[FunctionTool], choice: ToolChoice) -> list[Functio
     if choice == "required" and not tools:
         raise InvalidRequestError("tool_choice: `required` needs at least one function in `tools`", param="tool_choice")
     return [] if choice == "none" else list(tools)
-
-
-def _answer(grammar: Grammar, text: Format, param: str, budget: Budget) -> str:
-    if isinstance(text, JsonSchema):
-        return Schema(grammar, text.schema, param=param, budget=budget).rule()
-    return grammar.common("object")
-
-
-def _call(
-    grammar: Grammar, callable_: Sequence[FunctionTool], tools: Sequence[FunctionTool], place: str, budget: Budget
-) -> str:
-    """Return a rule for one call after OPENING, in the format that models write and `CallReader` parses."""
-    calls = []
-    for tool in callable_:
-        where = place.format(tools.index(tool))
-        if tool.parameters and tool.parameters.get("type", "object") != "object":
-            raise InvalidRequestError(f"{where}.type: it must be `object`", param=f"{where}.type")
-        schema = {"type": "object", **(tool.parameters or {})}
-        arguments = Schema(grammar, schema, param=where, budget=budget).rule()
-        calls.append(grammar.rule(f"{literal(HEADER.format(name=tool.name))} {arguments}"))
-    return f"({' | '.join(calls)}) {literal(CLOSING)}"

@@ -21,6 +21,7 @@ from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event, Usage
+from gateway.protocol.hints import Hints
 from gateway.protocol.ids import ItemIds
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
@@ -125,6 +126,7 @@ class Running:
         arrived = time.monotonic()
         services.penalties.check(principal.user)
         context, demand = await prepare(services, request, principal, unstored)
+        request = _with_ignored(request, context.form.ignored, strict=services.settings.strict_fields)
         if count > 1:
             demand = dataclasses.replace(demand, group=new_id("group"))
         tickets: list[Ticket] = []
@@ -360,6 +362,14 @@ class Running:
 def _seeded(request: ResponseCreate, number: int) -> ResponseCreate:
     """Return the request of a group's response: its number is added to the seed."""
     return request if request.seed is None else replace(request, seed=(request.seed + number) % SEEDS)
+
+
+def _with_ignored(request: ResponseCreate, paths: Sequence[str], *, strict: bool) -> ResponseCreate:
+    """Return the request with more fields that have no effect. Raises UnsupportedParameterError if `strict`."""
+    hints = Hints(strict=strict)
+    for path in paths:
+        hints.add(path)
+    return replace(request, ignored=(*request.ignored, *hints.ignored))
 
 
 def _shape(services: Services, request: ResponseCreate, response_id: str, ticket: Ticket) -> ResponseEvents:

@@ -16,6 +16,7 @@ from gateway.protocol.anthropic import MessagesRequest, read_messages
 from gateway.protocol.anthropic_events import PING, MessageAnswer, error_body
 from gateway.protocol.events import Failed, Incomplete
 from gateway.protocol.log import Reader
+from gateway.protocol.requests import ResponseCreate
 from gateway.responses.preparation import count
 from gateway.responses.registry import Responses
 from gateway.responses.runner import Running
@@ -38,13 +39,13 @@ def routes(responses: Responses) -> list[BaseRoute]:
         answer = MessageAnswer(running.id, model=running.response["model"], usage=running.usage)
         if stream:
             frames = _frames(running, answer, request.state.request_id)
-            return _described(request, create_request, EventStream(request, frames, close, alive=_frame(PING)))
+            return _described(request, running.request, EventStream(request, frames, close, alive=_frame(PING)))
         try:
             ended = await wait_for_end(request, running)
             if isinstance(ended, Response):
                 return ended
             assert running.log.terminal is not None  # noqa: S101 - for the type checker: the response has ended
-            return _described(request, create_request, JSONResponse(answer.whole(running.log.terminal)))
+            return _described(request, running.request, JSONResponse(answer.whole(running.log.terminal)))
         finally:
             close()
 
@@ -60,7 +61,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
     ]
 
 
-def _described(request: Request, create: MessagesRequest, response: Response) -> Response:
+def _described(request: Request, create: ResponseCreate, response: Response) -> Response:
     """Return the response with the id of its request, and with the fields of the request that have no effect."""
     response.headers[REQUEST_ID] = request.state.request_id
     return with_ignored(response, create)

@@ -62,10 +62,12 @@ async def complete(
         fingerprint=responses.services.fingerprint,
     )
     if stream:
-        return with_ignored(EventStream(request, chunk_frames(group, completion), close), create)
+        return with_ignored(EventStream(request, chunk_frames(group, completion), close), group[0].request)
     try:
         ended = await wait_for_ends(request, group)
-        return with_ignored(ended if isinstance(ended, Response) else JSONResponse(completion.whole(*ended)), create)
+        return with_ignored(
+            ended if isinstance(ended, Response) else JSONResponse(completion.whole(*ended)), group[0].request
+        )
     finally:
         close()
 

@@ -135,10 +135,10 @@ class HttpResponses:
         create, stream = await self._read(request)
         running, close = await start_response(self._responses, create, request)
         if stream:
-            return with_ignored(EventStream(request, frames(running, Reader(running.log)), close), create)
+            return with_ignored(EventStream(request, frames(running, Reader(running.log)), close), running.request)
         try:
             ended = running.response if create.background else await wait_for_end(request, running)
-            return with_ignored(ended if isinstance(ended, Response) else JSONResponse(ended), create)
+            return with_ignored(ended if isinstance(ended, Response) else JSONResponse(ended), running.request)
         finally:
             close()
 

@@ -89,13 +89,13 @@ async def _respond(responses: Responses, request: Request, read: Read, *, chat: 
         durations=partial(_durations, running, arrived),
     )
     if translated.stream and not translated.loads:
-        return with_ignored(LineStream(request, _lines(running, answer), close, alive=ALIVE), create)
+        return with_ignored(LineStream(request, _lines(running, answer), close, alive=ALIVE), running.request)
     try:
         ended = await wait_for_end(request, running)
         if isinstance(ended, Response):
             return ended
         body = answer.loaded() if translated.loads else answer.whole(ended)
-        return with_ignored(JSONResponse(body), create)
+        return with_ignored(JSONResponse(body), running.request)
     finally:
         close()
 

@@ -20,11 +20,11 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from gateway.conversations.histories import TENANT_TOKENS, TENANTS, Histories
 from gateway.errors import ApiError
+from gateway.prompts.constraints import form
 from gateway.protocol.chat import ChatCreate, Stateless, read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage
-from gateway.protocol.tools import form
 from tests.process.test_middleware import keys
 from tests.process.test_tools import CALL, TIME, WEATHER, emitted
 from tests.support.events import plain
@@ -212,12 +212,12 @@ def test_the_number_of_histories_is_bounded() -> None:
 
 
 def test_a_schema_error_names_the_field_of_chat_completions() -> None:
-    wrong = {"type": "object", "properties": {"a": 5}}
-    tool = {"type": "function", "function": {"name": "f", "parameters": wrong}}
+    wrong = {"type": "object", "properties": {"a": {"not": {}}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": wrong, "strict": True}}
     answer = {"type": "json_schema", "json_schema": {"name": "a", "schema": wrong}}
     for fields, param in (
-        ({"tools": [tool]}, "tools[0].function.parameters.properties.a"),
-        ({"response_format": answer}, "response_format.json_schema.schema.properties.a"),
+        ({"tools": [tool]}, "tools[0].function.parameters.properties.a.not"),
+        ({"response_format": answer}, "response_format.json_schema.schema.properties.a.not"),
     ):
         request, _ = read(**fields)
         with pytest.raises(ApiError) as caught:
@@ -325,7 +325,7 @@ async def test_errors_raise_the_clients_own_exceptions(shared_server: Gateway) -
         with pytest.raises(BadRequestError) as caught:
             await openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=9)
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "n")
-        nowhere = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#"}}}
+        nowhere = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#/nowhere"}}}
         with pytest.raises(BadRequestError) as caught:
             await openai.chat.completions.create(
                 model="tiny", messages=[{"role": "user", "content": "x"}], extra_body={"response_format": nowhere}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
 from engine import Grammar, Model
-from engine.constraint import Grammars
+from engine.constraint import Compiler
 from gateway.errors import ApiError
+from gateway.prompts.constraints import form
 from gateway.protocol.answer import Answer
 from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
 from gateway.protocol.events import Event, Usage
@@ -21,7 +22,7 @@ from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.protocol.response_events import ResponseEvents
 from gateway.protocol.tool_prompt import OPENING
-from gateway.protocol.tools import OutputConstraint, form
+from gateway.protocol.tools import OutputConstraint
 from tests.support.events import check_types, flat, numbered
 from tests.support.running import Gateway
 
@@ -116,15 +117,15 @@ def test_a_call_that_was_cut_off_keeps_its_arguments_so_far() -> None:
         ({"tools": [TIME] * 129}, "invalid_request", "tools"),
         ({"tools": [{**TIME, "parameters": {"type": "array"}}]}, "invalid_request", "tools[0].parameters.type"),
         (
-            {"tools": [TIME, {**WEATHER, "parameters": {"type": "object", "properties": {"a": {"$ref": "http://x"}}}}]},
+            {"tools": [TIME, {**TIME, "name": "f", "strict": True, "parameters": {"$ref": "http://x"}}]},
             "invalid_request",
-            "tools[1].parameters.properties.a.$ref",
+            "tools[1].parameters.$ref",
         ),
         ({"tools": [{"type": "file_search"}], "tool_choice": "required"}, "unsupported_parameter", "tools"),
         ({"tools": [TIME], "tool_choice": {"type": "file_search"}}, "unsupported_parameter", "tool_choice"),
         ({"text": {"format": {"type": "yaml"}}}, "invalid_request", "text.format.type"),
         (
-            {"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "string", "maxLength": 9000}}}},
+            {"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "string", "maxLength": -1}}}},
             "invalid_request",
             "text.format.schema.maxLength",
         ),
@@ -139,15 +140,13 @@ def test_what_cannot_be_asked_for_is_refused_by_its_name(fields: dict[str, Any],
 def fits(model: Model, asked: OutputConstraint, text: str) -> bool:
     """Whether a form lets a model say `text`, and end there."""
     assert asked.grammar is not None
-    constraint = Grammars(model.vocabulary).constraint(Grammar(asked.grammar))
-    assert constraint is not None
+    compiler = Compiler(model.vocabulary)
+    constraint = compiler.constraint(Grammar(asked.grammar))
     for token in model.vocabulary.tokenize(text, special=False):
         if not constraint.allows(token):
             return False
         constraint.accept(token)
-    return any(
-        constraint.allows(token) for token in range(model.vocabulary.size) if model.vocabulary.ends_generation(token)
-    )
+    return any(constraint.allows(int(end)) for end in compiler.ends)
 
 
 def test_a_form_lets_through_what_was_asked_for_and_nothing_else(model: Model) -> None:
@@ -277,15 +276,16 @@ async def test_log_probabilities_come_with_the_text_and_add_up_to_it(shared_serv
     assert all(event.logprobs == [] for event in plain if event.type == "response.output_text.delta")
 
 
-async def test_a_grammar_that_only_the_compiler_can_judge_fails_the_response_and_the_connection_lives(
-    shared_server: Gateway,
-) -> None:
-    leading_nowhere = {"type": "json_schema", "name": "a", "schema": {"anyOf": [{"$ref": "#"}]}}
-    async with shared_server.connect() as conversation:
-        await conversation.send({"type": "response.create", "input": "x", "text": {"format": leading_nowhere}})
-        events = await conversation.events()
-        assert events[-1].type == "response.failed"
-        assert events[-1].response.error.code == "invalid_request"
+async def test_keywords_that_are_not_enforced_are_listed_when_the_response_is_created(tiny_server: Gateway) -> None:
+    tool = {**TIME, "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}
+    async with tiny_server.connect() as conversation:
+        events = await conversation.ask("x", tools=[tool], max_output_tokens=2)
+        assert events[0].ignored == ["tools[].parameters.properties.a.not"]
+        await conversation.send(
+            {"type": "response.create", "input": "x", "tools": [{**tool, "strict": True}], "max_output_tokens": 2}
+        )
+        error = (await conversation.events())[-1]
+        assert (error.error.code, error.error.param) == ("invalid_request", "tools[0].parameters.properties.a.not")
         assert (await conversation.ask("x", max_output_tokens=2))[-1].type == "response.incomplete"
 
 

@@ -24,6 +24,7 @@ from gateway.errors import (
     RateLimitExceededError,
     StoreUnavailableError,
 )
+from gateway.prompts.constraints import form
 from gateway.protocol.answer import Answer
 from gateway.protocol.anthropic import MessagesRequest, read_messages
 from gateway.protocol.anthropic_events import MessageAnswer, error_body, error_status
@@ -32,7 +33,7 @@ from gateway.protocol.events import Event, TerminalEvent, Usage
 from gateway.protocol.output_items import MessageItem
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage, ResponseCreate
 from gateway.protocol.response_events import Ending, ResponseEvents
-from gateway.protocol.tools import FunctionTool, JsonSchema, NamedFunction, form
+from gateway.protocol.tools import FunctionTool, JsonSchema, NamedFunction
 from tests.support.events import flat
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)

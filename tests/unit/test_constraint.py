@@ -1,26 +1,36 @@
-"""Answers under a grammar: what fits is found exactly, what does not is never accepted, and time is bounded."""
+"""Answers under a grammar: allowed tokens are found exactly, others are never accepted, and time is bounded."""
 
 from __future__ import annotations
 
+import threading
 from itertools import count
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher, LLParserLimits
 
 from engine import Finished, Generate, Grammar, Model, Sampling, Tokens
-from engine.constraint import SLICE, Grammars
-from engine.errors import GrammarError
-from engine.llama import GrammarState
+from engine.constraint import Compiler, Constraint
+from engine.errors import GrammarError, SamplingError
+from engine.grammars import Compiled, Grammars
 from engine.process import EngineProcess
 from engine.sampler import Sampler
 from gateway.models.catalogue import EMBEDDED, find
 
-CHOICE = 'root ::= "茶" [0-9]{2,4} | "coffee"'
+CHOICE = 'start: "茶" /[0-9]{2,4}/ | "coffee"'
+
+
+def lark(text: str, trigger: str = "") -> Grammar:
+    return Grammar(LLMatcher.grammar_from_lark(text), trigger)
+
+
+def constraint(model: Model, grammar: Grammar) -> Constraint:
+    return Compiler(model.vocabulary).constraint(grammar)
 
 
 def sampler(model: Model, grammar: Grammar, **fields: float) -> Sampler:
     sampling = Sampling(**{"temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 1, **fields})  # type: ignore[arg-type]
-    return Sampler(sampling, constraint=Grammars(model.vocabulary).constraint(grammar))
+    return Sampler(sampling, constraint=constraint(model, grammar))
 
 
 def say(model: Model, drawing: Sampler, *, seed: int = 0, limit: int = 200) -> tuple[str, bool]:
@@ -38,13 +48,13 @@ def say(model: Model, drawing: Sampler, *, seed: int = 0, limit: int = 200) -> t
 @pytest.mark.parametrize("fields", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 20}], ids=str)
 def test_an_answer_follows_its_grammar_and_ends_where_it_does(model: Model, fields: dict[str, float]) -> None:
     for seed in range(20):
-        text, ended = say(model, sampler(model, Grammar(CHOICE), **fields), seed=seed)
+        text, ended = say(model, sampler(model, lark(CHOICE), **fields), seed=seed)
         assert ended
         assert text == "coffee" or (text[0] == "茶" and text[1:].isdecimal() and 2 <= len(text[1:]) <= 4)
 
 
 def test_a_control_token_is_never_taken_for_the_characters_of_its_name(model: Model) -> None:
-    grammar = Grammar('root ::= ("<|im_start|>" | "x"){3}')
+    grammar = lark('start: ("<|im_start|>" | "x"){3}')
     start = 258
     assert model.vocabulary.text(start) == "<|im_start|>"
     drawing = sampler(model, grammar)
@@ -61,7 +71,7 @@ def test_a_control_token_is_never_taken_for_the_characters_of_its_name(model: Mo
 
 
 def test_a_trigger_lets_all_pass_until_it_has_come(model: Model) -> None:
-    drawing = sampler(model, Grammar('root ::= "7"', trigger="<go>"))
+    drawing = sampler(model, lark('start: "7"', trigger="<go>"))
     for char in b"9<g<go>":  # the byte-level vocabulary says each as one token
         logits = np.zeros(model.vocabulary.size, np.float32)
         logits[byte_token(model, char)] = 1
@@ -74,62 +84,107 @@ def byte_token(model: Model, char: int) -> int:
 
 
 def test_what_comes_with_the_triggers_last_token_counts_as_said(model: Model) -> None:
-    state = Grammars(model.vocabulary).constraint(Grammar('root ::= "to" "p"', trigger="< "))
-    assert state is not None
+    state = constraint(model, lark('start: "to" "p"', trigger="< "))
     state.accept(byte_token(model, ord("<")))
     state.accept(256)  # " t", of which "t" is the grammar's already
     assert [chr(c) for c in range(33, 127) if state.allows(byte_token(model, c))] == ["o"]
 
 
 def test_after_a_trigger_the_model_may_still_go_its_own_way(model: Model) -> None:
-    state = Grammars(model.vocabulary).constraint(Grammar('root ::= "7"', trigger="< "))
-    assert state is not None
+    state = constraint(model, lark('start: "7"', trigger="< "))
     state.accept(byte_token(model, ord("<")))
     state.accept(256)
     assert state.allows(byte_token(model, ord("x")))
 
 
 @pytest.mark.parametrize(
-    "text", ["", "root ::= (", "top ::= [a]", "root ::= root", 'root ::= "a"{3000}', "root ::= other"]
+    "text",
+    ["", "start: (", "top: /a/", "start: other", "start: /(?=a)b/", "start: /[^/"],
 )
-def test_a_grammar_that_cannot_be_is_refused(model: Model, text: str) -> None:
+def test_a_grammar_that_is_invalid_or_too_large_is_refused(model: Model, text: str) -> None:
     with pytest.raises(GrammarError):
-        Grammars(model.vocabulary).constraint(Grammar(text))
+        constraint(model, lark(text))
 
 
-def test_a_grammar_that_exceeds_its_time_budget_is_abandoned(model: Model) -> None:
+def test_a_grammar_that_takes_too_much_time_is_refused(model: Model) -> None:
     ticks = count(step=10)
-    constraint = Grammars(model.vocabulary, clock=lambda: float(next(ticks))).constraint(Grammar(CHOICE))
-    assert constraint is not None
+    state = Compiler(model.vocabulary, clock=lambda: float(next(ticks))).constraint(lark(CHOICE))
     with pytest.raises(GrammarError, match="too much time"):
-        constraint.candidates(np.zeros(model.vocabulary.size, np.float32), 1)
+        state.allowed()
 
 
-def test_looking_at_first_bytes_finds_just_what_the_grammar_itself_finds() -> None:
+def test_a_mask_that_exceeds_a_limit_ends_the_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = {"type": "object", "properties": {f"p{i}": {} for i in range(100)}, "additionalProperties": False}
+    grammar = Grammar(LLMatcher.grammar_from_json_schema(schema))
+    brace = byte_token(model, ord("{"))
+    constraint(model, grammar).accept(brace)
+    monkeypatch.setattr("engine.constraint.GRAMMAR_LIMITS", LLParserLimits(max_items_in_row=50, verbose_errors=False))
+    with pytest.raises(GrammarError, match="items"):
+        constraint(model, grammar).accept(brace)
+
+
+def test_a_users_grammar_cannot_make_a_model_write_a_control_token(model: Model) -> None:
+    state = constraint(model, lark("start: <|im_start|>"))
+    assert not any(state.allows(token) for token in range(model.vocabulary.size))
+    with pytest.raises(SamplingError):
+        state.allowed()
+
+
+def test_the_mask_has_exactly_the_tokens_that_pass_one_by_one() -> None:
     real = Model(find(EMBEDDED).path, vocab_only=True)
-    vocabulary, text = real.vocabulary, r'root ::= "{\"" [^"\\]{1,20} "\": " ([0-9]+ | "茶" | "茉莉") "}"'
-    state, constraint = GrammarState(vocabulary, text), Grammars(vocabulary).constraint(Grammar(text))
-    assert constraint is not None
-    every = np.arange(vocabulary.size)
-    meaningful = np.array([bool(vocabulary.piece(i)) or vocabulary.ends_generation(i) for i in every.tolist()])
-    assert vocabulary.size > SLICE
+    vocabulary = real.vocabulary
+    text = r'start: "{\"" /[^"\\]{1,20}/ "\": " (/[0-9]+/ | "茶" | "茉莉") "}"'
+    state = constraint(real, lark(text))
     for part in ['{"', "na", "me 茶", '": ', "茶", "}"]:
         for token in vocabulary.tokenize(part, special=False):
-            found = constraint.candidates(np.zeros(vocabulary.size, np.float32), 0)
-            assert sorted(found.tolist()) == np.flatnonzero(state.fits(every) & meaningful).tolist()
+            found = state.allowed()
+            assert sorted(found.tolist()) == [i for i in range(vocabulary.size) if state.allows(i)]
             assert token in found
             state.accept(token)
-            constraint.accept(token)
-    assert all(
-        vocabulary.ends_generation(int(i)) for i in constraint.candidates(np.zeros(vocabulary.size, np.float32), 0)
-    )
+    assert all(vocabulary.ends_generation(int(i)) for i in state.allowed())
+
+
+def test_a_constraint_is_rebuilt_from_the_tokens_of_an_answer(model: Model) -> None:
+    grammar = lark(CHOICE)
+    first = sampler(model, grammar, temperature=1.0)
+    random = np.random.default_rng(5)
+    steps = [random.standard_normal(model.vocabulary.size).astype(np.float32) for _ in range(4)]
+    tokens = [first.draw(logits.copy()) for logits in steps]
+    second = sampler(model, grammar, temperature=1.0)
+    second.replay(tokens[:2])
+    assert [second.draw(logits.copy()) for logits in steps[2:]] == tokens[2:]
+    with pytest.raises(SamplingError):
+        sampler(model, grammar).replay([byte_token(model, ord("x"))])
+
+
+def test_answers_under_one_compiled_grammar_do_not_affect_each_other(model: Model) -> None:
+    compiler = Compiler(model.vocabulary)
+    one, other = (compiler.constraint(lark('start: "ab" | "b"')) for _ in range(2))
+    one.accept(byte_token(model, ord("a")))
+    assert [chr(c) for c in range(33, 127) if one.allows(byte_token(model, c))] == ["b"]
+    assert [chr(c) for c in range(33, 127) if other.allows(byte_token(model, c))] == ["a", "b"]
+
+
+def test_grammars_are_compiled_in_a_thread_and_returned_in_the_loop(model: Model) -> None:
+    woken = threading.Event()
+    grammars = Grammars(model.vocabulary, wake=woken.set)
+    results: list[Compiled] = []
+    for grammar in (lark(CHOICE), lark("start: (")):
+        grammars.compile(grammar, results.append)
+        assert results == []
+        while not results:
+            assert woken.wait(30)
+            woken.clear()
+            grammars.run_callbacks()
+        result = results.pop()
+        assert isinstance(result, Constraint if grammar == lark(CHOICE) else GrammarError)
 
 
 async def test_an_engine_answers_within_a_grammar_and_lives_on_after_a_bad_one(engine: EngineProcess) -> None:
     async def answer(number: int, grammar: str) -> tuple[bytes, Finished]:
         ids: list[int] = []
         sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=number)
-        async for message in engine.generate(Generate(number, [40, 41], 50, sampling, "a", Grammar(grammar), 2)):
+        async for message in engine.generate(Generate(number, [40, 41], 50, sampling, "a", lark(grammar), 2)):
             if isinstance(message, Tokens):
                 assert [len(logprob.top) for logprob in message.logprobs] == [2]
                 ids += message.ids
@@ -137,7 +192,7 @@ async def test_an_engine_answers_within_a_grammar_and_lives_on_after_a_bad_one(e
                 end = message
         return bytes(ids), end
 
-    bad = (await answer(1, "root ::= root"))[1]
+    bad = (await answer(1, "start: other"))[1]
     assert (bad.reason, bad.code) == ("failed", "invalid_request")
-    said, end = await answer(2, 'root ::= "#" "#"')
+    said, end = await answer(2, 'start: "#" "#"')
     assert (len(said), end.reason) == (2, "stop")

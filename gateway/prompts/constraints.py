@@ -1,0 +1,259 @@
+"""Output constraints of requests: grammars for llguidance, checked before the response is created.
+
+A strict schema is enforced exactly or refused. The parameters of a tool without `strict` never refuse a request: what
+cannot be enforced is left out and listed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import any_to_lark
+
+from engine import GRAMMAR_LIMITS
+from gateway.errors import InvalidRequestError
+from gateway.prompts.schemas import Schema, blamed, normalized, place, without
+from gateway.protocol.calls import CLOSING, HEADER
+from gateway.protocol.tool_prompt import OPENING
+from gateway.protocol.tools import (
+    AnyFormat,
+    ErrorPaths,
+    FunctionTool,
+    GrammarFormat,
+    JsonSchema,
+    OutputConstraint,
+    TextFormat,
+    ToolChoice,
+    callable_tools,
+    requires_call,
+)
+
+SECONDS: Final = 1.0
+"""Maximum CPU seconds for all schemas of a request."""
+SECONDS_PER_SCHEMA: Final = 0.5
+"""Maximum CPU seconds for one schema; llguidance needs minutes for some large ones."""
+STACK: Final = 16 << 20
+"""Bytes of stack of the thread that compiles. The default is the size of the worker's own stack, which is larger."""
+MAX_REPAIRS: Final = 8
+"""Maximum keywords that are left out of one schema before any JSON object is accepted."""
+WHITESPACE: Final = r"[ ]?|\n[ \t]{0,20}"
+"""Whitespace between JSON tokens: enough for indented JSON, and not endless, as small models write it."""
+ANY_OBJECT: Final[Schema] = {"type": "object"}
+_WRONG_WARNING: Final = "min/maxProperties"
+"""Start of a warning after which llguidance 1.9.1 does not ignore the keyword, but requires an additional property."""
+_LENIENT: Final = {"lenient": True, "coerce_one_of": True}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A schema of a request."""
+
+    name: str
+    """Name of its rule in the grammar."""
+    path: str
+    """Its path in the request."""
+    schema: Schema
+    strict: bool
+    ignored: tuple[str, ...] = ()
+    """Paths of keywords that are not enforced."""
+    lark: str | None = None
+    """A grammar that replaces the schema."""
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """The schema as a grammar with a name."""
+        if self.lark is not None:
+            return {"name": self.name, "lark_grammar": self.lark}
+        options = {"whitespace_pattern": WHITESPACE, **({} if self.strict else _LENIENT)}
+        return {"name": self.name, "json_schema": {**self.schema, "x-guidance": options}}
+
+    def reduced(self) -> _Part:
+        """Return the part with any JSON object instead of its schema."""
+        return self if self.schema == ANY_OBJECT else replace(self, schema=ANY_OBJECT, ignored=(self.path,))
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """llguidance's opinion of a grammar."""
+
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class _Checker:
+    """Compiles the grammars of one request within SECONDS."""
+
+    def __init__(self) -> None:
+        self._left = SECONDS
+
+    def check(self, grammar: str) -> _Verdict:
+        """Compile `grammar` without an engine."""
+        verdicts: list[_Verdict] = []
+        threading.stack_size(STACK)
+        thread = threading.Thread(target=lambda: verdicts.append(_compiled(grammar)), daemon=True)
+        started = time.process_time()
+        limit = min(self._left, SECONDS_PER_SCHEMA)
+        thread.start()
+        while thread.is_alive() and time.process_time() - started < limit:
+            thread.join(0.02)
+        self._left -= time.process_time() - started
+        # A thread that is still alive ends with the worker, which exits after a slow job.
+        return verdicts[0] if verdicts else _Verdict("the schema takes too long to compile")
+
+
+def form(
+    tools: Sequence[FunctionTool], choice: ToolChoice, text: AnyFormat, error_paths: ErrorPaths
+) -> OutputConstraint:
+    """Return the constraint on the answer. Raises InvalidRequestError."""
+    functions = callable_tools(tools, choice)
+    parts = [_arguments(tool, f"f{i}", error_paths.tool.format(tools.index(tool))) for i, tool in enumerate(functions)]
+    json_only = not isinstance(text, TextFormat)
+    if json_only:
+        parts.append(_answer(text, error_paths.format))
+    if not parts:
+        return OutputConstraint()
+    trigger = "" if json_only or requires_call(choice) or not functions else OPENING
+    starts = [] if trigger or not functions else [f"{_literal(OPENING)} call"]
+    if trigger:
+        starts.append("call")
+    elif json_only and not (functions and requires_call(choice)):
+        starts.append("@answer")
+    rules = [f"start: {' | '.join(starts)}", *_call(functions)]
+    parts = _enforceable(rules, parts)
+    ignored = tuple(path for part in parts for path in part.ignored)
+    return OutputConstraint(_grammar(rules, parts), trigger, calls=bool(functions), ignored=ignored)
+
+
+def _call(functions: Sequence[FunctionTool]) -> list[str]:
+    """Return the rule for one call after OPENING, in the format that models write and `CallReader` parses."""
+    calls = [f"{_literal(HEADER.format(name=tool.name))} @f{i}" for i, tool in enumerate(functions)]
+    return [f"call: ({' | '.join(calls)}) {_literal(CLOSING)}"] if calls else []
+
+
+def _arguments(tool: FunctionTool, name: str, path: str) -> _Part:
+    parameters = tool.parameters or {}
+    kinds = parameters.get("type") or "object"
+    if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
+        raise InvalidRequestError(f"{path}.type: it must be `object`", param=f"{path}.type")
+    return _Part(name, path, {**normalized(parameters), "type": "object"}, strict=tool.strict is True)
+
+
+def _answer(text: AnyFormat, path: str) -> _Part:
+    if isinstance(text, GrammarFormat):
+        if isinstance(text.definition, dict):
+            return _Part("answer", text.path, normalized(text.definition), strict=True)
+        return _Part("answer", text.path, {}, strict=True, lark=_lark(text))
+    schema = text.schema if isinstance(text, JsonSchema) else ANY_OBJECT
+    return _Part("answer", path, normalized(schema), strict=True)
+
+
+def _lark(text: GrammarFormat) -> str:
+    """Return the grammar in llguidance's syntax. Raises InvalidRequestError that names the line."""
+    if isinstance(text.definition, list):
+        return f"start: {' | '.join(map(_literal, text.definition))}"
+    definition = str(text.definition)
+    if text.syntax == "regex":
+        return str(json.loads(LLMatcher.grammar_from_regex(definition))["grammars"][0]["lark_grammar"])
+    try:
+        return any_to_lark(definition)
+    except RecursionError:
+        raise
+    except Exception as error:  # the converter raises Exception
+        raise InvalidRequestError(f"{text.path}: {_with_line(str(error), definition)}", param=text.path) from error
+
+
+def _with_line(message: str, definition: str) -> str:
+    """Return a message of the converter with the line that it is about."""
+    name = re.search(r"'([^']+)'", message)
+    if "line " in message or name is None:
+        return message
+    lines = (i for i, line in enumerate(definition.splitlines(), 1) if name[1] in line)
+    return f"{message} in line {next(lines, 1)}"
+
+
+def _enforceable(rules: Sequence[str], parts: Sequence[_Part]) -> list[_Part]:
+    """Return the parts with schemas that the engine can enforce together. Raises InvalidRequestError."""
+    checker = _Checker()
+    verdict = checker.check(_grammar(rules, parts))
+    if not verdict.error and not verdict.warnings:
+        return list(parts)
+    parts = [_repaired(part, checker) for part in parts]
+    verdict = checker.check(_grammar(rules, parts))
+    if verdict.error:
+        parts = [part if part.strict else part.reduced() for part in parts]
+    strict = next((part.path for part in parts if part.strict), None)
+    if verdict.error and strict is not None:
+        verdict = checker.check(_grammar(rules, parts))
+        if verdict.error:
+            raise _refusal(strict, verdict.error)
+    return parts
+
+
+def _repaired(part: _Part, checker: _Checker) -> _Part:
+    """Return the part with an enforceable schema. Raises InvalidRequestError if a strict schema is not enforceable."""
+    for _ in range(MAX_REPAIRS):
+        verdict = checker.check(_alone(part))
+        problems = [
+            (keyword, part.path + place(part.schema, keyword, message))
+            for message in (verdict.error, *verdict.warnings)
+            for keyword in blamed(message, part.schema)
+        ]
+        if part.strict and verdict.error:
+            raise _refusal(problems[0][1] if problems else part.path, verdict.error)
+        part = replace(part, ignored=tuple(dict.fromkeys((*part.ignored, *(path for _, path in problems)))))
+        if not verdict.error:
+            return part
+        if not problems:
+            break
+        part = replace(part, schema=_without_faulty(part, problems[0][0], checker))
+    return part.reduced()
+
+
+def _without_faulty(part: _Part, keyword: str, checker: _Checker) -> Schema:
+    """Return the schema without `keyword` where its value is faulty by itself, or everywhere if it never is."""
+    shared: Schema = {name: part.schema[name] for name in ("$defs", "definitions") if name in part.schema}
+
+    def is_faulty(subschema: Schema) -> bool:
+        return bool(checker.check(_alone(replace(part, schema={**shared, keyword: subschema[keyword]}))).error)
+
+    reduced = without(part.schema, keyword, is_faulty)
+    return reduced if reduced != part.schema else without(part.schema, keyword, lambda _: True)
+
+
+def _alone(part: _Part) -> str:
+    return _grammar([f"start: @{part.name}"], [part])
+
+
+def _grammar(rules: Sequence[str], parts: Sequence[_Part]) -> str:
+    start: dict[str, Any] = {"lark_grammar": "\n".join(rules)}
+    return json.dumps({"grammars": [start, *(part.rule for part in parts)]}, ensure_ascii=False)
+
+
+def _compiled(grammar: str) -> _Verdict:
+    try:
+        failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=GRAMMAR_LIMITS)
+        wrong = [message for message in messages if message.startswith(_WRONG_WARNING)]
+        failed, messages = (True, wrong) if wrong else (failed, messages)
+    except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception
+        return _Verdict(f"the schema cannot be compiled ({type(error).__name__})")
+    return _Verdict(_line(messages[0])) if failed else _Verdict(warnings=tuple(messages))
+
+
+def _refusal(path: str, reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{path}: it cannot be enforced; change it or leave it out: {reason}", param=path)
+
+
+def _line(message: str) -> str:
+    """Return the part of llguidance's message that says what is wrong, in one line."""
+    return " ".join(message.split())[:300]
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text)

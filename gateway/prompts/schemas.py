@@ -1,0 +1,162 @@
+"""Subschemas of JSON schemas: visiting and changing them, and finding the keyword that an error is about."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import unquote
+
+Schema = dict[str, Any]
+
+_SUBSCHEMAS: Final = frozenset(
+    ("items", "additionalItems", "additionalProperties", "unevaluatedProperties", "unevaluatedItems", "propertyNames",
+     "contains", "not", "if", "then", "else", "allOf", "anyOf", "oneOf", "prefixItems")
+)  # fmt: skip
+"""Keywords whose value is a schema or a list of schemas."""
+_DEFINITIONS: Final = frozenset(("$defs", "definitions"))
+_NAMED_SUBSCHEMAS: Final = _DEFINITIONS | {"properties", "patternProperties", "dependentSchemas"}
+"""Keywords whose value is an object of schemas."""
+_VALUES: Final = frozenset(("const", "default"))
+"""Keywords for which null is a value. Some clients send other keywords as null where they mean none."""
+_WITHOUT_EFFECT: Final = (("uniqueItems", False), ("minContains", 0))
+FORMATS: Final = frozenset(
+    ("date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri",
+     "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex")
+)  # fmt: skip
+"""The formats of JSON Schema. The standard requires that others have no effect."""
+_SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
+    "regex": ("pattern", "patternProperties"), "lookarounds": ("pattern", "patternProperties"), "Pointer": ("$ref",),
+    "Resource": ("$ref",), "URI": ("$id",), "types": ("type",), "min": ("minProperties",), "range": ("minimum",),
+}  # fmt: skip
+"""Words of llguidance's messages for keywords."""
+
+
+def subschemas(schema: Any, path: str = "") -> Iterator[tuple[str, Schema]]:
+    """Yield each subschema with its path, `schema` itself first."""
+    if not isinstance(schema, dict):
+        return
+    yield path, schema
+    for where, inner in _members(schema, path):
+        yield from subschemas(inner, where)
+
+
+def normalized(schema: Schema) -> Schema:
+    """Return the schema without keywords that have no effect, and with `anyOf` for tagged unions."""
+    return _changed(schema, lambda subschema: _tagged(_normalized(subschema), schema))
+
+
+def without(schema: Schema, keyword: str, remove: Callable[[Schema], bool]) -> Schema:
+    """Return the schema without `keyword` in those subschemas for which `remove` returns True."""
+
+    def change(subschema: Schema) -> Schema:
+        if keyword not in subschema or not remove(subschema):
+            return subschema
+        return {name: value for name, value in subschema.items() if name != keyword}
+
+    return _changed(schema, change)
+
+
+def blamed(message: str, schema: Schema) -> list[str]:
+    """Return the keywords of `schema` that an error or warning of llguidance is about; empty if it names none."""
+    used = {name for _, subschema in subschemas(schema) for name in subschema} - _DEFINITIONS
+    words = [name for word in re.findall(r"\$?\w+", message) for name in _SYNONYMS.get(word, (word,))]
+    found = list(dict.fromkeys(word for word in words if word in used))
+    return found if message.startswith("Unimplemented keys") else found[:1]
+
+
+def place(schema: Schema, keyword: str, message: str) -> str:
+    """Return the path of the first `keyword` in `schema` whose value `message` quotes, or else of the first."""
+    places = [(path, subschema[keyword]) for path, subschema in subschemas(schema) if keyword in subschema]
+    quoted = (path for path, value in places if isinstance(value, str) and value in message)
+    return f"{next(quoted, places[0][0])}.{keyword}"
+
+
+def _normalized(schema: Schema) -> Schema:
+    return {
+        name: value
+        for name, value in schema.items()
+        if (value is not None or name in _VALUES)
+        and (name, value) not in _WITHOUT_EFFECT
+        and not (name == "format" and isinstance(value, str) and value not in FORMATS)
+        and not (name == "$schema" and "json-schema.org" not in str(value))  # llguidance would look it up
+        and name != "x-guidance"  # llguidance's own options
+    }
+
+
+def _tagged(schema: Schema, root: Schema) -> Schema:
+    """Return the schema with `anyOf` for a `oneOf` of objects that a required property tells apart.
+
+    llguidance resolves no references in `oneOf`, and pydantic's tagged unions consist of references.
+    """
+    branches = schema.get("oneOf")
+    if "anyOf" in schema or not isinstance(branches, list):
+        return schema
+    if not _are_tagged([_resolved(branch, root) for branch in branches]):
+        return schema
+    return {("anyOf" if name == "oneOf" else name): value for name, value in schema.items()}
+
+
+def _are_tagged(branches: list[Schema]) -> bool:
+    """Return whether all `branches` require a property, with another value in each of them."""
+    for name in _names(branches[0].get("required")) if branches else ():
+        tags = [_constant(_dictionary(branch.get("properties")).get(name)) for branch in branches]
+        required = all(name in _names(branch.get("required")) for branch in branches)
+        if required and None not in tags and len(set(tags)) == len(tags):
+            return True
+    return False
+
+
+def _names(value: Any) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def _dictionary(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _constant(schema: Any) -> str | None:
+    """Return the only value of a schema as JSON, or None."""
+    known = _dictionary(schema)
+    values = [known["const"]] if "const" in known else known.get("enum")
+    return json.dumps(values[0]) if isinstance(values, list) and len(values) == 1 else None
+
+
+def _resolved(schema: Any, root: Schema) -> Schema:
+    """Return the schema that `schema` refers to, or itself if it is no reference within `root`."""
+    reference = _dictionary(schema).get("$ref")
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return _dictionary(schema)
+    found: Any = root
+    for part in reference[2:].split("/"):
+        found = _dictionary(found).get(unquote(part).replace("~1", "/").replace("~0", "~"))
+    return _dictionary(found)
+
+
+def _changed(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
+    """Return a copy of `schema` in which `change` has been applied to each subschema."""
+    return {name: _changed_member(name, value, change) for name, value in change(schema).items()}
+
+
+def _changed_member(name: str, value: Any, change: Callable[[Schema], Schema]) -> Any:
+    if name in _NAMED_SUBSCHEMAS and isinstance(value, dict):
+        return {key: _changed_value(inner, change) for key, inner in value.items()}
+    if name in _SUBSCHEMAS and isinstance(value, list):
+        return [_changed_value(inner, change) for inner in value]
+    return _changed_value(value, change) if name in _SUBSCHEMAS else value
+
+
+def _changed_value(value: Any, change: Callable[[Schema], Schema]) -> Any:
+    return _changed(value, change) if isinstance(value, dict) else value
+
+
+def _members(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
+    for name, value in schema.items():
+        where = f"{path}.{name}"
+        if name in _NAMED_SUBSCHEMAS and isinstance(value, dict):
+            yield from ((f"{where}.{key[:80]}", inner) for key, inner in value.items())
+        elif name in _SUBSCHEMAS and isinstance(value, list):
+            yield from ((f"{where}[{i}]", inner) for i, inner in enumerate(value))
+        elif name in _SUBSCHEMAS:
+            yield where, value
