@@ -168,7 +168,7 @@ class Archive:
         return True
 
     async def bury(self, tenant: str, id_: str, blocks: Sequence[bytes] = ()) -> None:
-        """Delete the local record after another gateway has deleted it for all."""
+        """Replace the local record by a tombstone, after another gateway has deleted it for all."""
         await self._bury(tenant, id_, blocks, copied=int(self._clock()))
 
     async def running(self) -> list[tuple[str, str, bytes]]:
@@ -245,6 +245,8 @@ class Archive:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _bury(self, tenant: str, id_: str, blocks: Sequence[bytes], *, copied: int) -> None:
+        """Replace the record by a tombstone, or without copies delete it; add `blocks` to the outbox."""
+
         def work(connection: sqlite3.Connection) -> None:
             if self.replication is None:
                 connection.execute("DELETE FROM records WHERE tenant = ? AND id = ?", (tenant, id_))

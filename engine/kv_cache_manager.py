@@ -1,7 +1,7 @@
 """Assigns KV cells: the sequences that one engine's main context holds, running or cached.
 
 A sequence stays cached after its request ended, until its cells or its sequence number are needed. A new request reuses
-the longest prefix that a cached sequence of its own scope holds. If it continues all tokens of an idle sequence, it
+the longest prefix that a cached sequence of the same scope holds. If it continues all tokens of an idle sequence, it
 takes that sequence over; otherwise it shares the cells of the prefix. Names with `resident` mean a CachedSequence.
 Idea: nano-vllm's block manager, with llama.cpp's cells instead of blocks.
 """

@@ -27,9 +27,9 @@ from tests.support.running import Gateway
 from tests.support.tiny_model import write_tiny_model
 
 TIERS: Final = ("unit", "docs", "process", "browser", "ops")
-"""In the order in which they run."""
+"""The tiers in the order in which they run."""
 NPM = "openai@6.49.0"
-"""The newest that runs on Node 20, which Debian and Ubuntu have."""
+"""The newest version for Node 20, the version of Debian and Ubuntu."""
 
 
 settings.register_profile("samovar", deadline=None)  # tests assert no times
@@ -114,7 +114,7 @@ async def engine(tiny_model: Path) -> AsyncIterator[EngineProcess]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with the embedded model, as a user starts it but for the length of its stories."""
+    """A gateway process with the embedded model, shared by all tests, which must be marked `slow`."""
     with Gateway(tmp_path_factory.mktemp("embedded"), max_output_tokens=256) as gateway:
         yield gateway
 

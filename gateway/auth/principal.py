@@ -49,7 +49,7 @@ def shown(tenant: str) -> str:
 
 
 def principal_of(connection: HTTPConnection) -> Principal:
-    """The caller of a WebSocket or an HTTP request, as `transport/authentication.py` found it at the door."""
+    """Return the caller of a WebSocket or HTTP request, as set by `gateway/transport/authentication.py`."""
     principal = connection.state.principal
     assert isinstance(principal, Principal)  # noqa: S101 - for the type checker: `state` is untyped
     return principal

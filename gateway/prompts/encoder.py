@@ -1,4 +1,4 @@
-"""Computation of a request's prompt in the calling process, which is the work of a prompt worker."""
+"""Computes a request's prompt: the work of a prompt worker, done in the calling process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Hints and demands: fields of a request that have no effect are recorded, and fields that would be missed are refused.
+"""Unsupported fields of a request: hints are ignored and recorded, demands are refused.
 
 A hint cannot change the meaning of an answer (caching, effort, tracing, billing), or is unknown; it is accepted and
-recorded. A demand would change the answer and cannot be met; it is refused by name.
+recorded. A demand would change the answer and cannot be met; the request is refused with an error that names the field.
+Not related to `Demand` in gateway/scheduling/placement.py.
 """
 
 from __future__ import annotations

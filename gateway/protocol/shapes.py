@@ -87,7 +87,7 @@ def with_tools(body: Json, hints: Hints) -> Json:
 
 
 def with_schema(wanted: Any) -> Any:
-    """Return the format of an answer; other servers take a schema directly beside the type."""
+    """Return the format of an answer in OpenAI's form; other servers accept `schema` next to `type`."""
     if _kind(wanted) not in ("json_object", "json_schema") or not isinstance(wanted.get("schema"), dict):
         return wanted
     rest = {name: value for name, value in wanted.items() if name not in ("type", "schema")}

@@ -30,7 +30,7 @@ LOAD: Final = 4.0
 """Cost in seconds of loading an engine. Loading takes about one second, but the user sees no progress meanwhile."""
 FETCH: Final = 2e-5
 """Seconds per token to transfer KV from one engine to another through the store."""
-REST: Final = 1.0
+MIN_STAY: Final = 1.0
 """Minimum seconds that a request stays on an engine before it is moved."""
 ROUND: Final = 0.5
 """Seconds between two rebalancing rounds."""
@@ -266,7 +266,7 @@ class Dispatcher:
             for run in self._on(source)
             if run.request is not None
             and run.target is None
-            and (now - run.placed > REST if run.streaming else prompts)
+            and (now - run.placed > MIN_STAY if run.streaming else prompts)
             and self._fits(target, run.placement.demand)
         ]
         if movable:

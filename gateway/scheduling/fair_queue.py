@@ -140,14 +140,14 @@ class Ledger:
 
     def order(self, tickets: list[Ticket]) -> list[Ticket]:
         """Return waiting requests in the order of service. Requests of one user stay in their order of arrival."""
-        ahead: dict[tuple[str, bool], float] = {}
+        next_begin: dict[tuple[str, bool], float] = {}  # on the virtual clock, after the user's earlier requests
         keys = {}
         for ticket in sorted(tickets, key=lambda ticket: ticket.number):
-            account, lane = ticket.account, (ticket.principal.user, ticket.ahead)
-            begins = ahead.get(lane, self._share(ticket) + account.pending)
-            ahead[lane] = begins + ticket.cost
+            account, key = ticket.account, (ticket.principal.user, ticket.ahead)
+            begin = next_begin.get(key, self._share(ticket) + account.pending)
+            next_begin[key] = begin + ticket.cost
             back = 0.0 if self._is_turn(ticket) else STEP_BACK
-            keys[ticket] = (ticket.ahead, begins + back, account.latest, ticket.number)
+            keys[ticket] = (ticket.ahead, begin + back, account.latest, ticket.number)
         return sorted(tickets, key=keys.__getitem__)
 
     def _share(self, ticket: Ticket) -> float:
@@ -156,6 +156,7 @@ class Ledger:
 
     @staticmethod
     def _is_turn(ticket: Ticket) -> bool:
+        """Return whether the request counts as a conversation turn, which gets priority."""
         return ticket.cost <= SHORT and ticket.account.turns == 1
 
     def _sweep(self) -> None:

@@ -1,4 +1,4 @@
-"""What a request needs, and where it runs."""
+"""The demand of a request (tokens and cells) and its placement (engine)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 from engine import Engine
 
 PREFILL: Final = 0.2
-"""What a prompt token costs in tokens of an answer: prompts are computed about five times faster
+"""Cost of a prompt token in answer tokens: prompts are computed about five times faster
 (docs/scheduling.md)."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a request needs or, after its end, what it took."""
+    """The tokens that a request needs or, after its end, that it took."""
 
     prompt: int
     """Length of the prompt in tokens."""

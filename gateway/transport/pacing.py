@@ -1,4 +1,7 @@
-"""Turns of large messages, so that reading them takes a bounded share of the event loop's time."""
+"""Limits the share of the event loop's time that reading large messages takes: work in turns, with a rest after each.
+
+A turn here is one piece of work on the event loop, not a turn of a conversation.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-REST: Final = 4.0
-"""Seconds of rest after each second of work, so that large messages take at most a fifth of the loop's time."""
+REST_RATIO: Final = 4.0
+"""Seconds of rest per second of work, so that large messages take at most a fifth of the loop's time."""
 PIECE: Final = 1 << 14
 """Bytes of a read up to which its work is not measured: nearly all messages are shorter."""
 LEAST_REST: Final = 0.001
@@ -51,7 +54,7 @@ class Pacer:
             yield
         finally:
             now = self._clock()
-            self._free = max(now, self._free) + REST * (now - began)
+            self._free = max(now, self._free) + REST_RATIO * (now - began)
 
     def _schedule(self) -> None:
         if self._scheduled or not self._waiting:

@@ -1,4 +1,4 @@
-"""The pages for engineers name packages, levels and files that there are."""
+"""The pages for engineers name only packages, levels and files that exist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def test_the_table_of_packages_has_the_levels_that_imports_keep_to() -> None:
+def test_the_table_of_packages_has_the_levels_that_imports_obey() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     documented = {package: int(level) for level, package in re.findall(r"^\| (\d) \| `(\w+)` \|", text, re.MULTILINE)}
     assert documented == LEVELS

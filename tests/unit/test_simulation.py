@@ -275,7 +275,7 @@ def test_no_request_is_lost_doubled_or_left_whatever_comes_aborts_or_crashes(eve
         patch.setattr("gateway.responses.failover.PAUSE", 0)
         patch.setattr("gateway.responses.failover.WAIT", 0)
         patch.setattr("gateway.responses.failover.MOST_WAITS", 1_000_000)
-        patch.setattr("gateway.scheduling.dispatcher.REST", 0)
+        patch.setattr("gateway.scheduling.dispatcher.MIN_STAY", 0)
         asyncio.run(live(events))
 
 

@@ -158,7 +158,7 @@ TEXTS: Final = {
         "{store}：{reason}；仍可回答，但每次都要重新计算整个对话",
     ),
     "fix_file": (
-        "choose another file with --cache; Samovar recreates a damaged file of its own automatically",
+        "choose another file with --cache; Samovar recreates its own file automatically if it is damaged",
         "用 --cache 指定另一个文件；若是 Samovar 自己的文件损坏，会自动重建",
     ),
     "fix_cache": (
