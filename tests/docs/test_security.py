@@ -74,7 +74,7 @@ def test_what_is_said_not_to_be_defended_is_not() -> None:
 
 
 def test_systemd_states_the_exposure_that_the_page_states() -> None:
-    [[version, stated]] = re.findall(r"`systemd-analyze security` of systemd (\d+) says ([\d.]+)\.", DOCUMENT)
+    [[version, stated]] = re.findall(r"`systemd-analyze security` of systemd (\d+) rates it ([\d.]+)\.", DOCUMENT)
     installed = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
     unit = ROOT / "deploy" / "systemd" / "samovar.service"
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
