@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
+
+import msgspec
 
 from gateway.conversations.turns import Turn
 from gateway.errors import InvalidRequestError, ItemNotFoundError
@@ -14,6 +17,8 @@ from gateway.protocol.requests import FunctionCall, FunctionCallOutput, ItemRefe
 MAX_LOADED: Final = 64
 """Maximum responses that are loaded for the references of one request. A response has its whole conversation, so a
 client that refers to every earlier item needs one."""
+MAX_REFERENCED: Final = 8 << 20
+"""Maximum bytes of all referenced items. A request of a few KB can refer to one long item a thousand times."""
 
 Load = Callable[[str], Awaitable[Turn | None]]
 """Returns a response of the user, or None."""
@@ -50,7 +55,17 @@ async def resolve(request: ResponseCreate, previous: Turn | None, load: Load) ->
             raise ItemNotFoundError(
                 f"input[{i}].id: there is no stored item {item.id}; send the item itself", param=f"input[{i}].id"
             )
+    _check_size(request, found)
     return found
+
+
+def _check_size(request: ResponseCreate, found: Mapping[str, Item]) -> None:
+    """Raise InvalidRequestError if the referenced items are too large; each counts as often as it is referenced."""
+    times = Counter(item.id for item in request.items if isinstance(item, ItemReference))
+    if sum(count * len(msgspec.json.encode(found[item])) for item, count in times.items()) > MAX_REFERENCED:
+        raise InvalidRequestError(
+            f"input: the referenced items have more than {MAX_REFERENCED} bytes; refer to fewer", param="input"
+        )
 
 
 def check_outputs(request: ResponseCreate, previous: Turn | None, references: Mapping[str, Item]) -> None:

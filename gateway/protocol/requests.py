@@ -339,7 +339,7 @@ def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
     try:
         return msgspec.convert(body, target, str_keys=True, strict=strict)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `")
+        text, _, path = str(error).replace(" - at `key` in `", " of a key - at `").partition(" - at `")
         field = re.search(r"field `(\w+)`", text)
         param = path.removeprefix("$.").rstrip("`") or (field.group(1) if field else None)
         raise InvalidRequestError(f"{param}: {text}" if param else text, param=param) from error

@@ -105,8 +105,9 @@ def _choice(choice: Json, hints: Hints) -> Json | str:
     if not isinstance(inner.get("tools"), list):
         return choice
     functions = [tool for tool in inner["tools"] if _kind(tool) in (None, "function")]
-    for kind in (_kind(tool) for tool in inner["tools"] if tool not in functions):
-        hints.add(f"tool_choice.tools[{kind}]", param="tool_choice")
+    for kind in map(_kind, inner["tools"]):
+        if kind not in (None, "function"):
+            hints.add(f"tool_choice.tools[{kind}]", param="tool_choice")
     if not functions and inner["tools"]:
         if inner.get("mode") == "required":
             raise UnsupportedParameterError(

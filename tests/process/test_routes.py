@@ -189,6 +189,7 @@ def test_tokens_become_text_and_text_becomes_tokens_as_at_llama_server(server: S
     assert pieces[-1]["piece"] == "<|im_end|>"
     assert server.post("/detokenize", tokens=[1 << 20]).json()["error"]["param"] == "tokens"
     assert server.post("/tokenize", content="", add_special=True).json() == {"tokens": []}
+    assert server.post("/tokenize", content=text, add_special=None, with_pieces=None).json() == {"tokens": special}
 
 
 def test_embeddings_are_refused_with_the_reason(client: OpenAI) -> None:

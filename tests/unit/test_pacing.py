@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.transport.pacing import REST_RATIO, Pacer
+from gateway.transport.text import BATCH, joined
 
 
 class Clock:
@@ -87,3 +88,24 @@ async def test_a_cancelled_turn_delays_no_other_turn() -> None:
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.wait_for(second, 10)
+
+
+async def test_other_tasks_run_while_many_tokens_are_converted() -> None:
+    turns, converted = 0, list[int]()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def convert(token: int) -> bytes:
+        converted.append(token)
+        return b"%d" % token
+
+    others = asyncio.create_task(count())
+    text = await joined([1, 2] * 5 * BATCH, convert, b",")
+    others.cancel()
+    assert text == b",".join([b"1", b"2"] * 5 * BATCH)
+    assert converted == [1, 2]
+    assert turns >= 10

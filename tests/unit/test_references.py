@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.conversations.references import MAX_LOADED, resolve
+from gateway.conversations.references import MAX_LOADED, MAX_REFERENCED, resolve
 from gateway.conversations.turns import Turn
 from gateway.errors import InvalidRequestError, ItemNotFoundError
 from gateway.protocol.ids import RANDOM_DIGITS, ItemIds, response_id, response_of
@@ -81,3 +81,17 @@ async def test_an_unknown_item_is_named_and_the_number_of_loaded_responses_is_bo
 
     with pytest.raises(InvalidRequestError, match=f"{MAX_LOADED} responses"):
         await resolve(ResponseCreate(input=[ItemReference(item) for item in ids]), None, alone)
+
+
+async def test_a_small_request_cannot_refer_to_one_long_item_until_memory_is_full() -> None:
+    response = response_id("0" * RANDOM_DIGITS)
+    item = text_item("x" * (MAX_REFERENCED // 4), item_id=ItemIds(response)("msg"))
+    previous = turn(response, [item])
+
+    async def none(_: str) -> Turn | None:
+        return None
+
+    assert await resolve(ResponseCreate(input=[ItemReference(item["id"])] * 3), previous, none)
+    with pytest.raises(InvalidRequestError, match="referenced items") as refused:
+        await resolve(ResponseCreate(input=[ItemReference(item["id"])] * 4), previous, none)
+    assert refused.value.param == "input"

@@ -325,6 +325,29 @@ def test_hosted_tools_among_the_allowed_ones_are_dropped() -> None:
     assert refusal(respond, **required) == ("unsupported_parameter", "tool_choice")
 
 
+class Uncompared(dict[str, Any]):
+    """A tool that must not be compared with other tools."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("thousands of tools take minutes to compare with each other")
+
+    __hash__ = None
+
+
+def test_hosted_tools_among_the_allowed_ones_are_found_without_comparing_all_tools() -> None:
+    tools = [Uncompared(type="function", name="f"), Uncompared(type="web_search")]
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": tools}
+    request, _ = read_body({"input": "x", "tools": [TOOL], "tool_choice": choice})
+    assert request.choice == AllowedTools("auto", [NamedFunction("f")])
+    assert request.ignored == ("tool_choice.tools[web_search]",)
+
+
+def test_an_error_about_a_key_names_the_field() -> None:
+    with pytest.raises(ApiError) as refused:
+        respond(logit_bias={"the": 1})
+    assert refused.value.param == "logit_bias"
+
+
 @pytest.mark.parametrize("item", [{"type": "item_reference", "id": "msg_1"}, {"id": "msg_1"}])
 def test_an_item_reference_is_read_with_and_without_its_type(item: dict[str, Any]) -> None:
     assert respond(input=[item]).items == [ItemReference("msg_1")]
