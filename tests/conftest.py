@@ -25,7 +25,7 @@ from tests.support.plans import MEASURED
 from tests.support.running import Gateway
 from tests.support.tiny_model import write_tiny_model
 
-TIERS: Final = ("unit", "docs", "process", "browser", "ops")
+TIERS: Final = ("unit", "docs", "process", "browser", "ops", "clients")
 """In the order in which they run."""
 NPM = "openai@6.49.0"
 """The newest that runs on Node 20, which Debian and Ubuntu have."""
