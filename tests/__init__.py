@@ -1,4 +1,4 @@
-"""Tests in tiers (`unit`, `process`, `browser`, `docs`, `ops`): each a package and a pytest marker of that name."""
+"""Tests in tiers (`unit`, `process`, `browser`, `docs`, `ops`, `clients`): each a package and a marker of that name."""
 
 from pathlib import Path
 from typing import Final

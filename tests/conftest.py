@@ -26,7 +26,7 @@ from tests.support.plans import MEASURED
 from tests.support.running import Gateway
 from tests.support.tiny_model import write_tiny_model
 
-TIERS: Final = ("unit", "docs", "process", "browser", "ops")
+TIERS: Final = ("unit", "docs", "process", "browser", "ops", "clients")
 """The tiers in the order in which they run."""
 NPM = "openai@6.49.0"
 """The newest version for Node 20, the version of Debian and Ubuntu."""
