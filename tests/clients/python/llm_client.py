@@ -37,4 +37,4 @@ assert "".join(conversation.prompt("Again, please.", max_tokens=8))
 # `llm` cannot require a call, so that it is up to the model.
 assert conversation.prompt("Weather in Paris?", max_tokens=30, tools=[get_weather], stream=False).text() is not None
 assert Person.model_validate_json(model.prompt("Invent a person.", schema=Person, max_tokens=60).text())
-print("conversation", "tools", "JSON", "streaming", sep="\n")
+print("conversation", "JSON", "streaming", sep="\n")
