@@ -27,6 +27,7 @@ RUNS: Final = (
     "sampling",
     "overhead",
     "hop",
+    "masks",
     "attacks",
     "compare",
     "prompts_first",

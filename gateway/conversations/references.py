@@ -38,7 +38,7 @@ async def resolve(request: ResponseCreate, previous: Turn | None, load: Load) ->
     """
     found = _by_id(previous.items if previous is not None else ())
     loaded: set[str] = set()
-    for i, item in reversed(list(enumerate(request.input or ()))):  # later responses have the items of earlier ones
+    for i, item in reversed(list(enumerate(_listed(request)))):  # later responses have the items of earlier ones
         if not isinstance(item, ItemReference) or item.id in found:
             continue
         response = response_of(item.id)
@@ -75,13 +75,18 @@ def check_outputs(request: ResponseCreate, previous: Turn | None, references: Ma
     before = [*(previous.items if previous is not None else ()), *references.values()]
     calls = {item["call_id"] for item in before if item["type"] == "function_call"}
     calls |= {item.call_id for item in request.items if isinstance(item, FunctionCall)}
-    for i, item in enumerate(request.input or ()):
+    for i, item in enumerate(_listed(request)):
         if isinstance(item, FunctionCallOutput) and item.call_id not in calls:
             raise InvalidRequestError(
                 f"input[{i}].call_id: no function call of this conversation has the id {item.call_id}; send the call, "
                 "too, or continue the response that made it",
                 param=f"input[{i}].call_id",
             )
+
+
+def _listed(request: ResponseCreate) -> Sequence[object]:
+    """Return the input as the client listed it: places are counted with `reasoning` items; a text is no list."""
+    return () if isinstance(request.input, str) else request.input or ()
 
 
 def _by_id(items: Sequence[Item]) -> dict[str, Item]:

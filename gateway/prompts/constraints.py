@@ -19,7 +19,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from engine import GRAMMAR_LIMITS
 from gateway.errors import InvalidRequestError
-from gateway.prompts.schemas import Schema, blamed, normalized, place, without
+from gateway.prompts.schemas import Schema, blamed, closed, normalized, place, without
 from gateway.protocol.calls import CLOSING, HEADER
 from gateway.protocol.tool_prompt import OPENING
 from gateway.protocol.tools import (
@@ -72,7 +72,7 @@ class _Part:
         if self.lark is not None:
             return {"name": self.name, "lark_grammar": self.lark}
         options = {"whitespace_pattern": WHITESPACE, **({} if self.strict else _LENIENT)}
-        return {"name": self.name, "json_schema": {**self.schema, "x-guidance": options}}
+        return {"name": self.name, "json_schema": {**closed(self.schema), "x-guidance": options}}
 
     def reduced(self) -> _Part:
         """Return the part with any JSON object instead of its schema."""

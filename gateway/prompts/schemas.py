@@ -26,6 +26,10 @@ FORMATS: Final = frozenset(
      "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex")
 )  # fmt: skip
 """The formats of JSON Schema. The standard requires that others have no effect."""
+_COMBINING: Final = ("allOf", "oneOf", "not", "if", "dependentSchemas", "contains", "$dynamicRef")
+"""Keywords under which a closed object would change which answers are valid."""
+_OPEN: Final = ("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "minProperties")
+"""Keywords that mention properties without declaring them."""
 _SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "regex": ("pattern", "patternProperties"), "lookarounds": ("pattern", "patternProperties"), "Pointer": ("$ref",),
     "Resource": ("$ref",), "URI": ("$id",), "types": ("type",), "min": ("minProperties",), "range": ("minimum",),
@@ -45,6 +49,14 @@ def subschemas(schema: Any, path: str = "") -> Iterator[tuple[str, Schema]]:
 def normalized(schema: Schema) -> Schema:
     """Return the schema without keywords that have no effect, and with `anyOf` for tagged unions."""
     return _changed(schema, lambda subschema: _tagged(_normalized(subschema), schema))
+
+
+def closed(schema: Schema) -> Schema:
+    """Return the schema with objects that have no undeclared properties, unless it mentions such properties.
+
+    Small models would add properties until their token limit. llama.cpp's converter closes objects, too.
+    """
+    return _changed(schema, _closed) if all(_can_be_closed(inner) for _, inner in subschemas(schema)) else schema
 
 
 def without(schema: Schema, keyword: str, remove: Callable[[Schema], bool]) -> Schema:
@@ -106,6 +118,22 @@ def _are_tagged(branches: list[Schema]) -> bool:
         if required and None not in tags and len(set(tags)) == len(tags):
             return True
     return False
+
+
+def _can_be_closed(schema: Schema) -> bool:
+    """Return whether closing objects keeps every answer valid: no schema is combined with another one."""
+    combined = not schema.keys().isdisjoint(_COMBINING)
+    return not combined and ("properties" not in schema or schema.keys().isdisjoint(("anyOf", "$ref")))
+
+
+def _closed(schema: Schema) -> Schema:
+    """Return the schema of an object without undeclared properties, if it declares all that it requires."""
+    properties = _dictionary(schema.get("properties"))
+    if not properties or not schema.keys().isdisjoint(_OPEN):
+        return schema
+    return (
+        {**schema, "additionalProperties": False} if set(_names(schema.get("required"))) <= set(properties) else schema
+    )
 
 
 def _names(value: Any) -> list[str]:

@@ -123,7 +123,7 @@ def test_folder_and_variables_go_on_from_block_to_block(terminal: Reader) -> Non
 @pytest.mark.slow
 def test_make_test_is_only_looked_up(terminal: Reader) -> None:
     terminal.do(only("```sh\ngit clone https://example.org/samovar.git && cd samovar\n```"))
-    terminal.do(only('<!-- test: expect "-m pytest" -->\n```sh\nmake test  # all of them\n```'))
+    terminal.do(only('<!-- test: expect "-m tests" -->\n```sh\nmake test  # all of them\n```'))
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.serial]
 MEBIBYTE = (1 << 20) - 300
 MESSAGES = 50
 SMALL_REQUESTS = 25
-REFUSED = {"input": "x" * MEBIBYTE, "unknown": 1}
+REFUSED = {"input": "x" * MEBIBYTE, "n": 2}
 TEMPLATE = (
     "{% if messages | length == 5 %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     "{% endif %}{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}" + CHAT_TEMPLATE

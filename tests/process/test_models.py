@@ -307,6 +307,7 @@ def test_the_list_shows_what_is_here_and_json_leaves_nothing_out(hub: Hub, capsy
 def test_a_killed_pull_is_resumed_and_the_model_is_served(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setitem(CHILD_ENVIRONMENT, "XDG_DATA_HOME", str(tmp_path))
     with Hub(tiny_model.read_bytes()) as hub:
         hub.stall = threading.Event()
