@@ -118,7 +118,7 @@ SHAPES: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         {"a": 4},
     ),
     "an empty range": ({"properties": {"a": {"type": "integer", "minimum": 3, "maximum": 2}}, "required": ["a"]},
-                       {"b": 3}),
+                       {}),
     "a tuple of draft 7": (
         {"properties": {"p": {"type": "array", "items": [TEXT, {"type": "integer"}], "additionalItems": False}}},
         {"p": ["x", 1]},
