@@ -84,6 +84,10 @@ class Client:
                 await self.leave()
                 await asyncio.sleep(0.1)
                 continue
+            if events[-1].type == "error" and events[-1].error.code == "engine_unavailable":
+                await self.leave()  # the gateway is stopping
+                await asyncio.sleep(0.1)
+                continue
             assert events[-1].type == "response.incomplete", events[-1]  # five tokens, no more
             assert set(said(events)) == {"A"}
             self.previous = events[-1].response
