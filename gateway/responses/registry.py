@@ -55,13 +55,7 @@ class Responses:
 
     async def start_response(self, request: ResponseCreate, *, principal: Principal, unstored: Unstored) -> Running:
         """Start a response, which the caller then holds. Raises ApiError."""
-        if self.closing:
-            raise EngineUnavailableError(STOPPING)
-        self.check_ended(request, principal)
-        running = await Running.begin(self.services, request, principal=principal, unstored=unstored, grace=self._grace)
-        self._register(running)
-        if request.background:
-            await self._store(running)
+        [running] = await self.start_group(request, 1, principal=principal, unstored=unstored)
         return running
 
     async def start_group(
@@ -71,11 +65,13 @@ class Responses:
         if self.closing:
             raise EngineUnavailableError(STOPPING)
         self.check_ended(request, principal)
-        group = await Running.begin_group(
+        group = await Running.begin(
             self.services, request, count, principal=principal, unstored=unstored, grace=self._grace
         )
         for running in group:
             self._register(running)
+            if request.background:
+                await self._store(running)
         return group
 
     @staticmethod

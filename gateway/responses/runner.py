@@ -99,17 +99,6 @@ class Running:
 
     @classmethod
     async def begin(
-        cls, services: Services, request: ResponseCreate, *, principal: Principal, unstored: Unstored, grace: float
-    ) -> Self:
-        """Validate a request, put it into the queue and start its response. Raises ApiError.
-
-        `unstored` holds the connection's responses with `store: false`.
-        """
-        [one] = await cls.begin_group(services, request, 1, principal=principal, unstored=unstored, grace=grace)
-        return one
-
-    @classmethod
-    async def begin_group(
         cls,
         services: Services,
         request: ResponseCreate,
@@ -119,9 +108,10 @@ class Running:
         unstored: Unstored,
         grace: float,
     ) -> list[Self]:
-        """Begin `count` responses to one prompt; the number of a response is added to the seed, if any.
+        """Validate a request, and queue and start `count` responses to its prompt; each adds its number to the seed.
 
-        Each is admitted and charged on its own. Raises ApiError if one of them is rejected; then none is begun.
+        Each is admitted and charged separately. Raises ApiError if one of them is rejected; then none starts.
+        `unstored` holds the connection's responses with `store: false`.
         """
         arrived = time.monotonic()
         services.penalties.check(principal.user)

@@ -64,10 +64,7 @@ async def start_responses(
     unstored = Unstored(responses.services.pool.forget)
     principal = principal_of(request)
     try:
-        if count == 1:
-            group = [await responses.start_response(create, principal=principal, unstored=unstored)]
-        else:
-            group = await responses.start_group(create, count, principal=principal, unstored=unstored)
+        group = await responses.start_group(create, count, principal=principal, unstored=unstored)
     except BaseException:
         unstored.close()
         raise
