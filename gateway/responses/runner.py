@@ -357,9 +357,9 @@ def _seeded(request: ResponseCreate, number: int) -> ResponseCreate:
 def _with_ignored(request: ResponseCreate, paths: Sequence[str], *, strict: bool) -> ResponseCreate:
     """Return the request with more fields that have no effect. Raises UnsupportedParameterError if `strict`."""
     hints = Hints(strict=strict)
-    for path in paths:
+    for path in (*request.ignored, *paths):
         hints.add(path)
-    return replace(request, ignored=(*request.ignored, *hints.ignored))
+    return replace(request, ignored=hints.ignored)
 
 
 def _shape(services: Services, request: ResponseCreate, response_id: str, ticket: Ticket) -> ResponseEvents:
