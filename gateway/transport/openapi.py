@@ -226,6 +226,7 @@ def _schemas() -> Json:
 
 def _response_schemas() -> Json:
     text, number, whole = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+    completion = {"id": text, "created": whole, "model": text, "system_fingerprint": text, "choices": _list()}
     return {
         "Error": _object(
             error=_object(code={"enum": _codes()}, message=text, type=text, param={"type": ["string", "null"]})
@@ -239,22 +240,8 @@ def _response_schemas() -> Json:
             model=text,
             output=_list(),
         ),
-        "Completion": _object(
-            id=text,
-            object={"const": "chat.completion"},
-            created=whole,
-            model=text,
-            system_fingerprint=text,
-            choices=_list(),
-        ),
-        "TextCompletion": _object(
-            id=text,
-            object={"const": "text_completion"},
-            created=whole,
-            model=text,
-            system_fingerprint=text,
-            choices=_list(),
-        ),
+        "Completion": _object(object={"const": "chat.completion"}, **completion),
+        "TextCompletion": _object(object={"const": "text_completion"}, **completion),
         "Tokens": _object(tokens={"type": "array", "items": {"type": ["integer", "object"]}}),
         "Text": _object(content=text),
         "Message": _object(
