@@ -19,6 +19,7 @@ from gateway.protocol.requests import (
     InputItem,
     InputMessage,
     ResponseCreate,
+    SamplingParams,
     TemplateOptions,
     TextOptions,
     check_schemas,
@@ -41,6 +42,7 @@ from gateway.protocol.tools import (
     ToolName,
     requires_call,
 )
+from gateway.protocol.values import check_stops
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):
@@ -285,8 +287,7 @@ def _with_shapes(body: dict[str, Any], hints: Hints) -> dict[str, Any]:
 
 def _check(chat: ChatCreate) -> None:
     """Check the constraints that the field types do not express."""
-    if not all(chat.stops):
-        raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
+    check_stops(chat.stops)
     if chat.top_logprobs and not chat.logprobs:
         raise InvalidRequestError("top_logprobs: it requires `logprobs: true`", param="top_logprobs")
 
@@ -328,9 +329,7 @@ def _request(chat: ChatCreate, hints: Hints) -> Stateless:
     shared = {
         name: getattr(chat, name)
         for name in (
-            "model", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
-            "repeat_penalty", "seed", "stop", "logit_bias", "metadata", "top_logprobs", "store", "truncation",
-            "chat_template_kwargs",
+            "model", "top_logprobs", "store", "truncation", "chat_template_kwargs", *SamplingParams.__struct_fields__,
         )
     }  # fmt: skip
     return Stateless(

@@ -24,7 +24,7 @@ from gateway.protocol.tools import (
     ToolName,
 )
 from gateway.protocol.unicode_repair import repaired
-from gateway.protocol.values import MAX_CONTAINERS, MAX_VALUES, check_values, has_many_containers
+from gateway.protocol.values import MAX_CONTAINERS, MAX_VALUES, check_stops, check_values, has_many_containers
 
 MAX_MESSAGE: Final = 1 << 20
 """Maximum bytes of one message; the connection stays open if a client sends more."""
@@ -393,7 +393,6 @@ def _check(request: ResponseCreate) -> None:
         raise InvalidRequestError(f"top_logprobs: it requires `{LOGPROBS}` in `include`", param="top_logprobs")
     if request.background and request.is_ephemeral:
         raise InvalidRequestError("store: a response in the background must be stored; leave it out", param="store")
-    if not all(request.stops):
-        raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
+    check_stops(request.stops)
     if not request.items and not request.encodes_only and request.previous_response_id is None:
         raise InvalidRequestError("input: it is empty; send at least one item", param="input")

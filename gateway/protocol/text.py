@@ -8,12 +8,13 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.errors import InvalidRequestError, UnsupportedParameterError
+from gateway.errors import UnsupportedParameterError
 from gateway.protocol.events import Completed, Event, Failed, Incomplete, TextDelta
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
 from gateway.protocol.requests import LOGPROBS, ResponseCreate, SamplingParams, convert
 from gateway.protocol.shapes import with_aliases, with_numbers
 from gateway.protocol.tools import ErrorPaths
+from gateway.protocol.values import check_stops
 
 Chunk = dict[str, Any]
 Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
@@ -72,8 +73,7 @@ def read_text(raw: dict[str, Any], *, strict_fields: bool = False) -> tuple[Text
     hints = Hints(strict=strict_fields)
     fields = hints.select(with_aliases(raw), TextCreate, neutral=_NEUTRAL, demands=_DEMANDS)
     body = convert(with_numbers(fields, TextCreate), TextCreate)
-    if not all(body.stops):
-        raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
+    check_stops(body.stops)
     shared = {name: getattr(body, name) for name in ("model", "store", *SamplingParams.__struct_fields__)}
     request = TextRequest(
         prompt=_single(body.prompt),

@@ -1,10 +1,10 @@
-"""Limits on JSON: on a whole message, and on the arbitrary values in it, schemas and arguments of calls."""
+"""Checks of values that field types do not express: sizes of JSON, of schemas and of arguments, and stop strings."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from gateway.errors import InvalidRequestError
@@ -19,6 +19,12 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 """A string of a JSON text, or its beginning; possessive, and so linear in time for any text."""
 _INTEGERS: Final = (-(1 << 63), (1 << 64) - 1)
 """Range of integers in MessagePack, the format of stored turns."""
+
+
+def check_stops(stops: Sequence[str]) -> None:
+    """Raise InvalidRequestError if a stop string is empty."""
+    if not all(stops):
+        raise InvalidRequestError("stop: a stop string must not be empty", param="stop")
 
 
 def check_values(value: Any, path: str, *, most: int = MAX_VALUES) -> int:
