@@ -113,7 +113,7 @@ async def test_after_its_beginning_a_response_fails_and_its_lane_goes_on(
 async def test_over_http_it_is_json_with_the_request_id(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Responses, "start_response", fails)
+    monkeypatch.setattr(Responses, "start_group", fails)
     async with gateway(tmp_path, tiny_model) as url, httpx.AsyncClient(base_url=url) as client:
         for path, body in (
             ("responses", CREATE),
