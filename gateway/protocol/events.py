@@ -74,6 +74,10 @@ class Queued(ResponseEvent, frozen=True, kw_only=True, tag="response.queued"):
     estimated_wait_seconds: float
 
 
+class KeepAlive(Event, frozen=True, kw_only=True, tag="keepalive"):
+    """Nothing has happened for a while; clients, among them OpenAI's, ignore the event."""
+
+
 class InProgress(ResponseEvent, frozen=True, kw_only=True, tag="response.in_progress"):
     """An engine has started the request."""
 

@@ -73,6 +73,11 @@ class Lanes(Generic[T]):
         """Whether nothing runs and nothing waits."""
         return not self._active and not self._pending
 
+    @property
+    def in_use(self) -> set[str | None]:
+        """The lanes with a request that runs or waits."""
+        return self._active.union(lane for lane, _, _ in self._pending)
+
     def add(self, lane: str | None, request: T, size: int = 0) -> None:
         """Queue a request of `size` bytes. Raises InvalidRequestError for too many lanes, else QueueFullError.
 

@@ -23,6 +23,7 @@ from gateway.errors import (
 )
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.deletion import delete, delete_here
+from gateway.responses.keep_alive import KEEP_ALIVE
 from gateway.responses.runner import Running
 from gateway.responses.services import Services
 
@@ -38,8 +39,12 @@ STOPPING: Final = "the gateway is stopping; connect again in a moment"
 class Responses:
     """The running and recently ended responses of one gateway."""
 
-    def __init__(self, services: Services, *, grace: float) -> None:
-        """Ended responses are kept for `grace` seconds, so that a client that lost its connection can resume."""
+    def __init__(self, services: Services, *, grace: float, keep_alive: float = KEEP_ALIVE) -> None:
+        """Ended responses are kept for `grace` seconds, so that a client that lost its connection can resume.
+
+        A stream without an event for `keep_alive` seconds gets one.
+        """
+        self.keep_alive = keep_alive
         self.closing = False
         """Whether new requests are rejected."""
         self.on_closing: set[Callable[[], None]] = set()
@@ -66,7 +71,13 @@ class Responses:
             raise EngineUnavailableError(STOPPING)
         self.check_ended(request, principal)
         group = await Running.begin(
-            self.services, request, count, principal=principal, unstored=unstored, grace=self._grace
+            self.services,
+            request,
+            count,
+            principal=principal,
+            unstored=unstored,
+            grace=self._grace,
+            keep_alive=self.keep_alive,
         )
         for running in group:
             self._register(running)

@@ -20,7 +20,7 @@ from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError, StoreUnavailableError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
-from gateway.protocol.events import Event, Usage
+from gateway.protocol.events import Event, KeepAlive, Usage
 from gateway.protocol.hints import Hints
 from gateway.protocol.ids import ItemIds
 from gateway.protocol.log import EventLog, Reader
@@ -28,6 +28,7 @@ from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.response_events import Ending, ResponseEvents
 from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.generation import Generation
+from gateway.responses.keep_alive import KEEP_ALIVE, SilenceTimer
 from gateway.responses.measurements import Measurements
 from gateway.responses.preparation import prepare
 from gateway.responses.services import Services, new_id, new_response_id
@@ -38,8 +39,6 @@ from gateway.scheduling.placement import Demand, Placement
 
 QUEUED_EVERY: Final = 1.0
 """Minimum seconds between two `response.queued` events of a request."""
-QUEUED_AGAIN: Final = 15.0
-"""Maximum seconds between two `response.queued` events, so that clients and proxies do not drop a silent stream."""
 STOPPED: Final = "the gateway stopped before the answer was complete; try again in a moment"
 SEEDS: Final = 1 << 63
 """Number of seeds that a request can have."""
@@ -63,10 +62,12 @@ class Running:
         unstored: Unstored,
         arrived: float,
         grace: float,
+        keep_alive: float,
     ) -> None:
         """Emit `response.created` and start; the caller holds the response. The `ticket` has already been admitted.
 
-        `arrived` is in monotonic seconds; `grace` is in seconds, counted from the loss of the last holder.
+        `arrived` is in monotonic seconds; `grace` is in seconds, counted from the loss of the last holder. After
+        `keep_alive` seconds without an event, `keepalive` is emitted.
         """
         self.id = new_response_id()
         self.request = request
@@ -74,11 +75,13 @@ class Running:
         self.log = EventLog(on_fault=lambda error: report(error, new_id("req")))
         self.error: ApiError | None = None
         """The error with which the response failed, if it has."""
+        self._publish = self.log.append
         self._services = services
         self._context = context
         self._ticket = ticket
         self._unstored = unstored
-        self._publish = self.log.append
+        self._silence = SilenceTimer(keep_alive, lambda: self._publish(KeepAlive()))
+        self.log.watchers.add(self._silence.reset)
         self._cancellation = Cancellation()
         self._cancellation.add_callback(self._leave_queue)
         self._events = _shape(services, request, self.id, ticket)
@@ -94,6 +97,7 @@ class Running:
         self._timer: asyncio.TimerHandle | None = None
         services.activity.turn(request.previous_response_id, self.id)
         self._publish(self._events.created())
+        self._silence.start()
         self.task = asyncio.create_task(self._run())
         """Done when the response has ended."""
 
@@ -107,6 +111,7 @@ class Running:
         principal: Principal,
         unstored: Unstored,
         grace: float,
+        keep_alive: float = KEEP_ALIVE,
     ) -> list[Self]:
         """Validate a request, and queue and start `count` responses to its prompt; each adds its number to the seed.
 
@@ -127,7 +132,16 @@ class Running:
                 tickets.append(ticket)
             rejected.pop_all()
         return [
-            cls(services, _seeded(request, number), context, ticket, unstored=unstored, arrived=arrived, grace=grace)
+            cls(
+                services,
+                _seeded(request, number),
+                context,
+                ticket,
+                unstored=unstored,
+                arrived=arrived,
+                grace=grace,
+                keep_alive=keep_alive,
+            )
             for number, ticket in enumerate(tickets)
         ]
 
@@ -217,6 +231,7 @@ class Running:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._silence.stop()
             self._emit_failure(EngineUnavailableError("the gateway could not finish this answer; try again"))
 
     def _emit_failure(self, error: ApiError) -> None:
@@ -266,11 +281,10 @@ class Running:
 
     async def _place(self) -> Placement | None:
         """Wait for a placement, and emit queue positions; return None if the request ends meanwhile."""
-        admission, ticket, emitted, at = self._services.admission, self._ticket, 0, 0.0
+        admission, ticket, emitted = self._services.admission, self._ticket, 0
         while not ticket.placed.done():
-            position = admission.position(ticket)
-            if emitted != position or time.monotonic() - at >= QUEUED_AGAIN:
-                emitted, at = position, time.monotonic()
+            if emitted != (position := admission.position(ticket)):
+                emitted = position
                 self._publish(self._events.queued(position, admission.estimate(ticket)))
             await asyncio.wait({ticket.placed}, timeout=QUEUED_EVERY)
         if ticket.placed.cancelled():

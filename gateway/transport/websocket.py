@@ -15,7 +15,7 @@ from gateway.auth.principal import Principal
 from gateway.conversations.unstored import Unstored
 from gateway.errors import ApiError, EngineUnavailableError, InternalError, InvalidRequestError, RateLimitExceededError
 from gateway.observability.faults import as_api_error, report
-from gateway.protocol.events import Event, ResponseEvent, on_lane, refusal, terminal_event
+from gateway.protocol.events import Event, KeepAlive, ResponseEvent, on_lane, refusal, terminal_event
 from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
@@ -42,6 +42,7 @@ from gateway.protocol.steering import (
     successor,
 )
 from gateway.responses.cancellation import Cause
+from gateway.responses.keep_alive import SilenceTimer
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.runner import Running
 from gateway.responses.services import new_id
@@ -84,6 +85,8 @@ class Connection:
         self._unstored = Unstored(responses.services.pool.forget)
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._silence = SilenceTimer(responses.keep_alive, self._keep_alive)
+        """Runs while a lane is in use."""
         self._flooded = False
         """Whether the last rejection was for exceeding the message rate."""
         self._lost = True
@@ -110,6 +113,7 @@ class Connection:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._lanes.clear()
             self._outbox.close()
+            self._silence.stop()
             for running in self._held.values():
                 running.release(lost=self._lost)
             self._unstored.close()
@@ -158,6 +162,14 @@ class Connection:
             raise EngineUnavailableError(STOPPING)
         self._lanes.add(lane_of(received), received, len(received.data))
         self._start_ready()
+        self._silence.start()
+
+    def _keep_alive(self) -> None:
+        """Send `keepalive` on each lane whose request has no response yet; a response emits its own."""
+        if self._lanes.idle:
+            self._silence.stop()
+        for lane in self._lanes.in_use - {reader.stream_id for reader in self._held}:
+            self._send_notice(KeepAlive(), lane)
 
     def _count(self, error: ApiError) -> None:
         self._responses.services.metrics.rejected(ResponseCreate.route, error.code)

@@ -137,7 +137,7 @@ export class Responses {
     const asking = this.#askings.find(({ lane }) => lane === (event.stream_id ?? ""));
     if (asking === undefined) return;
     if (event.type === "error") return this.#rejected(asking, event);
-    if (event.sequence_number <= (asking.turn.sequence ?? -1)) return; // received before the connection was lost
+    if (!(event.sequence_number > (asking.turn.sequence ?? -1))) return; // of no response, or received before the loss
     asking.turn.sequence = event.sequence_number;
     switch (event.type) {
       case "response.created":

@@ -30,7 +30,7 @@ from gateway.protocol import lanes, requests, steering, tools, values
 from gateway.protocol.anthropic_body import MessagesCreate
 from gateway.protocol.anthropic_events import error_body, error_status
 from gateway.protocol.chat import ChatCreate
-from gateway.protocol.events import Event, Usage, refusal
+from gateway.protocol.events import Event, KeepAlive, Usage, refusal
 from gateway.protocol.hints import INTERNAL
 from gateway.protocol.log import EventLog
 from gateway.protocol.ollama import ChatFields, GenerateFields
@@ -115,7 +115,7 @@ def error_classes() -> list[type[ApiError]]:
 def event_types() -> set[str]:
     """Types that gateway/protocol writes into events."""
     found = {text for text in constants("gateway/protocol") if re.fullmatch(r"response(\.[a-z_]+)+", text)}
-    return (found - CLIENT_MESSAGES) | {"error"}
+    return (found - CLIENT_MESSAGES) | {"error", KeepAlive().type}
 
 
 def numbered(event: Event) -> Event:
@@ -139,7 +139,7 @@ def emitted() -> dict[str, dict[str, Any]]:
         top_p=0.8,
         max_output_tokens=1,
     )
-    made: list[Event] = [events.created(), events.queued(1, 1.0), events.in_progress()]
+    made: list[Event] = [events.created(), events.queued(1, 1.0), KeepAlive(), events.in_progress()]
     made += [*events.open(MessageItem("msg_1")), events.delta("x"), *events.close()]
     made += [*events.open(CallItem("fc_1", "call_1", "f")), events.delta("{}")]
     usage = Usage(1, 0, 1)
