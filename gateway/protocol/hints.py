@@ -23,7 +23,7 @@ MAX_PATH: Final = 64
 """Maximum characters of one path in the list."""
 HEADER: Final = "x-samovar-ignored"
 """HTTP header with the ignored fields of a request."""
-INTERNAL: Final = frozenset({"ignored"})
+INTERNAL: Final = frozenset({"ignored", "repeated"})
 """Fields of request structs that the gateway sets, and no client."""
 Neutral = Mapping[str, Sequence[Any]]
 """Unsupported fields that clients send with values that request nothing, by field."""

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
+from gateway.protocol.repeated import repeated_fields
 from gateway.protocol.shapes import input_items, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,
@@ -106,11 +107,10 @@ InputItem = InputMessage | FunctionCall | FunctionCallOutput | ItemReference
 
 
 class TextOptions(msgspec.Struct, frozen=True):
-    """The format of an answer's text."""
+    """The format of an answer's text; `verbosity` has no effect."""
 
     format: Format | None = None
     verbosity: str | None = None
-    """No effect."""
 
 
 class TemplateOptions(msgspec.Struct, frozen=True):
@@ -169,6 +169,8 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
     chat_template_kwargs: TemplateOptions | None = None
     ignored: tuple[str, ...] = ()
     """Paths of the request's fields that have no effect; set by the gateway."""
+    repeated: dict[str, Any] = {}
+    """Fields without effect that the response object repeats; set by the gateway."""
 
     route: ClassVar[str] = "responses"
     """Value of the metrics' label `route`."""
@@ -318,7 +320,7 @@ def read(raw: dict[str, Any], *, strict_fields: bool = False) -> ClientMessage:
     body = hints.select(with_aliases(raw), target, neutral=_NEUTRAL, demands=_DEMANDS)
     message = convert(_with_shapes(body, hints), ResponseCreate)
     _check(message)
-    return msgspec.structs.replace(message, ignored=hints.ignored)
+    return msgspec.structs.replace(message, ignored=hints.ignored, repeated=repeated_fields(raw))
 
 
 def read_body(raw: dict[str, Any], *, strict_fields: bool = False) -> tuple[ResponseCreate, bool]:

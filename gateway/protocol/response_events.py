@@ -20,6 +20,7 @@ from gateway.protocol.events import (
     terminal_event,
 )
 from gateway.protocol.output_items import OutputItem
+from gateway.protocol.repeated import verbosity
 from gateway.protocol.requests import ResponseCreate
 
 Ending = tuple[list[ItemEvent], TerminalEvent]
@@ -35,6 +36,7 @@ LATER_FIELDS: Final[dict[str, Any]] = {
     "reasoning": None,
     "safety_identifier": None,
     "prompt_cache_key": None,
+    "prompt_cache_retention": None,
     "user": None,
 }
 """Fields of the response object that responses stored by earlier versions lack, with the values that they had."""
@@ -74,7 +76,10 @@ class ResponseEvents:
             "parallel_tool_calls": False,  # one call per answer
             "tool_choice": msgspec.to_builtins(request.choice),
             "tools": msgspec.to_builtins(request.functions),
-            "text": {"format": msgspec.to_builtins(request.format)},
+            "text": {
+                "format": msgspec.to_builtins(request.format),
+                "verbosity": verbosity(request.text and request.text.verbosity),
+            },
             "error": None,
             "incomplete_details": None,
             "instructions": request.instructions,
@@ -82,6 +87,7 @@ class ResponseEvents:
             "temperature": temperature,
             "top_p": top_p,
             **LATER_FIELDS,
+            **request.repeated,
             "background": bool(request.background),
             "presence_penalty": request.presence_penalty or 0.0,
             "frequency_penalty": request.frequency_penalty or 0.0,

@@ -32,7 +32,7 @@ OPEN_RESPONSES = {
 """Fields that the Open Responses specification requires in the response object (schema ResponseResource)."""
 UNSUPPORTED = {
     "conversation", "image", "input_transformations", "moderation", "prompt", "prompt_cache_diagnostics",
-    "prompt_cache_options", "prompt_cache_retention", "tool_usage",
+    "prompt_cache_options", "tool_usage",
 }  # fmt: skip
 """Optional fields of OpenAI's type, of features that Samovar does not have."""
 
@@ -147,6 +147,57 @@ def valid(sent: list[Event]) -> list[str]:
             assert event["response"].keys() >= OPEN_RESPONSES
             assert event["response"].keys() >= {name for name in Response.model_fields if name not in UNSUPPORTED}
     return [event.type for event in sent]
+
+
+ECHOED: dict[str, Any] = {
+    "user": "ada", "prompt_cache_key": "k", "prompt_cache_retention": "24h", "safety_identifier": "s",
+    "max_tool_calls": 3, "reasoning": {"effort": "high", "summary": "auto"}, "metadata": {"a": "b"},
+    "instructions": "Be brief.", "truncation": "auto", "store": False, "temperature": 0.7,
+    "text": {"format": {"type": "text"}, "verbosity": "low"}, "presence_penalty": 1.0, "frequency_penalty": -1.0,
+    "top_logprobs": 2, "previous_response_id": "resp_0",
+}  # fmt: skip
+"""Fields of a request that the response object repeats."""
+
+
+def test_every_event_with_the_response_repeats_what_the_request_said() -> None:
+    fields = {**ECHOED, "include": ["message.output_text.logprobs"]}
+    e = ResponseEvents(
+        create(input="hi", **fields), response_id="resp_1", model="m", clock=lambda: 1.5,
+        temperature=0.7, top_p=0.8, max_output_tokens=9,
+    )  # fmt: skip
+    sent = [e.created(), e.queued(1, 1.0), e.in_progress(), *flat(e.completed(Usage(3, 1, 2)))]
+    assert len(sent) == 4
+    for event in numbered(sent):
+        check_types(event)
+        assert {name: event["response"][name] for name in ECHOED} == ECHOED
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "shown"),
+    [
+        ({}, "reasoning", None),
+        ({}, "user", None),
+        ({}, "text", {"format": {"type": "text"}, "verbosity": "medium"}),
+        ({"reasoning": {}}, "reasoning", {"effort": None, "summary": None}),
+        ({"reasoning": {"effort": "extreme", "summary": 1}}, "reasoning", {"effort": None, "summary": None}),
+        ({"reasoning": "high"}, "reasoning", None),
+        ({"reasoning": {"generate_summary": "concise"}}, "reasoning", {"effort": None, "summary": "concise"}),
+        ({"user": 7, "safety_identifier": None}, "user", None),
+        ({"user": "x" * 513}, "user", None),
+        ({"max_tool_calls": True}, "max_tool_calls", None),
+        ({"max_tool_calls": -1}, "max_tool_calls", None),
+        ({"service_tier": "flex"}, "service_tier", "default"),
+        ({"prompt_cache_retention": "forever"}, "prompt_cache_retention", None),
+        ({"text": {"verbosity": "odd"}}, "text", {"format": {"type": "text"}, "verbosity": "medium"}),
+        ({"repeated": {"id": "resp_2"}}, "id", "resp_1"),
+    ],
+)
+def test_a_value_that_typed_clients_could_not_read_is_not_repeated(
+    fields: dict[str, Any], name: str, shown: object
+) -> None:
+    [created] = numbered([events(**fields).created()])
+    check_types(created)
+    assert created["response"][name] == shown
 
 
 def test_the_events_of_an_answer_come_in_the_documented_order() -> None:
