@@ -25,7 +25,8 @@ FIRST_TURN: Final = 5.0
 class Admission:
     """The queue of requests that wait for a placement.
 
-    `limit` requests may wait, half of them from one user, each for `timeout` seconds.
+    `limit` requests may wait, half of them from one user, each for `timeout` seconds. The requests of a group count as
+    one, here and for the concurrency of their user: only the first can be refused or time out.
     """
 
     def __init__(
@@ -73,16 +74,19 @@ class Admission:
         """
         reserved = self._rates.reserve(principal, demand.tokens)
         ticket = self._ledger.enter(demand, principal, ahead=ahead, reserved=reserved, now=self._clock())
+        ticket.follows = demand.group is not None and any(
+            other.demand.group == demand.group for other in (*self._waiting, *self._running)
+        )
         self._waiting.add(ticket)
         self.pump()
-        if ticket.place is None:
+        if ticket.place is None and not ticket.follows:
             victim = self._select_victim(ticket)
             if victim is ticket:
                 self.leave(ticket)
                 raise self._full(ticket)
             if victim is not None:
                 self._reject(victim, self._full(victim))
-        if ticket.place is None:
+        if ticket.place is None and not ticket.follows:
             ticket.timer = asyncio.get_running_loop().call_later(self._timeout, self._expire, ticket)
         return ticket
 
@@ -146,10 +150,13 @@ class Admission:
     def _order(self) -> list[Ticket]:
         return self._ledger.order(list(self._waiting))
 
-    @staticmethod
-    def _is_busy(ticket: Ticket) -> bool:
+    def _is_busy(self, ticket: Ticket) -> bool:
+        """Return whether the user's concurrency lets the request wait."""
         limit = ticket.principal.limits.concurrency
-        return limit is not None and ticket.account.running >= limit
+        if limit is None or ticket.account.running < limit:
+            return False
+        running = {other.demand.group or other for other in self._running if other.account is ticket.account}
+        return (ticket.demand.group or ticket) not in running and len(running) >= limit
 
     def _start(self, ticket: Ticket, place: Placement, overtaken: list[Ticket]) -> None:
         for other in overtaken:
@@ -171,11 +178,12 @@ class Admission:
 
         It is the newest request of the user with the most waiting requests; prompts encoded ahead of time go first.
         """
-        if newest.account.waiting > max(1, self._limit // 2):
+        waiting = [ticket for ticket in self._waiting if not ticket.follows]
+        if self._waiting_of(newest) > max(1, self._limit // 2):
             return newest
-        if len(self._waiting) <= self._limit:
+        if len(waiting) <= self._limit:
             return None
-        pool = [ticket for ticket in self._waiting if ticket.ahead] or list(self._waiting)
+        pool = [ticket for ticket in waiting if ticket.ahead] or waiting
         counts = Counter(ticket.principal.user for ticket in pool)
         most = max(counts.values())
         if newest in pool and counts[newest.principal.user] == most:
@@ -183,9 +191,13 @@ class Admission:
         longest = (ticket for ticket in pool if counts[ticket.principal.user] == most)
         return max(longest, key=lambda ticket: ticket.number)
 
+    def _waiting_of(self, ticket: Ticket) -> int:
+        """Return the number of waiting requests of the ticket's user."""
+        return sum(other.account is ticket.account and not other.follows for other in self._waiting)
+
     def _full(self, ticket: Ticket) -> QueueFullError:
-        if ticket.account.waiting >= max(1, self._limit // 2):
-            return QueueFullError(f"{ticket.account.waiting} of your requests are already waiting; try again later")
+        if (own := self._waiting_of(ticket)) >= max(1, self._limit // 2):
+            return QueueFullError(f"{own} of your requests are already waiting; try again later")
         if not self._limit:
             return QueueFullError("no engine is free and queue_limit is 0; try again later")
         return QueueFullError(f"the queue is full: {self._limit} requests are waiting; try again later")

@@ -68,6 +68,8 @@ class Ticket:
     """Tokens reserved from the caller's rate limit."""
     since: float
     """Time of arrival; after placement, time of placement: monotonic seconds."""
+    follows: bool = False
+    """Whether a request of the same group entered before: a group is one request to the limits of the queue."""
     overtaken: int = 0
     """How many requests have overtaken this one because they fitted and it did not."""
     placed: asyncio.Future[Placement] = field(default_factory=lambda: asyncio.get_running_loop().create_future())

@@ -304,13 +304,19 @@ async def test_closing_a_request_cancels_all_its_answers(tiny_server: Gateway) -
                 await asyncio.sleep(0.02)
 
 
-def test_if_one_answer_has_no_place_none_is_started(tmp_path: Path, tiny_model: Path) -> None:
-    with Gateway(tmp_path, model=tiny_model, context=512, user_concurrency=1, queue_limit=2) as gateway:
+def test_several_answers_are_one_request_to_the_limits_of_a_user(tmp_path: Path, tiny_model: Path) -> None:
+    with Gateway(tmp_path, model=tiny_model, context=512, user_concurrency=1, queue_limit=0) as gateway:
         bearer = {"Authorization": f"Bearer {keys(gateway.state, 'add', 'anna')}"}
-        body = {"messages": [USER], "max_tokens": 400}
-        refused = gateway.post("/v1/chat/completions", {**body, "n": 8}, **bearer)
+        body = {"messages": [USER], "n": 8, "max_tokens": 6}
+        answered = gateway.post("/v1/chat/completions", body, **bearer)
+        assert answered.status_code == 200
+        assert len(answered.json()["choices"]) == 8
+        endless = {"input": "x", "background": True, "max_output_tokens": 400, "logit_bias": {"65": 100}}
+        running = gateway.post("/v1/responses", endless, **bearer).json()["id"]
+        refused = gateway.post("/v1/chat/completions", body, **bearer)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
-        assert (gateway.metric("samovar_requests_running"), gateway.metric("samovar_requests_waiting")) == (0, 0)
+        assert (gateway.metric("samovar_requests_running"), gateway.metric("samovar_requests_waiting")) == (1, 0)
+        assert gateway.post(f"/v1/responses/{running}/cancel", {}, **bearer).status_code == 200
 
 
 def test_a_stream_has_the_format_that_clients_parse(shared_server: Gateway) -> None:

@@ -62,9 +62,13 @@ class Rooms:
     def give_back(self, placement: Placement) -> None:
         self.free += size(placement.demand)
 
-    def enter(self, user: str, demand: Demand = TURN, *, size: int = 1, ahead: bool = False, **limits: float) -> Ticket:
+    def enter(
+        self, user: str, demand: Demand = TURN, *, size: int = 1, ahead: bool = False, group: str | None = None,
+        **limits: float,
+    ) -> Ticket:  # fmt: skip
         principal = Principal("tenant", user, Limits(**limits))  # type: ignore[arg-type]  # floats and ints by name
-        return self.admission.enter(Sized(demand.prompt, demand.answer, size=size), principal, ahead=ahead)
+        sized = Sized(demand.prompt, demand.answer, group=group, size=size)
+        return self.admission.enter(sized, principal, ahead=ahead)
 
     def finish(self, ticket: Ticket, done: Demand = TURN) -> None:
         assert ticket.place is not None
@@ -199,6 +203,46 @@ async def test_a_users_requests_beyond_its_concurrency_wait_and_are_passed() -> 
     assert [bool(ticket.place) for ticket in [*anna, bert]] == [True, True, False, True]
     rooms.finish(anna[0])
     assert anna[2].place
+
+
+async def test_a_group_is_one_request_to_the_concurrency_of_its_user() -> None:
+    rooms = Rooms(12)
+    group = [rooms.enter("anna", group="g", concurrency=2) for _ in range(8)]
+    others = [rooms.enter("anna", concurrency=2) for _ in range(2)]
+    second = [rooms.enter("anna", group="h", concurrency=2) for _ in range(2)]
+    assert all(ticket.place for ticket in group)
+    assert [bool(ticket.place) for ticket in [*others, *second]] == [True, False, False, False]
+    for ticket in group[:-1]:
+        rooms.finish(ticket)
+    assert not others[1].place
+    rooms.finish(group[-1])
+    assert others[1].place
+    assert not any(ticket.place for ticket in second)
+    rooms.finish(others[0])
+    assert all(ticket.place for ticket in second)
+
+
+async def test_requests_of_a_group_do_not_fail_for_waiting_on_each_other() -> None:
+    rooms = Rooms(1, limit=0, timeout=0.01)
+    group = [rooms.enter("anna", group="g") for _ in range(3)]
+    await asyncio.sleep(0.05)
+    for ticket in group:
+        assert ticket.place
+        rooms.finish(ticket)
+    assert len(rooms.admission) == 0
+
+
+async def test_a_group_that_does_not_start_is_refused_by_its_first_request() -> None:
+    rooms = Rooms(0, limit=2, timeout=0.01)
+    first, *others = [rooms.enter("anna", group="g") for _ in range(3)]
+    with pytest.raises(QueueFullError):
+        rooms.enter("anna", group="h")
+    with pytest.raises(QueueTimeoutError):
+        await first.placed
+    assert not any(ticket.placed.done() for ticket in others)
+    for ticket in others:
+        rooms.admission.leave(ticket)
+    assert len(rooms.admission) == 0
 
 
 async def test_one_user_holds_at_most_half_of_the_queue() -> None:
@@ -336,7 +380,7 @@ async def run_story(story: list[Step], limit: int, concurrency: int | None) -> N
         if kind == "enter":
             try:
                 demand = BATCH if flag else TURN
-                limits = {} if concurrency is None else {"concurrency": concurrency}
+                limits: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
                 tickets.append(rooms.enter(f"{number}", demand, size=count, ahead=number == 5, **limits))
             except ApiError as error:
                 assert isinstance(error, QueueFullError)
