@@ -75,7 +75,7 @@ def measure(subject: Subject) -> list[Figure]:
     def add(name: str, values: list[float], unit: str = "MB", goal: float | None = None) -> None:
         figures.append(Figure(benchmark="memory", name=f"{subject.name}: {name}", values=values, unit=unit, goal=goal))
 
-    with samovar(subject.path, engine_memory=1, idle_unload=0) as server:  # the minimum: cells for one context
+    with samovar(subject.path, engine_memory=64 << 20, idle_unload=0) as server:  # the minimum: cells for one context
         uvloop.run(turns(server, subject, 1, 20, 0))
         add("an engine with 4 096 cells, after 20 tokens, RSS", megabytes(server.engines(), "rss"))
         uvloop.run(turns(server, subject, 2 * cores(), 20, 1))

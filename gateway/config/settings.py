@@ -43,6 +43,8 @@ PREFIX: Final = "SAMOVAR_"
 CONFIG: Final = Path("samovar.toml")
 _SECRETS: Final = ("cache", "cache_key")
 """Settings whose values may hold a password or a key, and are not shown."""
+LEAST_MEMORY: Final = 64 << 20
+"""Minimum of `memory` and `engine_memory` in bytes: the smallest models take more."""
 SIZES: Final = ("memory", "engine_memory", "user_storage", "cache_max_bytes")
 """Settings in bytes, whose bounds are shown in MiB."""
 
@@ -89,7 +91,7 @@ class Settings(BaseSettings):
     engines: int | Literal["auto"] = Field("auto", description="engine processes at most")
     memory: Bytes = Field(
         default_factory=lambda: total_memory() // 2,
-        ge=64 << 20,
+        ge=LEAST_MEMORY,
         description="memory of all engines together, `6 GiB`",
     )
     engine_memory: BytesOrAuto = Field(
@@ -173,6 +175,16 @@ class Settings(BaseSettings):
                 encoding = sys.getfilesystemencoding()
                 other = "" if encoding == "utf-8" else ", or set LC_ALL=C.UTF-8"
                 raise ValueError(f"{name}: is not valid {encoding}; rename the file or folder{other}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _check_memory(self) -> Self:
+        for name in {"memory", "engine_memory"} & self.model_fields_set:
+            size, most = getattr(self, name), total_memory()
+            if size != "auto" and size < LEAST_MEMORY:
+                raise ValueError(f"{name}: must be at least {LEAST_MEMORY >> 20} MiB, not {size}")
+            if size != "auto" and size > most:
+                raise ValueError(f"{name}: must be at most {most >> 20} MiB, the memory that exists here, not {size}")
         return self
 
     @model_validator(mode="after")

@@ -11,11 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from gateway.cli import Command, commands, main
 from gateway.cli.arguments import Parser
 from gateway.config.durations import parse_duration
-from gateway.config.machine import schedulable_cpus
+from gateway.config.machine import schedulable_cpus, total_memory
+from gateway.config.setting_types import Bytes
 from gateway.config.settings import Settings, SettingsError, load
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR
 
@@ -109,7 +111,7 @@ def test_a_file_saved_by_notepad_is_read_or_its_encoding_is_named(tmp_path: Path
     [("512 MiB", 512 << 20), ("512mb", 512 << 20), ("1.5G", 3 << 29), ("4096", 4096), ("2 KiB", 2048), ("1T", 1 << 40)],
 )
 def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
-    assert load({"engine_memory": text}).engine_memory == size
+    assert TypeAdapter(Bytes).validate_python(text) == size
 
 
 DURATIONS = [name for name, field in Settings.model_fields.items() if field.annotation is float]
@@ -166,6 +168,10 @@ def test_the_words_of_a_setting_are_named_by_its_refusal_and_have_no_case() -> N
         ({"cores": "1", "engines": "2"}, "engines: must be between 1 and cores, which is 1"),
         ({"engine_memory": "much"}, "engine_memory: must be a size such as 768 MiB, or auto, not 'much'"),
         ({"engine_memory": "-5"}, "engine_memory: "),
+        ({"engine_memory": "0"}, "engine_memory: must be at least 64 MiB, not 0"),
+        ({"memory": "0"}, "memory: must be at least 64 MiB, not 0"),
+        ({"memory": "100000 GiB"}, f"memory: must be at most {total_memory() >> 20} MiB, the memory that exists here"),
+        ({"engine_memory": "100000G"}, f"engine_memory: must be at most {total_memory() >> 20} MiB, the memory that "),
         ({"user_storage": "much"}, "user_storage: must be a size such as 768 MiB, not 'much'"),
         ({"user_storage": "500K"}, "user_storage: must be at least 1 MiB, not 512000"),
         ({"conversation_ttl": "forever"}, "conversation_ttl: must be seconds (300, 1.5) or a number with s, min, h, "),
