@@ -39,7 +39,7 @@ from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
 from gateway.transport import anthropic, chat, models, ollama
 from gateway.transport.authentication import SUBPROTOCOL
-from gateway.transport.bodies import routing_error
+from gateway.transport.bodies import no_route, routing_error
 from gateway.transport.http import HttpResponses
 from gateway.transport.intake import INTAKE, Intake, owner
 from gateway.transport.middleware import middleware
@@ -128,6 +128,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         exception_handlers={HTTPException: routing_error},
         lifespan=_lifespan(services, responses, intake),
     )
+    app.router.default = no_route(app.router.default)
     return app, responses
 
 

@@ -316,7 +316,7 @@ def read(raw: dict[str, Any], *, strict_fields: bool = False) -> ClientMessage:
         raise InvalidRequestError(f"`type` must be one of {', '.join(_BY_TYPE)}, response.steer", param="type")
     hints = Hints(strict=strict_fields)
     if target is not ResponseCreate:
-        return convert(hints.select(raw, target, neutral={}, demands={}), target)
+        return convert(with_numbers(hints.select(raw, target, neutral={}, demands={}), target), target)
     body = hints.select(with_aliases(raw), target, neutral=_NEUTRAL, demands=_DEMANDS)
     message = convert(_with_shapes(body, hints), ResponseCreate)
     _check(message)

@@ -39,6 +39,13 @@ def with_numbers(body: Json, target: type[msgspec.Struct]) -> Json:
     return result
 
 
+def whole_numbers(value: Any) -> Any:
+    """Return token ids with integers for floats without a fraction; `value` may be nested lists of them."""
+    if isinstance(value, list):
+        return [whole_numbers(inner) if isinstance(inner, list | float) else inner for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def with_aliases(raw: Mapping[str, Any]) -> Json:
     """Return `raw` with other servers' names of fields replaced; a field under its own name wins."""
     own = {name: value for name, value in raw.items() if name not in _ALIASES}

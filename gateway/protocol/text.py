@@ -12,7 +12,7 @@ from gateway.errors import UnsupportedParameterError
 from gateway.protocol.events import Completed, Event, Failed, Incomplete, TextDelta
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
 from gateway.protocol.requests import LOGPROBS, ResponseCreate, SamplingParams, convert
-from gateway.protocol.shapes import with_aliases, with_numbers
+from gateway.protocol.shapes import whole_numbers, with_aliases, with_numbers
 from gateway.protocol.tools import ErrorPaths
 from gateway.protocol.values import check_stops
 
@@ -72,6 +72,7 @@ def read_text(raw: dict[str, Any], *, strict_fields: bool = False) -> tuple[Text
     """
     hints = Hints(strict=strict_fields)
     fields = hints.select(with_aliases(raw), TextCreate, neutral=_NEUTRAL, demands=_DEMANDS)
+    fields["prompt"] = whole_numbers(fields.get("prompt"))
     body = convert(with_numbers(fields, TextCreate), TextCreate)
     check_stops(body.stops)
     shared = {name: getattr(body, name) for name in ("model", "store", *SamplingParams.__struct_fields__)}

@@ -10,6 +10,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cache import StoreError
 from gateway.auth.principal import principal_of
@@ -24,6 +25,7 @@ from gateway.errors import (
 from gateway.protocol.requests import MAX_MESSAGE, convert, decode
 from gateway.transport.dialects import error_response
 from gateway.transport.intake import SMALL, intake_of, owner
+from gateway.transport.refusals import refuse
 
 BODY_SECONDS: Final = 30.0
 """Seconds in which a client must send a request body."""
@@ -62,6 +64,18 @@ async def routing_error(request: Request, error: Exception) -> Response:
     request.state.code = InvalidRequestError.code  # for the log
     refusal = InvalidRequestError(f"{error.detail}")
     return error_response(refusal, request.scope, status=error.status_code, headers=error.headers)
+
+
+def no_route(default: ASGIApp) -> ASGIApp:
+    """Return the app for paths without a route: it refuses WebSockets, too, with 404; `default` answers HTTP."""
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await refuse(InvalidRequestError("Not Found"), scope, receive, send, status=404)
+        else:
+            await default(scope, receive, send)
+
+    return respond
 
 
 async def json_body(request: Request) -> dict[str, Any]:

@@ -81,6 +81,12 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         if not self.transport.is_closing() and not self.read_paused:
             self.transport.resume_reading()
 
+    async def send(self, message: Any) -> None:
+        """Send a message of the app. A refused upgrade is complete with its body, which uvicorn reports as an error."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+
     def handle_connect(self, event: Any) -> None:
         """Put `watch_controls` into the scope's state for the app."""
         super().handle_connect(event)

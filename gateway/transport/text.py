@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.auth.principal import principal_of
 from gateway.errors import InvalidRequestError, UnsupportedParameterError
 from gateway.protocol.requests import convert
-from gateway.protocol.shapes import with_numbers
+from gateway.protocol.shapes import whole_numbers, with_numbers
 from gateway.protocol.text import TextCompletion, Token, read_text
 from gateway.responses.registry import Responses
 from gateway.transport.bodies import json_body, with_errors
@@ -93,7 +93,8 @@ class TextRoutes:
 
     async def detokenize(self, request: Request) -> Response:
         """Return the text of tokens; incomplete characters become U+FFFD."""
-        body = convert(await json_body(request), DetokenizeCreate)
+        fields = await json_body(request)
+        body = convert({**fields, "tokens": whole_numbers(fields.get("tokens"))}, DetokenizeCreate)
         self._check_tokens(body.tokens, "tokens")
         text = await joined(body.tokens, self._services.model.tokens.shown)
         return _json(msgspec.json.encode({"content": text.decode(errors="replace")}))

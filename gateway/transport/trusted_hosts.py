@@ -12,9 +12,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import InvalidRequestError
+from gateway.transport.dialects import OLLAMA
 from gateway.transport.origins import Origins, is_own
 from gateway.transport.refusals import refuse
 
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\\\[\]]+)(:\d*)?")
+"""The form of the header `Host`: a name or an address, and a port (RFC 9110, section 7.2)."""
 _PRIVATE: Final = re.compile(r"[a-z0-9_-]+|([a-z0-9_-]+\.)+internal")
 """Names that the public DNS does not have: of Compose services, and such as `host.docker.internal`."""
 
@@ -39,7 +42,7 @@ class TrustedHosts:
         self._exposed = exposed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the app if the request is allowed; otherwise respond with 403, or with 415 if its body is not JSON."""
+        """Call the app if the request is allowed; otherwise respond with 403, or 415 if its body is not JSON."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -50,7 +53,7 @@ class TrustedHosts:
             reason = f"the host {host} is not served here; to allow it, set allowed_hosts (--allowed-hosts {name})"
         elif origin is not None and not self._is_allowed(origin, host, _port(scope)):
             reason = f"pages of {origin} may not call; to allow them, set allowed_origins (--allowed-origins {origin})"
-        elif scope["type"] == "http" and not _is_json(headers):
+        elif scope["type"] == "http" and not _is_json(headers) and not _is_ollama(scope, headers):
             reason, status = "a request's body must be JSON: send the header `Content-Type: application/json`", 415
         else:
             await self._app(scope, receive, send)
@@ -60,7 +63,7 @@ class TrustedHosts:
         await refuse(InvalidRequestError(reason), scope, receive, send, status=status, headers=more)
 
     def _is_known(self, host: str, origin: str | None) -> bool:
-        name = _name(host)
+        name = _name(host) if _HOST.fullmatch(host) else ""
         if self._hosts.fullmatch(name) or _is_address(name):
             return True
         return (self._exposed or origin is None) and _PRIVATE.fullmatch(name) is not None
@@ -94,6 +97,16 @@ def _is_address(name: str) -> bool:
 def _port(scope: Scope) -> int | None:
     server = scope.get("server")
     return server[1] if server else None
+
+
+def _is_ollama(scope: Scope, headers: Headers) -> bool:
+    """Return whether a body under Ollama's paths is read as JSON whatever its content type, as Ollama does.
+
+    curl declares a form, and a page can send one without a preflight. But a browser names the page in `Origin`, which
+    has been checked, and in `Sec-Fetch-Site`, which says whether the page is the gateway's own.
+    """
+    own = headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    return scope["path"].startswith(OLLAMA) and ("origin" in headers or own)
 
 
 def _is_json(headers: Headers) -> bool:

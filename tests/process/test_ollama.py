@@ -210,7 +210,7 @@ def test_every_refusal_is_text_and_keys_are_needed_as_elsewhere(tmp_path: Path, 
             (403, gateway.get("/api/tags", host="evil.example", **bearer)),
             (404, gateway.get("/api/nowhere", **bearer)),
             (405, gateway.get("/api/chat", **bearer)),
-            (415, form),
+            (400, form),
             (
                 400,
                 httpx.post(

@@ -232,6 +232,71 @@ def test_options_and_head_need_no_key_or_no_body(server: Server) -> None:
     assert httpx.get(f"{url}/ai/static/app.js").status_code == 200
 
 
+async def raw(server: Server, head: str) -> tuple[int, dict[str, Any]]:
+    """Status and JSON body of the answer to a request head."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.gateway.url.rpartition(":")[2]))
+    writer.write((head + "\r\n\r\n").encode())
+    answer, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(answer.split()[1]), json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://127.0.0.1:8000/v1/models", "127.0.0.1", 200),
+        ("HTTP://localhost/models/?a=b", "evil.example", 200),
+        ("https://localhost/ai/v1/models", "localhost", 200),
+        ("http://evil.example/v1/models", "localhost", 403),
+        ("http:///v1/models", "localhost", 403),
+        ("http://localhost/nowhere", "localhost", 404),
+        ("ftp://localhost/v1/models", "localhost", 404),
+    ],
+)
+async def test_a_target_in_absolute_form_is_served_and_its_host_counts(
+    server: Server, target: str, host: str, status: int
+) -> None:
+    key = server.headers["Authorization"]
+    head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {key}\r\nConnection: close"
+    assert (await raw(server, head))[0] == status
+
+
+UPGRADE = (
+    "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
+    "\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [("/v1/nowhere", "localhost", 404), ("/v1/models", "localhost", 404), ("/", "localhost", 404),
+     ("/v1/responses", "evil.example", 403)],
+)  # fmt: skip
+async def test_a_websocket_that_is_refused_gets_the_reason_and_the_log_no_error(
+    server: Server, path: str, host: str, status: int
+) -> None:
+    key = server.headers["Authorization"]
+    found, body = await raw(server, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {key}{UPGRADE}")
+    assert (found, body["error"]["code"]) == (status, "invalid_request")
+    assert server.get("/healthz").status_code == 200  # the log has the line by now
+    assert '"level": "error"' not in server.gateway.log()
+
+
+def test_the_folder_of_static_files_is_not_found_and_does_not_redirect_for_ever(server: Server) -> None:
+    for path in ("/static", "/static/"):
+        assert httpx.get(server.gateway.url + path, follow_redirects=True).status_code == 404
+
+
+def test_integral_floats_are_integers_in_lists_and_queries_too(server: Server) -> None:
+    assert server.post("/detokenize", tokens=[72.0, 105]).json() == server.post("/detokenize", tokens=[72, 105]).json()
+    assert server.post("/detokenize", tokens=[7.5]).status_code == 400
+    for prompt in ([65.0, 66], [[65, 66.0]], [65.0]):
+        assert server.post("/completions", prompt=prompt, max_tokens=1.0, **ENDLESS).json()["choices"][0]["text"] == "A"
+    response = server.post("/responses", input="x", max_output_tokens=1.0, **ENDLESS).json()
+    stream = server.get(f"/responses/{response['id']}?stream=true&starting_after=1.0")
+    assert '"sequence_number":2' in stream.text
+
+
 async def test_a_health_check_over_http_1_0_without_host_is_answered(server: Server) -> None:
     port = int(server.gateway.url.rpartition(":")[2])
     for path in ("/healthz", "/health", "/readyz"):

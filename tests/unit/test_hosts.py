@@ -24,6 +24,13 @@ from gateway.transport.trusted_hosts import TrustedHosts
 HOSTS = ["localhost", "127.0.0.1", "chat.example.org", "*.example.net", "https://front.example.com:8443"]
 
 
+ODD = [
+    "evil.example://localhost", "http://localhost", "localhost/evil", "evil@localhost", "localhost:8000:1",
+    "localhost:x", "[localhost]", "[::1", "localhost?", "localhost#", "localhost\\evil",
+]  # fmt: skip
+"""Values of `Host` that are no name and port, though parts of them are served."""
+
+
 async def respond(request: Request) -> PlainTextResponse:
     return PlainTextResponse(request.url.path)
 
@@ -56,7 +63,9 @@ def test_known_names_and_all_addresses_are_served(host: str) -> None:
     assert served(host)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "example.net", "chat.example.org.evil.example", "evil.local", "a b"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "example.net", "chat.example.org.evil.example", "evil.local", "a b", *ODD]
+)
 def test_names_of_the_public_dns_are_not(host: str) -> None:
     assert not served(host)
     assert not served(host, exposed=True)
@@ -208,6 +217,7 @@ ROUTES = [
         ("/", "/"),
         ("", "/"),
         ("/static/app.js", "/static/app.js"),
+        ("/static/", "/static/"),
         ("/monitor/", "/monitor/"),
         ("/other/models", "/other/models"),
     ],
@@ -223,6 +233,41 @@ def test_a_prefix_may_be_removed_by_the_proxy_or_by_the_gateway() -> None:
         assert ask(app, path).text == "/v1/models"
     assert ask(app, "/samovarv1/models").status_code == 404
     assert ask(app, "/samovar").headers["location"] == "/samovar/"
+
+
+def test_a_path_with_control_characters_is_no_route() -> None:
+    app = Paths(Starlette(routes=ROUTES), routes=ROUTES)
+    for path in ("/v1/models%0a", "/models%0A", "/healthz%0d", "/v1/models%00", "/%0a/v1/models"):
+        assert ask(app, path).status_code == 404, path
+
+
+CURL = {"content_type": "application/x-www-form-urlencoded"}
+PLAIN = {"content_type": "text/plain"}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/api/chat", CURL, 200),
+        ("/api/chat", PLAIN, 200),
+        ("/api/chat", {}, 200),
+        ("/api/chat", {**PLAIN, "origin": "http://localhost:8000"}, 200),
+        ("/api/chat", {**PLAIN, "sec_fetch_site": "same-origin"}, 200),
+        ("/api/chat", {**PLAIN, "origin": "https://evil.example"}, 403),
+        ("/api/chat", {**CURL, "origin": "http://localhost:3000", "sec_fetch_site": "same-site"}, 403),
+        ("/api/chat", {**CURL, "origin": "null"}, 403),
+        ("/api/chat", {**PLAIN, "sec_fetch_site": "cross-site"}, 415),
+        ("/api/chat", {**CURL, "sec_fetch_site": "same-site"}, 415),
+        ("/v1/responses", CURL, 415),
+        ("/v1/chat/completions", {}, 415),
+    ],
+)
+def test_only_ollamas_paths_take_bodies_of_any_type_and_from_no_foreign_page(
+    path: str, headers: dict[str, str], status: int
+) -> None:
+    inner = Starlette(routes=[Route(path, respond, methods=["POST"])])
+    app = TrustedHosts(inner, hosts=HOSTS, origins=[])
+    assert ask(app, path, "POST", content_length="2", **headers).status_code == status
 
 
 def test_options_names_the_methods_of_a_path() -> None:
