@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.auth.principal import principal_of
 from gateway.conversations.unstored import Unstored
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
-from gateway.protocol.events import terminal_event
+from gateway.protocol.events import Created, terminal_event
 from gateway.protocol.hints import HEADER
 from gateway.protocol.items import page
 from gateway.protocol.log import Reader
@@ -100,6 +100,13 @@ async def wait_for_ends(request: Request, group: Sequence[Running]) -> list[dict
     return ended if len(ended) == len(group) else CLIENT_CLOSED
 
 
+def _accepted(running: Running) -> dict[str, Any]:
+    """Return the response as it was accepted: in the background as `queued`, whatever has happened since."""
+    first = Reader(running.log).next()
+    assert isinstance(first, Created), first  # noqa: S101
+    return first.response
+
+
 def with_ignored(response: Response, create: ResponseCreate) -> Response:
     """Return the HTTP response to a request, with the header that lists the fields without effect."""
     if create.ignored and response is not CLIENT_CLOSED:
@@ -134,7 +141,7 @@ class HttpResponses:
         if stream:
             return with_ignored(EventStream(request, frames(running, Reader(running.log)), close), running.request)
         try:
-            ended = running.response if create.background else await wait_for_end(request, running)
+            ended = _accepted(running) if create.background else await wait_for_end(request, running)
             return with_ignored(ended if isinstance(ended, Response) else JSONResponse(ended), running.request)
         finally:
             close()

@@ -199,6 +199,15 @@ def test_programs_that_look_for_ollama_find_it_and_browsers_get_the_page(tiny_se
     assert re.fullmatch(r"\d+\.\d+\.\d+", tiny_server.get("/api/version").json()["version"])
 
 
+def test_the_examples_of_ollamas_documentation_declare_no_json(tiny_server: Gateway) -> None:
+    body = b'{"model": "tiny", "prompt": "tea", "stream": false, "options": {"num_predict": 1}}'
+    url = tiny_server.url + "/api/generate"
+    for headers in ({}, {"content-type": "application/x-www-form-urlencoded"}):
+        assert httpx.post(url, content=body, headers=headers, timeout=60).json()["done"]
+    simple = {"content-type": "text/plain", "origin": "https://evil.example"}
+    assert httpx.post(url, content=body, headers=simple).status_code == 403
+
+
 def test_every_refusal_is_text_and_keys_are_needed_as_elsewhere(tmp_path: Path, tiny_model: Path) -> None:
     key = keys(tmp_path, "add", "anna")
     bearer = {"Authorization": f"Bearer {key}"}
