@@ -102,6 +102,7 @@ async def test_an_answer_resumes_where_the_connection_was_lost(open_page: OpenPa
     def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
         if request["type"] == "response.create":
             gateway.begin("Once upon")
+            gateway.keep_alive()
         else:
             gateway.delta(" a time.")
             gateway.say_of(1, "response.completed", "completed")

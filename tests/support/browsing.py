@@ -165,6 +165,10 @@ class PlayedGateway:
         """Sends more of the answer."""
         self.say("response.output_text.delta", item_id="msg", output_index=0, content_index=0, delta=words)
 
+    def keep_alive(self) -> None:
+        """Sends the event that has no number, as while a request waits for its lane."""
+        self.sockets[-1].send(json.dumps({"type": "keepalive", "stream_id": self._lane}))
+
     def begin(self, words: str) -> None:
         """Sends an answer to the newest request as far as its first words."""
         number = len(self.asked)
