@@ -61,6 +61,8 @@ async def flood(writer: asyncio.StreamWriter, piece: bytes, most: int) -> int:
 
 async def taken(writer: asyncio.StreamWriter, data: bytes) -> bool:
     """Whether the gateway took all of `data`, which is more than the system buffers, and did not hang up."""
+    # A fixed size: else the system buffers as much as the gateway leaves to a connection that it is about to close.
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     try:
         async with asyncio.timeout(30):
             writer.write(data)
