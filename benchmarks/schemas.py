@@ -235,7 +235,9 @@ def main() -> None:
     print(*table(found), sep="\n")
     print(f"\nrefused as tool: {keywords(outcome.tool for outcome in every)}")
     print(f"not enforced in a tool: {keywords(path for outcome in every for path in outcome.ignored)}")
-    print(f"refused as format: {keywords(outcome.strict for outcome in every)}\n")
+    print(f"refused as format: {keywords(outcome.strict for outcome in every)}")
+    stricter = [f"{outcome.name} ({outcome.strict[:80]})" for outcome in every if outcome.strict and not outcome.bare]
+    print(f"refused as format, but compiled by llguidance alone: {', '.join(stricter) or 'none'}\n")
     if options.details:
         print(*(line[:500] for outcome in every for line in details(outcome)), "", sep="\n")
     publish(list(figures(found)))
