@@ -11,14 +11,14 @@ import json
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
-from engine import GRAMMAR_LIMITS
+from engine import GRAMMAR_LIMITS, GRAMMAR_STACK
 from gateway.errors import InvalidRequestError
 from gateway.prompts.schemas import Schema, blamed, closed, has_control_characters, inexact, normalized, place, without
 from gateway.protocol.calls import CLOSING, HEADER
@@ -40,8 +40,6 @@ SECONDS: Final = 1.0
 """Maximum CPU seconds for all schemas of a request."""
 SECONDS_PER_SCHEMA: Final = 0.5
 """Maximum CPU seconds for one schema; llguidance needs minutes for some large ones."""
-STACK: Final = 16 << 20
-"""Bytes of stack of the thread that compiles. The default is the size of the worker's own stack, which is larger."""
 MAX_REPAIRS: Final = 8
 """Maximum keywords that are left out of one schema before any JSON object is accepted."""
 WHITESPACE: Final = r"[ ]?|\n[ \t]{0,20}"
@@ -52,6 +50,8 @@ ANY_OBJECT: Final[Schema] = {"type": "object"}
 _WRONG_WARNING: Final = "min/maxProperties"
 """Start of a warning after which llguidance 1.9.1 does not ignore the keyword, but requires an additional property."""
 _LENIENT: Final[dict[str, Any]] = {"lenient": True, "coerce_one_of": True}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,24 @@ class _Checker:
 
     def check(self, grammar: str) -> _Verdict:
         """Compile `grammar` without an engine."""
-        verdicts: list[_Verdict] = []
-        end = min(self._end, time.process_time() + SECONDS_PER_SCHEMA)
-        threading.stack_size(STACK)
-        thread = threading.Thread(target=lambda: verdicts.append(_compiled(grammar)), daemon=True)
-        if time.process_time() < end:
-            thread.start()
-        while thread.is_alive() and time.process_time() < end:
-            thread.join(0.02)
-        # A thread that is still alive ends with the worker, which exits after a slow job.
-        return verdicts[0] if verdicts else _TOO_SLOW
+        return (
+            _bounded(lambda: _compiled(grammar), min(self._end - time.process_time(), SECONDS_PER_SCHEMA)) or _TOO_SLOW
+        )
+
+
+def _bounded(work: Callable[[], T], seconds: float) -> T | None:
+    """Return the result of `work`, or None if it takes more than `seconds` of CPU time."""
+    results: list[T] = []
+    end = time.process_time() + seconds
+    default = threading.stack_size(GRAMMAR_STACK)
+    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+    if seconds > 0:
+        thread.start()
+    threading.stack_size(default)
+    while thread.is_alive() and time.process_time() < end:
+        thread.join(0.02)
+    # A thread that is still alive ends with the worker, which exits after a slow job.
+    return results[0] if results else None
 
 
 def form(
@@ -180,12 +188,20 @@ def _lark(text: GrammarFormat) -> str:
     definition = str(text.definition)
     if text.syntax == "regex":
         return str(json.loads(LLMatcher.grammar_from_regex(definition))["grammars"][0]["lark_grammar"])
+    converted = _bounded(lambda: _converted(definition), SECONDS_PER_SCHEMA)
+    if isinstance(converted, str):
+        return converted
+    problem = "it takes too long to convert" if converted is None else _with_line(str(converted), definition)
+    raise InvalidRequestError(f"{text.path}: {problem}", param=text.path)
+
+
+def _converted(definition: str) -> str | Exception:
     try:
         return any_to_lark(definition)
     except RecursionError:
-        raise
-    except Exception as error:  # the converter raises Exception
-        raise InvalidRequestError(f"{text.path}: {_with_line(str(error), definition)}", param=text.path) from error
+        return ValueError("it is nested too deeply")
+    except Exception as error:  # noqa: BLE001 - the converter raises Exception
+        return error
 
 
 def _with_line(message: str, definition: str) -> str:

@@ -473,6 +473,15 @@ HOSTILE = st.recursive(
 )
 
 
+async def test_a_long_chain_of_references_ends_no_engine(engine: EngineProcess) -> None:
+    links = {f"d{i}": {"properties": {"x": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(2500)}
+    grammar = Grammar(compiled({"$defs": {**links, "d2500": TEXT}, "$ref": "#/$defs/d0"}))
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=1)
+    messages = [message async for message in engine.generate(Generate(1, [40], 10, sampling, "a", grammar))]
+    assert isinstance(messages[-1], Finished)
+    assert messages[-1].reason in ("stop", "length")
+
+
 @pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(HOSTILE, min_size=15, max_size=25))
