@@ -2,7 +2,7 @@
 
 python -m benchmarks.everything [--from NAME]: takes about three hours on two cores, during which nothing else may run.
 Measurements are stored, so that --from continues an interrupted run. `soak` and `faults` take long and judge
-themselves, so they are run by name.
+themselves, and `schemas` needs a data set, so they are run by name.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ from .amx import repacks_weights
 from .annex import ANNEX_CELLS
 from .child import environment, module_command
 from .comparison import Pace, Rate, compare
-from .constraint import GRAMMAR_LIMITS
+from .constraint import GRAMMAR_LIMITS, GRAMMAR_STACK
 from .cost_model import WIDEST, CostModel, StepTimes, groups, heuristic, round_seconds, seconds
 from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
@@ -34,6 +34,7 @@ from .tuning import measure
 __all__ = [
     "ANNEX_CELLS",
     "GRAMMAR_LIMITS",
+    "GRAMMAR_STACK",
     "QUANTIZATIONS",
     "WIDEST",
     "Answer",

@@ -15,7 +15,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from engine.candidates import Ids
-from engine.errors import GrammarError, SamplingError
+from engine.errors import GrammarError
 from engine.llama import Vocabulary
 from engine.messages import Grammar
 
@@ -25,6 +25,9 @@ SECONDS_PER_TOKEN: Final = 0.03
 """CPU seconds per generated token, about one step of a 0.5 B model."""
 MAX_COMPILED: Final = 8
 """Compiled grammars that are cached, so that an agent's next request with the same tools is not compiled again."""
+GRAMMAR_STACK: Final = 96 << 20
+"""Bytes of stack of a thread that compiles grammars. llguidance recurses at every reference, with up to 10 kB, and the
+20 000 values of a request's schemas have room for a chain of 6 666."""
 MARK: Final = b"\xff"
 """First byte of a control token in llguidance's vocabulary. No text has this byte, so no grammar matches the token."""
 GRAMMAR_LIMITS: Final = LLParserLimits(
@@ -97,7 +100,7 @@ class Constraint:
         return bool(self._compiler.texts[token]) and self._fits(token)
 
     def allowed(self) -> Ids:
-        """Return all tokens that may come next. Raises GrammarError, or SamplingError if there are none."""
+        """Return all tokens that may come next. Raises GrammarError, also if there are none."""
         mask = self._timed(self._matcher.compute_bitmask)
         _check(self._matcher)
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=self._vocabulary.size, bitorder="little")
@@ -105,7 +108,7 @@ class Constraint:
         if self._matcher.is_accepting():
             fitting = np.concatenate([fitting, self._compiler.ends])
         if not len(fitting):
-            raise SamplingError("no token fits the grammar")
+            raise GrammarError("the grammar or schema allows no text here that this model can write")
         return fitting
 
     def accept(self, token: int) -> None:
@@ -164,4 +167,6 @@ def _check(matcher: LLMatcher) -> None:
     """Raise GrammarError if `matcher` rejected its grammar or exceeded a limit."""
     if matcher.is_error():
         reason = matcher.get_error().strip().partition("\n")[0][:200]
+        if reason.startswith("NoExtension"):
+            reason = "it allows no text here"
         raise GrammarError(f"the grammar or schema is invalid or too complex: {reason}")

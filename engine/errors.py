@@ -33,7 +33,7 @@ class EngineDiedError(EngineError):
 
 
 class SamplingError(EngineError):
-    """No next token can be sampled: the logits are not finite, or no token fits the grammar."""
+    """No next token can be sampled: the logits are not finite, or earlier tokens do not fit the grammar."""
 
 
 class GrammarError(EngineError):

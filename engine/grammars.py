@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, stack_size
 
-from engine.constraint import Compiler, Constraint
+from engine.constraint import GRAMMAR_STACK, Compiler, Constraint
 from engine.errors import EngineError, GrammarError
 from engine.llama import Vocabulary
 from engine.messages import Grammar
@@ -31,7 +31,9 @@ class Grammars:
         self._compiler: Future[Compiler] = Future()
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._callbacks: deque[Callable[[], None]] = deque()
+        default = stack_size(GRAMMAR_STACK)
         Thread(target=self._run, name="grammars", daemon=True).start()
+        stack_size(default)
 
     def compile(self, grammar: Grammar, done: Callable[[Compiled], None]) -> None:
         """Compile `grammar`. The loop then calls `done` with the constraint of a new answer, or with an error."""

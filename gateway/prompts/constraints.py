@@ -6,20 +6,21 @@ cannot be enforced is left out and listed.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
-from engine import GRAMMAR_LIMITS
+from engine import GRAMMAR_LIMITS, GRAMMAR_STACK
 from gateway.errors import InvalidRequestError
-from gateway.prompts.schemas import Schema, blamed, closed, normalized, place, without
+from gateway.prompts.schemas import Schema, blamed, closed, has_control_characters, inexact, normalized, place, without
 from gateway.protocol.calls import CLOSING, HEADER
 from gateway.protocol.tool_prompt import OPENING
 from gateway.protocol.tools import (
@@ -39,16 +40,18 @@ SECONDS: Final = 1.0
 """Maximum CPU seconds for all schemas of a request."""
 SECONDS_PER_SCHEMA: Final = 0.5
 """Maximum CPU seconds for one schema; llguidance needs minutes for some large ones."""
-STACK: Final = 16 << 20
-"""Bytes of stack of the thread that compiles. The default is the size of the worker's own stack, which is larger."""
 MAX_REPAIRS: Final = 8
 """Maximum keywords that are left out of one schema before any JSON object is accepted."""
 WHITESPACE: Final = r"[ ]?|\n[ \t]{0,20}"
 """Whitespace between JSON tokens: enough for indented JSON, and not endless, as small models write it."""
+ESCAPES: Final = r"nrbtf\""
+"""Escapes in strings. `\u0061` would write a declared property's name in a way that llguidance takes for undeclared."""
 ANY_OBJECT: Final[Schema] = {"type": "object"}
 _WRONG_WARNING: Final = "min/maxProperties"
 """Start of a warning after which llguidance 1.9.1 does not ignore the keyword, but requires an additional property."""
-_LENIENT: Final = {"lenient": True, "coerce_one_of": True}
+_LENIENT: Final[dict[str, Any]] = {"lenient": True, "coerce_one_of": True}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,11 @@ class _Part:
         """The schema as a grammar with a name."""
         if self.lark is not None:
             return {"name": self.name, "lark_grammar": self.lark}
-        options = {"whitespace_pattern": WHITESPACE, **({} if self.strict else _LENIENT)}
+        options: dict[str, Any] = {"whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES}
+        if has_control_characters(self.schema):
+            options["json_allowed_escapes"] += "u"
+        if not self.strict:
+            options |= _LENIENT
         return {"name": self.name, "json_schema": {**closed(self.schema), "x-guidance": options}}
 
     def reduced(self) -> _Part:
@@ -87,25 +94,35 @@ class _Verdict:
     warnings: tuple[str, ...] = ()
 
 
+_TOO_SLOW: Final = _Verdict("the schema takes too long to compile")
+
+
 class _Checker:
-    """Compiles the grammars of one request within SECONDS."""
+    """Compiles the grammars of one request within SECONDS, which include the preparation of the grammars."""
 
     def __init__(self) -> None:
-        self._left = SECONDS
+        self._end = time.process_time() + SECONDS
 
     def check(self, grammar: str) -> _Verdict:
         """Compile `grammar` without an engine."""
-        verdicts: list[_Verdict] = []
-        threading.stack_size(STACK)
-        thread = threading.Thread(target=lambda: verdicts.append(_compiled(grammar)), daemon=True)
-        started = time.process_time()
-        limit = min(self._left, SECONDS_PER_SCHEMA)
+        return (
+            _bounded(lambda: _compiled(grammar), min(self._end - time.process_time(), SECONDS_PER_SCHEMA)) or _TOO_SLOW
+        )
+
+
+def _bounded(work: Callable[[], T], seconds: float) -> T | None:
+    """Return the result of `work`, or None if it takes more than `seconds` of CPU time."""
+    results: list[T] = []
+    end = time.process_time() + seconds
+    default = threading.stack_size(GRAMMAR_STACK)
+    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+    if seconds > 0:
         thread.start()
-        while thread.is_alive() and time.process_time() - started < limit:
-            thread.join(0.02)
-        self._left -= time.process_time() - started
-        # A thread that is still alive ends with the worker, which exits after a slow job.
-        return verdicts[0] if verdicts else _Verdict("the schema takes too long to compile")
+    threading.stack_size(default)
+    while thread.is_alive() and time.process_time() < end:
+        thread.join(0.02)
+    # A thread that is still alive ends with the worker, which exits after a slow job.
+    return results[0] if results else None
 
 
 def form(
@@ -140,18 +157,28 @@ def _call(functions: Sequence[FunctionTool]) -> list[str]:
 def _arguments(tool: FunctionTool, name: str, path: str) -> _Part:
     parameters = tool.parameters or {}
     kinds = parameters.get("type") or "object"
-    if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
+    if kinds == "object" or (isinstance(kinds, list) and "object" in kinds):
+        return _schema(name, path, {**parameters, "type": "object"}, strict=tool.strict is True)
+    if tool.strict:
         raise InvalidRequestError(f"{path}.type: it must be `object`", param=f"{path}.type")
-    return _Part(name, path, {**normalized(parameters), "type": "object"}, strict=tool.strict is True)
+    return _Part(name, path, ANY_OBJECT, strict=False, ignored=(path,))
 
 
 def _answer(text: AnyFormat, path: str) -> _Part:
     if isinstance(text, GrammarFormat):
         if isinstance(text.definition, dict):
-            return _Part("answer", text.path, normalized(text.definition), strict=True)
+            return _schema("answer", text.path, text.definition, strict=True)
         return _Part("answer", text.path, {}, strict=True, lark=_lark(text))
     schema = text.schema if isinstance(text, JsonSchema) else ANY_OBJECT
-    return _Part("answer", path, normalized(schema), strict=True)
+    return _schema("answer", path, schema, strict=True)
+
+
+def _schema(name: str, path: str, schema: Schema, *, strict: bool) -> _Part:
+    """Return the part for `schema`. Raises InvalidRequestError if it is strict and cannot be enforced exactly."""
+    if strict:
+        for place_, reason in inexact(schema):
+            raise _refusal(path + place_, reason)
+    return _Part(name, path, normalized(schema), strict)
 
 
 def _lark(text: GrammarFormat) -> str:
@@ -161,12 +188,20 @@ def _lark(text: GrammarFormat) -> str:
     definition = str(text.definition)
     if text.syntax == "regex":
         return str(json.loads(LLMatcher.grammar_from_regex(definition))["grammars"][0]["lark_grammar"])
+    converted = _bounded(lambda: _converted(definition), SECONDS_PER_SCHEMA)
+    if isinstance(converted, str):
+        return converted
+    problem = "it takes too long to convert" if converted is None else _with_line(str(converted), definition)
+    raise InvalidRequestError(f"{text.path}: {problem}", param=text.path)
+
+
+def _converted(definition: str) -> str | Exception:
     try:
         return any_to_lark(definition)
     except RecursionError:
-        raise
-    except Exception as error:  # the converter raises Exception
-        raise InvalidRequestError(f"{text.path}: {_with_line(str(error), definition)}", param=text.path) from error
+        return ValueError("it is nested too deeply")
+    except Exception as error:  # noqa: BLE001 - the converter raises Exception
+        return error
 
 
 def _with_line(message: str, definition: str) -> str:
@@ -184,6 +219,8 @@ def _enforceable(rules: Sequence[str], parts: Sequence[_Part]) -> list[_Part]:
     verdict = checker.check(_grammar(rules, parts))
     if not verdict.error and not verdict.warnings:
         return list(parts)
+    if len(parts) == 1:
+        return [_repaired(parts[0], checker, verdict)]
     parts = [_repaired(part, checker) for part in parts]
     verdict = checker.check(_grammar(rules, parts))
     if verdict.error:
@@ -196,10 +233,13 @@ def _enforceable(rules: Sequence[str], parts: Sequence[_Part]) -> list[_Part]:
     return parts
 
 
-def _repaired(part: _Part, checker: _Checker) -> _Part:
-    """Return the part with an enforceable schema. Raises InvalidRequestError if a strict schema is not enforceable."""
+def _repaired(part: _Part, checker: _Checker, verdict: _Verdict | None = None) -> _Part:
+    """Return the part with an enforceable schema. Raises InvalidRequestError if a strict schema is not enforceable.
+
+    `verdict` is that of the unchanged part, if known.
+    """
     for _ in range(MAX_REPAIRS):
-        verdict = checker.check(_alone(part))
+        verdict = verdict or checker.check(_alone(part))
         problems = [
             (keyword, part.path + place(part.schema, keyword, message))
             for message in (verdict.error, *verdict.warnings)
@@ -213,6 +253,7 @@ def _repaired(part: _Part, checker: _Checker) -> _Part:
         if not problems:
             break
         part = replace(part, schema=_without_faulty(part, problems[0][0], checker))
+        verdict = None
     return part.reduced()
 
 
@@ -220,10 +261,11 @@ def _without_faulty(part: _Part, keyword: str, checker: _Checker) -> Schema:
     """Return the schema without `keyword` where its value is faulty by itself, or everywhere if it never is."""
     shared: Schema = {name: part.schema[name] for name in ("$defs", "definitions") if name in part.schema}
 
-    def is_faulty(subschema: Schema) -> bool:
-        return bool(checker.check(_alone(replace(part, schema={**shared, keyword: subschema[keyword]}))).error)
+    @functools.cache
+    def is_faulty(value: str) -> bool:
+        return bool(checker.check(_alone(replace(part, schema={**shared, keyword: json.loads(value)}))).error)
 
-    reduced = without(part.schema, keyword, is_faulty)
+    reduced = without(part.schema, keyword, lambda subschema: is_faulty(json.dumps(subschema[keyword])))
     return reduced if reduced != part.schema else without(part.schema, keyword, lambda _: True)
 
 

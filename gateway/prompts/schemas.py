@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -21,6 +21,14 @@ _NAMED_SUBSCHEMAS: Final = _DEFINITIONS | {"properties", "patternProperties", "d
 _VALUES: Final = frozenset(("const", "default"))
 """Keywords for which null is a value. Some clients send other keywords as null where they mean none."""
 _WITHOUT_EFFECT: Final = (("uniqueItems", False), ("minContains", 0))
+_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+"""Characters that JSON writes as their code only."""
+_EXACT: Final = ("multipleOf", "const", "enum", "properties", "required")
+"""Keywords whose integers llguidance rounds to doubles, or from whose texts it leaves out characters."""
+_MINIMA: Final = frozenset(("minimum", "exclusiveMinimum"))
+_MAXIMA: Final = frozenset(("maximum", "exclusiveMaximum"))
+_LARGEST: Final = (1 << 63) - 1
+"""The largest integer that llguidance accepts."""
 FORMATS: Final = frozenset(
     ("date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri",
      "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex")
@@ -28,7 +36,7 @@ FORMATS: Final = frozenset(
 """The formats of JSON Schema. The standard requires that others have no effect."""
 _COMBINING: Final = ("allOf", "oneOf", "not", "if", "dependentSchemas", "contains", "$dynamicRef")
 """Keywords under which a closed object would change which answers are valid."""
-_OPEN: Final = ("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "minProperties")
+_OPEN: Final = ("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames")
 """Keywords that mention properties without declaring them."""
 _SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "regex": ("pattern", "patternProperties"), "lookarounds": ("pattern", "patternProperties"), "Pointer": ("$ref",),
@@ -85,9 +93,29 @@ def place(schema: Schema, keyword: str, message: str) -> str:
     return f"{next(quoted, places[0][0])}.{keyword}"
 
 
+def has_control_characters(value: Any) -> bool:
+    """Return whether a text in `value` has characters that JSON writes as the code of a character."""
+    return any(isinstance(leaf, str) and _CONTROL_CHARACTERS.search(leaf) for leaf in _leaves(value))
+
+
+def inexact(schema: Schema) -> Iterator[tuple[str, str]]:
+    """Yield the path of each keyword that llguidance 1.9.1 enforces inexactly and without an error, with the reason."""
+    for path, subschema in subschemas(schema):
+        least = subschema.get("minProperties")
+        if isinstance(least, int) and least > len(set(_names(subschema.get("required")))) + 1:
+            yield f"{path}.minProperties", "two undeclared properties could have the same name"
+        for name in _EXACT:
+            value = subschema.get(name)
+            texts = list(value) if name == "properties" and isinstance(value, dict) else value
+            if has_control_characters(texts):
+                yield f"{path}.{name}", "it has control characters"
+            if any(isinstance(leaf, int) and int(float(leaf)) != leaf for leaf in _leaves(texts)):
+                yield f"{path}.{name}", "the number has more digits than a double"
+
+
 def _normalized(schema: Schema) -> Schema:
     return {
-        name: value
+        name: _double(value, name) if name in _MINIMA | _MAXIMA else value
         for name, value in schema.items()
         if (value is not None or name in _VALUES)
         and (name, value) not in _WITHOUT_EFFECT
@@ -111,10 +139,10 @@ def _tagged(schema: Schema, root: Schema) -> Schema:
 
 
 def _are_tagged(branches: list[Schema]) -> bool:
-    """Return whether all `branches` require a property, with another value in each of them."""
+    """Return whether all `branches` are objects that require a property, with another text in each of them."""
     for name in _names(branches[0].get("required")) if branches else ():
         tags = [_constant(_dictionary(branch.get("properties")).get(name)) for branch in branches]
-        required = all(name in _names(branch.get("required")) for branch in branches)
+        required = all(branch.get("type") == "object" and name in _names(branch.get("required")) for branch in branches)
         if required and None not in tags and len(set(tags)) == len(tags):
             return True
     return False
@@ -127,13 +155,35 @@ def _can_be_closed(schema: Schema) -> bool:
 
 
 def _closed(schema: Schema) -> Schema:
-    """Return the schema of an object without undeclared properties, if it declares all that it requires."""
+    """Return the schema of an object without undeclared properties, if it needs none."""
     properties = _dictionary(schema.get("properties"))
     if not properties or not schema.keys().isdisjoint(_OPEN):
         return schema
-    return (
-        {**schema, "additionalProperties": False} if set(_names(schema.get("required"))) <= set(properties) else schema
-    )
+    least = schema.get("minProperties")
+    is_enough = not isinstance(least, int) or least <= len(properties)
+    is_closed = is_enough and set(_names(schema.get("required"))) <= set(properties)
+    return {**schema, "additionalProperties": False} if is_closed else schema
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield each name and each value in `value` that is neither an object nor an array."""
+    if isinstance(value, dict):
+        yield from value
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if members is None:
+        yield value
+        return
+    for member in members:
+        yield from _leaves(member)
+
+
+def _double(value: Any, keyword: str) -> Any:
+    """Return the bound of `keyword` as a double, as llguidance reads it, rounded so that the range does not grow."""
+    if type(value) is not int or value >= _LARGEST:
+        return value
+    double = max(int(float(value)), 1024 - _LARGEST)  # its range of integers must not begin with -2⁶³
+    grows = double < value if keyword in _MINIMA else double > value
+    return int(math.nextafter(double, math.inf if keyword in _MINIMA else -math.inf)) if grows else double
 
 
 def _names(value: Any) -> list[str]:
@@ -145,10 +195,10 @@ def _dictionary(value: Any) -> dict[str, Any]:
 
 
 def _constant(schema: Any) -> str | None:
-    """Return the only value of a schema as JSON, or None."""
+    """Return the text that is a schema's only value, or None."""
     known = _dictionary(schema)
     values = [known["const"]] if "const" in known else known.get("enum")
-    return json.dumps(values[0]) if isinstance(values, list) and len(values) == 1 else None
+    return values[0] if isinstance(values, list) and len(values) == 1 and isinstance(values[0], str) else None
 
 
 def _resolved(schema: Any, root: Schema) -> Schema:

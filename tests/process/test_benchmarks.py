@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import prompts, report, standin
+from benchmarks import prompts, report, schemas, standin
 from benchmarks.clients import Samovar, Turn
 from benchmarks.everything import RUNS, verdicts
 from benchmarks.figures import Figure
@@ -131,7 +132,7 @@ async def test_a_run_counts_what_the_gateway_counts(embedded: Subject) -> None:
 
 
 def test_no_benchmark_is_forgotten_when_all_are_run() -> None:
-    others = {"bare", "everything", "report", "rival", "soak", "standin"}  # no figures, or judged by themselves
+    others = {"bare", "everything", "report", "rival", "schemas", "soak", "standin"}  # no figures, own verdict or data
     programs = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if '"__main__"' in path.read_text()}
     assert {command.split()[0] for command in RUNS} == programs - others
 
@@ -143,3 +144,29 @@ def test_missed_goals_are_reported_last_and_those_of_older_commits_are_left_out(
     old = Figure(name="old", goal=1.0, **{**values, "revision": "abb"})
     lines = verdicts([low, none, old, high], "abc")
     assert [("high" in line, "NOT met" in line) for line in lines] == [(True, False), (False, True)]
+
+
+@pytest.mark.slow
+def test_schemas_are_examined_as_tool_and_as_format_with_their_instances(tmp_path: Path) -> None:
+    data = tmp_path / "maskbench" / "data"
+    data.mkdir(parents=True)
+    tests = [{"valid": True, "data": {"a": 3}}, {"valid": True, "data": {"b": 0}}, {"valid": False, "data": {"a": 2}}]
+    for name, schema in (
+        ("One_easy---x.json", {"type": "object", "properties": {"a": {"type": "integer", "minimum": 3}}}),
+        ("Two---x.json", {"type": "object", "not": {"required": ["a"]}}),
+    ):
+        (data / name).write_text(json.dumps({"schema": schema, "tests": tests}))
+    found = schemas.outcomes(schemas.sample(tmp_path, 5))
+    one, two = found["One_easy"][0], found["Two"][0]
+    assert (one.tool, one.ignored, one.strict, one.bare) == ("", (), "", "")
+    assert (one.valid, one.invalid, [json.loads(test) for test in one.wrong]) == ([True, False], [False], [tests[1]])
+    assert (two.tool, two.ignored) == ("", ("schema.not",))
+    assert two.strict.startswith("schema.not: ")
+    assert "not" in two.bare
+    assert schemas.keywords([one.strict, two.strict]) == "`not` 1"
+    assert len(list(schemas.table(found))) == 5
+
+
+def test_the_benchmark_of_schemas_says_where_its_data_is_from(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="git clone"):
+        schemas.sample(tmp_path, 1)

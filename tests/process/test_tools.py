@@ -115,7 +115,11 @@ def test_a_call_that_was_cut_off_keeps_its_arguments_so_far() -> None:
         ({"tools": [TIME, TIME]}, "invalid_request", "tools"),
         ({"tools": [{**TIME, "name": "a b"}]}, "invalid_request", "tools[0].name"),
         ({"tools": [TIME] * 129}, "invalid_request", "tools"),
-        ({"tools": [{**TIME, "parameters": {"type": "array"}}]}, "invalid_request", "tools[0].parameters.type"),
+        (
+            {"tools": [{**TIME, "strict": True, "parameters": {"type": "array"}}]},
+            "invalid_request",
+            "tools[0].parameters.type",
+        ),
         (
             {"tools": [TIME, {**TIME, "name": "f", "strict": True, "parameters": {"$ref": "http://x"}}]},
             "invalid_request",

@@ -126,8 +126,13 @@ def test_a_mask_that_exceeds_a_limit_ends_the_answer(model: Model, monkeypatch: 
 def test_a_users_grammar_cannot_make_a_model_write_a_control_token(model: Model) -> None:
     state = constraint(model, lark("start: <|im_start|>"))
     assert not any(state.allows(token) for token in range(model.vocabulary.size))
-    with pytest.raises(SamplingError):
+    with pytest.raises(GrammarError, match="no text"):
         state.allowed()
+
+
+def test_a_grammar_without_an_end_of_its_recursion_is_refused(model: Model) -> None:
+    with pytest.raises(GrammarError, match="no text"):
+        constraint(model, lark("start: a\na: start")).allowed()
 
 
 def test_the_mask_has_exactly_the_tokens_that_pass_one_by_one() -> None:

@@ -83,3 +83,20 @@ def test_a_form_that_is_invalid_is_refused_with_its_field_and_line(
     with pytest.raises(ApiError, match=words) as caught:
         wanted(**fields)
     assert (caught.value.code, caught.value.param) == ("invalid_request", param)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "words"),
+    [
+        ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "nested too deeply"),
+        (
+            "".join(f'r{i} ::= "a" r{i + 1} | "b"\n' for i in range(2500)) + 'r2500 ::= "c"\nroot ::= r0',
+            "too long to convert",
+        ),
+    ],
+    ids=["deep", "many rules"],
+)
+def test_a_grammar_that_is_too_large_is_refused(grammar: str, words: str) -> None:
+    with pytest.raises(ApiError, match=words) as caught:
+        wanted(grammar=grammar)
+    assert (caught.value.code, caught.value.param) == ("invalid_request", "grammar")

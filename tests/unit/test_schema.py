@@ -45,8 +45,11 @@ def tool(parameters: Any, *, strict: bool | None = None) -> OutputConstraint:
     return form([function], "required", TextFormat(), ErrorPaths(tool="tools[{}]"))
 
 
+CALL = '<tool_call>\n{"name": "f", "arguments": %s}\n</tool_call>'
+
+
 def call(arguments: Any) -> str:
-    return f'<tool_call>\n{{"name": "f", "arguments": {json.dumps(arguments, ensure_ascii=False)}}}\n</tool_call>'
+    return CALL % json.dumps(arguments, ensure_ascii=False)
 
 
 def validate(value: Any, schema: Any) -> None:
@@ -158,7 +161,7 @@ SCHEMAS: dict[str, Any] = {
             {"type": "object", "properties": {"n": {"type": ["integer", "null"], "maximum": 5}}},
         ],
     },
-    "quotes and line breaks": {"enum": ['"\\\n\t\u0001', "é"]},
+    "quotes and line breaks": {"enum": ['"\\\n\t', "é"]},
     "a date": {"type": "string", "format": "date-time"},
     "anything": {"type": "object", "properties": {"x": True}, "required": ["x"]},
     "what pydantic writes": {
@@ -184,11 +187,17 @@ INSTANCES: list[tuple[Any, list[Any], list[Any]]] = [
     ({"enum": ["茶", 5, None, {"壶": [1]}]}, ["茶", 5, None, {"壶": [1]}], ["水", 6, {}, {"壶": [2]}]),
     ({"type": "array", "items": TEXT, "minItems": 1, "maxItems": 2}, [["a"], ["a", "b"]], [[], ["a"] * 3, [1]]),
     ({"type": "array", "prefixItems": [TEXT], "items": {"type": "integer"}}, [["a", 1, 2], ["a"]], [[1], ["a", "b"]]),
+    ({"type": "object", "properties": {"a": TEXT, "b": TEXT}, "minProperties": 1}, [{"a": ""}], [{}]),
+    ({"type": "object", "properties": {"a": TEXT, "b": TEXT}, "maxProperties": 1}, [{"b": ""}], [{"a": "", "b": ""}]),
+    ({"type": "object", "required": ["a"], "minProperties": 2}, [{"a": 1, "b": 2}], [{"a": 1}]),
     ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "茶茶茶"], ["a", "abcd"]),
     ({"type": "string", "maxLength": 20_000}, ["x" * 300], [1]),
     ({"type": "string", "pattern": "^[a-z]+(-[0-9]{2})?$"}, ["ab", "ab-12"], ["A", "ab-1", ""]),
     ({"type": "string", "pattern": "te[ae]"}, ["tea", "a tee."], ["te", ""]),
     ({"type": "integer", "minimum": -7, "maximum": 1205}, [-7, 0, 1205], [-8, 1206, 3.5]),
+    ({"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, [0, 2**63 - 1], [-1, 2**63]),
+    ({"type": "integer", "minimum": -(2**63), "maximum": 2**53 + 1}, [0, -5, -(2**62)], [-(2**63) - 1, 2**53 + 2]),
+    ({"type": "integer", "exclusiveMinimum": 2**53 + 1, "maximum": 2**60 - 1}, [2**54], [2**53, 2**53 + 1, 2**60]),
     ({"type": "number", "exclusiveMinimum": 0, "multipleOf": 0.5}, [0.5, 2, 100.0], [0, -1, 0.3]),
     ({"type": "string", "format": "date"}, ["2026-11-30"], ["2026-13-30", "today", ""]),
     ({"type": "string", "format": "uuid"}, ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567"]),
@@ -242,6 +251,20 @@ def test_an_object_gets_no_undeclared_properties_unless_its_schema_mentions_them
     assert accepts(compiler, grammar, '{"a": 1}') is (schema.get("required") is None)
 
 
+def test_a_declared_property_cannot_be_written_with_escapes_to_evade_its_schema(compiler: Compiler) -> None:
+    for schema in ({"properties": {"a": {"type": "integer"}}, "additionalProperties": True},
+                   {"patternProperties": {"^a": {"type": "integer"}}, "additionalProperties": True}):  # fmt: skip
+        for grammar, form_ in ((compiled({"type": "object", **schema}), "%s"), (tool(schema).grammar, CALL)):
+            assert accepts(compiler, grammar, form_ % '{"a": 1, "b": "x"}')
+            assert not accepts(compiler, grammar, form_ % r'{"\u0061": "x"}')
+
+
+def test_a_tool_without_strict_may_take_control_characters(compiler: Compiler) -> None:
+    grammar = tool({"properties": {"a": {"enum": ["\x1b", "b"]}}, "required": ["a"]}).grammar
+    assert accepts(compiler, grammar, call({"a": "\x1b"}))
+    assert not accepts(compiler, grammar, call({"a": ""}))
+
+
 def test_json_has_no_endless_whitespace(compiler: Compiler) -> None:
     grammar = compiled({"type": "array"})
     assert accepts(compiler, grammar, "[\n    1, [ 2 ]\n]")
@@ -268,7 +291,10 @@ def test_a_tool_without_strict_accepts_every_shape_of_schema(compiler: Compiler,
         ({"properties": {"a": {"$ref": "#/b"}, "b": {"$ref": "#/$defs/b"}}, "$defs": {"b": {}}}, ["properties.a.$ref"]),
         ({"if": {"required": ["a"]}, "then": {"required": ["b"]}}, ["if", "then"]),
         ({"properties": {"a": {"oneOf": [{"type": "number"}, {"type": "integer"}]}}}, ["properties.a.oneOf"]),
+        ({"properties": {"a": {}, "b": {}, "c": {}}, "maxProperties": 2}, ["maxProperties"]),
+        ({"properties": {"a": {}, "b": {}, "c": {}}, "minProperties": 2}, ["minProperties"]),
         ({"properties": {"a": 5}}, [""]),
+        ({"type": "array", "items": {}}, [""]),
     ],
 )
 def test_keywords_of_a_tool_that_are_not_enforced_are_listed(schema: Any, ignored: list[str]) -> None:
@@ -332,6 +358,23 @@ def test_a_tool_whose_schema_takes_long_to_compile_accepts_any_object(compiler: 
         ({"oneOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"a": {"const": 2}}}]}, "schema.oneOf"),
         ({"type": "string", "format": "idn-email"}, "schema.format"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "schema.oneOf"),
+        ({"oneOf": [{"properties": {"k": {"const": k}}, "required": ["k"]} for k in "ab"]}, "schema.oneOf"),
+        (
+            {"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": TEXT, "b": {"maxLength": 3}}},
+            "schema.oneOf",
+        ),
+        ({"type": "object", "minProperties": 2}, "schema.minProperties"),
+        (
+            {"type": "object", "properties": {"a": {}}, "minProperties": 1, "patternProperties": {}},
+            "schema.minProperties",
+        ),
+        ({"type": "object", "properties": {"a": {}, "b": {}, "c": {}}, "maxProperties": 2}, "schema.maxProperties"),
+        ({"type": "integer", "multipleOf": 9007199254740993}, "schema.multipleOf"),
+        ({"enum": [{"a": 9007199254740993}]}, "schema.enum"),
+        ({"const": "\u0001"}, "schema.const"),
+        ({"type": "object", "properties": {"a\u001b": TEXT}}, "schema.properties"),
+        ({"type": "integer", "minimum": 0, "exclusiveMaximum": 0}, "schema.minimum"),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 0}, "schema.exclusiveMinimum"),
     ],
 )
 def test_a_schema_that_cannot_be_enforced_exactly_is_refused_by_name(schema: Any, param: str) -> None:
@@ -346,17 +389,10 @@ BOUNDS = st.one_of(
 )
 
 
-def has_values(schema: dict[str, Any]) -> bool:
-    """Whether the range is not empty: llguidance 1.9.1 takes 0 for {"minimum": 0, "exclusiveMaximum": 0}."""
-    least = [schema[name] for name in ("minimum", "exclusiveMinimum") if name in schema]
-    most = [schema[name] for name in ("maximum", "exclusiveMaximum") if name in schema]
-    return not least or not most or max(least) < min(most)
-
-
 NUMERIC = st.fixed_dictionaries(
     {"type": st.sampled_from(["integer", "number"])},
     optional=dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), BOUNDS),
-).filter(has_values)
+)
 PATTERNS = st.sampled_from(
     ["^a+$", "^[a-f0-9]{4}$", r"^\d{3}-\d{4}$", r"^\S+$", "^(foo|bar)?baz", r"^[^\d\s]{2,}$", "^.*$", "^$",
      "^[\u4e00-\u9fff]{1,4}$", r"^(?:[A-Z][a-z]*\.){1,3}$", r"^\u0041\x42$", ""]
@@ -435,6 +471,15 @@ HOSTILE = st.recursive(
     ),
     max_leaves=30,
 )
+
+
+async def test_a_long_chain_of_references_ends_no_engine(engine: EngineProcess) -> None:
+    links = {f"d{i}": {"properties": {"x": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(2500)}
+    grammar = Grammar(compiled({"$defs": {**links, "d2500": TEXT}, "$ref": "#/$defs/d0"}))
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=1)
+    messages = [message async for message in engine.generate(Generate(1, [40], 10, sampling, "a", grammar))]
+    assert isinstance(messages[-1], Finished)
+    assert messages[-1].reason in ("stop", "length")
 
 
 @pytest.mark.slow
