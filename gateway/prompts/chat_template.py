@@ -9,10 +9,7 @@ arguments of tools.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
 import jinja2
@@ -22,6 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gateway.prompts.bos import split_bos
+from gateway.prompts.marks import Marks, Span
 from gateway.protocol.tool_prompt import OPENING, Message, Tool, calls_as_text, with_tools
 
 _KEPT: Final = frozenset(
@@ -47,63 +45,6 @@ class Tokenizer(Protocol):
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Return the token ids of `text`; control tokens are recognized only with `special`."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of a rendered prompt: the template's own text, or external text."""
-
-    text: str
-    external: bool
-
-
-class _Marks:
-    """Placeholders for external text while a template renders."""
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
-        self._texts: list[str] = []
-        self._numbers: dict[str, int] = {}
-
-    def hide(self, value: Any, keep: frozenset[str] = frozenset()) -> Any:
-        """Return `value` with each text replaced by a mark, keys too unless in `keep`; equal texts get equal marks."""
-        if isinstance(value, str):
-            return self._hide(value)
-        if isinstance(value, dict):
-            return {key if key in keep else self._hide(key): self.hide(inner, keep) for key, inner in value.items()}
-        return [self.hide(inner, keep) for inner in value] if isinstance(value, list) else value
-
-    def dump(self, value: Any, *, indent: int | None, separators: tuple[str, str] | None, sort_keys: bool) -> str:
-        """Return a mark for `value` as JSON, as one external text: models never saw JSON tokenized in pieces."""
-        dumped = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
-
-        def escaped(mark: re.Match[str]) -> str:
-            return json.dumps(self._texts[int(mark[1])], ensure_ascii=False)[1:-1]
-
-        return self._hide(self._pattern.sub(escaped, dumped))
-
-    def spans(self, rendered: str) -> Iterable[Span]:
-        """Split a rendered prompt into the template's own text and the texts behind the marks."""
-        for i, part in enumerate(self._pattern.split(rendered)):
-            text = self._texts[int(part)] if i % 2 else part
-            if text:
-                yield Span(text, bool(i % 2))
-
-    @property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile(rf"{self._secret}\.(\d+);")
-
-    def _hide(self, content: str) -> str:
-        # Leading and trailing space stays outside of the mark, so that a template can trim it.
-        text = content.strip()
-        if not text:
-            return content
-        start = content.index(text[0])
-        before, after = content[:start], content[start + len(text) :]
-        number = self._numbers.setdefault(text, len(self._texts))
-        if number == len(self._texts):
-            self._texts.append(text)
-        return f"{before}{self._secret}.{number};{after}"
 
 
 class Prompt:
@@ -184,7 +125,7 @@ class Prompt:
         tools: Sequence[Tool] = (),
         thinking: bool = False,
     ) -> list[Span]:
-        marks = _Marks(self._mark())
+        marks = Marks(self._mark())
         shown = messages if self._knows_tools else calls_as_text(messages)
         given = (
             {"tools": [marks.hide(tool, _KEPT) for tool in tools]} if tools else {}
@@ -217,7 +158,7 @@ class Prompt:
         return [i for span in spans for i in self._tokenizer.tokenize(span.text, special=not span.external)]
 
 
-def _hidden(message: Message, marks: _Marks) -> Message:
+def _hidden(message: Message, marks: Marks) -> Message:
     hidden = {**message, "content": marks.hide(message["content"])}
     if "tool_calls" in message:
         hidden["tool_calls"] = [marks.hide(call, _KEPT) for call in message["tool_calls"]]
@@ -234,7 +175,7 @@ def _tojson(
     ensure_ascii: bool = False,  # noqa: ARG001 - templates pass it; non-ASCII text is never escaped
 ) -> str:
     """Convert to JSON like transformers; Jinja's own `tojson` sorts keys and escapes for HTML."""
-    marks: _Marks = context["samovar_marks"]
+    marks: Marks = context["samovar_marks"]
     return marks.dump(value, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
