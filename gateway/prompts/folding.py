@@ -39,9 +39,7 @@ class Accepted:
     assistants: bool
     """An assistant message after another."""
     assistant_first: bool
-    """An assistant message before all user messages."""
-    without_user: bool
-    """Assistant messages without any user message."""
+    """An assistant message before all user messages or without one, also after a system message."""
     tool: bool
     """A tool result after a call."""
     user_after_tool: bool
@@ -62,16 +60,16 @@ def probe(render: Render) -> Accepted:
     def shows(*messages: Message, contents: Sequence[str] = ()) -> bool:
         return _shows(render, with_parts(messages) if needs_parts else messages, contents)
 
+    has_system = shows(system, user)
     return Accepted(
         parts=needs_parts,
-        system=shows(system, user),
+        system=has_system,
         systems=shows(system, late, user),
         late_system=shows(system, user, answer, late, again),
         system_alone=shows(system),
         users=shows(user, again) and shows(user, answer, again, user, more),
         assistants=shows(user, answer, more, again),
-        assistant_first=shows(answer, user),
-        without_user=shows(answer),
+        assistant_first=shows(answer, user) and shows(answer) and (not has_system or shows(system, answer)),
         tool=shows(user, *_call()) or shows(user, *_call("probe7890")),
         user_after_tool=shows(user, *_call("probe7890"), again),
         any_call_id=shows(user, *_call()) or not shows(user, *_call("probe7890")),
@@ -159,7 +157,7 @@ def _with_roles(messages: Sequence[Message], accepted: Accepted) -> list[Message
     if any(message["role"] == "user" for message in result):
         return result
     talks = any(message["role"] != "system" for message in result)
-    if result and not (accepted.without_user if talks else accepted.system_alone):
+    if result and not (accepted.assistant_first if talks else accepted.system_alone):
         head = list(takewhile(lambda message: message["role"] == "system", result))
         return [*head, _message("user", ""), *result[len(head) :]]
     return result
