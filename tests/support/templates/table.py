@@ -5,25 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from tests.support.templates.composing import Rules
 
 
-def _chatml(*, end: str = "\n", **rules: object) -> Rules:
+def _chatml(*, end: str = "\n", **rules: Any) -> Rules:
     pairs = {role: (f"<|im_start|>{name}\n", f"<|im_end|>{end}") for role, name in _ROLES.items()}
-    return replace(Rules(**pairs), **rules)  # type: ignore[arg-type]
+    return _rules(pairs, rules)
 
 
-def _llama3(**rules: object) -> Rules:
+def _llama3(**rules: Any) -> Rules:
     pairs = {
         role: (f"<|start_header_id|>{name}<|end_header_id|>\n\n", "<|eot_id|>")
         for role, name in {**_ROLES, "R": "ipython"}.items()
     }
-    return replace(Rules(**pairs, start="BOS", trim=True), **rules)  # type: ignore[arg-type]
+    return _rules(pairs, {"start": "BOS", "trim": True, **rules})
 
 
-def _mistral(space: str = " ", **rules: object) -> Rules:
+def _mistral(space: str = " ", **rules: Any) -> Rules:
     base = Rules(
         U=(f"[INST]{space}", f"{space}[/INST]" if space else "[/INST]"),
         A=(space, "</s>"),
@@ -34,30 +34,35 @@ def _mistral(space: str = " ", **rules: object) -> Rules:
         system="user",
         alternate=True,
     )
-    return replace(base, **rules)  # type: ignore[arg-type]
+    return replace(base, **rules)
 
 
-def _gemma(**rules: object) -> Rules:
+def _gemma(**rules: Any) -> Rules:
     pairs = {
         role: (f"<start_of_turn>{name}\n", "<end_of_turn>\n") for role, name in {"U": "user", "A": "model"}.items()
     }
-    base = Rules(**pairs, S=("", "\n\n"), start="BOS", system="refused", alternate=True, trim=True)
-    return replace(base, **rules)  # type: ignore[arg-type]
+    base = {"S": ("", "\n\n"), "start": "BOS", "system": "refused", "alternate": True, "trim": True}
+    return _rules(pairs, {**base, **rules})
 
 
-def _tagged(end: str = "<|end|>\n", after: str = "\n", **rules: object) -> Rules:
+def _tagged(end: str = "<|end|>\n", after: str = "\n", **rules: Any) -> Rules:
     """Return the format of Phi-3, Zephyr and GLM: each role's name is a token."""
     pairs = {
         role: (f"<|{name}|>{after}", end)
         for role, name in {**_ROLES, "R": "observation" if end == "" else "tool"}.items()
     }
-    return replace(Rules(**pairs), **rules)  # type: ignore[arg-type]
+    return _rules(pairs, rules)
 
 
-def _plain(user: str, answer: str, *, end: str = "\n\n", eos: str = "</s>", **rules: object) -> Rules:
+def _plain(user: str, answer: str, *, end: str = "\n\n", eos: str = "</s>", **rules: Any) -> Rules:
     """Return a format whose roles are plain words."""
     base = Rules(U=(user, end), A=(answer, eos), opening=answer.rstrip(" "), S=("", "\n\n"), system="first")
-    return replace(base, **rules)  # type: ignore[arg-type]
+    return replace(base, **rules)
+
+
+def _rules(pairs: dict[str, tuple[str, str]], rules: dict[str, Any]) -> Rules:
+    fields: dict[str, Any] = {**pairs, **rules}
+    return Rules(**fields)
 
 
 _ROLES: Final = {"S": "system", "U": "user", "A": "assistant", "R": "tool"}
@@ -133,15 +138,12 @@ TEMPLATES: Final[dict[str, Rules]] = {
     "deepseek-v3": replace(_DEEPSEEK, thinking="kept", tools="results"),
     "deepseek-r1": replace(_DEEPSEEK, tools="results"),
     "deepseek-r1-distill": replace(_DEEPSEEK, opening="<｜Assistant｜><think>\n", appends=False),
-    "command-r": Rules(
-        **{
+    "command-r": _rules(
+        {
             role: (f"<|START_OF_TURN_TOKEN|><|{name}_TOKEN|>", "<|END_OF_TURN_TOKEN|>")
             for role, name in {"S": "SYSTEM", "U": "USER", "A": "CHATBOT"}.items()
         },
-        start="BOS",
-        system="first",
-        alternate=True,
-        trim=True,
+        {"start": "BOS", "system": "first", "alternate": True, "trim": True},
     ),
     "aya": Rules(
         U=("<|START_OF_TURN_TOKEN|><|USER_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
@@ -150,14 +152,12 @@ TEMPLATES: Final[dict[str, Rules]] = {
         system="dropped",
         trim=True,
     ),
-    "granite-3": Rules(
-        **{
+    "granite-3": _rules(
+        {
             role: (f"<|start_of_role|>{name}<|end_of_role|>", "<|end_of_text|>\n")
             for role, name in {**_ROLES, "R": "tool_response"}.items()
         },
-        default="Knowledge Cutoff Date: April 2024.",
-        tools="results",
-        system="first",
+        {"default": "Knowledge Cutoff Date: April 2024.", "tools": "results", "system": "first"},
     ),
     "falcon-3": _tagged("\n", system="any"),
     "olmo-2": _tagged("\n", start="BOS", A=("<|assistant|>\n", "</s>\n")),
