@@ -98,9 +98,8 @@ class Prompt:
         """
         if not self._knows_tools:
             messages, tools = with_tools(messages, tools), ()
-        if answer:
-            return self._tokenize_whole(self._render(messages, date, tools=tools, thinking=thinking))
-        return self._tokenize_whole(self._render_open(messages, date, tools=tools, thinking=thinking))
+        render = self._render if answer else self._render_open
+        return self._tokenize_whole(render(messages, date, tools=tools, thinking=thinking))
 
     def follow_up(
         self,
@@ -121,13 +120,14 @@ class Prompt:
             example.append({"role": "assistant", "content": "x"})
         own = self._mark()
         said = [*example, {"role": after, "content": own}, *messages]
-        spans = _split(self._render(said, date, answer=answer, thinking=thinking), own)
+        render = self._render if answer else self._render_open
+        spans = _split(render(said, date, thinking=thinking), own)
         if spans is None:
             raise TemplateError("it omits the answer from the conversation")
         return self._tokenize(spans[1], start=False)
 
     def _render_open(
-        self, messages: Sequence[Message], date: Callable[[str], str], *, tools: Sequence[Tool], thinking: bool
+        self, messages: Sequence[Message], date: Callable[[str], str], *, tools: Sequence[Tool] = (), thinking: bool
     ) -> list[Span]:
         """Return the prompt up to the end of the last message's content."""
         if not messages:

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 PRIVATE: Final = 0x10F000
 """First of the private characters that stand for others while a template renders."""
-_PRIVATE_CLASS: Final = f"[{chr(PRIVATE)}-{chr(0x10FFFF)}]"
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,21 @@ class ControlTexts:
     def __init__(self, texts: Collection[str], literals: Iterable[str] = ()) -> None:
         """Prepare the search."""
         dangerous = sorted({char for text in texts for char in _marking(text)})[: 0x110000 - PRIVATE]
-        self._hidden = {ord(char): chr(PRIVATE + i) for i, char in enumerate(dangerous)}
+        private = dict.fromkeys(range(PRIVATE, 0x110000), "\ufffd")
+        self._hidden = {**private, **{ord(char): chr(PRIVATE + i) for i, char in enumerate(dangerous)}}
         self._shown = {PRIVATE + i: char for i, char in enumerate(dangerous)}
         self._control = re.compile(f"(?=({_any_of(texts)}))") if texts else None
         readable = [text for text in _apart(literals, texts) if any(char in text for char in dangerous)]
-        choices = [_any_of(some) for some in (texts, readable) if some]
-        characters = "".join(re.escape(char) for char in dangerous)
-        self._parts = re.compile("|".join([*choices, f"[{characters}]", _PRIVATE_CLASS])) if dangerous else None
-        self._readable = frozenset(readable)
+        hidden = [text.translate(self._hidden) for text in readable]
+        self._readable = re.compile(_any_of(hidden)) if hidden else None
 
     def protect(self, text: str) -> str:
         """Return `text` with private characters where it could become a control token, after any cut and join.
 
         Private characters of the text itself become U+FFFD.
         """
-        return text if self._parts is None else self._parts.sub(self._protected, text)
+        text = text.translate(self._hidden)
+        return text if self._readable is None else self._readable.sub(lambda match: self.reveal(match[0]), text)
 
     def reveal(self, text: str) -> str:
         """Return `text` with the original characters."""
@@ -67,12 +66,6 @@ class ControlTexts:
                     yield Span(text[start], external=True)
                     done = start + 1
         yield from _span(text[done:], external=False)
-
-    def _protected(self, match: re.Match[str]) -> str:
-        text = match[0]
-        if text in self._readable:
-            return text
-        return "\ufffd" if ord(text[0]) >= PRIVATE else text.translate(self._hidden)
 
 
 class Marks:

@@ -106,48 +106,46 @@ def controls(model: Model, ids: Sequence[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("kind", CONVERSATIONS)
-def test_every_conversation_is_rendered_with_all_its_contents(vocabulary: Model, name: str, kind: str) -> None:
-    messages = CONVERSATIONS[kind]
-    shown, place = text(vocabulary, whole(vocabulary, name, messages)), 0
-    lead = messages[0]["content"] if messages[0]["role"] == "system" else ""
-    assert lead in shown
-    for message in messages[bool(lead) :]:  # Mistral puts the first system message into the last user message
-        place = shown.find(message["content"], place)
-        assert place >= 0, f"{message} is missing in {shown}"
-        place += len(message["content"])
+def test_every_conversation_is_rendered_with_all_its_contents(vocabulary: Model, name: str) -> None:
+    for kind, messages in CONVERSATIONS.items():
+        shown, place = text(vocabulary, whole(vocabulary, name, messages)), 0
+        lead = messages[0]["content"] if messages[0]["role"] == "system" else ""
+        assert lead in shown, kind
+        for message in messages[bool(lead) :]:  # Mistral puts the first system message into the last user message
+            place = shown.find(message["content"], place)
+            assert place >= 0, f"{kind}: {message} is missing in {shown}"
+            place += len(message["content"])
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("kind", CONVERSATIONS)
-def test_a_prompt_without_an_answer_ends_with_its_last_content(vocabulary: Model, name: str, kind: str) -> None:
-    messages = CONVERSATIONS[kind]
-    shown = text(vocabulary, whole(vocabulary, name, messages, answer=False))
-    assert shown.endswith(messages[-1]["content"])
-    assert text(vocabulary, whole(vocabulary, name, [*messages, user("x")])).startswith(shown) or name.startswith(
-        ("mistral", "qwen3", "step", "glm-4.5")
-    )
+def test_a_prompt_without_an_answer_ends_with_its_last_content(vocabulary: Model, name: str) -> None:
+    for kind, messages in CONVERSATIONS.items():
+        shown = text(vocabulary, whole(vocabulary, name, messages, answer=False))
+        assert shown.endswith(messages[-1]["content"]), kind
+        assert text(vocabulary, whole(vocabulary, name, [*messages, user("x")])).startswith(shown) or name.startswith(
+            ("mistral", "qwen3", "step", "glm-4.5")
+        )
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("kind", CONVERSATIONS)
-def test_tools_can_be_offered_in_every_conversation(vocabulary: Model, name: str, kind: str) -> None:
-    shown = text(vocabulary, whole(vocabulary, name, CONVERSATIONS[kind], tools=[TOOL]))
-    assert "weather" in shown
-    assert CONVERSATIONS[kind][-1]["content"] in shown
+def test_tools_can_be_offered_in_every_conversation(vocabulary: Model, name: str) -> None:
+    for kind, messages in CONVERSATIONS.items():
+        shown = text(vocabulary, whole(vocabulary, name, messages, tools=[TOOL]))
+        assert "weather" in shown, kind
+        assert messages[-1]["content"] in shown, kind
 
 
 @pytest.mark.parametrize("name", [name for name, rules in TEMPLATES.items() if rules.appends])
-@pytest.mark.parametrize("kind", ["one question", "several turns", "two questions in a row", "a first answer"])
-def test_an_appended_follow_up_is_the_whole_conversation(vocabulary: Model, name: str, kind: str) -> None:
-    said, answer = CONVERSATIONS[kind], "Fine, 谢谢."
-    p = prompt(vocabulary, name)
-    ids = [
-        *p.whole(said, date=date),
-        *vocabulary.vocabulary.tokenize(TEMPLATES[name].lead + answer, special=False),
-        *p.follow_up([user("  And\nyou?")], date=date),
-    ]
-    assert ids == p.whole([*said, assistant(answer), user("  And\nyou?")], date=date)
+def test_an_appended_follow_up_is_the_whole_conversation(vocabulary: Model, name: str) -> None:
+    p, answer = prompt(vocabulary, name), "Fine, 谢谢."
+    for kind in ("one question", "several turns", "two questions in a row", "a first answer"):
+        said = CONVERSATIONS[kind]
+        ids = [
+            *p.whole(said, date=date),
+            *vocabulary.vocabulary.tokenize(TEMPLATES[name].lead + answer, special=False),
+            *p.follow_up([user("  And\nyou?")], date=date),
+        ]
+        assert ids == p.whole([*said, assistant(answer), user("  And\nyou?")], date=date), kind
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -161,6 +159,15 @@ def test_every_message_can_follow_every_message(vocabulary: Model, name: str) ->
     for after, (role, message) in itertools.product(following, following.items()):
         shown = text(vocabulary, prompt(vocabulary, name).follow_up([message], date=date, after=after))
         assert message["content"] in shown, (after, role)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_follow_up_without_an_answer_ends_with_its_last_content(vocabulary: Model, name: str) -> None:
+    p = prompt(vocabulary, name)
+    assert p.follow_up([], date=date, answer=False) == []
+    for message in (system("Be kind."), user("Five?"), assistant("Six."), called({})[1]):
+        ids = p.follow_up([message], date=date, answer=False)
+        assert text(vocabulary, ids).endswith(message["content"])
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
