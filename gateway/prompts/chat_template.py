@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 import jinja2
 from jinja2.ext import Extension
-from jinja2.nodes import Const, Node
+from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -72,12 +72,12 @@ class Prompt:
         environment.globals.update(tokenizer.edges, raise_exception=_refuse)
         environment.filters["tojson"] = _tojson
         try:
-            literals = [const.value for const in environment.parse(template).find_all(Const)]
+            literals = [token.value for token in environment.lexer.tokenize(template) if token.type == "string"]
             self._template = environment.from_string(template)
         except jinja2.TemplateError as error:
             raise TemplateError(f"the model's chat template does not compile: {error}") from error
         self._tokenizer = tokenizer
-        self._controls = ControlTexts(tokenizer.control_texts, (text for text in literals if isinstance(text, str)))
+        self._controls = ControlTexts(tokenizer.control_texts, literals)
         self._mark = mark
         self._knows_tools = "tools" in template and OPENING in template
         """Whether the template describes tools itself, in the format that `CallReader` parses."""

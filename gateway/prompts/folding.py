@@ -27,7 +27,7 @@ class Accepted:
     parts: bool
     """Content is a list of parts, and a string is not rendered."""
     system: bool
-    """One system message, the first message."""
+    """One system message, the first message, which stays there as the conversation grows."""
     systems: bool
     """Several system messages at the beginning."""
     late_system: bool
@@ -60,14 +60,14 @@ def probe(render: Render) -> Accepted:
     def shows(*messages: Message, contents: Sequence[str] = ()) -> bool:
         return _shows(render, with_parts(messages) if needs_parts else messages, contents)
 
-    has_system = shows(system, user)
+    has_system = shows(system, user) and shows(system, user, answer) and shows(system, user, answer, again)
     return Accepted(
         parts=needs_parts,
         system=has_system,
         systems=shows(system, late, user),
         late_system=shows(system, user, answer, late, again),
         system_alone=shows(system),
-        users=shows(user, again) and shows(user, answer, again, user, more),
+        users=shows(user, again) and shows(user, again, answer),
         assistants=shows(user, answer, more, again),
         assistant_first=shows(answer, user) and shows(answer) and (not has_system or shows(system, answer)),
         tool=shows(user, *_call()) or shows(user, *_call("probe7890")),
@@ -195,12 +195,13 @@ def _call(call_id: str = "call_probe7890", arguments: Any = None) -> list[Messag
 
 
 def _shows(render: Render, messages: Sequence[Message], contents: Sequence[str] = ()) -> bool:
-    """Return whether the template renders all contents of the messages, and `contents`."""
+    """Return whether the template renders all contents of the messages in their order, and `contents`."""
     rendered = render(messages)
     if rendered is None:
         return False
     texts = [part["text"] for message in messages for part in _as_parts(message["content"])]
-    return all(text in rendered for text in (*texts, *contents))
+    places = [rendered.find(text) for text in texts if text]
+    return places == sorted(places) and -1 not in places and all(text in rendered for text in contents)
 
 
 def _as_parts(content: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+LITERAL: Final = 64
+"""Most characters of a text that a template searches for in contents; longer ones are texts that it writes."""
 PRIVATE: Final = 0x10F000
 """First of the private characters that stand for others while a template renders."""
 
@@ -150,7 +152,7 @@ def _apart(literals: Iterable[str], controls: Collection[str]) -> list[str]:
             or any(control in text for control in controls)
         )
 
-    return [text for text in set(literals) if is_apart(text)]
+    return [text for text in set(literals) if len(text) <= LITERAL and is_apart(text)]
 
 
 def _any_of(texts: Collection[str]) -> str:

@@ -149,7 +149,7 @@ def _user(rules: Rules) -> str:
     if rules.system == "user":
         content = "{{- ns.system }}{%- set ns.system = '' %}{{- content }}"
     elif rules.system == "last_user":
-        content = "{%- if loop.last or loop.index0 == ns.query %}{{- ns.system }}{%- endif %}{{- content }}"
+        content = "{%- if loop.last %}{{- ns.system }}{%- endif %}{{- content }}"
     return _around(rules.U, content)
 
 
