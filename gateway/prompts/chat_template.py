@@ -24,6 +24,7 @@ from gateway.prompts.bos import split_bos
 from gateway.prompts.folding import Accepted, fold, probe
 from gateway.prompts.marks import ControlTexts, Marks, Span
 from gateway.protocol.tool_prompt import OPENING, Message, Tool, calls_as_text, with_tools
+from gateway.protocol.tools import ReasoningStart
 
 _KEPT: Final = frozenset(
     {"type", "function", "name", "description", "parameters", "arguments", "properties", "required", "items", "enum"}
@@ -81,6 +82,8 @@ class Prompt:
         self._mark = mark
         self._knows_tools = "tools" in template and OPENING in template
         """Whether the template describes tools itself, in the format that `CallReader` parses."""
+        self._thinks = "<think>" in template or "</think>" in template
+        """Whether the model may reason before its answer."""
 
     def whole(
         self,
@@ -145,6 +148,13 @@ class Prompt:
         spans = self._render(messages, date, answer=False, tools=tools, thinking=thinking)
         last_external = max((i for i, span in enumerate(spans) if span.external), default=len(spans) - 1)
         return spans[: last_external + 1]
+
+    def reasoning(self, *, thinking: bool) -> ReasoningStart:
+        """Return where the reasoning of an answer starts."""
+        if not self._thinks:
+            return ""
+        spans = self._render([{"role": "user", "content": "x"}], date=lambda _: "", thinking=thinking)
+        return "open" if spans and spans[-1].text.rstrip().endswith("<think>") else "tagged"
 
     @cached_property
     def accepted(self) -> Accepted:

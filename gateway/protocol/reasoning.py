@@ -18,16 +18,16 @@ class Split(NamedTuple):
 class ReasoningSplitter:
     """Splits one text that arrives in pieces. A text that does not begin with `<think>` is all answer.
 
+    With `inside` the text continues reasoning: its `<think>` was in the prompt.
+
     White space at the beginning of both parts is dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, inside: bool = False) -> None:
         """Start before the text."""
         self._held = ""
         """Text that may be the beginning of a tag, or white space at the beginning of a part."""
-        self._started = False
-        self._thinks = False
-        self._trims = False
+        self._started = self._thinks = self._trims = inside
         """Whether white space at the beginning of the held text is dropped."""
 
     def feed(self, text: str) -> Split:

@@ -98,11 +98,24 @@ class ItemReference(msgspec.Struct, frozen=True, tag="item_reference"):
     id: ItemId
 
 
+class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text"):
+    """A piece of reasoning."""
+
+    text: str
+
+
 class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
-    """Another model's reasoning, which has no effect."""
+    """A model's reasoning before its answer; without content it has no effect."""
+
+    content: list[ReasoningText] = []
+
+    @property
+    def text(self) -> str:
+        """The text of all parts."""
+        return _joined(self.content)
 
 
-InputItem = InputMessage | FunctionCall | FunctionCallOutput | ItemReference
+InputItem = InputMessage | FunctionCall | FunctionCallOutput | ItemReference | Reasoning
 
 
 class TextOptions(msgspec.Struct, frozen=True):
@@ -149,7 +162,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.create"):
     """A request for a response, or with `generate: false` for encoding its context only."""
 
-    input: str | Annotated[list[InputItem | Reasoning], Meta(max_length=MAX_ITEMS)] | None = None
+    input: str | Annotated[list[InputItem], Meta(max_length=MAX_ITEMS)] | None = None
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -221,7 +234,7 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
         """The input as items; a plain string is a user's message."""
         if isinstance(self.input, str):
             return [InputMessage("user", self.input)]
-        return [item for item in self.input or () if not isinstance(item, Reasoning)]
+        return [item for item in self.input or () if not isinstance(item, Reasoning) or item.text]
 
     @property
     def encodes_only(self) -> bool:
@@ -382,7 +395,7 @@ def _with_shapes(body: dict[str, Any], hints: Hints) -> dict[str, Any]:
     return body
 
 
-def _joined(content: str | Sequence[InputText | OutputText]) -> str:
+def _joined(content: str | Sequence[InputText | OutputText | ReasoningText]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
