@@ -222,7 +222,7 @@ async def test_reasoning_that_the_prompt_opens_is_no_part_of_the_answer(gateway:
     follow, _ = ask(gateway, "/v1/responses", input="more", max_output_tokens=1, previous_response_id=response["id"])
     assert follow["status"] == "incomplete"
     async with gateway.connect() as conversation:
-        events = await conversation.ask("hi", max_output_tokens=2, extra_body=options)
+        events = await conversation.ask("hi", max_output_tokens=2, **options)
         assert "response.reasoning_text.delta" in [event.type for event in events]
 
 

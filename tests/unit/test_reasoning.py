@@ -128,7 +128,7 @@ def test_reasoning_items_are_accepted_back() -> None:
 
 
 def test_reasoning_without_text_has_no_effect_and_is_listed() -> None:
-    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x", "content": None}
+    thought: Item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x", "content": None}
     request, _ = read_body({"input": [thought, USER]})
     assert request.ignored == ("input[reasoning]",)
     assert [message["role"] for message in shown(request)] == ["user"]

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from engine import Model
 from gateway.prompts.chat_template import Prompt, TemplateError
 from gateway.protocol.tool_prompt import Message
 from tests.support.templates import TEMPLATES, TEXT_TOKENS, compose, control_texts
-from tests.support.templates.vocabulary import write_vocabulary
+from tests.support.templates.vocabulary import write_sentencepiece, write_vocabulary
 
 CONTROLS = control_texts(TEMPLATES.values())
 
@@ -275,6 +276,20 @@ def test_a_template_gets_the_messages_as_they_are_where_it_takes_them(vocabulary
 def test_a_content_is_tokenized_with_the_text_around_it_as_in_training(vocabulary: Model) -> None:
     ids = whole(vocabulary, "chatml", [user("\ta <think>\n")])
     assert ids == vocabulary.vocabulary.tokenize(text(vocabulary, ids), special=True)
+
+
+@pytest.mark.parametrize("name", ["vicuna", "solar", "llama-2", "zephyr"])
+def test_a_tokenizer_that_puts_a_space_before_texts_puts_none_between_them(tmp_path: Path, name: str) -> None:
+    model = Model(write_sentencepiece(tmp_path / "vocabulary.gguf"), vocab_only=True)
+    p, said, answer = prompt(model, name), [system("Be brief."), user("a</s>b")], f"{TEMPLATES[name].lead}Fine."
+    following = [user("\n<s>b")]
+    generated = model.vocabulary.tokenize(f"\n{answer}", special=False)[2:]
+    ids = [*p.whole(said, date=date), *generated, *p.follow_up(following, date=date)]
+    whole = p.whole([*said, assistant("Fine."), *following], date=date)
+    assert ids == whole
+    shown = "".join(model.vocabulary.text(i).replace("\u2581", " ").replace("<0x0A>", "\n") for i in whole)
+    assert "a</s>b" in shown
+    assert whole.count(model.vocabulary.tokenize("<s>", special=True)[0]) == 1
 
 
 def test_a_call_shows_its_arguments_as_the_model_wrote_them(vocabulary: Model) -> None:
