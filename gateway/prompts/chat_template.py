@@ -118,11 +118,8 @@ class Prompt:
         They are the end of that message, then `messages`: the difference that `messages` make to a fixed example
         conversation. `answer`, `thinking` and errors are as for `whole`.
         """
-        example: list[Message] = [{"role": "user", "content": "x"}] if after in ("assistant", "tool") else []
-        if after == "tool":  # a template may merge consecutive tool results
-            example.append({"role": "assistant", "content": "x"})
         own = self._mark()
-        said = [*example, {"role": after, "content": own}, *messages]
+        said = [*_example(after, own), *messages]
         render = self._render if answer else self._render_open
         spans = _split(render(said, date, thinking=thinking), own)
         if spans is None:
@@ -235,6 +232,16 @@ class Prompt:
         """Whether the tokenizer puts a space before each text, as SentencePiece does."""
         head, whole = (self._tokenizer.tokenize(text, special=False) for text in ("\n", "\na"))
         return whole[len(head) :] != self._tokenizer.tokenize("a", special=False)
+
+
+def _example(after: str, content: str) -> list[Message]:
+    """Return a conversation that ends with a message with role `after`; a tool result follows its call."""
+    question, last = {"role": "user", "content": "x"}, {"role": after, "content": content}
+    if after != "tool":
+        return [question, last] if after == "assistant" else [last]
+    call = {"id": "example01", "type": "function", "function": {"name": "x", "arguments": {}}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    return [question, answer, {**last, "tool_call_id": call["id"]}]
 
 
 def _split(spans: Sequence[Span], own: str) -> tuple[list[Span], list[Span]] | None:

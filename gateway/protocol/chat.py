@@ -10,6 +10,7 @@ from msgspec import Meta
 from gateway.errors import InvalidRequestError, UnsupportedParameterError
 from gateway.protocol.guided import GuidedParams, guided_format
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
+from gateway.protocol.reasoning import Reasoning, ReasoningText
 from gateway.protocol.requests import (
     LOGPROBS,
     MAX_ITEMS,
@@ -18,8 +19,6 @@ from gateway.protocol.requests import (
     FunctionCallOutput,
     InputItem,
     InputMessage,
-    Reasoning,
-    ReasoningText,
     ResponseCreate,
     SamplingParams,
     TemplateOptions,

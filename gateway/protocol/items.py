@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from gateway.errors import InvalidRequestError
-from gateway.protocol.requests import FunctionCall, InputItem, InputMessage, ItemReference, Reasoning
+from gateway.protocol.reasoning import Reasoning
+from gateway.protocol.requests import FunctionCall, InputItem, InputMessage, ItemReference
 from gateway.protocol.tool_prompt import Message
 from gateway.protocol.values import fits, has_many_containers
 

@@ -1,11 +1,30 @@
-"""Splits the text of a reasoning model: what it thinks between `<think>` and `</think>`, and its answer."""
+"""Reasoning: the item of a request, and the split of a model's text into reasoning in `<think>` tags and answer."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import msgspec
+
 _OPEN: Final = "<think>"
 _CLOSE: Final = "</think>"
+
+
+class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text"):
+    """A piece of reasoning."""
+
+    text: str
+
+
+class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
+    """A model's reasoning before its answer; without content it has no effect."""
+
+    content: list[ReasoningText] = []
+
+    @property
+    def text(self) -> str:
+        """The text of all parts."""
+        return "".join(part.text for part in self.content)
 
 
 class Split(NamedTuple):

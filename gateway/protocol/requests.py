@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
+from gateway.protocol.reasoning import Reasoning
 from gateway.protocol.shapes import input_items, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,
@@ -96,23 +97,6 @@ class ItemReference(msgspec.Struct, frozen=True, tag="item_reference"):
     """An item of a stored response, by its id."""
 
     id: ItemId
-
-
-class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text"):
-    """A piece of reasoning."""
-
-    text: str
-
-
-class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
-    """A model's reasoning before its answer; without content it has no effect."""
-
-    content: list[ReasoningText] = []
-
-    @property
-    def text(self) -> str:
-        """The text of all parts."""
-        return _joined(self.content)
 
 
 InputItem = InputMessage | FunctionCall | FunctionCallOutput | ItemReference | Reasoning
@@ -395,7 +379,7 @@ def _with_shapes(body: dict[str, Any], hints: Hints) -> dict[str, Any]:
     return body
 
 
-def _joined(content: str | Sequence[InputText | OutputText | ReasoningText]) -> str:
+def _joined(content: str | Sequence[InputText | OutputText]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 

@@ -13,12 +13,11 @@ from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.ollama import Translated, read_ollama_chat, read_ollama_generate
 from gateway.protocol.ollama_answers import Durations, OllamaAnswer, Piece, timestamp
 from gateway.protocol.output_items import CallItem, MessageItem, ReasoningItem
+from gateway.protocol.reasoning import Reasoning, ReasoningText
 from gateway.protocol.requests import (
     FunctionCall,
     FunctionCallOutput,
     InputMessage,
-    Reasoning,
-    ReasoningText,
     ResponseCreate,
 )
 from gateway.protocol.response_events import ResponseEvents
