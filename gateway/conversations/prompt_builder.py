@@ -15,7 +15,7 @@ from gateway.conversations.histories import Known
 from gateway.conversations.turns import Turn
 from gateway.errors import ContextLengthExceededError, InvalidRequestError
 from gateway.prompts.messages import Encode, Encoded, Tokenize
-from gateway.protocol.items import Item, input_item, messages
+from gateway.protocol.items import Item, has_reasoning, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.text import TextRequest
 from gateway.protocol.tools import OutputConstraint
@@ -142,7 +142,7 @@ class PromptBuilder:
         began = turn.began if turn else now
         items = [*(turn.items if turn else []), *new]
         encode = _Encoding(self._workers, request, began=began, user=user, limit=limit)
-        if turn is not None and known is not None and _has_same_head(turn, request):
+        if turn is not None and known is not None and _has_same_head(turn, request) and not _outdates(new, turn):
             encoded = await encode.follow_up(messages(new), after=turn.ended_by)
         elif turn is None and history is not None:
             known = history.ids
@@ -221,10 +221,15 @@ def _has_same_head(turn: Turn, request: ResponseCreate) -> bool:
     )
 
 
+def _outdates(new: Sequence[Item], turn: Turn) -> bool:
+    """Return whether the new items begin another turn after reasoning, which templates then omit from the prompt."""
+    return any(item.get("role") == "user" for item in new) and has_reasoning(turn.items)
+
+
 def _ended_by(new: Sequence[Item], previous: Turn | None) -> str:
     """Return the role of the last message of a prompt that is only encoded."""
-    if new:
-        return str(messages(new)[-1]["role"])
+    if said := messages(new):
+        return str(said[-1]["role"])
     return previous.ended_by if previous is not None else "system"
 
 

@@ -7,6 +7,7 @@ import bisect
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from engine import Vocabulary, common_prefix
@@ -64,7 +65,7 @@ class Encoder:
         return bos + vocabulary.tokenize(text, special=job.special)
 
     def _encode(self, job: Encode) -> Encoded:
-        answer_form = form(job.tools, job.choice, job.format, job.error_paths)
+        answer_form = self._form(job)
         if job.after:
             ids = self._prompt.follow_up(
                 job.messages, date=_clock(job.began), after=job.after, answer=job.answer, thinking=job.thinking
@@ -83,6 +84,12 @@ class Encoder:
             )
         turn, ids = self._truncated(job, first)
         return self._encoded(ids, job, answer_form, turn)
+
+    def _form(self, job: Encode) -> OutputConstraint:
+        constraint = form(job.tools, job.choice, job.format, job.error_paths)
+        if not job.answer or (constraint.grammar is not None and not constraint.trigger):
+            return constraint
+        return replace(constraint, reasoning=self._prompt.reasoning(thinking=job.thinking))
 
     def _encoded(self, ids: list[int], job: Encode, answer_form: OutputConstraint, turn: int = 0) -> Encoded:
         return Encoded(_packed(ids), _packed(self._operator(job.began)), turn, answer_form)
@@ -154,6 +161,10 @@ class _CachedTokenizer:
     @property
     def leading_bos(self) -> int | None:
         return self._vocabulary.leading_bos
+
+    @property
+    def control_texts(self) -> frozenset[str]:
+        return self._vocabulary.control_texts
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         key = (text, special)

@@ -1,4 +1,4 @@
-"""Division of an answer's text into output items: messages and function calls."""
+"""Division of an answer's text into output items: reasoning, messages and function calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
 from gateway.protocol.events import ItemEvent
-from gateway.protocol.output_items import CallItem, MessageItem
+from gateway.protocol.output_items import CallItem, MessageItem, OutputItem, ReasoningItem
+from gateway.protocol.reasoning import ReasoningSplitter, Split
 from gateway.protocol.response_events import ResponseEvents
 from gateway.protocol.tools import OutputConstraint
 
@@ -24,23 +25,40 @@ class Answer:
         """The answer so far, as the model wrote it."""
         self._events = events
         self._reader = CallReader(whole=not form.trigger) if form.calls else None
+        self._splitter = ReasoningSplitter(inside=form.reasoning == "open") if form.reasoning else None
         self._new_id = new_id
-        self._open: MessageItem | CallItem | None = None
+        self._open: OutputItem | None = None
+        self._logprobs: list[dict[str, Any]] = []
+        """Log probabilities of text that is in no event yet."""
 
     def begin(self) -> list[ItemEvent]:
         """Return the events that can be emitted before the first token."""
-        return [] if self._reader is not None else self._text("", ())
+        return [] if self._reader is not None or self._splitter is not None else self._text("", ())
 
     def feed(self, text: str, logprobs: Logprobs = ()) -> list[ItemEvent]:
         """Return the events of more text."""
         self.text += text
-        parts = [TextPart(text)] if self._reader is None else self._reader.feed(text)
-        return self._emit(parts, logprobs)
+        self._logprobs += logprobs
+        return self._divide(Split("", text) if self._splitter is None else self._splitter.feed(text))
 
     def finish(self) -> list[ItemEvent]:
-        """Return the last events; an answer without text and calls is an empty message."""
-        events = self._emit(self._reader.finish(), ()) if self._reader is not None else []
+        """Return the last events; an answer without text, calls and reasoning is an empty message."""
+        events = self._divide(self._splitter.finish()) if self._splitter is not None else []
+        events += self._emit(self._reader.finish(), ()) if self._reader is not None else []
         return events if self._open is not None else [*events, *self._text("", ())]
+
+    def _divide(self, split: Split) -> list[ItemEvent]:
+        events = self._think(split.thinking) if split.thinking else []
+        if split.answer:
+            parts = [TextPart(split.answer)] if self._reader is None else self._reader.feed(split.answer)
+            logprobs, self._logprobs = self._logprobs, []
+            events += self._emit(parts, logprobs)
+        return events
+
+    def _think(self, text: str) -> list[ItemEvent]:
+        self._logprobs.clear()  # only messages have them
+        opened = [] if isinstance(self._open, ReasoningItem) else self._switch(ReasoningItem(self._new_id("rs")))
+        return [*opened, self._events.delta(text)]
 
     def _emit(self, parts: Sequence[Part], logprobs: Logprobs) -> list[ItemEvent]:
         events: list[ItemEvent] = []
@@ -58,6 +76,6 @@ class Answer:
         opened = [] if isinstance(self._open, MessageItem) else self._switch(MessageItem(self._new_id("msg")))
         return [*opened, self._events.delta(text, logprobs)] if text else opened
 
-    def _switch(self, item: MessageItem | CallItem) -> list[ItemEvent]:
+    def _switch(self, item: OutputItem) -> list[ItemEvent]:
         closed, self._open = self._events.close(), item
         return [*closed, *self._events.open(item)]

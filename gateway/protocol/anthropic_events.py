@@ -126,7 +126,12 @@ def error_body(error: ApiError, request_id: str, *, status: int | None = None) -
 
 
 def _blocks(item: Json) -> list[Json]:
-    """Return the blocks of an output item. A call that was cut off has no arguments to show, and is left out."""
+    """Return the blocks of an output item, none of reasoning.
+
+    A call that was cut off has no arguments to show, and is left out.
+    """
+    if item["type"] == "reasoning":
+        return []
     if item["type"] != "function_call":
         return [{"type": "text", "text": part["text"]} for part in item["content"] if part["text"]]
     with suppress(msgspec.DecodeError):

@@ -10,6 +10,7 @@ from msgspec import Meta
 from gateway.errors import InvalidRequestError, UnsupportedParameterError
 from gateway.protocol.guided import GuidedParams, guided_format
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
+from gateway.protocol.reasoning import Reasoning, ReasoningText
 from gateway.protocol.requests import (
     LOGPROBS,
     MAX_ITEMS,
@@ -91,6 +92,8 @@ class AssistantMessage(msgspec.Struct, frozen=True, tag_field="role", tag="assis
 
     content: Content | None = None
     tool_calls: list[ToolCall] | None = None
+    reasoning_content: str | None = None
+    """What the model thought before it; the chat template decides whether the model sees it again."""
 
 
 class ToolMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="role", tag="tool"):
@@ -352,13 +355,16 @@ def _items(message: ChatMessage) -> list[InputItem]:
             return [FunctionCallOutput(call_id=message.tool_call_id, output=_text(message.content))]
         case AssistantMessage():
             items: list[InputItem] = []
+            if message.reasoning_content:
+                items.append(Reasoning([ReasoningText(message.reasoning_content)]))
             if text := _text(message.content):
                 items.append(InputMessage("assistant", text))
             items += [
                 FunctionCall(call_id=call.id, name=call.function.name, arguments=call.function.arguments)
                 for call in message.tool_calls or ()
             ]
-            return items or [InputMessage("assistant", "")]
+            has_answer = any(not isinstance(item, Reasoning) for item in items)
+            return items if has_answer else [*items, InputMessage("assistant", "")]
         case UserMessage():
             return [InputMessage("user", _text(message.content))]
         case _:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.protocol.events import ArgumentsDelta, Completed, Event, Failed, Incomplete, ItemAdded, TextDelta
+from gateway.protocol.events import (
+    ArgumentsDelta,
+    Completed,
+    Event,
+    Failed,
+    Incomplete,
+    ItemAdded,
+    ReasoningDelta,
+    TextDelta,
+)
 
 Chunk = dict[str, Any]
 
@@ -48,6 +57,8 @@ class Completion:
         match event:
             case TextDelta():
                 return self._chunks(index, {"content": event.delta}, logprobs=event.logprobs)
+            case ReasoningDelta():
+                return self._chunks(index, {"reasoning_content": event.delta})
             case ItemAdded(item={"type": "function_call", "call_id": call_id, "name": name}):
                 self._calls[index] += 1
                 return self._call(index, id=call_id, type="function", function={"name": name, "arguments": ""})
@@ -65,16 +76,20 @@ class Completion:
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": _usage(responses)}
 
     def _choice(self, index: int, response: dict[str, Any]) -> dict[str, Any]:
-        texts, logprobs, calls = [], [], []
+        texts, logprobs, calls, thoughts = [], [], [], []
         for item in response["output"]:
             if item["type"] == "function_call":
                 function = {"name": item["name"], "arguments": item["arguments"]}
                 calls.append({"id": item["call_id"], "type": "function", "function": function})
+            elif item["type"] == "reasoning":
+                thoughts += [part["text"] for part in item["content"]]
             else:
                 texts += [part["text"] for part in item["content"]]
                 logprobs += [entry for part in item["content"] for entry in part.get("logprobs", ())]
         text = "".join(texts)
         message = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+        if thoughts:
+            message["reasoning_content"] = "".join(thoughts)
         return {
             "index": index,
             "message": {**message, "tool_calls": calls} if calls else message,

@@ -145,6 +145,17 @@ class TextDelta(DeltaEvent, frozen=True, kw_only=True, tag="response.output_text
         return type(self), self.item_id, self.content_index
 
 
+class ReasoningDelta(DeltaEvent, frozen=True, kw_only=True, tag="response.reasoning_text.delta"):
+    """More of the model's reasoning."""
+
+    content_index: int
+
+    @property
+    def part(self) -> tuple[object, ...]:
+        """What the delta extends: deltas of one part can be merged."""
+        return type(self), self.item_id, self.content_index
+
+
 class ArgumentsDelta(DeltaEvent, frozen=True, kw_only=True, tag="response.function_call_arguments.delta"):
     """More of a call's arguments."""
 
@@ -158,7 +169,7 @@ class ArgumentsDone(ItemEvent, frozen=True, kw_only=True, tag="response.function
 
 
 class PartEvent(ItemEvent, frozen=True, kw_only=True):
-    """A change of a message's content part."""
+    """A change of a content part of a message or of reasoning."""
 
     item_id: str
     content_index: int
@@ -175,6 +186,12 @@ class TextDone(PartEvent, frozen=True, kw_only=True, tag="response.output_text.d
 
     text: str
     logprobs: list[dict[str, Any]]
+
+
+class ReasoningDone(PartEvent, frozen=True, kw_only=True, tag="response.reasoning_text.done"):
+    """The reasoning is complete."""
+
+    text: str
 
 
 class PartDone(PartEvent, frozen=True, kw_only=True, tag="response.content_part.done"):

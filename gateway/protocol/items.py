@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import InvalidRequestError
+from gateway.protocol.reasoning import Reasoning
 from gateway.protocol.requests import FunctionCall, InputItem, InputMessage, ItemReference
 from gateway.protocol.tool_prompt import Message
 from gateway.protocol.values import fits, has_many_containers
@@ -32,6 +33,8 @@ def input_item(
             return text_item(item.text, item_id=new_id("msg"))
         content = [{"type": "input_text", "text": item.text}]
         return {"id": new_id("msg"), "type": "message", "role": item.role, "status": "completed", "content": content}
+    if isinstance(item, Reasoning):
+        return reasoning_item(item.text, item_id=new_id("rs"))
     prefix = "fc" if isinstance(item, FunctionCall) else "fco"
     return {"id": new_id(prefix), **msgspec.to_builtins(item), "status": "completed"}
 
@@ -53,6 +56,22 @@ def text_item(text: str, *, item_id: str, status: str = "completed", logprobs: S
     }
 
 
+def reasoning_item(text: str, *, item_id: str, status: str = "completed") -> Item:
+    """Return an item with the model's reasoning."""
+    content = [{"type": "reasoning_text", "text": text}]
+    return {"id": item_id, "type": "reasoning", "summary": [], "content": content, "status": status}
+
+
+def has_reasoning(items: Sequence[Item]) -> bool:
+    """Return whether the answers after the last user message contain reasoning, which templates omit later."""
+    for item in reversed(items):
+        if item.get("role") == "user":
+            return False
+        if item["type"] == "reasoning" or (item.get("role") == "assistant" and "</think>" in _text(item["content"])):
+            return True
+    return False
+
+
 def page(items: Sequence[Item], *, limit: int, order: str, after: str | None) -> dict[str, Any]:
     """Return a page of a list, starting after the item `after`; `order` is asc or desc. Raises InvalidRequestError."""
     ordered = list(items) if order == "asc" else list(reversed(items))
@@ -67,18 +86,32 @@ def page(items: Sequence[Item], *, limit: int, order: str, after: str | None) ->
 
 
 def messages(items: Sequence[Item]) -> list[Message]:
-    """Convert items to messages for a chat template; a call becomes part of the assistant message before it."""
+    """Convert items to messages for a chat template.
+
+    A call becomes part of the assistant message before it, reasoning of the one after it. Other reasoning is dropped.
+    """
     result: list[Message] = []
+    thought: list[str] = []
     for item in items:
+        if item["type"] == "reasoning":
+            thought.append(_text(item["content"]).strip())
+            continue
+        if item["type"] != "function_call":
+            result.append(_message(item))
+        elif not result or result[-1]["role"] != "assistant" or thought:
+            result.append({"role": "assistant", "content": ""})
+        if thought and result[-1]["role"] == "assistant":
+            result[-1]["reasoning_content"] = "\n\n".join(thought)
+        thought.clear()
         if item["type"] == "function_call":
-            if not result or result[-1]["role"] != "assistant":
-                result.append({"role": "assistant", "content": ""})
             result[-1].setdefault("tool_calls", []).append(_call(item))
-        elif item["type"] == "function_call_output":
-            result.append({"role": "tool", "content": _text(item["output"]), "tool_call_id": item["call_id"]})
-        else:
-            result.append({"role": _role(item), "content": _text(item["content"])})
     return result
+
+
+def _message(item: Item) -> Message:
+    if item["type"] == "function_call_output":
+        return {"role": "tool", "content": _text(item["output"]), "tool_call_id": item["call_id"]}
+    return {"role": _role(item), "content": _text(item["content"])}
 
 
 def _call(item: Item) -> dict[str, Any]:

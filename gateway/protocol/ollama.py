@@ -86,7 +86,7 @@ class OllamaMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: str | None = None
     images: list[Any] | None = None
     thinking: str | None = None
-    """The model's reasoning, which it is not shown again."""
+    """The model's reasoning; the chat template decides whether the model sees it again."""
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
     """The function whose result the message is."""
@@ -172,7 +172,7 @@ def read_ollama_chat(raw: Json, *, strict_fields: bool = False, can_think: bool 
     body = convert(_selected(raw, ChatFields, hints, can_think=can_think), ChatFields)
     messages = list(body.messages or ())
     tools = [_tool(tool) for tool in body.tools or ()]
-    return _translated(OllamaChat, body, hints, _conversation(messages, hints), {"tools": tools} if tools else {})
+    return _translated(OllamaChat, body, hints, _conversation(messages), {"tools": tools} if tools else {})
 
 
 def read_ollama_generate(raw: Json, *, strict_fields: bool = False, can_think: bool = False) -> Translated:
@@ -297,7 +297,7 @@ def _named(error: ApiError) -> ApiError:
     return error
 
 
-def _conversation(messages: Sequence[OllamaMessage], hints: Hints) -> list[Json]:
+def _conversation(messages: Sequence[OllamaMessage]) -> list[Json]:
     """Return the messages of a chat completion. Raises UnsupportedParameterError for images.
 
     In Ollama's API a result belongs to the call before it in order, or to the one that `tool_name` names, and most
@@ -309,9 +309,9 @@ def _conversation(messages: Sequence[OllamaMessage], hints: Hints) -> list[Json]
         if message.images:
             path = f"messages[{i}].images"
             raise UnsupportedParameterError(f"{path}: {_REFUSED['images']}", param=path)
-        if message.thinking:
-            hints.add(f"messages[{i}].thinking")
         said: Json = {"role": message.role, "content": message.content or ""}
+        if message.thinking and message.role == "assistant":
+            said["reasoning_content"] = message.thinking
         if message.role == "tool":
             said["tool_call_id"] = _answered(message, open_calls) or f"call_{i}"
         elif message.role == "assistant" and message.tool_calls:

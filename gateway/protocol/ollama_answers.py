@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from gateway.protocol.events import Completed, Event, Failed, Incomplete, ItemDone, TextDelta
+from gateway.protocol.events import Completed, Event, Failed, Incomplete, ItemDone, ReasoningDelta, TextDelta
 from gateway.protocol.items import Item
-from gateway.protocol.reasoning import ReasoningSplitter, Split
+from gateway.protocol.reasoning import Split
 
 Piece = dict[str, Any]
 
@@ -40,13 +40,11 @@ class OllamaAnswer:
         *,
         chat: bool,
         logprobs: bool = False,
-        thinking: bool = False,
         clock: Callable[[], float],
         durations: Callable[[], Durations],
     ) -> None:
         """`model` is the name that the client used; `chat` tells `/api/chat` from `/api/generate`.
 
-        With `thinking`, what the model writes between `<think>` and `</think>` is kept apart from the answer.
         `clock` returns seconds since the epoch. `durations` is called at the end of the answer.
         """
         self._model = model
@@ -55,21 +53,21 @@ class OllamaAnswer:
         self._clock = clock
         self._durations = durations
         self._calls = 0
-        self._splitter = ReasoningSplitter() if thinking else None
 
     def feed(self, event: Event) -> list[Piece]:
         """Return the pieces for an event."""
         match event:
             case TextDelta():
-                part, logprobs = self._split(event.delta), self._logprob_body(event.logprobs)
-                return [{**self._piece(part), **logprobs}] if any(part) or logprobs else []
+                return [{**self._piece(Split("", event.delta)), **self._logprob_body(event.logprobs)}]
+            case ReasoningDelta():
+                return [self._piece(Split(event.delta, ""))]
             case ItemDone(item={"type": "function_call"}):
                 calls = self._called([event.item])
                 return [self._piece(Split("", ""), calls)] if calls else []
             case Failed():
                 return [{"error": event.response["error"]["message"]}]
             case Completed() | Incomplete():
-                return [self._end(self._piece(self._rest()), event.response)]
+                return [self._end(self._piece(Split("", "")), event.response)]
         return []
 
     def whole(self, response: dict[str, Any]) -> Piece:
@@ -77,19 +75,14 @@ class OllamaAnswer:
         parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
         logprobs = [entry for part in parts for entry in part.get("logprobs", ())]
         calls = self._called([item for item in response["output"] if item["type"] == "function_call"])
-        said, rest = self._split("".join(part["text"] for part in parts)), self._rest()
-        piece = self._piece(Split(said.thinking + rest.thinking, said.answer + rest.answer), calls)
+        thoughts = [part for item in response["output"] if item["type"] == "reasoning" for part in item["content"]]
+        thinking, text = ("".join(part["text"] for part in some) for some in (thoughts, parts))
+        piece = self._piece(Split(thinking, text), calls)
         return self._end({**piece, **self._logprob_body(logprobs)}, response)
 
     def loaded(self) -> Piece:
         """Return the answer to a request that only loads the model."""
         return {**self._piece(Split("", "")), "done": True, "done_reason": "load"}
-
-    def _split(self, text: str) -> Split:
-        return Split("", text) if self._splitter is None else self._splitter.feed(text)
-
-    def _rest(self) -> Split:
-        return Split("", "") if self._splitter is None else self._splitter.finish()
 
     def _piece(self, text: Split, calls: Sequence[Piece] = ()) -> Piece:
         thinking = {"thinking": text.thinking} if text.thinking else {}

@@ -14,10 +14,12 @@ from gateway.protocol.events import (
     ItemEvent,
     PartAdded,
     PartDone,
+    ReasoningDelta,
+    ReasoningDone,
     TextDelta,
     TextDone,
 )
-from gateway.protocol.items import Item, text_item
+from gateway.protocol.items import Item, reasoning_item, text_item
 
 
 class OutputItem(Protocol):
@@ -80,6 +82,45 @@ class MessageItem:
     @staticmethod
     def _part(text: str) -> dict[str, Any]:
         return {"type": "output_text", "text": text, "annotations": []}
+
+
+class ReasoningItem:
+    """What the model thinks before its answer, in one content part; `item_id` is an `rs_` id."""
+
+    def __init__(self, item_id: str) -> None:
+        """Create an empty item."""
+        self._id = item_id
+        self._texts: list[str] = []
+
+    def opened(self, index: int) -> list[ItemEvent]:
+        """Return the events that open the item and its part."""
+        item = {**self.body("in_progress"), "content": []}
+        return [
+            ItemAdded(output_index=index, item=item),
+            PartAdded(output_index=index, item_id=self._id, content_index=0, part=self._part("")),
+        ]
+
+    def delta(self, index: int, text: str, logprobs: Sequence[dict[str, Any]]) -> DeltaEvent:  # noqa: ARG002 - only messages have logprobs
+        """Append text."""
+        self._texts.append(text)
+        return ReasoningDelta(output_index=index, item_id=self._id, content_index=0, delta=text)
+
+    def closed(self, index: int, status: str) -> list[ItemEvent]:
+        """Return the events with the whole text, part and item."""
+        text = "".join(self._texts)
+        return [
+            ReasoningDone(output_index=index, item_id=self._id, content_index=0, text=text),
+            PartDone(output_index=index, item_id=self._id, content_index=0, part=self._part(text)),
+            ItemDone(output_index=index, item=self.body(status)),
+        ]
+
+    def body(self, status: str) -> Item:
+        """Return the item in the form that is listed and stored."""
+        return reasoning_item("".join(self._texts), item_id=self._id, status=status)
+
+    @staticmethod
+    def _part(text: str) -> dict[str, Any]:
+        return {"type": "reasoning_text", "text": text}
 
 
 class CallItem:

@@ -1,11 +1,30 @@
-"""Splits the text of a reasoning model: what it thinks between `<think>` and `</think>`, and its answer."""
+"""Reasoning: the item of a request, and the split of a model's text into reasoning in `<think>` tags and answer."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import msgspec
+
 _OPEN: Final = "<think>"
 _CLOSE: Final = "</think>"
+
+
+class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text"):
+    """A piece of reasoning."""
+
+    text: str
+
+
+class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
+    """A model's reasoning before its answer; without content it has no effect."""
+
+    content: list[ReasoningText] = []
+
+    @property
+    def text(self) -> str:
+        """The text of all parts."""
+        return "".join(part.text for part in self.content)
 
 
 class Split(NamedTuple):
@@ -18,16 +37,16 @@ class Split(NamedTuple):
 class ReasoningSplitter:
     """Splits one text that arrives in pieces. A text that does not begin with `<think>` is all answer.
 
+    With `inside` the text continues reasoning: its `<think>` was in the prompt.
+
     White space at the beginning of both parts is dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, inside: bool = False) -> None:
         """Start before the text."""
         self._held = ""
         """Text that may be the beginning of a tag, or white space at the beginning of a part."""
-        self._started = False
-        self._thinks = False
-        self._trims = False
+        self._started = self._thinks = self._trims = inside
         """Whether white space at the beginning of the held text is dropped."""
 
     def feed(self, text: str) -> Split:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
+from gateway.protocol.reasoning import Reasoning
 from gateway.protocol.repeated import repeated_fields
 from gateway.protocol.shapes import input_items, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
@@ -99,11 +100,7 @@ class ItemReference(msgspec.Struct, frozen=True, tag="item_reference"):
     id: ItemId
 
 
-class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
-    """Another model's reasoning, which has no effect."""
-
-
-InputItem = InputMessage | FunctionCall | FunctionCallOutput | ItemReference
+InputItem = InputMessage | FunctionCall | FunctionCallOutput | ItemReference | Reasoning
 
 
 class TextOptions(msgspec.Struct, frozen=True):
@@ -149,7 +146,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.create"):
     """A request for a response, or with `generate: false` for encoding its context only."""
 
-    input: str | Annotated[list[InputItem | Reasoning], Meta(max_length=MAX_ITEMS)] | None = None
+    input: str | Annotated[list[InputItem], Meta(max_length=MAX_ITEMS)] | None = None
     model: str | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -223,7 +220,7 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
         """The input as items; a plain string is a user's message."""
         if isinstance(self.input, str):
             return [InputMessage("user", self.input)]
-        return [item for item in self.input or () if not isinstance(item, Reasoning)]
+        return [item for item in self.input or () if not isinstance(item, Reasoning) or item.text]
 
     @property
     def encodes_only(self) -> bool:

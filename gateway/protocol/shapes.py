@@ -145,12 +145,25 @@ def _input_item(item: Json, path: str, hints: Hints) -> Json:
             return {**item, "type": kind, "output": _parts(item["output"], f"{path}.output", "input_text", hints)}
         case "message" | "function_call_output" | "item_reference":
             return {**item, "type": kind}
+        case "reasoning" if thought := _thought(item):
+            return {"type": kind, "content": thought}
         case str() if kind in _RECORDS:
             hints.add(f"input[{kind}]", param="input")
             return {"type": "reasoning"}
         case str():
             raise UnsupportedParameterError(f"{path}: items of type `{kind[:64]}` are not supported here", param=path)
     return item
+
+
+def _thought(item: Json) -> list[Json]:
+    """Return the readable parts of a model's reasoning."""
+    content = item.get("content")
+    parts = content if isinstance(content, list) else []
+    return [
+        {"type": "reasoning_text", "text": part["text"]}
+        for part in parts
+        if _kind(part) == "reasoning_text" and isinstance(part.get("text"), str)
+    ]
 
 
 def _from_custom(item: Json, kind: str) -> tuple[str, Json]:
@@ -179,6 +192,9 @@ def _chat_message(message: Json, path: str, hints: Hints) -> Json:
 
 def _convert_answer(message: Json) -> None:
     """Convert an assistant's message: `refusal` to text, and calls in the forms of other servers to tool calls."""
+    thought = message.pop("reasoning", None)
+    if isinstance(thought, str) and message.get("reasoning_content") is None:
+        message["reasoning_content"] = thought
     refusal = message.pop("refusal", None)
     if isinstance(refusal, str) and not message.get("content"):
         message["content"] = refusal

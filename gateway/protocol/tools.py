@@ -82,6 +82,10 @@ class GrammarFormat(msgspec.Struct, frozen=True, kw_only=True, tag="grammar"):
 AnyFormat = Format | GrammarFormat
 
 
+ReasoningStart = Literal["", "tagged", "open"]
+"""Where reasoning starts: nowhere, at a tag that the model writes, or in the prompt, which the answer continues."""
+
+
 @dataclass(frozen=True)
 class OutputConstraint:
     """The constraint on an answer's form."""
@@ -94,6 +98,8 @@ class OutputConstraint:
     """Whether the answer may contain a function call."""
     ignored: tuple[str, ...] = ()
     """Paths of the schemas' keywords that are not enforced."""
+    reasoning: ReasoningStart = ""
+    """Whether reasoning is separated from the answer."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from gateway.conversations.prompt_builder import Context
 from gateway.conversations.turns import Sessions, Turn
 from gateway.conversations.unstored import Unstored
 from gateway.errors import StoreUnavailableError
+from gateway.protocol.items import has_reasoning
 from gateway.protocol.requests import ResponseCreate
 
 STORED_EVERY: Final = 1.0
@@ -72,7 +73,7 @@ class TurnWriter:
                 return await self.sessions.add(self.tenant, turn, ids)
             except StoreError as error:
                 raise StoreUnavailableError(f"the conversation cannot be stored: {error}") from error
-        elif ids is not None:
+        elif ids is not None and not has_reasoning(turn.response["output"]):  # later prompts omit it
             known = transcript(self.request, turn.response["output"])
             self.histories.store(self.tenant, self.request, known, ids, turn.id)
         return 0

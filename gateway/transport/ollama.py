@@ -84,7 +84,6 @@ async def _respond(responses: Responses, request: Request, read: Read, *, chat: 
         wanted.model or running.response["model"],
         chat=chat,
         logprobs=wanted.logprobs is not None,
-        thinking=wanted.thinking,
         clock=services.clock,
         durations=partial(_durations, running, arrived),
     )

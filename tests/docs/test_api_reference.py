@@ -34,7 +34,7 @@ from gateway.protocol.events import Event, KeepAlive, Usage, refusal
 from gateway.protocol.hints import INTERNAL
 from gateway.protocol.log import EventLog
 from gateway.protocol.ollama import ChatFields, GenerateFields
-from gateway.protocol.output_items import CallItem, MessageItem
+from gateway.protocol.output_items import CallItem, MessageItem, ReasoningItem
 from gateway.protocol.requests import ResponseCreate, convert, parse
 from gateway.protocol.response_events import ResponseEvents
 from gateway.protocol.steering import ResponseSteer, Steer, SteerError
@@ -141,6 +141,7 @@ def emitted() -> dict[str, dict[str, Any]]:
     )
     made: list[Event] = [events.created(), events.queued(1, 1.0), KeepAlive(), events.in_progress()]
     made += [*events.open(MessageItem("msg_1")), events.delta("x"), *events.close()]
+    made += [*events.open(ReasoningItem("rs_1")), events.delta("x"), *events.close()]
     made += [*events.open(CallItem("fc_1", "call_1", "f")), events.delta("{}")]
     usage = Usage(1, 0, 1)
     for ending in (

@@ -27,10 +27,10 @@ MESSAGES = 50
 SMALL_REQUESTS = 25
 REFUSED = {"input": "x" * MEBIBYTE, "n": 2}
 TEMPLATE = (
-    "{% if messages | length == 5 %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    "{% if messages | length == 7 %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     "{% endif %}{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}" + CHAT_TEMPLATE
 )
-"""Hangs on five messages, which is not seen when the file is inspected; and knows tools."""
+"""Hangs on seven messages, which is not seen when the file is inspected; and knows tools."""
 
 
 def nested(depth: int) -> str:
@@ -60,7 +60,7 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
         "/v1/chat/completions",
         {"messages": [{"role": "user", "content": "x" * MEBIBYTE}]},
     ),
-    "a template that hangs": ("/v1/responses", {"input": turns(5)}),
+    "a template that hangs": ("/v1/responses", {"input": turns(7)}),
     "a deep call": (
         "/v1/responses",
         {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": nested(700)}, *turns(1)]},
@@ -159,7 +159,7 @@ async def test_small_requests_are_answered_before_many_large_ones_are_read(
 
 async def test_a_lane_goes_on_after_a_request_that_hangs(gateway: Gateway) -> None:
     async with connect(gateway.url.replace("http", "ws", 1) + "/v1/responses") as socket:
-        for request in ({"input": turns(5)}, {"input": "x"}):
+        for request in ({"input": turns(7)}, {"input": "x"}):
             await socket.send(json.dumps({"type": "response.create", "max_output_tokens": 1, **request}))
         first = json.loads(await socket.recv())
         assert (first["type"], first["error"]["code"]) == ("error", "invalid_request")
@@ -168,7 +168,7 @@ async def test_a_lane_goes_on_after_a_request_that_hangs(gateway: Gateway) -> No
 
 def test_a_request_that_is_cancelled_while_its_prompt_is_read_leaves_nothing_behind(gateway: Gateway) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{gateway.url}/v1/responses", json={"input": turns(5)}, timeout=0.2)
+        httpx.post(f"{gateway.url}/v1/responses", json={"input": turns(7)}, timeout=0.2)
     gateway.post("/v1/responses", {"input": "x", "max_output_tokens": 1}).raise_for_status()
 
 

@@ -32,15 +32,15 @@ from tests.support.encoding import LocalEncoder
 from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_model
 
 LOOPING = (
-    "{% if messages | length == 2 %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
+    "{% if messages[0].content.startswith('loop') %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
     "{% endfor %}{% endif %}" + CHAT_TEMPLATE
 )
-"""Hangs on two messages."""
+"""Hangs on a message that asks for it."""
 GREEDY = (
-    "{% if messages | length == 2 %}{% set ns = namespace(text='x' * 1000000) %}{% for i in range(99) %}"
-    "{% set ns.text = ns.text + ns.text %}{% endfor %}{% endif %}" + CHAT_TEMPLATE
+    "{% if messages[0].content.startswith('loop') %}{% set ns = namespace(text='x' * 1000000) %}"
+    "{% for i in range(99) %}{% set ns.text = ns.text + ns.text %}{% endfor %}{% endif %}" + CHAT_TEMPLATE
 )
-"""Doubles a text until there is no memory left, on two messages."""
+"""Doubles a text until there is no memory left, on the same message."""
 
 
 def job(content: str = "hello", **fields: Any) -> Encode:
@@ -48,7 +48,7 @@ def job(content: str = "hello", **fields: Any) -> Encode:
 
 
 def bad_job(content: str = "loop") -> Encode:
-    """Two messages, for which LOOPING loops and GREEDY is greedy."""
+    """Messages for which LOOPING loops and GREEDY is greedy."""
     return Encode(messages=[{"role": "user", "content": content}] * 2, began=5)
 
 
@@ -197,7 +197,7 @@ async def test_stopped_workers_and_hosts_are_replaced(
 
 
 async def test_long_jobs_of_many_users_do_not_keep_a_short_one_waiting(tiny_model: Path) -> None:
-    long = "x" * 100_000  # longer than a short job, and looping: no worker comes back while the test runs
+    long = "loop" + "x" * 100_000  # longer than a short job, and looping: no worker comes back while the test runs
     async with running(tiny_model, LOOPING, processor_seconds=60.0, seconds=60.0) as workers:
         await workers.encode(job(), user="anna")
         tasks = [asyncio.create_task(workers.encode(bad_job(long), user=f"{i}")) for i in range(20)]

@@ -209,6 +209,23 @@ def test_thinking_reaches_the_template(gateway: Gateway, path: str) -> None:
     assert sizes[0] == sizes[1] == sizes[2] - len("<think>")
 
 
+async def test_reasoning_that_the_prompt_opens_is_no_part_of_the_answer(gateway: Gateway) -> None:
+    options = {"chat_template_kwargs": {"enable_thinking": True}, "logit_bias": {str(ord("a")): 100}}
+    chat, _ = ask(gateway, "/v1/chat/completions", messages=[HI], max_tokens=3, **options)
+    message = chat["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("aaa", "")
+    response, _ = ask(gateway, "/v1/responses", input="hi", max_output_tokens=3, **options)
+    [thought] = response["output"]
+    assert (thought["type"], thought["content"]) == ("reasoning", [{"type": "reasoning_text", "text": "aaa"}])
+    listed = gateway.get(f"/v1/responses/{response['id']}/input_items").json()
+    assert [item["type"] for item in listed["data"]] == ["message"]
+    follow, _ = ask(gateway, "/v1/responses", input="more", max_output_tokens=1, previous_response_id=response["id"])
+    assert follow["status"] == "incomplete"
+    async with gateway.connect() as conversation:
+        events = await conversation.ask("hi", max_output_tokens=2, **options)
+        assert "response.reasoning_text.delta" in [event.type for event in events]
+
+
 async def test_half_an_emoji_does_not_lock_a_conversation(gateway: Gateway) -> None:
     async with gateway.connect() as conversation:
         await conversation.send('\ufeff{"type":"response.create","input":"a\\ud83d","max_output_tokens":1}')
