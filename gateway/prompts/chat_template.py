@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import jinja2
 from jinja2.ext import Extension
@@ -22,12 +22,10 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gateway.prompts.bos import split_bos
-from gateway.protocol.tool_prompt import OPENING, Message, Tool, calls_as_text, with_tools
-
-_KEPT: Final = frozenset(
-    {"type", "function", "name", "description", "parameters", "arguments", "properties", "required", "items", "enum"}
-)
-"""Keys that templates look up in tools and calls; all other keys are external text."""
+from gateway.prompts.tool_formats import ExampleError, ToolSupport, detect
+from gateway.prompts.tool_text import call_id, hidden_call, hidden_tool, simplified
+from gateway.protocol.call_format import OWN, CallFormat
+from gateway.protocol.tool_prompt import Message, Tool, calls_as_text, with_tools
 
 
 class TemplateError(Exception):
@@ -47,6 +45,12 @@ class Tokenizer(Protocol):
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Return the token ids of `text`; control tokens are recognized only with `special`."""
+
+    def is_control(self, token: int) -> bool:
+        """Whether `token` is a control token, which represents no text."""
+
+    def text(self, token: int) -> str:
+        """Return the token's text in the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,19 @@ class Prompt:
             raise TemplateError(f"the model's chat template does not compile: {error}") from error
         self._tokenizer = tokenizer
         self._mark = mark
-        self._knows_tools = "tools" in template and OPENING in template
-        """Whether the template describes tools itself, in the format that `CallReader` parses."""
+        self._support: ToolSupport | None = None
+        """How the template writes function calls; None for templates that describe no tools, or in no usable format."""
+        self._support = detect(self._example, self._controls) if "tools" in template else None
+
+    @property
+    def calls(self) -> CallFormat:
+        """The format of function calls in prompts, and thus in answers."""
+        return OWN if self._support is None else self._support.calls
+
+    @property
+    def describes_tools(self) -> bool:
+        """Whether the template describes tools itself, rather than a text in the system message."""
+        return self._support is not None
 
     def whole(
         self,
@@ -146,9 +161,16 @@ class Prompt:
         Without `answer` they end with the last message's content and are a prefix of any follow-up. `thinking` is the
         template's option to reason before an answer. Raises TemplateError, RecursionError or MemoryError.
         """
-        if not self._knows_tools:
-            messages, tools = with_tools(messages, tools), ()
-        return self._tokenize_whole(self._render(messages, date, answer=answer, tools=tools, thinking=thinking))
+        if self._support is None:
+            messages, tools = calls_as_text(with_tools(messages, tools)), ()
+        try:
+            spans = self._render(messages, date, answer=answer, tools=tools, thinking=thinking)
+        except (TemplateError, RecursionError):
+            reduced = simplified(tools)
+            if reduced == list(tools):
+                raise
+            spans = self._render(messages, date, answer=answer, tools=reduced, thinking=thinking)
+        return self._tokenize_whole(spans)
 
     def follow_up(
         self,
@@ -169,6 +191,8 @@ class Prompt:
             example.append({"role": "assistant", "content": "x"})
         own = self._mark()
         said = [*example, {"role": after, "content": own}, *messages]
+        if self._support is None:
+            said = calls_as_text(said)
         spans = self._render(said, date, answer=answer, thinking=thinking)
         last = next((i for i, span in enumerate(spans) if span.external and own in span.text), None)
         if last is None:
@@ -185,13 +209,11 @@ class Prompt:
         thinking: bool = False,
     ) -> list[Span]:
         marks = _Marks(self._mark())
-        shown = messages if self._knows_tools else calls_as_text(messages)
-        given = (
-            {"tools": [marks.hide(tool, _KEPT) for tool in tools]} if tools else {}
-        )  # not None: some templates iterate over it
+        # Not None without tools: some templates iterate over it.
+        given = {"tools": [hidden_tool(tool, marks.hide) for tool in tools]} if tools else {}
         try:
             rendered = self._template.render(
-                messages=[_hidden(message, marks) for message in shown],
+                messages=[_hidden(message, marks, self._support) for message in messages],
                 add_generation_prompt=answer, enable_thinking=thinking, strftime_now=date, samovar_marks=marks, **given,
             )  # fmt: skip
         except (RecursionError, MemoryError):
@@ -203,6 +225,18 @@ class Prompt:
             while spans and not spans[-1].external:
                 spans.pop()
         return spans
+
+    def _example(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        """Return the text of an example, in which calls are not converted to text. Raises ExampleError."""
+        try:
+            return "".join(span.text for span in self._render(messages, lambda _: "", answer=True, tools=tools))
+        except (TemplateError, RecursionError, MemoryError) as error:
+            raise ExampleError(str(error)) from error
+
+    def _controls(self, text: str) -> list[tuple[str, int]]:
+        """Return the control tokens in a text of the template, with their ids."""
+        tokens = self._tokenizer.tokenize(text, special=True)
+        return [(self._tokenizer.text(token), token) for token in tokens if self._tokenizer.is_control(token)]
 
     def _tokenize_whole(self, spans: Sequence[Span]) -> list[int]:
         """Return the ids of a whole prompt with BOS if required; empty for no spans."""
@@ -217,10 +251,12 @@ class Prompt:
         return [i for span in spans for i in self._tokenizer.tokenize(span.text, special=not span.external)]
 
 
-def _hidden(message: Message, marks: _Marks) -> Message:
+def _hidden(message: Message, marks: _Marks, support: ToolSupport | None) -> Message:
     hidden = {**message, "content": marks.hide(message["content"])}
     if "tool_calls" in message:
-        hidden["tool_calls"] = [marks.hide(call, _KEPT) for call in message["tool_calls"]]
+        hidden["tool_calls"] = [hidden_call(call, marks.hide, support) for call in message["tool_calls"]]
+    if "tool_call_id" in message:
+        hidden["tool_call_id"] = call_id(message["tool_call_id"])
     return hidden
 
 

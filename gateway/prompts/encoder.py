@@ -64,7 +64,7 @@ class Encoder:
         return bos + vocabulary.tokenize(text, special=job.special)
 
     def _encode(self, job: Encode) -> Encoded:
-        answer_form = form(job.tools, job.choice, job.format, job.error_paths)
+        answer_form = form(job.tools, job.choice, job.format, job.error_paths, self._prompt.calls)
         if job.after:
             ids = self._prompt.follow_up(
                 job.messages, date=_clock(job.began), after=job.after, answer=job.answer, thinking=job.thinking
@@ -160,6 +160,12 @@ class _CachedTokenizer:
         if key not in self._known:
             self._known[key] = self._vocabulary.tokenize(text, special=special)
         return self._known[key]
+
+    def is_control(self, token: int) -> bool:
+        return self._vocabulary.is_control(token)
+
+    def text(self, token: int) -> str:
+        return self._vocabulary.text(token)
 
     def clear(self) -> None:
         self._known.clear()
