@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gateway.errors import InvalidRequestError
-from gateway.prompts.schemas import FORMATS, Schema, resolved
+from gateway.prompts.schemas import FORMATS, Schema, resolved, subschemas
 from gateway.protocol.call_format import CallFormat, ParameterKind, Parameters, Tags
 
 MAX_LENGTH: Final = 50_000
@@ -16,6 +16,8 @@ MAX_LENGTH: Final = 50_000
 _ANY_KEY: Final = r"/[^\s<>=\"'\/]{1,64}/"
 """The name of a parameter that the schema does not declare."""
 _DEFINITIONS: Final = ("$defs", "definitions")
+_LOCAL: Final = tuple(f"#/{name}/" for name in _DEFINITIONS)
+"""Beginnings of references that mean the same in a parameter's schema as in the whole."""
 _ANNOTATIONS: Final = frozenset(
     ("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment",
      "$schema", "$id", "contentEncoding", "contentMediaType", *_DEFINITIONS)
@@ -133,19 +135,20 @@ class _Tagged:
         self._closing = calls.closing
         self._tags = tags
         self._root = function.schema
-        self._schema = _merged(function.schema, function.schema)
+        reference = {name: value for name, value in function.schema.items() if name != "type"}
+        self._schema = _merged(reference, function.schema)
         self._found = _FunctionGrammar([], [], {}, [])
 
     def grammar(self) -> _FunctionGrammar:
         self._check_keywords()
         properties = _properties(self._schema)
-        required = [name for name in self._schema.get("required") or () if isinstance(name, str)]
+        required = _strings(self._schema.get("required"))
         names = [*properties, *(name for name in required if name not in properties)]
         self._drop_unwritable(names)
         for i, name in enumerate(names):
             self._parameter(i, name, properties.get(name, {}), required=name in required)
         last = len(names)
-        is_open = not properties and self._schema.get("additionalProperties", True) is not False
+        is_open = self._is_open()
         stop, closing = self._tags.stop, literal(self._closing.removeprefix(self._tags.stop))
         following = literal(self._tags.following.removeprefix(stop))
         first, empty, more = literal(self._tags.first), literal(self._tags.empty), self._name(f"more{last}")
@@ -170,6 +173,15 @@ class _Tagged:
         unknown = [name for name in self._schema if name not in _OBJECT | _ANNOTATIONS]
         for name in unknown:
             self._ignore(f"{self._function.path}.{name}")
+
+    def _is_open(self) -> bool:
+        """Return whether the function takes parameters that its schema does not declare. Declared ones are enough."""
+        additional = self._schema.get("additionalProperties", True)
+        if _properties(self._schema) or additional is False:
+            return False
+        if additional not in (True, {}):
+            self._ignore(f"{self._function.path}.additionalProperties")
+        return True
 
     def _ignore(self, path: str) -> None:
         if self._function.strict:
@@ -205,8 +217,9 @@ class _Tagged:
         if text is None or any(self._tags.stop in choice for choice in text.choices or ()):
             self._found.parameters[name] = "json"
             rule = f"{self._prefix}p{i}"
-            shared: Schema = {name: self._root[name] for name in _DEFINITIONS if name in self._root}
-            self._found.values.append(Value(rule, path, {**shared, **schema}, self._function.strict, is_object=False))
+            self._found.values.append(
+                Value(rule, path, self._json(schema, path), self._function.strict, is_object=False)
+            )
             return f"@{rule} {literal(self._tags.stop)}"
         for keyword in text.ignored:
             self._ignore(f"{path}.{keyword}")
@@ -214,6 +227,17 @@ class _Tagged:
         terminal = f"TEXT_{self._prefix.upper()}_{i}"
         self._found.rules.append(f"{terminal}: {_terminal(text)} STOP")
         return terminal
+
+    def _json(self, schema: Schema, path: str) -> Schema:
+        """Return a parameter's schema as a document of its own."""
+        shared: Schema = {name: self._root[name] for name in _DEFINITIONS if name in self._root}
+        alone = {**shared, **schema}
+        for _, inner in subschemas(alone):
+            reference = inner.get("$ref")
+            if isinstance(reference, str) and reference.startswith("#") and not reference.startswith(_LOCAL):
+                self._ignore(f"{path}.$ref")
+                return {}
+        return alone
 
 
 def _terminal(text: _Text) -> str:
@@ -235,8 +259,8 @@ def _as_text(schema: Schema, root: Schema) -> _Text | None:
         return _choices(schema)
     if keywords in ({"anyOf"}, {"oneOf"}):
         return _union(schema.get("anyOf", schema.get("oneOf")), root)
-    kinds = schema.get("type")
-    kinds = set(kinds) if isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds) else {kinds}
+    kind = schema.get("type")
+    kinds = set(_strings(kind if isinstance(kind, list) else [kind]))
     if not keywords <= _TEXT or "string" not in kinds or not kinds <= {"string", "null"}:
         return None
     return replace(_bounded(schema), is_nullable="null" in kinds)
@@ -282,6 +306,10 @@ def _merged(schema: Schema, root: Schema) -> Schema:
             break
         schema = target
     return schema
+
+
+def _strings(values: Any) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
 def _properties(schema: Schema) -> Mapping[str, Any]:

@@ -264,6 +264,40 @@ def test_a_function_without_declared_parameters_takes_any(model: Model, template
     assert not follows(model, closed, some)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "refused"),
+    [
+        ({"properties": {"a": {"$ref": "#"}}}, "properties.a.$ref"),
+        ({"properties": {"a": {"type": "integer", "not": {}}}}, "properties.a.not"),
+        ({"properties": {"a": {"type": "string", "minLength": -1}}}, "properties.a.minLength"),
+        ({"properties": {"<b>": {}}, "required": ["<b>"]}, "properties.<b>"),
+        ({"properties": [1], "required": "x", "additionalProperties": {"type": "integer"}}, "additionalProperties"),
+        ({"anyOf": [{"properties": {"a": {}}}]}, "anyOf"),
+        ({"patternProperties": {"^a": {"type": "string"}}}, "patternProperties"),
+    ],
+    ids=str,
+)
+def test_no_schema_refuses_a_tool_without_strict(model: Model, parameters: dict[str, Any], refused: str) -> None:
+    for template in TAGGED.values():
+        calls = prompt(model, template).calls
+        constraint = wanted(calls, FunctionTool(name="f", parameters={"type": "object", **parameters}))
+        assert constraint.ignored == (f"tools[0].parameters.{refused}",)
+        Compiler(model.vocabulary).constraint(grammar(constraint))
+        with pytest.raises(ApiError) as caught:
+            wanted(calls, tool({"type": "object", **parameters}))
+        assert caught.value.param == f"tools[0].parameters.{refused}"
+
+
+def test_a_schema_may_be_a_reference_to_its_definitions(model: Model) -> None:
+    place = {"properties": {"x": {"type": "integer"}, "in": {"$ref": "#/$defs/P"}}, "required": ["x"]}
+    place = {"type": "object", **place, "additionalProperties": False}
+    calls = prompt(model, KEYS).calls
+    constraint = wanted(calls, tool({"$ref": "#/$defs/P", "$defs": {"P": place}}, "f"))
+    written = "<tool_call>f\n<arg_key>x</arg_key>\n<arg_value>{}</arg_value>\n<arg_key>in</arg_key>\n<arg_value>{}"
+    assert follows(model, constraint, written.format("5", '{"x": 7}') + calls.closing)
+    assert not follows(model, constraint, written.format("5", '{"x": "7"}') + calls.closing)
+
+
 @given(st.sampled_from([*FORMATS]), st.lists(st.integers(0, 300), max_size=12), st.booleans())
 def test_a_call_is_read_however_it_comes(model: Model, name: str, cuts: list[int], with_text: bool) -> None:
     prompts = _PROMPTS.setdefault(name, prompt(model, FORMATS[name][0]))
