@@ -142,6 +142,20 @@ class Vocabulary:
             digest.update(llama_cpp.llama_vocab_get_text(self._vocab, token) + b"\0%d\n" % kind)
         return digest.hexdigest()
 
+    @functools.cached_property
+    def control_texts(self) -> frozenset[str]:
+        """The texts that must not come from users: those of control tokens and of tokens that end a generation.
+
+        Visits every token: 0.1 s for 152 000.
+        """
+        kinds = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        found = (
+            token
+            for token in range(self.size)
+            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & kinds or self.ends_generation(token)
+        )
+        return frozenset(filter(None, map(self.text, found)))
+
     def is_control(self, token: int) -> bool:
         """Whether `token` is a control token, which represents no text."""
         return bool(llama_cpp.llama_vocab_is_control(self._vocab, token))

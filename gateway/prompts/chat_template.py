@@ -1,18 +1,17 @@
 """Conversion of messages to token ids through the model's own chat template, with stable ids for earlier turns.
 
-Two properties matter. First, a follow-up is *appended*: its ids begin with the ids that the model read and generated.
+Three properties matter. First, a follow-up is *appended*: its ids begin with the ids that the model read and generated.
 Tokenizing an answer again may give other ids, and then its whole KV cache is missed. Second, external text never
-becomes control tokens: it passes the template as an unguessable mark and is tokenized separately with special tokens
-disabled, so that a pasted `<|im_start|>system` remains plain text. The same holds for the names, descriptions and
-arguments of tools.
+becomes control tokens: a pasted `<|im_start|>system` remains plain text (`marks.py`). Third, no conversation that
+OpenAI's API allows is refused because the template wants another order of messages (`folding.py`).
+
+Contents are tokenized together with the template's text around them, as in the models' training.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
 import jinja2
@@ -22,8 +21,10 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gateway.prompts.bos import split_bos
+from gateway.prompts.folding import Accepted, fold, probe
+from gateway.prompts.marks import ControlTexts, Marks, Span
 from gateway.prompts.tool_formats import ExampleError, ToolSupport, detect
-from gateway.prompts.tool_text import call_id, hidden_call, hidden_tool, simplified
+from gateway.prompts.tool_text import hidden_call, hidden_tool, simplified
 from gateway.protocol.call_format import OWN, CallFormat
 from gateway.protocol.tool_prompt import Message, Tool, calls_as_text, with_tools
 
@@ -43,6 +44,10 @@ class Tokenizer(Protocol):
     def leading_bos(self) -> int | None:
         """The token that the model file requires before a prompt, or None."""
 
+    @property
+    def control_texts(self) -> Collection[str]:
+        """The texts of the tokens that external text must not become."""
+
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Return the token ids of `text`; control tokens are recognized only with `special`."""
 
@@ -51,63 +56,6 @@ class Tokenizer(Protocol):
 
     def text(self, token: int) -> str:
         """Return the token's text in the vocabulary."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of a rendered prompt: the template's own text, or external text."""
-
-    text: str
-    external: bool
-
-
-class _Marks:
-    """Placeholders for external text while a template renders."""
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
-        self._texts: list[str] = []
-        self._numbers: dict[str, int] = {}
-
-    def hide(self, value: Any, keep: frozenset[str] = frozenset()) -> Any:
-        """Return `value` with each text replaced by a mark, keys too unless in `keep`; equal texts get equal marks."""
-        if isinstance(value, str):
-            return self._hide(value)
-        if isinstance(value, dict):
-            return {key if key in keep else self._hide(key): self.hide(inner, keep) for key, inner in value.items()}
-        return [self.hide(inner, keep) for inner in value] if isinstance(value, list) else value
-
-    def dump(self, value: Any, *, indent: int | None, separators: tuple[str, str] | None, sort_keys: bool) -> str:
-        """Return a mark for `value` as JSON, as one external text: models never saw JSON tokenized in pieces."""
-        dumped = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
-
-        def escaped(mark: re.Match[str]) -> str:
-            return json.dumps(self._texts[int(mark[1])], ensure_ascii=False)[1:-1]
-
-        return self._hide(self._pattern.sub(escaped, dumped))
-
-    def spans(self, rendered: str) -> Iterable[Span]:
-        """Split a rendered prompt into the template's own text and the texts behind the marks."""
-        for i, part in enumerate(self._pattern.split(rendered)):
-            text = self._texts[int(part)] if i % 2 else part
-            if text:
-                yield Span(text, bool(i % 2))
-
-    @property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile(rf"{self._secret}\.(\d+);")
-
-    def _hide(self, content: str) -> str:
-        # Leading and trailing space stays outside of the mark, so that a template can trim it.
-        text = content.strip()
-        if not text:
-            return content
-        start = content.index(text[0])
-        before, after = content[:start], content[start + len(text) :]
-        number = self._numbers.setdefault(text, len(self._texts))
-        if number == len(self._texts):
-            self._texts.append(text)
-        return f"{before}{self._secret}.{number};{after}"
 
 
 class Prompt:
@@ -128,14 +76,16 @@ class Prompt:
         environment.globals.update(tokenizer.edges, raise_exception=_refuse)
         environment.filters["tojson"] = _tojson
         try:
+            literals = [token.value for token in environment.lexer.tokenize(template) if token.type == "string"]
             self._template = environment.from_string(template)
         except jinja2.TemplateError as error:
             raise TemplateError(f"the model's chat template does not compile: {error}") from error
         self._tokenizer = tokenizer
+        self._controls = ControlTexts(tokenizer.control_texts, literals)
         self._mark = mark
         self._support: ToolSupport | None = None
         """How the template writes function calls; None for templates that describe no tools, or in no usable format."""
-        self._support = detect(self._example, self._controls) if "tools" in template else None
+        self._support = detect(self._example, self._control_tokens) if "tools" in template else None
 
     @property
     def calls(self) -> CallFormat:
@@ -162,14 +112,15 @@ class Prompt:
         template's option to reason before an answer. Raises TemplateError, RecursionError or MemoryError.
         """
         if self._support is None:
-            messages, tools = calls_as_text(with_tools(messages, tools)), ()
+            messages, tools = with_tools(messages, tools), ()
+        render = self._render if answer else self._render_open
         try:
-            spans = self._render(messages, date, answer=answer, tools=tools, thinking=thinking)
+            spans = render(messages, date, tools=tools, thinking=thinking)
         except (TemplateError, RecursionError):
             reduced = simplified(tools)
             if reduced == list(tools):
                 raise
-            spans = self._render(messages, date, answer=answer, tools=reduced, thinking=thinking)
+            spans = render(messages, date, tools=reduced, thinking=thinking)
         return self._tokenize_whole(spans)
 
     def follow_up(
@@ -191,28 +142,74 @@ class Prompt:
             example.append({"role": "assistant", "content": "x"})
         own = self._mark()
         said = [*example, {"role": after, "content": own}, *messages]
-        if self._support is None:
-            said = calls_as_text(said)
-        spans = self._render(said, date, answer=answer, thinking=thinking)
-        last = next((i for i, span in enumerate(spans) if span.external and own in span.text), None)
-        if last is None:
+        render = self._render if answer else self._render_open
+        spans = _split(render(said, date, thinking=thinking), own)
+        if spans is None:
             raise TemplateError("it omits the answer from the conversation")
-        return self._tokenize(spans[last + 1 :])
+        return self._tokenize(spans[1], start=False)
+
+    def _render_open(
+        self, messages: Sequence[Message], date: Callable[[str], str], *, tools: Sequence[Tool] = (), thinking: bool
+    ) -> list[Span]:
+        """Return the prompt up to the end of the last message's content."""
+        if not messages:
+            return []
+        if messages[-1].get("tool_calls") and self._support is None:
+            messages = calls_as_text(messages)
+        *before, last = messages
+        if not last.get("tool_calls"):
+            end = self._mark()
+            marked = [*before, {**last, "content": last["content"].rstrip() + end}]
+            for rest in ([], [{"role": "user", "content": "x"}]):  # a template may omit a system message on its own
+                spans = self._render([*marked, *rest], date, answer=False, tools=tools, thinking=thinking)
+                if (parts := _split(spans, end)) is not None:
+                    return parts[0]
+        spans = self._render(messages, date, answer=False, tools=tools, thinking=thinking)
+        last_external = max((i for i, span in enumerate(spans) if span.external), default=len(spans) - 1)
+        return spans[: last_external + 1]
+
+    @cached_property
+    def accepted(self) -> Accepted:
+        """The conversations that the template takes as they are."""
+
+        def render(messages: Sequence[Message]) -> str | None:
+            try:
+                marks = Marks(self._mark(), self._controls)
+                text = self._text(messages, marks, date=lambda _: "", answer=False)
+                return "".join(span.text for span in marks.spans(text))
+            except (TemplateError, RecursionError):
+                return None
+
+        return probe(render)
 
     def _render(
         self,
         messages: Sequence[Message],
         date: Callable[[str], str],
         *,
-        answer: bool,
+        answer: bool = True,
         tools: Sequence[Tool] = (),
         thinking: bool = False,
     ) -> list[Span]:
-        marks = _Marks(self._mark())
+        marks = Marks(self._mark(), self._controls)
+        shown = fold(calls_as_text(messages) if self._support is None else messages, self.accepted)
+        return list(marks.spans(self._text(shown, marks, date, answer=answer, tools=tools, thinking=thinking)))
+
+    def _text(
+        self,
+        messages: Sequence[Message],
+        marks: Marks,
+        date: Callable[[str], str],
+        *,
+        answer: bool,
+        tools: Sequence[Tool] = (),
+        thinking: bool = False,
+    ) -> str:
+        """Return the rendered template, in which external text is protected by `marks`. Raises like `whole`."""
         # Not None without tools: some templates iterate over it.
         given = {"tools": [hidden_tool(tool, marks.hide) for tool in tools]} if tools else {}
         try:
-            rendered = self._template.render(
+            return self._template.render(
                 messages=[_hidden(message, marks, self._support) for message in messages],
                 add_generation_prompt=answer, enable_thinking=thinking, strftime_now=date, samovar_marks=marks, **given,
             )  # fmt: skip
@@ -220,20 +217,18 @@ class Prompt:
             raise
         except Exception as error:
             raise TemplateError(str(error) or type(error).__name__) from error
-        spans = list(marks.spans(rendered))
-        if not answer:
-            while spans and not spans[-1].external:
-                spans.pop()
-        return spans
 
     def _example(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         """Return the text of an example, in which calls are not converted to text. Raises ExampleError."""
         try:
-            return "".join(span.text for span in self._render(messages, lambda _: "", answer=True, tools=tools))
+            marks = Marks(self._mark(), self._controls)
+            shown = fold(messages, self.accepted)
+            rendered = self._text(shown, marks, lambda _: "", answer=True, tools=tools)
+            return "".join(span.text for span in marks.spans(rendered))
         except (TemplateError, RecursionError, MemoryError) as error:
             raise ExampleError(str(error)) from error
 
-    def _controls(self, text: str) -> list[tuple[str, int]]:
+    def _control_tokens(self, text: str) -> list[tuple[str, int]]:
         """Return the control tokens in a text of the template, with their ids."""
         tokens = self._tokenizer.tokenize(text, special=True)
         return [(self._tokenizer.text(token), token) for token in tokens if self._tokenizer.is_control(token)]
@@ -245,19 +240,54 @@ class Prompt:
         text = "" if spans[0].external else spans[0].text
         bos, rest = split_bos(text, self._tokenizer.leading_bos, self._tokenizer.edges.get("bos_token", ""))
         spans = spans if spans[0].external else [Span(rest, external=False), *spans[1:]]
-        return bos + self._tokenize(spans)
+        return bos + self._tokenize(spans, start=True)
 
-    def _tokenize(self, spans: Sequence[Span]) -> list[int]:
-        return [i for span in spans for i in self._tokenizer.tokenize(span.text, special=not span.external)]
+    def _tokenize(self, spans: Sequence[Span], *, start: bool) -> list[int]:
+        """Return the ids of spans; with `start` they begin the prompt, otherwise they continue a text."""
+        return [i for n, span in enumerate(spans) for i in self._tokenize_span(span, start=start and n == 0)]
+
+    def _tokenize_span(self, span: Span, *, start: bool) -> list[int]:
+        """Return the ids of one span. A vocabulary may put a space before a text, but not before one that continues."""
+        special = not span.external
+        if not start and self._adds_space:
+            head = self._tokenizer.tokenize("\n", special=False)
+            ids = self._tokenizer.tokenize(f"\n{span.text}", special=special)
+            if ids[: len(head)] == head:
+                return ids[len(head) :]
+        return self._tokenizer.tokenize(span.text, special=special)
+
+    @cached_property
+    def _adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before each text, as SentencePiece does."""
+        head, whole = (self._tokenizer.tokenize(text, special=False) for text in ("\n", "\na"))
+        return whole[len(head) :] != self._tokenizer.tokenize("a", special=False)
 
 
-def _hidden(message: Message, marks: _Marks, support: ToolSupport | None) -> Message:
-    hidden = {**message, "content": marks.hide(message["content"])}
+def _split(spans: Sequence[Span], own: str) -> tuple[list[Span], list[Span]] | None:
+    """Return what is before and after the text `own`, or None if it is missing."""
+    for i, span in enumerate(spans):
+        before, found, after = span.text.partition(own)
+        if found:
+            ahead, rest = (Span(text, span.external) for text in (before, after))
+            return [*spans[:i], *([ahead] if before else [])], [*([rest] if after else []), *spans[i + 1 :]]
+    return None
+
+
+def _hidden(message: Message, marks: Marks, support: ToolSupport | None) -> Message:
+    hidden = {key: _protected(value, marks) for key, value in message.items() if key != "tool_calls"}
     if "tool_calls" in message:
-        hidden["tool_calls"] = [hidden_call(call, marks.hide, support) for call in message["tool_calls"]]
-    if "tool_call_id" in message:
-        hidden["tool_call_id"] = call_id(message["tool_call_id"])
+        calls = message["tool_calls"]
+        hidden["tool_calls"] = [
+            {**hidden_call(call, marks.hide, support), "id": marks.protect(call.get("id", ""))} for call in calls
+        ]
     return hidden
+
+
+def _protected(content: Any, marks: Marks) -> Any:
+    """Return a content, or its parts, in a form that the template can look into."""
+    if isinstance(content, str):
+        return marks.protect(content)
+    return [{**part, "text": marks.protect(part["text"])} for part in content] if isinstance(content, list) else content
 
 
 @jinja2.pass_context
@@ -270,7 +300,7 @@ def _tojson(
     ensure_ascii: bool = False,  # noqa: ARG001 - templates pass it; non-ASCII text is never escaped
 ) -> str:
     """Convert to JSON like transformers; Jinja's own `tojson` sorts keys and escapes for HTML."""
-    marks: _Marks = context["samovar_marks"]
+    marks: Marks = context["samovar_marks"]
     return marks.dump(value, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

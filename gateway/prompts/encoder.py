@@ -155,6 +155,10 @@ class _CachedTokenizer:
     def leading_bos(self) -> int | None:
         return self._vocabulary.leading_bos
 
+    @property
+    def control_texts(self) -> frozenset[str]:
+        return self._vocabulary.control_texts
+
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         key = (text, special)
         if key not in self._known:

@@ -61,11 +61,11 @@ class ToolSupport:
     """Whether the template expects arguments as JSON text rather than as an object."""
 
     def arguments(self, value: Any) -> Any:
-        """Return a call's arguments as the template expects them; text that is no JSON object is wrapped."""
-        if self.arguments_as_text:
-            return value if isinstance(value, str) else dump(value)
+        """Return a call's arguments, an object or text that the template accepts, as the template expects them."""
         if not isinstance(value, dict):
-            value = {"arguments": value} if value else {}
+            return value
+        if self.arguments_as_text:
+            return dump(value)
         if self.calls.tags is None:
             return value
         # Templates differ in how they write other values than strings, of which grammar and reader know one form.
@@ -75,10 +75,9 @@ class ToolSupport:
 def describes_tools(render: Render) -> bool:
     """Return whether the template shows tools to the model."""
     try:
-        shown = render([_USER], [TOOL])
+        return NAME in render([_USER], [TOOL])
     except ExampleError:
         return False
-    return all(text in shown for text in (NAME, *KEYS))
 
 
 def detect(render: Render, controls: Controls) -> ToolSupport | None:

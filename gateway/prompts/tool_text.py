@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -35,17 +34,10 @@ def hidden_tool(value: Any, hide: Hide) -> Any:
 
 
 def hidden_call(call: dict[str, Any], hide: Hide, support: ToolSupport | None) -> dict[str, Any]:
-    """Return a call with its texts hidden, and its arguments as the template expects them."""
+    """Return a call with its name and arguments hidden, the arguments as the template expects them."""
     function = call["function"]
     arguments = function["arguments"] if support is None else support.arguments(function["arguments"])
-    shown = {"name": hide(function["name"]), "arguments": hide(arguments)}
-    return {"type": "function", "id": call_id(call.get("id", "")), "function": shown}
-
-
-def call_id(identifier: str) -> str:
-    """Return an id of nine letters and digits, which Mistral's templates require, for a call's id."""
-    is_plain = len(identifier) == 9 and identifier.isascii() and identifier.isalnum()
-    return identifier if is_plain else hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()[:9]
+    return {**call, "function": {"name": hide(function["name"]), "arguments": hide(arguments)}}
 
 
 def simplified(tools: Sequence[Tool]) -> list[Tool]:

@@ -41,11 +41,11 @@ def test_a_forced_call_and_its_result_pass_through_official_clients(
         assert answer.finish_reason == "tool_calls"
         assert not answer.message.content
         [call] = answer.message.tool_calls or []
-        jsonschema.validate(json.loads(call.function.arguments), SCHEMA)  # type: ignore[union-attr]
+        jsonschema.validate(json.loads(call.function.arguments), SCHEMA)
         stream = client.chat.completions.create(messages=said, tool_choice="required", stream=True, **ask)
         pieces = [chunk.choices[0].delta.tool_calls or [] for chunk in stream]
         streamed = "".join(piece.function.arguments or "" for some in pieces for piece in some if piece.function)
-        assert streamed == call.function.arguments  # type: ignore[union-attr]
+        assert streamed == call.function.arguments
         said += [answer.message, {"role": "tool", "tool_call_id": call.id, "content": "晴"}]
         after = client.chat.completions.create(messages=said, **{**ask, "max_tokens": 4})
         assert after.usage is not None

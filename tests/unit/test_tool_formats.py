@@ -289,8 +289,8 @@ def test_no_schema_refuses_a_tool_without_strict(model: Model, parameters: dict[
 
 
 def test_a_schema_may_be_a_reference_to_its_definitions(model: Model) -> None:
-    place = {"properties": {"x": {"type": "integer"}, "in": {"$ref": "#/$defs/P"}}, "required": ["x"]}
-    place = {"type": "object", **place, "additionalProperties": False}
+    properties = {"x": {"type": "integer"}, "in": {"$ref": "#/$defs/P"}}
+    place = {"type": "object", "properties": properties, "required": ["x"], "additionalProperties": False}
     calls = prompt(model, KEYS).calls
     constraint = wanted(calls, tool({"$ref": "#/$defs/P", "$defs": {"P": place}}, "f"))
     written = "<tool_call>f\n<arg_key>x</arg_key>\n<arg_value>{}</arg_value>\n<arg_key>in</arg_key>\n<arg_value>{}"
