@@ -33,6 +33,7 @@ MAX_OPENING: Final = 200
 """Maximum characters before a function's name. A longer text is not part of the call."""
 _TRIGGER: Final = re.compile(r'<[^<>\s]+>|\[[A-Z_]+\]|[\[{\s]*"\w+"')
 """The start of a call that makes it one: a tag, a control token of Mistral, or the first key of a JSON object."""
+_TYPES: Final = frozenset(("string", "number", "integer", "boolean", "object", "array"))
 _ANSWER: Final = "Zqanswer"
 _USER: Final[Message] = {"role": "user", "content": "x"}
 _PARAMETERS: Final = {"type": "object", "properties": {key: {"type": "string"} for key in KEYS}, "required": [KEYS[0]]}
@@ -60,6 +61,11 @@ class ToolSupport:
     arguments_as_text: bool = False
     """Whether the template expects arguments as JSON text rather than as an object."""
 
+    def shown(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Return a call as the template expects it."""
+        function = call["function"]
+        return {**call, "function": {**function, "arguments": self.arguments(function["arguments"])}}
+
     def arguments(self, value: Any) -> Any:
         """Return a call's arguments, an object or text that the template accepts, as the template expects them."""
         if not isinstance(value, dict):
@@ -78,6 +84,24 @@ def describes_tools(render: Render) -> bool:
         return NAME in render([_USER], [TOOL])
     except ExampleError:
         return False
+
+
+def simplified(tools: Sequence[Tool]) -> list[Tool]:
+    """Return the tools with at most one type in each schema: some templates recurse endlessly on others."""
+    return [_simplified(tool) for tool in tools]
+
+
+def _simplified(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_simplified(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    reduced = {key: _simplified(inner) for key, inner in value.items()}
+    kinds = reduced.get("type")
+    if isinstance(kinds, list):
+        kinds = reduced["type"] = next((kind for kind in kinds if kind != "null"), "null")
+    is_shown = isinstance(kinds, dict) or kinds in (*_TYPES, "function")
+    return {key: inner for key, inner in reduced.items() if key != "type" or is_shown}
 
 
 def detect(render: Render, controls: Controls) -> ToolSupport | None:

@@ -10,8 +10,9 @@ from typing import Final
 _TURNS: Final = (
     "{%- for m in messages %}"
     "{%- if m.role == 'assistant' and m.tool_calls %}<|im_start|>assistant\n{{ m.content }}"
-    "{%- for c in m.tool_calls %}{%- set c = c.function %}@CALL@{%- endfor %}<|im_end|>\n"
-    "{%- elif m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response><|im_end|>\n"
+    "{%- for c in m.tool_calls %}{%- set c = c.function %}@CALL@{%- endfor %}{{ '<|im_end|>\n' }}"
+    "{%- elif m.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ m.content }}\n</tool_response>"
+    "{{- '<|im_end|>\n' }}"
     "{%- else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}"
     "{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"
 )
@@ -84,7 +85,7 @@ MISTRAL: Final = _MISTRAL.replace(
     "@CALLS@",
     "[TOOL_CALLS] [{% for c in m.tool_calls %}"
     "{%- if c.id is not defined or c.id | length != 9 %}{{ raise_exception('bad id') }}{% endif %}"
-    '{{- \'{"name": "\' + c.function.name + \'", "arguments": \' + (c.function.arguments | tojson) }}'
+    "{%- set json = c.function | tojson %}{{- json[:-1] }}"
     "{{- ', \"id\": \"' + c.id + '\"}' }}{% if not loop.last %}, {% endif %}{% endfor %}]",
 )
 """Mistral 7B v0.3 and Nemo: an array after a control token; ids have nine characters."""

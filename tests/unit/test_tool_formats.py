@@ -372,6 +372,14 @@ def test_arguments_in_the_history_that_are_no_object_do_not_fail(made: tuple[Mod
         assert arguments in shown or json.dumps(arguments) in shown
 
 
+@pytest.mark.parametrize("name", [name for name in FORMATS if not name.startswith("mistral")])
+def test_a_prompt_that_ends_with_a_call_is_continued_after_it(model: Model, name: str) -> None:
+    prompts = _PROMPTS.setdefault(name, prompt(model, FORMATS[name][0]))
+    history, result = [user("x"), called({"a": "b"})], {"role": "tool", "content": "好", "tool_call_id": "c"}
+    ids = prompts.whole(history, date=date, answer=False) + prompts.follow_up([result], date=date)
+    assert ids == prompts.whole([*history, result], date=date)
+
+
 def test_types_are_shown_to_templates_that_look_into_them(model: Model) -> None:
     properties = {
         "a": {"type": "string"}, "b": {"type": "array", "items": {"type": "integer"}}, "c": {"type": "object"}, "d": {},
