@@ -110,17 +110,31 @@ class Prompt:
         Without `answer` they end with the last message's content and are a prefix of any follow-up. `thinking` is the
         template's option to reason before an answer. Raises TemplateError, RecursionError or MemoryError.
         """
+        return self._tokenize_whole(self._spans(messages, date, answer=answer, tools=tools, thinking=thinking))
+
+    def shown(self, messages: Sequence[Message], *, date: Callable[[str], str], thinking: bool = False) -> str:
+        """Return the text of `whole`. Raises like `whole`."""
+        return "".join(span.text for span in self._spans(messages, date, answer=True, tools=(), thinking=thinking))
+
+    def _spans(
+        self,
+        messages: Sequence[Message],
+        date: Callable[[str], str],
+        *,
+        answer: bool,
+        tools: Sequence[Tool],
+        thinking: bool,
+    ) -> list[Span]:
         if self._support is None:
             messages, tools = with_tools(messages, tools), ()
         render = self._render if answer else self._render_open
         try:
-            spans = render(messages, date, tools=tools, thinking=thinking)
+            return render(messages, date, tools=tools, thinking=thinking)
         except (TemplateError, RecursionError):
             reduced = simplified(tools)
             if reduced == list(tools):
                 raise
-            spans = render(messages, date, tools=reduced, thinking=thinking)
-        return self._tokenize_whole(spans)
+            return render(messages, date, tools=reduced, thinking=thinking)
 
     def follow_up(
         self,
