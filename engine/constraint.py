@@ -70,7 +70,7 @@ class Compiler:
 
     def constraint(self, grammar: Grammar) -> Constraint:
         """Return the constraint of a new answer. Raises GrammarError."""
-        return Constraint(self, self._matcher(grammar.text).deep_copy(), grammar.trigger)
+        return Constraint(self, self._matcher(grammar.text).deep_copy(), grammar)
 
     def _compile(self, text: str) -> LLMatcher:
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=GRAMMAR_LIMITS)
@@ -81,14 +81,16 @@ class Compiler:
 class Constraint:
     """One answer under a grammar, from its beginning or from where its trigger ends."""
 
-    def __init__(self, compiler: Compiler, matcher: LLMatcher, trigger: str) -> None:
+    def __init__(self, compiler: Compiler, matcher: LLMatcher, grammar: Grammar) -> None:
         """Start before the first token; `matcher` must not be shared."""
         self._compiler = compiler
         self._vocabulary = compiler.vocabulary
         self._matcher = matcher
-        self._trigger = trigger.encode()
+        self._trigger = grammar.trigger.encode()
+        self._is_anchored = grammar.anchored
+        self._controls = frozenset(grammar.controls)
         self._tail = b""
-        self._active = not trigger
+        self._active = not grammar.trigger
         self._budget = SECONDS
 
     def allows(self, token: int) -> bool:
@@ -97,14 +99,18 @@ class Constraint:
             return True
         if self._vocabulary.ends_generation(token):
             return self._timed(self._matcher.is_accepting)
-        return bool(self._compiler.texts[token]) and self._fits(token)
+        return bool(self._compiler.texts[token] or token in self._controls) and self._fits(token)
 
     def allowed(self) -> Ids:
         """Return all tokens that may come next. Raises GrammarError, also if there are none."""
         mask = self._timed(self._matcher.compute_bitmask)
         _check(self._matcher)
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=self._vocabulary.size, bitorder="little")
-        fitting = np.flatnonzero(bits.view(np.bool_) & self._compiler.texts)
+        fits = bits.view(np.bool_)
+        fitting = np.flatnonzero(fits & self._compiler.texts)
+        controls = [token for token in self._controls if fits[token]]
+        if controls:
+            fitting = np.concatenate([fitting, np.array(controls, np.intp)])
         if self._matcher.is_accepting():
             fitting = np.concatenate([fitting, self._compiler.ends])
         if not len(fitting):
@@ -120,7 +126,8 @@ class Constraint:
             self._timed(lambda: self._matcher.consume_token(token))
             _check(self._matcher)
         elif self._trigger:
-            self._watch(self._vocabulary.piece(token))
+            named = self._vocabulary.text(token).encode() if token in self._controls else b""
+            self._watch(named or self._vocabulary.piece(token))
 
     def _fits(self, token: int) -> bool:
         return self._timed(lambda: self._matcher.validate_tokens([token])) == 1
@@ -136,9 +143,12 @@ class Constraint:
     def _watch(self, piece: bytes) -> None:
         """Search the answer for the trigger, and apply the grammar after it."""
         text = self._tail + piece
-        _, found, after = text.partition(self._trigger)
+        before, found, after = text.partition(self._trigger)
+        if self._is_anchored and not self._may_begin(text, before if found else text):
+            self._trigger = b""
+            return
         if not found:
-            self._tail = text[max(0, len(text) - len(self._trigger) + 1) :]
+            self._tail = text if self._is_anchored else text[max(0, len(text) - len(self._trigger) + 1) :]
             return
         self._active, self._trigger = True, b""
         # The token that ends the trigger may contain the first characters after it.
@@ -147,6 +157,10 @@ class Constraint:
                 self._active = False  # the model did not continue with a call, so its answer stays text
                 return
             self._matcher.consume_token(token)
+
+    def _may_begin(self, text: bytes, before: bytes) -> bool:
+        """Return whether an answer that begins with `text` may begin with the trigger, of which `before` is no part."""
+        return not before.strip() or self._trigger.startswith(text.lstrip())
 
 
 class _Tokens:

@@ -59,6 +59,10 @@ class Grammar(msgspec.Struct, frozen=True):
 
     text: str
     trigger: str = ""
+    anchored: bool = False
+    """Whether `trigger` counts only at the beginning of the answer, after whitespace."""
+    controls: tuple[int, ...] = ()
+    """Control tokens that trigger and grammar may contain. In the trigger they count as their names."""
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):

@@ -22,6 +22,7 @@ from engine import ModelLoadError, environment, module_command, split_fault
 from gateway.config.resource_limits import limit
 from gateway.models.catalogue import SAMPLING_KEYS, ModelNotAvailableError
 from gateway.models.token_table import TokenTable
+from gateway.prompts.abilities import Abilities, trial
 from gateway.prompts.chat_template import Prompt, TemplateError
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, tag="description"):
     has_blocks: bool
     """Whether the KV can be split into blocks."""
     details: Details
+    abilities: Abilities
+    """What the chat template can do."""
 
 
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
@@ -124,7 +127,7 @@ def _read(path: Path) -> Description | Fault:
         message = [{"role": "user", "content": "x"}]
         prompt.whole(message, date=lambda _: "")
         prompt.follow_up(message, date=lambda _: "")
-        return _description(model, template)
+        return _description(model, template, trial(prompt))
     except (ModelLoadError, OSError) as error:
         return Fault("unreadable", str(error))
     except TemplateError as error:
@@ -133,7 +136,7 @@ def _read(path: Path) -> Description | Fault:
         return Fault("template", f"it exceeds the limits on memory or recursion ({type(error).__name__})")
 
 
-def _description(model: Model, template: str) -> Description:
+def _description(model: Model, template: str, abilities: Abilities) -> Description:
     from engine import precision  # imported late: it loads llama.cpp, too
 
     stated = {key: model.metadata(f"general.sampling.{key}") for key in SAMPLING_KEYS}
@@ -151,6 +154,7 @@ def _description(model: Model, template: str) -> Description:
             parameters=model.parameters,
             quantization=(precision(model.metadata("general.file_type")) or "").upper(),
         ),
+        abilities=abilities,
     )
 
 

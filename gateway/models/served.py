@@ -28,6 +28,7 @@ from gateway.models.digests import model_digest
 from gateway.models.inspection import Details, describe
 from gateway.models.sizing import OVERHEAD, SEQUENCES, ModelBytes, Sizes, sizes
 from gateway.models.token_table import TokenTable
+from gateway.prompts.abilities import Abilities
 from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
 
@@ -62,6 +63,8 @@ class ServedModel:
     engines: int
     """Maximum number of engine processes."""
     details: Details
+    abilities: Abilities
+    """What the chat template can do."""
     aliases: tuple[str, ...] = ()
     """Other names of the model; ANY stands for all."""
 
@@ -173,6 +176,7 @@ def load(settings: Settings) -> ServedModel:
         plan=plan.limited(engines),
         engines=engines,
         details=model.details,
+        abilities=model.abilities,
         aliases=_aliases(settings, entry.name),
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import jinja2
 from jinja2.ext import Extension
@@ -22,14 +22,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gateway.prompts.bos import split_bos
 from gateway.prompts.folding import Accepted, fold, probe
-from gateway.prompts.marks import ControlTexts, Marks, Span
-from gateway.protocol.tool_prompt import OPENING, Message, Tool, calls_as_text, with_tools
+from gateway.prompts.marks import ControlTexts, Span
+from gateway.prompts.tool_formats import ExampleError, ToolSupport, detect, simplified
+from gateway.protocol.call_format import OWN, CallFormat
+from gateway.protocol.tool_prompt import Message, Tool, calls_as_text, with_tools
 from gateway.protocol.tools import ReasoningStart
-
-_KEPT: Final = frozenset(
-    {"type", "function", "name", "description", "parameters", "arguments", "properties", "required", "items", "enum"}
-)
-"""Keys that templates look up in tools and calls; all other keys are external text."""
 
 
 class TemplateError(Exception):
@@ -54,6 +51,12 @@ class Tokenizer(Protocol):
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Return the token ids of `text`; control tokens are recognized only with `special`."""
 
+    def is_control(self, token: int) -> bool:
+        """Whether `token` is a control token, which represents no text."""
+
+    def text(self, token: int) -> str:
+        """Return the token's text in the vocabulary."""
+
 
 class Prompt:
     """One model's template and vocabulary.
@@ -71,19 +74,30 @@ class Prompt:
             autoescape=False,
         )
         environment.globals.update(tokenizer.edges, raise_exception=_refuse)
-        environment.filters["tojson"] = _tojson
+        environment.filters["tojson"] = self._tojson
         try:
             literals = [token.value for token in environment.lexer.tokenize(template) if token.type == "string"]
+            self._controls = ControlTexts(tokenizer.control_texts, literals)
             self._template = environment.from_string(template)
         except jinja2.TemplateError as error:
             raise TemplateError(f"the model's chat template does not compile: {error}") from error
         self._tokenizer = tokenizer
-        self._controls = ControlTexts(tokenizer.control_texts, literals)
         self._mark = mark
-        self._knows_tools = "tools" in template and OPENING in template
-        """Whether the template describes tools itself, in the format that `CallReader` parses."""
         self._thinks = "<think>" in template or "</think>" in template
         """Whether the model may reason before its answer."""
+        self._support: ToolSupport | None = None
+        """How the template writes function calls; None for templates that describe no tools, or in no usable format."""
+        self._support = detect(self._example, self._control_tokens) if "tools" in template else None
+
+    @property
+    def calls(self) -> CallFormat:
+        """The format of function calls in prompts, and thus in answers."""
+        return OWN if self._support is None else self._support.calls
+
+    @property
+    def describes_tools(self) -> bool:
+        """Whether the template describes tools itself, rather than a text in the system message."""
+        return self._support is not None
 
     def whole(
         self,
@@ -99,10 +113,31 @@ class Prompt:
         Without `answer` they end with the last message's content and are a prefix of any follow-up. `thinking` is the
         template's option to reason before an answer. Raises TemplateError, RecursionError or MemoryError.
         """
-        if not self._knows_tools:
+        return self._tokenize_whole(self._spans(messages, date, answer=answer, tools=tools, thinking=thinking))
+
+    def shown(self, messages: Sequence[Message], *, date: Callable[[str], str], thinking: bool = False) -> str:
+        """Return the text of `whole`. Raises like `whole`."""
+        return "".join(span.text for span in self._spans(messages, date, answer=True, tools=(), thinking=thinking))
+
+    def _spans(
+        self,
+        messages: Sequence[Message],
+        date: Callable[[str], str],
+        *,
+        answer: bool,
+        tools: Sequence[Tool],
+        thinking: bool,
+    ) -> list[Span]:
+        if self._support is None:
             messages, tools = with_tools(messages, tools), ()
         render = self._render if answer else self._render_open
-        return self._tokenize_whole(render(messages, date, tools=tools, thinking=thinking))
+        try:
+            return render(messages, date, tools=tools, thinking=thinking)
+        except (TemplateError, RecursionError):
+            reduced = simplified(tools)
+            if reduced == list(tools):
+                raise
+            return render(messages, date, tools=reduced, thinking=thinking)
 
     def follow_up(
         self,
@@ -132,19 +167,22 @@ class Prompt:
         """Return the prompt up to the end of the last message's content."""
         if not messages:
             return []
-        if messages[-1].get("tool_calls") and not self._knows_tools:
+        if messages[-1].get("tool_calls") and self._support is None:
             messages = calls_as_text(messages)
         *before, last = messages
+        end = self._mark()
         if not last.get("tool_calls"):
-            end = self._mark()
             marked = [*before, {**last, "content": last["content"].rstrip() + end}]
             for rest in ([], [{"role": "user", "content": "x"}]):  # a template may omit a system message on its own
                 spans = self._render([*marked, *rest], date, answer=False, tools=tools, thinking=thinking)
                 if (parts := _split(spans, end)) is not None:
                     return parts[0]
         spans = self._render(messages, date, answer=False, tools=tools, thinking=thinking)
-        last_external = max((i for i, span in enumerate(spans) if span.external), default=len(spans) - 1)
-        return spans[: last_external + 1]
+        if not last.get("tool_calls"):
+            return spans
+        example = [*before, {"role": "assistant", "content": end}]
+        parts = _split(self._render(example, date, answer=False, tools=tools, thinking=thinking), end)
+        return _without(spans, "".join(span.text for span in parts[1])) if parts is not None else spans
 
     def reasoning(self, *, thinking: bool) -> ReasoningStart:
         """Return where the reasoning of an answer starts."""
@@ -159,9 +197,7 @@ class Prompt:
 
         def render(messages: Sequence[Message]) -> str | None:
             try:
-                marks = Marks(self._mark(), self._controls)
-                text = self._text(messages, marks, date=lambda _: "", answer=False)
-                return "".join(span.text for span in marks.spans(text))
+                return self._controls.reveal(self._text(messages, date=lambda _: "", answer=False))
             except (TemplateError, RecursionError):
                 return None
 
@@ -176,33 +212,60 @@ class Prompt:
         tools: Sequence[Tool] = (),
         thinking: bool = False,
     ) -> list[Span]:
-        marks = Marks(self._mark(), self._controls)
-        shown = fold(messages if self._knows_tools else calls_as_text(messages), self.accepted)
-        return list(marks.spans(self._text(shown, marks, date, answer=answer, tools=tools, thinking=thinking)))
+        shown = fold(calls_as_text(messages) if self._support is None else messages, self.accepted)
+        return list(self._controls.spans(self._text(shown, date, answer=answer, tools=tools, thinking=thinking)))
 
     def _text(
         self,
         messages: Sequence[Message],
-        marks: Marks,
         date: Callable[[str], str],
         *,
         answer: bool,
         tools: Sequence[Tool] = (),
         thinking: bool = False,
     ) -> str:
-        """Return the rendered template, in which external text is protected by `marks`. Raises like `whole`."""
-        given = (
-            {"tools": [marks.hide(tool, _KEPT) for tool in tools]} if tools else {}
-        )  # not None: some templates iterate over it
+        """Return the rendered template, in which external text is protected. Raises like `whole`."""
+        # Not None without tools: some templates iterate over it.
+        given = {"tools": self._controls.protect_all(list(tools))} if tools else {}
         try:
             return self._template.render(
-                messages=[_hidden(message, marks) for message in messages],
-                add_generation_prompt=answer, enable_thinking=thinking, strftime_now=date, samovar_marks=marks, **given,
+                messages=[self._protected(message) for message in messages],
+                add_generation_prompt=answer, enable_thinking=thinking, strftime_now=date, **given,
             )  # fmt: skip
         except (RecursionError, MemoryError):
             raise
         except Exception as error:
             raise TemplateError(str(error) or type(error).__name__) from error
+
+    def _protected(self, message: Message) -> Message:
+        """Return a message in a form that the template can look into, with arguments as the template expects them."""
+        if self._support is not None and message.get("tool_calls"):
+            message = {**message, "tool_calls": [self._support.shown(call) for call in message["tool_calls"]]}
+        return {key: self._controls.protect_all(value) for key, value in message.items()}
+
+    def _tojson(
+        self,
+        value: Any,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+        ensure_ascii: bool = False,  # noqa: ARG002 - templates pass it; non-ASCII text is never escaped
+    ) -> str:
+        """Convert to JSON like transformers; Jinja's own `tojson` sorts keys and escapes for HTML."""
+        return self._controls.dump(value, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    def _example(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        """Return the text of an example, in which calls are not converted to text. Raises ExampleError."""
+        try:
+            shown = fold(messages, self.accepted)
+            return self._controls.reveal(self._text(shown, lambda _: "", answer=True, tools=tools))
+        except (TemplateError, RecursionError, MemoryError) as error:
+            raise ExampleError(str(error)) from error
+
+    def _control_tokens(self, text: str) -> list[tuple[str, int]]:
+        """Return the control tokens in a text of the template, with their ids."""
+        tokens = self._tokenizer.tokenize(text, special=True)
+        return [(self._tokenizer.text(token), token) for token in tokens if self._tokenizer.is_control(token)]
 
     def _tokenize_whole(self, spans: Sequence[Span]) -> list[int]:
         """Return the ids of a whole prompt with BOS if required; empty for no spans."""
@@ -254,33 +317,16 @@ def _split(spans: Sequence[Span], own: str) -> tuple[list[Span], list[Span]] | N
     return None
 
 
-def _hidden(message: Message, marks: Marks) -> Message:
-    hidden = {key: _protected(value, marks) for key, value in message.items() if key != "tool_calls"}
-    if "tool_calls" in message:
-        calls = message["tool_calls"]
-        hidden["tool_calls"] = [{**marks.hide(call, _KEPT), "id": marks.protect(call.get("id", ""))} for call in calls]
-    return hidden
-
-
-def _protected(content: Any, marks: Marks) -> Any:
-    """Return a content, or its parts, in a form that the template can look into."""
-    if isinstance(content, str):
-        return marks.protect(content)
-    return [{**part, "text": marks.protect(part["text"])} for part in content] if isinstance(content, list) else content
-
-
-@jinja2.pass_context
-def _tojson(
-    context: jinja2.runtime.Context,
-    value: Any,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-    ensure_ascii: bool = False,  # noqa: ARG001 - templates pass it; non-ASCII text is never escaped
-) -> str:
-    """Convert to JSON like transformers; Jinja's own `tojson` sorts keys and escapes for HTML."""
-    marks: Marks = context["samovar_marks"]
-    return marks.dump(value, indent=indent, separators=separators, sort_keys=sort_keys)
+def _without(spans: Sequence[Span], end: str) -> list[Span]:
+    """Return the spans without the text `end`, if they end with it."""
+    kept = list(spans)
+    missing = len(end) if "".join(span.text for span in spans).endswith(end) else 0
+    while missing:
+        last = kept.pop()
+        if len(last.text) > missing:
+            kept.append(Span(last.text[:-missing], last.external))
+        missing -= min(missing, len(last.text))
+    return kept
 
 
 def _refuse(message: str) -> NoReturn:

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from llguidance import LLMatcher
@@ -20,9 +20,9 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from engine import GRAMMAR_LIMITS, GRAMMAR_STACK
 from gateway.errors import InvalidRequestError
+from gateway.prompts.call_grammar import Function, Value, call_grammar, literal
 from gateway.prompts.schemas import Schema, blamed, closed, has_control_characters, inexact, normalized, place, without
-from gateway.protocol.calls import CLOSING, HEADER
-from gateway.protocol.tool_prompt import OPENING
+from gateway.protocol.call_format import OWN, CallFormat
 from gateway.protocol.tools import (
     AnyFormat,
     ErrorPaths,
@@ -49,6 +49,8 @@ ESCAPES: Final = r"nrbtf\""
 ANY_OBJECT: Final[Schema] = {"type": "object"}
 _WRONG_WARNING: Final = "min/maxProperties"
 """Start of a warning after which llguidance 1.9.1 does not ignore the keyword, but requires an additional property."""
+_NO_TOKENIZER: Final = "no tokenizer"
+"""Start of the warning that control tokens cannot be checked, which only the engine can."""
 _LENIENT: Final[dict[str, Any]] = {"lenient": True, "coerce_one_of": True}
 
 T = TypeVar("T")
@@ -68,6 +70,8 @@ class _Part:
     """Paths of keywords that are not enforced."""
     lark: str | None = None
     """A grammar that replaces the schema."""
+    fallback: Schema = field(default_factory=lambda: ANY_OBJECT)
+    """What replaces a schema that cannot be enforced."""
 
     @property
     def rule(self) -> dict[str, Any]:
@@ -82,8 +86,8 @@ class _Part:
         return {"name": self.name, "json_schema": {**closed(self.schema), "x-guidance": options}}
 
     def reduced(self) -> _Part:
-        """Return the part with any JSON object instead of its schema."""
-        return self if self.schema == ANY_OBJECT else replace(self, schema=ANY_OBJECT, ignored=(self.path,))
+        """Return the part with any JSON instead of its schema, or with any object if only objects are valid."""
+        return self if self.schema == self.fallback else replace(self, schema=self.fallback, ignored=(self.path,))
 
 
 @dataclass(frozen=True)
@@ -126,42 +130,56 @@ def _bounded(work: Callable[[], T], seconds: float) -> T | None:
 
 
 def form(
-    tools: Sequence[FunctionTool], choice: ToolChoice, text: AnyFormat, error_paths: ErrorPaths
+    tools: Sequence[FunctionTool],
+    choice: ToolChoice,
+    text: AnyFormat,
+    error_paths: ErrorPaths,
+    calls: CallFormat = OWN,
 ) -> OutputConstraint:
-    """Return the constraint on the answer. Raises InvalidRequestError."""
+    """Return the constraint on the answer, with function calls in the format `calls`. Raises InvalidRequestError."""
     functions = callable_tools(tools, choice)
-    parts = [_arguments(tool, f"f{i}", error_paths.tool.format(tools.index(tool))) for i, tool in enumerate(functions)]
+    described = [_function(tool, error_paths.tool.format(tools.index(tool))) for tool in functions]
+    grammar = call_grammar(described, calls)
+    parts = [_part(value) for value in grammar.values]
     json_only = not isinstance(text, TextFormat)
     if json_only:
         parts.append(_answer(text, error_paths.format))
-    if not parts:
+    if not functions and not parts:
         return OutputConstraint()
-    trigger = "" if json_only or requires_call(choice) or not functions else OPENING
-    starts = [] if trigger or not functions else [f"{_literal(OPENING)} call"]
+    trigger = "" if json_only or requires_call(choice) or not functions else calls.trigger
+    starts = [] if trigger or not functions else [f"{literal(calls.trigger, calls.controls)} call"]
     if trigger:
         starts.append("call")
     elif json_only and not (functions and requires_call(choice)):
         starts.append("@answer")
-    rules = [f"start: {' | '.join(starts)}", *_call(functions)]
+    rules = [f"start: {' | '.join(starts)}", *grammar.rules]
     parts = _enforceable(rules, parts)
-    ignored = tuple(path for part in parts for path in part.ignored)
-    return OutputConstraint(_grammar(rules, parts), trigger, calls=bool(functions), ignored=ignored)
+    ignored = (
+        *(path for function in described for path in function.ignored),
+        *grammar.ignored,
+        *(path for part in parts for path in part.ignored),
+    )
+    return OutputConstraint(
+        _grammar(rules, parts), trigger, calls if functions else None, grammar.parameters, ignored=ignored
+    )
 
 
-def _call(functions: Sequence[FunctionTool]) -> list[str]:
-    """Return the rule for one call after OPENING, in the format that models write and `CallReader` parses."""
-    calls = [f"{_literal(HEADER.format(name=tool.name))} @f{i}" for i, tool in enumerate(functions)]
-    return [f"call: ({' | '.join(calls)}) {_literal(CLOSING)}"] if calls else []
-
-
-def _arguments(tool: FunctionTool, name: str, path: str) -> _Part:
+def _function(tool: FunctionTool, path: str) -> Function:
     parameters = tool.parameters or {}
     kinds = parameters.get("type") or "object"
     if kinds == "object" or (isinstance(kinds, list) and "object" in kinds):
-        return _schema(name, path, {**parameters, "type": "object"}, strict=tool.strict is True)
+        schema: Schema = {**parameters, "type": "object"}
+        if tool.strict:
+            _require_exact(schema, path)
+        return Function(tool.name, path, normalized(schema), strict=tool.strict is True)
     if tool.strict:
         raise InvalidRequestError(f"{path}.type: it must be `object`", param=f"{path}.type")
-    return _Part(name, path, ANY_OBJECT, strict=False, ignored=(path,))
+    return Function(tool.name, path, ANY_OBJECT, strict=False, ignored=(path,))
+
+
+def _part(value: Value) -> _Part:
+    fallback = ANY_OBJECT if value.is_object else {}
+    return _Part(value.rule, value.path, value.schema, value.strict, fallback=fallback)
 
 
 def _answer(text: AnyFormat, path: str) -> _Part:
@@ -176,15 +194,20 @@ def _answer(text: AnyFormat, path: str) -> _Part:
 def _schema(name: str, path: str, schema: Schema, *, strict: bool) -> _Part:
     """Return the part for `schema`. Raises InvalidRequestError if it is strict and cannot be enforced exactly."""
     if strict:
-        for place_, reason in inexact(schema):
-            raise _refusal(path + place_, reason)
+        _require_exact(schema, path)
     return _Part(name, path, normalized(schema), strict)
+
+
+def _require_exact(schema: Schema, path: str) -> None:
+    """Raise InvalidRequestError if a strict schema cannot be enforced exactly."""
+    for place_, reason in inexact(schema):
+        raise _refusal(path + place_, reason)
 
 
 def _lark(text: GrammarFormat) -> str:
     """Return the grammar in llguidance's syntax. Raises InvalidRequestError that names the line."""
     if isinstance(text.definition, list):
-        return f"start: {' | '.join(map(_literal, text.definition))}"
+        return f"start: {' | '.join(map(literal, text.definition))}"
     definition = str(text.definition)
     if text.syntax == "regex":
         return str(json.loads(LLMatcher.grammar_from_regex(definition))["grammars"][0]["lark_grammar"])
@@ -281,6 +304,7 @@ def _grammar(rules: Sequence[str], parts: Sequence[_Part]) -> str:
 def _compiled(grammar: str) -> _Verdict:
     try:
         failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=GRAMMAR_LIMITS)
+        messages = [message for message in messages if not message.startswith(_NO_TOKENIZER)]
         wrong = [message for message in messages if message.startswith(_WRONG_WARNING)]
         failed, messages = (True, wrong) if wrong else (failed, messages)
     except BaseException as error:  # noqa: BLE001 - a panic in Rust is no Exception
@@ -295,7 +319,3 @@ def _refusal(path: str, reason: str) -> InvalidRequestError:
 def _line(message: str) -> str:
     """Return the part of llguidance's message that says what is wrong, in one line."""
     return " ".join(message.split())[:300]
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text)

@@ -86,7 +86,7 @@ class Encoder:
         return self._encoded(ids, job, answer_form, turn)
 
     def _form(self, job: Encode) -> OutputConstraint:
-        constraint = form(job.tools, job.choice, job.format, job.error_paths)
+        constraint = form(job.tools, job.choice, job.format, job.error_paths, self._prompt.calls)
         if not job.answer or (constraint.grammar is not None and not constraint.trigger):
             return constraint
         return replace(constraint, reasoning=self._prompt.reasoning(thinking=job.thinking))
@@ -171,6 +171,12 @@ class _CachedTokenizer:
         if key not in self._known:
             self._known[key] = self._vocabulary.tokenize(text, special=special)
         return self._known[key]
+
+    def is_control(self, token: int) -> bool:
+        return self._vocabulary.is_control(token)
+
+    def text(self, token: int) -> str:
+        return self._vocabulary.text(token)
 
     def clear(self) -> None:
         self._known.clear()

@@ -1,8 +1,7 @@
 """External text in a rendered prompt, kept apart from the template's own text.
 
-Two kinds of external text pass a template. The *content* of messages passes as it is, so that a template can look into
-it, trim it and split it; only the characters that a control token could be made of are replaced, each by a private
-character of Unicode. All other external text, which templates only copy (tools, arguments), passes as a mark.
+Contents, tools and arguments pass a template as they are, so that it can look into them, trim and split them; only the
+characters that a control token could be made of are replaced, each by a private character of Unicode.
 """
 
 from __future__ import annotations
@@ -53,6 +52,19 @@ class ControlTexts:
         text = text.translate(self._hidden)
         return text if self._readable is None else self._readable.sub(lambda match: self.reveal(match[0]), text)
 
+    def protect_all(self, value: Any) -> Any:
+        """Return `value` with each text protected, keys of objects too."""
+        if isinstance(value, dict):
+            return {self.protect(key): self.protect_all(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self.protect_all(inner) for inner in value]
+        return self.protect(value) if isinstance(value, str) else value
+
+    def dump(self, value: Any, *, indent: int | None, separators: tuple[str, str] | None, sort_keys: bool) -> str:
+        """Return `value`, whose texts are protected, as protected JSON."""
+        dumped = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+        return self.protect(self.reveal(dumped))
+
     def reveal(self, text: str) -> str:
         """Return `text` with the original characters."""
         return text.translate(self._shown)
@@ -68,61 +80,6 @@ class ControlTexts:
                     yield Span(text[start], external=True)
                     done = start + 1
         yield from _span(text[done:], external=False)
-
-
-class Marks:
-    """Placeholders for external text while a template renders."""
-
-    def __init__(self, secret: str, controls: ControlTexts) -> None:
-        self._secret = secret
-        self._controls = controls
-        self._texts: list[str] = []
-        self._numbers: dict[str, int] = {}
-
-    def protect(self, text: str) -> str:
-        """Return the content of a message in the form in which a template may look into it."""
-        return self._controls.protect(text)
-
-    def hide(self, value: Any, keep: frozenset[str] = frozenset()) -> Any:
-        """Return `value` with each text replaced by a mark, keys too unless in `keep`; equal texts get equal marks."""
-        if isinstance(value, str):
-            return self._hide(value)
-        if isinstance(value, dict):
-            return {key if key in keep else self._hide(key): self.hide(inner, keep) for key, inner in value.items()}
-        return [self.hide(inner, keep) for inner in value] if isinstance(value, list) else value
-
-    def dump(self, value: Any, *, indent: int | None, separators: tuple[str, str] | None, sort_keys: bool) -> str:
-        """Return a mark for `value` as JSON, as one external text: models never saw JSON tokenized in pieces."""
-        dumped = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
-
-        def escaped(mark: re.Match[str]) -> str:
-            return json.dumps(self._texts[int(mark[1])], ensure_ascii=False)[1:-1]
-
-        return self._hide(self._controls.reveal(self._pattern.sub(escaped, dumped)))
-
-    def spans(self, rendered: str) -> Iterable[Span]:
-        """Split a rendered prompt into the template's text with the contents, and the texts behind the marks."""
-        for i, part in enumerate(self._pattern.split(rendered)):
-            if i % 2:
-                yield from _span(self._texts[int(part)], external=True)
-            else:
-                yield from self._controls.spans(part)
-
-    @property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile(rf"{self._secret}\.(\d+);")
-
-    def _hide(self, content: str) -> str:
-        # Leading and trailing space stays outside of the mark, so that a template can trim it.
-        text = content.strip()
-        if not text:
-            return content
-        start = content.index(text[0])
-        before, after = content[:start], content[start + len(text) :]
-        number = self._numbers.setdefault(text, len(self._texts))
-        if number == len(self._texts):
-            self._texts.append(text)
-        return f"{before}{self._secret}.{number};{after}"
 
 
 def _span(text: str, *, external: bool) -> Iterator[Span]:

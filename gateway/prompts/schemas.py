@@ -133,7 +133,7 @@ def _tagged(schema: Schema, root: Schema) -> Schema:
     branches = schema.get("oneOf")
     if "anyOf" in schema or not isinstance(branches, list):
         return schema
-    if not _are_tagged([_resolved(branch, root) for branch in branches]):
+    if not _are_tagged([resolved(branch, root) for branch in branches]):
         return schema
     return {("anyOf" if name == "oneOf" else name): value for name, value in schema.items()}
 
@@ -201,7 +201,7 @@ def _constant(schema: Any) -> str | None:
     return values[0] if isinstance(values, list) and len(values) == 1 and isinstance(values[0], str) else None
 
 
-def _resolved(schema: Any, root: Schema) -> Schema:
+def resolved(schema: Any, root: Schema) -> Schema:
     """Return the schema that `schema` refers to, or itself if it is no reference within `root`."""
     reference = _dictionary(schema).get("$ref")
     if not isinstance(reference, str) or not reference.startswith("#/"):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.protocol.call_format import OWN, CallFormat, Parameters, Tags
+from gateway.protocol.call_values import JsonEnd, ValueReader
 from gateway.protocol.detokenizer import overlap
-from gateway.protocol.tool_prompt import CLOSING as LAST
-from gateway.protocol.tool_prompt import MAX_NAME, NAME, OPENING
+from gateway.protocol.tool_prompt import NAME
 
-HEADER: Final = '\n{{"name": "{name}", "arguments": '
-"""Text between OPENING and the arguments."""
-CLOSING: Final = f"}}\n{LAST}"
-"""Text after the arguments. They cannot contain it: JSON has no bare line break in a string, and no `<` outside one."""
-
-_HEADER: Final = re.compile(re.escape(HEADER).replace(r"\{\{", r"\{").replace(r"\{name\}", f"({NAME})"))
-_LONGEST: Final = len(HEADER) + MAX_NAME
+_NAME: Final = re.compile(NAME)
+_NO_TAGS: Final = Tags("", "", "", "", "")
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class CallStart:
 
 @dataclass(frozen=True)
 class ArgumentsPart:
-    """More of the call's arguments, which are JSON."""
+    """More of the call's arguments, which are JSON in every format."""
 
     text: str
 
@@ -47,15 +45,21 @@ class CallReader:
     """Separates calls from text. Pass each piece of the answer to `feed`.
 
     With `whole` a grammar constrains the whole answer, which is then a call as soon as it starts like one.
+    `parameters` are the kinds of parameters that are written between tags; others are `any`.
     """
 
-    def __init__(self, *, whole: bool = False) -> None:
-        """Start outside of a call."""
+    def __init__(self, calls: CallFormat = OWN, *, whole: bool = False, parameters: Parameters | None = None) -> None:
+        """Start outside of a call in the format `calls`."""
+        self._calls = calls
         self._whole = whole
+        self._parameters = parameters or {}
         self._held = ""
-        self._feed = self._text
-        self.called = False
-        """Whether a complete call has been read."""
+        self._name = ""
+        self._end = JsonEnd()
+        self._tags = calls.tags or _NO_TAGS
+        self._value = ValueReader("any", "")
+        self._separator = "{"
+        self._feed: Callable[[], list[Part]] = self._beginning if calls.anchored else self._text
 
     def feed(self, text: str) -> list[Part]:
         """Return the parts that can no longer change now that `text` has arrived."""
@@ -70,41 +74,108 @@ class CallReader:
     def finish(self) -> list[Part]:
         """Return the text still held at the end of the answer.
 
-        The part of a call's header or of its CLOSING is not text: the answer was cut off within it.
+        The part of a call's header or of its closing text is not text: the answer was cut off within it.
         """
         held, self._held = self._held, ""
-        return [TextPart(held)] if held and self._feed == self._text and not self._whole else []
+        is_text = self._feed in (self._text, self._beginning)
+        return [TextPart(held)] if held and is_text and not self._whole else []
+
+    def _beginning(self) -> list[Part]:
+        """Read the beginning of an answer that is a call only if it begins with the trigger."""
+        start = self._held.lstrip()
+        trigger = self._calls.trigger
+        if start.startswith(trigger):
+            self._held, self._feed = start[len(trigger) :], self._header
+        elif not trigger.startswith(start):
+            self._feed = self._plain
+        return []
+
+    def _plain(self) -> list[Part]:
+        text, self._held = self._held, ""
+        return [TextPart(text)] if text else []
 
     def _text(self) -> list[Part]:
-        before, found, after = self._held.partition(OPENING)
+        trigger = self._calls.trigger
+        before, found, after = self._held.partition(trigger)
         if found:
             self._held, self._feed = after, self._header
             return [TextPart(before)] if before else []
-        keep = overlap(before, OPENING)
-        self._held = before[len(before) - keep :]
-        text = before[: len(before) - keep]
-        return [TextPart(text)] if text else []
+        return [TextPart(text)] if (text := self._before(trigger)) else []
 
     def _header(self) -> list[Part]:
-        match = _HEADER.match(self._held)
-        if match:
-            self._held, self._feed = self._held[match.end() :], self._arguments
-            return [CallStart(match[1])]
-        if len(self._held) > _LONGEST:  # not a call
-            text, self._held, self._feed = OPENING + self._held, "", self._text
-            return [TextPart(text)]
+        """Read the text between the trigger and the arguments."""
+        calls = self._calls
+        found = _NAME.match(self._held, len(calls.rest)) if self._held.startswith(calls.rest) else None
+        after = self._held[found.end() :] if found else ""
+        for text, state in self._after_name():
+            if found and after.startswith(text):
+                self._name, self._held, self._feed = found[0], after[len(text) :], state
+                return [CallStart(found[0])]
+        possible = calls.rest.startswith(self._held) or (
+            found is not None and any(text.startswith(after) for text, _ in self._after_name())
+        )
+        if not possible:
+            self._feed = self._plain if calls.anchored else self._text
+            return [TextPart(calls.trigger)]
         return []
 
-    def _arguments(self) -> list[Part]:
-        before, found, _ = self._held.partition(CLOSING)
-        if found:
-            self._held, self._feed, self.called = "", self._over, True
-            return [ArgumentsPart(before)] if before else []
-        keep = overlap(before, CLOSING)
-        self._held = before[len(before) - keep :]
-        text = before[: len(before) - keep]
+    def _after_name(self) -> list[tuple[str, Callable[[], list[Part]]]]:
+        """Return the texts that may follow a function's name, and the states after them."""
+        if self._calls.tags is None:
+            return [(self._calls.middle, self._json)]
+        return [(self._tags.first, self._key), (self._tags.empty, self._no_arguments)]
+
+    def _json(self) -> list[Part]:
+        """Read arguments that are one JSON object."""
+        length = self._end.find(self._held)
+        text = self._held if length is None else self._held[:length]
+        self._held = ""
+        if length is not None:
+            self._feed = self._over
         return [ArgumentsPart(text)] if text else []
+
+    def _no_arguments(self) -> list[Part]:
+        self._feed = self._over
+        return [ArgumentsPart("{}")]
+
+    def _key(self) -> list[Part]:
+        """Read the name of a parameter."""
+        tags = self._tags
+        key, found, after = self._held.partition(tags.assign)
+        if not found:
+            return []
+        kind = self._parameters.get(self._name, {}).get(key, "any")
+        self._value = ValueReader(kind, tags.stop)
+        self._held, self._feed = after, self._parameter
+        text = f"{self._separator}{json.dumps(key, ensure_ascii=False)}: "
+        self._separator = ", "
+        return [ArgumentsPart(text)]
+
+    def _parameter(self) -> list[Part]:
+        """Read the value of a parameter."""
+        text, self._held = self._value.feed(self._held)
+        if self._value.ended:
+            self._feed = self._after_value
+        return [ArgumentsPart(text)] if text else []
+
+    def _after_value(self) -> list[Part]:
+        """Read the rest of the text between a value and the next parameter's name, or after the last value."""
+        tags = self._tags
+        following = tags.following.removeprefix(tags.stop)
+        if self._held.startswith(following):
+            self._held, self._feed = self._held[len(following) :], self._key
+            return []
+        if following.startswith(self._held):
+            return []
+        self._feed = self._over
+        return [ArgumentsPart("}")]
 
     def _over(self) -> list[Part]:
         self._held = ""  # one call per answer; the grammar allows nothing after it
         return []
+
+    def _before(self, stop: str) -> str:
+        """Return the held text without its end that may be the start of `stop`, and hold only that end."""
+        cut = len(self._held) - overlap(self._held, stop)
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text

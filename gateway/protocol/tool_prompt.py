@@ -11,8 +11,6 @@ Message = dict[str, Any]
 Tool = dict[str, Any]
 """A function for chat templates: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
-OPENING: Final = "<tool_call>"
-CLOSING: Final = "</tool_call>"
 MAX_NAME: Final = 128
 """Maximum characters of a function's name."""
 NAME: Final = rf"[A-Za-z0-9_.-]{{1,{MAX_NAME}}}"
@@ -53,7 +51,7 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
             content = f"<tool_response>\n{message['content']}\n</tool_response>"
             result.append({"role": "user", "content": content})
         elif message.get("tool_calls"):
-            calls = [f"{OPENING}\n{dump(call['function'])}\n{CLOSING}" for call in message["tool_calls"]]
+            calls = [f"<tool_call>\n{dump(call['function'])}\n</tool_call>" for call in message["tool_calls"]]
             result.append({"role": "assistant", "content": "\n".join([message["content"], *calls]).strip()})
         else:
             result.append(dict(message))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequestError
+from gateway.protocol.call_format import CallFormat, Parameters
 from gateway.protocol.tool_prompt import NAME, Tool
 
 MAX_TOOLS: Final = 128
@@ -94,12 +95,24 @@ class OutputConstraint:
     """llguidance's JSON of a grammar for the text after `trigger`; None for no constraint."""
     trigger: str = ""
     """Text after which the grammar applies; empty for the whole answer."""
-    calls: bool = False
-    """Whether the answer may contain a function call."""
+    calls: CallFormat | None = None
+    """Format of function calls; None if the answer may contain none."""
+    parameters: Parameters = field(default_factory=dict)
+    """Kinds of parameters that are written between tags; empty for other formats."""
     ignored: tuple[str, ...] = ()
     """Paths of the schemas' keywords that are not enforced."""
     reasoning: ReasoningStart = ""
     """Whether reasoning is separated from the answer."""
+
+    @property
+    def controls(self) -> tuple[int, ...]:
+        """The control tokens that calls contain, which count as their names."""
+        return tuple(token for _, token in self.calls.controls) if self.calls is not None else ()
+
+    @property
+    def anchored(self) -> bool:
+        """Whether `trigger` counts only at the beginning of the answer."""
+        return self.calls is not None and self.calls.anchored
 
 
 @dataclass(frozen=True)

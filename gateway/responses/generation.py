@@ -47,13 +47,14 @@ class Generation:
             ticket.demand.answer,
             services.model.sampling(request),
             ticket.principal.tenant,
-            grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger),
+            grammar=None if form.grammar is None else Grammar(form.grammar, form.trigger, form.anchored, form.controls),
             top_logprobs=request.logprobs,
             public=context.public,
             stored=not request.is_ephemeral,
         )
         self._on_text = on_text
-        self._detokenizer = Detokenizer(self._tokens.piece, request.stops)
+        self._controls = frozenset(form.controls)
+        self._detokenizer = Detokenizer(self._piece, request.stops)
         self._ids: list[int] = []
         self._pending_logprobs: list[dict[str, Any]] = []
         """Log probabilities of tokens whose text is not final yet."""
@@ -130,7 +131,7 @@ class Generation:
         unfinished character at the end is dropped, and during generation the possible start of a stop string is held
         back; the rest of such a token is tokenized again.
         """
-        pieces = [self._tokens.piece(token) for token in self._ids]
+        pieces = [self._piece(token) for token in self._ids]
         visible = text.encode()
         if self._complete and not self.stopped:  # the tokens themselves, since invalid bytes are U+FFFD in the text
             generated = b"".join(pieces)
@@ -142,6 +143,10 @@ class Generation:
             return self._ids[:count] + await self._services.prompt_builder.tokenize(rest, user=self._user)
         except ApiError:
             return None
+
+    def _piece(self, token: int) -> bytes:
+        """Return the text of a token. Control tokens of calls have their names, which the reader of calls looks for."""
+        return self._tokens.shown(token) if token in self._controls else self._tokens.piece(token)
 
     def _receive(self, tokens: Tokens) -> None:
         ids = tokens.ids

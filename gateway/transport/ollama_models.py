@@ -78,9 +78,14 @@ def served_name(services: Services, name: str | None) -> str | None:
     return name.removesuffix(LATEST)
 
 
+def _capabilities(services: Services) -> list[str]:
+    has_tools = services.model.abilities.tools != "omitted"
+    return ["completion", *(["tools"] if has_tools else []), *(["thinking"] if can_think(services) else [])]
+
+
 def can_think(services: Services) -> bool:
     """Return whether the model's template can ask it to reason."""
-    return "enable_thinking" in services.model.template
+    return services.model.abilities.thinking
 
 
 def _model(services: Services, name: str) -> Json:
@@ -144,6 +149,6 @@ def _description(services: Services) -> Json:
             "general.parameter_count": details.parameters,
             f"{details.architecture}.context_length": model.context,
         },
-        "capabilities": ["completion", "tools", *(["thinking"] if can_think(services) else [])],
+        "capabilities": _capabilities(services),
         "modified_at": timestamp(model.created),
     }

@@ -23,7 +23,8 @@ from gateway.cli.language import Phrases, is_chinese
 from gateway.config.settings import Settings, load
 from tests.support.certificates import make_certificate
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
-from tests.support.tiny_model import write_tiny_mamba, write_tiny_model
+from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_mamba, write_tiny_model
+from tests.support.tool_templates import MISTRAL, XML
 
 
 @pytest.fixture
@@ -83,6 +84,49 @@ def test_a_chat_template_that_fails_is_a_failure(settings: Settings, tmp_path: P
     model = write_tiny_model(tmp_path / "model.gguf", template=template)
     finding = findings(settings, model=str(model))["model"]
     assert (finding.mark, "template" in finding.text) == (Mark.FAIL, True)
+
+
+def template_lines(settings: Settings, model: Path, *, chinese: bool = False) -> list[tuple[Mark, str]]:
+    """What the report says about the chat template of `model`."""
+    say = Phrases(TEXTS, chinese=chinese)
+    found = Doctor(settings.model_copy(update={"model": str(model)}), say).findings()
+    return [(finding.mark, finding.text) for finding in found if finding.subject == say("template")]
+
+
+ALTERNATION = (
+    "{% for m in messages %}{% if m.role == 'system' or (m.role == 'user') != loop.index0 is even %}"
+    "{{ raise_exception('alternate') }}{% endif %}<|im_start|>{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% if not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+TEMPLATES: dict[str, tuple[str, list[str]]] = {
+    "plain": (CHAT_TEMPLATE, ["system", "systems", "turns", "appends", "tools_changed", "thinking_not"]),
+    "tags": (XML, ["system", "systems", "turns", "appends", "<parameter=KEY>", "thinking_not"]),
+    "Mistral": (
+        MISTRAL.replace("{%- else %}{{ m.content }}", "{%- else %}{{ raise_exception('no system') }}"),
+        ["system_changed", "systems_changed", "turns", "appends", "[TOOL_CALLS]", "thinking_not"],
+    ),
+    "alternation": (
+        ALTERNATION,
+        ["system_changed", "systems_changed", "turns_changed", "appends_not", "tools_changed", "thinking"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_a_chat_template_can_do_is_reported_line_by_line(settings: Settings, tmp_path: Path, name: str) -> None:
+    template, expected = TEMPLATES[name]
+    model = write_tiny_model(tmp_path / "model.gguf", template=template)
+    lines = template_lines(settings, model)
+    assert [mark for mark, _ in lines] == [Mark.OK] * 6
+    for (_, line), text in zip(lines, expected, strict=True):
+        assert (TEXTS[text][0] == line) if text in TEXTS else (text in line)
+    assert len(template_lines(settings, model, chinese=True)) == 6
+
+
+def test_a_message_that_a_template_omits_is_a_warning(settings: Settings, tmp_path: Path) -> None:
+    template = CHAT_TEMPLATE.replace("{{ message.content }}", "{{ message.content if loop.index0 < 3 }}")
+    lines = template_lines(settings, write_tiny_model(tmp_path / "model.gguf", template=template))
+    assert (Mark.WARN, TEXTS["turns_omitted"][0]) in lines
 
 
 def test_a_model_whose_state_cannot_be_cached_is_a_warning(settings: Settings, tmp_path: Path) -> None:

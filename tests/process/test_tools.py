@@ -16,12 +16,12 @@ from engine.constraint import Compiler
 from gateway.errors import ApiError
 from gateway.prompts.constraints import form
 from gateway.protocol.answer import Answer
+from gateway.protocol.call_format import OWN
 from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
 from gateway.protocol.events import Event, Usage
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
 from gateway.protocol.response_events import ResponseEvents
-from gateway.protocol.tool_prompt import OPENING
 from gateway.protocol.tools import OutputConstraint
 from tests.support.events import check_types, flat, numbered
 from tests.support.running import Gateway
@@ -86,7 +86,7 @@ def test_a_call_is_read_however_it_comes(cuts: list[int]) -> None:
 
 @given(st.text(alphabet='<tool_cal>/}\n{" :x', max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_text_without_a_call_comes_out_as_it_went_in(text: str, cuts: list[int]) -> None:
-    assume(OPENING not in text)
+    assume(OWN.trigger not in text)
     assert "".join(part.text for part in parts(text, cuts) if isinstance(part, TextPart)) == text
 
 
@@ -98,7 +98,7 @@ def test_what_is_no_call_after_all_is_text(text: str) -> None:
 @pytest.mark.parametrize("length", [*range(1, 36)])
 def test_nothing_of_a_required_call_is_text_wherever_it_is_cut_off(length: int) -> None:
     assert parts(CALL[:length], whole=True) == []
-    if length >= len(OPENING):
+    if length >= len(OWN.trigger):
         assert parts(f"I look. {CALL[:length]}") == [TextPart("I look. ")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -32,12 +33,13 @@ def write_tiny_model(
     bos: bool | None = None,
     pre: str = "qwen2",
     template: str = CHAT_TEMPLATE,
+    controls: Sequence[str] = (),
 ) -> Path:
     """Write the model to `path`: the 256 bytes, one merge (llama.cpp wants some) and the ChatML specials.
 
     `shard_tensors` splits it into files of so many tensors; the path of the first is returned. With `bos` the token
     `<|endoftext|>` is its BOS, and the file states whether prompts begin with it. `pre` names how llama.cpp splits text
-    into words before it tokenizes them.
+    into words before it tokenizes them. `controls` are further control tokens.
     """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "qwen2", split_max_tensors=shard_tensors)
@@ -49,7 +51,8 @@ def write_tiny_model(
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
-    _add_vocabulary(writer, bos=bos, pre=pre, template=template)
+    _add_vocabulary(writer, bos=bos, pre=pre, template=template, controls=controls)
+    tokens = TOKENS + len(controls)
 
     def tensor(name: str, *shape: int) -> None:
         writer.add_tensor(name, (random.standard_normal(shape) * 0.2).astype(np.float32))
@@ -58,8 +61,8 @@ def write_tiny_model(
         writer.add_tensor(name, np.ones(WIDTH, dtype=np.float32))
 
     kv_width = WIDTH // HEADS * KV_HEADS
-    tensor("token_embd.weight", TOKENS, WIDTH)
-    tensor("output.weight", TOKENS, WIDTH)
+    tensor("token_embd.weight", tokens, WIDTH)
+    tensor("output.weight", tokens, WIDTH)
     norm("output_norm.weight")
     for layer in (f"blk.{i}." for i in range(LAYERS)):
         norm(layer + "attn_norm.weight")
@@ -115,13 +118,19 @@ def write_tiny_mamba(path: Path, *, seed: int = 0) -> Path:
 
 
 def _add_vocabulary(
-    writer: gguf.GGUFWriter, *, bos: bool | None = None, pre: str = "qwen2", template: str = CHAT_TEMPLATE
+    writer: gguf.GGUFWriter,
+    *,
+    bos: bool | None = None,
+    pre: str = "qwen2",
+    template: str = CHAT_TEMPLATE,
+    controls: Sequence[str] = (),
 ) -> None:
-    tokens = [*byte_alphabet(), "Ġt", *SPECIAL]
+    special = [*SPECIAL, *controls]
+    tokens = [*byte_alphabet(), "Ġt", *special]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * len(SPECIAL))
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * len(special))
     writer.add_token_merges(["Ġ t"])
     if bos is not None:
         writer.add_bos_token_id(tokens.index("<|endoftext|>"))

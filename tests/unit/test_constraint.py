@@ -97,6 +97,29 @@ def test_after_a_trigger_the_model_may_still_go_its_own_way(model: Model) -> Non
     assert state.allows(byte_token(model, ord("x")))
 
 
+def test_an_anchored_trigger_counts_only_at_the_beginning(model: Model) -> None:
+    for said, allowed in (("", "7"), ("\n ", "7"), ("a", "7x"), ("<g <", "7x")):
+        grammar = Grammar(LLMatcher.grammar_from_lark('start: "7"'), "<go>", anchored=True)
+        state = constraint(model, grammar)
+        for char in f"{said}<go>".encode():
+            state.accept(byte_token(model, char))
+        assert [char for char in "7x" if state.allows(byte_token(model, ord(char)))] == list(allowed)
+
+
+def test_a_control_token_of_a_grammar_starts_it_and_is_written(model: Model) -> None:
+    start = 258
+    assert model.vocabulary.text(start) == "<|im_start|>"
+    state = constraint(
+        model, Grammar(LLMatcher.grammar_from_lark(f'start: "7" <[{start}]>'), "<|im_start|>", False, (start,))
+    )
+    assert state.allows(byte_token(model, ord("x")))
+    state.accept(start)
+    state.accept(byte_token(model, ord("7")))
+    assert state.allowed().tolist() == [start]
+    assert state.allows(start)
+    assert not state.allows(start - 1)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "start: (", "top: /a/", "start: other", "start: /(?=a)b/", "start: /[^/"],

@@ -24,6 +24,7 @@ from gateway.cli.client import get
 from gateway.cli.doctor.finding import Checks, Finding, Mark, nearest_existing, size
 from gateway.cli.doctor.messages import TEXTS
 from gateway.cli.doctor.storage import StorageChecks
+from gateway.cli.doctor.template import TemplateChecks
 from gateway.cli.keys import has_keys
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.screen import plain
@@ -95,11 +96,12 @@ class Doctor(Checks):
             yield self._bad(Mark.FAIL, "model", "unreadable", "another_file", reason=error)
             return
         except TemplateError as error:
-            yield self._bad(Mark.FAIL, "model", "template", "another_model", name=name, reason=error)
+            yield self._bad(Mark.FAIL, "model", "template_fails", "another_model", name=name, reason=error)
             return
         self._served = served
         values: Values = {"size": size(model_size(served.entry.path)), "vocabulary": served.tokens.size}
         yield self._good("model", "opened", name=served.entry.name, **values)
+        yield from TemplateChecks(self._settings, self._say).findings(served.abilities)
         yield self._languages(served)
         if not served.has_blocks:
             yield self._bad(Mark.WARN, "cache", "no_blocks", "model_with_blocks", name=served.entry.name)

@@ -6,6 +6,7 @@ from typing import Final
 
 TEXTS: Final = {
     "model": ("model", "模型"),
+    "template": ("template", "对话模板"),
     "languages": ("languages", "语言"),
     "context": ("context", "上下文"),
     "cpu": ("CPU", "CPU"),
@@ -22,11 +23,51 @@ TEXTS: Final = {
         "{name}，{size}，词表 {vocabulary} 个词元，对话模板可用",
     ),
     "unreadable": ("{reason}", "{reason}"),
-    "template": ("{name}: the chat template fails: {reason}", "{name}：对话模板出错：{reason}"),
+    "template_fails": ("{name}: the chat template fails: {reason}", "{name}：对话模板出错：{reason}"),
     "another_model": (
         "set --model to a name from `samovar models list` or to the GGUF file of a chat model, or leave it out",
         "用 --model 指定 samovar models list 中的名称或对话模型的 GGUF 文件，或去掉该设置",
     ),
+    "system": ("a system message has a place of its own", "支持系统消息"),
+    "system_changed": (
+        "there is no place for a system message: it is put into the first user message",
+        "没有系统消息的位置：并入第一条用户消息",
+    ),
+    "system_omitted": ("a system message does not reach the model", "系统消息不会传给模型"),
+    "systems": ("several and late system messages stay as they are", "多条和中途的系统消息均保持原样"),
+    "systems_changed": (
+        "several system messages are joined, or late ones become user messages",
+        "多条系统消息会合并，或中途的系统消息改为用户消息",
+    ),
+    "systems_omitted": ("several or late system messages do not reach the model", "多条或中途的系统消息不会传给模型"),
+    "turns": ("messages of one role may follow each other", "同一角色的消息可以连续出现"),
+    "turns_changed": (
+        "user and assistant must alternate: messages of one role in a row are joined",
+        "用户与助手必须交替：同一角色连续的消息会合并",
+    ),
+    "turns_omitted": (
+        "several messages of one role in a row do not reach the model",
+        "同一角色连续的消息不会全部传给模型",
+    ),
+    "appends": (
+        "a follow-up is appended to the conversation, which stays as it was generated",
+        "追问接在已有对话之后，之前的内容保持生成时的原样",
+    ),
+    "appends_not": (
+        "earlier answers are shortened when a conversation is rendered again; a follow-up is appended all the same",
+        "重新渲染对话时，模板会精简之前的回答；追问仍直接接在已有对话之后",
+    ),
+    "tools": (
+        "tools are described by the template; a call is {calls}",
+        "工具由模板描述；调用格式为 {calls}",
+    ),
+    "tools_changed": (
+        "tools are described by Samovar in the system message, and calls are JSON in <tool_call>",
+        "工具由 Samovar 在系统消息中描述，调用格式为 <tool_call> 中的 JSON",
+    ),
+    "tools_omitted": ("results of tools do not reach the model", "工具的结果不会传给模型"),
+    "thinking": ("reasoning can be switched on and off", "可以开启或关闭思考"),
+    "thinking_not": ("reasoning cannot be switched on or off", "不能开启或关闭思考"),
     "another_file": (
         "fix this, or choose another model with --model",
         "请先解决该问题，或用 --model 指定另一个模型",
