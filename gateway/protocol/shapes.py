@@ -136,6 +136,8 @@ def _input_item(item: Json, path: str, hints: Hints) -> Json:
         kind = "item_reference" if "id" in item and "role" not in item and "content" not in item else "message"
     if kind in ("custom_tool_call", "custom_tool_call_output"):
         kind, item = _from_custom(item, kind)
+    if kind == "function_call_output" and item.get("call_id") is None and isinstance(item.get("name"), str):
+        kind, item = "message", {"role": "user", "content": item.get("output")}
     match kind:
         case "message" if "content" in item:
             return {**item, "type": kind, "content": _parts(item["content"], f"{path}.content", "input_text", hints)}

@@ -1,9 +1,16 @@
-"""Request bodies in the form that programs send: Open WebUI, NextChat, LobeChat, Cherry Studio."""
+"""Requests in the form that programs send: Open WebUI, NextChat, LobeChat, Cherry Studio.
+
+The forms follow the programs' sources: Open WebUI 0.12.4, NextChat of July 2026, LobeChat's `openaiCompatibleFactory`,
+and for Cherry Studio a recorded request and the Vercel AI SDK, which it uses. The tests add only what `BRIEFLY` and
+`CALLED` hold.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -12,83 +19,130 @@ from tests.clients.conftest import INSTALL_SECONDS
 from tests.support.running import Gateway
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(INSTALL_SECONDS)]
-MODEL = "smollm2-135m-instruct"
-RUN_SECONDS = 400
+MODEL: Final = "smollm2-135m-instruct"
+RUN_SECONDS: Final = 400
+BRIEFLY: Final = {"max_tokens": 8}
+"""Bounds the time of a test; the programs send no limit by default."""
+CALLED: Final = {"max_tokens": 60, "tool_choice": "required"}
+"""Makes the small model call a tool; the programs leave the choice to the model."""
+
+Body = dict[str, Any]
+Messages = list[dict[str, Any]]
 
 
-def streamed(gateway: Gateway, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the chunks of a streamed chat completion."""
-    with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=body, timeout=RUN_SECONDS) as answer:
+@contextmanager
+def streaming(gateway: Gateway, path: str, body: Body, headers: dict[str, str]) -> Iterator[Iterator[dict[str, Any]]]:
+    """Yield the parsed events of a stream as they arrive."""
+    headers = {"authorization": "Bearer none", **headers}
+    with httpx.stream("POST", gateway.url + path, json=body, headers=headers, timeout=RUN_SECONDS) as answer:
         assert answer.status_code == 200, answer.read()
-        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
-    assert lines.pop() == "[DONE]"
-    return [json.loads(line) for line in lines]
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = (line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: "))
+        yield (json.loads(line) for line in lines if line != "[DONE]")
+
+
+def streamed(gateway: Gateway, body: Body, headers: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """Return the chunks of a streamed chat completion."""
+    with streaming(gateway, "/v1/chat/completions", body, headers or {}) as chunks:
+        return list(chunks)
+
+
+def deltas(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the deltas of a streamed answer."""
+    return [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
 
 
 def text(chunks: list[dict[str, Any]]) -> str:
     """Return the text of a streamed answer."""
-    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    return "".join(delta.get("content") or "" for delta in deltas(chunks))
+
+
+def call(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the tool call of a streamed answer, joined as NextChat does: a piece without an id continues the last."""
+    pieces = [piece for delta in deltas(chunks) for piece in delta.get("tool_calls") or ()]
+    first, *others = pieces
+    arguments = first["function"]["arguments"] + "".join(piece["function"]["arguments"] for piece in others)
+    assert not any("id" in piece for piece in others)
+    return {
+        "id": first["id"],
+        "type": first["type"],
+        "function": {"name": first["function"]["name"], "arguments": arguments},
+    }
+
+
+def completed(gateway: Gateway, body: Body) -> dict[str, Any]:
+    """Return a chat completion that is not streamed."""
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=RUN_SECONDS)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def function(name: str, description: str, **properties: Any) -> dict[str, Any]:
-    """Return the definition of a tool."""
+    """Return the definition of a tool that requires its first parameter."""
     parameters = {"type": "object", "properties": properties, "required": list(properties)[:1]}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
+def test_the_list_of_models_has_what_these_programs_read(gateway: Gateway) -> None:
+    answer = gateway.get("/v1/models", authorization="Bearer none").json()
+    assert answer["object"] == "list"
+    [model] = answer["data"]
+    assert (model["id"], model["object"]) == (MODEL, "model")
+    assert isinstance(model["created"], int)  # LobeChat formats it as a date
+
+
+# Open WebUI
+
+
 def open_webui_tools() -> list[dict[str, Any]]:
-    """Return 36 tools of 7 000 tokens, in the form that Open WebUI derives from Python functions."""
-    optional = {
-        "anyOf": [{"type": "string"}, {"type": "null"}],
-        "default": None,
-        "description": "Limit the scope, or leave empty.",
-    }
+    """Return 36 tools of about 7 000 tokens, the size of an administrator's first message if memories are enabled."""
     explained = "Use this tool when the user refers to notes, chats, memories or knowledge by topic or time. "
-    return [
-        function(
-            f"search_source_{number}",
-            explained * 2,
-            query={"type": "string", "description": "The words to look up in titles and in contents."},
-            count={"type": "integer", "default": 5, "description": "Maximum number of results to return."},
-            start_timestamp={"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
-            directory_id=optional,
+    parameters = {
+        "query": {"description": "The words to look up in titles and in contents.", "type": "string"},
+        "count": {"default": 5, "description": "Maximum number of results to return.", "type": "integer"},
+        "start_timestamp": {"description": "Only results after this time, in Unix seconds.", "type": "integer"},
+        "names": {"description": "Names to limit the search to.", "items": {"type": "string"}, "type": "array"},
+    }
+    return [function(f"search_source_{number}", explained * 2, **parameters) for number in range(36)]
+
+
+def test_open_webuis_hello_with_its_36_built_in_tools_is_answered(gateway: Gateway) -> None:
+    messages: Messages = [{"role": "user", "content": "hello"}]
+    body = {"stream": True, "model": MODEL, "messages": messages, "tools": open_webui_tools()}
+    # This request is exactly the program's, without a limit: one delta is enough, and leaving ends the answer.
+    with streaming(gateway, "/v1/chat/completions", body, {}) as chunks:
+        choices = (choice for chunk in chunks for choice in chunk["choices"])
+        assert any(
+            choice["delta"].get("content") or choice["delta"].get("tool_calls") or choice["finish_reason"]
+            for choice in choices
         )
-        for number in range(36)
+
+    called = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "search_source_7", "arguments": '{"query": "x"}'},
+    }
+    messages += [
+        {"role": "assistant", "content": "", "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "[]"},
     ]
-
-
-def test_open_webuis_first_message_with_its_built_in_tools_is_answered(gateway: Gateway) -> None:
-    chunks = streamed(
-        gateway,
-        {
-            "stream": True,
-            "model": MODEL,
-            "messages": [{"role": "user", "content": "hello"}],
-            "tools": open_webui_tools(),
-            "stream_options": {"include_usage": True},
-            "max_tokens": 8,
-        },
-    )
-    assert 6500 < chunks[-1]["usage"]["prompt_tokens"] < 8192
-    assert any(chunk["choices"] and chunk["choices"][0]["finish_reason"] for chunk in chunks)
+    usage = streamed(gateway, {**body, **BRIEFLY, "stream_options": {"include_usage": True}})[-1]["usage"]
+    assert 6500 < usage["prompt_tokens"] < 8192
+    assert usage["prompt_tokens_details"]["cached_tokens"] > 6000
 
 
 def test_open_webuis_title_of_a_chat_is_generated(gateway: Gateway) -> None:
-    body = {
-        "model": MODEL,
-        "messages": [
-            {"role": "user", "content": "### Task:\nGenerate a concise title.\n### Chat History:\nUSER: hello"}
-        ],
-        "stream": False,
-        "max_completion_tokens": 16,
-    }
-    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=RUN_SECONDS)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["choices"][0]["message"]["content"]
+    asked = "### Task:\nGenerate a concise title.\n### Chat History:\n<chat_history>\nUSER: hello\n</chat_history>"
+    body = {"model": MODEL, "messages": [{"role": "user", "content": asked}], "stream": False, **BRIEFLY}
+    assert completed(gateway, body)["choices"][0]["message"]["content"]
 
 
-def test_nextchats_messages_are_answered(gateway: Gateway) -> None:
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "Hello!"}]
+# NextChat
+
+
+def test_nextchats_conversation_with_a_plugin_is_answered(gateway: Gateway) -> None:
+    messages: Messages = [{"role": "user", "content": "Search for tea."}]
     body = {
         "messages": messages,
         "stream": True,
@@ -97,68 +151,130 @@ def test_nextchats_messages_are_answered(gateway: Gateway) -> None:
         "presence_penalty": 0,
         "frequency_penalty": 0,
         "top_p": 1,
-        "max_tokens": 8,
+        "tools": [function("SearchWeb", "Search the web.", q={"type": "string", "maxLength": 12})],
     }
-    messages.append({"role": "assistant", "content": text(streamed(gateway, body))})
-    messages.append({"role": "user", "content": "Again, please."})
-    assert text(streamed(gateway, body))
+    headers = {"accept": "application/json", "cache-control": "no-store"}
+    called = call(streamed(gateway, {**body, **CALLED}, headers))
+    assert set(json.loads(called["function"]["arguments"])) == {"q"}
+    messages += [
+        {"role": "assistant", "tool_calls": [called]},  # without `content`
+        {"name": "SearchWeb", "role": "tool", "content": "Nothing found.", "tool_call_id": called["id"]},
+    ]
+    assert text(streamed(gateway, {**body, **BRIEFLY, "tool_choice": "none"}, headers))
 
 
-def test_lobechats_messages_and_tools_are_answered(gateway: Gateway) -> None:
-    search = function(
-        "lobe-web-browsing____search____builtin", "Search the web.", query={"type": "string", "maxLength": 12}
-    )
-    messages: list[dict[str, Any]] = [
-        {"role": "system", "content": "You are brief."},
-        {"role": "user", "content": [{"type": "text", "text": "Look it up."}]},
+def test_nextchats_title_of_a_chat_is_generated(gateway: Gateway) -> None:
+    messages = [
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "Generate a title of four to five words."},
+    ]
+    penalties = {"presence_penalty": 0, "frequency_penalty": 0}
+    body = {"messages": messages, "stream": False, "model": MODEL, "temperature": 0.5, "top_p": 1, **penalties}
+    assert completed(gateway, {**body, **BRIEFLY})["choices"][0]["message"]["content"]
+
+
+# LobeChat
+
+LOBE_SEARCH: Final = function(
+    "lobe-web-browsing____search____builtin", "Search the web.", query={"type": "string", "maxLength": 12}
+)
+LOBE_PARAMETERS: Final = {"model": MODEL, "stream": True, "temperature": 1, "top_p": 1}
+PERSON: Final = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_lobechats_conversation_with_a_tool_is_answered(gateway: Gateway) -> None:
+    messages: Messages = [
+        {"content": "You are brief.", "role": "system"},
+        {"content": "Look it up.", "role": "user"},
     ]
     body = {
-        "messages": messages,
-        "model": MODEL,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "temperature": 1,
-        "top_p": 1,
-        "presence_penalty": 0,
+        **LOBE_PARAMETERS,
         "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "messages": messages,
+        "tools": [LOBE_SEARCH],
         "user": "user_1",
-        "max_tokens": 60,
-        "tools": [search],
-        "tool_choice": "required",
+        "stream_options": {"include_usage": True},
     }
-    deltas = [chunk["choices"][0]["delta"] for chunk in streamed(gateway, body) if chunk["choices"]]
-    calls = [call for delta in deltas for call in delta.get("tool_calls") or ()]
-    arguments = "".join(call["function"].get("arguments") or "" for call in calls)
-    assert calls[0]["function"]["name"] == search["function"]["name"]
-    assert set(json.loads(arguments)) == {"query"}
-    call = {
-        "id": calls[0]["id"],
-        "type": "function",
-        "function": {"name": search["function"]["name"], "arguments": arguments},
-    }
-    messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-    messages.append(
-        {
-            "role": "tool",
-            "name": search["function"]["name"],
-            "tool_call_id": calls[0]["id"],
-            "content": "Nothing found.",
-        }
-    )
-    assert text(streamed(gateway, {**body, "tool_choice": "none", "max_tokens": 8}))
+    called = call(streamed(gateway, {**body, **CALLED}, {"accept": "*/*"}))
+    assert set(json.loads(called["function"]["arguments"])) == {"query"}
+    name = LOBE_SEARCH["function"]["name"]
+    messages += [
+        {"content": "", "role": "assistant", "tool_calls": [called]},
+        {"content": "Nothing found.", "name": name, "role": "tool", "tool_call_id": called["id"]},
+    ]
+    chunks = streamed(gateway, {**body, **BRIEFLY, "tool_choice": "none"}, {"accept": "*/*"})
+    assert text(chunks)
+    assert chunks[-1]["usage"]
 
 
-def test_cherry_studios_messages_are_answered(gateway: Gateway) -> None:
+def test_lobechats_objects_have_their_schema(gateway: Gateway) -> None:
+    body = {
+        "messages": [{"content": "Invent a person.", "role": "user"}],
+        "model": MODEL,
+        "response_format": {"json_schema": {"name": "person", "schema": PERSON, "strict": True}, "type": "json_schema"},
+        "user": "user_1",
+    }
+    answer = completed(gateway, {**body, "max_tokens": 60})
+    assert json.loads(answer["choices"][0]["message"]["content"]).keys() == {"name", "age"}
+
+
+def test_lobechats_responses_mode_is_answered(gateway: Gateway) -> None:
+    tool = {"type": "function", **LOBE_SEARCH["function"]}
+    items: Messages = [
+        {"content": "Look it up.", "role": "user"},
+        {"arguments": '{"query": "it"}', "call_id": "call_1", "name": tool["name"], "type": "function_call"},
+        {"call_id": "call_1", "output": "Nothing found.", "type": "function_call_output"},
+        {"content": "Thanks.", "role": "user"},
+    ]
+    body = {**LOBE_PARAMETERS, "input": items, "store": False, "tools": [tool], "max_output_tokens": 8}
+    with streaming(gateway, "/v1/responses", body, {"accept": "*/*"}) as events:
+        assert [event["type"] for event in events][-1] in ("response.completed", "response.incomplete")
+
+
+# Cherry Studio
+
+CHERRY_HEADERS: Final = {
+    "http-referer": "https://cherry-ai.com",
+    "x-title": "Cherry Studio",
+    "x-api-key": "none",
+    "sec-fetch-dest": "empty",
+    "sec-fetch-mode": "cors",
+    "sec-fetch-site": "cross-site",
+}
+"""The page of a desktop program: a foreign page without an origin."""
+
+
+def test_cherry_studios_conversation_with_a_tool_is_answered(gateway: Gateway) -> None:
+    tool = function("mcp__search__web", "Search the web.", query={"type": "string", "maxLength": 12})
+    parameters = {"$schema": "http://json-schema.org/draft-07/schema#", "additionalProperties": False}
+    tool["function"]["parameters"].update(parameters)
+    messages: Messages = [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "Look it up."},
+    ]
     body = {
         "model": MODEL,
-        "messages": [{"role": "system", "content": ""}, {"role": "user", "content": "Hello!"}],
-        "temperature": 0.7,
-        "top_p": 1,
-        "max_tokens": 8,
+        "enable_thinking": False,
+        "messages": messages,
+        "tools": [tool],
+        "tool_choice": "auto",
         "stream": True,
         "stream_options": {"include_usage": True},
-        "keep_alive": -1,
-        "enable_thinking": False,
-        "reasoning_effort": "medium",
     }
-    assert text(streamed(gateway, body))
+    called = call(streamed(gateway, {**body, **CALLED}, CHERRY_HEADERS))
+    assert set(json.loads(called["function"]["arguments"])) == {"query"}
+    messages += [
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": called["id"], "content": "Nothing found."},
+    ]
+    chunks = streamed(gateway, {**body, **BRIEFLY}, CHERRY_HEADERS)
+    assert chunks[-1]["usage"]["completion_tokens"]

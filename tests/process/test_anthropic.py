@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from anthropic import (
     BadRequestError,
     NotFoundError,
 )
-from anthropic.types import Message, MessageParam, ToolParam, ToolResultBlockParam
+from anthropic.types import Message, MessageParam, ToolParam
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import build
@@ -91,36 +90,6 @@ def test_the_stream_helper_shows_the_text_and_ends_with_the_same_message(client:
     assert text == said(final) == said(whole)
     assert (final.stop_reason, final.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
     assert final.usage.cache_read_input_tokens is not None
-
-
-@pytest.mark.slow
-def test_a_tool_is_called_and_its_result_is_answered(client: Anthropic) -> None:
-    asked = user("What is the weather in Paris?")
-    fields: dict[str, Any] = {"tools": [WEATHER], "tool_choice": {"type": "any"}}
-    called = ask(client, asked, most=80, **fields)
-    [call] = called.content
-    assert call.type == "tool_use"
-    assert (call.name, called.stop_reason) == ("get_weather", "tool_use")
-    assert set(call.input) == {"city"}
-    with client.messages.stream(model=MODEL, max_tokens=80, messages=[asked], extra_body=GREEDY, **fields) as stream:
-        [again] = stream.get_final_message().content
-    assert again.type == "tool_use"
-    assert again.input == call.input
-    result: ToolResultBlockParam = {"type": "tool_result", "tool_use_id": call.id, "content": "Sunny, 21 °C."}
-    answer = ask(
-        client, asked, {"role": "assistant", "content": called.content}, {"role": "user", "content": [result]},
-        tools=[WEATHER],
-    )  # fmt: skip
-    assert said(answer)
-    assert (answer.usage.cache_read_input_tokens or 0) > called.usage.output_tokens
-
-
-@pytest.mark.slow
-def test_an_answer_can_have_a_schema(client: Anthropic) -> None:
-    age = {"type": "integer", "minimum": 1, "maximum": 99}
-    schema = {"type": "object", "properties": {"age": age}, "required": ["age"], "additionalProperties": False}
-    answer = ask(client, user("Invent a person."), output_config={"format": {"type": "json_schema", "schema": schema}})
-    assert 1 <= json.loads(said(answer))["age"] <= 99
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import ollama
 import pytest
-from pydantic import BaseModel, Field
 
 from tests.process.test_middleware import keys
 from tests.support.running import Gateway
@@ -20,23 +19,6 @@ from tests.support.running import Gateway
 MODEL = "smollm2-135m-instruct"
 HELLO: Any = [{"role": "user", "content": "Say hello."}]
 BRIEFLY = {"temperature": 0, "num_predict": 8, "seed": 1}
-
-
-class Person(BaseModel):
-    """Somebody."""
-
-    name: str = Field(max_length=20)
-    age: int
-
-
-def get_weather(city: str) -> str:
-    """Tell the weather of a city.
-
-    Args:
-      city: the city
-
-    """
-    return f"Sunny in {city}."
 
 
 @pytest.fixture(scope="module")
@@ -104,30 +86,6 @@ def test_a_stream_ends_with_its_counts_and_times_that_add_up(client: ollama.Clie
     parts = [last.load_duration, last.prompt_eval_duration, last.eval_duration]
     assert all(part is not None and part > 0 for part in parts)
     assert sum(part or 0 for part in parts) <= (last.total_duration or 0)
-
-
-@pytest.mark.slow
-def test_a_tool_is_called_and_its_result_answered(client: ollama.Client) -> None:
-    said: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
-    # With a format the small model cannot begin a text, and calls.
-    *_, called, last = client.chat(
-        MODEL, said, tools=[get_weather], format="json", stream=True, options={"temperature": 0}
-    )
-    [call] = called.message.tool_calls or []
-    assert (call.function.name, call.function.arguments) == ("get_weather", {"city": "Paris"})
-    assert last.done
-    result = {"role": "tool", "tool_name": "get_weather", "content": get_weather(**call.function.arguments)}
-    answer = client.chat(MODEL, [*said, called.message, result], tools=[get_weather], options=BRIEFLY)
-    assert answer.message.content
-    assert client.chat(MODEL, said, tools=[get_weather], format="json", options={"temperature": 0}).message.tool_calls
-
-
-@pytest.mark.slow
-def test_an_answer_has_the_schema_that_it_must_have(client: ollama.Client) -> None:
-    said = [{"role": "user", "content": "Invent a person."}]
-    answer = client.chat(MODEL, said, format=Person.model_json_schema(), options={"temperature": 0})
-    Person.model_validate_json(answer.message.content or "")
-    assert (client.generate(MODEL, "A person", format="json", options=BRIEFLY).response or "").startswith("{")
 
 
 @pytest.mark.slow

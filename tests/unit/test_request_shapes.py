@@ -277,6 +277,13 @@ def test_calls_of_other_servers_become_function_calls() -> None:
     assert respond(input=[item]).items == [expected]
 
 
+def test_an_output_of_the_client_itself_is_read_as_a_message_of_the_user() -> None:
+    output = {"type": "function_call_output", "id": "fco_1", "name": "goal", "namespace": "agent", "output": "tea"}
+    assert respond(input=[USER, output]).items[1] == InputMessage(role="user", content="tea")
+    without_name = {name: value for name, value in output.items() if name != "name"}
+    assert refusal(respond, input=[USER, without_name]) == ("invalid_request", "input[1]")
+
+
 def nested(depth: int) -> Any:
     return {"a": nested(depth - 1)} if depth else 1
 
