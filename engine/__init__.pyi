@@ -1,5 +1,6 @@
 from .amx import repacks_weights
 from .annex import ANNEX_CELLS
+from .bandwidth import bandwidth
 from .child import environment, module_command
 from .comparison import Pace, Rate, compare
 from .constraint import GRAMMAR_LIMITS
@@ -65,6 +66,7 @@ __all__ = [
     "Usage",
     "Vocabulary",
     "WorkerConfig",
+    "bandwidth",
     "bits",
     "build_features",
     "common_prefix",
