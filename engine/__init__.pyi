@@ -9,6 +9,7 @@ from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from .handle import Engine
 from .kv_cache_manager import common_prefix
+from .learning import LearningCostModel
 from .llama import Model, Vocabulary, build_features
 from .messages import (
     Answer,
@@ -49,6 +50,7 @@ __all__ = [
     "Finished",
     "Generate",
     "Grammar",
+    "LearningCostModel",
     "Logprob",
     "Mark",
     "Model",
