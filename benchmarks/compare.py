@@ -21,12 +21,13 @@ from benchmarks import report
 from benchmarks.clients import ChatCompletions, Samovar, Side, TurnFailedError
 from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.loads import LOADS, MODELS, Load, Subject, subject
-from benchmarks.machine import cores, engine_version, machine, revision
+from benchmarks.machine import cores, engine_version, machine, revision, single_row
 from benchmarks.results import Medians, Pair, Summary, pair, store
 from benchmarks.rival import RivalError
-from benchmarks.runs import QUIET, run, warm_up
+from benchmarks.runs import run, warm_up
 from benchmarks.servers import llama_server, samovar, tune
 from gateway.cli.launcher import LaunchError
+from gateway.config.other_load import BUSY
 
 STREAMS: Final = (1, 2, 4, 8, 16)
 ROWS: Final = (("standin", "chat"), ("standin", "document"), ("embedded", "chat"))
@@ -73,7 +74,7 @@ async def wait_for_quiet() -> None:
     psutil.cpu_percent(None)
     for _ in range(10):
         await asyncio.sleep(1)
-        if psutil.cpu_percent(None) / 100 * cores() <= QUIET:
+        if psutil.cpu_percent(None) / 100 * cores() <= BUSY:
             return
 
 
@@ -134,6 +135,8 @@ def main() -> None:
     try:
         for model, load in rows:
             asked = subject(model)
+            step = single_row(asked.path)
+            print(f"{model}, {load}: a step of one row takes {step * 1000:.1f} ms", flush=True)
             tuned = tune(asked.path) if options.tuned else None
             for streams in options.streams:
                 pairs = measure(asked, LOADS[load], streams, options.pairs, tuned)

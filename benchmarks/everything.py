@@ -42,6 +42,7 @@ RUNS: Final = (
     "ahead",
     "cancel",
     "fairness",
+    "adapting",
     "idle",
     "scrape",
     "fuzz",

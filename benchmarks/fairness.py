@@ -26,8 +26,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.command import leave_on_sigterm, option_parser
 from benchmarks.figures import Figure, publish
-from benchmarks.machine import Neighbours, embedded, machine
+from benchmarks.machine import embedded, machine
 from benchmarks.servers import Server, samovar
+from gateway.config.other_load import OtherLoad
 
 FLOOD: Final = 200
 SINGLES: Final = 8
@@ -131,11 +132,11 @@ async def stream(server: Server, keys: dict[str, str]) -> tuple[float, float, fl
     """Return (tokens per second over 50 connections, cores used by the gateway, cores used by other processes)."""
     key = next(iter(keys.values()))
     await one(server, key, TOKENS)
-    neighbours, began, cpu = Neighbours(server.process), time.monotonic(), sum(server.process.cpu_times()[:2])
+    other_load, began, cpu = OtherLoad(server.process), time.monotonic(), sum(server.process.cpu_times()[:2])
     turns = await asyncio.gather(*(one(server, key, 3 * TOKENS) for _ in range(CONNECTIONS)))
     seconds = time.monotonic() - began
     used = sum(server.process.cpu_times()[:2]) - cpu
-    return sum(turn.tokens for turn in turns) / seconds, used / seconds, neighbours.cores()
+    return sum(turn.tokens for turn in turns) / seconds, used / seconds, other_load.cores()
 
 
 def measure_flood() -> None:

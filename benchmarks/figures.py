@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.machine import cache_folder, engine_version, machine, revision
+from benchmarks.machine import cache_folder, engine_version, processors, revision
 
 DURATIONS: Final = ("s", "ms")
 """Units of time."""
@@ -26,7 +26,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bound for the median, or lower bound with `high`; None if there is no goal."""
     high: bool = False
     date: str = msgspec.field(default_factory=lambda: datetime.date.today().isoformat())
-    machine: str = msgspec.field(default_factory=machine)
+    machine: str = msgspec.field(default_factory=processors)
     engine: str = msgspec.field(default_factory=engine_version)
     revision: str = msgspec.field(default_factory=revision)
 

@@ -20,8 +20,9 @@ from websockets.asyncio.client import connect
 
 from benchmarks.command import leave_on_sigterm
 from benchmarks.figures import Figure, publish
-from benchmarks.machine import Neighbours, embedded, machine
+from benchmarks.machine import embedded, machine
 from benchmarks.servers import Server, samovar
+from gateway.config.other_load import OtherLoad
 
 CONNECTIONS: Final = 10_000
 HEARTBEAT: Final = 50.0
@@ -131,7 +132,7 @@ async def measure(server: Server, count: int, seconds: float) -> None:
             figure(f"echo of an error among {count:,} idle connections", among, "ms", 2.0),
         ]
     )
-    neighbours, began, used = Neighbours(server.process), time.monotonic(), sum(server.process.cpu_times()[:2])
+    others, began, used = OtherLoad(server.process), time.monotonic(), sum(server.process.cpu_times()[:2])
     await asyncio.sleep(seconds)
     used, idle = sum(server.process.cpu_times()[:2]) - used, time.monotonic() - began
     pings = statistics.mean(idler.pings for idler in idlers)
@@ -139,7 +140,7 @@ async def measure(server: Server, count: int, seconds: float) -> None:
     print(f"  over {idle:.0f} s, {pings:.1f} heartbeats each so far")
     print(
         f"  still open: {sum(idler.is_open for idler in idlers):,}; "
-        f"other processes kept {neighbours.cores():.2f} cores busy"
+        f"other processes kept {others.cores():.2f} cores busy"
     )
     for idler in idlers:
         idler.close()

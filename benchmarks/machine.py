@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import subprocess
-import time
 from pathlib import Path
 from typing import Final
 
-import psutil
-
+from engine import bandwidth
+from engine.stopwatch import Question
+from engine.tuning import Watch
 from gateway.config.machine import processor, schedulable_cpus
 from gateway.models.catalogue import EMBEDDED, find
 
@@ -31,9 +31,22 @@ def cores() -> int:
     return schedulable_cpus()
 
 
-def machine() -> str:
+def processors() -> str:
     """Return the number of cores and the name of the processor."""
     return f"{cores()} x {processor()}"
+
+
+def machine() -> str:
+    """Return cores, processor and memory bandwidth, as measured now: one processor's name stands for many machines."""
+    return f"{processors()}, {bandwidth(cores()) / 1e9:.0f} GB/s"
+
+
+def single_row(model: Path) -> float:
+    """Return the seconds of a decode step with one row on all cores, measured now."""
+    with Watch(model) as watch:
+        watch.wait()
+        watch.ask(Question("decode", cores(), 1, budget=1.0))
+        return float(watch.wait())
 
 
 def engine_version() -> str:
@@ -60,24 +73,3 @@ def revision() -> str:
 def embedded() -> Path:
     """Return the path of the embedded model."""
     return find(EMBEDDED).path
-
-
-class Neighbours:
-    """Measures the load of other processes, which makes a benchmark unreliable."""
-
-    def __init__(self, server: psutil.Process) -> None:
-        """Watch all processes except `server`, its children and this process, from now on."""
-        self._server = server
-        self._began = self._count()
-
-    def _count(self) -> tuple[float, float]:
-        """Return (monotonic seconds, processor seconds of other processes since boot)."""
-        times = psutil.cpu_times()
-        own = [psutil.Process(), self._server, *self._server.children(recursive=True)]
-        spent = sum(sum(process.cpu_times()[:2]) for process in own)
-        return time.monotonic(), sum(times) - times.idle - times.iowait - times.guest - times.guest_nice - spent
-
-    def cores(self) -> float:
-        """Return the average number of cores that others kept busy, including other guests of the hypervisor."""
-        now, spent = self._count()
-        return max(0.0, (spent - self._began[1]) / (now - self._began[0]))

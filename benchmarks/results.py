@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.machine import cache_folder, engine_version, machine, revision
+from benchmarks.machine import cache_folder, engine_version, processors, revision
 from benchmarks.runs import Run
 
 
@@ -44,7 +44,7 @@ def pair(model: str, load: str, streams: int, ours: Run, theirs: Run, *, tuned: 
         ours=ours,
         theirs=theirs,
         date=datetime.date.today().isoformat(),
-        machine=machine(),
+        machine=processors(),
         engine=engine_version(),
         revision=revision() + (", tuned" if tuned else ""),
     )

@@ -8,16 +8,12 @@ import itertools
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
 from benchmarks.clients import Side, Turn, converse
 from benchmarks.loads import Conversation, Load, Subject, conversations
-from benchmarks.machine import Neighbours
-
-QUIET: Final = 0.1
-"""Cores that other processes may use: 10 % of a core costs a two-thread engine up to 12 % of its speed."""
+from gateway.config.other_load import BUSY, OtherLoad
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +44,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def disturbed(self) -> bool:
         """Whether other processes used so much processor time that the figures are unreliable."""
-        return self.others > QUIET
+        return self.others > BUSY
 
 
 async def run(side: Side, load: Load, subject: Subject, *, streams: int, seed: int) -> Run:
@@ -65,7 +61,7 @@ async def warm_up(side: Side, load: Load, subject: Subject, *, streams: int) -> 
 
 async def hold(side: Side, texts: Sequence[Conversation], load: Load, bias: dict[str, float]) -> Run:
     """Hold these conversations concurrently. Raises TurnFailedError."""
-    neighbours, processor = Neighbours(side.server.process), time.process_time()
+    others, processor = OtherLoad(side.server.process), time.process_time()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(converse(side, text, load, bias)) for text in texts]
     talks = [task.result() for task in tasks]
@@ -81,7 +77,7 @@ async def hold(side: Side, texts: Sequence[Conversation], load: Load, bias: dict
         gap=statistics.median(gaps),
         gap_p99=percentile(gaps, 0.99),
         client=(time.process_time() - processor) / seconds,
-        others=neighbours.cores(),
+        others=others.cores(),
         exact=all(turn.output == load.answer for turn in turns),
     )
 

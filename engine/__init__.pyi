@@ -1,5 +1,6 @@
 from .amx import repacks_weights
 from .annex import ANNEX_CELLS
+from .bandwidth import bandwidth
 from .child import environment, module_command
 from .comparison import Pace, Rate, compare
 from .constraint import GRAMMAR_LIMITS, GRAMMAR_STACK
@@ -8,6 +9,7 @@ from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from .handle import Engine
 from .kv_cache_manager import common_prefix
+from .learning import LearningCostModel
 from .llama import Model, Vocabulary, build_features
 from .messages import (
     Answer,
@@ -49,6 +51,7 @@ __all__ = [
     "Finished",
     "Generate",
     "Grammar",
+    "LearningCostModel",
     "Logprob",
     "Mark",
     "Model",
@@ -66,6 +69,7 @@ __all__ = [
     "Usage",
     "Vocabulary",
     "WorkerConfig",
+    "bandwidth",
     "bits",
     "build_features",
     "common_prefix",

@@ -68,6 +68,11 @@ class Channel:
         collected.ids.append(token)
         collected.logprobs.extend(logprobs)
 
+    @property
+    def collected(self) -> int:
+        """The number of requests with collected tokens."""
+        return len(self._tokens)
+
     def send_tokens(self, request: int) -> None:
         """Queue the collected tokens of a request as one message."""
         collected = self._tokens.pop(request, None)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from engine.stopwatch import Kind, Question
+from engine.cost_model import Kind
+from engine.stopwatch import Question
 from engine.tuning import Watch
 
 BUDGET: Final = 0.5

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -21,6 +22,7 @@ from engine.errors import DecodeError, EngineError
 from engine.grammars import Compiled, Grammars
 from engine.kv_cache_manager import CachedSequence, KVCacheManager
 from engine.kv_connector import KVConnector
+from engine.learning import LearningCostModel
 from engine.llama import Model
 from engine.messages import Discard, Discarded, Finished, Generate, Started, Stepped, StoreUsed, WorkerConfig
 from engine.places import Places
@@ -54,7 +56,7 @@ class EngineCore:
         self._kv_cache = KVCacheManager(
             home, cells=self.cells, sequences=config.sequences, divisible=model.has_blocks, on_loss=self._before_loss
         )
-        self._scheduler = Scheduler(config.cost_model)
+        self._scheduler = Scheduler(LearningCostModel(config.cost_model))
         self._runs: dict[int, Run] = {}
         self._compiling: set[int] = set()
         """Requests whose grammar is being compiled."""
@@ -180,12 +182,20 @@ class EngineCore:
         except DecodeError as error:
             for sequence, _ in step.parts:
                 self._finish(sequence.request, "failed", str(error))
+            step = replace(step, typical=False)
         else:
             for (sequence, _), row in zip(step.parts, rows, strict=True):
                 if self._store_filled_blocks(sequence) and sequence.pending == 0:
                     self._sample(sequence, context.logits(row))
         seconds = time.perf_counter() - started
-        self._channel.send(Stepped(step.rows, len(step.parts), seconds, self._kv_cache.used), urgent=False)
+        self._scheduler.observe(step, seconds)
+        self._channel.send(
+            Stepped(
+                step.rows, len(step.parts), seconds, self._kv_cache.used, self._threads, step.kind,
+                step.width if step.typical else 0,
+            ),
+            urgent=False,
+        )  # fmt: skip
 
     def _store_filled_blocks(self, sequence: Sequence) -> bool:
         """Queue the blocks that a running sequence has filled for the store. Returns False if its request failed."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+Kind = Literal["decode", "prefill"]
 WIDEST: Final = 16
 """Maximum sequences that one step decodes. Beyond this width, step time grows in proportion to the width."""
 BATCH: Final = 256
@@ -85,9 +86,9 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True):
 
 def seconds(table: Mapping[int, float], width: int) -> float:
     """Return the seconds of a step of `width`, as measured, or interpolated between the nearest measured widths."""
-    widths = sorted(table)
     if width in table:
         return table[width]
+    widths = sorted(table)
     if width > widths[-1]:
         return table[widths[-1]] * width / widths[-1]
     above = bisect.bisect(widths, width)

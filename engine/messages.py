@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from cache import CacheConfig, Operation
-from engine.cost_model import CostModel
+from engine.cost_model import CostModel, Kind
 from engine.modelfile import Mark
 
 LENGTH: Final = struct.Struct(">I")
@@ -185,6 +185,10 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
     sequences: int
     seconds: float
     cells: int
+    threads: int = 1
+    kind: Kind = "decode"
+    width: int = 0
+    """Rows with padding, if the step's seconds are typical of its width, else 0."""
 
 
 class StoreUsed(msgspec.Struct, frozen=True, tag="store_used"):

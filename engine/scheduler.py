@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.cost_model import CostModel, groups, padded, round_seconds, widest
+from engine.cost_model import Kind, StepTimes, groups, padded, round_seconds, widest
 from engine.kv_cache_manager import CachedSequence
+from engine.learning import LearningCostModel
 
 MAX_PREFILL_SECONDS: Final = 0.9
 """Maximum seconds of a prefill step: the engine handles aborts and thread changes only between two steps."""
@@ -31,6 +32,12 @@ RECOMPUTE_ROWS: Final = 3
 would differ in their low bits from those of the first computation."""
 GROUP: Final = 8
 """Kernels process rows in groups of this size."""
+TRIAL_SHARE: Final = 0.02
+"""Maximum share of the time for rounds in widths that are tried because nothing is known about them."""
+TRIAL_ROUNDS: Final = 4
+"""Rounds of one trial. The first one is not learned from: its sequences may change their places in memory."""
+TRIAL_SECONDS: Final = 3.0
+"""Maximum seconds of trials that may be saved up, and that are available at the start."""
 WIDE: Final = 32
 """Group size from 64 rows on: per row, 64 take 3.2 ms, 80 3.3, 128 3.1 and 256 3.0 (stand-in model, 2 threads)."""
 
@@ -78,11 +85,19 @@ class Step:
     """Dummy rows that make the step faster."""
     round: bool = False
     """Whether the step computes the next token of every decoding sequence."""
+    kind: Kind = "decode"
+    typical: bool = True
+    """Whether other steps of this width take as long: not the first ones after a change of widths."""
 
     @property
     def rows(self) -> int:
         """Number of tokens in the step, without padding."""
         return sum(tokens for _, tokens in self.parts)
+
+    @property
+    def width(self) -> int:
+        """Number of rows that are computed: tokens and padding."""
+        return self.rows + self.padding
 
 
 class Scheduler:
@@ -93,12 +108,20 @@ class Scheduler:
     also does not depend on the prompts that run at the same time.
     """
 
-    def __init__(self, cost_model: CostModel) -> None:
-        """Start without sequences, on one thread."""
-        self._cost_model = cost_model
+    def __init__(self, costs: LearningCostModel) -> None:
+        """Start without sequences, on one thread. Decide by `costs`, which learns from the steps."""
+        self._costs = costs
         self._prefilling: list[Sequence] = []
         self._decoding: deque[Sequence] = deque()
-        self._round: deque[int] = deque()
+        self._round: deque[tuple[int, int]] = deque()
+        """The steps that are left of the current round: sequences, and rows with padding."""
+        self._steps: tuple[tuple[int, int], ...] = ()
+        """The steps of the current round."""
+        self._typical = False
+        self._trial = 0
+        """Rounds that are left of the current trial."""
+        self._trial_seconds = TRIAL_SECONDS
+        """Seconds that trials may take now."""
         self._prompts_next = True
         self._oldest_first = False
         self.threads = 1
@@ -115,8 +138,12 @@ class Scheduler:
     @threads.setter
     def threads(self, threads: int) -> None:
         self._threads = threads
-        self._times = self._cost_model.at(threads)
+        self._steps = ()
         self._round.clear()
+
+    @property
+    def _times(self) -> StepTimes:
+        return self._costs.model.at(self._threads)
 
     def add(self, sequence: Sequence) -> None:
         """Add a new sequence, whose prompt is computed from the next step on."""
@@ -145,14 +172,40 @@ class Scheduler:
             return Step([])
         self._prompts_next = True
         if not self._round:
-            self._round.extend(groups(self._times, len(self._decoding)))
-        return self._decode(self._round.popleft())
+            self._begin_round()
+        return self._decode(*self._round.popleft())
 
-    def _decode(self, width: int) -> Step:
+    def observe(self, step: Step, taken: float) -> None:
+        """Learn from a step that took `taken` seconds."""
+        trial = step.kind == "decode" and self._trial > 0
+        self._trial_seconds = min(TRIAL_SECONDS, self._trial_seconds + taken * (TRIAL_SHARE - trial))
+        if step.typical:
+            self._costs.observe(self._threads, step.kind, step.width, taken)
+
+    def _begin_round(self) -> None:
+        """Choose the steps of the next round."""
+        sequences = len(self._decoding)
+        self._trial = max(0, self._trial - 1)
+        if self._trial and sum(width for width, _ in self._steps) == sequences:
+            steps = self._steps
+        else:
+            self._trial, steps = 0, _steps(self._times, sequences)
+            tried = _steps(self._costs.optimistic.at(self._threads), sequences)
+            if tried != steps and self._trial_seconds > 0:
+                self._trial, steps = TRIAL_ROUNDS, tried
+        self._typical = steps == self._steps
+        self._steps = steps
+        self._round.extend(steps)
+
+    def _decode(self, width: int, rows: int) -> Step:
         group = [self._decoding.popleft() for _ in range(min(width, len(self._decoding)))]
         self._decoding.extend(group)
-        padding = padded(self._times, len(group)) - len(group)
-        return Step([(sequence, 1) for sequence in group], padding, round=len(group) == len(self._decoding))
+        return Step(
+            [(sequence, 1) for sequence in group],
+            rows - width,
+            round=len(group) == len(self._decoding),
+            typical=self._typical,
+        )
 
     def _prefill(self, *, brief: bool) -> Step:
         parts, rows, room = [], 0, self._room(brief=brief)
@@ -161,7 +214,7 @@ class Scheduler:
             if tokens and (rows < JOIN_ROWS or tokens == sequence.chunk(room)):
                 parts.append((sequence, tokens))
                 rows += tokens
-        return Step(parts)
+        return Step(parts, kind="prefill")
 
     def _in_turn(self) -> Iterable[Sequence]:
         """Return the prompts, alternately oldest or shortest first, so that neither kind waits long for the other."""
@@ -184,3 +237,8 @@ class Scheduler:
 
 def _group(rows: int) -> int:
     return WIDE if rows >= 2 * WIDE else GROUP
+
+
+def _steps(times: StepTimes, sequences: int) -> tuple[tuple[int, int], ...]:
+    """Return the fastest steps of a round, each as (sequences, rows with padding)."""
+    return tuple((width, padded(times, width)) for width in groups(times, sequences))

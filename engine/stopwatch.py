@@ -10,20 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
-from engine.cost_model import WIDEST
+from engine.cost_model import WIDEST, Kind
 from engine.llama import Context, Model
 
 CELLS: Final = 2048
 """KV cells of the context."""
 HISTORY: Final = 100
 """Tokens of each sequence before a timed decode step, as in the first turn of a chat."""
-
-
-Kind = Literal["decode", "prefill"]
 
 
 class Question(msgspec.Struct, frozen=True):

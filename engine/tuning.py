@@ -14,10 +14,10 @@ from typing import IO, Final, Self
 import msgspec
 
 from engine.child import environment, module_command
-from engine.cost_model import CostModel, StepTimes, heuristic, seconds
+from engine.cost_model import CostModel, Kind, StepTimes, heuristic, seconds
 from engine.errors import ModelLoadError
 from engine.modelfile import model_size
-from engine.stopwatch import Kind, Question
+from engine.stopwatch import Question
 
 WIDTHS: Final[tuple[tuple[Kind, int], ...]] = (
     ("decode", 1), ("prefill", 64), ("decode", 4), ("decode", 8), ("decode", 2), ("decode", 16),

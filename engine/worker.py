@@ -33,8 +33,15 @@ from engine.messages import (
 from engine.modelfile import require_same
 
 FLUSH_INTERVAL: Final = 0.04
-"""Seconds over which tokens are collected into one message. 25 updates a second look continuous, and each message costs
-the gateway processor time that the engines then lack."""
+"""Maximum seconds over which tokens are collected into one message: 25 updates a second look continuous."""
+UPDATES: Final = 100
+"""Updates that an engine sends per second, of all its requests together: each costs the gateway processor time that the
+engines then lack. One or two requests send each step's token at once; four and more, one update per FLUSH_INTERVAL."""
+
+
+def flush_interval(requests: int) -> float:
+    """Return the seconds between two messages with tokens of this many requests."""
+    return min(FLUSH_INTERVAL, requests / UPDATES)
 
 
 class Worker:
@@ -82,9 +89,9 @@ class Worker:
                 self._channel.send(ThreadsSet(threads))
 
     def _flush(self) -> None:
-        """Send the queued messages, but tokens at most every FLUSH_INTERVAL seconds."""
+        """Send the queued messages, but not more than UPDATES of tokens per second."""
         now = time.monotonic()
-        if now - self._flushed_at >= FLUSH_INTERVAL or not self._core.can_step:
+        if now - self._flushed_at >= flush_interval(self._channel.collected) or not self._core.can_step:
             self._channel.send_all_tokens()
             self._channel.urgent = True
         if self._channel.urgent:

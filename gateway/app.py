@@ -19,7 +19,7 @@ from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
 from cache import Archive, Cache, KeyRing, StoreError
-from engine import Engine, EnginePool, State
+from engine import Engine, EnginePool, LearningCostModel, State, Stepped
 from gateway.auth.principal import principal_of
 from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
@@ -78,6 +78,14 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         if engine.state in (State.IDLE, State.STOPPED, State.FAILED):
             admission.pump()  # a restarted engine has room for waiting requests; if the last one failed, they fail
 
+    costs = LearningCostModel(model.plan)
+
+    def stepped(step: Stepped) -> None:
+        metrics.stepped(step)
+        if step.width:
+            working = sum(engine.state is State.BUSY for engine in pool.engines)
+            costs.observe(step.threads, step.kind, step.width, step.seconds, working=working)
+
     worker = model.worker(cache.config, settings.state_dir)
     pool = EnginePool(
         worker,
@@ -85,10 +93,10 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         cores=settings.cores,
         idle_unload=settings.idle_unload,
         on_change=changed,
-        on_step=metrics.stepped,
+        on_step=stepped,
         on_store=metrics.store.observe_engine,
     )
-    dispatcher = Dispatcher(pool.engines, model.plan, warm=pool.warm, suspend=pool.suspend)
+    dispatcher = Dispatcher(pool.engines, costs, warm=pool.warm, suspend=pool.suspend)
     admission = Admission(
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )

@@ -27,7 +27,9 @@ from engine import (
     quantize,
 )
 from gateway.cli import CommandError
+from gateway.cli.figures import figure
 from gateway.cli.language import Phrases
+from gateway.config.other_load import BUSY, OtherLoad, wait_until_idle
 from gateway.config.settings import Settings, SettingsError
 from gateway.models.catalogue import Entry, ModelNotAvailableError, find
 from gateway.models.inspection import describe
@@ -37,6 +39,12 @@ from gateway.prompts.chat_template import TemplateError
 TEXTS: Final = {
     "quantizing": ("quantizing", "量化"),
     "measuring": ("measuring both", "测速"),
+    "waiting": ("waiting: other processes keep {cores:.1f} cores busy", "等待中：其他进程占用了 {cores:.1f} 个核心"),
+    "busy": (
+        "warning: other processes kept {cores:.1f} cores busy meanwhile; measure again on an idle machine",
+        "注意：测量期间其他进程占用了 {cores:.1f} 个核心；请在机器空闲时重新测量",
+    ),
+    "unclear": ("not distinguishable", "无法区分"),
     "file": ("file", "文件"),
     "size": ("size", "大小"),
     "prefill": ("prompt tokens/s", "预填充词元/秒"),
@@ -95,6 +103,8 @@ TEXTS: Final = {
     "made": ("{path}: {after} (before: {before})", "{path}：{after}（原为 {before}）"),
     "serve": ("Serve it: samovar serve --model {model}", "启动：samovar serve --model {model}"),
 }
+WAIT: Final = 30.0
+"""Maximum seconds of waiting for other processes before the measurement."""
 WIDE: Final = 240
 """Width in columns of a table written to a file or a pipe."""
 ROUNDS: Final = 5
@@ -186,6 +196,9 @@ def _quantize(say: Phrases, console: Console, entry: Entry, target: Path, kind: 
 
 def _measure(say: Phrases, console: Console, before: Path, after: Path, threads: int) -> None:
     """Measure and print size, speed and quality of both files. Raises CommandError."""
+    with console.status(say("measuring")) as status:
+        wait_until_idle(WAIT, lambda cores: status.update(say("waiting", cores=cores)))
+    others = OtherLoad()
     with _progress(console) as progress:
         bar = progress.add_task(say("measuring"), total=None)
         try:
@@ -193,6 +206,7 @@ def _measure(say: Phrases, console: Console, before: Path, after: Path, threads:
                 [before, after], threads=threads, rounds=ROUNDS,
                 progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )  # fmt: skip
+            disturbance = others.cores()
             drifts = drift(before, after, threads=threads)
         except EngineError as error:
             raise CommandError(str(error)) from error
@@ -201,14 +215,12 @@ def _measure(say: Phrases, console: Console, before: Path, after: Path, threads:
         table.add_column(say(column), justify="left" if column == "file" else "right", no_wrap=True)
     for path, pace in ((before, old), (after, new)):
         table.add_row(path.name, _size(path), _rate(pace.prefill), _rate(pace.decode))
-    gains = (
-        model_size(after) / model_size(before),
-        new.prefill.median / old.prefill.median,
-        new.decode.median / old.decode.median,
-    )
-    table.add_row("", *(f"× {gain:.2f}" for gain in gains), style="bold")
+    gains = _gain(say, old.prefill, new.prefill), _gain(say, old.decode, new.decode)
+    table.add_row("", f"× {model_size(after) / model_size(before):.2f}", *gains, style="bold")
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)
     print(say("how", rounds=ROUNDS, threads=threads))
+    if disturbance >= BUSY:
+        console.print(say("busy", cores=disturbance), style="yellow", markup=False, soft_wrap=True)
     _print_quality(say, console, drifts)
 
 
@@ -230,7 +242,14 @@ def _progress(console: Console) -> Progress:
 
 
 def _rate(rate: Rate) -> str:
-    return f"{rate.median:.0f} ({rate.lowest:.0f}–{rate.highest:.0f})"
+    return f"{figure(rate.median)} ({figure(rate.lowest)}–{figure(rate.highest)})"
+
+
+def _gain(say: Phrases, old: Rate, new: Rate) -> str:
+    """Return the factor between two rates, unless their ranges overlap."""
+    if max(old.lowest, new.lowest) <= min(old.highest, new.highest):
+        return say("unclear")
+    return f"× {new.median / old.median:.2f}"
 
 
 def _size(path: Path) -> str:

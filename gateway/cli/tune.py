@@ -1,4 +1,4 @@
-"""`samovar tune [--show] [--budget SECONDS] [--picture FILE]`: measure this machine and save the plan"""
+"""`samovar tune [--show] [--budget SECONDS] [--picture FILE] [--force]`: measure this machine and save the plan"""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--show", action="store_true", help=show)
     time = f"measuring time, without loading; default {BUDGET:.0f}"
     parser.add_argument("--budget", type=_budget, default=BUDGET, metavar="SECONDS", help=time)
+    force = "measure and save beside other processes, too, which make the plan slower than the machine"
+    parser.add_argument("--force", action="store_true", help=force)
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves to FILE (.svg or .png)")
 
 

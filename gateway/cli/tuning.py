@@ -11,16 +11,30 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine import WIDEST, CostModel, EngineError, groups, measure
+from engine import WIDEST, CostModel, EngineError, bandwidth, groups, measure
 from gateway.cli import CommandError
 from gateway.cli.curves import curves
+from gateway.cli.figures import figure
 from gateway.cli.language import Phrases, is_chinese
+from gateway.config.other_load import BUSY, OtherLoad, wait_until_idle
 from gateway.config.settings import Settings
 from gateway.models.catalogue import ModelNotAvailableError, find
 from gateway.models.cost_models import planned, save
 
+WAIT: Final = 30.0
+"""Maximum seconds of waiting for other processes."""
 SEQUENCES: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 TEXTS: Final = {
+    "waiting": ("waiting: other processes keep {cores:.1f} cores busy", "等待中：其他进程占用了 {cores:.1f} 个核心"),
+    "busy": (
+        "other processes keep {cores:.1f} of {all} cores busy, which spoils the measurement; stop them, or add --force",
+        "其他进程占用了 {all} 个核心中的 {cores:.1f} 个，此时测得的方案不准；请停止它们，或用 --force 强制测量",
+    ),
+    "disturbed": (
+        "not saved: other processes kept {cores:.1f} cores busy meanwhile; measure again, or save with --force",
+        "未保存：测量期间其他进程占用了 {cores:.1f} 个核心；请重新测量，或用 --force 保存",
+    ),
+    "bandwidth": ("memory bandwidth: {rate:.0f} GB/s", "内存读取带宽：{rate:.0f} GB/s"),
     "measuring": ("measuring", "测量中"),
     "origin": ("{model} on {cores} cores, plan: {origin}", "{model}，{cores} 核，运行方案：{origin}"),
     "measured": ("measured", "实测"),
@@ -30,8 +44,8 @@ TEXTS: Final = {
     "chosen": ("engines used", "所用引擎数"),
     "steps": ("batch sizes", "批大小"),
     "unit": (
-        "Total tokens per second; the chosen number of engines in bold. Prefill: {rate:.0f} tokens per second.",
-        "数字为合计词元/秒，粗体为所选引擎数。预填充速度为 {rate:.0f} 词元/秒。",
+        "Total tokens per second; the chosen number of engines in bold. Prefill: {rate} tokens per second.",
+        "数字为合计词元/秒，粗体为所选引擎数。预填充速度为 {rate} 词元/秒。",
     ),
     "curves": (
         "Total tokens per second by concurrent answers; a digit is a number of engines, bold if chosen:",
@@ -54,7 +68,11 @@ def run(settings: Settings, options: Namespace) -> int:
         raise CommandError(f"--picture: {options.picture} must end in .svg or .png")
     try:
         entry = find(settings.model)
+        if not options.show:
+            _require_idle(say, console, settings.cores, force=options.force)
+        others = OtherLoad()
         whole = planned(entry.path, settings) if options.show else _measure(say, entry.path, settings, options.budget)
+        disturbance = others.cores()
     except (ModelNotAvailableError, EngineError) as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
@@ -62,9 +80,10 @@ def run(settings: Settings, options: Namespace) -> int:
     plan = whole.limited(settings.engine_count)  # as `samovar serve` uses it with these settings
     origin = say("measured" if plan.measured else "assumed")
     console.print(say("origin", model=entry.name, cores=plan.cores, origin=origin), style="bold")
+    console.print(say("bandwidth", rate=bandwidth(settings.cores) / 1e9))
     console.print(_table(say, plan))
     rows, taken = max(plan.times[0].prefill.items())
-    console.print(say("unit", rate=rows / taken))
+    console.print(say("unit", rate=figure(rows / taken)))
     console.print()
     console.print(say("curves"))
     for line in curves(plan):
@@ -73,12 +92,24 @@ def run(settings: Settings, options: Namespace) -> int:
         _draw(plan, f"{entry.name}, {plan.cores} cores", options.picture)
         console.print(say("drawn", file=options.picture))
     if not options.show:
+        if disturbance >= BUSY and not options.force:
+            raise CommandError(say("disturbed", cores=disturbance))
         try:
             file = save(whole, entry.path, settings)
         except OSError as error:
             raise CommandError(f"state_dir: the plan cannot be saved: {error.strerror}") from error
         console.print(say("saved", file=file), soft_wrap=True)
     return 0
+
+
+def _require_idle(say: Phrases, console: Console, cores: int, *, force: bool) -> None:
+    """Wait until other processes are idle. Raises CommandError if they stay busy, except with `force`."""
+    if force:
+        return
+    with console.status(say("measuring")) as status:
+        busy = wait_until_idle(WAIT, lambda used: status.update(say("waiting", cores=used)))
+    if busy >= BUSY:
+        raise CommandError(say("busy", cores=busy, all=cores))
 
 
 def _measure(say: Phrases, path: Path, settings: Settings, budget: float) -> CostModel:
@@ -105,7 +136,7 @@ def _table(say: Phrases, plan: CostModel) -> Table:
     for sequences in SEQUENCES:
         chosen = plan.engines(sequences, working=0)
         rates = [(times.engines == chosen, plan.rate(times.engines, sequences)) for times in plan.times]
-        cells = [f"[bold]{rate:.0f}[/]" if bold else f"{rate:.0f}" for bold, rate in rates]
+        cells = [f"[bold]{figure(rate)}[/]" if bold else figure(rate) for bold, rate in rates]
         table.add_row(str(sequences), *cells, str(chosen), " + ".join(map(str, _steps(plan, chosen, sequences))))
     return table
 

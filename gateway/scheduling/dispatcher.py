@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from engine import WIDEST, CostModel, Engine, State, StepTimes, round_seconds
+from engine import WIDEST, Engine, LearningCostModel, State, StepTimes, round_seconds
+from gateway.scheduling.engine_count import EngineCount
 from gateway.scheduling.placement import Demand, Placement
 
 HOMES: Final = 4096
@@ -81,7 +82,7 @@ class Dispatcher:
     def __init__(
         self,
         engines: Sequence[Engine],
-        plan: CostModel,
+        costs: LearningCostModel,
         *,
         warm: Callable[[Engine], None] = lambda _: None,
         suspend: Callable[[Engine, int], None] = lambda *_: None,
@@ -93,17 +94,18 @@ class Dispatcher:
         number there, and store its KV. `clock` returns seconds.
         """
         self._engines = tuple(engines)
-        self._plan = plan
+        self._costs = costs
         self._warm = warm
         self._suspend = suspend
         self._clock = clock
-        self.most = max(plan.most(), len(engines))
+        self.most = max(costs.model.most(), len(engines))
         """Maximum concurrent requests: more would not raise the total tokens per second, but slow down all requests."""
         self._runs: dict[int, _Run] = {}
         """Placed requests by number; on each engine, the one that has been there longest comes first."""
         self._numbers = itertools.count()
         self._homes: OrderedDict[str, Engine] = OrderedDict()
         self._peak = Peak(clock)
+        self._count = EngineCount(costs, clock)
 
     @property
     def running(self) -> int:
@@ -188,11 +190,21 @@ class Dispatcher:
             self._clear(engine)
         if any(not run.streaming or run.target for run in self._runs.values()):
             return  # prompts are being computed and requests are moving: these have priority
+        self._count.consider(self._peak.update(self.running), working=len(by_load))
         idle = [e for e in self._engines if e.state is State.IDLE and e.loaded and not self._on(e)]
-        if len(by_load) < self._wanted() and idle and len(self._on(by_load[-1])) > 1:
-            self._move(by_load[-1], idle[0])
-        elif len(self._on(by_load[-1])) - len(self._on(by_load[0])) > 1:
-            self._move(by_load[-1], by_load[0])
+        self._spread([*by_load, *idle[: max(0, self._wanted() - len(by_load))]])
+
+    def _spread(self, engines: Sequence[Engine]) -> None:
+        """Move requests until `engines` have equally many, but for one."""
+        loads = {engine.name: len(self._on(engine)) for engine in engines}
+        for _ in range(self.running):
+            by_load = sorted(engines, key=lambda engine: loads[engine.name])
+            fewest, most = by_load[0], by_load[-1]
+            if loads[most.name] - loads[fewest.name] < 2:
+                return
+            self._move(most, fewest)
+            loads[most.name] -= 1
+            loads[fewest.name] += 1
 
     def _gather(self) -> bool:
         """Move all requests of the least loaded engine to the busiest if fewer engines should work.
@@ -208,7 +220,7 @@ class Dispatcher:
 
     def _wanted(self, more: int = 0) -> int:
         """Return how many engines should work, with `more` additional requests."""
-        return self._plan.engines(self._peak.update(self.running + more), working=max(1, len(self._working())))
+        return self._count.wanted(self._peak.update(self.running + more), working=max(1, len(self._working())))
 
     def _candidates(self, fitting: Sequence[Engine]) -> Sequence[Engine]:
         """Return the engines to choose from: all that fit, or only the busiest if enough engines work."""
@@ -241,7 +253,8 @@ class Dispatcher:
 
     def _times(self, engine: Engine) -> StepTimes:
         """Return the step times of `engine` with the cores that it has while the engines working now also work."""
-        return self._plan.at(max(1, self._plan.cores // len({*self._working(), engine})))
+        model = self._costs.model
+        return model.at(max(1, model.cores // len({*self._working(), engine})))
 
     def _clear(self, engine: Engine) -> None:
         """Move streaming requests off `engine` if a long prompt delays them there and not elsewhere."""

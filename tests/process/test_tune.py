@@ -29,7 +29,7 @@ def test_a_plan_is_measured_shown_drawn_and_used(
     assert main(["tune", *flags, "--show"]) == 0
     assert "plan: default (run samovar tune to measure)" in capsys.readouterr().out
     assert not planned(tiny_model, settings).measured
-    assert main(["tune", *flags, "--budget=1", f"--picture={tmp_path}/plan.png"]) == 0
+    assert main(["tune", *flags, "--budget=1", "--force", f"--picture={tmp_path}/plan.png"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"tiny on 1 cores, plan: measured", said)
     assert "1 × 1 threads" in said
@@ -65,7 +65,7 @@ def test_an_error_of_tune_is_one_line(
 
 
 def test_a_damaged_plan_file_is_ignored(flags: list[str], tiny_model: Path, tmp_path: Path) -> None:
-    assert main(["tune", *flags, "--budget=1"]) == 0
+    assert main(["tune", *flags, "--budget=1", "--force"]) == 0
     [file] = (tmp_path / "plans").iterdir()
     file.write_text("{")
     assert not planned(tiny_model, load({"model": str(tiny_model), "state_dir": tmp_path, "cores": 1})).measured
@@ -75,7 +75,9 @@ def test_a_plan_covers_all_engines_even_if_fewer_are_set_now(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("gateway.cli.tuning.measure", lambda *_, engines, **__: MEASURED.limited(engines))
-    assert main(["tune", f"--model={tiny_model}", f"--state-dir={tmp_path}", "--cores=2", "--engines=1"]) == 0
+    assert (
+        main(["tune", f"--model={tiny_model}", f"--state-dir={tmp_path}", "--cores=2", "--engines=1", "--force"]) == 0
+    )
     assert "2 × 1 threads" not in capsys.readouterr().out
     assert planned(tiny_model, load({"state_dir": tmp_path, "cores": 2})) == MEASURED
 
@@ -132,7 +134,7 @@ def test_the_curves_show_the_speed_of_each_number_of_engines_with_the_chosen_one
 def test_a_process_that_is_killed_while_it_measures_is_reported_in_one_line(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["tune", *flags, "--budget=1"]) == 1
+    assert main(["tune", *flags, "--budget=1", "--force"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("samovar: the measuring process ended during a measurement (SIGKILL)")
     assert error.count("\n") == 1

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import CostModel, StepTimes, heuristic, round_seconds, seconds
-from engine.cost_model import WIDEST, groups, padded
+from engine.cost_model import WIDEST, Kind, groups, padded
 from engine.errors import ModelLoadError
 from engine.llama import Context, Model
-from engine.stopwatch import HISTORY, Kind, Question, Stopwatch, timed
+from engine.stopwatch import HISTORY, Question, Stopwatch, timed
 from engine.tuning import PASSES, Watch, measure
 from tests.support.clock import Clock
 from tests.support.plans import MEASURED

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import WIDEST, Engine, State, WorkerConfig
+from engine.learning import LearningCostModel
 from engine.process import EngineProcess
 from gateway.scheduling.dispatcher import Dispatcher
 from gateway.scheduling.placement import Demand, Placement
@@ -43,7 +44,10 @@ class Pair:
         """The requests that the dispatcher suspended."""
         self.engines = engines(2, cells=10_000)
         self.dispatcher = Dispatcher(
-            self.engines, MEASURED, suspend=lambda *request: self.left.append(request), clock=self.clock
+            self.engines,
+            LearningCostModel(MEASURED),
+            suspend=lambda *request: self.left.append(request),
+            clock=self.clock,
         )
 
     def later(self) -> None:
@@ -69,7 +73,7 @@ class Pair:
 
 def test_requests_spread_and_a_conversation_goes_home() -> None:
     one, two = engines(2)
-    dispatcher = Dispatcher([one, two], MEASURED)
+    dispatcher = Dispatcher([one, two], LearningCostModel(MEASURED))
     first, second = placed(dispatcher, Demand(0, 10)), placed(dispatcher, Demand(0, 10))
     assert {first.engine, second.engine} == {one, two}
     dispatcher.settle("resp_1", second)
@@ -79,7 +83,7 @@ def test_requests_spread_and_a_conversation_goes_home() -> None:
 
 
 def test_requests_with_one_prompt_go_to_one_engine_that_computes_it_once() -> None:
-    dispatcher = Dispatcher(engines(2, cells=10_000), MEASURED)
+    dispatcher = Dispatcher(engines(2, cells=10_000), LearningCostModel(MEASURED))
     demand = Demand(1000, 100, group="group_1")
     assert len({placed(dispatcher, demand).engine for _ in range(4)}) == 1
     assert placed(dispatcher, Demand(1000, 100)).engine is not placed(dispatcher, demand).engine
@@ -87,7 +91,7 @@ def test_requests_with_one_prompt_go_to_one_engine_that_computes_it_once() -> No
 
 def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could() -> None:
     one, two = engines(2)
-    dispatcher = Dispatcher([one, two], MEASURED)
+    dispatcher = Dispatcher([one, two], LearningCostModel(MEASURED))
     two.state, two.load_failed = State.FAILED, True
     assert [placed(dispatcher, Demand(0, 10)).engine for _ in range(8)] == [one] * 8
     one.state = State.FAILED  # killed, and restarted soon
@@ -99,14 +103,14 @@ def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could()
 def test_an_engine_that_unloads_is_not_taken_for_a_loaded_one() -> None:
     one, two = engines(2)
     one._stopping = True
-    assert placed(Dispatcher([one, two], MEASURED), Demand(0, 10)).engine is two
+    assert placed(Dispatcher([one, two], LearningCostModel(MEASURED)), Demand(0, 10)).engine is two
 
 
 def test_a_conversation_leaves_home_when_waiting_there_costs_more_than_moving() -> None:
     short = Demand(230, 170, known=200, previous="resp_1", stored=True)
     lost = Demand(2030, 970, known=2000, previous="resp_1")
     for demand, stays in ((lost, True), (short, False)):
-        dispatcher = Dispatcher(engines(2, cells=10_000), MEASURED)
+        dispatcher = Dispatcher(engines(2, cells=10_000), LearningCostModel(MEASURED))
         home = placed(dispatcher, Demand(0, 10))  # somebody streams at home
         dispatcher.settle("resp_1", home)
         assert (placed(dispatcher, demand).engine is home.engine) is stays
@@ -114,7 +118,7 @@ def test_a_conversation_leaves_home_when_waiting_there_costs_more_than_moving() 
 
 def test_many_gather_in_one_engine() -> None:
     one, two = engines(2)
-    dispatcher = Dispatcher([one, two], MEASURED)
+    dispatcher = Dispatcher([one, two], LearningCostModel(MEASURED))
     placements = [placed(dispatcher, Demand(0, 10)) for _ in range(16)]
     assert min(Counter(placement.engine for placement in placements).values()) <= 4
 
@@ -122,7 +126,7 @@ def test_many_gather_in_one_engine() -> None:
 def test_requests_with_running_prompts_move_when_one_engine_serves_all_better() -> None:
     one, two = engines(2, cells=10_000)
     left: list[int] = []
-    dispatcher = Dispatcher([one, two], MEASURED, suspend=lambda _, number: left.append(number))
+    dispatcher = Dispatcher([one, two], LearningCostModel(MEASURED), suspend=lambda _, number: left.append(number))
     placements = [placed(dispatcher, READER) for _ in range(9)]
     for placement in placements:
         dispatcher.started(placement, placement.number)
@@ -160,7 +164,7 @@ def test_an_engine_that_is_not_loaded_is_warmed_for_the_next_while_the_first_beg
     one, two = engines(2)
     two.state = State.STOPPED
     warmed: list[Engine] = []
-    dispatcher = Dispatcher([one, two], MEASURED, warm=warmed.append)
+    dispatcher = Dispatcher([one, two], LearningCostModel(MEASURED), warm=warmed.append)
     assert placed(dispatcher, Demand(5, 5)).engine is one
     assert warmed == []
     assert placed(dispatcher, Demand(5, 5)).engine is one
@@ -168,7 +172,7 @@ def test_an_engine_that_is_not_loaded_is_warmed_for_the_next_while_the_first_beg
 
 
 def test_an_engine_is_never_sent_more_than_its_cells_or_its_width() -> None:
-    dispatcher = Dispatcher(engines(1), MEASURED.limited(1))
+    dispatcher = Dispatcher(engines(1), LearningCostModel(MEASURED.limited(1)))
     big = placed(dispatcher, Demand(0, 990))
     assert dispatcher.place(Demand(0, 11)) is None
     dispatcher.release(big)
@@ -178,7 +182,7 @@ def test_an_engine_is_never_sent_more_than_its_cells_or_its_width() -> None:
 
 def test_a_failed_engine_gets_nothing() -> None:
     one, two = engines(2)
-    dispatcher = Dispatcher([one, two], MEASURED)
+    dispatcher = Dispatcher([one, two], LearningCostModel(MEASURED))
     one.state = State.FAILED
     placements = [dispatcher.place(Demand(0, 1)) for _ in range(3)]
     assert {placement.engine for placement in placements if placement} == {two}
@@ -196,7 +200,7 @@ def test_streaming_requests_move_away_from_a_long_prompt() -> None:
 
 def test_a_request_that_arrives_during_a_long_prompt_goes_to_another_engine() -> None:
     one, two = engines(2, cells=10_000)
-    dispatcher = Dispatcher([one, two], MEASURED)
+    dispatcher = Dispatcher([one, two], LearningCostModel(MEASURED))
     long = placed(dispatcher, LONG)
     assert {placed(dispatcher, Demand(30, 270)).engine for _ in range(2)} == {one, two} - {long.engine}
     dispatcher.streams(long)
@@ -258,7 +262,7 @@ def happen(happened: list[tuple[str, int]]) -> None:
     """Let all this happen, and check the dispatcher's reservations after each event."""
     pool = engines(2)
     leaving: set[int] = set()
-    dispatcher = Dispatcher(pool, MEASURED, suspend=lambda _, number: leaving.add(number))
+    dispatcher = Dispatcher(pool, LearningCostModel(MEASURED), suspend=lambda _, number: leaving.add(number))
     running: dict[int, Placement] = {}
     for event, value in happened:
         chosen = list(running.values())[value % len(running)] if running else None

@@ -20,6 +20,7 @@ from engine import (
     Tokens,
     WorkerConfig,
 )
+from engine.learning import LearningCostModel
 from engine.process import EngineProcess
 from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import Relay
@@ -61,7 +62,7 @@ class Pool:
 async def received(pool: Pool, *, cancel_at: int | None = None) -> tuple[list[int], str]:
     """The tokens and the reason of one request that may have ten, and is cancelled when it has got `cancel_at`."""
     engine = EngineProcess("0", WorkerConfig("unused", 100, 1, MEASURED), on_change=lambda _: None)
-    dispatcher = Dispatcher([engine], MEASURED)
+    dispatcher = Dispatcher([engine], LearningCostModel(MEASURED))
     placement = dispatcher.place(Demand(3, 17, stored=True))
     assert placement is not None
     house: Any = pool

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from engine.cost_model import BATCH, WIDEST
 from engine.kv_cache_manager import CachedSequence, KVCacheManager
+from engine.learning import LearningCostModel
 from engine.scheduler import Scheduler, Sequence
 from tests.support.cells import Cells
 from tests.support.plans import MEASURED
@@ -102,7 +103,7 @@ def sequence(request: int, prompt: int, computed: int = 0) -> Sequence:
 
 
 def scheduler(threads: int = 1) -> Scheduler:
-    scheduler = Scheduler(MEASURED)
+    scheduler = Scheduler(LearningCostModel(MEASURED))
     scheduler.threads = threads
     return scheduler
 

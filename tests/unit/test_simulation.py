@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from engine import Answer, EngineDiedError, Finished, Generate, ModelLoadError, Sampling, Started, State, Tokens
 from engine.kv_cache_manager import CachedSequence
+from engine.learning import LearningCostModel
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares
 from gateway.auth.principal import Principal
@@ -45,7 +46,7 @@ class Engine:
         self._begin()
 
     def _begin(self) -> None:
-        self._scheduler = Scheduler(MEASURED)
+        self._scheduler = Scheduler(LearningCostModel(MEASURED))
         self._sequences: dict[int, Sequence] = {}
         self._queues: dict[int, asyncio.Queue[Answer | EngineDiedError]] = {}
 
@@ -204,7 +205,7 @@ class House:
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
-        self.dispatcher = Dispatcher(self.pool.engines, MEASURED, suspend=self.pool.suspend)
+        self.dispatcher = Dispatcher(self.pool.engines, LearningCostModel(MEASURED), suspend=self.pool.suspend)
         self.admission = Admission(self.dispatcher.place, self.dispatcher.release, limit=1000, timeout=1000)
         self.pool.changed = self.admission.pump
         self.clients: list[asyncio.Task[None]] = []

@@ -12,6 +12,7 @@ from gateway.cli.bench import tables
 from gateway.cli.bench.pictures import draw
 from gateway.cli.bench.results import Results
 from gateway.cli.language import Phrases
+from gateway.config.other_load import BUSY
 
 STEM: Final = "bench"
 
@@ -28,6 +29,8 @@ def _markdown(results: Results, say: Phrases) -> Iterator[str]:
     yield f"# {say('title')}\n"
     yield f"{tables.conditions(results, say)}\n"
     yield f"{tables.explanation(results, say)} {say('made')}\n"
+    if results.conditions.others >= BUSY:
+        yield f"**{say('busy', cores=results.conditions.others)}**\n"
     yield f"![{say('title')}]({STEM}.png)\n"
     for table in tables.tables(results, say):
         yield f"## {table.title}\n"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from gateway.cli.bench import writeup
+from gateway.cli.figures import figure
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -23,7 +24,7 @@ class Spread(msgspec.Struct, frozen=True):
 
     def text(self, scale: float = 1, digits: int = 0) -> str:
         """Return the median times `scale`, with minimum and maximum in brackets if they differ."""
-        median, least, most = (f"{value * scale:.{digits}f}" for value in (self.median, *self.bounds))
+        median, least, most = (figure(value * scale, digits) for value in (self.median, *self.bounds))
         return median if least == most else f"{median} ({least} – {most})"
 
     @property
@@ -164,6 +165,10 @@ class Conditions(msgspec.Struct, frozen=True):
     planned: bool
     """Whether the engines used a plan that `samovar tune` measured on this machine."""
     date: str
+    bandwidth: float = 0.0
+    """Bytes per second that the cores read from memory together; 0 in files of older versions."""
+    others: float = 0.0
+    """Cores that other processes kept busy meanwhile."""
 
 
 class Results(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from engine import EngineError, model_size
+from engine import EngineError, bandwidth, model_size
 from gateway.cli import CommandError
 from gateway.cli.bench import report, tables
 from gateway.cli.bench.gateway import BenchError, MeasuredGateway
@@ -26,6 +26,7 @@ from gateway.cli.bench.results import FULL, QUICK, Conditions, Effort, Results
 from gateway.cli.language import Phrases, is_chinese
 from gateway.cli.launcher import LaunchError
 from gateway.config.machine import processor, total_memory
+from gateway.config.other_load import BUSY, OtherLoad
 from gateway.config.settings import Settings
 from gateway.models.catalogue import Entry, ModelNotAvailableError, find
 from gateway.models.cost_models import planned
@@ -94,6 +95,8 @@ def _measured(entry: Entry, settings: Settings, effort: Effort, say: Phrases) ->
             bars.start_task(tasks[name])
             return lambda: bars.advance(tasks[name])
 
+        others = OtherLoad()
+
         async def measure() -> Results:
             gateway = MeasuredGateway(entry, settings, Path(folder))
             measuring = Measuring(gateway, entry.path, effort)
@@ -103,12 +106,12 @@ def _measured(entry: Entry, settings: Settings, effort: Effort, say: Phrases) ->
                 with gateway.running():
                     latency = await measuring.latency(step("latency"))
                     load = await measuring.load(step("load"))
-            return Results(_conditions(entry, settings), starts, memory, latency, load)
+            return Results(_conditions(entry, settings, others.cores()), starts, memory, latency, load)
 
         return asyncio.run(measure())
 
 
-def _conditions(entry: Entry, settings: Settings) -> Conditions:
+def _conditions(entry: Entry, settings: Settings, others: float) -> Conditions:
     return Conditions(
         model=entry.name,
         file_bytes=model_size(entry.path),
@@ -119,6 +122,8 @@ def _conditions(entry: Entry, settings: Settings) -> Conditions:
         llama_cpp_python=version("llama-cpp-python"),
         planned=planned(entry.path, settings).measured,
         date=datetime.datetime.now().astimezone().date().isoformat(),
+        bandwidth=bandwidth(settings.cores),
+        others=others,
     )
 
 
@@ -147,6 +152,8 @@ def _show(results: Results, say: Phrases) -> None:
     console.print(say("title"), style="bold")
     console.print(tables.conditions(results, say))
     console.print(tables.explanation(results, say))
+    if results.conditions.others >= BUSY:
+        console.print(say("busy", cores=results.conditions.others), style="yellow")
     for content in tables.tables(results, say):
         table = Table(
             title=content.title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"

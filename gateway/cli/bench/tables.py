@@ -15,11 +15,16 @@ MB: Final = 1e6
 TEXTS: Final = {
     "title": ("Samovar on this machine", "本机上的 Samovar"),
     "conditions": (
-        "{model} ({size:.0f} MB), {cores} cores of {processor}, {memory:.0f} GB; {versions}, {plan}; {date}",
-        "{model}（{size:.0f} MB），{processor} 的 {cores} 个核心，{memory:.0f} GB；{versions}，{plan}；{date}",
+        "{model} ({size:.0f} MB), {cores} cores of {processor}, {memory}; {versions}, {plan}; {date}",
+        "{model}（{size:.0f} MB），{processor} 的 {cores} 个核心，{memory}；{versions}，{plan}；{date}",
     ),
+    "ram": ("{size:.0f} GB at {bandwidth:.0f} GB/s", "{size:.0f} GB 内存，读取带宽 {bandwidth:.0f} GB/s"),
     "planned": ("measured plan", "运行方案为本机实测"),
     "assumed": ("default plan (run samovar tune to measure)", "默认运行方案（可运行 samovar tune 实测）"),
+    "busy": (
+        "Warning: other processes kept {cores:.1f} cores busy meanwhile; on an idle machine the figures are better.",
+        "注意：测量期间其他进程占用了 {cores:.1f} 个核心；机器空闲时数字会更好。",
+    ),
     "medians": ("Medians, with minimum and maximum in brackets.", "数字为中位数，括号内为最小值与最大值。"),
     "writeup": (
         (
@@ -109,7 +114,7 @@ def conditions(results: Results, say: Phrases) -> str:
         size=conditions.file_bytes / MB,
         cores=conditions.cores,
         processor=conditions.processor,
-        memory=conditions.memory_bytes / 1e9,
+        memory=say("ram", size=conditions.memory_bytes / 1e9, bandwidth=conditions.bandwidth / 1e9),
         versions=f"samovar {conditions.samovar}, llama-cpp-python {conditions.llama_cpp_python}",
         plan=say("planned" if conditions.planned else "assumed"),
         date=conditions.date,

@@ -1,0 +1,127 @@
+"""The cost model learns from steps, and the real scheduler and dispatcher find the best configuration with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.adapting import MACHINES, Clock, Run, best, fixed, learned, throughput
+from engine import LearningCostModel, heuristic
+from engine.kv_cache_manager import CachedSequence
+from engine.scheduler import TRIAL_SECONDS, TRIAL_SHARE, Scheduler, Sequence
+from gateway.scheduling.engine_count import TRIAL_SECONDS as ENGINE_TRIAL_SECONDS
+from tests.support.plans import MEASURED
+
+GUESS = heuristic(491_000_000, 2, 2)
+UNTIL = 100.0
+
+
+def feed(costs: LearningCostModel, clock: Clock, threads: int, width: int, taken: float, steps: int) -> None:
+    for _ in range(steps):
+        clock.now += taken
+        costs.observe(threads, "decode", width, taken)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_machine_that_is_slower_than_guessed_is_slower_at_all_widths(clock: Clock) -> None:
+    costs = LearningCostModel(GUESS, clock=clock)
+    feed(costs, clock, 2, 1, 3 * GUESS.times[0].decode[1], 20)
+    for times, guess in zip(costs.model.times, GUESS.times, strict=True):
+        assert times.decode[8] == pytest.approx(3 * guess.decode[8], rel=0.05)
+        assert times.prefill[64] == pytest.approx(3 * guess.prefill[64], rel=0.05)
+    assert costs.samples == 20
+
+
+def test_a_width_that_the_guess_has_wrong_is_corrected_alone(clock: Clock) -> None:
+    costs = LearningCostModel(GUESS, clock=clock)
+    one, four = GUESS.times[0].decode[1], GUESS.times[0].decode[4] / 3
+    for _ in range(10):
+        feed(costs, clock, 2, 1, one, 3)
+        feed(costs, clock, 2, 4, four, 3)
+    model = costs.model.times[0]
+    assert model.decode[1] == pytest.approx(one, rel=0.05)
+    assert model.decode[4] == pytest.approx(four, rel=0.05)
+
+
+def test_one_interrupted_step_changes_little(clock: Clock) -> None:
+    costs = LearningCostModel(MEASURED, clock=clock)
+    feed(costs, clock, 2, 1, MEASURED.times[0].decode[1], 50)
+    feed(costs, clock, 2, 1, 2.0, 1)
+    clock.now += 2
+    assert costs.model.times[0].decode[1] < 2 * MEASURED.times[0].decode[1]
+
+
+def test_a_neighbour_is_noticed_and_forgotten_where_it_was_not_seen_again(clock: Clock) -> None:
+    costs = LearningCostModel(MEASURED, clock=clock)
+    two, one = MEASURED.times
+    feed(costs, clock, 2, 1, two.decode[1], 100)
+    feed(costs, clock, 2, 1, 5 * two.decode[1], 100)  # a neighbour makes two threads wait for each other
+    assert costs.model.times[0].decode[1] > 3 * two.decode[1]
+    for _ in range(60):  # one thread each is slower by less
+        feed(costs, clock, 1, 1, 1.2 * one.decode[1], 50)
+    assert costs.model.times[0].decode[1] > 3 * two.decode[1]
+    assert costs.optimistic.times[0].decode[1] < 2 * two.decode[1], "two threads are worth another try"
+
+
+def test_the_time_for_trials_of_widths_is_bounded() -> None:
+    clock = Clock()
+    scheduler = Scheduler(LearningCostModel(GUESS, clock=clock))
+    scheduler.threads = 2
+    for number in range(6):
+        sequence = Sequence(number, CachedSequence(number), [0, 0], 1, 1 << 30)
+        scheduler.add(sequence)
+        scheduler.prefilled(sequence)
+    spent = 0.0
+    while clock.now < 300:
+        trial = scheduler._trial > 0
+        step = scheduler.schedule()
+        taken = 0.02 * step.width
+        trial = trial or scheduler._trial > 0
+        clock.now += taken
+        spent += taken * trial
+        scheduler.observe(step, taken)
+        for sequence, tokens in step.parts:
+            sequence.computed += tokens
+            sequence.tokens.append(0)
+    longest = 4 * 6 * 0.02 * 6
+    assert 0 < spent <= TRIAL_SECONDS + TRIAL_SHARE * clock.now + longest
+
+
+@pytest.mark.parametrize("users", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", ["2 cores, fast memory, Q4_K_M", "2 cores, slow memory, Q4_0"])
+def test_after_a_minute_the_throughput_is_near_that_of_the_best_fixed_configuration(name: str, users: int) -> None:
+    machine = MACHINES[name]
+    assert throughput(machine, learned(machine), users, UNTIL) > 0.95 * best(machine, users, UNTIL)
+
+
+def test_a_neighbour_that_comes_and_goes_is_followed() -> None:
+    machine = MACHINES["2 cores, fast memory, Q4_K_M"]
+    came, left = 60.0, 120.0
+
+    def slowness(now: float, working: int) -> float:
+        return 1.0 if not came <= now < left else 6.0 if working == 1 else 1.3
+
+    def rates(costs: object) -> tuple[float, float]:
+        run = Run(machine, costs, 8, slowness)  # type: ignore[arg-type]
+        run.run(came + 15)
+        run.run(left)
+        beside = run.rate(came + 15)
+        run.run(left + 60)
+        return beside, run.rate(left + 15)
+
+    beside, after = rates(learned(machine))
+    others = [rates(costs) for costs in fixed(machine)]
+    assert beside > 0.9 * max(rate for rate, _ in others)
+    assert after > 0.9 * max(rate for _, rate in others)
+    assert min(rate for rate, _ in others) < 0.5 * beside, "the neighbour matters"
+
+
+def test_other_numbers_of_engines_are_tried_for_a_short_time_only() -> None:
+    machine = MACHINES["2 cores, fast memory, Q4_K_M"]
+    run = Run(machine, learned(machine), 2, lambda *_: 1.0)
+    run.run(200.0)
+    assert run.rate(0.0) > 0.9 * best(machine, 2, 200.0)
+    assert ENGINE_TRIAL_SECONDS <= 3
