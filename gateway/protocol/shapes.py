@@ -130,14 +130,20 @@ def _kind(value: Any) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _input_item(item: Json, path: str, hints: Hints) -> Json:
+def _named(item: Json) -> tuple[Any, Json]:
+    """Return an item with its type, which may be missing or another name for the same."""
     kind = item.get("type")
     if kind is None:
         kind = "item_reference" if "id" in item and "role" not in item and "content" not in item else "message"
     if kind in ("custom_tool_call", "custom_tool_call_output"):
         kind, item = _from_custom(item, kind)
     if kind == "function_call_output" and item.get("call_id") is None and isinstance(item.get("name"), str):
-        kind, item = "message", {"role": "user", "content": item.get("output")}
+        return "message", {"role": "user", "content": item.get("output")}
+    return kind, item
+
+
+def _input_item(item: Json, path: str, hints: Hints) -> Json:
+    kind, item = _named(item)
     match kind:
         case "message" if "content" in item:
             return {**item, "type": kind, "content": _parts(item["content"], f"{path}.content", "input_text", hints)}

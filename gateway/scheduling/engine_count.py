@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from engine import LearningCostModel
-from engine.learning import NOISE
 
 TRIAL_SECONDS: Final = 3.0
 """Seconds for which another number of engines is tried, moves included."""
@@ -19,6 +18,8 @@ RECOVERY: Final = 5.0
 """Seconds without a step after which a number of engines that was slow is tried again when the machine is faster."""
 MOVES_COST: Final = 0.3
 """Seconds of work that the moves of a trial cost."""
+FASTER: Final = 0.15
+"""Decrease of the logarithm of step times that means that the machine has become faster; less is chance."""
 STALE: Final = 30.0
 """Seconds without a step after which what is known about a number of engines may have changed."""
 HOPE: Final = 1.3
@@ -103,6 +104,6 @@ class EngineCount:
             if age == math.inf:
                 return True
             gain *= HOPE
-        if self._slowness.get(engines, -math.inf) - self._costs.slowness > NOISE:
+        if self._slowness.get(engines, -math.inf) - self._costs.slowness > FASTER:
             return age > RECOVERY  # what slowed the machine has gone, or become less
         return gain > 1 and age > STALE * 2 ** min(6, self._failed.get(engines, 0))
