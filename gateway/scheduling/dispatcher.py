@@ -190,7 +190,8 @@ class Dispatcher:
             self._clear(engine)
         if any(not run.streaming or run.target for run in self._runs.values()):
             return  # prompts are being computed and requests are moving: these have priority
-        self._count.consider(self._peak.update(self.running), working=len(by_load))
+        loaded = sum(engine.loaded for engine in self._engines)
+        self._count.consider(self._peak.update(self.running), working=len(by_load), loaded=loaded)
         idle = [e for e in self._engines if e.state is State.IDLE and e.loaded and not self._on(e)]
         self._spread([*by_load, *idle[: max(0, self._wanted() - len(by_load))]])
 

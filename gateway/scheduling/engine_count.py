@@ -76,8 +76,11 @@ class EngineCount:
         self._failed[trial.engines] = 0 if gain > 1 else self._failed.get(trial.engines, 0) + 1
         return _Held(trial.engines if gain > 1 else before, trial.load, now + TRIAL_SECONDS, None)
 
-    def consider(self, load: int, *, working: int) -> None:
-        """Start a trial if it may be a gain. Called while `load` requests run steadily on `working` engines."""
+    def consider(self, load: int, *, working: int, loaded: int) -> None:
+        """Start a trial of at most `loaded` engines if it may be a gain.
+
+        Called while `load` requests run steadily on `working` engines.
+        """
         now = self._clock()
         self._allowance = min(MOST_LOSS, self._allowance + min(1.0, now - self._steady_at) * TRIAL_SHARE)
         self._steady_at = now
@@ -86,7 +89,8 @@ class EngineCount:
         if self._held is not None or self._allowance < MOST_LOSS / 2:
             return
         hopeful = self._costs.optimistic
-        rates = {times.engines: hopeful.rate(times.engines, load) for times in model.times if times.engines <= load}
+        counts = [times.engines for times in model.times if times.engines <= min(load, loaded)]
+        rates = {engines: hopeful.rate(engines, load) for engines in counts}
         present = model.rate(working, load) if working in rates else math.inf
         worth = {
             engines: rate
