@@ -7,6 +7,7 @@ from .circuit_breaker import CircuitBreaker, Operation
 from .config import CacheConfig
 from .copies import Copies
 from .database import Database
+from .documents import DocumentGoneError, Documents, Edit
 from .errors import (
     KeyMismatchError,
     StoreDeniedError,
@@ -34,6 +35,9 @@ __all__ = [
     "CircuitBreaker",
     "Copies",
     "Database",
+    "DocumentGoneError",
+    "Documents",
+    "Edit",
     "KeyMismatchError",
     "KeyRing",
     "Ledger",
