@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cache import Archive, BlockDeletions, Progress, StoreError
+from cache import Archive, BlockDeletions, Documents, Progress, StoreError
 from gateway.protocol.items import Item
 from gateway.protocol.response_events import LATER_FIELDS
 
@@ -87,6 +87,10 @@ class Sessions:
                 await self._put(tenant, record, Progress.INTERRUPTED)
         return self._opened(record)
 
+    async def exists(self, tenant: str, response: str) -> bool:
+        """Return whether a turn is stored here or, if it belongs to a conversation, at another gateway."""
+        return await self._archive.has(tenant, response)
+
     async def get_local(self, tenant: str, response: str) -> tuple[Turn, list[int] | None] | None:
         """Return a turn as stored at this gateway, even if another gateway has deleted it. Raises StoreError."""
         body = await self._archive.get_local(tenant, response)
@@ -106,6 +110,11 @@ class Sessions:
     async def bury(self, tenant: str, response: str, blocks: Sequence[bytes]) -> None:
         """Delete the local copy of a turn that another gateway has deleted for all. Raises StoreError."""
         await self._archive.bury(tenant, response, blocks)
+
+    @property
+    def documents(self) -> Documents:
+        """The conversations that turns belong to."""
+        return self._archive.documents
 
     @property
     def blocks(self) -> BlockDeletions:

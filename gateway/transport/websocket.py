@@ -27,7 +27,6 @@ from gateway.protocol.requests import (
     ResponseResume,
     convert,
     decode,
-    parse,
 )
 from gateway.protocol.steering import (
     ResponseSteer,
@@ -45,6 +44,7 @@ from gateway.responses.cancellation import Cause
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.runner import Running
 from gateway.responses.services import new_id
+from gateway.transport.changes import Changes, parse_message
 from gateway.transport.intake import SMALL, Intake, owner
 from gateway.transport.sending import Sender
 
@@ -84,6 +84,7 @@ class Connection:
         self._unstored = Unstored(responses.services.pool.forget)
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._changes = Changes(responses.services.conversations, principal, self._wake)
         self._flooded = False
         """Whether the last rejection was for exceeding the message rate."""
         self._lost = True
@@ -113,6 +114,7 @@ class Connection:
             for running in self._held.values():
                 running.release(lost=self._lost)
             self._unstored.close()
+            self._changes.close()
 
     async def _read(self) -> None:
         while True:
@@ -148,6 +150,9 @@ class Connection:
         """Handle a message, or queue it undecoded in its lane. Raises ApiError."""
         if received.kind == "response.steer":
             self._steer(decode(received.data))
+            return
+        if (answer := self._changes.answer(received)) is not None:
+            self._outbox.add_notice(answer)
             return
         if received.kind not in ("response.create", "response.resume"):
             message = self._parse(received)
@@ -231,7 +236,7 @@ class Connection:
         return None
 
     def _parse(self, received: Received) -> ClientMessage:
-        return parse(received.data, strict_fields=self._responses.services.settings.strict_fields)
+        return parse_message(received, strict_fields=self._responses.services.settings.strict_fields)
 
     async def _start(
         self, lane: str | None, message: ResponseCreate | ResponseResume, steers: Sequence[Steer] = ()
@@ -342,7 +347,7 @@ class Connection:
     async def _write(self) -> None:
         """Send events until none is left."""
         try:
-            while (event := self._outbox.next()) is not None:
+            while (event := self._outbox.next() or await self._changes.next()) is not None:
                 await self._sender.send(event if isinstance(event, bytes) else self._encoded(event))
             if self._responses.closing and self._lanes.idle and self._outbox.empty:
                 await self._sender.close(RESTARTING, "the gateway restarts; connect again")
