@@ -44,6 +44,12 @@ CREATE TABLE IF NOT EXISTS users (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS here (only INTEGER PRIMARY KEY CHECK (only = 1), id TEXT NOT NULL) STRICT;
 """
+_LATER_COLUMNS: Final = {
+    "rotated_at": "INTEGER NOT NULL DEFAULT 0",
+    "old_digest": "BLOB",
+    "old_until": "INTEGER NOT NULL DEFAULT 0",
+}
+"""Columns that files of earlier versions lack."""
 _USED: Final = """
 UPDATE users SET last_used = ?2, requests = requests + ?4, tokens = tokens + ?5, day = ?3,
     requests_today = CASE day WHEN ?3 THEN requests_today ELSE 0 END + ?4,
@@ -53,7 +59,7 @@ WHERE tenant = ?1
 
 
 class UserError(Exception):
-    """A user cannot be added or revoked. The text gives the reason."""
+    """A user cannot be added, changed or revoked. The text gives the reason."""
 
 
 class UsersLostError(StoreError):
@@ -79,10 +85,14 @@ _COLUMNS: Final = ", ".join(User.__struct_fields__)
 # A later key of the same name may have been added here while the ledger was read.
 _ADOPT: Final = """
 INSERT OR REPLACE INTO users (name, tenant, digest, admin, weight, concurrency, tokens_per_minute, created_at,
-    expires_at, revoked_at) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
+    expires_at, revoked_at, rotated_at, old_digest, old_until)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13
 WHERE NOT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND (created_at, tenant) >= (?8, ?2))
 """
-_REVOKE: Final = "UPDATE users SET revoked_at = ? WHERE tenant = ?"
+_UPDATE: Final = """
+UPDATE users SET revoked_at = ?1, digest = ?2, expires_at = ?3, rotated_at = ?4, old_digest = ?5, old_until = ?6
+WHERE tenant = ?7
+"""
 
 
 class Users:
@@ -91,7 +101,7 @@ class Users:
     def __init__(self, folder: Path, *, ledger: Ledger | None = None, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file in `folder`. `ledger` is shared with other gateways; `close` leaves it open."""
         self._folder = folder
-        self._database = Database(folder / FILE, _SCHEMA)
+        self._database = Database(folder / FILE, _SCHEMA, prepare=_add_columns)
         self._ledger = ledger
         self._clock = clock
         self._seen: tuple[int, int] | None = None
@@ -141,6 +151,36 @@ class Users:
         if not done:
             raise UserError(f"no user {name} has a valid key; see: samovar keys list")
         await self._publish_change()
+
+    async def rotate(self, name: str, *, grace: float = 0.0, expires_at: int | None = None) -> str:
+        """Replace a user's key and return the new one; tenant, limits and usage stay. Raises UserError.
+
+        The old key works for another `grace` seconds. `expires_at` replaces the expiry of the user, if it is given.
+        """
+        await self.share()
+        await self.check()
+        user = next((user for user in await self.all() if user.name == name), None)
+        if user is None or user.revoked_at is not None:
+            raise UserError(f"no user {name} has a valid key; see: samovar keys list")
+        now = int(self._clock())
+        if not user.is_valid(now) and expires_at is None:
+            raise UserError(f"the key of {name} has expired; say until when the new one works: --expires 90d")
+        key = PREFIX + secrets.token_urlsafe(32)
+        changed = msgspec.structs.replace(
+            user.key,
+            digest=digest(key),
+            expires_at=user.expires_at if expires_at is None else expires_at,
+            rotated_at=max(now, user.rotated_at + 1),
+            old_digest=user.digest,
+            old_until=now + int(grace),
+        )
+        await self._update(changed)
+        await self._publish_change()
+        return key
+
+    async def _update(self, key: Key) -> None:
+        values = (key.revoked_at, key.digest, key.expires_at, key.rotated_at, key.old_digest, key.old_until, key.tenant)
+        await self._database.run(_UPDATE, values)
 
     async def all(self) -> list[User]:
         """Return all users by name, including revoked ones."""
@@ -209,7 +249,7 @@ class Users:
                 continue
             changed, ours[merged.name] = True, merged
             if mine is not None and mine.tenant == merged.tenant:
-                await self._database.run(_REVOKE, (merged.revoked_at, merged.tenant))
+                await self._update(merged)
             else:
                 await self._database.run(_ADOPT, msgspec.structs.astuple(merged))
         return changed
@@ -304,17 +344,30 @@ async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
 
 
 def find_user(users: Iterable[User], key: str) -> User | None:
-    """Return the user with this key. Compares all keys in constant time, so that timing reveals nothing to guessers."""
+    """Return the user whose key this is, or was before a replacement.
+
+    Compares all keys in constant time, so that timing reveals nothing to guessers.
+    """
     wanted, found = digest(key), None
     for user in users:
-        if hmac.compare_digest(user.digest, wanted):
-            found = user
+        for one in (user.digest, user.old_digest):
+            if one is not None and hmac.compare_digest(one, wanted):
+                found = user
     return found
 
 
 def digest(key: str) -> bytes:
     """Return the SHA-256 digest of a key, which is stored instead of the key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Add the columns that a file of an earlier version lacks."""
+    found = {row[1] for row in connection.execute("PRAGMA table_info(users)")}
+    for name, kind in _LATER_COLUMNS.items():
+        if name not in found:
+            with suppress(sqlite3.OperationalError):  # another process has just added it
+                connection.execute(f"ALTER TABLE users ADD COLUMN {name} {kind}")
 
 
 def _decode(record: bytes) -> Key:

@@ -1,4 +1,4 @@
-"""`samovar keys add|list|revoke …`: manage users and API keys; a key is shown once and stored as a hash"""
+"""`samovar keys add|list|rotate|revoke …`: manage users and API keys; a key is shown once and stored as a hash"""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _AWAY: Final = "other gateways receive the change once the store is back and thi
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `add NAME`, `list` and `revoke NAME`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|revoke")
+    """Declare `add NAME`, `list`, `rotate NAME` and `revoke NAME`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|rotate|revoke")
     text = "create a user with an API key, and print the key: it cannot be shown again"
     add = actions.add_parser("add", help=text, description=text)
     add.add_argument("name", metavar="NAME", help="letters, digits and . @ + - _")
@@ -52,6 +52,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     text = "list users, their limits and their usage"
     listed = actions.add_parser("list", help=text, description=text)
     listed.add_argument("--json", action="store_true", help="print JSON")
+    text = "replace a user's key and print the new one; conversations, limits and usage stay"
+    rotate = actions.add_parser("rotate", help=text, description=text)
+    rotate.add_argument("name", metavar="NAME")
+    rotate.add_argument(
+        "--grace", type=_duration, metavar="TIME", default=0.0, help="how long the old key works on: 24h"
+    )
+    rotate.add_argument("--expires", type=_moment, metavar="WHEN", help="when the new key expires, if not as before")
     text = "revoke a key, and close its connections within two seconds"
     revoke = actions.add_parser("revoke", help=text, description=text)
     revoke.add_argument("name", metavar="NAME")
@@ -128,8 +135,9 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
         key = await users.add(options.name, admin=options.admin, expires_at=options.expires, limits=limits)
         if first:
             print("From now on every request under /v1 needs an API key, from this machine too.", file=sys.stderr)
-        print("Save this key: it is shown only once and stored as a hash.", file=sys.stderr)
-        print(key)
+        _print_key(key)
+    elif options.action == "rotate":
+        _print_key(await users.rotate(options.name, grace=options.grace, expires_at=options.expires))
     elif options.action == "revoke":
         await users.revoke(options.name)
     else:
@@ -142,6 +150,11 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
             console.print(_table(everybody))
         else:
             print("No users: everybody who can reach the gateway may chat. See: samovar keys add --help")
+
+
+def _print_key(key: str) -> None:
+    print("Save this key: it is shown only once and stored as a hash.", file=sys.stderr)
+    print(key)
 
 
 def _plain(user: User) -> dict[str, object]:
@@ -214,6 +227,13 @@ def _moment(text: str) -> int:
     if moment <= time.time():
         raise argparse.ArgumentTypeError(f"{text} is in the past")
     return int(moment)
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not a duration such as 24h") from error
 
 
 def _count(text: str) -> int:

@@ -15,8 +15,10 @@ import openai
 import pytest
 from openai import OpenAI
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from gateway.auth.users import Users
+from gateway.cli import main
 from tests.support.running import Gateway
 
 ANSWER: dict[str, Any] = {"extra_body": {"logit_bias": {"65": 100}}, "temperature": 0, "max_output_tokens": 3}
@@ -343,6 +345,33 @@ def test_the_quota_crowds_out_whole_conversations_and_first_what_later_turns_hol
         assert said.id not in turns
         assert len(turns) < 15
         assert used <= 1 << 20
+
+
+async def test_a_replaced_key_keeps_the_history_and_ends_the_connections_of_the_old_one(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    office = await asyncio.to_thread(start, tmp_path, tiny_model)
+
+    def rotate(*options: str) -> str:
+        """A new key for anna."""
+        assert main(["keys", "rotate", "anna", f"--state-dir={office.gateway.state}", *options]) == 0
+        return capsys.readouterr().out.strip()
+
+    with office.gateway:
+        kept = (await asyncio.to_thread(office.client().conversations.create)).id
+        async with office.socket() as socket:
+            office.keys.append(await asyncio.to_thread(rotate))
+            with pytest.raises(ConnectionClosed):
+                async with asyncio.timeout(10):
+                    await socket.recv()
+        refused = office.http("GET", "/v1/conversations")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert "was replaced" in refused.json()["error"]["message"]
+        assert office.http("GET", f"/v1/conversations/{kept}", 2).status_code == 200
+        office.keys.append(await asyncio.to_thread(rotate, "--grace=1h"))
+        assert [office.http("GET", "/v1/conversations", user).status_code for user in (2, 3)] == [200, 200]
+    assert await asyncio.to_thread(main, ["keys", "rotate", "nobody", f"--state-dir={office.gateway.state}"]) == 1
+    assert "no user nobody has a valid key" in capsys.readouterr().err
 
 
 def test_without_keys_conversations_stay_in_the_browser(tmp_path: Path, tiny_model: Path) -> None:
