@@ -22,6 +22,7 @@ from .locks import supports_locks
 from .prefixes import PrefixCache, Stored
 from .records import Progress
 from .redis import RedisStore
+from .snapshot import Snapshot
 from .store import Store, open_store
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "PrefixCache",
     "Progress",
     "RedisStore",
+    "Snapshot",
     "Store",
     "StoreDeniedError",
     "StoreError",

@@ -43,6 +43,7 @@ from cache.records import (
 )
 from cache.replication import Replication
 from cache.sealing import Sealer
+from cache.snapshot import Snapshot
 
 RENEW_SECONDS: Final = 86_400.0
 """Minimum age of a record's last renewal in seconds before a read renews it, so that not every turn writes."""
@@ -200,6 +201,10 @@ class Archive:
     async def bury(self, tenant: str, id_: str, blocks: Sequence[bytes] = ()) -> None:
         """Replace the local record by a tombstone, after another gateway has deleted it for all."""
         await self._bury(tenant, id_, blocks, copied=int(self._clock()))
+
+    def snapshot(self, tenant: str) -> Snapshot:
+        """Return a reader of a tenant's documents and records, for use in another thread."""
+        return Snapshot(self._path, tenant, documents=self.documents.sealer, records=self._sealer)
 
     async def running(self) -> list[tuple[str, str, bytes]]:
         """Return tenant, id and body of all records that have not ended. After a crash, these were in progress."""

@@ -63,7 +63,7 @@ class Documents:
         `ledger` is shared with other gateways; None for a single gateway.
         """
         self._database = database
-        self._sealer = Sealer(keys.derive("documents"))
+        self.sealer = Sealer(keys.derive("documents"))
         self._quota = quota
         self._ttl = ttl
         self._clock = clock
@@ -76,7 +76,7 @@ class Documents:
         self.exchange = (
             None
             if ledger is None
-            else (DocumentExchange(database, ledger, self._sealer, self._receive, tombstone_seconds=TOMBSTONE_SECONDS))
+            else (DocumentExchange(database, ledger, self.sealer, self._receive, tombstone_seconds=TOMBSTONE_SECONDS))
         )
 
     async def edit(self, tenant: str, id_: str, change: Change) -> bytes | None:
@@ -111,7 +111,7 @@ class Documents:
             start = (rows[0][1], after)
         query = tables.NEWEST_FIRST if newest_first else tables.OLDEST_FIRST
         rows = await self._database.run(query, (tenant, *start, limit))
-        opened = (self._sealer.open(sealed, seal_name(tenant, id_)) for id_, sealed in rows)
+        opened = (self.sealer.open(sealed, seal_name(tenant, id_)) for id_, sealed in rows)
         return [body for body in opened if body is not None]
 
     async def delete(self, tenant: str, id_: str) -> list[str] | None:
@@ -158,7 +158,7 @@ class Documents:
             edit = change(before)
             if edit is None or edit.body == before:
                 return before if edit is not None else None, False
-            sealed = self._sealer.seal(edit.body, seal_name(tenant, id_))
+            sealed = self.sealer.seal(edit.body, seal_name(tenant, id_))
             done = 1 if self.exchange is None else copied
             connection.execute(tables.PUT, (tenant, id_, edit.updated, done, self._expiry(), sealed))
             members = ((tenant, turn, id_, redundant) for turn, redundant in edit.members)
@@ -215,7 +215,7 @@ class Documents:
         return NEVER if self._ttl is None else self._clock() + self._ttl
 
     def _opened(self, tenant: str, id_: str, row: tuple[int, int, int, float, bytes]) -> bytes | None:
-        return None if row[0] else self._sealer.open(row[4], seal_name(tenant, id_))
+        return None if row[0] else self.sealer.open(row[4], seal_name(tenant, id_))
 
 
 def seal_name(tenant: str, id_: str) -> bytes:

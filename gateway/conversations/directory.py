@@ -15,10 +15,13 @@ from msgspec.structs import replace
 from cache import DocumentGoneError, Edit, StoreError
 from gateway.conversations.conversation import Conversation, Entry
 from gateway.conversations.feed import Deleted, Feed, ListChanged, Subscription, Updated
+from gateway.conversations.search import Page, Query, search
 from gateway.conversations.turns import Sessions
 from gateway.protocol.items import Item
 
 PREFIX: Final = "conv"
+SEARCHES: Final = 2
+"""Searches at a time; the others wait."""
 _DECODER: Final = msgspec.msgpack.Decoder(Conversation)
 _ENCODER: Final = msgspec.msgpack.Encoder(order="sorted")
 
@@ -31,6 +34,7 @@ class Conversations:
         self._documents = sessions.documents
         self._sessions = sessions
         self._clock = clock
+        self._searching = asyncio.Semaphore(SEARCHES)
         self.feed = Feed()
         self.orphaned = asyncio.Event()
         """Set when there may be turns whose conversation is gone."""
@@ -127,6 +131,13 @@ class Conversations:
             if await self._sessions.exists(tenant, entry.id):
                 return entry.id
         return None
+
+    async def search(self, tenant: str, text: str, *, limit: int, after: str | None) -> Page | None:
+        """Return conversations with `text`, the last changed first; None if there is no conversation `after`."""
+        async with self._searching:
+            return await asyncio.to_thread(
+                search, self._sessions.snapshot(tenant), Query(text), after=after, limit=limit
+            )
 
     def subscribe(self, tenant: str, wake: Callable[[], None]) -> Subscription:
         """Return a subscription to the changes of the tenant's conversations, to be ended by `feed.unsubscribe`."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cache import Archive, BlockDeletions, Documents, Progress, StoreError
+from cache import Archive, BlockDeletions, Documents, Progress, Snapshot, StoreError
 from gateway.protocol.items import Item
 from gateway.protocol.response_events import LATER_FIELDS
 
@@ -115,6 +115,10 @@ class Sessions:
     def documents(self) -> Documents:
         """The conversations that turns belong to."""
         return self._archive.documents
+
+    def snapshot(self, tenant: str) -> Snapshot:
+        """Return a reader of a tenant's conversations and turns, for use in another thread."""
+        return self._archive.snapshot(tenant)
 
     @property
     def blocks(self) -> BlockDeletions:

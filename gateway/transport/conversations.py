@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.auth.principal import principal_of
 from gateway.conversations.conversation import MAX_DRAFT, MAX_TURNS, Conversation
+from gateway.conversations.search import MAX_QUERY
 from gateway.errors import (
     ConversationNotFoundError,
     InvalidRequestError,
@@ -63,6 +64,14 @@ class ConversationList(msgspec.Struct, frozen=True):
     after: str | None = None
 
 
+class Search(msgspec.Struct, frozen=True):
+    """The query of `GET /v1/conversations/search`."""
+
+    q: Annotated[str, Meta(min_length=1, max_length=MAX_QUERY)]
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    after: str | None = None
+
+
 class ItemList(msgspec.Struct, frozen=True):
     """The query of `GET /v1/conversations/{id}/items`."""
 
@@ -78,6 +87,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
     return [
         Route(ROOT, with_errors(served.list), methods=["GET"]),
         Route(ROOT, with_errors(served.create), methods=["POST"]),
+        Route(f"{ROOT}/search", with_errors(served.search), methods=["GET"]),
         Route(one, with_errors(served.retrieve), methods=["GET"]),
         Route(one, with_errors(served.update), methods=["POST"]),
         Route(one, with_errors(served.delete), methods=["DELETE"]),
@@ -126,6 +136,20 @@ class ConversationRoutes:
         data = [conversation.body(whole=False) for conversation in conversations]
         first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
         return JSONResponse({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": has_more})
+
+    async def search(self, request: Request) -> Response:
+        """Return a page of the conversations whose title or texts contain a text."""
+        principal, params = principal_of(request), query(request, Search)
+        check_has_conversations(principal)
+        text = params.q.strip()
+        if not text:
+            raise InvalidRequestError("q: it is empty; send the text to find", param="q")
+        found = await self._conversations.search(principal.tenant, text, limit=params.limit, after=params.after)
+        if found is None:
+            raise InvalidRequestError(f"after: there is no conversation {params.after}", param="after")
+        return JSONResponse(
+            {"object": "list", "data": found.results, "last_id": found.last_id, "has_more": found.has_more}
+        )
 
     async def retrieve(self, request: Request) -> Response:
         """Return a conversation."""

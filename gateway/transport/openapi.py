@@ -27,6 +27,7 @@ from gateway.transport.conversations import (
     ConversationUpdate,
     ItemList,
     ItemsCreate,
+    Search,
 )
 from gateway.transport.dialects import MESSAGES, REQUEST_ID
 from gateway.transport.http import List, Retrieve
@@ -163,6 +164,7 @@ def _conversation_paths() -> Json:
             "get": _operation("List the user's conversations", _ok("Conversations"), *_query(ConversationList)),
             "post": _operation("Create a conversation", _ok("Conversation"), body="ConversationCreate"),
         },
+        f"{ROOT}/search": {"get": _operation("Search in titles and texts", _ok("Items"), *_query(Search))},
         one: {
             "get": _operation("Get a conversation", _ok("Conversation"), _CONVERSATION),
             "post": _operation("Change a conversation", _ok("Conversation"), _CONVERSATION, body="ConversationUpdate"),

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import openai
@@ -40,10 +40,25 @@ class Office:
         """Serve both at `gateway`."""
         self.gateway = gateway
         self.keys = keys
+        self._clients: dict[tuple[str, int], OpenAI] = {}
+
+    def __enter__(self) -> Self:
+        """Start the gateway."""
+        self.gateway.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close all clients and stop the gateway."""
+        for client in self._clients.values():
+            client.close()
+        self.gateway.stop()
 
     def client(self, user: int = 0) -> OpenAI:
         """The official client of one of the users."""
-        return OpenAI(base_url=f"{self.gateway.url}/v1", api_key=self.keys[user], max_retries=0)
+        url = self.gateway.url
+        if (url, user) not in self._clients:
+            self._clients[url, user] = OpenAI(base_url=f"{url}/v1", api_key=self.keys[user], max_retries=0)
+        return self._clients[url, user]
 
     def http(self, method: str, path: str, user: int = 0, **options: Any) -> httpx.Response:
         """One request of a user."""
@@ -65,7 +80,7 @@ def start(folder: Path, model: Path, **settings: Any) -> Office:
 def office(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Office]:
     """One for all tests of this file that do not stop it."""
     started = start(tmp_path_factory.mktemp("office"), tiny_model)
-    with started.gateway:
+    with started:
         yield started
 
 
@@ -222,6 +237,20 @@ def test_titles_and_drafts_are_bounded(office: Office, body: dict[str, Any], wor
     assert words in answer.json()["error"]["message"]
 
 
+def test_a_users_own_texts_are_found(office: Office) -> None:
+    client = office.client()
+    conversation = client.conversations.create(metadata={"title": "x"}).id
+    response = say(client, conversation, "我想喝茶")
+    [result] = office.http("GET", "/v1/conversations/search", params={"q": "喝"}).json()["data"]
+    assert result["conversation"]["id"] == conversation
+    [match] = result["matches"]
+    assert (match["before"], match["match"], match["after"]) == ("我想", "喝", "茶")
+    assert match["response_id"] == response.id
+    assert office.http("GET", "/v1/conversations/search", 1, params={"q": "喝"}).json()["data"] == []
+    for wrong in ({}, {"q": ""}, {"q": " "}, {"q": "x" * 201}, {"q": "x", "after": "conv_1"}):
+        assert office.http("GET", "/v1/conversations/search", params=wrong).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -305,7 +334,7 @@ def test_a_running_response_ends_when_its_conversation_is_deleted(office: Office
 
 def test_conversations_survive_a_restart_and_deleted_ones_do_not(tmp_path: Path, tiny_model: Path) -> None:
     office = start(tmp_path, tiny_model)
-    with office.gateway:
+    with office:
         client = office.client()
         stays, goes = client.conversations.create().id, client.conversations.create().id
         say(client, stays, "I remember")
@@ -328,7 +357,7 @@ def test_the_quota_crowds_out_whole_conversations_and_first_what_later_turns_hol
     tmp_path: Path, tiny_model: Path
 ) -> None:
     office = start(tmp_path, tiny_model, user_storage="1MiB")
-    with office.gateway:
+    with office:
         client = office.client()
         old = client.conversations.create().id
         said = say(client, old, "old")
@@ -357,7 +386,7 @@ async def test_a_replaced_key_keeps_the_history_and_ends_the_connections_of_the_
         assert main(["keys", "rotate", "anna", f"--state-dir={office.gateway.state}", *options]) == 0
         return capsys.readouterr().out.strip()
 
-    with office.gateway:
+    with office:
         kept = (await asyncio.to_thread(office.client().conversations.create)).id
         async with office.socket() as socket:
             office.keys.append(await asyncio.to_thread(rotate))
