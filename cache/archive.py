@@ -202,6 +202,15 @@ class Archive:
         """Replace the local record by a tombstone, after another gateway has deleted it for all."""
         await self._bury(tenant, id_, blocks, copied=int(self._clock()))
 
+    async def ids(self, tenant: str, *, limit: int) -> list[str]:
+        """Return ids of the tenant's records, the newest first."""
+        query = "SELECT id FROM records WHERE tenant = ? AND progress < 3 ORDER BY rowid DESC LIMIT ?"
+        return [id_ for (id_,) in await self._database.run(query, (tenant, limit))]
+
+    async def delete_blocks(self, blocks: Sequence[bytes]) -> None:
+        """Queue KV blocks for deletion."""
+        await self._database.transact(lambda connection: self.blocks.add(connection, blocks))
+
     def snapshot(self, tenant: str) -> Snapshot:
         """Return a reader of a tenant's documents and records, for use in another thread."""
         return Snapshot(self._path, tenant, documents=self.documents.sealer, records=self._sealer)

@@ -131,6 +131,11 @@ class Documents:
         """Remove a deleted turn from its document."""
         await self._database.run("DELETE FROM members WHERE tenant = ? AND turn = ?", (tenant, turn))
 
+    async def forget_tenant(self, tenant: str) -> None:
+        """Delete what is published of a tenant. Raises StoreError while Redis is unavailable, too."""
+        if self.exchange is not None:
+            await self.exchange.drop_tenant(tenant)
+
     async def sweep(self) -> None:
         """Delete expired documents and tombstones."""
         while rows := await self._database.run(tables.EXPIRED, (self._clock(), self._ttl is not None)):

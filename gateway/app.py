@@ -34,6 +34,7 @@ from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
+from gateway.responses.erasure import Erasure
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
@@ -190,6 +191,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
             "prompts": services.prompts.run,
             "dispatcher": services.dispatcher.run,
             "conversations": responses.turns.run,
+            "erasure": Erasure(responses).run,
         }
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))

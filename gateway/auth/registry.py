@@ -15,8 +15,8 @@ import structlog
 from cache import StoreError
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.rates import MessageRates
-from gateway.auth.user import User
-from gateway.auth.users import Usage, Users, UsersLostError, digest, find_user
+from gateway.auth.user import User, digest, find_user
+from gateway.auth.users import Usage, Users, UsersLostError
 from gateway.errors import InvalidApiKeyError, StoreUnavailableError
 
 EVERY: Final = 1.0
@@ -161,6 +161,16 @@ class UserRegistry:
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
             self.on_check(valid)
+
+    async def pending_erasures(self) -> list[str]:
+        """Return the tenants whose data has to be erased here. Raises StoreError."""
+        await self._file.erasures.share()
+        return await self._file.erasures.pending()
+
+    async def finish_erasure(self, tenant: str) -> None:
+        """Record that the data of a tenant is erased here. Raises StoreError."""
+        self._usage.pop(tenant, None)
+        await self._file.finish_erasure(tenant)
 
     async def flush(self) -> None:
         """Store the usage counters. Raises StoreError; the counters are then stored by the next call."""

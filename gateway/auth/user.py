@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Iterable
+
 import msgspec
 
 from gateway.auth.principal import Limits
@@ -105,3 +109,21 @@ class User(Key, frozen=True, kw_only=True):
     def key(self) -> Key:
         """The part that is shared with other gateways."""
         return Key(*(getattr(self, name) for name in Key.__struct_fields__))
+
+
+def find_user(users: Iterable[User], key: str) -> User | None:
+    """Return the user whose key this is, or was before a replacement.
+
+    Compares all keys in constant time, so that timing reveals nothing to guessers.
+    """
+    wanted, found = digest(key), None
+    for user in users:
+        for one in (user.digest, user.old_digest):
+            if one is not None and hmac.compare_digest(one, wanted):
+                found = user
+    return found
+
+
+def digest(key: str) -> bytes:
+    """Return the SHA-256 digest of a key, which is stored instead of the key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import os
 import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,10 @@ from typing import Any, Final
 import msgspec
 
 from cache import Database, Ledger, StoreError
+from gateway.auth import erasures
+from gateway.auth.erasures import Erasures
 from gateway.auth.principal import Limits
-from gateway.auth.user import Key, Use, User
+from gateway.auth.user import Key, Use, User, digest
 
 FILE: Final = "users.db"
 RECORD: Final = "keys.required"
@@ -54,7 +54,7 @@ _USED: Final = """
 UPDATE users SET last_used = ?2, requests = requests + ?4, tokens = tokens + ?5, day = ?3,
     requests_today = CASE day WHEN ?3 THEN requests_today ELSE 0 END + ?4,
     tokens_today = CASE day WHEN ?3 THEN tokens_today ELSE 0 END + ?5
-WHERE tenant = ?1
+WHERE tenant = ?1 AND NOT EXISTS (SELECT 1 FROM erasures WHERE erasures.tenant = ?1)
 """
 
 
@@ -101,7 +101,9 @@ class Users:
     def __init__(self, folder: Path, *, ledger: Ledger | None = None, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file in `folder`. `ledger` is shared with other gateways; `close` leaves it open."""
         self._folder = folder
-        self._database = Database(folder / FILE, _SCHEMA, prepare=_add_columns)
+        self._database = Database(folder / FILE, _SCHEMA + erasures.SCHEMA, prepare=_add_columns)
+        self.erasures = Erasures(self._database, ledger, clock)
+        """Users whose data has to be erased."""
         self._ledger = ledger
         self._clock = clock
         self._seen: tuple[int, int] | None = None
@@ -177,6 +179,27 @@ class Users:
         await self._update(changed)
         await self._publish_change()
         return key
+
+    async def erase(self, name: str) -> str:
+        """Revoke a user's key and have all data of the user erased; return the tenant. Raises UserError.
+
+        Of the user remain the name and the tenant's random id, by which other gateways learn of it.
+        """
+        await self.share()
+        await self.check()
+        gone = await self.erasures.tenants()
+        user = next((user for user in await self.all() if user.name == name and user.tenant not in gone), None)
+        if user is None:
+            raise UserError(f"there is no user {name}; see: samovar keys list")
+        if user.revoked_at is None:
+            await self._update(msgspec.structs.replace(user.key, revoked_at=int(self._clock())))
+        await self.erasures.ask(user.tenant)
+        await self._publish_change()
+        return user.tenant
+
+    async def finish_erasure(self, tenant: str) -> None:
+        """Record that this gateway has erased the data of a tenant."""
+        await self.erasures.finish(tenant, use=f"{await self._gateway_id()} {tenant}")
 
     async def _update(self, key: Key) -> None:
         values = (key.revoked_at, key.digest, key.expires_at, key.rotated_at, key.old_digest, key.old_until, key.tenant)
@@ -285,8 +308,9 @@ class Users:
             await self._publish_use()
 
     async def all_with_total_usage(self) -> list[User]:
-        """Return all users with their usage at all gateways, or at this one while the ledger is unavailable."""
-        users, uses = await self.all(), list[Use]()
+        """Return all users but erased ones with their usage at all gateways; without the ledger, at this one."""
+        gone = await self.erasures.tenants()
+        users, uses = [user for user in await self.all() if user.tenant not in gone], list[Use]()
         if self._ledger is not None:
             with suppress(StoreError):
                 uses = [msgspec.msgpack.decode(record, type=Use) for record in await self._ledger.read(USE)]
@@ -301,8 +325,9 @@ class Users:
         if not self._unshared or self._ledger is None:
             return
         here, records = await self._gateway_id(), {}
+        gone = await self.erasures.tenants()
         for user in await self.all():
-            if user.tenant in self._unshared:
+            if user.tenant in self._unshared - gone:
                 use = Use(here, *(getattr(user, name) for name in Use.__struct_fields__[1:]))
                 records[f"{here} {user.tenant}"] = msgspec.msgpack.encode(use)
         try:
@@ -341,24 +366,6 @@ async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
     if (folder / RECORD).exists():
         raise UsersLostError(folder)
     return False
-
-
-def find_user(users: Iterable[User], key: str) -> User | None:
-    """Return the user whose key this is, or was before a replacement.
-
-    Compares all keys in constant time, so that timing reveals nothing to guessers.
-    """
-    wanted, found = digest(key), None
-    for user in users:
-        for one in (user.digest, user.old_digest):
-            if one is not None and hmac.compare_digest(one, wanted):
-                found = user
-    return found
-
-
-def digest(key: str) -> bytes:
-    """Return the SHA-256 digest of a key, which is stored instead of the key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def _add_columns(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""`samovar keys add|list|rotate|revoke …`: manage users and API keys; a key is shown once and stored as a hash"""
+"""`samovar keys add|list|rotate|revoke|delete …`: manage users and API keys; a key is shown once"""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ from gateway.config.durations import parse_duration
 from gateway.config.settings import Settings
 
 SETTINGS: Final = ()
+ERASE_SECONDS: Final = 15.0
+"""Seconds to wait for the gateway to erase a user."""
 _AWAY: Final = "other gateways receive the change once the store is back and this gateway runs"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `add NAME`, `list`, `rotate NAME` and `revoke NAME`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|rotate|revoke")
+    """Declare `add NAME`, `list`, `rotate NAME`, `revoke NAME` and `delete NAME`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|rotate|revoke|delete")
     text = "create a user with an API key, and print the key: it cannot be shown again"
     add = actions.add_parser("add", help=text, description=text)
     add.add_argument("name", metavar="NAME", help="letters, digits and . @ + - _")
@@ -62,6 +64,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     text = "revoke a key, and close its connections within two seconds"
     revoke = actions.add_parser("revoke", help=text, description=text)
     revoke.add_argument("name", metavar="NAME")
+    text = "revoke a key and erase the user's conversations, turns, copies, KV blocks and usage at all gateways"
+    delete = actions.add_parser("delete", help=text, description=text)
+    delete.add_argument("name", metavar="NAME")
+    delete.add_argument("--data", action="store_true", required=True, help="confirm that all data is erased")
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -140,6 +146,8 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
         _print_key(await users.rotate(options.name, grace=options.grace, expires_at=options.expires))
     elif options.action == "revoke":
         await users.revoke(options.name)
+    elif options.action == "delete":
+        await _erase(users, options.name)
     else:
         await users.check()
         everybody = await users.all_with_total_usage()
@@ -150,6 +158,22 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
             console.print(_table(everybody))
         else:
             print("No users: everybody who can reach the gateway may chat. See: samovar keys add --help")
+
+
+async def _erase(users: Users, name: str) -> None:
+    """Have a user erased, and wait until the gateway of this state folder has done it."""
+    tenant = await users.erase(name)
+    until = time.monotonic() + ERASE_SECONDS
+    while time.monotonic() < until:
+        if tenant not in await users.erasures.pending():
+            print(f"The data of {name} is erased at this gateway.", file=sys.stderr)
+            return
+        await asyncio.sleep(0.1)
+    print(
+        f"{name} has no access any more, but no gateway has erased the data yet: the gateway with this state_dir does "
+        "it as soon as it runs. Leave its files in place until then.",
+        file=sys.stderr,
+    )
 
 
 def _print_key(key: str) -> None:

@@ -107,6 +107,14 @@ class Sessions:
         """
         return await self._archive.delete(tenant, response, blocks)
 
+    async def turns(self, tenant: str, *, limit: int) -> list[str]:
+        """Return ids of the tenant's turns that are stored here, the newest first. Raises StoreError."""
+        return await self._archive.ids(tenant, limit=limit)
+
+    async def delete_blocks(self, blocks: Sequence[bytes]) -> None:
+        """Add KV blocks to the outbox `self.blocks`. Raises StoreError."""
+        await self._archive.delete_blocks(blocks)
+
     async def bury(self, tenant: str, response: str, blocks: Sequence[bytes]) -> None:
         """Delete the local copy of a turn that another gateway has deleted for all. Raises StoreError."""
         await self._archive.bury(tenant, response, blocks)

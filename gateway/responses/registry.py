@@ -51,7 +51,7 @@ class Responses:
         self._running: dict[str, Running] = {}
         self._ended: OrderedDict[str, Running] = OrderedDict()
         self._ended_bytes = 0
-        self.turns = ConversationTurns(services.conversations, self._find_running, self._delete)
+        self.turns = ConversationTurns(services.conversations, self._find_running, self.delete_turn)
         """The responses as turns of conversations."""
         services.sessions.on_deletion(self._deleted_elsewhere)
         services.registry.on_check = self._end_invalid
@@ -131,15 +131,26 @@ class Responses:
     async def delete(self, principal: Principal, response: str) -> bool:
         """Delete a response that is not running; return False if there is none. Raises StoreUnavailableError."""
         try:
-            return await self._delete(principal.tenant, response)
+            return await self.delete_turn(principal.tenant, response)
         except StoreError as error:
             raise StoreUnavailableError(f"the response cannot be deleted: {error}; try again") from error
 
-    async def _delete(self, tenant: str, response: str) -> bool:
+    async def delete_turn(self, tenant: str, response: str) -> bool:
+        """Delete a response that is not running; return False if there is none. Raises StoreError."""
         ended = self._ended.get(response)
         if ended is not None and ended.principal.tenant == tenant:
             self.drop_ended(ended)
         return await delete(self.services, tenant, response)
+
+    async def stop_tenant(self, tenant: str) -> None:
+        """End all running responses of a tenant, and forget the ended ones."""
+        running = [one for one in self._running.values() if one.principal.tenant == tenant]
+        for one in running:
+            one.end()
+        if running:
+            await asyncio.wait([one.task for one in running])
+        for ended in [one for one in self._ended.values() if one.principal.tenant == tenant]:
+            self.drop_ended(ended)
 
     def _find_running(self, tenant: str, response: str) -> Running | None:
         running = self._running.get(response)

@@ -21,8 +21,8 @@ from websockets.exceptions import ConnectionClosed
 
 from cache import KeyMismatchError, KeyRing, Ledger
 from gateway.auth.principal import Limits
-from gateway.auth.user import Key
-from gateway.auth.users import Usage, UserError, Users, digest, exist, find_user
+from gateway.auth.user import Key, digest, find_user
+from gateway.auth.users import Usage, UserError, Users, exist
 from gateway.cli import main
 from tests.support.redis_server import RedisServer
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway

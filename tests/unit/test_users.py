@@ -17,7 +17,8 @@ import pytest
 
 from gateway.auth.principal import ANONYMOUS, Limits, Principal
 from gateway.auth.registry import ActiveConnection, UserRegistry
-from gateway.auth.users import Usage, UserError, Users, digest, exist, find_user
+from gateway.auth.user import digest, find_user
+from gateway.auth.users import Usage, UserError, Users, exist
 from gateway.cli import main
 from gateway.errors import InvalidApiKeyError
 
