@@ -59,10 +59,11 @@ WHERE tenant = ? AND gone = 0 AND (updated, id) {0} (?, ?) ORDER BY updated {1},
 NEWEST_FIRST: Final = LISTED.format("<", "DESC")
 OLDEST_FIRST: Final = LISTED.format(">", "ASC")
 ALL: Final = "SELECT id, gone, copied FROM documents WHERE tenant = ?"
+# The size of a document leaves out redundant members, which the quota deletes and counts by themselves.
 OLDEST: Final = """
 SELECT place, id, length(sealed) + coalesce((
     SELECT sum(length(records.sealed)) FROM members JOIN records ON records.tenant = members.tenant AND id = turn
-    WHERE members.tenant = documents.tenant AND document = documents.id), 0)
+    WHERE members.tenant = documents.tenant AND document = documents.id AND redundant = 0), 0)
 FROM documents WHERE tenant = ?1 AND gone = 0
     AND id IS NOT (SELECT document FROM members WHERE tenant = ?1 AND turn = ?2)
 ORDER BY place LIMIT ?3

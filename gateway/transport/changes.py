@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from gateway.auth.principal import Principal
 from gateway.conversations.continuation import in_conversation, take_target
-from gateway.conversations.directory import Conversations
 from gateway.conversations.feed import Subscribed, Subscription
 from gateway.protocol.events import Event, on_lane
 from gateway.protocol.received import Received
 from gateway.protocol.requests import MAX_ID, ClientMessage, ResponseCreate, convert, decode, parse, read
 from gateway.responses.conversations import check_has_conversations
+from gateway.responses.registry import Responses
+
+PING: Final = "samovar.ping"
+ANSWERED: Final = (PING, "conversation.subscribe")
+"""Types of the messages that are about no response."""
 
 
 class Ping(msgspec.Struct, frozen=True):
@@ -31,25 +35,23 @@ class Pong(Event, frozen=True, kw_only=True, tag="samovar.pong"):
 
 
 class Changes:
-    """One connection's subscription, which starts when the client asks for it."""
+    """One connection's subscription. Made when a client needs it, since idle connections are many."""
 
-    def __init__(self, conversations: Conversations, principal: Principal, wake: Callable[[], None]) -> None:
+    def __init__(self, responses: Responses, principal: Principal, wake: Callable[[], None]) -> None:
         """Follow the conversations of `principal`; `wake` is called when there is something to send."""
-        self._conversations = conversations
+        self._conversations = responses.services.conversations
         self._principal = principal
         self._wake = wake
         self._subscription: Subscription | None = None
 
-    def answer(self, received: Received) -> Event | None:
-        """Return the answer to a message that is none about a response; None for other messages. Raises ApiError."""
+    def answer(self, received: Received) -> Event:
+        """Return the answer to a message whose type is in ANSWERED. Raises ApiError."""
         event: Event
-        if received.kind == "samovar.ping":
+        if received.kind == PING:
             event = Pong(id=convert(decode(received.data), Ping).id)
-        elif received.kind == "conversation.subscribe":
+        else:
             self._subscribe()
             event = Subscribed()
-        else:
-            return None
         return on_lane(event, received.address.get("stream_id"))
 
     async def next(self) -> Event | None:
@@ -67,6 +69,11 @@ class Changes:
         check_has_conversations(self._principal)
         if self._subscription is None:
             self._subscription = self._conversations.subscribe(self._principal.tenant, self._wake)
+
+
+async def next_change(changes: Changes | None) -> Event | None:
+    """Return the next change for a connection; None if there is none."""
+    return None if changes is None else await changes.next()
 
 
 def parse_message(received: Received, *, strict_fields: bool) -> ClientMessage:

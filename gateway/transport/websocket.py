@@ -44,7 +44,7 @@ from gateway.responses.cancellation import Cause
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.runner import Running
 from gateway.responses.services import new_id
-from gateway.transport.changes import Changes, parse_message
+from gateway.transport.changes import ANSWERED, Changes, next_change, parse_message
 from gateway.transport.intake import SMALL, Intake, owner
 from gateway.transport.sending import Sender
 
@@ -84,7 +84,7 @@ class Connection:
         self._unstored = Unstored(responses.services.pool.forget)
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._changes = Changes(responses.services.conversations, principal, self._wake)
+        self._changes: Changes | None = None
         self._flooded = False
         """Whether the last rejection was for exceeding the message rate."""
         self._lost = True
@@ -114,7 +114,8 @@ class Connection:
             for running in self._held.values():
                 running.release(lost=self._lost)
             self._unstored.close()
-            self._changes.close()
+            if self._changes is not None:
+                self._changes.close()
 
     async def _read(self) -> None:
         while True:
@@ -151,8 +152,9 @@ class Connection:
         if received.kind == "response.steer":
             self._steer(decode(received.data))
             return
-        if (answer := self._changes.answer(received)) is not None:
-            self._outbox.add_notice(answer)
+        if received.kind in ANSWERED:
+            self._changes = self._changes or Changes(self._responses, self._principal, self._wake)
+            self._outbox.add_notice(self._changes.answer(received))
             return
         if received.kind not in ("response.create", "response.resume"):
             message = self._parse(received)
@@ -347,7 +349,7 @@ class Connection:
     async def _write(self) -> None:
         """Send events until none is left."""
         try:
-            while (event := self._outbox.next() or await self._changes.next()) is not None:
+            while (event := self._outbox.next() or await next_change(self._changes)) is not None:
                 await self._sender.send(event if isinstance(event, bytes) else self._encoded(event))
             if self._responses.closing and self._lanes.idle and self._outbox.empty:
                 await self._sender.close(RESTARTING, "the gateway restarts; connect again")

@@ -321,6 +321,26 @@ async def test_a_ping_is_answered_while_an_answer_streams(office: Office) -> Non
         assert "samovar.pong" in kinds[:-1]
 
 
+async def test_a_steered_response_and_its_successor_are_turns(office: Office) -> None:
+    made = await asyncio.to_thread(office.client().conversations.create)
+    async with office.socket() as socket:
+        request = {"type": "response.create", "input": "hi", "conversation": made.id, "max_output_tokens": 200}
+        await socket.send(json.dumps({**request, "logit_bias": {"65": 100}}))
+        ids: list[str] = []
+        ended = 0
+        while ended < 2:
+            event = await receive(socket)
+            if event["type"] == "response.created":
+                ids.append(event["response"]["id"])
+                if len(ids) == 1:
+                    steer = {"type": "response.steer", "previous_response_id": ids[0], "input": "shorter"}
+                    await socket.send(json.dumps(steer))
+            ended += event["type"] in ("response.completed", "response.incomplete")
+    told = await asyncio.to_thread(office.http, "GET", f"/v1/conversations/{made.id}")
+    turns = [(turn["id"], turn["previous_response_id"]) for turn in told.json()["turns"]]
+    assert turns == [(ids[0], None), (ids[1], ids[0])]
+
+
 def test_a_running_response_ends_when_its_conversation_is_deleted(office: Office) -> None:
     client = office.client()
     conversation = client.conversations.create().id
