@@ -105,10 +105,13 @@ async def test_changes_during_an_outage_are_merged(tmp_path: Path, redis: RedisS
         await there.delete("anna", other)
         await here.update("anna", other, metadata={"title": "lost"})
         redis.start()
-        await until(here, {"late"})
-        await until(there, {"late"})
         for gateway in (here, there):
-            found = await gateway.get("anna", id_)
+            await until(gateway, {"late"})
+            for _ in range(500):
+                found = await gateway.get("anna", id_)
+                if found is not None and len(found.entries) == 2:
+                    break
+                await asyncio.sleep(0.02)
             assert found is not None
             assert [entry.id for entry in found.entries] == ["resp_1", "resp_2"]
             assert (found.head, found.draft) == ("resp_2", "and")
