@@ -7,6 +7,7 @@ from .circuit_breaker import CircuitBreaker, Operation
 from .config import CacheConfig
 from .copies import Copies
 from .database import Database
+from .documents import DocumentGoneError, Documents, Edit
 from .errors import (
     KeyMismatchError,
     StoreDeniedError,
@@ -21,6 +22,7 @@ from .locks import supports_locks
 from .prefixes import PrefixCache, Stored
 from .records import Progress
 from .redis import RedisStore
+from .snapshot import Snapshot
 from .store import Store, open_store
 
 __all__ = [
@@ -34,6 +36,9 @@ __all__ = [
     "CircuitBreaker",
     "Copies",
     "Database",
+    "DocumentGoneError",
+    "Documents",
+    "Edit",
     "KeyMismatchError",
     "KeyRing",
     "Ledger",
@@ -41,6 +46,7 @@ __all__ = [
     "PrefixCache",
     "Progress",
     "RedisStore",
+    "Snapshot",
     "Store",
     "StoreDeniedError",
     "StoreError",

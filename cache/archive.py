@@ -21,12 +21,16 @@ from cache.circuit_breaker import CircuitBreaker
 from cache.clock import DAY, ElapsedClock, Reading, plausible_gap
 from cache.copies import Copies, Deletion, name
 from cache.database import Database
+from cache.documents import TOMBSTONE_SECONDS as DOCUMENT_TOMBSTONE_SECONDS
+from cache.documents import Documents
 from cache.errors import StoreError
 from cache.keys import KeyRing
+from cache.ledger import Ledger
 from cache.quota import Quota
 from cache.records import (
     BURY,
     CLAMP,
+    IS_MEMBER,
     NEVER,
     NEWEST,
     PUT,
@@ -39,6 +43,7 @@ from cache.records import (
 )
 from cache.replication import Replication
 from cache.sealing import Sealer
+from cache.snapshot import Snapshot
 
 RENEW_SECONDS: Final = 86_400.0
 """Minimum age of a record's last renewal in seconds before a read renews it, so that not every turn writes."""
@@ -66,20 +71,21 @@ class Archive:
         tenant_bytes: int | None = None,
         copies: Copies | None = None,
         blocks: CircuitBreaker | None = None,
+        ledger: Ledger | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Open or create the database `path`.
 
         Records unused for `ttl` seconds expire (None: never), tombstones after `tombstone_ttl` seconds. If a tenant
-        stores more than `tenant_bytes`, its oldest records are deleted. `copies` is shared with other gateways and
-        `blocks` is the store of KV blocks; the archive closes neither. Records expire by `clock`; the default is an
-        ElapsedClock that continues from one process to the next.
+        stores more than `tenant_bytes`, its oldest records are deleted. `copies` and `ledger` are shared with other
+        gateways, and `blocks` is the store of KV blocks; the archive closes none of them. Records expire by `clock`;
+        the default is an ElapsedClock that continues from one process to the next.
 
         Raises StoreError, or KeyMismatchError if the file was sealed under a key that is not among `keys`.
         """
         self._path = path
         self._keys = keys
-        self._quota = Quota(tenant_bytes)
+        self._quota = Quota(tenant_bytes, tombstone=None if ledger is None else DOCUMENT_TOMBSTONE_SECONDS)
         self._database = Database(path, SCHEMA, prepare=self._prepare)
         self._sealer = Sealer(keys.derive("turns"))
         self._ttl = ttl
@@ -93,6 +99,10 @@ class Archive:
         except BaseException:
             self._database.close()
             raise
+        self._quota.clock = self._clock
+        self.documents = Documents(self._database, keys, quota=self._quota, ttl=ttl, clock=self._clock, ledger=ledger)
+        """The conversations that turns belong to."""
+        self.documents.fetch_member = self.has
         self.replication = (
             None
             if copies is None
@@ -105,10 +115,9 @@ class Archive:
         The record is on disk when this returns, and normally copied too.
         """
         row = Row(tenant, id_, progress, self._sealer.seal(body, name(tenant, id_)))
-        if not await self._database.run(PUT, (tenant, id_, progress, self._expiry(), row.sealed)):
+        if not await self._database.run(PUT, (tenant, id_, progress, self._expiry(), row.sealed, 0)):
             return False
-        with contextlib.suppress(StoreError):  # the file is damaged; the record itself is on disk
-            await self._database.transact(lambda connection: self._quota.enforce(connection, tenant, id_))
+        await self._enforce_quota(tenant, id_)
         if self.replication is not None:
             await self.replication.copy(row)
         return True
@@ -131,9 +140,9 @@ class Archive:
                 raise
             return copy
         if not rows:
-            return await self._get_copy(tenant, id_)
+            return await self.adopt(tenant, id_)
         progress, sealed, expires, copied = rows[0]
-        if progress == Progress.GONE or (self._ttl is not None and expires < self._clock()):
+        if progress == Progress.GONE or await self._is_expired(tenant, id_, expires):
             return None
         if await self._is_deleted_elsewhere(tenant, id_):
             await self.on_deletion(tenant, id_)
@@ -141,6 +150,28 @@ class Archive:
         await self._renew(tenant, id_, expires, copied)
         body = self._sealer.open(sealed, name(tenant, id_))
         return await self._get_copy(tenant, id_) if body is None else body
+
+    async def has(self, tenant: str, id_: str) -> bool:
+        """Return whether a record exists here, or its copy, which is then stored here if it belongs to a document."""
+        query = "SELECT progress FROM records WHERE tenant = ? AND id = ?"
+        rows = await self._database.run(query, (tenant, id_))
+        if rows:
+            return bool(rows[0][0] != Progress.GONE)
+        try:
+            return await self.adopt(tenant, id_) is not None
+        except StoreError:  # the copies cannot be reached
+            return False
+
+    async def adopt(self, tenant: str, id_: str) -> bytes | None:
+        """Return the copy of a record, and store it here if the record belongs to a document, so that both live on."""
+        body = await self._get_copy(tenant, id_)
+        if body is not None and await self._database.run(IS_MEMBER, (tenant, id_)):
+            sealed = self._sealer.seal(body, name(tenant, id_))
+            row = (tenant, id_, Progress.ENDED, self._expiry(), sealed, int(self._clock()))
+            await self._database.run(PUT, row)
+            with contextlib.suppress(StoreError):  # the next record reports what is crowded out
+                await self._database.transact(lambda connection: self._quota.enforce(connection, tenant, id_))
+        return body
 
     async def get_local(self, tenant: str, id_: str) -> bytes | None:
         """Return a record as stored on this disk, even if another gateway has deleted it."""
@@ -171,6 +202,19 @@ class Archive:
         """Replace the local record by a tombstone, after another gateway has deleted it for all."""
         await self._bury(tenant, id_, blocks, copied=int(self._clock()))
 
+    async def ids(self, tenant: str, *, limit: int) -> list[str]:
+        """Return ids of the tenant's records, the newest first."""
+        query = "SELECT id FROM records WHERE tenant = ? AND progress < 3 ORDER BY rowid DESC LIMIT ?"
+        return [id_ for (id_,) in await self._database.run(query, (tenant, limit))]
+
+    async def delete_blocks(self, blocks: Sequence[bytes]) -> None:
+        """Queue KV blocks for deletion."""
+        await self._database.transact(lambda connection: self.blocks.add(connection, blocks))
+
+    def snapshot(self, tenant: str) -> Snapshot:
+        """Return a reader of a tenant's documents and records, for use in another thread."""
+        return Snapshot(self._path, tenant, documents=self.documents.sealer, records=self._sealer)
+
     async def running(self) -> list[tuple[str, str, bytes]]:
         """Return tenant, id and body of all records that have not ended. After a crash, these were in progress."""
         query = "SELECT tenant, id, progress, sealed FROM records WHERE progress = 0"
@@ -183,6 +227,8 @@ class Archive:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run_sweeps())
             tasks.create_task(self.blocks.run())
+            if self.documents.exchange is not None:
+                tasks.create_task(self.documents.exchange.run())
             if self.replication is not None:
                 tasks.create_task(self.replication.run())
 
@@ -195,6 +241,10 @@ class Archive:
             continue
         while await self._database.transact(self._quota.enforce_all):
             continue
+        await self.documents.notify_crowded_out()
+        await self.documents.sweep()
+        if self.replication is not None:
+            await self.replication.renew_members(self._clock() - self._tombstone_ttl / 2)
         if self._elapsed is not None:
             await self._database.run(SAVE_CLOCK, self._elapsed.read())
         await self._database.shrink()
@@ -234,6 +284,17 @@ class Archive:
         with contextlib.suppress(StoreError):
             self._database.run_now(SAVE_CLOCK, self._elapsed.read())
         return self._elapsed
+
+    async def _enforce_quota(self, tenant: str, newest: str) -> None:
+        with contextlib.suppress(StoreError):  # the file is damaged; the record itself is on disk
+            await self._database.transact(lambda connection: self._quota.enforce(connection, tenant, newest))
+            await self.documents.notify_crowded_out()
+
+    async def _is_expired(self, tenant: str, id_: str, expires: float) -> bool:
+        """Return whether a record has expired. The turns of a conversation expire with it."""
+        if self._ttl is None or expires >= self._clock():
+            return False
+        return not await self._database.run(IS_MEMBER, (tenant, id_))
 
     def _expiry(self) -> float:
         return NEVER if self._ttl is None else self._clock() + self._ttl

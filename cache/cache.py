@@ -49,6 +49,8 @@ class Cache:
         """Copies of conversations for other gateways; None if the store is not a Redis."""
         self.users = Ledger(url, keys, observe=observe) if Ledger.serves(url) else None
         """Users and their keys, shared between gateways; None if the store is not a Redis."""
+        self.documents = Ledger(url, keys, observe=observe) if Ledger.serves(url) else None
+        """Conversations of users, shared between gateways; None if the store is not a Redis."""
         self.config = CacheConfig(raw.url, ttl, max_bytes, keys.text)
         self._keys = keys
         self._checked = False
@@ -124,7 +126,7 @@ class Cache:
     def close(self) -> None:
         """Close the store. A store in memory is deleted."""
         self.store.close()
-        for shared in (self.copies, self.users):
+        for shared in (self.copies, self.users, self.documents):
             if shared is not None:
                 shared.close()
 

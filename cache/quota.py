@@ -1,16 +1,26 @@
-"""Limits on the size of stored conversations, per user and for the whole file. The oldest turns are deleted first."""
+"""Limits on the size of stored conversations, per user and for the whole file. The oldest are deleted first.
+
+A turn that belongs to no conversation, or whose text a later turn of its conversation holds, is deleted by itself. All
+other turns are deleted together with their conversation.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Final
 
+from cache.document_tables import COUNT, OLDEST, crowd_out
 from cache.sqlite_file import transaction
 
 FULL_TENANTS: Final = 64
 """Limit of the whole file, as a multiple of one user's limit."""
 STRIDE: Final = 64
 """Maximum turns that one call deletes per tenant: other requests wait for the database meanwhile."""
+DOCUMENT_STRIDE: Final = 16
+"""Maximum conversations that one call deletes per tenant; each may have many turns."""
+MAX_DOCUMENTS: Final = 10_000
+"""Maximum conversations of one tenant. Beyond it, the least recently changed is deleted."""
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS usage (tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL, dropped INTEGER NOT NULL)
 STRICT, WITHOUT ROWID;
@@ -28,17 +38,40 @@ END;
 _VERSION: Final = 1
 """`user_version` of a file whose table `usage` includes records stored before that table existed."""
 _OLDEST: Final = """
-SELECT rowid, length(sealed) FROM records
-WHERE tenant = ? AND progress IN (1, 2) AND id IS NOT ? ORDER BY rowid LIMIT ?
+SELECT rowid, length(sealed), EXISTS (SELECT 1 FROM members WHERE members.tenant = records.tenant AND turn = id)
+FROM records WHERE tenant = ? AND progress IN (1, 2) AND id IS NOT ? AND NOT EXISTS (
+    SELECT 1 FROM members WHERE members.tenant = records.tenant AND turn = id AND redundant = 0)
+ORDER BY rowid LIMIT ?
 """
 
 
 class Quota:
     """Limits one file of records. Call all methods but `count` within a transaction, in the database's thread."""
 
-    def __init__(self, tenant_bytes: int | None) -> None:
-        """Let each tenant store `tenant_bytes`, and all together FULL_TENANTS times that; None means no limit."""
+    def __init__(
+        self, tenant_bytes: int | None, *, clock: Callable[[], float] = lambda: 0.0, tombstone: float | None = None
+    ) -> None:
+        """Let each tenant store `tenant_bytes`, and all together FULL_TENANTS times that; None means no limit.
+
+        A deleted conversation leaves a tombstone for `tombstone` seconds by `clock`, or none.
+        """
         self._tenant_bytes = tenant_bytes
+        self.clock = clock
+        self._tombstone = tombstone
+        self._crowded_out: list[tuple[str, str]] = []
+
+    def take_crowded_out(self) -> list[tuple[str, str]]:
+        """Return tenant and id of the conversations that were deleted since the last call."""
+        taken, self._crowded_out = self._crowded_out, []
+        return taken
+
+    def limit_documents(self, connection: sqlite3.Connection, tenant: str) -> None:
+        """Delete the least recently changed conversations of `tenant` beyond MAX_DOCUMENTS."""
+        [(count,)] = connection.execute(COUNT, (tenant,))
+        excess = min(count - MAX_DOCUMENTS, DOCUMENT_STRIDE)
+        if excess > 0:
+            for _, id_, _ in connection.execute(OLDEST, (tenant, None, excess)).fetchall():
+                self._drop_document(connection, tenant, id_)
 
     def count(self, connection: sqlite3.Connection) -> None:
         """Count what an older version has stored, once per file, in a separate transaction."""
@@ -48,7 +81,8 @@ class Quota:
     def enforce(self, connection: sqlite3.Connection, tenant: str, newest: str | None = None) -> int:
         """Delete the oldest turns of `tenant` if it exceeds its limit, and of the largest tenant if the file does.
 
-        The turn `newest` is never deleted. Returns the number of deleted turns, at most STRIDE per tenant and call.
+        The turn `newest` and its conversation are never deleted. Returns the number of deleted turns and conversations,
+        at most STRIDE and DOCUMENT_STRIDE per tenant and call.
         """
         if self._tenant_bytes is None:
             return 0
@@ -63,7 +97,7 @@ class Quota:
         return sum(self.enforce(connection, tenant) for (tenant,) in tenants.fetchall())
 
     def take_dropped(self, connection: sqlite3.Connection, tenant: str) -> int:
-        """Return how many turns of `tenant` were deleted since the last call."""
+        """Return how many turns of `tenant` were lost since the last call, not counting redundant ones."""
         [(dropped,)] = connection.execute("SELECT coalesce(max(dropped), 0) FROM usage WHERE tenant = ?", (tenant,))
         if dropped:
             connection.execute("UPDATE usage SET dropped = 0 WHERE tenant = ?", (tenant,))
@@ -89,16 +123,26 @@ class Quota:
         largest = connection.execute("SELECT tenant FROM usage ORDER BY bytes DESC LIMIT 1").fetchall()
         return int(total), largest[0][0] if largest else ""
 
-    @staticmethod
-    def _drop(connection: sqlite3.Connection, tenant: str, newest: str | None, over: int) -> int:
+    def _drop(self, connection: sqlite3.Connection, tenant: str, newest: str | None, over: int) -> int:
+        """Delete turns and conversations, the oldest first, until `over` bytes are freed; return their number."""
         if over <= 0:
             return 0
-        dropped = 0
-        for rowid, length in connection.execute(_OLDEST, (tenant, newest, STRIDE)).fetchall():
-            connection.execute("DELETE FROM records WHERE rowid = ?", (rowid,))
-            dropped += 1
+        turns = connection.execute(_OLDEST, (tenant, newest, STRIDE)).fetchall()
+        documents = connection.execute(OLDEST, (tenant, newest, DOCUMENT_STRIDE)).fetchall()
+        deleted = lost = 0
+        while over > 0 and (turns or documents):
+            if turns and (not documents or turns[0][0] <= documents[0][0]):
+                rowid, length, is_redundant = turns.pop(0)
+                connection.execute("DELETE FROM records WHERE rowid = ?", (rowid,))
+                lost += not is_redundant
+            else:
+                _, id_, length = documents.pop(0)
+                lost += self._drop_document(connection, tenant, id_)
+            deleted += 1
             over -= length
-            if over <= 0:
-                break
-        connection.execute("UPDATE usage SET dropped = dropped + ? WHERE tenant = ?", (dropped, tenant))
-        return dropped
+        connection.execute("UPDATE usage SET dropped = dropped + ? WHERE tenant = ?", (lost, tenant))
+        return deleted
+
+    def _drop_document(self, connection: sqlite3.Connection, tenant: str, id_: str) -> int:
+        self._crowded_out.append((tenant, id_))
+        return crowd_out(connection, tenant, id_, now=self.clock(), tombstone=self._tombstone)

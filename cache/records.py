@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from cache import block_deletions, quota
+from cache import block_deletions, document_tables, quota
 
 NEVER: Final = 1e12
 """Expiry of a record that does not expire, in seconds since the epoch."""
@@ -26,12 +26,17 @@ STRICT;
 """
     + quota.SCHEMA
     + block_deletions.SCHEMA
+    + document_tables.SCHEMA
 )
 # `copied`: 0 while the record is in the outbox, else the time of copying in seconds since the epoch (1: unknown, set by
 # an older version).
+# A turn whose conversation was deleted meanwhile is not stored.
 PUT: Final = """
-INSERT INTO records VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT DO UPDATE
-SET progress = excluded.progress, copied = 0, expires = excluded.expires, sealed = excluded.sealed
+INSERT INTO records SELECT ?1, ?2, ?3, ?6, ?4, ?5 WHERE NOT EXISTS (
+    SELECT 1 FROM members JOIN documents ON documents.tenant = members.tenant AND documents.id = document
+    WHERE members.tenant = ?1 AND turn = ?2 AND gone = 1)
+ON CONFLICT DO UPDATE
+SET progress = excluded.progress, copied = excluded.copied, expires = excluded.expires, sealed = excluded.sealed
 WHERE records.progress < 2 RETURNING id
 """
 BURY: Final = """
@@ -39,9 +44,13 @@ INSERT INTO records VALUES (?1, ?2, 3, ?3, ?4, x'') ON CONFLICT DO UPDATE
 SET progress = 3, copied = ?3, expires = excluded.expires, sealed = x'' WHERE records.progress < 3 RETURNING id
 """
 SWEEP: Final = """
-DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE expires < ? AND (progress = 3 OR ?) LIMIT 100)
+DELETE FROM records WHERE rowid IN (
+    SELECT rowid FROM records WHERE expires < ? AND (progress = 3 OR ?) AND NOT (progress < 3 AND EXISTS (
+        SELECT 1 FROM members WHERE members.tenant = records.tenant AND turn = id))
+    LIMIT 100)
 RETURNING 1
 """
+IS_MEMBER: Final = "SELECT 1 FROM members WHERE tenant = ? AND turn = ?"
 CLAMP: Final = """
 UPDATE records SET expires = ?1 WHERE rowid IN (SELECT rowid FROM records WHERE expires > ?1 AND progress < 3 LIMIT 100)
 RETURNING 1

@@ -93,6 +93,15 @@ class RedisStore:
         fields = _expected([*answer], len(answer), (bytes,))
         return {id_: answer[id_] for id_ in fields if id_ != _REVISION}
 
+    def read_fields(self, table: str, ids: Sequence[bytes]) -> list[bytes | None]:
+        """Return some values of a table; None for those that it does not have."""
+        found = self._do(lambda: self._from_master("HMGET", _table(table), *ids))
+        return _expected(found, len(ids), (bytes, type(None)))
+
+    def drop_table(self, table: str) -> None:
+        """Delete a table."""
+        self._do(lambda: self._client.unlink(_table(table)))
+
     def write_table(self, table: str, values: Mapping[bytes, bytes], *, drop: Sequence[bytes] = ()) -> int:
         """Store and delete values of a table and return its new revision.
 

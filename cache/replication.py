@@ -12,6 +12,7 @@ import structlog
 
 from cache.copies import Copies, Deletion, is_before
 from cache.database import Database
+from cache.document_tables import FADING
 from cache.errors import StoreError
 from cache.records import Progress, Row
 
@@ -62,6 +63,11 @@ class Replication:
         """Copy a record again, which extends the lifetime of its copy."""
         await self._database.run("UPDATE records SET copied = 0 WHERE tenant = ? AND id = ?", (tenant, id_))
         self._outbox_filled.set()
+
+    async def renew_members(self, before: float) -> None:
+        """Copy again the turns of conversations that were copied `before`, so that other gateways still find them."""
+        while await self._database.run(FADING, (int(before),)):
+            self._outbox_filled.set()
 
     async def get(self, tenant: str, id_: str) -> bytes | None:
         """Return the copy of a record, or None if there is none. Raises StoreError if Redis cannot be reached."""

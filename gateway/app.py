@@ -25,6 +25,7 @@ from gateway.auth.registry import UserRegistry
 from gateway.auth.users import Users
 from gateway.config.background import run_forever
 from gateway.config.settings import Settings
+from gateway.conversations.directory import Conversations
 from gateway.conversations.prompt_builder import PromptBuilder
 from gateway.conversations.turns import Sessions
 from gateway.errors import EngineUnavailableError
@@ -33,11 +34,12 @@ from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
+from gateway.responses.erasure import Erasure
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
-from gateway.transport import anthropic, chat, models, ollama
+from gateway.transport import anthropic, chat, conversations, models, ollama
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import no_route, routing_error
 from gateway.transport.http import HttpResponses
@@ -101,12 +103,14 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         dispatcher.place, dispatcher.release, limit=settings.queue_limit, timeout=settings.queue_timeout
     )
     prompts = PromptWorkers(model.prompts(settings.instructions), on_death=metrics.prompt_workers.inc)
+    sessions = _sessions(settings, keys, cache, model.tokens.digest)
     services = Services(
         settings=settings,
         model=model,
         cache=cache,
         prefixes=cache.prefixes(worker.build),
-        sessions=_sessions(settings, keys, cache, model.tokens.digest),
+        sessions=sessions,
+        conversations=Conversations(sessions),
         pool=pool,
         dispatcher=dispatcher,
         admission=admission,
@@ -152,6 +156,7 @@ def _sessions(settings: Settings, keys: KeyRing, cache: Cache, vocabulary: str) 
             tenant_bytes=settings.user_storage,
             copies=cache.copies,
             blocks=cache.store,
+            ledger=cache.documents,
         )
         return Sessions(archive, vocabulary)
     except StoreError:
@@ -194,6 +199,8 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
             "engines": services.pool.run,
             "prompts": services.prompts.run,
             "dispatcher": services.dispatcher.run,
+            "conversations": responses.turns.run,
+            "erasure": Erasure(responses).run,
         }
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))
@@ -230,6 +237,7 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         *chat.routes(responses),
         *anthropic.routes(responses),
         *TextRoutes(responses).routes,
+        *conversations.routes(responses),
         *models.routes(services),
         *ollama.routes(responses),
         *(Route(path, handler) for path, handler in _handlers(services, responses).items()),

@@ -72,6 +72,30 @@ class ResponseNotFoundError(ApiError):
         super().__init__(f"there is no response {response}", param="response_id")
 
 
+class ConversationNotFoundError(ApiError):
+    """The conversation does not exist, was deleted or belongs to another user; clients cannot distinguish these."""
+
+    status = 404
+
+    def __init__(self, conversation: str) -> None:
+        """`conversation` is the requested id."""
+        super().__init__(f"there is no conversation {conversation}", param="conversation")
+
+
+class ConversationsNeedKeysError(ApiError):
+    """The gateway has no API keys, so that it cannot tell whose conversations are meant."""
+
+    status = 403
+
+    def __init__(self) -> None:
+        """Create the error."""
+        super().__init__(
+            "conversations are stored for users with API keys, and this gateway has none; continue responses with "
+            "`previous_response_id`, or let the operator run `samovar keys add NAME`",
+            param="conversation",
+        )
+
+
 class ItemNotFoundError(ApiError):
     """A referenced item does not exist or belongs to another user."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.requests import HTTPConnection
@@ -36,6 +36,8 @@ class Principal:
     limits: Limits = Limits()
     admin: bool = False
     """Whether the operator's pages are accessible."""
+    credential: bytes = field(default=b"", repr=False, compare=False)
+    """SHA-256 of the key that was presented; empty without API keys."""
 
     @property
     def shown(self) -> str:

@@ -15,8 +15,8 @@ import structlog
 from cache import StoreError
 from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.auth.rates import MessageRates
-from gateway.auth.user import User
-from gateway.auth.users import Usage, Users, UsersLostError, find_user
+from gateway.auth.user import User, digest, find_user
+from gateway.auth.users import Usage, Users, UsersLostError
 from gateway.errors import InvalidApiKeyError, StoreUnavailableError
 
 EVERY: Final = 1.0
@@ -80,14 +80,14 @@ class UserRegistry:
             raise StoreUnavailableError("no key can be checked; the reason is in the gateway's log")
         if not self.needs_keys:
             return Principal(ANONYMOUS, stranger)
-        user = find_user(self._users, key) if key else None
-        if user is None or not user.is_valid(self._clock()):
-            raise InvalidApiKeyError(_reason(key, user))
+        user, credential = find_user(self._users, key) if key else None, digest(key or "")
+        if user is None or credential not in user.credentials(self._clock()):
+            raise InvalidApiKeyError(_reason(key, user, is_old=user is not None and credential != user.digest))
         self._usage[user.tenant]  # creates an entry, so that the last use is recorded even without a request
         limits = user.limits
         if limits.concurrency is None:
             limits = replace(limits, concurrency=self._concurrency)
-        return Principal(user.tenant, user.tenant, limits, admin=user.admin)
+        return Principal(user.tenant, user.tenant, limits, admin=user.admin, credential=credential)
 
     def enter(self, connection: ActiveConnection) -> None:
         """Register an active connection."""
@@ -151,14 +151,26 @@ class UserRegistry:
         """Close the connections of users who are no longer valid."""
         if self.needs_keys:
             now = self._clock()
-            valid = {user.tenant for user in self._users if user.is_valid(now) and not self._unusable}
+            users = () if self._unusable else self._users
+            valid = {user.tenant for user in users if user.is_valid(now)}
+            credentials = {credential for user in users for credential in user.credentials(now)}
             for connection in [
-                connection for connection in self._connections if connection.principal.tenant not in valid
+                connection for connection in self._connections if connection.principal.credential not in credentials
             ]:
                 task = asyncio.ensure_future(connection.leave())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
             self.on_check(valid)
+
+    async def pending_erasures(self) -> list[str]:
+        """Return the tenants whose data has to be erased here. Raises StoreError."""
+        await self._file.erasures.share()
+        return await self._file.erasures.pending()
+
+    async def finish_erasure(self, tenant: str) -> None:
+        """Record that the data of a tenant is erased here. Raises StoreError."""
+        self._usage.pop(tenant, None)
+        await self._file.finish_erasure(tenant)
 
     async def flush(self) -> None:
         """Store the usage counters. Raises StoreError; the counters are then stored by the next call."""
@@ -178,9 +190,11 @@ class UserRegistry:
         self._file.close()
 
 
-def _reason(key: str | None, user: User | None) -> str:
+def _reason(key: str | None, user: User | None, *, is_old: bool) -> str:
     if not key:
         return "an API key is needed: `Authorization: Bearer KEY`; the operator adds one with `samovar keys add NAME`"
     if user is None:
         return "this API key is unknown"
+    if is_old and user.revoked_at is None:
+        return "this API key was replaced by a new one; ask the operator for it"
     return "this API key was revoked" if user.revoked_at is not None else "this API key has expired"

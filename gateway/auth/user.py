@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Iterable
+
 import msgspec
 
 from gateway.auth.principal import Limits
@@ -10,8 +14,8 @@ from gateway.auth.principal import Limits
 class Key(msgspec.Struct, frozen=True):
     """A user's key, as gateways that share a Redis exchange it. Times are in seconds since the epoch.
 
-    Of two keys with one name, the later counts; a key revoked at one gateway is revoked at all. All gateways therefore
-    reach the same state, in whatever order they receive each other's keys.
+    Of two keys with one name, the later counts; a key revoked or replaced at one gateway is so at all. All gateways
+    therefore reach the same state, in whatever order they receive each other's keys.
     """
 
     name: str
@@ -26,6 +30,12 @@ class Key(msgspec.Struct, frozen=True):
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    rotated_at: int = 0
+    """When the key was replaced last; 0 if never."""
+    old_digest: bytes | None = None
+    """SHA-256 of the key before that."""
+    old_until: int = 0
+    """When that key stops working."""
 
     @property
     def age(self) -> tuple[int, str]:
@@ -37,7 +47,10 @@ class Key(msgspec.Struct, frozen=True):
         if self.tenant != other.tenant:
             return max(self, other, key=lambda key: key.age)
         moments = [moment for moment in (self.revoked_at, other.revoked_at) if moment is not None]
-        return msgspec.structs.replace(self, revoked_at=min(moments, default=None))
+        rotated = max(self, other, key=lambda key: (key.rotated_at, key.digest))
+        return msgspec.structs.replace(
+            rotated, created_at=self.created_at, admin=self.admin, revoked_at=min(moments, default=None)
+        )
 
 
 class Use(msgspec.Struct, frozen=True):
@@ -53,7 +66,7 @@ class Use(msgspec.Struct, frozen=True):
     tokens_today: int
 
 
-class User(Key, frozen=True):
+class User(Key, frozen=True, kw_only=True):
     """A user with usage counters."""
 
     last_used: int | None
@@ -64,8 +77,14 @@ class User(Key, frozen=True):
     requests_today: int
     tokens_today: int
 
+    def credentials(self, now: float) -> list[bytes]:
+        """Return the digests of the keys that work at `now`: none if the user is revoked, two after a replacement."""
+        if not self.is_valid(now):
+            return []
+        return [self.digest, *([self.old_digest] if self.old_digest is not None and now < self.old_until else [])]
+
     def is_valid(self, now: float) -> bool:
-        """Return whether the key is neither revoked nor expired at `now`."""
+        """Return whether the user is neither revoked nor expired at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     @property
@@ -90,3 +109,21 @@ class User(Key, frozen=True):
     def key(self) -> Key:
         """The part that is shared with other gateways."""
         return Key(*(getattr(self, name) for name in Key.__struct_fields__))
+
+
+def find_user(users: Iterable[User], key: str) -> User | None:
+    """Return the user whose key this is, or was before a replacement.
+
+    Compares all keys in constant time, so that timing reveals nothing to guessers.
+    """
+    wanted, found = digest(key), None
+    for user in users:
+        for one in (user.digest, user.old_digest):
+            if one is not None and hmac.compare_digest(one, wanted):
+                found = user
+    return found
+
+
+def digest(key: str) -> bytes:
+    """Return the SHA-256 digest of a key, which is stored instead of the key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import os
 import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,10 @@ from typing import Any, Final
 import msgspec
 
 from cache import Database, Ledger, StoreError
+from gateway.auth import erasures
+from gateway.auth.erasures import Erasures
 from gateway.auth.principal import Limits
-from gateway.auth.user import Key, Use, User
+from gateway.auth.user import Key, Use, User, digest
 
 FILE: Final = "users.db"
 RECORD: Final = "keys.required"
@@ -44,16 +44,22 @@ CREATE TABLE IF NOT EXISTS users (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS here (only INTEGER PRIMARY KEY CHECK (only = 1), id TEXT NOT NULL) STRICT;
 """
+_LATER_COLUMNS: Final = {
+    "rotated_at": "INTEGER NOT NULL DEFAULT 0",
+    "old_digest": "BLOB",
+    "old_until": "INTEGER NOT NULL DEFAULT 0",
+}
+"""Columns that files of earlier versions lack."""
 _USED: Final = """
 UPDATE users SET last_used = ?2, requests = requests + ?4, tokens = tokens + ?5, day = ?3,
     requests_today = CASE day WHEN ?3 THEN requests_today ELSE 0 END + ?4,
     tokens_today = CASE day WHEN ?3 THEN tokens_today ELSE 0 END + ?5
-WHERE tenant = ?1
+WHERE tenant = ?1 AND NOT EXISTS (SELECT 1 FROM erasures WHERE erasures.tenant = ?1)
 """
 
 
 class UserError(Exception):
-    """A user cannot be added or revoked. The text gives the reason."""
+    """A user cannot be added, changed or revoked. The text gives the reason."""
 
 
 class UsersLostError(StoreError):
@@ -79,10 +85,14 @@ _COLUMNS: Final = ", ".join(User.__struct_fields__)
 # A later key of the same name may have been added here while the ledger was read.
 _ADOPT: Final = """
 INSERT OR REPLACE INTO users (name, tenant, digest, admin, weight, concurrency, tokens_per_minute, created_at,
-    expires_at, revoked_at) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
+    expires_at, revoked_at, rotated_at, old_digest, old_until)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13
 WHERE NOT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND (created_at, tenant) >= (?8, ?2))
 """
-_REVOKE: Final = "UPDATE users SET revoked_at = ? WHERE tenant = ?"
+_UPDATE: Final = """
+UPDATE users SET revoked_at = ?1, digest = ?2, expires_at = ?3, rotated_at = ?4, old_digest = ?5, old_until = ?6
+WHERE tenant = ?7
+"""
 
 
 class Users:
@@ -91,7 +101,9 @@ class Users:
     def __init__(self, folder: Path, *, ledger: Ledger | None = None, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file in `folder`. `ledger` is shared with other gateways; `close` leaves it open."""
         self._folder = folder
-        self._database = Database(folder / FILE, _SCHEMA)
+        self._database = Database(folder / FILE, _SCHEMA + erasures.SCHEMA, prepare=_add_columns)
+        self.erasures = Erasures(self._database, ledger, clock)
+        """Users whose data has to be erased."""
         self._ledger = ledger
         self._clock = clock
         self._seen: tuple[int, int] | None = None
@@ -141,6 +153,57 @@ class Users:
         if not done:
             raise UserError(f"no user {name} has a valid key; see: samovar keys list")
         await self._publish_change()
+
+    async def rotate(self, name: str, *, grace: float = 0.0, expires_at: int | None = None) -> str:
+        """Replace a user's key and return the new one; tenant, limits and usage stay. Raises UserError.
+
+        The old key works for another `grace` seconds. `expires_at` replaces the expiry of the user, if it is given.
+        """
+        await self.share()
+        await self.check()
+        user = next((user for user in await self.all() if user.name == name), None)
+        if user is None or user.revoked_at is not None:
+            raise UserError(f"no user {name} has a valid key; see: samovar keys list")
+        now = int(self._clock())
+        if not user.is_valid(now) and expires_at is None:
+            raise UserError(f"the key of {name} has expired; say until when the new one works: --expires 90d")
+        key = PREFIX + secrets.token_urlsafe(32)
+        changed = msgspec.structs.replace(
+            user.key,
+            digest=digest(key),
+            expires_at=user.expires_at if expires_at is None else expires_at,
+            rotated_at=max(now, user.rotated_at + 1),
+            old_digest=user.digest,
+            old_until=now + int(grace),
+        )
+        await self._update(changed)
+        await self._publish_change()
+        return key
+
+    async def erase(self, name: str) -> str:
+        """Revoke a user's key and have all data of the user erased; return the tenant. Raises UserError.
+
+        Of the user remain the name and the tenant's random id, by which other gateways learn of it.
+        """
+        await self.share()
+        await self.check()
+        gone = await self.erasures.tenants()
+        user = next((user for user in await self.all() if user.name == name and user.tenant not in gone), None)
+        if user is None:
+            raise UserError(f"there is no user {name}; see: samovar keys list")
+        if user.revoked_at is None:
+            await self._update(msgspec.structs.replace(user.key, revoked_at=int(self._clock())))
+        await self.erasures.ask(user.tenant)
+        await self._publish_change()
+        return user.tenant
+
+    async def finish_erasure(self, tenant: str) -> None:
+        """Record that this gateway has erased the data of a tenant."""
+        await self.erasures.finish(tenant, use=f"{await self._gateway_id()} {tenant}")
+
+    async def _update(self, key: Key) -> None:
+        values = (key.revoked_at, key.digest, key.expires_at, key.rotated_at, key.old_digest, key.old_until, key.tenant)
+        await self._database.run(_UPDATE, values)
 
     async def all(self) -> list[User]:
         """Return all users by name, including revoked ones."""
@@ -209,7 +272,7 @@ class Users:
                 continue
             changed, ours[merged.name] = True, merged
             if mine is not None and mine.tenant == merged.tenant:
-                await self._database.run(_REVOKE, (merged.revoked_at, merged.tenant))
+                await self._update(merged)
             else:
                 await self._database.run(_ADOPT, msgspec.structs.astuple(merged))
         return changed
@@ -245,8 +308,9 @@ class Users:
             await self._publish_use()
 
     async def all_with_total_usage(self) -> list[User]:
-        """Return all users with their usage at all gateways, or at this one while the ledger is unavailable."""
-        users, uses = await self.all(), list[Use]()
+        """Return all users but erased ones with their usage at all gateways; without the ledger, at this one."""
+        gone = await self.erasures.tenants()
+        users, uses = [user for user in await self.all() if user.tenant not in gone], list[Use]()
         if self._ledger is not None:
             with suppress(StoreError):
                 uses = [msgspec.msgpack.decode(record, type=Use) for record in await self._ledger.read(USE)]
@@ -261,8 +325,9 @@ class Users:
         if not self._unshared or self._ledger is None:
             return
         here, records = await self._gateway_id(), {}
+        gone = await self.erasures.tenants()
         for user in await self.all():
-            if user.tenant in self._unshared:
+            if user.tenant in self._unshared - gone:
                 use = Use(here, *(getattr(user, name) for name in Use.__struct_fields__[1:]))
                 records[f"{here} {user.tenant}"] = msgspec.msgpack.encode(use)
         try:
@@ -303,18 +368,13 @@ async def exist(folder: Path, ledger: Ledger | None = None) -> bool:
     return False
 
 
-def find_user(users: Iterable[User], key: str) -> User | None:
-    """Return the user with this key. Compares all keys in constant time, so that timing reveals nothing to guessers."""
-    wanted, found = digest(key), None
-    for user in users:
-        if hmac.compare_digest(user.digest, wanted):
-            found = user
-    return found
-
-
-def digest(key: str) -> bytes:
-    """Return the SHA-256 digest of a key, which is stored instead of the key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Add the columns that a file of an earlier version lacks."""
+    found = {row[1] for row in connection.execute("PRAGMA table_info(users)")}
+    for name, kind in _LATER_COLUMNS.items():
+        if name not in found:
+            with suppress(sqlite3.OperationalError):  # another process has just added it
+                connection.execute(f"ALTER TABLE users ADD COLUMN {name} {kind}")
 
 
 def _decode(record: bytes) -> Key:

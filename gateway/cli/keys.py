@@ -1,4 +1,4 @@
-"""`samovar keys add|list|revoke …`: manage users and API keys; a key is shown once and stored as a hash"""
+"""`samovar keys add|list|rotate|revoke|delete …`: manage users and API keys; a key is shown once"""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ from gateway.config.durations import parse_duration
 from gateway.config.settings import Settings
 
 SETTINGS: Final = ()
+ERASE_SECONDS: Final = 15.0
+"""Seconds to wait for the gateway to erase a user."""
 _AWAY: Final = "other gateways receive the change once the store is back and this gateway runs"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `add NAME`, `list` and `revoke NAME`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|revoke")
+    """Declare `add NAME`, `list`, `rotate NAME`, `revoke NAME` and `delete NAME`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="add|list|rotate|revoke|delete")
     text = "create a user with an API key, and print the key: it cannot be shown again"
     add = actions.add_parser("add", help=text, description=text)
     add.add_argument("name", metavar="NAME", help="letters, digits and . @ + - _")
@@ -52,9 +54,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     text = "list users, their limits and their usage"
     listed = actions.add_parser("list", help=text, description=text)
     listed.add_argument("--json", action="store_true", help="print JSON")
+    text = "replace a user's key and print the new one; conversations, limits and usage stay"
+    rotate = actions.add_parser("rotate", help=text, description=text)
+    rotate.add_argument("name", metavar="NAME")
+    rotate.add_argument(
+        "--grace", type=_duration, metavar="TIME", default=0.0, help="how long the old key works on: 24h"
+    )
+    rotate.add_argument("--expires", type=_moment, metavar="WHEN", help="when the new key expires, if not as before")
     text = "revoke a key, and close its connections within two seconds"
     revoke = actions.add_parser("revoke", help=text, description=text)
     revoke.add_argument("name", metavar="NAME")
+    text = "revoke a key and erase the user's conversations, turns, copies, KV blocks and usage at all gateways"
+    delete = actions.add_parser("delete", help=text, description=text)
+    delete.add_argument("name", metavar="NAME")
+    delete.add_argument("--data", action="store_true", required=True, help="confirm that all data is erased")
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -128,10 +141,13 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
         key = await users.add(options.name, admin=options.admin, expires_at=options.expires, limits=limits)
         if first:
             print("From now on every request under /v1 needs an API key, from this machine too.", file=sys.stderr)
-        print("Save this key: it is shown only once and stored as a hash.", file=sys.stderr)
-        print(key)
+        _print_key(key)
+    elif options.action == "rotate":
+        _print_key(await users.rotate(options.name, grace=options.grace, expires_at=options.expires))
     elif options.action == "revoke":
         await users.revoke(options.name)
+    elif options.action == "delete":
+        await _erase(users, options.name)
     else:
         await users.check()
         everybody = await users.all_with_total_usage()
@@ -142,6 +158,27 @@ async def _do(users: Users, options: argparse.Namespace) -> None:
             console.print(_table(everybody))
         else:
             print("No users: everybody who can reach the gateway may chat. See: samovar keys add --help")
+
+
+async def _erase(users: Users, name: str) -> None:
+    """Have a user erased, and wait until the gateway of this state folder has done it."""
+    tenant = await users.erase(name)
+    until = time.monotonic() + ERASE_SECONDS
+    while time.monotonic() < until:
+        if tenant not in await users.erasures.pending():
+            print(f"The data of {name} is erased at this gateway.", file=sys.stderr)
+            return
+        await asyncio.sleep(0.1)
+    print(
+        f"{name} has no access any more, but no gateway has erased the data yet: the gateway with this state_dir does "
+        "it as soon as it runs. Leave its files in place until then.",
+        file=sys.stderr,
+    )
+
+
+def _print_key(key: str) -> None:
+    print("Save this key: it is shown only once and stored as a hash.", file=sys.stderr)
+    print(key)
 
 
 def _plain(user: User) -> dict[str, object]:
@@ -214,6 +251,13 @@ def _moment(text: str) -> int:
     if moment <= time.time():
         raise argparse.ArgumentTypeError(f"{text} is in the past")
     return int(moment)
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not a duration such as 24h") from error
 
 
 def _count(text: str) -> int:

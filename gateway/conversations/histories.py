@@ -56,6 +56,11 @@ class Histories:
                 return Known(count, found[0].tolist(), found[1])
         return None
 
+    def take(self, tenant: str) -> list[list[int]]:
+        """Remove all known prefixes of a tenant and return their ids."""
+        table = self._tenants.pop(tenant, None)
+        return [] if table is None else table.all()
+
     def store(
         self, tenant: str, request: ResponseCreate, messages: Sequence[Message], ids: Iterable[int], response: str
     ) -> None:
@@ -76,6 +81,9 @@ class _Table:
     def __init__(self) -> None:
         self._entries: OrderedDict[bytes, tuple[array.array[int], str]] = OrderedDict()
         self._tokens = 0
+
+    def all(self) -> list[list[int]]:
+        return [ids.tolist() for ids, _ in self._entries.values()]
 
     def get(self, key: bytes) -> tuple[array.array[int], str] | None:
         found = self._entries.get(key)

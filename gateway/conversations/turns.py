@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cache import Archive, BlockDeletions, Progress, StoreError
+from cache import Archive, BlockDeletions, Documents, Progress, Snapshot, StoreError
 from gateway.protocol.items import Item
 from gateway.protocol.response_events import LATER_FIELDS
 
@@ -87,6 +87,10 @@ class Sessions:
                 await self._put(tenant, record, Progress.INTERRUPTED)
         return self._opened(record)
 
+    async def exists(self, tenant: str, response: str) -> bool:
+        """Return whether a turn is stored here or, if it belongs to a conversation, at another gateway."""
+        return await self._archive.has(tenant, response)
+
     async def get_local(self, tenant: str, response: str) -> tuple[Turn, list[int] | None] | None:
         """Return a turn as stored at this gateway, even if another gateway has deleted it. Raises StoreError."""
         body = await self._archive.get_local(tenant, response)
@@ -103,9 +107,26 @@ class Sessions:
         """
         return await self._archive.delete(tenant, response, blocks)
 
+    async def turns(self, tenant: str, *, limit: int) -> list[str]:
+        """Return ids of the tenant's turns that are stored here, the newest first. Raises StoreError."""
+        return await self._archive.ids(tenant, limit=limit)
+
+    async def delete_blocks(self, blocks: Sequence[bytes]) -> None:
+        """Add KV blocks to the outbox `self.blocks`. Raises StoreError."""
+        await self._archive.delete_blocks(blocks)
+
     async def bury(self, tenant: str, response: str, blocks: Sequence[bytes]) -> None:
         """Delete the local copy of a turn that another gateway has deleted for all. Raises StoreError."""
         await self._archive.bury(tenant, response, blocks)
+
+    @property
+    def documents(self) -> Documents:
+        """The conversations that turns belong to."""
+        return self._archive.documents
+
+    def snapshot(self, tenant: str) -> Snapshot:
+        """Return a reader of a tenant's conversations and turns, for use in another thread."""
+        return self._archive.snapshot(tenant)
 
     @property
     def blocks(self) -> BlockDeletions:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -46,7 +47,8 @@ class ResponseEvents:
     """Builds the events of one response with any number of output items, one after the other. The log numbers them.
 
     `response_id` is a `resp_` id; `clock` returns epoch seconds; `temperature` and `top_p` are the effective values;
-    `ignored` names the fields of the request that were accepted and have no effect.
+    `ignored` names the fields of the request that were accepted and have no effect; `extra` are further fields of the
+    response object.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ResponseEvents:
         top_p: float,
         max_output_tokens: int,
         ignored: Sequence[str] = (),
+        extra: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Create the response object, with status queued."""
         self._clock = clock
@@ -98,6 +101,7 @@ class ResponseEvents:
             "store": request.is_stored,
             "truncation": request.truncation or "disabled",
             "usage": None,
+            **extra,
         }
 
     @property

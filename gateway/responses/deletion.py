@@ -49,6 +49,19 @@ async def delete_here(services: Services, tenant: str, response: str) -> None:
         await _remove(services, tenant, found, bury)
 
 
+async def delete_known(services: Services, tenant: str, ids: list[int]) -> None:
+    """Delete the KV blocks of a conversation that a stateless client has sent. Raises ApiError or StoreError."""
+    public = await services.prompt_builder.public(ids, int(services.clock()))
+
+    def blocks() -> list[bytes]:
+        return services.prefixes.deletable(services.prefixes.chain(ids, tenant, public=public), start=0)
+
+    found = await asyncio.to_thread(blocks)
+    await services.sessions.delete_blocks(found)
+    if await services.pool.discard(ids, tenant, public=public, start=0):
+        await services.sessions.blocks.finish(found)
+
+
 async def _remove(
     services: Services,
     tenant: str,

@@ -22,6 +22,7 @@ from gateway.errors import (
     StoreUnavailableError,
 )
 from gateway.protocol.requests import ResponseCreate
+from gateway.responses.conversations import ConversationTurns
 from gateway.responses.deletion import delete, delete_here
 from gateway.responses.keep_alive import KEEP_ALIVE
 from gateway.responses.runner import Running
@@ -55,6 +56,8 @@ class Responses:
         self._running: dict[str, Running] = {}
         self._ended: OrderedDict[str, Running] = OrderedDict()
         self._ended_bytes = 0
+        self.turns = ConversationTurns(services.conversations, self._find_running, self.delete_turn)
+        """The responses as turns of conversations."""
         services.sessions.on_deletion(self._deleted_elsewhere)
         services.registry.on_check = self._end_invalid
 
@@ -69,6 +72,7 @@ class Responses:
         """Start `count` responses to one prompt, which differ in their seeds. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
+        request = await self.turns.resolve(request, principal)
         self.check_ended(request, principal)
         group = await Running.begin(
             self.services,
@@ -81,6 +85,7 @@ class Responses:
         )
         for running in group:
             self._register(running)
+            await self.turns.add(running)
             if request.background:
                 await self._store(running)
         return group
@@ -136,13 +141,31 @@ class Responses:
 
     async def delete(self, principal: Principal, response: str) -> bool:
         """Delete a response that is not running; return False if there is none. Raises StoreUnavailableError."""
-        running = self.find_response(principal, response)
-        if running is not None:
-            self.drop_ended(running)
         try:
-            return await delete(self.services, principal.tenant, response)
+            return await self.delete_turn(principal.tenant, response)
         except StoreError as error:
             raise StoreUnavailableError(f"the response cannot be deleted: {error}; try again") from error
+
+    async def delete_turn(self, tenant: str, response: str) -> bool:
+        """Delete a response that is not running; return False if there is none. Raises StoreError."""
+        ended = self._ended.get(response)
+        if ended is not None and ended.principal.tenant == tenant:
+            self.drop_ended(ended)
+        return await delete(self.services, tenant, response)
+
+    async def stop_tenant(self, tenant: str) -> None:
+        """End all running responses of a tenant, and forget the ended ones."""
+        running = [one for one in self._running.values() if one.principal.tenant == tenant]
+        for one in running:
+            one.end()
+        if running:
+            await asyncio.wait([one.task for one in running])
+        for ended in [one for one in self._ended.values() if one.principal.tenant == tenant]:
+            self.drop_ended(ended)
+
+    def _find_running(self, tenant: str, response: str) -> Running | None:
+        running = self._running.get(response)
+        return running if running is not None and running.principal.tenant == tenant else None
 
     async def get_turn(self, principal: Principal, response: str) -> Turn:
         """Return a response of the principal's tenant with its items, as it stands.
@@ -185,6 +208,7 @@ class Responses:
         for running in self._running.values():
             running.task.cancel()
         await self._wait(LAST_SECONDS)
+        await self.turns.close()
 
     def end_now(self) -> None:
         """Stop running responses without waiting any longer in `close`."""
@@ -207,6 +231,7 @@ class Responses:
         if not running.ended:
             return
         del self._running[running.id]
+        self.turns.ended(running)
         if self._grace > 0 and running.request.is_stored:
             # The log counts deltas only: the texts of all other events are those of the record.
             running.retained = running.log.size + len(msgspec.json.encode(running.record))

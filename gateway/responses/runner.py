@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from cache import StoreError
 from engine import EngineError
 from gateway.auth.principal import Principal
+from gateway.conversations.continuation import InConversation
+from gateway.conversations.conversation import Entry
 from gateway.conversations.prompt_builder import Context
 from gateway.conversations.turns import Turn
 from gateway.conversations.unstored import Unstored
@@ -89,6 +91,8 @@ class Running:
         self._generation = Generation(services, request, context, ticket, self._cancellation, self._on_text)
         self._writer = TurnWriter(services.sessions, services.histories, unstored, self.principal.tenant, request)
         self._measurements = Measurements(services.metrics, self.id, self.principal.shown, request.route, arrived)
+        self.entry: Entry | None = None
+        """The response as a turn of its conversation, if it has one; set by `ConversationTurns`."""
         self.retained = 0
         """Bytes that the response takes after its end, counted by `Responses`."""
         self._grace = grace
@@ -387,4 +391,5 @@ def _shape(services: Services, request: ResponseCreate, response_id: str, ticket
         top_p=sampling.top_p,
         max_output_tokens=ticket.demand.answer or services.settings.max_output_tokens,
         ignored=request.ignored,
+        extra={"conversation": {"id": request.conversation.id}} if isinstance(request, InConversation) else {},
     )

@@ -12,6 +12,7 @@ from engine import EnginePool
 from gateway.auth.penalties import Penalties
 from gateway.auth.registry import UserRegistry
 from gateway.config.settings import Settings
+from gateway.conversations.directory import Conversations
 from gateway.conversations.histories import Histories
 from gateway.conversations.prompt_builder import PromptBuilder
 from gateway.conversations.turns import Sessions
@@ -34,6 +35,7 @@ class Services:
     prefixes: PrefixCache
     """KV blocks of the served model, used to delete some of them; engines store and fetch blocks themselves."""
     sessions: Sessions
+    conversations: Conversations
     pool: EnginePool
     dispatcher: Dispatcher
     admission: Admission

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.auth.principal import principal_of
+from gateway.conversations.continuation import in_conversation, take_target
 from gateway.conversations.unstored import Unstored
 from gateway.errors import EngineUnavailableError, InvalidRequestError, ResponseNotFoundError, UnsupportedParameterError
 from gateway.protocol.events import Created, terminal_event
@@ -149,12 +150,16 @@ class HttpResponses:
     async def input_tokens(self, request: Request) -> Response:
         """Count the tokens of a request's prompt."""
         create, _ = await self._read(request)
+        create = await self._responses.turns.resolve(create, principal_of(request))
         self._responses.check_ended(create, principal_of(request))
         tokens = await count(self._responses.services, create, principal_of(request))
         return with_ignored(JSONResponse({"object": "response.input_tokens", "input_tokens": tokens}), create)
 
     async def _read(self, request: Request) -> tuple[ResponseCreate, bool]:
-        return read_body(await json_body(request), strict_fields=self._responses.services.settings.strict_fields)
+        body = await json_body(request)
+        target = take_target(body)
+        create, stream = read_body(body, strict_fields=self._responses.services.settings.strict_fields)
+        return in_conversation(create, target), stream
 
     async def retrieve(self, request: Request) -> Response:
         """Return a response as it stands, or with `stream` its events.

@@ -20,6 +20,15 @@ from gateway.protocol.hints import HEADER, INTERNAL
 from gateway.protocol.ollama import ChatFields, GenerateFields
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.text import TextCreate
+from gateway.transport.conversations import (
+    ROOT,
+    ConversationCreate,
+    ConversationList,
+    ConversationUpdate,
+    ItemList,
+    ItemsCreate,
+    Search,
+)
 from gateway.transport.dialects import MESSAGES, REQUEST_ID
 from gateway.transport.http import List, Retrieve
 from gateway.transport.ollama import REFUSED
@@ -30,15 +39,35 @@ Json = dict[str, Any]
 REFERENCE: Final = "#/components/schemas/"
 SSE: Final = "text/event-stream"
 STREAMABLE: Final = {"stream": {"type": ["boolean", "null"], "description": "whether to send server-sent events"}}
+CONVERSATION_FIELD: Final = {
+    "conversation": {
+        "description": "the conversation to continue: its id, or an object with `id` and `after`",
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {
+                "type": "object",
+                "properties": {"id": {"type": "string", "minLength": 1}, "after": {"type": ["string", "null"]}},
+                "required": ["id"],
+            },
+            {"type": "null"},
+        ],
+    }
+}
 BODIES: Final = (
     *(ResponseCreate, ChatCreate, TextCreate, MessagesCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate),
-    *(ChatFields, GenerateFields, ShowFields),
+    *(ChatFields, GenerateFields, ShowFields, ConversationCreate, ConversationUpdate, ItemsCreate),
 )
 _ID: Final = {
     "name": "id",
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": "^resp_[0-9a-f]{32}$"},
+}
+_CONVERSATION: Final = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^conv_[0-9a-f]{32}$"},
 }
 _MODEL: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
@@ -113,6 +142,7 @@ def _paths() -> Json:
         f"{one}/input_items": {
             "get": _operation("List the input items of a response", _ok("Items"), _ID, *_query(List))
         },
+        **_conversation_paths(),
         **_ollama_paths(),
         "/v1/models": {"get": _operation("List the served models", _ok("Models"))},
         "/v1/models/{id}": {"get": _operation("Describe a model", _ok("Model"), _MODEL)},
@@ -121,6 +151,32 @@ def _paths() -> Json:
         "/metrics": {"get": _operation("Prometheus metrics", _content("text/plain", {"type": "string"}), closed=False)},
         "/openapi.json": {
             "get": _operation("This OpenAPI document", _content("application/json", {"type": "object"}), closed=False)
+        },
+    }
+
+
+def _conversation_paths() -> Json:
+    """Return the operations of the Conversations API."""
+    one, item = f"{ROOT}/{{id}}", f"{ROOT}/{{id}}/items/{{item}}"
+    item_id = {**_MODEL, "name": "item"}
+    return {
+        ROOT: {
+            "get": _operation("List the user's conversations", _ok("Conversations"), *_query(ConversationList)),
+            "post": _operation("Create a conversation", _ok("Conversation"), body="ConversationCreate"),
+        },
+        f"{ROOT}/search": {"get": _operation("Search in titles and texts", _ok("Items"), *_query(Search))},
+        one: {
+            "get": _operation("Get a conversation", _ok("Conversation"), _CONVERSATION),
+            "post": _operation("Change a conversation", _ok("Conversation"), _CONVERSATION, body="ConversationUpdate"),
+            "delete": _operation("Delete a conversation and its responses", _ok("Deleted"), _CONVERSATION),
+        },
+        f"{one}/items": {
+            "get": _operation("List a conversation's items", _ok("Items"), _CONVERSATION, *_query(ItemList)),
+            "post": _operation("Add items to a conversation", _ok("Items"), _CONVERSATION, body="ItemsCreate"),
+        },
+        item: {
+            "get": _operation("Get an item", _ok("Item"), _CONVERSATION, item_id),
+            "delete": _refused("Refused: items are not deleted one by one", _CONVERSATION, item_id),
         },
     }
 
@@ -173,9 +229,9 @@ def _operation(
     return operation
 
 
-def _refused(summary: str, *, body: str = "", error: str = "Error") -> Json:
+def _refused(summary: str, *parameters: Json, body: str = "", error: str = "Error") -> Json:
     """Return an operation that always fails."""
-    operation = _operation(summary, {}, body=body, error=error)
+    operation = _operation(summary, {}, *parameters, body=body, error=error)
     del operation["responses"]["200"]
     return operation
 
@@ -219,7 +275,7 @@ def _schemas() -> Json:
     body = schemas["ResponseCreate"]
     for name in ("type", "stream_id", *INTERNAL):  # fields of the WebSocket mode, and the gateway's own
         del body["properties"][name]
-    body["properties"] |= STREAMABLE
+    body["properties"] |= STREAMABLE | CONVERSATION_FIELD
     body["required"] = [name for name in body.get("required", ()) if name != "type"]
     return {**schemas, **_response_schemas()}
 
@@ -258,6 +314,13 @@ def _response_schemas() -> Json:
         "InputTokens": _object(object={"const": "response.input_tokens"}, input_tokens=whole),
         "Deleted": _object(id=text, object=text, deleted={"const": True}),
         "Items": _object(object={"const": "list"}, data=_list(), has_more={"type": "boolean"}),
+        "Item": _object(id=text, type=text),
+        "Conversation": _object(
+            id=text, object={"const": "conversation"}, created_at=whole, metadata={"type": "object"}
+        ),
+        "Conversations": _object(
+            object={"const": "list"}, data=_list({"$ref": f"{REFERENCE}Conversation"}), has_more={"type": "boolean"}
+        ),
         "Models": _object(object={"const": "list"}, data=_list({"$ref": f"{REFERENCE}Model"})),
         "Model": _object(id=text, object={"const": "model"}, context_length=number),
         "Health": _object(status=text),

@@ -20,15 +20,7 @@ from gateway.protocol.lanes import Lanes
 from gateway.protocol.log import Reader
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.received import Received, lane_of, receive
-from gateway.protocol.requests import (
-    ClientMessage,
-    ResponseCancel,
-    ResponseCreate,
-    ResponseResume,
-    convert,
-    decode,
-    parse,
-)
+from gateway.protocol.requests import ClientMessage, ResponseCancel, ResponseCreate, ResponseResume, convert, decode
 from gateway.protocol.steering import (
     ResponseSteer,
     Steer,
@@ -46,6 +38,7 @@ from gateway.responses.keep_alive import SilenceTimer
 from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.runner import Running
 from gateway.responses.services import new_id
+from gateway.transport.changes import ANSWERED, Changes, next_change, parse_message
 from gateway.transport.intake import SMALL, Intake, owner
 from gateway.transport.sending import Sender
 
@@ -87,6 +80,7 @@ class Connection:
         self._writer: asyncio.Task[None] | None = None
         self._silence = SilenceTimer(responses.keep_alive, self._keep_alive)
         """Runs while a lane is in use."""
+        self._changes: Changes | None = None
         self._flooded = False
         """Whether the last rejection was for exceeding the message rate."""
         self._lost = True
@@ -117,6 +111,8 @@ class Connection:
             for running in self._held.values():
                 running.release(lost=self._lost)
             self._unstored.close()
+            if self._changes is not None:
+                self._changes.close()
 
     async def _read(self) -> None:
         while True:
@@ -152,6 +148,10 @@ class Connection:
         """Handle a message, or queue it undecoded in its lane. Raises ApiError."""
         if received.kind == "response.steer":
             self._steer(decode(received.data))
+            return
+        if received.kind in ANSWERED:
+            self._changes = self._changes or Changes(self._responses, self._principal, self._wake)
+            self._outbox.add_notice(self._changes.answer(received))
             return
         if received.kind not in ("response.create", "response.resume"):
             message = self._parse(received)
@@ -243,7 +243,7 @@ class Connection:
         return None
 
     def _parse(self, received: Received) -> ClientMessage:
-        return parse(received.data, strict_fields=self._responses.services.settings.strict_fields)
+        return parse_message(received, strict_fields=self._responses.services.settings.strict_fields)
 
     async def _start(
         self, lane: str | None, message: ResponseCreate | ResponseResume, steers: Sequence[Steer] = ()
@@ -354,7 +354,7 @@ class Connection:
     async def _write(self) -> None:
         """Send events until none is left."""
         try:
-            while (event := self._outbox.next()) is not None:
+            while (event := self._outbox.next() or await next_change(self._changes)) is not None:
                 await self._sender.send(event if isinstance(event, bytes) else self._encoded(event))
             if self._responses.closing and self._lanes.idle and self._outbox.empty:
                 await self._sender.close(RESTARTING, "the gateway restarts; connect again")

@@ -20,6 +20,8 @@ from gateway.conversations import unstored
 from gateway.errors import (
     ApiError,
     ConnectionLimitError,
+    ConversationNotFoundError,
+    ConversationsNeedKeysError,
     ItemNotFoundError,
     QueueTimeoutError,
     RateLimitExceededError,
@@ -255,7 +257,9 @@ def test_every_code_is_described_with_its_type_and_status_in_anthropics_form() -
         ResponseNotFoundError,
         ItemNotFoundError,
         ConnectionLimitError,
-    }  # errors of the Responses API and of its sockets
+        ConversationNotFoundError,
+        ConversationsNeedKeysError,
+    }  # errors of the Responses and Conversations APIs and of sockets
     for error in set(error_classes()) - elsewhere:
         made = error("no", 1) if error is RateLimitExceededError else error("no")
         _, status, codes = told[error_body(made, "req_1")["error"]["type"]]

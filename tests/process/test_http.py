@@ -207,7 +207,7 @@ def test_nothing_of_an_unstored_response_is_left(client: OpenAI) -> None:
         ({"input": 7}, 400, "invalid_request", "input"),
         ({"input": "x", "stream": 1}, 400, "invalid_request", "stream"),
         ({"input": "x", "stream_id": "a"}, 400, "unsupported_parameter", "stream_id"),
-        ({"input": "x", "conversation": "c"}, 400, "unsupported_parameter", "conversation"),
+        ({"input": "x", "conversation": "c"}, 403, "invalid_request", "conversation"),
         ({"input": "x", "model": "gpt-5"}, 404, "model_not_found", "model"),
         ({"input": "x", "previous_response_id": "resp_0"}, 400, "previous_response_not_found", "previous_response_id"),
         ({"input": "x" * 600}, 400, "context_length_exceeded", "input"),

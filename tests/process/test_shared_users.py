@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 
 from cache import KeyMismatchError, KeyRing, Ledger
 from gateway.auth.principal import Limits
-from gateway.auth.user import Key
+from gateway.auth.user import Key, digest, find_user
 from gateway.auth.users import Usage, UserError, Users, exist
 from gateway.cli import main
 from tests.support.redis_server import RedisServer
@@ -189,9 +189,12 @@ async def test_users_survive_a_rotation_of_the_cache_key(tmp_path: Path, server:
 MADE = {"a": 1, "b": 1, "c": 2}
 """When the keys of three tenants were made, all for one name: two out of each other's sight."""
 HEARD = st.builds(
-    lambda tenant, revoked: Key("anna", tenant, b"", False, 1.0, None, None, MADE[tenant], None, revoked),
+    lambda tenant, revoked, rotated: Key(
+        "anna", tenant, bytes([rotated]), False, 1.0, None, None, MADE[tenant], None, revoked, rotated
+    ),
     st.sampled_from([*MADE]),
     st.none() | st.integers(1, 3),
+    st.integers(0, 2),
 )
 
 
@@ -202,6 +205,20 @@ def test_gateways_reach_the_same_state_in_any_order_of_changes(keys: list[Key], 
     assert found.age == max(key.age for key in keys)
     moments = [key.revoked_at for key in keys if key.tenant == found.tenant and key.revoked_at is not None]
     assert found.revoked_at == min(moments, default=None)
+    assert found.rotated_at == max(key.rotated_at for key in keys if key.tenant == found.tenant)
+
+
+async def test_a_replaced_key_is_replaced_at_all_gateways(tmp_path: Path, server: RedisServer) -> None:
+    async with house(tmp_path / "a", server) as here, house(tmp_path / "b", server) as there:
+        old = await here.add("anna")
+        await there.share()
+        new = await there.rotate("anna", grace=3600)
+        await here.share()
+        for users in (here, there):
+            [user] = await users.all()
+            assert find_user([user], old) == find_user([user], new) == user
+            assert user.credentials(time.time()) == [digest(new), digest(old)]
+            assert user.credentials(time.time() + 3601) == [digest(new)]
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 
 from gateway.auth.principal import ANONYMOUS, Limits, Principal
 from gateway.auth.registry import ActiveConnection, UserRegistry
-from gateway.auth.users import Usage, UserError, Users, exist, find_user
+from gateway.auth.user import digest, find_user
+from gateway.auth.users import Usage, UserError, Users, exist
 from gateway.cli import main
 from gateway.errors import InvalidApiKeyError
 
@@ -245,3 +248,32 @@ def test_a_users_file_that_is_not_a_database_is_reported(tmp_path: Path, capsys:
     code, _, error = keys(capsys, tmp_path, "list")
     assert code == 1
     assert "users.db can't be opened" in error
+
+
+async def test_users_of_an_earlier_version_are_read_and_their_keys_replaced(tmp_path: Path) -> None:
+    users = Users(tmp_path)
+    old = await users.add("anna")
+    users.close()
+    with closing(sqlite3.connect(tmp_path / "users.db")) as connection:
+        for name in ("rotated_at", "old_digest", "old_until"):
+            connection.execute(f"ALTER TABLE users DROP COLUMN {name}")
+    users = Users(tmp_path)
+    assert find_user(await users.all(), old) is not None
+    new = await users.rotate("anna")
+    [user] = await users.all()
+    assert user.credentials(time.time()) == [digest(new)]
+    await users.revoke("anna")
+    with pytest.raises(UserError, match="no user anna has a valid key"):
+        await users.rotate("anna")
+    users.close()
+
+
+async def test_an_expired_key_is_replaced_only_with_a_new_expiry(tmp_path: Path) -> None:
+    users = Users(tmp_path)
+    await users.add("anna", expires_at=int(time.time()) - 1)
+    with pytest.raises(UserError, match="--expires 90d"):
+        await users.rotate("anna")
+    new = await users.rotate("anna", expires_at=int(time.time()) + 60)
+    [user] = await users.all()
+    assert user.credentials(time.time()) == [digest(new)]
+    users.close()
