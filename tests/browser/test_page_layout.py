@@ -1,0 +1,38 @@
+"""Layout of the chat page: narrow, wide and zoomed windows."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.support.browsing import OpenPage, ask, ended, name_model, saying
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+SIZES = [(320, 256), (320, 640), (360, 740), (390, 844), (768, 1024), (1280, 800), (3840, 2160)]
+"""Width and height in CSS pixels; 320 × 256 is a window of 1280 × 1024 at 400 % zoom."""
+LONG_NAME = "a-model-with-a-very-long-name-0.5b-instruct-q4_k_m-and-more-of-it"
+
+
+async def overflowing(page: Page, width: int, height: int) -> list[str]:
+    """Return the names of the elements that reach beyond the window of this size."""
+    await page.set_viewport_size({"width": width, "height": height})
+    return await page.evaluate(
+        "() => [...document.querySelectorAll('.bar > *, .foot, .composer, .composer > *, #log, .message')]"
+        ".filter((element) => { const box = element.getBoundingClientRect();"
+        " return box.width > 0 && (box.left < 0 || box.right > innerWidth); })"
+        ".map((element) => element.id || element.className)"
+        ".concat(document.documentElement.scrollWidth > innerWidth ? ['page'] : [])"
+    )
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+async def test_a_long_model_name_does_not_widen_the_page(open_page: OpenPage, locale: str) -> None:
+    page = await open_page(saying("Fine."), locale, before=lambda page: name_model(page, LONG_NAME))
+    await expect(page.locator("#model")).to_have_text(LONG_NAME)
+    for size in SIZES:
+        assert await overflowing(page, *size) == [], size
+    await ended(await ask(page, "x" * 200))
+    for size in SIZES:
+        assert await overflowing(page, *size) == [], size
+        await expect(page.get_by_test_id("send")).to_be_in_viewport(ratio=1)
