@@ -80,6 +80,16 @@ async def test_a_wrong_key_is_rejected_and_the_right_one_is_accepted_and_stored(
     await page.context.close()
 
 
+async def test_a_key_can_be_typed_as_soon_as_the_sign_in_opens(browser: Browser, locked: Locked) -> None:
+    key = locked.keys("add", "typist")
+    page, _ = await arrive(browser, locked.gateway.url)
+    await expect(page.get_by_test_id("sign-in")).to_be_visible()
+    await page.keyboard.type(key)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    await page.context.close()
+
+
 async def test_users_of_one_browser_see_only_their_own_conversations(browser: Browser, locked: Locked) -> None:
     keys = [locked.keys("add", name) for name in ("ann", "ben")]
     page, _ = await arrive(browser, locked.gateway.url)
