@@ -4,7 +4,7 @@ import { Ahead } from "./ahead.js";
 import { Conversation, newId } from "./conversation.js";
 import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
-import { Keyring } from "./keyring.js";
+import { KEY, Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
 import { Responses } from "./responses.js";
 import { Shelf } from "./shelf.js";
@@ -83,25 +83,28 @@ async function loadServerInfo() {
 }
 
 function signedIn(key, options) {
+  const before = keyring.key;
   keyring.store(key, options);
-  switchUser();
+  if (before !== null && before !== key) return forget();
+  library = new Library(lasting, keyring.scope);
   library.adopt();
-  showShelf();
+  find("sign-out").hidden = false;
+  connection.restart();
+  startConversation();
 }
 
 function signOut() {
+  saveAll();
+  toast.hide(); // completes a deletion while the key is still there
+  own.removeItem(OPEN);
   keyring.clear();
-  switchUser();
+  forget();
 }
 
-/** Switches to the conversations of the current user, and connects with their key. */
-function switchUser() {
-  saveAll();
-  responses.abandon();
-  library = new Library(lasting, keyring.scope);
-  find("sign-out").hidden = keyring.key === null;
-  startConversation();
-  connection.restart();
+/** Loads the page anew, so that nothing of a user stays in memory or in view for the next one. */
+function forget() {
+  connection.close();
+  location.reload();
 }
 
 /** Processes a new phase of a turn, whether or not its conversation is open. */
@@ -257,6 +260,7 @@ document.addEventListener("visibilitychange", () => document.hidden || connectio
 addEventListener("pagehide", saveAll);
 // Another window has changed the storage.
 addEventListener("storage", ({ key }) => {
+  if (key === KEY || key === null) return forget(); // signed in or out, or all data of the site deleted
   const { conversation } = talk;
   const stored = library.isAbout(conversation.id, key) ? library.open(conversation.id) : null;
   if (stored !== null) talk.merge(stored.data);

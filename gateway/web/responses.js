@@ -110,11 +110,6 @@ export class Responses {
     this.#setPhase(asking, { kind: "stopping" });
   }
 
-  /** Cancels and removes all running answers: the user has changed. */
-  abandon() {
-    this.#askings.splice(0).forEach((asking) => this.#cancel(asking));
-  }
-
   /** To be called when the connection is open. */
   connected() {
     this.#sendWaiting();

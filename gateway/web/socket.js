@@ -59,11 +59,17 @@ export class Connection {
     if (!this.#refused) this.connect();
   }
 
-  /** Closes the connection and opens a new one, for another user. */
-  restart() {
+  /** Closes the connection for good. */
+  close() {
+    clearTimeout(this.#timer);
     const socket = this.#socket;
     this.#socket = null;
     socket?.close();
+  }
+
+  /** Closes the connection and opens a new one, for another user. */
+  restart() {
+    this.close();
     this.#delay = FIRST_DELAY_MS;
     this.connect();
   }
