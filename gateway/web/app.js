@@ -1,6 +1,7 @@
 /** Assembly of the chat page: socket ↔ responses ↔ open conversation ↔ storage of the browser. */
 
 import { Ahead } from "./ahead.js";
+import { Announcer } from "./announcer.js";
 import { Conversation, newId } from "./conversation.js";
 import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
@@ -38,7 +39,8 @@ const gateway = new Gateway(() => keyring.key);
 let library = new Library(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
-const talk = new Talk(catalogue, log, new Follower(find("scroll")), responses, windowName, changed);
+const announcer = new Announcer(catalogue, find("announcer"));
+const talk = new Talk(catalogue, log, new Follower(find("scroll")), announcer, responses, windowName, changed);
 const shelf = new Shelf(catalogue, find("conversations"), { open, rename, remove });
 const ahead = new Ahead((request) => connection.send(request));
 const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);

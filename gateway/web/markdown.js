@@ -85,6 +85,13 @@ export class MarkdownView {
   }
 }
 
+/** Returns the text of Markdown without its marks. */
+export function plainText(markdown) {
+  const root = document.createElement("div");
+  for (const token of lex(markdown)) root.append(render(token));
+  return root.textContent.replace(/\s+/g, " ").trim();
+}
+
 /** Returns the top-level blocks. Text nested too deeply for the browser's stack becomes one plain paragraph. */
 function lex(text) {
   try {

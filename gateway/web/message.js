@@ -1,7 +1,8 @@
 /** Display of one turn: the question, and the answer while it waits, arrives and ends. */
 
-import { errorText, reasonText, text } from "./i18n.js";
+import { text } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
+import { failureOf, remarkOf } from "./outcome.js";
 import { copyOnClick, fitHeight, isComposing, stamp } from "./ui.js";
 
 // Transient errors, for which a retry button is shown.
@@ -63,8 +64,6 @@ export class TurnView {
   show(phase) {
     if (phase.kind === "ended") return this.end();
     this.#answer.dataset.state = "streaming";
-    // Screen readers announce the answer when it is complete, not piece by piece.
-    this.#answer.setAttribute("aria-busy", "true");
     if (phase.kind === "more") this.#wait.hidden = true;
     else this.#showWait(phase);
     this.#drawSoon();
@@ -75,7 +74,6 @@ export class TurnView {
     const turn = this.#turn;
     cancelAnimationFrame(this.#frame);
     this.#answer.dataset.state = turn.state === "open" ? "cancelled" : turn.state;
-    this.#answer.removeAttribute("aria-busy");
     this.#wait.hidden = true;
     this.#draw();
     this.#text.hidden = turn.answer === "";
@@ -185,7 +183,7 @@ export class TurnView {
 
   /** Shows the remark at once, and the statistics on click. */
   #describe(tools, button) {
-    tools.querySelector(".remark").textContent = this.#remark();
+    tools.querySelector(".remark").textContent = remarkOf(this.#catalogue, this.#turn);
     const stats = tools.querySelector(".stats");
     const { usage = null } = this.#turn;
     button.hidden = usage === null;
@@ -204,15 +202,6 @@ export class TurnView {
     });
   }
 
-  #remark() {
-    const { state, reason = null } = this.#turn;
-    if (state === "open") return text(this.#catalogue, "elsewhere");
-    if (state === "cancelled") return text(this.#catalogue, "cancelled");
-    if (reason === null) return "";
-    if (reason === "max_output_tokens") return text(this.#catalogue, "cutAtLimit");
-    return text(this.#catalogue, "incomplete", { reason: reasonText(this.#catalogue, reason) });
-  }
-
   #facts(usage) {
     const number = new Intl.NumberFormat(this.#catalogue.tag, { maximumFractionDigits: 1 });
     const { rate = null } = this.#turn;
@@ -224,12 +213,11 @@ export class TurnView {
     return facts;
   }
 
-  #makeError({ code = null, message = "", retry_after: seconds = null }) {
-    const what = errorText(this.#catalogue, code);
-    const whole = seconds === null ? what : text(this.#catalogue, "withWait", { what, seconds: Math.ceil(seconds) });
+  #makeError(error) {
+    const { code = null, message = "" } = error;
     const box = stamp(this.#catalogue, "error");
     box.dataset.code = code ?? "";
-    box.querySelector(".message-error-what").textContent = whole;
+    box.querySelector(".message-error-what").textContent = failureOf(this.#catalogue, error);
     const said = [message, code && message ? `(${code})` : ""].filter(Boolean).join(" ");
     box.querySelector(".message-error-said").textContent = said;
     box.querySelector(".message-error-said").hidden = said === "";

@@ -7,6 +7,7 @@ export class Talk {
   #catalogue;
   #log;
   #follower;
+  #announcer;
   #responses;
   #window;
   #changed;
@@ -17,14 +18,16 @@ export class Talk {
    * @param {object} catalogue of texts
    * @param {HTMLElement} log element that contains the turns
    * @param {import("./ui.js").Follower} follower
+   * @param {import("./announcer.js").Announcer} announcer
    * @param {import("./responses.js").Responses} responses
    * @param {string} window id of this window: only the window that sent a question resumes it
    * @param {(edited: boolean) => void} changed called when the displayed turns change; `edited` if they must be saved
    */
-  constructor(catalogue, log, follower, responses, window, changed) {
+  constructor(catalogue, log, follower, announcer, responses, window, changed) {
     this.#catalogue = catalogue;
     this.#log = log;
     this.#follower = follower;
+    this.#announcer = announcer;
     this.#responses = responses;
     this.#window = window;
     this.#changed = changed;
@@ -49,6 +52,7 @@ export class Talk {
     this.#views.clear();
     this.#log.replaceChildren();
     for (const turn of conversation.path) this.#show(turn);
+    this.#announcer.follow(this.running.at(-1) ?? null);
     this.#follower.catchUp();
     this.#changed(false);
   }
@@ -76,6 +80,8 @@ export class Talk {
   /** Shows a new phase of a turn of the open conversation. */
   phaseChanged(turn, phase) {
     this.#views.get(turn.id)?.show(phase);
+    if (phase.kind === "ended") this.#announcer.ended(turn);
+    else this.#announcer.changed(turn);
   }
 
   #askBelow(parent, question) {
@@ -83,6 +89,7 @@ export class Talk {
     const turn = this.#conversation.add(question, parent);
     turn.window = this.#window;
     this.#hideBelow(turn);
+    this.#announcer.follow(turn);
     this.#responses.ask(turn, this.#conversation); // before #show, which shows a turn that is not running as ended
     this.#show(turn);
     this.#follower.catchUp();

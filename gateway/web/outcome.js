@@ -1,0 +1,18 @@
+/** Texts about the end of an answer. */
+
+import { errorText, reasonText, text } from "./i18n.js";
+
+/** Returns the remark below an ended answer: why it is not complete; "" if it is. */
+export function remarkOf(catalogue, { state, reason = null }) {
+  if (state === "open") return text(catalogue, "elsewhere");
+  if (state === "cancelled") return text(catalogue, "cancelled");
+  if (reason === null) return "";
+  if (reason === "max_output_tokens") return text(catalogue, "cutAtLimit");
+  return text(catalogue, "incomplete", { reason: reasonText(catalogue, reason) });
+}
+
+/** Returns what went wrong with a failed answer. */
+export function failureOf(catalogue, { code = null, retry_after: seconds = null }) {
+  const what = errorText(catalogue, code);
+  return seconds === null ? what : text(catalogue, "withWait", { what, seconds: Math.ceil(seconds) });
+}
