@@ -8,6 +8,7 @@ import { catalogueFor, text, translate } from "./i18n.js";
 import { KEY, Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
 import { Responses } from "./responses.js";
+import { Retry } from "./retry.js";
 import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
@@ -50,13 +51,14 @@ const connection = new Connection(socketAddress("v1/responses", document.baseURI
   protocols: () => keyring.protocols,
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
+const retry = new Retry(catalogue, find("retry"), () => connection.retryNow());
 let wasOpen = false;
 let knowsNoChinese = false; // according to the model's metadata
 const unsaved = new Map(); // conversation id → conversation with unsaved changes
 const removed = new Set(); // ids of deleted conversations, whose answers may still be arriving
 let saving = 0;
 
-function connectionChanged(state) {
+function connectionChanged(state, pause) {
   if (state === "open") {
     wasOpen = true;
     signIn.close();
@@ -69,6 +71,7 @@ function connectionChanged(state) {
     signIn.open(keyring.key === null ? "" : "keyRefused");
   }
   showStatus(catalogue, find("status"), state, wasOpen);
+  retry.show(pause);
 }
 
 /** Loads model and settings. Called on every connection: the gateway may have restarted with other ones. */
@@ -256,9 +259,9 @@ composer.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !isComposing(event)) talk.stop();
 });
-// Reconnect at once when the network or the tab is back: browsers throttle timers in hidden tabs.
-addEventListener("online", () => connection.retryNow());
-document.addEventListener("visibilitychange", () => document.hidden || connection.retryNow());
+// Browsers throttle timers in hidden tabs and report changes of the network: both are reasons to check the link at once.
+for (const change of ["online", "offline"]) addEventListener(change, () => connection.probe());
+document.addEventListener("visibilitychange", () => document.hidden || connection.probe());
 addEventListener("pagehide", saveAll);
 // Another window has changed the storage.
 addEventListener("storage", ({ key }) => {

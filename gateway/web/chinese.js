@@ -40,6 +40,8 @@ export const chinese = {
   connected: "已连接",
   connecting: "正在连接…",
   reconnecting: "正在重连…",
+  retryNow: "立即重连",
+  retrying: "模型暂时不可用，正在重试…",
   cancelled: "已停止",
   elsewhere: "已中断",
   cutAtLimit: "已达到单次回答的长度上限，发送“继续”可接着写",

@@ -41,6 +41,8 @@ export const english = {
   connected: "Connected",
   connecting: "Connecting…",
   reconnecting: "Reconnecting…",
+  retryNow: "Now",
+  retrying: "The model is temporarily unavailable. Trying again…",
   cancelled: "Stopped",
   elsewhere: "Interrupted",
   cutAtLimit: "Length limit of one answer reached. Send “continue” for more.",

@@ -17,8 +17,10 @@ from tests.support.browsing import (
     ask,
     count_of,
     ended,
+    expect_soon,
     first_words_shown,
     messages,
+    saying,
     short_answers,
 )
 
@@ -133,6 +135,74 @@ async def test_an_answer_that_cannot_be_resumed_is_requested_again(open_page: Op
     await ended(answer)
     await expect(answer.locator(".message-text")).to_have_text("There was a samovar.")
     assert [request.get("input") for request in gateway.asked] == ["A story, please.", None, "A story, please."]
+
+
+async def test_a_planned_restart_fails_no_answer(open_page: OpenPage) -> None:
+    """A stopping gateway refuses requests, cuts long answers off, and closes its connections."""
+
+    def play(gateway: PlayedGateway, _request: dict[str, Any]) -> None:
+        if len(gateway.sockets) > 1:
+            gateway.complete("There was a samovar.")
+        elif len(gateway.asked) == 1:
+            gateway.begin("Once upon")
+        else:
+            gateway.refuse("engine_unavailable", "the gateway is stopping; connect again in a moment")
+
+    gateway = PlayedGateway(play)
+    page = await open_page(gateway)
+    answer = await ask(page, "A story, please.")
+    await expect(answer).to_contain_text("Once upon")
+    details = {"reason": "cancelled", "message": "the gateway is stopping"}
+    response = {"id": "resp_1", "object": "response", "status": "cancelled", "incomplete_details": details}
+    gateway.say("response.incomplete", response=response)
+    await expect(answer.get_by_test_id("wait")).to_contain_text("Trying again")
+    await gateway.sockets[0].close(code=1012, reason="the gateway restarts; connect again")
+    await ended(answer)
+    await expect(answer.locator(".message-text")).to_have_text("There was a samovar.")
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["which answers", "which is silent"])
+async def test_a_silent_link_is_checked_and_given_up_if_it_is_dead(open_page: OpenPage, answers: bool) -> None:
+    gateway = saying("Fine.")
+    page = await open_page(gateway)
+    gateway.answers_pings = answers
+    await expect_soon(page, lambda: gateway.pings > 1 or len(gateway.sockets) > 1)
+    assert len(gateway.sockets) == (1 if answers else 2)
+    gateway.answers_pings = True
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open", timeout=15_000)
+    await ended(await ask(page, "Hi"))
+
+
+async def test_a_gateway_that_refuses_pings_is_not_asked_again(open_page: OpenPage) -> None:
+    gateway = saying("Fine.")
+    page = await open_page(gateway)
+    gateway.answers_pings = False
+    await expect_soon(page, lambda: gateway.pings > 0)
+    gateway.sockets[0].send('{"type": "error", "status": 400, "error": {"code": "invalid_request"}}')
+    await page.wait_for_timeout(6_000)
+    assert (gateway.pings, len(gateway.sockets)) == (1, 1)
+    await ended(await ask(page, "Hi"))
+
+
+async def test_a_long_pause_before_reconnecting_is_counted_down_and_can_be_ended(open_page: OpenPage) -> None:
+    up = True
+    sockets: list[WebSocketRoute] = []
+
+    def play(connection: WebSocketRoute) -> None:
+        sockets.append(connection)
+        if not up:
+            asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(connection.close(code=1012)))
+
+    page = await open_page(play)
+    up = False
+    await sockets[0].close(code=1012)
+    await expect(page.get_by_test_id("retry")).to_have_text(re.compile(r"\d s\s*Now"), timeout=15_000)
+    up = True
+    count = len(sockets)
+    await page.get_by_test_id("retry-now").click()
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    assert len(sockets) == count + 1
+    await expect(page.get_by_test_id("retry")).to_be_hidden()
 
 
 async def test_an_answer_fails_after_several_lost_connections_and_can_be_retried(

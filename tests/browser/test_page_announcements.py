@@ -22,9 +22,11 @@ async def test_finished_sentences_of_an_answer_are_announced_once_and_in_plain_w
     gateway.delta(" wait for it.\n\n- Pour")
     await expect(region.locator("p")).to_have_text(["Take hot water.", "Then wait for it."])
     gateway.delta(" it")
-    gateway.say_of(1, "response.incomplete", "cancelled")
-    await ended(answer, "cancelled")
-    await expect(region.locator("p")).to_have_text(["Take hot water.", "Then wait for it.", "Pour it", "Stopped"])
+    details = {"reason": "max_output_tokens"}
+    response = {"id": "resp_1", "object": "response", "status": "incomplete", "incomplete_details": details}
+    gateway.say("response.incomplete", response=response)
+    await ended(answer)
+    await expect(region.locator("p")).to_contain_text(["Take hot", "Then wait for it.", "Pour it", "Length limit"])
 
 
 async def test_opening_a_conversation_announces_nothing_of_it(open_page: OpenPage) -> None:

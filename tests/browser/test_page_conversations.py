@@ -138,7 +138,7 @@ async def test_the_whole_history_is_sent_if_the_server_has_lost_it(open_page: Op
 async def test_a_failed_turn_is_not_part_of_the_history(open_page: OpenPage) -> None:
     def play(gateway: PlayedGateway, _request: dict[str, Any]) -> None:
         if len(gateway.asked) == 2:
-            gateway.refuse("engine_unavailable")
+            gateway.refuse("context_length_exceeded")
         else:
             gateway.complete("Fine.")
 

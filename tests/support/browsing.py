@@ -141,6 +141,8 @@ class PlayedGateway:
         self.asked: list[dict[str, Any]] = []
         self.ahead: list[dict[str, Any]] = []
         self.sockets: list[WebSocketRoute] = []
+        self.pings = 0
+        self.answers_pings = True
         self._sequence = -1
         self._lane = ""  # of the newest request, as every event of its answer names it
 
@@ -152,6 +154,11 @@ class PlayedGateway:
     def receive(self, frame: str | bytes) -> None:
         """Takes a request of the page."""
         request = json.loads(frame)
+        if request["type"] == "samovar.ping":
+            self.pings += 1
+            if self.answers_pings:
+                self.sockets[-1].send(json.dumps({"type": "samovar.pong"}))
+            return
         if request.get("generate") is False:
             self.ahead.append(request)  # and never comes to an end
             return
