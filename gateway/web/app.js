@@ -2,21 +2,26 @@
 
 import { Ahead } from "./ahead.js";
 import { Announcer } from "./announcer.js";
+import { Composer } from "./composer.js";
 import { Conversation, newId } from "./conversation.js";
+import { Drafts } from "./drafts.js";
 import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
 import { KEY, Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
+import { Queue } from "./queue.js";
 import { Responses } from "./responses.js";
 import { Retry } from "./retry.js";
 import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
 import { Talk } from "./talk.js";
-import { Follower, Toast, fitHeight, focusByKeyboard, isComposing, showNotice, showStatus } from "./ui.js";
+import { Follower, Toast, isComposing, showNotice, showStatus } from "./ui.js";
 
 // Interval at which a growing answer is saved: a crash of the browser loses at most this much.
 const SAVE_MS = 1_000;
+// Pause in typing after which the draft is saved.
+const DRAFT_MS = 300;
 // Answers interrupted by a reload are requested again, unless they are older than this.
 const STALE_MS = 600_000;
 // One lane per concurrent answer; the gateway allows 16 lanes per connection.
@@ -29,7 +34,7 @@ document.documentElement.lang = catalogue.tag;
 translate(document, catalogue);
 
 const find = (id) => document.getElementById(id);
-const [composer, send, stop, log, hello] = ["composer", "send", "stop", "log", "hello"].map(find);
+const [log, hello] = ["log", "hello"].map(find);
 
 const own = storageOf("sessionStorage");
 if (own.getItem(WINDOW) === null) own.setItem(WINDOW, newId());
@@ -38,10 +43,18 @@ const lasting = storageOf("localStorage");
 const keyring = new Keyring(lasting, own);
 const gateway = new Gateway(() => keyring.key);
 let library = new Library(lasting, keyring.scope);
+let drafts = new Drafts(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
 const announcer = new Announcer(catalogue, find("announcer"));
 const talk = new Talk(catalogue, log, new Follower(find("scroll")), announcer, responses, windowName, changed);
+const queue = new Queue(catalogue, find("queued"), takeBack);
+const composer = new Composer(catalogue, find("form"), {
+  send: submit,
+  stop: () => talk.stop(),
+  editLast: () => talk.editLast(),
+  changed: draftChanged,
+});
 const shelf = new Shelf(catalogue, find("conversations"), { open, rename, remove });
 const ahead = new Ahead((request) => connection.send(request));
 const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);
@@ -57,6 +70,7 @@ let knowsNoChinese = false; // according to the model's metadata
 const unsaved = new Map(); // conversation id → conversation with unsaved changes
 const removed = new Set(); // ids of deleted conversations, whose answers may still be arriving
 let saving = 0;
+let draftTimer = 0;
 
 function connectionChanged(state, pause) {
   if (state === "open") {
@@ -92,6 +106,7 @@ function signedIn(key, options) {
   keyring.store(key, options);
   if (before !== null && before !== key) return forget();
   library = new Library(lasting, keyring.scope);
+  drafts = new Drafts(lasting, keyring.scope);
   library.adopt();
   find("sign-out").hidden = false;
   connection.restart();
@@ -99,7 +114,7 @@ function signedIn(key, options) {
 }
 
 function signOut() {
-  saveAll();
+  saveEverything();
   toast.hide(); // completes a deletion while the key is still there
   own.removeItem(OPEN);
   keyring.clear();
@@ -118,6 +133,19 @@ function phaseChanged(turn, phase, conversation) {
   if (phase.kind === "ended") conversation.touch();
   saveSoon(conversation, phase.kind === "more" ? SAVE_MS : 0);
   showBusy();
+  if (phase.kind === "ended") askNext(turn, conversation);
+}
+
+/** Sends the next queued message after an answer; after one that has failed or was stopped, it becomes a draft again. */
+function askNext(turn, conversation) {
+  if (responses.running(conversation).length > 0) return;
+  if (turn.state !== "done") return takeAllBack(conversation);
+  const words = queue.next(conversation);
+  if (words === undefined) return;
+  if (conversation.id === talk.conversation.id) return talk.ask(words);
+  const next = conversation.add(words, conversation.path.at(-1)?.id ?? null);
+  next.window = windowName;
+  responses.ask(next, conversation);
 }
 
 function changed(edited) {
@@ -131,10 +159,8 @@ function changed(edited) {
 
 function showBusy() {
   const running = talk.running;
-  stop.hidden = running.length === 0;
-  stop.disabled = running.length > 0 && running.every((turn) => responses.phaseOf(turn)?.kind === "stopping");
-  send.hidden = running.length > 0;
-  send.disabled = composer.value.trim() === "";
+  const isStopping = running.length > 0 && running.every((turn) => responses.phaseOf(turn)?.kind === "stopping");
+  composer.showBusy(running.length > 0, isStopping);
   log.classList.toggle("busy", running.length > 0);
 }
 
@@ -169,10 +195,18 @@ function open(id) {
   const conversation = load(id);
   if (conversation === null) return startConversation();
   continueInterrupted(conversation);
-  talk.open(conversation);
+  show(conversation);
   if (talk.running.length === 0) ahead.opened(conversation);
+}
+
+/** Shows a conversation, with its draft. */
+function show(conversation) {
+  saveDraft();
+  talk.open(conversation);
+  queue.show(conversation);
+  composer.write(drafts.of(conversation));
   shelf.chosen();
-  focusByKeyboard(composer);
+  composer.focus();
 }
 
 /** Resumes the answers that this window was waiting for when it was reloaded. */
@@ -185,9 +219,7 @@ function continueInterrupted(conversation) {
 }
 
 function startConversation() {
-  talk.open(new Conversation());
-  shelf.chosen();
-  focusByKeyboard(composer);
+  show(new Conversation());
 }
 
 function rename(id, title) {
@@ -205,6 +237,7 @@ function remove(id) {
   removed.add(id);
   responses.running(conversation).forEach((turn) => responses.stop(turn));
   unsaved.delete(id);
+  queue.clear(conversation);
   library.remove(id);
   if (isOpen) startConversation();
   else showShelf();
@@ -214,55 +247,65 @@ function remove(id) {
     if (isOpen) open(id);
     else showShelf();
   };
-  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, () => gateway.deleteResponses(conversation.responses));
+  const passed = () => {
+    drafts.store(conversation, "");
+    gateway.deleteResponses(conversation.responses);
+  };
+  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, passed);
 }
 
 function submit() {
-  const words = composer.value.trim();
-  if (words === "" || talk.running.length > 0) return;
+  const { words } = composer;
+  if (words === "") return;
+  composer.write("");
+  saveDraft();
+  if (talk.running.length > 0) return queue.add(talk.conversation, words);
   ahead.stop();
-  write("");
   talk.ask(words);
 }
 
-function write(words) {
-  composer.value = words;
-  fitHeight(composer);
-  showBusy();
+function draftChanged() {
+  clearTimeout(draftTimer);
+  draftTimer = setTimeout(saveDraft, DRAFT_MS);
+  ahead.draftChanged(talk.conversation, composer.text);
 }
 
-find("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  submit();
-  focusByKeyboard(composer);
-});
-stop.addEventListener("click", () => {
-  talk.stop();
-  focusByKeyboard(composer);
-});
+function saveDraft() {
+  clearTimeout(draftTimer);
+  drafts.store(talk.conversation, composer.text);
+}
+
+function takeBack(words) {
+  composer.write([words, composer.text].filter(Boolean).join("\n\n"));
+  saveDraft();
+  composer.focus();
+}
+
+/** Turns the queued messages of a conversation into its draft. */
+function takeAllBack(conversation) {
+  const words = queue.draftOf(conversation);
+  queue.clear(conversation);
+  if (words === "") return;
+  if (conversation.id === talk.conversation.id) return takeBack(words);
+  drafts.store(conversation, [words, drafts.of(conversation)].filter(Boolean).join("\n\n"));
+}
+
+/** Saves everything that is not yet in the storage: the page may be about to go. */
+function saveEverything() {
+  saveDraft();
+  queue.conversations.forEach(takeAllBack);
+  saveAll();
+}
+
 find("new").addEventListener("click", startConversation);
 find("sign-out").addEventListener("click", signOut);
-composer.addEventListener("input", () => {
-  write(composer.value);
-  ahead.draftChanged(talk.conversation, composer.value);
-});
-composer.addEventListener("keydown", (event) => {
-  if (isComposing(event)) return;
-  if (event.key === "Enter" && !event.shiftKey) {
-    event.preventDefault();
-    submit();
-  } else if (event.key === "ArrowUp" && composer.value === "" && talk.running.length === 0) {
-    event.preventDefault();
-    talk.editLast();
-  }
-});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !isComposing(event)) talk.stop();
 });
 // Browsers throttle timers in hidden tabs and report changes of the network: both are reasons to check the link at once.
 for (const change of ["online", "offline"]) addEventListener(change, () => connection.probe());
 document.addEventListener("visibilitychange", () => document.hidden || connection.probe());
-addEventListener("pagehide", saveAll);
+addEventListener("pagehide", saveEverything);
 // Another window has changed the storage.
 addEventListener("storage", ({ key }) => {
   if (key === KEY || key === null) return forget(); // signed in or out, or all data of the site deleted
@@ -273,6 +316,6 @@ addEventListener("storage", ({ key }) => {
 });
 
 find("sign-out").hidden = keyring.key === null;
-write(composer.value); // the browser may have restored the draft after a reload
+composer.write(drafts.of(talk.conversation));
 open(own.getItem(OPEN));
 connection.connect();

@@ -121,12 +121,19 @@ function noticeParagraph(catalogue) {
   return paragraph;
 }
 
+// Safari reports the Enter that ends a composition this soon after `compositionend`, marked only by the key code 229.
+// Chrome on macOS gives this code to every key while such an input method is active, also long after a composition.
+const COMPOSITION_MS = 100;
+const IN_METHOD = 229;
+let composedAt = -Infinity;
+document.addEventListener("compositionend", ({ timeStamp }) => (composedAt = timeStamp), true);
+
 /**
  * Whether a key event belongs to an input method that is composing: its Enter accepts a candidate, its Escape discards
- * one. Safari reports the Enter that ends a composition after `compositionend`; only the key code 229 identifies it.
+ * one.
  */
 export function isComposing(event) {
-  return event.isComposing || event.keyCode === 229;
+  return event.isComposing || (event.keyCode === IN_METHOD && event.timeStamp - composedAt < COMPOSITION_MS);
 }
 
 /** Focuses an element, since a button that disappears loses the focus. Not on touch screens: there the keyboard would open. */

@@ -299,29 +299,6 @@ async def test_the_notice_recommends_qwen_in_both_languages(open_page: OpenPage)
         await expect(paragraph).to_contain_text("Qwen")
 
 
-async def test_composing_with_an_input_method_does_not_send(open_page: OpenPage) -> None:
-    page = await open_page()
-    composer = page.get_by_test_id("composer")
-    await composer.focus()
-    devtools = await page.context.new_cdp_session(page)
-    await devtools.send("Input.imeSetComposition", {"text": "nihao", "selectionStart": 5, "selectionEnd": 5})
-    await page.keyboard.press("Enter")
-    # Safari reports the Enter that ends a composition after its end, marked only by the key code.
-    for mark in ({"isComposing": True}, {"keyCode": 229}):
-        await composer.dispatch_event("keydown", {"key": "Enter", **mark})
-    await expect(page.get_by_test_id("message")).to_have_count(0)
-
-
-async def test_shift_and_enter_start_a_new_line(open_page: OpenPage) -> None:
-    page = await open_page()
-    composer = page.get_by_test_id("composer")
-    await composer.press_sequentially("one")
-    await composer.press("Shift+Enter")
-    await composer.press_sequentially("two")
-    await expect(composer).to_have_value("one\ntwo")
-    await expect(page.get_by_test_id("message")).to_have_count(0)
-
-
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 async def test_nothing_is_cut_off_on_a_phone(open_page: OpenPage, locale: str) -> None:
     words = "a-word-without-an-end-" * 20
