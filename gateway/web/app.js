@@ -5,6 +5,7 @@ import { Announcer } from "./announcer.js";
 import { Composer } from "./composer.js";
 import { Conversation, newId } from "./conversation.js";
 import { Drafts } from "./drafts.js";
+import { Follower } from "./follower.js";
 import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
 import { KEY, Keyring } from "./keyring.js";
@@ -16,7 +17,7 @@ import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
 import { Talk } from "./talk.js";
-import { Follower, Toast, isComposing, showNotice, showStatus } from "./ui.js";
+import { Toast, isComposing, showNotice, showStatus } from "./ui.js";
 
 // Interval at which a growing answer is saved: a crash of the browser loses at most this much.
 const SAVE_MS = 1_000;
@@ -47,7 +48,7 @@ let drafts = new Drafts(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
 const announcer = new Announcer(catalogue, find("announcer"));
-const talk = new Talk(catalogue, log, new Follower(find("scroll")), announcer, responses, windowName, changed);
+const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, changed);
 const queue = new Queue(catalogue, find("queued"), takeBack);
 const composer = new Composer(catalogue, find("form"), {
   send: submit,
@@ -142,7 +143,7 @@ function askNext(turn, conversation) {
   if (turn.state !== "done") return takeAllBack(conversation);
   const words = queue.next(conversation);
   if (words === undefined) return;
-  if (conversation.id === talk.conversation.id) return talk.ask(words);
+  if (conversation.id === talk.conversation.id) return talk.ask(words, false);
   const next = conversation.add(words, conversation.path.at(-1)?.id ?? null);
   next.window = windowName;
   responses.ask(next, conversation);

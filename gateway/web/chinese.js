@@ -27,6 +27,7 @@ export const chinese = {
   untitled: "对话",
   edit: "编辑",
   cancel: "取消",
+  newest: "回到最新消息",
   copy: "复制",
   copied: "已复制",
   notCopied: "复制失败",

@@ -27,6 +27,7 @@ export const english = {
   untitled: "Conversation",
   edit: "Edit",
   cancel: "Cancel",
+  newest: "To the newest message",
   copy: "Copy",
   copied: "Copied",
   notCopied: "Copying failed",

@@ -17,7 +17,7 @@ export class Talk {
   /**
    * @param {object} catalogue of texts
    * @param {HTMLElement} log element that contains the turns
-   * @param {import("./ui.js").Follower} follower
+   * @param {import("./follower.js").Follower} follower
    * @param {import("./announcer.js").Announcer} announcer
    * @param {import("./responses.js").Responses} responses
    * @param {string} window id of this window: only the window that sent a question resumes it
@@ -49,9 +49,7 @@ export class Talk {
   /** Shows this conversation, scrolled to its end. */
   open(conversation) {
     this.#conversation = conversation;
-    this.#views.clear();
-    this.#log.replaceChildren();
-    for (const turn of conversation.path) this.#show(turn);
+    this.#draw();
     this.#announcer.follow(this.running.at(-1) ?? null);
     this.#follower.catchUp();
     this.#changed(false);
@@ -60,12 +58,13 @@ export class Talk {
   /** Merges changes of another window. */
   merge(data) {
     if (this.running.length > 0 || !this.#conversation.merge(data, true)) return;
-    this.open(this.#conversation);
+    this.#follower.keepPlace(() => this.#draw());
+    this.#changed(false);
   }
 
-  /** Asks a question after the last displayed turn. */
-  ask(question) {
-    this.#askBelow(this.#conversation.path.at(-1)?.id ?? null, question);
+  /** Asks a question after the last displayed turn; scrolls there if `follow`. */
+  ask(question, follow = true) {
+    this.#askBelow(this.#conversation.path.at(-1)?.id ?? null, question, follow);
   }
 
   stop() {
@@ -84,7 +83,13 @@ export class Talk {
     else this.#announcer.changed(turn);
   }
 
-  #askBelow(parent, question) {
+  #draw() {
+    this.#views.clear();
+    this.#log.replaceChildren();
+    for (const turn of this.#conversation.path) this.#show(turn);
+  }
+
+  #askBelow(parent, question, follow = true) {
     if (this.running.length > 0) return;
     const turn = this.#conversation.add(question, parent);
     turn.window = this.#window;
@@ -92,7 +97,8 @@ export class Talk {
     this.#announcer.follow(turn);
     this.#responses.ask(turn, this.#conversation); // before #show, which shows a turn that is not running as ended
     this.#show(turn);
-    this.#follower.catchUp();
+    if (follow) this.#follower.catchUp();
+    else this.#follower.grown();
     this.#changed(true);
   }
 

@@ -3,33 +3,8 @@
 import { copyText } from "./clipboard.js";
 import { catalogues, text, translate } from "./i18n.js";
 
-const NEAR_BOTTOM_PX = 64;
 const COPIED_MS = 1_600;
 const TOAST_MS = 8_000;
-
-/** Scrolls with the newest text, unless the user has scrolled up. */
-export class Follower {
-  #scroller;
-  #following = true;
-
-  constructor(scroller) {
-    this.#scroller = scroller;
-    scroller.addEventListener("scroll", () => {
-      this.#following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_BOTTOM_PX;
-    });
-  }
-
-  /** To be called after the log grew. */
-  grown() {
-    if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
-  }
-
-  /** Scrolls to the end. */
-  catchUp() {
-    this.#following = true;
-    this.grown();
-  }
-}
 
 /** A temporary message at the edge of the page, with an undo button. */
 export class Toast {
