@@ -10,21 +10,20 @@ import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
 import { KEY, Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
+import { Peers } from "./peers.js";
 import { Queue } from "./queue.js";
 import { Responses } from "./responses.js";
 import { Retry } from "./retry.js";
 import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
-import { Talk } from "./talk.js";
+import { STALE_MS, Talk } from "./talk.js";
 import { Toast, isComposing, showNotice, showStatus } from "./ui.js";
 
 // Interval at which a growing answer is saved: a crash of the browser loses at most this much.
 const SAVE_MS = 1_000;
 // Pause in typing after which the draft is saved.
 const DRAFT_MS = 300;
-// Answers interrupted by a reload are requested again, unless they are older than this.
-const STALE_MS = 600_000;
 // One lane per concurrent answer; the gateway allows 16 lanes per connection.
 const LANES = Array.from({ length: 8 }, (_, number) => `answer-${number}`);
 const OPEN = "samovar.open"; // storage key: id of the conversation that this window shows
@@ -48,7 +47,7 @@ let drafts = new Drafts(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
 const announcer = new Announcer(catalogue, find("announcer"));
-const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, changed);
+const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, new Peers(windowName), changed);
 const queue = new Queue(catalogue, find("queued"), takeBack);
 const composer = new Composer(catalogue, find("form"), {
   send: submit,
@@ -161,8 +160,8 @@ function changed(edited) {
 function showBusy() {
   const running = talk.running;
   const isStopping = running.length > 0 && running.every((turn) => responses.phaseOf(turn)?.kind === "stopping");
-  composer.showBusy(running.length > 0, isStopping);
-  log.classList.toggle("busy", running.length > 0);
+  composer.showBusy({ isBusy: talk.isBusy, canStop: running.length > 0, isStopping });
+  log.classList.toggle("busy", talk.isBusy);
 }
 
 function showShelf() {
@@ -244,7 +243,7 @@ function remove(id) {
   else showShelf();
   const undo = () => {
     removed.delete(id);
-    library.save(conversation);
+    library.restore(conversation);
     if (isOpen) open(id);
     else showShelf();
   };
@@ -255,12 +254,22 @@ function remove(id) {
   toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, passed);
 }
 
+/** Leaves a conversation that another window has deleted; what the user was writing becomes a new message. */
+function leaveDeleted(conversation) {
+  responses.running(conversation).forEach((turn) => responses.stop(turn));
+  const words = [queue.draftOf(conversation), composer.text].filter(Boolean).join("\n\n");
+  queue.clear(conversation);
+  composer.write("");
+  startConversation();
+  if (words !== "") takeBack(words);
+}
+
 function submit() {
   const { words } = composer;
   if (words === "") return;
   composer.write("");
   saveDraft();
-  if (talk.running.length > 0) return queue.add(talk.conversation, words);
+  if (talk.isBusy) return queue.add(talk.conversation, words);
   ahead.stop();
   talk.ask(words);
 }
@@ -311,8 +320,11 @@ addEventListener("pagehide", saveEverything);
 addEventListener("storage", ({ key }) => {
   if (key === KEY || key === null) return forget(); // signed in or out, or all data of the site deleted
   const { conversation } = talk;
-  const stored = library.isAbout(conversation.id, key) ? library.open(conversation.id) : null;
-  if (stored !== null) talk.merge(stored.data);
+  if (library.isAbout(conversation.id, key)) {
+    const stored = library.open(conversation.id);
+    if (stored !== null) talk.merge(stored.data).forEach((turn) => askNext(turn, conversation));
+    else if (library.isDeleted(conversation.id)) leaveDeleted(conversation);
+  }
   showShelf();
 });
 

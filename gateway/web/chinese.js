@@ -48,7 +48,8 @@ export const chinese = {
   retryNow: "立即重连",
   retrying: "模型暂时不可用，正在重试…",
   cancelled: "已停止",
-  elsewhere: "已中断",
+  interrupted: "已中断",
+  elsewhere: "正在另一个窗口中回答…",
   cutAtLimit: "已达到单次回答的长度上限，发送“继续”可接着写",
   incomplete: ({ reason }) => `回答不完整（${reason}）`,
   reasons: {

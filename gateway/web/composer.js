@@ -63,10 +63,10 @@ export class Composer {
     this.#fit();
   }
 
-  /** Shows whether an answer is running, and whether it is being stopped. */
-  showBusy(isBusy, isStopping) {
+  /** Shows whether an answer is running, whether this window can stop it, and whether it is being stopped. */
+  showBusy({ isBusy, canStop, isStopping }) {
     this.#isBusy = isBusy;
-    this.#stop.hidden = !isBusy;
+    this.#stop.hidden = !canStop;
     this.#stop.disabled = isStopping;
     const label = text(this.#catalogue, isBusy ? "sendNext" : "send");
     this.#send.setAttribute("aria-label", label);
@@ -85,7 +85,7 @@ export class Composer {
 
   #showButtons() {
     this.#send.disabled = this.words === "";
-    this.#send.hidden = this.#isBusy && this.words === "";
+    this.#send.hidden = !this.#stop.hidden && this.words === "";
   }
 
   #pressed(event, acts) {

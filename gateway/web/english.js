@@ -49,7 +49,8 @@ export const english = {
   retryNow: "Now",
   retrying: "The model is temporarily unavailable. Trying again…",
   cancelled: "Stopped",
-  elsewhere: "Interrupted",
+  interrupted: "Interrupted",
+  elsewhere: "Answering in another window…",
   cutAtLimit: "Length limit of one answer reached. Send “continue” for more.",
   incomplete: ({ reason }) => `Incomplete (${reason})`,
   reasons: {

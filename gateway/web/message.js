@@ -60,8 +60,9 @@ export class TurnView {
     return this.#question.dataset.editing !== undefined;
   }
 
-  /** Shows a running answer in this phase; see responses.js. */
-  show(phase) {
+  /** Shows a running answer in this phase: one of responses.js, or `elsewhere` for an answer of another window. */
+  show(phase, turn = this.#turn) {
+    this.#turn = turn;
     if (phase.kind === "ended") return this.end();
     this.#answer.dataset.state = "streaming";
     if (phase.kind === "more") this.#wait.hidden = true;

@@ -4,7 +4,7 @@ import { errorText, reasonText, text } from "./i18n.js";
 
 /** Returns the remark below an ended answer: why it is not complete; "" if it is. */
 export function remarkOf(catalogue, { state, reason = null }) {
-  if (state === "open") return text(catalogue, "elsewhere");
+  if (state === "open") return text(catalogue, "interrupted");
   if (state === "cancelled") return text(catalogue, "cancelled");
   if (reason === null) return "";
   if (reason === "max_output_tokens") return text(catalogue, "cutAtLimit");

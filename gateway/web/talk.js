@@ -3,6 +3,11 @@
 import { Conversation } from "./conversation.js";
 import { TurnView } from "./message.js";
 
+// Answers that were asked for longer ago than this are not expected any more, in whichever window.
+export const STALE_MS = 600_000;
+// Interval at which windows are checked whose answers are expected.
+const CHECK_MS = 3_000;
+
 export class Talk {
   #catalogue;
   #log;
@@ -10,7 +15,9 @@ export class Talk {
   #announcer;
   #responses;
   #window;
+  #peers;
   #changed;
+  #elsewhere = new Set(); // turns whose answers arrive in other windows
   #views = new Map(); // turn id → view
   #conversation = new Conversation();
 
@@ -21,15 +28,18 @@ export class Talk {
    * @param {import("./announcer.js").Announcer} announcer
    * @param {import("./responses.js").Responses} responses
    * @param {string} window id of this window: only the window that sent a question resumes it
+   * @param {import("./peers.js").Peers} peers
    * @param {(edited: boolean) => void} changed called when the displayed turns change; `edited` if they must be saved
    */
-  constructor(catalogue, log, follower, announcer, responses, window, changed) {
+  constructor(catalogue, log, follower, announcer, responses, window, peers, changed) {
     this.#catalogue = catalogue;
     this.#log = log;
     this.#follower = follower;
     this.#announcer = announcer;
     this.#responses = responses;
     this.#window = window;
+    this.#peers = peers;
+    setInterval(() => this.#checkElsewhere(), CHECK_MS);
     this.#changed = changed;
   }
 
@@ -46,20 +56,33 @@ export class Talk {
     return this.#responses.running(this.#conversation);
   }
 
+  /** Whether an answer to the displayed turns is running, in this window or in another one. */
+  get isBusy() {
+    return this.running.length > 0 || this.#elsewhere.size > 0;
+  }
+
   /** Shows this conversation, scrolled to its end. */
   open(conversation) {
     this.#conversation = conversation;
+    this.#elsewhere = new Set(conversation.turns.filter((turn) => this.#isElsewhere(turn)));
     this.#draw();
     this.#announcer.follow(this.running.at(-1) ?? null);
     this.#follower.catchUp();
     this.#changed(false);
   }
 
-  /** Merges changes of another window. */
+  /** Merges changes of another window; returns the turns whose answers have ended there. */
   merge(data) {
-    if (this.running.length > 0 || !this.#conversation.merge(data, true)) return;
-    this.#follower.keepPlace(() => this.#draw());
+    if (this.running.length > 0) return [];
+    const known = new Set(this.#conversation.turns.map(({ id }) => id));
+    const changed = this.#conversation.merge(data, true);
+    this.#elsewhere = new Set(this.#conversation.turns.filter((turn) => this.#isElsewhere(turn)));
+    if (changed.length === 0) return [];
+    const isGrowing = (turn) => known.has(turn.id) && this.#elsewhere.has(this.#conversation.data.turns[turn.id]);
+    if (changed.every(isGrowing)) this.#elsewhere.forEach((turn) => this.#showElsewhere(turn));
+    else this.#follower.keepPlace(() => this.#draw());
     this.#changed(false);
+    return changed.filter(({ state }) => state !== "open");
   }
 
   /** Asks a question after the last displayed turn; scrolls there if `follow`. */
@@ -90,7 +113,7 @@ export class Talk {
   }
 
   #askBelow(parent, question, follow = true) {
-    if (this.running.length > 0) return;
+    if (this.isBusy) return;
     const turn = this.#conversation.add(question, parent);
     turn.window = this.#window;
     this.#hideBelow(turn);
@@ -137,6 +160,27 @@ export class Talk {
     this.#log.append(...view.elements);
     const phase = this.#responses.phaseOf(turn);
     if (phase !== null) view.show(phase);
+    else if (this.#elsewhere.has(turn)) this.#showElsewhere(turn);
     else view.end();
+  }
+
+  /** Whether another window may be receiving the answer of a turn. */
+  #isElsewhere(turn) {
+    const isRecent = Date.now() - turn.at < STALE_MS;
+    return turn.state === "open" && turn.window !== this.#window && isRecent && this.#responses.phaseOf(turn) === null;
+  }
+
+  #showElsewhere(turn) {
+    this.#views.get(turn.id)?.show({ kind: "elsewhere" }, this.#conversation.data.turns[turn.id]);
+  }
+
+  /** Ends the display of answers whose windows were closed. */
+  async #checkElsewhere() {
+    for (const turn of this.#elsewhere) {
+      if (await this.#peers.isOpen(turn.window)) continue;
+      if (!this.#elsewhere.delete(turn)) continue; // ended in the meantime
+      this.#views.get(turn.id)?.end();
+      this.#changed(false);
+    }
   }
 }
