@@ -24,6 +24,8 @@ import { Toast, isComposing, showNotice, showStatus } from "./ui.js";
 const SAVE_MS = 1_000;
 // Pause in typing after which the draft is saved.
 const DRAFT_MS = 300;
+// Interval at which the model's state is read while an answer waits.
+const LOADING_MS = 2_000;
 // One lane per concurrent answer; the gateway allows 16 lanes per connection.
 const LANES = Array.from({ length: 8 }, (_, number) => `answer-${number}`);
 const OPEN = "samovar.open"; // storage key: id of the conversation that this window shows
@@ -47,7 +49,7 @@ let drafts = new Drafts(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
 const announcer = new Announcer(catalogue, find("announcer"));
-const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, new Peers(windowName), changed);
+const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, new Peers(windowName), () => isLoading, changed);
 const queue = new Queue(catalogue, find("queued"), takeBack);
 const composer = new Composer(catalogue, find("form"), {
   send: submit,
@@ -67,6 +69,7 @@ const connection = new Connection(socketAddress("v1/responses", document.baseURI
 const retry = new Retry(catalogue, find("retry"), () => connection.retryNow());
 let wasOpen = false;
 let knowsNoChinese = false; // according to the model's metadata
+let isLoading = false; // whether no engine has loaded the model
 const unsaved = new Map(); // conversation id → conversation with unsaved changes
 const removed = new Set(); // ids of deleted conversations, whose answers may still be arriving
 let saving = 0;
@@ -99,6 +102,11 @@ async function loadServerInfo() {
   // An empty list means that the model's languages are unknown: show no notice.
   knowsNoChinese = model.languages?.length > 0 && !model.languages.includes("zh");
   showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
+}
+
+/** Looks whether a waiting answer waits for the model to be loaded. */
+async function watchLoading() {
+  isLoading = responses.isWaiting && (await gateway.model())?.loaded === false;
 }
 
 function signedIn(key, options) {
@@ -329,6 +337,7 @@ addEventListener("storage", ({ key }) => {
 });
 
 find("sign-out").hidden = keyring.key === null;
+setInterval(watchLoading, LOADING_MS);
 composer.write(drafts.of(talk.conversation));
 open(own.getItem(OPEN));
 connection.connect();

@@ -22,9 +22,9 @@ export function errorText(catalogue, code) {
   return Object.hasOwn(catalogue.errors, code) ? catalogue.errors[code] : catalogue.errors.unknown;
 }
 
-/** Returns the explanation of an answer's `incomplete_details.reason`; an unknown reason is returned as it is. */
+/** Returns the explanation of an answer's `incomplete_details.reason`. */
 export function reasonText(catalogue, reason) {
-  return Object.hasOwn(catalogue.reasons, reason) ? catalogue.reasons[reason] : reason;
+  return Object.hasOwn(catalogue.reasons, reason) ? catalogue.reasons[reason] : catalogue.reasons.unknown;
 }
 
 const attributes = { i18nLabel: "aria-label", i18nTitle: "title", i18nPlaceholder: "placeholder" };

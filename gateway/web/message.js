@@ -1,26 +1,18 @@
 /** Display of one turn: the question, and the answer while it waits, arrives and ends. */
 
+import { failureBox } from "./failure.js";
 import { text } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
-import { failureOf, remarkOf } from "./outcome.js";
+import { remarkOf } from "./outcome.js";
 import { copyOnClick, fitHeight, isComposing, stamp } from "./ui.js";
-
-// Transient errors, for which a retry button is shown.
-const TRANSIENT = new Set([
-  "connection_lost",
-  "engine_unavailable",
-  "queue_full",
-  "queue_timeout",
-  "rate_limit_exceeded",
-  "server_error",
-  "store_unavailable",
-]);
+import { Waiting } from "./waiting.js";
 
 /**
  * @typedef {object} Acts callbacks of a turn
  * @property {(question: string) => void} edit replaces the question
  * @property {() => void} again regenerates the answer
  * @property {(step: number) => void} step shows the previous (-1) or next (1) version
+ * @property {() => boolean} isLoading returns whether the model is not loaded yet
  * @property {() => void} grown called when the turn may have become taller
  */
 
@@ -50,7 +42,7 @@ export class TurnView {
     this.#question = this.#makeQuestion();
     this.#answer = stamp(catalogue, "answer");
     this.#text = this.#answer.querySelector(".message-text");
-    this.#wait = this.#answer.querySelector(".message-wait");
+    this.#wait = new Waiting(catalogue, this.#answer.querySelector(".message-wait"), acts.isLoading);
     this.#words = new MarkdownView(this.#text, (pre, language) => this.#frameCode(pre, language));
     this.elements = [this.#question, this.#answer];
   }
@@ -65,8 +57,9 @@ export class TurnView {
     this.#turn = turn;
     if (phase.kind === "ended") return this.end();
     this.#answer.dataset.state = "streaming";
-    if (phase.kind === "more") this.#wait.hidden = true;
-    else this.#showWait(phase);
+    const isArriving = phase.kind === "more" || (this.#turn.answer !== "" && ["asked", "reading"].includes(phase.kind));
+    if (isArriving) this.#wait.hide();
+    else this.#wait.show(phase, this.#turn);
     this.#drawSoon();
   }
 
@@ -75,10 +68,12 @@ export class TurnView {
     const turn = this.#turn;
     cancelAnimationFrame(this.#frame);
     this.#answer.dataset.state = turn.state === "open" ? "cancelled" : turn.state;
-    this.#wait.hidden = true;
+    this.#wait.hide();
     this.#draw();
     this.#text.hidden = turn.answer === "";
-    if (turn.state === "failed") this.#answer.append(this.#makeError(turn.error ?? {}));
+    if (turn.state === "failed") {
+      this.#answer.append(failureBox(this.#catalogue, turn.error ?? {}, () => this.#acts.again()));
+    }
     this.#answer.append(this.#makeTools());
     this.#acts.grown();
   }
@@ -133,14 +128,6 @@ export class TurnView {
     copyOnClick(this.#catalogue, question.querySelector('[data-tool="copy"]'), () => this.#turn.question);
     question.querySelector('[data-tool="edit"]').addEventListener("click", () => this.edit());
     return question;
-  }
-
-  #showWait({ kind, position, seconds }) {
-    const wait = seconds === null || seconds === undefined ? null : Math.max(1, Math.ceil(seconds));
-    const started = this.#turn.answer !== "";
-    const key = { asked: "thinking", restarted: "thinking", unsent: started ? "reconnecting" : "unsent" }[kind] ?? kind;
-    this.#wait.hidden = started && key === "thinking";
-    this.#wait.querySelector(".message-wait-text").textContent = text(this.#catalogue, key, { position, seconds: wait });
   }
 
   /** Draws once per animation frame: a fast engine sends more deltas than the screen shows frames. */
@@ -212,18 +199,5 @@ export class TurnView {
     if (rate !== null) facts.push(text(this.#catalogue, "rate", { number: number.format(rate) }));
     facts.push(text(this.#catalogue, "cached", { cached, prompt: number.format(usage.input_tokens) }));
     return facts;
-  }
-
-  #makeError(error) {
-    const { code = null, message = "" } = error;
-    const box = stamp(this.#catalogue, "error");
-    box.dataset.code = code ?? "";
-    box.querySelector(".message-error-what").textContent = failureOf(this.#catalogue, error);
-    const said = [message, code && message ? `(${code})` : ""].filter(Boolean).join(" ");
-    box.querySelector(".message-error-said").textContent = said;
-    box.querySelector(".message-error-said").hidden = said === "";
-    box.querySelector("button").hidden = !TRANSIENT.has(code);
-    box.querySelector("button").addEventListener("click", () => this.#acts.again());
-    return box;
   }
 }

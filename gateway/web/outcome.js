@@ -11,8 +11,7 @@ export function remarkOf(catalogue, { state, reason = null }) {
   return text(catalogue, "incomplete", { reason: reasonText(catalogue, reason) });
 }
 
-/** Returns what went wrong with a failed answer. */
-export function failureOf(catalogue, { code = null, retry_after: seconds = null }) {
-  const what = errorText(catalogue, code);
-  return seconds === null ? what : text(catalogue, "withWait", { what, seconds: Math.ceil(seconds) });
+/** Returns what went wrong with a failed answer, in the reader's words. */
+export function failureOf(catalogue, { code = null }) {
+  return errorText(catalogue, code);
 }

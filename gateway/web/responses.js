@@ -2,8 +2,9 @@
  * Client of the Responses protocol, independent of socket and DOM: turns become requests, events update turns.
  *
  * Each running answer has a separate lane (`stream_id`), which identifies its events. Results are written into the turn
- * and reported as a phase: `unsent`, `asked`, `queued` (with `position`, `seconds`), `retrying` (refused for the moment),
- * `stopping`, `more`, `restarted` (all text so far is void) and finally `ended`.
+ * and reported as a phase: `unsent`, `crowded` (all `count` lanes are in use), `asked`, `queued` (with `position`, `seconds`),
+ * `reading` (with the computed `share` of the prompt, or null), `retrying` (refused for the moment), `stopping`, `more`,
+ * `restarted` (all text so far is void) and finally `ended`.
  */
 
 // Number of lost connections after which an answer fails; the user can still retry.
@@ -100,6 +101,11 @@ export class Responses {
     return this.#askings.filter((asking) => asking.conversation.id === conversation.id).map((asking) => asking.turn);
   }
 
+  /** Whether an answer has been requested and has no text yet. */
+  get isWaiting() {
+    return this.#askings.some((asking) => asking.sent && asking.turn.answer === "");
+  }
+
   /** Returns the conversation object with this id that running answers write into; null if there is none. */
   conversation(id) {
     return this.#askings.find((asking) => asking.conversation.id === id)?.conversation ?? null;
@@ -146,7 +152,7 @@ export class Responses {
       case "response.queued":
         return this.#queued(asking, event);
       case "response.in_progress":
-        return this.#started(asking);
+        return this.#started(asking, event);
       case "response.output_text.delta":
         asking.append(event.delta, this.#now());
         return this.#setPhase(asking, { kind: "more" });
@@ -166,7 +172,11 @@ export class Responses {
     for (const asking of [...this.#askings]) {
       if (asking.sent || asking.pause !== 0) continue;
       const lane = this.#lanes.find((name) => this.#askings.every((other) => other.lane !== name));
-      if (lane === undefined || !this.#send({ ...this.#request(asking), ...(lane && { stream_id: lane }) })) {
+      if (lane === undefined) {
+        this.#setPhase(asking, { kind: "crowded", count: this.#lanes.length });
+        continue;
+      }
+      if (!this.#send({ ...this.#request(asking), ...(lane && { stream_id: lane }) })) {
         this.#setPhase(asking, { kind: "unsent" });
         continue;
       }
@@ -196,9 +206,11 @@ export class Responses {
     if (!asking.stopping) this.#setPhase(asking, position === null ? { kind: "asked" } : { kind: "queued", position, seconds });
   }
 
-  #started(asking) {
+  /** The prompt is being computed; the event is repeated with the progress of long ones. */
+  #started(asking, { prompt_progress: progress = null }) {
     asking.tries = 0;
-    if (!asking.stopping) this.#setPhase(asking, { kind: "asked" });
+    const share = progress?.total > 0 ? progress.processed / progress.total : null;
+    if (!asking.stopping) this.#setPhase(asking, { kind: "reading", share });
   }
 
   #ended(asking, response) {
@@ -257,6 +269,7 @@ export class Responses {
     const { turn } = asking;
     delete turn.sequence;
     Object.assign(turn, outcome);
+    if (turn.error?.retry_after) turn.error.until = Date.now() + turn.error.retry_after * 1000;
     // An answer stopped before its first text is not continued: treat it as never requested.
     if (turn.state === "failed" || (turn.state === "cancelled" && turn.answer === "")) delete turn.responseId;
     this.#setPhase(asking, { kind: "ended" });

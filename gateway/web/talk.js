@@ -16,6 +16,7 @@ export class Talk {
   #responses;
   #window;
   #peers;
+  #isLoading;
   #changed;
   #elsewhere = new Set(); // turns whose answers arrive in other windows
   #views = new Map(); // turn id → view
@@ -29,9 +30,10 @@ export class Talk {
    * @param {import("./responses.js").Responses} responses
    * @param {string} window id of this window: only the window that sent a question resumes it
    * @param {import("./peers.js").Peers} peers
+   * @param {() => boolean} isLoading returns whether the model is not loaded yet
    * @param {(edited: boolean) => void} changed called when the displayed turns change; `edited` if they must be saved
    */
-  constructor(catalogue, log, follower, announcer, responses, window, peers, changed) {
+  constructor(catalogue, log, follower, announcer, responses, window, peers, isLoading, changed) {
     this.#catalogue = catalogue;
     this.#log = log;
     this.#follower = follower;
@@ -39,6 +41,7 @@ export class Talk {
     this.#responses = responses;
     this.#window = window;
     this.#peers = peers;
+    this.#isLoading = isLoading;
     setInterval(() => this.#checkElsewhere(), CHECK_MS);
     this.#changed = changed;
   }
@@ -154,6 +157,7 @@ export class Talk {
       edit: (question) => this.#askBelow(turn.parent, question),
       again: () => this.#askBelow(turn.parent, turn.question),
       step: (step) => this.#step(turn, step),
+      isLoading: this.#isLoading,
       grown: () => this.#follower.grown(),
     });
     this.#views.set(turn.id, view);

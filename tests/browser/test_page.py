@@ -223,35 +223,6 @@ async def test_an_answer_fails_after_several_lost_connections_and_can_be_retried
     await expect(messages(page, "assistant")).to_contain_text("At last.", timeout=30_000)
 
 
-@pytest.mark.parametrize(("locale", "meaning"), [("en-US", "Too many people are waiting"), ("zh-CN", "排队的人太多")])
-async def test_an_error_is_shown_in_place_with_the_servers_message(
-    open_page: OpenPage, locale: str, meaning: str
-) -> None:
-    page = await open_page(PlayedGateway(lambda gateway, _: gateway.refuse("queue_full", "64 requests wait")), locale)
-    answer = await ask(page, "Hi")
-    await ended(answer, "failed")
-    await expect(answer.get_by_test_id("error")).to_contain_text(meaning)
-    await expect(answer.get_by_test_id("error")).to_contain_text("64 requests wait (queue_full)")
-    await expect(page.get_by_test_id("send")).to_be_visible()
-
-
-async def test_the_queue_position_is_shown_and_a_waiting_request_can_be_stopped(open_page: OpenPage) -> None:
-    def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
-        if request["type"] == "response.create":
-            gateway.say_of(1, "response.created", "queued")
-            gateway.say_of(1, "response.queued", "queued", queue_position=3, estimated_wait_seconds=7.2)
-        else:
-            gateway.say_of(1, "response.incomplete", "cancelled")
-
-    gateway = PlayedGateway(play)
-    page = await open_page(gateway)
-    answer = await ask(page, "Hi")
-    await expect(answer).to_contain_text("Position 3 in the queue, about 8 s")
-    await page.get_by_test_id("stop").click()
-    await ended(answer, "cancelled")
-    assert gateway.asked[-1] == {"type": "response.cancel", "response_id": "resp_1"}
-
-
 async def test_stop_before_the_response_id_is_known_cancels_the_answer_once_it_is(open_page: OpenPage) -> None:
     def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
         if request["type"] == "response.cancel":
