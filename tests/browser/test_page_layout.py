@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import Page, expect
 
@@ -36,3 +38,16 @@ async def test_a_long_model_name_does_not_widen_the_page(open_page: OpenPage, lo
     for size in SIZES:
         assert await overflowing(page, *size) == [], size
         await expect(page.get_by_test_id("send")).to_be_in_viewport(ratio=1)
+
+
+async def test_a_whole_conversation_is_printed_in_black_on_white(open_page: OpenPage) -> None:
+    page = await open_page(saying("\n\n".join(f"Line {n}" for n in range(150))), color_scheme="dark")
+    await ended(await ask(page, "Count."))
+    pages = len(re.findall(rb"/Type\s*/Page\b", await page.pdf(format="A4")))
+    assert pages > 3
+    await page.emulate_media(media="print")
+    text = page.locator(".message-text").first
+    colours = "element => [getComputedStyle(element).color, getComputedStyle(document.body).backgroundColor]"
+    assert await text.evaluate(colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+    for hidden in (page.get_by_test_id("composer"), page.get_by_test_id("shelf"), page.get_by_test_id("copy")):
+        await expect(hidden).to_be_hidden()
