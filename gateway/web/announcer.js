@@ -3,8 +3,9 @@
  * one: its text is replaced while Markdown arrives, and opening a conversation would read all of it.
  */
 
-import { failureOf, remarkOf } from "./outcome.js";
 import { plainText } from "./markdown.js";
+import { failureOf, remarkOf } from "./outcome.js";
+import { splitThoughts } from "./thoughts.js";
 
 // Sentences that end within this time are announced together: screen readers drop announcements that come too fast.
 const PAUSE_MS = 1_000;
@@ -31,13 +32,13 @@ export class Announcer {
     this.#timer = 0;
     this.#region.replaceChildren();
     this.#turn = turn;
-    this.#announced = turn?.answer.length ?? 0;
+    this.#announced = turn === null ? 0 : answerOf(turn).length;
   }
 
   /** To be called when the answer of a turn has changed. */
   changed(turn) {
     if (turn !== this.#turn) return;
-    this.#announced = Math.min(this.#announced, turn.answer.length); // less after a new start
+    this.#announced = Math.min(this.#announced, answerOf(turn).length); // less after a new start
     this.#timer ||= setTimeout(() => this.#announceSentences(), PAUSE_MS);
   }
 
@@ -45,7 +46,7 @@ export class Announcer {
   ended(turn) {
     if (turn !== this.#turn) return;
     const failure = turn.state === "failed" ? failureOf(this.#catalogue, turn.error ?? {}) : "";
-    this.#announce(turn.answer.length);
+    this.#announce(answerOf(turn).length);
     this.#add(failure || remarkOf(this.#catalogue, turn));
     clearTimeout(this.#timer);
     this.#timer = 0;
@@ -54,13 +55,13 @@ export class Announcer {
 
   #announceSentences() {
     this.#timer = 0;
-    const rest = this.#turn.answer.slice(this.#announced);
+    const rest = answerOf(this.#turn).slice(this.#announced);
     const last = [...rest.matchAll(SENTENCE_END)].at(-1);
     if (last !== undefined) this.#announce(this.#announced + last.index + last[0].length);
   }
 
   #announce(end) {
-    this.#add(plainText(this.#turn.answer.slice(this.#announced, end)));
+    this.#add(plainText(answerOf(this.#turn).slice(this.#announced, end)));
     this.#announced = end;
   }
 
@@ -71,4 +72,9 @@ export class Announcer {
     this.#region.append(paragraph);
     while (this.#region.childElementCount > MAX_PARAGRAPHS) this.#region.firstElementChild.remove();
   }
+}
+
+/** Returns the answer without the model's thoughts, which are not announced. */
+function answerOf({ answer }) {
+  return splitThoughts(answer).answer;
 }

@@ -30,6 +30,7 @@ export const chinese = {
   edit: "编辑",
   cancel: "取消",
   newest: "回到最新消息",
+  thoughts: "思考过程",
   copy: "复制",
   copied: "已复制",
   notCopied: "复制失败",

@@ -30,6 +30,7 @@ export const english = {
   edit: "Edit",
   cancel: "Cancel",
   newest: "To the newest message",
+  thoughts: "Thoughts",
   copy: "Copy",
   copied: "Copied",
   notCopied: "Copying failed",

@@ -4,6 +4,7 @@ import { failureBox } from "./failure.js";
 import { text } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
 import { remarkOf } from "./outcome.js";
+import { splitThoughts } from "./thoughts.js";
 import { copyOnClick, fitHeight, isComposing, stamp } from "./ui.js";
 import { Waiting } from "./waiting.js";
 
@@ -43,7 +44,10 @@ export class TurnView {
     this.#answer = stamp(catalogue, "answer");
     this.#text = this.#answer.querySelector(".message-text");
     this.#wait = new Waiting(catalogue, this.#answer.querySelector(".message-wait"), acts.isLoading);
-    this.#words = new MarkdownView(this.#text, (pre, language) => this.#frameCode(pre, language));
+    this.#words = new MarkdownView(this.#text, {
+      code: (pre, language) => this.#frameCode(pre, language),
+      thoughts: () => stamp(catalogue, "thoughts"),
+    });
     this.elements = [this.#question, this.#answer];
   }
 
@@ -163,7 +167,7 @@ export class TurnView {
     tool("back").addEventListener("click", () => this.#acts.step(-1));
     tool("forth").addEventListener("click", () => this.#acts.step(1));
     tool("again").addEventListener("click", () => this.#acts.again());
-    copyOnClick(this.#catalogue, tool("copy"), () => this.#turn.answer);
+    copyOnClick(this.#catalogue, tool("copy"), () => splitThoughts(this.#turn.answer).answer);
     tool("copy").hidden = this.#turn.answer === "";
     this.#describe(tools, tool("details"));
     return tools;
