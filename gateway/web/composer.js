@@ -1,7 +1,10 @@
 /** The field for a message, and the buttons next to it. */
 
+import { Chips, LONG_CHARACTERS } from "./chips.js";
 import { text } from "./i18n.js";
 import { fitHeight, focusByKeyboard, isComposing } from "./ui.js";
+
+const BETWEEN = "\n\n"; // between the parts of a message
 
 /**
  * @typedef {object} Acts
@@ -16,6 +19,7 @@ export class Composer {
   #field;
   #send;
   #stop;
+  #chips;
   #isBusy = false;
   #isHandledEnter = false; // whether the key that is down is an Enter that has sent the message
 
@@ -25,6 +29,18 @@ export class Composer {
     this.#field = form.querySelector("textarea");
     this.#send = form.querySelector('[type="submit"]');
     this.#stop = form.querySelector(".stop");
+    const changed = () => {
+      this.#fit();
+      acts.changed();
+    };
+    this.#chips = new Chips(catalogue, document.getElementById("chips"), {
+      changed,
+      opened: (words) => {
+        this.#field.value = [words, this.#field.value].filter(Boolean).join(BETWEEN);
+        changed();
+        this.focus();
+      },
+    });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       acts.send();
@@ -34,9 +50,13 @@ export class Composer {
       acts.stop();
       this.focus();
     });
-    this.#field.addEventListener("input", () => {
-      this.#fit();
-      acts.changed();
+    this.#field.addEventListener("input", changed);
+    this.#field.addEventListener("paste", (event) => {
+      const words = event.clipboardData?.getData("text/plain").trim() ?? "";
+      if (words.length < LONG_CHARACTERS) return;
+      event.preventDefault();
+      this.#chips.show([...this.#chips.texts, words]);
+      changed();
     });
     this.#field.addEventListener("keydown", (event) => this.#pressed(event, acts));
     this.#field.addEventListener("keyup", () => (this.#isHandledEnter = false));
@@ -47,19 +67,21 @@ export class Composer {
     });
   }
 
-  /** The message as it is. */
+  /** The message as it is: long texts first, so that they can be encoded while the question about them is written. */
   get text() {
-    return this.#field.value;
+    return [...this.#chips.texts, this.#field.value].filter(Boolean).join(BETWEEN);
   }
 
   /** The message without white space around it; "" if there is nothing to send. */
   get words() {
-    return this.#field.value.trim();
+    return this.text.trim();
   }
 
   /** Replaces the message. */
   write(words) {
-    this.#field.value = words;
+    const isLong = words.length >= LONG_CHARACTERS;
+    this.#chips.show(isLong ? [words] : []);
+    this.#field.value = isLong ? "" : words;
     this.#fit();
   }
 
@@ -84,8 +106,9 @@ export class Composer {
   }
 
   #showButtons() {
-    this.#send.disabled = this.words === "";
-    this.#send.hidden = !this.#stop.hidden && this.words === "";
+    const isEmpty = this.#chips.texts.length === 0 && !/\S/.test(this.#field.value);
+    this.#send.disabled = isEmpty;
+    this.#send.hidden = !this.#stop.hidden && isEmpty;
   }
 
   #pressed(event, acts) {
@@ -94,7 +117,7 @@ export class Composer {
       event.preventDefault();
       this.#isHandledEnter = true;
       acts.send();
-    } else if (event.key === "ArrowUp" && this.#field.value === "" && !this.#isBusy) {
+    } else if (event.key === "ArrowUp" && this.text === "" && !this.#isBusy) {
       event.preventDefault();
       acts.editLast();
     }

@@ -43,6 +43,14 @@ export class Follower {
     this.grown();
   }
 
+  /** Does some work that adds text above without moving what the user reads. */
+  keepDistance(work) {
+    const before = this.#scroller.scrollHeight - this.#scroller.scrollTop;
+    work();
+    this.#scroller.scrollTop = this.#scroller.scrollHeight - before;
+    this.#top = this.#scroller.scrollTop;
+  }
+
   get #isAtEnd() {
     return this.#scroller.scrollHeight - this.#scroller.scrollTop - this.#scroller.clientHeight < AT_END_PX;
   }

@@ -1,5 +1,6 @@
 /** Display of one turn: the question, and the answer while it waits, arrives and ends. */
 
+import { LONG_CHARACTERS } from "./chips.js";
 import { failureBox } from "./failure.js";
 import { text } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
@@ -130,8 +131,22 @@ export class TurnView {
     const question = stamp(this.#catalogue, "question");
     question.querySelector(".message-text").textContent = this.#turn.question;
     copyOnClick(this.#catalogue, question.querySelector('[data-tool="copy"]'), () => this.#turn.question);
+    this.#foldIfLong(question);
     question.querySelector('[data-tool="edit"]').addEventListener("click", () => this.edit());
     return question;
+  }
+
+  #foldIfLong(question) {
+    const button = question.querySelector(".message-unfold");
+    const fold = (isFolded) => {
+      question.dataset.folded = String(isFolded);
+      button.setAttribute("aria-expanded", String(!isFolded));
+      button.textContent = text(this.#catalogue, isFolded ? "unfold" : "fold");
+    };
+    if (this.#turn.question.length < LONG_CHARACTERS) return;
+    button.hidden = false;
+    button.addEventListener("click", () => fold(question.dataset.folded === "false"));
+    fold(true);
   }
 
   /** Draws once per animation frame: a fast engine sends more deltas than the screen shows frames. */

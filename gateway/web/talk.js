@@ -5,6 +5,9 @@ import { TurnView } from "./message.js";
 
 // Answers that were asked for longer ago than this are not expected any more, in whichever window.
 export const STALE_MS = 600_000;
+// Number of turns that fill any screen, and number of earlier turns that are drawn between two events.
+const DRAWN_AT_ONCE = 12;
+const PORTION = 4;
 // Interval at which windows are checked whose answers are expected.
 const CHECK_MS = 3_000;
 
@@ -19,6 +22,8 @@ export class Talk {
   #isLoading;
   #changed;
   #elsewhere = new Set(); // turns whose answers arrive in other windows
+  #undrawn = []; // turns at the beginning of the path that have no view yet
+  #drawing = 0;
   #views = new Map(); // turn id → view
   #conversation = new Conversation();
 
@@ -42,6 +47,7 @@ export class Talk {
     this.#window = window;
     this.#peers = peers;
     this.#isLoading = isLoading;
+    addEventListener("beforeprint", () => this.#drawEarlier(Infinity));
     setInterval(() => this.#checkElsewhere(), CHECK_MS);
     this.#changed = changed;
   }
@@ -109,10 +115,26 @@ export class Talk {
     else this.#announcer.changed(turn);
   }
 
+  /** Draws the newest turns at once, and those before them in small portions: a long conversation opens at once. */
   #draw() {
     this.#views.clear();
     this.#log.replaceChildren();
-    for (const turn of this.#conversation.path) this.#show(turn);
+    const path = this.#conversation.path;
+    this.#undrawn = path.slice(0, -DRAWN_AT_ONCE);
+    for (const turn of path.slice(-DRAWN_AT_ONCE)) this.#show(turn);
+    this.#drawEarlierSoon();
+  }
+
+  #drawEarlierSoon() {
+    clearTimeout(this.#drawing);
+    if (this.#undrawn.length > 0) this.#drawing = setTimeout(() => this.#drawEarlier(PORTION), 0);
+  }
+
+  #drawEarlier(count) {
+    this.#follower.keepDistance(() => {
+      for (const turn of this.#undrawn.splice(-count).reverse()) this.#show(turn, (elements) => this.#log.prepend(...elements));
+    });
+    this.#drawEarlierSoon();
   }
 
   #askBelow(parent, question, follow = true) {
@@ -150,7 +172,7 @@ export class Talk {
     }
   }
 
-  #show(turn) {
+  #show(turn, insert = (elements) => this.#log.append(...elements)) {
     const versions = this.#conversation.versions(turn);
     const position = { number: versions.indexOf(turn) + 1, count: versions.length };
     const view = new TurnView(this.#catalogue, turn, position, {
@@ -161,7 +183,7 @@ export class Talk {
       grown: () => this.#follower.grown(),
     });
     this.#views.set(turn.id, view);
-    this.#log.append(...view.elements);
+    insert(view.elements);
     const phase = this.#responses.phaseOf(turn);
     if (phase !== null) view.show(phase);
     else if (this.#elsewhere.has(turn)) this.#showElsewhere(turn);

@@ -116,8 +116,11 @@ export function focusByKeyboard(element) {
   if (matchMedia("(pointer: fine)").matches) element.focus();
 }
 
-/** Sets the height of a textarea to that of its text, up to the limit of its style. */
+const FITS_BY_STYLE = CSS.supports("field-sizing", "content");
+
+/** Sets the height of a textarea to that of its text, up to the limit of its style, unless the style does it. */
 export function fitHeight(textarea) {
+  if (FITS_BY_STYLE) return;
   textarea.style.height = "auto";
   textarea.style.height = `${textarea.scrollHeight}px`;
 }

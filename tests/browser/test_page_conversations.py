@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.support.browsing import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
+ANSWER = "# Tea\n\n- one\n- **two**\n\n```python\nprint(1)\n```\n\n" + "A paragraph about tea. " * 20
 HISTORY = [
     {"role": "user", "content": "One?"},
     {"role": "assistant", "content": "First."},
@@ -33,6 +35,19 @@ HISTORY = [
 def counting() -> PlayedGateway:
     """A gateway that numbers its answers."""
     return PlayedGateway(lambda gateway, _: gateway.complete(f"Answer {len(gateway.asked)}."))
+
+
+def long_conversation(length: int) -> str:
+    """Return a conversation of so many turns, as the browser stores it."""
+    ids = [f"turn{number}" for number in range(length)]
+    parents = [None, *ids]
+    turns = {
+        turn: {"id": turn, "parent": parent, "question": f"Question {turn[4:]}", "answer": ANSWER, "state": "done"}
+        | {"at": 1}
+        for turn, parent in zip(ids, parents, strict=False)
+    }
+    chosen = {parent or "": turn for turn, parent in zip(ids, parents, strict=False)}
+    return json.dumps({"id": "long", "title": "Long", "changed": 1, "turns": turns, "chosen": chosen})
 
 
 def text_of(message: Any) -> Any:
@@ -203,6 +218,22 @@ async def test_invalid_entries_in_the_browser_storage_are_ignored(open_page: Ope
     await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
     await expect(conversations(page)).to_have_count(0)
     await ended(await ask(page, "Hi"))
+
+
+async def test_a_long_conversation_opens_with_its_newest_turns_and_draws_the_others_later(open_page: OpenPage) -> None:
+    page = await open_page(saying("Fine."))
+    await page.evaluate("(data) => localStorage.setItem('samovar.conversation.long', data)", long_conversation(200))
+    await page.reload()
+    opened = await page.evaluate(
+        """() => {
+            document.querySelector('[data-testid="open"]').click();
+            return [...document.querySelectorAll('[data-role="user"] .message-text')].map((text) => text.textContent);
+        }"""
+    )
+    assert opened == [f"Question {number}" for number in range(188, 200)]
+    await expect(messages(page, "user")).to_have_count(200)
+    assert await text_of(messages(page, "user")).all_inner_texts() == [f"Question {number}" for number in range(200)]
+    await expect(messages(page, "user").last).to_be_in_viewport()
 
 
 async def test_two_windows_show_the_same_conversation(open_page: OpenPage) -> None:
