@@ -5,6 +5,7 @@ import { Announcer } from "./announcer.js";
 import { Composer } from "./composer.js";
 import { Conversation, newId } from "./conversation.js";
 import { Drafts } from "./drafts.js";
+import { Files } from "./files.js";
 import { Follower } from "./follower.js";
 import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
@@ -14,6 +15,7 @@ import { Peers } from "./peers.js";
 import { Queue } from "./queue.js";
 import { Responses } from "./responses.js";
 import { Retry } from "./retry.js";
+import { Route } from "./route.js";
 import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
@@ -28,6 +30,7 @@ const DRAFT_MS = 300;
 const LOADING_MS = 2_000;
 // One lane per concurrent answer; the gateway allows 16 lanes per connection.
 const LANES = Array.from({ length: 8 }, (_, number) => `answer-${number}`);
+const NAME = "Samovar"; // title of the page without a conversation
 const OPEN = "samovar.open"; // storage key: id of the conversation that this window shows
 const WINDOW = "samovar.window"; // storage key: id of this window
 
@@ -57,7 +60,15 @@ const composer = new Composer(catalogue, find("form"), {
   editLast: () => talk.editLast(),
   changed: draftChanged,
 });
-const shelf = new Shelf(catalogue, find("conversations"), { open, rename, remove });
+const route = new Route({ open: (id) => open(id), closeDrawer: () => shelf.uncover() });
+const shelf = new Shelf(catalogue, find("conversations"), {
+  open,
+  rename,
+  remove,
+  covered: () => route.openDrawer(),
+  uncovered: () => route.closeDrawer(),
+});
+new Files(catalogue, { taken: (words) => composer.attach(words), refused: (words) => toast.tell(words) });
 const ahead = new Ahead((request) => connection.send(request));
 const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);
 const connection = new Connection(socketAddress("v1/responses", document.baseURI), {
@@ -132,6 +143,7 @@ function signOut() {
 /** Loads the page anew, so that nothing of a user stays in memory or in view for the next one. */
 function forget() {
   connection.close();
+  route.show(null, true);
   location.reload();
 }
 
@@ -158,6 +170,7 @@ function askNext(turn, conversation) {
 
 function changed(edited) {
   own.setItem(OPEN, talk.conversation.id);
+  if (edited) route.show(talk.conversation.id, true);
   if (edited) saveSoon(talk.conversation, 0);
   hello.hidden = !talk.isEmpty;
   showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
@@ -173,6 +186,8 @@ function showBusy() {
 }
 
 function showShelf() {
+  const { title } = talk.conversation;
+  document.title = title ? `${title} · ${NAME}` : NAME;
   const conversations = library.list();
   const answering = conversations.filter((conversation) => responses.running(conversation).length > 0);
   shelf.show(conversations, talk.conversation.id, new Set(answering.map(({ id }) => id)));
@@ -213,7 +228,8 @@ function show(conversation) {
   talk.open(conversation);
   queue.show(conversation);
   composer.write(drafts.of(conversation));
-  shelf.chosen();
+  route.show(talk.isEmpty ? null : conversation.id);
+  shelf.uncover();
   composer.focus();
 }
 
@@ -317,6 +333,10 @@ function saveEverything() {
 
 find("new").addEventListener("click", startConversation);
 find("sign-out").addEventListener("click", signOut);
+find("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the fragment of the address names the conversation
+  find("composer").focus();
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !isComposing(event)) talk.stop();
 });
@@ -339,5 +359,5 @@ addEventListener("storage", ({ key }) => {
 find("sign-out").hidden = keyring.key === null;
 setInterval(watchLoading, LOADING_MS);
 composer.write(drafts.of(talk.conversation));
-open(own.getItem(OPEN));
+open(route.id ?? own.getItem(OPEN));
 connection.connect();

@@ -20,6 +20,7 @@ export class Composer {
   #send;
   #stop;
   #chips;
+  #changed;
   #isBusy = false;
   #isHandledEnter = false; // whether the key that is down is an Enter that has sent the message
 
@@ -55,9 +56,9 @@ export class Composer {
       const words = event.clipboardData?.getData("text/plain").trim() ?? "";
       if (words.length < LONG_CHARACTERS) return;
       event.preventDefault();
-      this.#chips.show([...this.#chips.texts, words]);
-      changed();
+      this.attach(words);
     });
+    this.#changed = changed;
     this.#field.addEventListener("keydown", (event) => this.#pressed(event, acts));
     this.#field.addEventListener("keyup", () => (this.#isHandledEnter = false));
     // Chrome on macOS lets an input method insert the line break of an Enter whose key event was handled.
@@ -83,6 +84,13 @@ export class Composer {
     this.#chips.show(isLong ? [words] : []);
     this.#field.value = isLong ? "" : words;
     this.#fit();
+  }
+
+  /** Adds a text as a chip. */
+  attach(words) {
+    this.#chips.show([...this.#chips.texts, words]);
+    this.#changed();
+    this.focus();
   }
 
   /** Shows whether an answer is running, whether this window can stop it, and whether it is being stopped. */

