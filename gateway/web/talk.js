@@ -5,9 +5,9 @@ import { TurnView } from "./message.js";
 
 // Answers that were asked for longer ago than this are not expected any more, in whichever window.
 export const STALE_MS = 600_000;
-// Number of turns that fill any screen, and number of earlier turns that are drawn between two events.
+// Number of turns that fill any screen, and time for which earlier turns are drawn between two events.
 const DRAWN_AT_ONCE = 12;
-const PORTION = 4;
+const PORTION_MS = 30;
 // Interval at which windows are checked whose answers are expected.
 const CHECK_MS = 3_000;
 
@@ -127,13 +127,16 @@ export class Talk {
 
   #drawEarlierSoon() {
     clearTimeout(this.#drawing);
-    if (this.#undrawn.length > 0) this.#drawing = setTimeout(() => this.#drawEarlier(PORTION), 0);
+    if (this.#undrawn.length > 0) this.#drawing = setTimeout(() => this.#drawEarlier(PORTION_MS), 0);
   }
 
-  #drawEarlier(count) {
-    this.#follower.keepDistance(() => {
-      for (const turn of this.#undrawn.splice(-count).reverse()) this.#show(turn, (elements) => this.#log.prepend(...elements));
-    });
+  #drawEarlier(duration) {
+    const end = performance.now() + duration;
+    const portion = document.createDocumentFragment();
+    while (this.#undrawn.length > 0 && performance.now() < end) {
+      this.#show(this.#undrawn.pop(), (elements) => portion.prepend(...elements));
+    }
+    this.#follower.keepDistance(() => this.#log.prepend(portion));
     this.#drawEarlierSoon();
   }
 

@@ -231,7 +231,7 @@ async def test_a_long_conversation_opens_with_its_newest_turns_and_draws_the_oth
         }"""
     )
     assert opened == [f"Question {number}" for number in range(188, 200)]
-    await expect(messages(page, "user")).to_have_count(200)
+    await expect(messages(page, "user")).to_have_count(200, timeout=30_000)
     assert await text_of(messages(page, "user")).all_inner_texts() == [f"Question {number}" for number in range(200)]
     await expect(messages(page, "user").last).to_be_in_viewport()
 
