@@ -247,7 +247,12 @@ def _handlers(
         return page
 
     async def page_facts(_: Request) -> Response:
-        return JSONResponse({"encode_ahead": services.settings.encode_ahead}, headers={"Cache-Control": "no-cache"})
+        notice = services.settings.answer_notice
+        facts = {
+            "encode_ahead": services.settings.encode_ahead,
+            "answer_notice": {"auto": None, "none": ""}.get(notice, notice),
+        }
+        return JSONResponse(facts, headers={"Cache-Control": "no-cache"})
 
     async def monitor(_: Request) -> Response:
         return files.page("monitor.html")

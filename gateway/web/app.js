@@ -12,6 +12,7 @@ import { catalogueFor, text, translate } from "./i18n.js";
 import { KEY, Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
 import { Peers } from "./peers.js";
+import { bindPreferences, preferredLanguage } from "./preferences.js";
 import { Queue } from "./queue.js";
 import { Responses } from "./responses.js";
 import { Retry } from "./retry.js";
@@ -34,7 +35,7 @@ const NAME = "Samovar"; // title of the page without a conversation
 const OPEN = "samovar.open"; // storage key: id of the conversation that this window shows
 const WINDOW = "samovar.window"; // storage key: id of this window
 
-const catalogue = catalogueFor(navigator.language);
+const catalogue = catalogueFor(preferredLanguage());
 document.documentElement.lang = catalogue.tag;
 translate(document, catalogue);
 
@@ -106,6 +107,9 @@ function connectionChanged(state, pause) {
 async function loadServerInfo() {
   const [page, model] = await Promise.all([gateway.page(), gateway.model()]);
   ahead.allowed = page.encode_ahead === true;
+  // The operator's words; null stands for the page's own, "" for none.
+  find("generated").textContent = page.answer_notice ?? text(catalogue, "generated");
+  showGenerated();
   if (talk.running.length === 0) ahead.opened(talk.conversation);
   find("model").hidden = model === null;
   if (model === null) return;
@@ -173,9 +177,15 @@ function changed(edited) {
   if (edited) route.show(talk.conversation.id, true);
   if (edited) saveSoon(talk.conversation, 0);
   hello.hidden = !talk.isEmpty;
+  showGenerated();
   showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
   showBusy();
   showShelf();
+}
+
+/** Shows below the answers that they need checking. */
+function showGenerated() {
+  find("generated").hidden = talk.isEmpty || find("generated").textContent === "";
 }
 
 function showBusy() {
@@ -357,6 +367,7 @@ addEventListener("storage", ({ key }) => {
 });
 
 find("sign-out").hidden = keyring.key === null;
+bindPreferences(find("language"), find("theme"), () => location.reload());
 setInterval(watchLoading, LOADING_MS);
 composer.write(drafts.of(talk.conversation));
 open(route.id ?? own.getItem(OPEN));

@@ -2,6 +2,7 @@
 
 import { Reading, increase, quantile, rate } from "./exposition.js";
 import { catalogueFor, errorText, text, translate } from "./i18n.js";
+import { preferredLanguage } from "./preferences.js";
 
 const EVERY_MS = 2_000;
 // Readings older than this are discarded.
@@ -11,7 +12,7 @@ const RATE_SECONDS = 10;
 const SOURCES = ["engine", "store", "computed"];
 const CHART = { width: 600, height: 120 };
 
-const catalogue = catalogueFor(navigator.language);
+const catalogue = catalogueFor(preferredLanguage());
 document.documentElement.lang = catalogue.tag;
 translate(document, catalogue);
 document.title = `Samovar · ${text(catalogue, "monitorTitle")}`;

@@ -241,7 +241,8 @@ async def test_stop_before_the_response_id_is_known_cancels_the_answer_once_it_i
 
 
 @pytest.mark.parametrize(
-    ("locale", "send", "greeting"), [("en-US", "Send", "talk about"), ("zh-CN", "发送", "聊点什么")]
+    ("locale", "send", "greeting"),
+    [("en-US", "Send", "talk about"), ("zh-CN", "发送", "聊点什么"), ("zh-TW", "傳送", "聊點什麼")],
 )
 async def test_the_page_uses_the_browsers_language(open_page: OpenPage, locale: str, send: str, greeting: str) -> None:
     page = await open_page(locale=locale)
@@ -250,13 +251,13 @@ async def test_the_page_uses_the_browsers_language(open_page: OpenPage, locale: 
     await expect(page.locator("#hello h2")).to_contain_text(greeting)
 
 
-async def test_every_text_exists_in_both_languages_and_every_error_has_one(open_page: OpenPage) -> None:
+async def test_every_text_exists_in_all_languages_and_every_error_has_one(open_page: OpenPage) -> None:
     page = await open_page()
     keys = await page.evaluate(
         "async () => { const { catalogues } = await import('/static/i18n.js');"
         " return Object.values(catalogues).map((all) => [Object.keys(all), Object.keys(all.errors)]) }"
     )
-    assert keys[0] == keys[1]
+    assert keys == [keys[0]] * 3
     errors = {kind.code for kind in vars(gateway.errors).values() if hasattr(kind, "code")}
     assert errors | CODES <= set(keys[0][1])
 

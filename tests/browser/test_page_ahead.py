@@ -90,7 +90,7 @@ async def test_a_question_cancels_a_running_prefill(open_page: OpenPage) -> None
 
 async def test_a_setting_disables_prefill_in_advance(open_page: OpenPage, tmp_path: Path, tiny_model: Path) -> None:
     with Gateway(tmp_path / "state", model=tiny_model, context=512, encode_ahead=False) as gateway:
-        assert gateway.get("/page.json").json() == {"encode_ahead": False}
+        assert gateway.get("/page.json").json()["encode_ahead"] is False
         played = saying("Fine.")
         page = await open_page(played, url=gateway.url)
         await page.get_by_test_id("composer").fill(PASTE)
