@@ -11,6 +11,7 @@ import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
 import { KEY, Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
+import { displayName } from "./names.js";
 import { Peers } from "./peers.js";
 import { bindPreferences, preferredLanguage } from "./preferences.js";
 import { Queue } from "./queue.js";
@@ -21,7 +22,7 @@ import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
 import { STALE_MS, Talk } from "./talk.js";
-import { Toast, isComposing, showNotice, showStatus } from "./ui.js";
+import { Toast, isComposing, showStatus } from "./ui.js";
 
 // Interval at which a growing answer is saved: a crash of the browser loses at most this much.
 const SAVE_MS = 1_000;
@@ -80,7 +81,6 @@ const connection = new Connection(socketAddress("v1/responses", document.baseURI
 });
 const retry = new Retry(catalogue, find("retry"), () => connection.retryNow());
 let wasOpen = false;
-let knowsNoChinese = false; // according to the model's metadata
 let isLoading = false; // whether no engine has loaded the model
 const unsaved = new Map(); // conversation id → conversation with unsaved changes
 const removed = new Set(); // ids of deleted conversations, whose answers may still be arriving
@@ -113,10 +113,8 @@ async function loadServerInfo() {
   if (talk.running.length === 0) ahead.opened(talk.conversation);
   find("model").hidden = model === null;
   if (model === null) return;
-  find("model").textContent = model.id;
-  // An empty list means that the model's languages are unknown: show no notice.
-  knowsNoChinese = model.languages?.length > 0 && !model.languages.includes("zh");
-  showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
+  find("model").textContent = displayName(model);
+  find("model").title = model.id;
 }
 
 /** Looks whether a waiting answer waits for the model to be loaded. */
@@ -177,8 +175,8 @@ function changed(edited) {
   if (edited) route.show(talk.conversation.id, true);
   if (edited) saveSoon(talk.conversation, 0);
   hello.hidden = !talk.isEmpty;
+  document.body.dataset.empty = String(talk.isEmpty);
   showGenerated();
-  showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
   showBusy();
   showShelf();
 }

@@ -86,7 +86,7 @@ export const chinese = {
   rate: ({ number }) => `${number} 词元/秒`,
   cached: ({ cached, prompt }) => `输入 ${prompt} 个词元，其中 ${cached} 个缓存命中`,
   notice:
-    "此模型只懂英文。如需用中文聊天，请联系管理员换用支持中文的模型（如 Qwen）。",
+    "此模型只懂英文。支持中文的模型：samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
   signIn: "登录",
   signInMore: "此服务器需要 API 密钥，请向管理员索取。",
   key: "你的 API 密钥",

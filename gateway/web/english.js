@@ -87,7 +87,7 @@ export const english = {
   rate: ({ number }) => `${number} tokens/s`,
   cached: ({ cached, prompt }) => `${cached} of ${prompt} prompt tokens from cache`,
   notice:
-    "This model knows English only. Your administrator can install one that knows Chinese, for example Qwen.",
+    "This model knows English only. One that knows Chinese: samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
   signIn: "Sign in",
   signInMore: "This server requires an API key. Ask your administrator for one.",
   key: "Your API key",

@@ -86,7 +86,7 @@ export const traditional = {
   rate: ({ number }) => `${number} 詞元/秒`,
   cached: ({ cached, prompt }) => `輸入 ${prompt} 個詞元，其中 ${cached} 個快取命中`,
   notice:
-    "此模型只懂英文。如需用中文聊天，請聯絡管理員換用支援中文的模型（如 Qwen）。",
+    "此模型只懂英文。支援中文的模型：samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
   signIn: "登入",
   signInMore: "此伺服器需要 API 金鑰，請向管理員索取。",
   key: "你的 API 金鑰",

@@ -1,7 +1,7 @@
 /** Helpers for all parts of the page. Texts are inserted as text, never as markup. */
 
 import { copyText } from "./clipboard.js";
-import { catalogues, text, translate } from "./i18n.js";
+import { text, translate } from "./i18n.js";
 
 const COPIED_MS = 1_600;
 const TOAST_MS = 8_000;
@@ -86,21 +86,6 @@ export function showStatus(catalogue, element, state, wasOpen) {
   // Setting the same text again would make screen readers repeat it at every attempt.
   if (words.textContent !== text(catalogue, key)) words.textContent = text(catalogue, key);
   element.title = words.textContent;
-}
-
-/** Shows or hides the notice that the model knows no Chinese, in both languages, the user's own first. */
-export function showNotice(catalogue, element, shown) {
-  const own = catalogue;
-  const order = [own, ...Object.values(catalogues).filter((other) => other !== own)];
-  element.replaceChildren(...order.map(noticeParagraph));
-  element.hidden = !shown;
-}
-
-function noticeParagraph(catalogue) {
-  const paragraph = document.createElement("p");
-  paragraph.lang = catalogue.tag;
-  paragraph.textContent = text(catalogue, "notice");
-  return paragraph;
 }
 
 // Safari reports the Enter that ends a composition this soon after `compositionend`, marked only by the key code 229.

@@ -31,7 +31,7 @@ async def overflowing(page: Page, width: int, height: int) -> list[str]:
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 async def test_a_long_model_name_does_not_widen_the_page(open_page: OpenPage, locale: str) -> None:
     page = await open_page(saying("Fine."), locale, before=lambda page: name_model(page, LONG_NAME))
-    await expect(page.locator("#model")).to_have_text(LONG_NAME)
+    await expect(page.locator("#model")).to_have_attribute("title", LONG_NAME)
     for size in SIZES:
         assert await overflowing(page, *size) == [], size
     await ended(await ask(page, "x" * 200))
@@ -51,3 +51,25 @@ async def test_a_whole_conversation_is_printed_in_black_on_white(open_page: Open
     assert await text.evaluate(colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
     for hidden in (page.get_by_test_id("composer"), page.get_by_test_id("shelf"), page.get_by_test_id("copy")):
         await expect(hidden).to_be_hidden()
+
+
+async def test_on_a_large_screen_the_field_of_an_empty_page_is_near_the_middle(open_page: OpenPage) -> None:
+    page = await open_page(saying("Fine."), viewport={"width": 3840, "height": 2160})
+    middle = "field => { const box = field.getBoundingClientRect(); return (box.top + box.bottom) / 2 / innerHeight }"
+    assert 0.4 < await page.get_by_test_id("composer").evaluate(middle) < 0.6
+    await ended(await ask(page, "Hi"))
+    assert await page.get_by_test_id("composer").evaluate(middle) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "shown"),
+    [
+        ("qwen2.5-0.5b-instruct-q4_k_m", {}, "Qwen2.5 0.5B Instruct"),
+        ("smollm2-135m-instruct", {}, "Smollm2 135M Instruct"),
+        ("q4_0", {}, "Q4_0"),
+        ("x-7b", {"display_name": "Our model"}, "Our model"),
+    ],
+)
+async def test_a_model_has_a_readable_name(open_page: OpenPage, name: str, facts: dict[str, str], shown: str) -> None:
+    page = await open_page(before=lambda page: name_model(page, name, **facts))
+    await expect(page.locator("#model")).to_have_text(shown)
