@@ -55,8 +55,8 @@ export class Waiting {
       case "queued":
         return say("queued", { position: phase.position, seconds: rounded(phase.seconds) });
       case "reading":
-        if (this.#isLoading()) return say("loadingModel");
-        return phase.share === null ? say("thinking") : say("reading", { percent: Math.floor(phase.share * 100) });
+        if (phase.share !== null) return say("reading", { percent: Math.floor(phase.share * 100) });
+      // fall through
       case "asked":
       case "restarted":
         return say(this.#isLoading() ? "loadingModel" : "thinking");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from playwright.async_api import expect
@@ -87,7 +88,11 @@ async def test_a_message_written_during_an_answer_is_shown_and_sent_after_it(ope
 
 
 async def test_a_queued_message_becomes_a_draft_if_the_answer_before_it_is_stopped(open_page: OpenPage) -> None:
-    gateway = PlayedGateway(lambda gateway, _: len(gateway.asked) > 1 or gateway.begin("Once"))
+    def play(gateway: PlayedGateway, request: dict[str, Any]) -> None:
+        if request["type"] == "response.create":
+            gateway.begin("Once")
+
+    gateway = PlayedGateway(play)
     page = await open_page(gateway)
     answer = await ask(page, "One?")
     await expect(answer).to_contain_text("Once")

@@ -114,6 +114,7 @@ async def test_nothing_of_a_user_stays_on_the_page_after_sign_out(browser: Brows
     keys = [locked.keys("add", name) for name in ("cleo", "dora")]
     page, _ = await arrive(browser, locked.gateway.url)
     await enter(page, keys[0])
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
     await ended(await ask(page, "Of Cleo"), "done")
     other = await page.context.new_page()
     await other.goto(locked.gateway.url)

@@ -19,13 +19,14 @@ LONG_NAME = "a-model-with-a-very-long-name-0.5b-instruct-q4_k_m-and-more-of-it"
 async def overflowing(page: Page, width: int, height: int) -> list[str]:
     """Return the names of the elements that reach beyond the window of this size."""
     await page.set_viewport_size({"width": width, "height": height})
-    return await page.evaluate(
+    found: list[str] = await page.evaluate(
         "() => [...document.querySelectorAll('.bar > *, .foot, .composer, .composer > *, #log, .message')]"
         ".filter((element) => { const box = element.getBoundingClientRect();"
         " return box.width > 0 && (box.left < 0 || box.right > innerWidth); })"
         ".map((element) => element.id || element.className)"
         ".concat(document.documentElement.scrollWidth > innerWidth ? ['page'] : [])"
     )
+    return found
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])

@@ -26,7 +26,7 @@ def listen(page: Page) -> list[dict[str, Any]]:
 
     def note(payload: str | bytes) -> None:
         request = json.loads(payload)
-        if request.get("generate") is not False:
+        if request.get("generate") is not False and request["type"] != "samovar.ping":
             sent.append(request)
 
     page.on("websocket", lambda socket: socket.on("framesent", note))
