@@ -126,6 +126,7 @@ function signedIn(key, options) {
   const before = keyring.key;
   keyring.store(key, options);
   if (before !== null && before !== key) return forget();
+  drafts.store(talk.conversation, ""); // it becomes a draft of the user
   library = new Library(lasting, keyring.scope);
   drafts = new Drafts(lasting, keyring.scope);
   library.adopt();

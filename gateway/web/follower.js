@@ -2,6 +2,7 @@
 
 // Distance to the end at which a user who scrolls down has reached it.
 const AT_END_PX = 8;
+const DRAG_PX = 6;
 const UPWARD_KEYS = new Set(["ArrowUp", "PageUp", "Home"]);
 
 export class Follower {
@@ -9,6 +10,7 @@ export class Follower {
   #button;
   #following = true;
   #top = 0;
+  #touchedAt = 0; // where the finger touched the screen
 
   /** @param {HTMLElement} scroller @param {HTMLElement} button leads to the newest text; shown while it is out of view */
   constructor(scroller, button) {
@@ -17,8 +19,9 @@ export class Follower {
     scroller.addEventListener("scroll", () => this.#scrolled());
     // A growing text may move the view before the `scroll` event of the user's own movement: notice its beginning.
     scroller.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#leave(), { passive: true });
-    scroller.addEventListener("touchmove", () => this.#leave(), { passive: true });
-    scroller.addEventListener("keydown", ({ key }) => UPWARD_KEYS.has(key) && this.#leave());
+    scroller.addEventListener("touchstart", ({ touches }) => (this.#touchedAt = touches[0].clientY), { passive: true });
+    scroller.addEventListener("touchmove", ({ touches }) => this.#dragged(touches[0].clientY), { passive: true });
+    scroller.addEventListener("keydown", ({ key, target }) => target === scroller && UPWARD_KEYS.has(key) && this.#leave());
     button.addEventListener("click", () => this.catchUp());
     new ResizeObserver(() => this.grown()).observe(scroller); // a phone's keyboard, a growing composer
   }
@@ -61,6 +64,11 @@ export class Follower {
     else if (scrollTop < this.#top) this.#following = false;
     this.#top = scrollTop;
     this.#show();
+  }
+
+  /** A finger that moves down draws earlier text into view; less than DRAG_PX is a tremble. */
+  #dragged(position) {
+    if (position - this.#touchedAt > DRAG_PX) this.#leave();
   }
 
   #leave() {

@@ -12,7 +12,7 @@ export class Peers {
   constructor(own) {
     this.#channel.addEventListener("message", ({ data }) => {
       if (data.asks === own) this.#channel.postMessage({ answers: own });
-      this.#asked.get(data.answers)?.(true);
+      if (data.answers !== undefined) this.#asked.get(data.answers)?.(true);
     });
   }
 

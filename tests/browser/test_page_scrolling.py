@@ -46,3 +46,22 @@ async def test_nothing_moves_a_reader_who_has_scrolled_up_and_a_button_leads_to_
     await expect(log).to_contain_text("Line 59")
     await position(page)
     assert await log.evaluate(DISTANCE) < 8
+
+
+async def test_a_finger_that_rests_on_the_end_of_an_answer_does_not_stop_following(open_page: OpenPage) -> None:
+    gateway = PlayedGateway(lambda gateway, _: gateway.begin(LINES))
+    page = await open_page(gateway, viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+    await ask(page, "Count.")
+    log = page.locator("#scroll")
+    await expect(log).to_contain_text("Line 59")
+    await log.evaluate(
+        """log => {
+            const touch = (y) => new Touch({ identifier: 1, target: log, clientX: 100, clientY: y });
+            for (const [kind, y] of [["touchstart", 300], ["touchmove", 302]])
+                log.dispatchEvent(new TouchEvent(kind, { touches: [touch(y)], bubbles: true }));
+        }"""
+    )
+    gateway.delta("\n\n" + LINES)
+    await position(page)
+    await position(page)
+    assert await log.evaluate(DISTANCE) < 8
