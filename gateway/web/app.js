@@ -49,7 +49,7 @@ const windowName = own.getItem(WINDOW);
 const lasting = storageOf("localStorage");
 const keyring = new Keyring(lasting, own);
 const gateway = new Gateway(() => keyring.key);
-let library = new Library(lasting, keyring.scope);
+let library = new Library(lasting, keyring.scope, lost);
 let drafts = new Drafts(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
@@ -84,6 +84,7 @@ let wasOpen = false;
 let isLoading = false; // whether no engine has loaded the model
 const unsaved = new Map(); // conversation id → conversation with unsaved changes
 const removed = new Set(); // ids of deleted conversations, whose answers may still be arriving
+const reported = new Set(); // kinds of loss that the user knows of
 let saving = 0;
 let draftTimer = 0;
 
@@ -127,7 +128,7 @@ function signedIn(key, options) {
   keyring.store(key, options);
   if (before !== null && before !== key) return forget();
   drafts.store(talk.conversation, ""); // it becomes a draft of the user
-  library = new Library(lasting, keyring.scope);
+  library = new Library(lasting, keyring.scope, lost);
   drafts = new Drafts(lasting, keyring.scope);
   library.adopt();
   find("sign-out").hidden = false;
@@ -207,6 +208,12 @@ function saveSoon(conversation, wait) {
   unsaved.set(conversation.id, conversation);
   if (wait === 0) return saveAll();
   saving ||= setTimeout(saveAll, wait);
+}
+
+/** Says that the browser's storage is full, once for each kind of loss. */
+function lost(what) {
+  if (!reported.has(what)) toast.tell(text(catalogue, what));
+  reported.add(what);
 }
 
 function saveAll() {

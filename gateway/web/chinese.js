@@ -46,6 +46,8 @@ export const chinese = {
   themeLight: "浅色",
   themeDark: "深色",
   generated: "内容由 AI 生成，请核实",
+  evicted: "此浏览器的存储空间已满，最早的对话已从中删除。",
+  unsaved: "此浏览器的存储空间已满，关闭页面后此对话将丢失。",
   thoughts: "思考过程",
   copy: "复制",
   copied: "已复制",

@@ -36,12 +36,18 @@ export class Library {
   #storage;
   #prefix;
   #deleted;
+  #lost;
 
-  /** @param {string} scope of the user: conversations of other users of this browser are not shown */
-  constructor(storage, scope = "") {
+  /**
+   * @param {string} scope of the user: conversations of other users of this browser are not shown
+   * @param {(what: "evicted"|"unsaved") => void} lost called when old conversations were deleted for want of space, or
+   *   when a conversation could not be stored at all
+   */
+  constructor(storage, scope = "", lost = () => {}) {
     this.#storage = storage;
     this.#prefix = PREFIX + (scope && `${scope}.`);
     this.#deleted = new Tombstones(storage, scope);
+    this.#lost = lost;
   }
 
   /** Moves conversations that were stored without sign-in to the current user. */
@@ -75,7 +81,10 @@ export class Library {
     const stored = this.#read(this.#prefix + conversation.id);
     if (stored !== null) conversation.merge(stored);
     this.#write(conversation.data);
-    for (const old of this.list().slice(MAX_CONVERSATIONS)) this.#evict(old.id);
+    for (const old of this.list().slice(MAX_CONVERSATIONS)) {
+      this.#evict(old.id);
+      this.#lost("evicted");
+    }
   }
 
   /** Deletes a conversation: no window stores it again. */
@@ -110,8 +119,9 @@ export class Library {
         return this.#storage.setItem(this.#prefix + data.id, JSON.stringify(data));
       } catch {
         const oldest = this.list().filter((other) => other.id !== data.id).at(-1);
-        if (oldest === undefined) return; // larger than the storage: it lasts as long as the page
+        if (oldest === undefined) return this.#lost("unsaved"); // larger than the storage: it lasts as long as the page
         this.#evict(oldest.id);
+        this.#lost("evicted");
       }
     }
   }

@@ -46,6 +46,8 @@ export const traditional = {
   themeLight: "淺色",
   themeDark: "深色",
   generated: "內容由 AI 產生，請查證",
+  evicted: "此瀏覽器的儲存空間已滿，最早的對話已從中刪除。",
+  unsaved: "此瀏覽器的儲存空間已滿，關閉頁面後此對話將遺失。",
   thoughts: "思考過程",
   copy: "複製",
   copied: "已複製",

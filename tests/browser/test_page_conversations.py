@@ -199,12 +199,13 @@ async def test_an_answer_continues_while_another_conversation_is_open(open_page:
     await expect(text_of(messages(page, "assistant"))).to_have_text("Once upon a time.")
 
 
-async def test_a_full_browser_storage_evicts_the_oldest_conversations(open_page: OpenPage) -> None:
+async def test_a_full_browser_storage_evicts_the_oldest_conversations_and_says_so(open_page: OpenPage) -> None:
     page = await open_page(saying("Fine."))
     await ended(await ask(page, "Old?"))
     await page.get_by_test_id("new").click()
     await page.evaluate("try { localStorage.setItem('other', 'x'.repeat(5_242_880 - 3_000)) } catch {}")
     await ended(await ask(page, "y" * 2_500))
+    await expect(page.get_by_test_id("toast")).to_contain_text("oldest conversations were deleted")
     await expect(conversations(page)).to_have_text([re.compile("yyy")])
     await page.reload()
     await expect(text_of(messages(page, "assistant"))).to_have_text("Fine.")
