@@ -12,9 +12,8 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
 from starlette.types import Lifespan
 from starlette.websockets import WebSocket
 
@@ -50,11 +49,11 @@ from gateway.transport.openapi import published
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
 from gateway.transport.text import TextRoutes
+from gateway.transport.web_files import WebFiles
 from gateway.transport.websocket import Connection
 
 WEB: Final = Path(__file__).parent / "web"
-PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
-START_HEADERS: Final = {**PAGE_HEADERS, "Vary": "Accept"}
+START_HEADERS: Final = {"Cache-Control": "no-cache", "Vary": "Accept"}
 
 
 def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlette, Responses]:
@@ -231,6 +230,7 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
                 watch_controls(count_message, owner=owner(socket, principal))
             await Connection(responses, socket, principal=principal, count_message=count_message, intake=intake).serve()
 
+    files = WebFiles(WEB)
     return [
         WebSocketRoute("/v1/responses", connection),
         *HttpResponses(responses).routes,
@@ -240,8 +240,8 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         *conversations.routes(responses),
         *models.routes(services),
         *ollama.routes(responses),
-        *(Route(path, handler) for path, handler in _handlers(services, responses).items()),
-        Mount("/static", StaticFiles(directory=WEB)),
+        *(Route(path, handler) for path, handler in _handlers(services, responses, files).items()),
+        Mount("/static", files),
     ]
 
 
@@ -252,19 +252,28 @@ def _failure(services: Services) -> str:
     return services.pool.failure or services.prompts.failure
 
 
-async def _start_page(request: Request) -> Response:
-    """Return the chat page to browsers, and to other programs what tells them that Ollama's API is here."""
-    if "text/html" in request.headers.get("accept", ""):
-        return FileResponse(WEB / "index.html", headers=START_HEADERS)
-    return PlainTextResponse(RUNNING, headers=START_HEADERS)
+def _handlers(
+    services: Services, responses: Responses, files: WebFiles
+) -> dict[str, Callable[[Request], Awaitable[Response]]]:
+    async def start_page(request: Request) -> Response:
+        """Return the chat page to browsers, and to other programs what tells them that Ollama's API is here."""
+        if "text/html" not in request.headers.get("accept", ""):
+            return PlainTextResponse(RUNNING, headers=START_HEADERS)
+        page = files.page("index.html")
+        page.headers.update(START_HEADERS)
+        return page
 
-
-def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[Request], Awaitable[Response]]]:
     async def page_facts(_: Request) -> Response:
-        return JSONResponse({"encode_ahead": services.settings.encode_ahead}, headers={"Cache-Control": "no-cache"})
+        notice = services.settings.answer_notice
+        facts = {
+            "encode_ahead": services.settings.encode_ahead,
+            "answer_notice": {"auto": None, "none": ""}.get(notice, notice),
+            "languages": services.model.entry.languages,
+        }
+        return JSONResponse(facts, headers={"Cache-Control": "no-cache"})
 
     async def monitor(_: Request) -> Response:
-        return FileResponse(WEB / "monitor.html", headers=PAGE_HEADERS)
+        return files.page("monitor.html")
 
     async def alive(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -280,7 +289,7 @@ def _handlers(services: Services, responses: Responses) -> dict[str, Callable[[R
         return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return {
-        "/": _start_page,
+        "/": start_page,
         "/openapi.json": published,
         "/page.json": page_facts,
         "/monitor": monitor,

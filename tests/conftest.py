@@ -21,7 +21,7 @@ from engine.process import EngineProcess
 from engine.stopwatch import Question
 from engine.tuning import Watch
 from tests import ROOT
-from tests.support.browsing import CHROMIUM_ARGUMENTS, SOCKET, OpenPage, Play
+from tests.support.browsing import CHROMIUM_ARGUMENTS, SOCKET, OpenPage, Play, Prepare
 from tests.support.plans import MEASURED
 from tests.support.running import Gateway
 from tests.support.tiny_model import write_tiny_model
@@ -148,9 +148,17 @@ async def open_page(browser: Browser, server: Gateway) -> AsyncIterator[OpenPage
     complaints: list[str] = []
     contexts: list[BrowserContext] = []
 
-    async def opened(play: Play | None = None, locale: str = "en-US", url: str = server.url, **context: Any) -> Page:
+    async def opened(
+        play: Play | None = None,
+        locale: str = "en-US",
+        url: str = server.url,
+        before: Prepare | None = None,
+        **context: Any,
+    ) -> Page:
         contexts.append(await browser.new_context(locale=locale, **context))
         page = await contexts[-1].new_page()
+        if before is not None:
+            await before(page)
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         if play is not None:

@@ -135,6 +135,12 @@ class Settings(BaseSettings):
         False, description="refuse request fields that have no effect, instead of listing them as ignored"
     )
     encode_ahead: bool = Field(True, description="let the chat page encode prompts before they are sent")
+    answer_notice: str = Field(
+        "auto",
+        max_length=300,
+        description="line below the answers of the chat page: `auto` (that they are generated and need checking, "
+        "in the reader's language), `none`, or a text",
+    )
     api_key: str = Field("", description="API key that `samovar chat` sends")
     tls_cert: UserPath | None = Field(None, description="certificate chain (PEM) for TLS")
     tls_key: UserPath | None = Field(None, description="private key (PEM) of `tls_cert`")

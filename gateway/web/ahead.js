@@ -17,6 +17,7 @@ export class Ahead {
   #next = null; // the request to send when the running one has ended
   #running = null; // {id, stopping}
   #timer = 0;
+  #opening = 0;
 
   /** @param {(request: object) => boolean} send returns whether the request was sent */
   constructor(send) {
@@ -26,8 +27,12 @@ export class Ahead {
   /** To be called when a conversation is opened or the connection is restored: prepares its history. */
   opened(conversation) {
     this.#requested = "";
-    const request = conversation.ahead();
-    if (request !== null) this.#schedule(request);
+    clearTimeout(this.#opening);
+    // After a pause: a question that follows at once would have to cancel the request, and lose what it holds.
+    this.#opening = setTimeout(() => {
+      const request = conversation.ahead();
+      if (request !== null) this.#schedule(request);
+    }, PAUSE_MS);
   }
 
   /** To be called when the draft changes. */
@@ -44,6 +49,7 @@ export class Ahead {
   /** To be called before a real request, which must not wait for a speculative one. */
   stop() {
     clearTimeout(this.#timer);
+    clearTimeout(this.#opening);
     this.#requested = "";
     this.#next = null;
     if (this.#running === null || this.#running.stopping) return;

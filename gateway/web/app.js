@@ -1,33 +1,47 @@
 /** Assembly of the chat page: socket ↔ responses ↔ open conversation ↔ storage of the browser. */
 
 import { Ahead } from "./ahead.js";
+import { Announcer } from "./announcer.js";
+import { Composer } from "./composer.js";
 import { Conversation, newId } from "./conversation.js";
+import { Drafts } from "./drafts.js";
+import { Files } from "./files.js";
+import { Follower } from "./follower.js";
 import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
-import { Keyring } from "./keyring.js";
+import { KEY, Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
+import { displayName } from "./names.js";
+import { Peers } from "./peers.js";
+import { bindPreferences, preferredLanguage } from "./preferences.js";
+import { Queue } from "./queue.js";
 import { Responses } from "./responses.js";
+import { Retry } from "./retry.js";
+import { Route } from "./route.js";
 import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
-import { Talk } from "./talk.js";
-import { Follower, Toast, fitHeight, focusByKeyboard, isComposing, showNotice, showStatus } from "./ui.js";
+import { STALE_MS, Talk } from "./talk.js";
+import { Toast, isComposing, showStatus } from "./ui.js";
 
 // Interval at which a growing answer is saved: a crash of the browser loses at most this much.
 const SAVE_MS = 1_000;
-// Answers interrupted by a reload are requested again, unless they are older than this.
-const STALE_MS = 600_000;
+// Pause in typing after which the draft is saved.
+const DRAFT_MS = 300;
+// Interval at which the model's state is read while an answer waits.
+const LOADING_MS = 2_000;
 // One lane per concurrent answer; the gateway allows 16 lanes per connection.
 const LANES = Array.from({ length: 8 }, (_, number) => `answer-${number}`);
+const NAME = "Samovar"; // title of the page without a conversation
 const OPEN = "samovar.open"; // storage key: id of the conversation that this window shows
 const WINDOW = "samovar.window"; // storage key: id of this window
 
-const catalogue = catalogueFor(navigator.language);
+const catalogue = catalogueFor(preferredLanguage());
 document.documentElement.lang = catalogue.tag;
 translate(document, catalogue);
 
 const find = (id) => document.getElementById(id);
-const [composer, send, stop, log, hello] = ["composer", "send", "stop", "log", "hello"].map(find);
+const [log, hello] = ["log", "hello"].map(find);
 
 const own = storageOf("sessionStorage");
 if (own.getItem(WINDOW) === null) own.setItem(WINDOW, newId());
@@ -35,11 +49,28 @@ const windowName = own.getItem(WINDOW);
 const lasting = storageOf("localStorage");
 const keyring = new Keyring(lasting, own);
 const gateway = new Gateway(() => keyring.key);
-let library = new Library(lasting, keyring.scope);
+let library = new Library(lasting, keyring.scope, lost);
+let drafts = new Drafts(lasting, keyring.scope);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
-const talk = new Talk(catalogue, log, new Follower(find("scroll")), responses, windowName, changed);
-const shelf = new Shelf(catalogue, find("conversations"), { open, rename, remove });
+const announcer = new Announcer(catalogue, find("announcer"));
+const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, new Peers(windowName), () => isLoading, changed);
+const queue = new Queue(catalogue, find("queued"), takeBack);
+const composer = new Composer(catalogue, find("form"), {
+  send: submit,
+  stop: () => talk.stop(),
+  editLast: () => talk.editLast(),
+  changed: draftChanged,
+});
+const route = new Route({ open: (id) => open(id), closeDrawer: () => shelf.uncover() });
+const shelf = new Shelf(catalogue, find("conversations"), {
+  open,
+  rename,
+  remove,
+  covered: () => route.openDrawer(),
+  uncovered: () => route.closeDrawer(),
+});
+new Files(catalogue, { taken: (words) => composer.attach(words), refused: (words) => toast.tell(words) });
 const ahead = new Ahead((request) => connection.send(request));
 const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);
 const connection = new Connection(socketAddress("v1/responses", document.baseURI), {
@@ -48,13 +79,16 @@ const connection = new Connection(socketAddress("v1/responses", document.baseURI
   protocols: () => keyring.protocols,
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
+const retry = new Retry(catalogue, find("retry"), () => connection.retryNow());
 let wasOpen = false;
-let knowsNoChinese = false; // according to the model's metadata
+let isLoading = false; // whether no engine has loaded the model
 const unsaved = new Map(); // conversation id → conversation with unsaved changes
 const removed = new Set(); // ids of deleted conversations, whose answers may still be arriving
+const reported = new Set(); // kinds of loss that the user knows of
 let saving = 0;
+let draftTimer = 0;
 
-function connectionChanged(state) {
+function connectionChanged(state, pause) {
   if (state === "open") {
     wasOpen = true;
     signIn.close();
@@ -67,41 +101,54 @@ function connectionChanged(state) {
     signIn.open(keyring.key === null ? "" : "keyRefused");
   }
   showStatus(catalogue, find("status"), state, wasOpen);
+  retry.show(pause);
 }
 
 /** Loads model and settings. Called on every connection: the gateway may have restarted with other ones. */
 async function loadServerInfo() {
   const [page, model] = await Promise.all([gateway.page(), gateway.model()]);
   ahead.allowed = page.encode_ahead === true;
+  // The operator's words; null stands for the page's own, "" for none.
+  find("generated").textContent = page.answer_notice ?? text(catalogue, "generated");
+  showGenerated();
   if (talk.running.length === 0) ahead.opened(talk.conversation);
   find("model").hidden = model === null;
   if (model === null) return;
-  find("model").textContent = model.id;
-  // An empty list means that the model's languages are unknown: show no notice.
-  knowsNoChinese = model.languages?.length > 0 && !model.languages.includes("zh");
-  showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
+  find("model").textContent = displayName(model);
+  find("model").title = model.id;
+}
+
+/** Looks whether a waiting answer waits for the model to be loaded. */
+async function watchLoading() {
+  isLoading = responses.isWaiting && (await gateway.model())?.loaded === false;
 }
 
 function signedIn(key, options) {
+  const before = keyring.key;
   keyring.store(key, options);
-  switchUser();
+  if (before !== null && before !== key) return forget();
+  drafts.store(talk.conversation, ""); // it becomes a draft of the user
+  library = new Library(lasting, keyring.scope, lost);
+  drafts = new Drafts(lasting, keyring.scope);
   library.adopt();
-  showShelf();
+  find("sign-out").hidden = false;
+  connection.restart();
+  startConversation();
 }
 
 function signOut() {
+  saveEverything();
+  toast.hide(); // completes a deletion while the key is still there
+  own.removeItem(OPEN);
   keyring.clear();
-  switchUser();
+  forget();
 }
 
-/** Switches to the conversations of the current user, and connects with their key. */
-function switchUser() {
-  saveAll();
-  responses.abandon();
-  library = new Library(lasting, keyring.scope);
-  find("sign-out").hidden = keyring.key === null;
-  startConversation();
-  connection.restart();
+/** Loads the page anew, so that nothing of a user stays in memory or in view for the next one. */
+function forget() {
+  connection.close();
+  route.show(null, true);
+  location.reload();
 }
 
 /** Processes a new phase of a turn, whether or not its conversation is open. */
@@ -110,27 +157,47 @@ function phaseChanged(turn, phase, conversation) {
   if (phase.kind === "ended") conversation.touch();
   saveSoon(conversation, phase.kind === "more" ? SAVE_MS : 0);
   showBusy();
+  if (phase.kind === "ended") askNext(turn, conversation);
+}
+
+/** Sends the next queued message after an answer; after one that has failed or was stopped, it becomes a draft again. */
+function askNext(turn, conversation) {
+  if (responses.running(conversation).length > 0) return;
+  if (turn.state !== "done") return takeAllBack(conversation);
+  const words = queue.next(conversation);
+  if (words === undefined) return;
+  if (conversation.id === talk.conversation.id) return talk.ask(words, false);
+  const next = conversation.add(words, conversation.path.at(-1)?.id ?? null);
+  next.window = windowName;
+  responses.ask(next, conversation);
 }
 
 function changed(edited) {
   own.setItem(OPEN, talk.conversation.id);
+  if (edited) route.show(talk.conversation.id, true);
   if (edited) saveSoon(talk.conversation, 0);
   hello.hidden = !talk.isEmpty;
-  showNotice(catalogue, find("notice"), talk.isEmpty && knowsNoChinese);
+  document.body.dataset.empty = String(talk.isEmpty);
+  showGenerated();
   showBusy();
   showShelf();
 }
 
+/** Shows below the answers that they need checking. */
+function showGenerated() {
+  find("generated").hidden = talk.isEmpty || find("generated").textContent === "";
+}
+
 function showBusy() {
   const running = talk.running;
-  stop.hidden = running.length === 0;
-  stop.disabled = running.length > 0 && running.every((turn) => responses.phaseOf(turn)?.kind === "stopping");
-  send.hidden = running.length > 0;
-  send.disabled = composer.value.trim() === "";
-  log.classList.toggle("busy", running.length > 0);
+  const isStopping = running.length > 0 && running.every((turn) => responses.phaseOf(turn)?.kind === "stopping");
+  composer.showBusy({ isBusy: talk.isBusy, canStop: running.length > 0, isStopping });
+  log.classList.toggle("busy", talk.isBusy);
 }
 
 function showShelf() {
+  const { title } = talk.conversation;
+  document.title = title ? `${title} · ${NAME}` : NAME;
   const conversations = library.list();
   const answering = conversations.filter((conversation) => responses.running(conversation).length > 0);
   shelf.show(conversations, talk.conversation.id, new Set(answering.map(({ id }) => id)));
@@ -141,6 +208,12 @@ function saveSoon(conversation, wait) {
   unsaved.set(conversation.id, conversation);
   if (wait === 0) return saveAll();
   saving ||= setTimeout(saveAll, wait);
+}
+
+/** Says that the browser's storage is full, once for each kind of loss. */
+function lost(what) {
+  if (!reported.has(what)) toast.tell(text(catalogue, what));
+  reported.add(what);
 }
 
 function saveAll() {
@@ -161,10 +234,19 @@ function open(id) {
   const conversation = load(id);
   if (conversation === null) return startConversation();
   continueInterrupted(conversation);
-  talk.open(conversation);
+  show(conversation);
   if (talk.running.length === 0) ahead.opened(conversation);
-  shelf.chosen();
-  focusByKeyboard(composer);
+}
+
+/** Shows a conversation, with its draft. */
+function show(conversation) {
+  saveDraft();
+  talk.open(conversation);
+  queue.show(conversation);
+  composer.write(drafts.of(conversation));
+  route.show(talk.isEmpty ? null : conversation.id);
+  shelf.uncover();
+  composer.focus();
 }
 
 /** Resumes the answers that this window was waiting for when it was reloaded. */
@@ -177,9 +259,7 @@ function continueInterrupted(conversation) {
 }
 
 function startConversation() {
-  talk.open(new Conversation());
-  shelf.chosen();
-  focusByKeyboard(composer);
+  show(new Conversation());
 }
 
 function rename(id, title) {
@@ -197,73 +277,104 @@ function remove(id) {
   removed.add(id);
   responses.running(conversation).forEach((turn) => responses.stop(turn));
   unsaved.delete(id);
+  queue.clear(conversation);
   library.remove(id);
   if (isOpen) startConversation();
   else showShelf();
   const undo = () => {
     removed.delete(id);
-    library.save(conversation);
+    library.restore(conversation);
     if (isOpen) open(id);
     else showShelf();
   };
-  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, () => gateway.deleteResponses(conversation.responses));
+  const passed = () => {
+    drafts.store(conversation, "");
+    gateway.deleteResponses(conversation.responses);
+  };
+  toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, passed);
+}
+
+/** Leaves a conversation that another window has deleted; what the user was writing becomes a new message. */
+function leaveDeleted(conversation) {
+  responses.running(conversation).forEach((turn) => responses.stop(turn));
+  const words = [queue.draftOf(conversation), composer.text].filter(Boolean).join("\n\n");
+  queue.clear(conversation);
+  composer.write("");
+  startConversation();
+  if (words !== "") takeBack(words);
 }
 
 function submit() {
-  const words = composer.value.trim();
-  if (words === "" || talk.running.length > 0) return;
+  const { words } = composer;
+  if (words === "") return;
+  composer.write("");
+  saveDraft();
+  if (talk.isBusy) return queue.add(talk.conversation, words);
   ahead.stop();
-  write("");
   talk.ask(words);
 }
 
-function write(words) {
-  composer.value = words;
-  fitHeight(composer);
-  showBusy();
+function draftChanged() {
+  clearTimeout(draftTimer);
+  draftTimer = setTimeout(saveDraft, DRAFT_MS);
+  ahead.draftChanged(talk.conversation, composer.text);
 }
 
-find("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  submit();
-  focusByKeyboard(composer);
-});
-stop.addEventListener("click", () => {
-  talk.stop();
-  focusByKeyboard(composer);
-});
+function saveDraft() {
+  clearTimeout(draftTimer);
+  drafts.store(talk.conversation, composer.text);
+}
+
+function takeBack(words) {
+  composer.write([words, composer.text].filter(Boolean).join("\n\n"));
+  saveDraft();
+  composer.focus();
+}
+
+/** Turns the queued messages of a conversation into its draft. */
+function takeAllBack(conversation) {
+  const words = queue.draftOf(conversation);
+  queue.clear(conversation);
+  if (words === "") return;
+  if (conversation.id === talk.conversation.id) return takeBack(words);
+  drafts.store(conversation, [words, drafts.of(conversation)].filter(Boolean).join("\n\n"));
+}
+
+/** Saves everything that is not yet in the storage: the page may be about to go. */
+function saveEverything() {
+  saveDraft();
+  queue.conversations.forEach(takeAllBack);
+  saveAll();
+}
+
 find("new").addEventListener("click", startConversation);
 find("sign-out").addEventListener("click", signOut);
-composer.addEventListener("input", () => {
-  write(composer.value);
-  ahead.draftChanged(talk.conversation, composer.value);
-});
-composer.addEventListener("keydown", (event) => {
-  if (isComposing(event)) return;
-  if (event.key === "Enter" && !event.shiftKey) {
-    event.preventDefault();
-    submit();
-  } else if (event.key === "ArrowUp" && composer.value === "" && talk.running.length === 0) {
-    event.preventDefault();
-    talk.editLast();
-  }
+find("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the fragment of the address names the conversation
+  find("composer").focus();
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !isComposing(event)) talk.stop();
 });
-// Reconnect at once when the network or the tab is back: browsers throttle timers in hidden tabs.
-addEventListener("online", () => connection.retryNow());
-document.addEventListener("visibilitychange", () => document.hidden || connection.retryNow());
-addEventListener("pagehide", saveAll);
+// Browsers throttle timers in hidden tabs and report changes of the network: both are reasons to check the link at once.
+for (const change of ["online", "offline"]) addEventListener(change, () => connection.probe());
+document.addEventListener("visibilitychange", () => document.hidden || connection.probe());
+addEventListener("pagehide", saveEverything);
 // Another window has changed the storage.
 addEventListener("storage", ({ key }) => {
+  if (key === KEY || key === null) return forget(); // signed in or out, or all data of the site deleted
   const { conversation } = talk;
-  const stored = library.isAbout(conversation.id, key) ? library.open(conversation.id) : null;
-  if (stored !== null) talk.merge(stored.data);
+  if (library.isAbout(conversation.id, key)) {
+    const stored = library.open(conversation.id);
+    if (stored !== null) talk.merge(stored.data).forEach((turn) => askNext(turn, conversation));
+    else if (library.isDeleted(conversation.id)) leaveDeleted(conversation);
+  }
   showShelf();
 });
 
 find("sign-out").hidden = keyring.key === null;
-write(composer.value); // the browser may have restored the draft after a reload
-open(own.getItem(OPEN));
+bindPreferences(find("language"), find("theme"), () => location.reload());
+setInterval(watchLoading, LOADING_MS);
+composer.write(drafts.of(talk.conversation));
+open(route.id ?? own.getItem(OPEN));
 connection.connect();

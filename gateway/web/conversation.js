@@ -64,6 +64,7 @@ export class Conversation {
     const first = this.path[0];
     this.data.title = title.trim() || (first ? titleOf(first.question) : "");
     this.data.named = title.trim() !== "";
+    this.data.renamed = Date.now();
   }
 
   /** Adds a turn below `parent` (an id, or null for a root), and selects it. */
@@ -92,11 +93,14 @@ export class Conversation {
   }
 
   /**
-   * Merges turns that another window has added to the same conversation or completed; returns whether there were any.
+   * Merges what another window has changed in the same conversation: its title, and turns that it has added or
+   * completed. Returns these turns.
    *
    * @param {boolean} follow whether to select new turns, and to merge growing answers too
    */
   merge(data, follow = false) {
+    const { title, named, renamed = 0 } = data;
+    if (renamed > (this.data.renamed ?? 0)) Object.assign(this.data, { title, named, renamed });
     const isNewer = (own, turn) => {
       if (own === undefined) return true;
       return own.state === "open" && (turn.state !== "open" || (follow && turn.answer.length > own.answer.length));
@@ -107,7 +111,7 @@ export class Conversation {
       this.data.turns[turn.id] = { ...this.data.turns[turn.id], ...turn };
       if (follow && added) this.choose(turn);
     }
-    return newer.length > 0;
+    return newer;
   }
 
   /**

@@ -34,7 +34,8 @@ export class Gateway {
 
   /** Deletes responses on the gateway. Failures are ignored. */
   async deleteResponses(responses) {
-    for (const id of responses) await this.#fetch(`v1/responses/${encodeURIComponent(id)}`, this.#key(), "DELETE");
+    // All at once: when the page closes, only requests that have started are completed.
+    await Promise.all(responses.map((id) => this.#fetch(`v1/responses/${encodeURIComponent(id)}`, this.#key(), "DELETE")));
   }
 
   #get(path, key = this.#key()) {

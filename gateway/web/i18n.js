@@ -2,13 +2,15 @@
 
 import { chinese } from "./chinese.js";
 import { english } from "./english.js";
+import { traditional } from "./traditional.js";
 
-/** Both languages, for texts that are shown in both. */
-export const catalogues = { en: english, zh: chinese };
+/** All languages of the pages. */
+export const catalogues = { en: english, zh: chinese, "zh-Hant": traditional };
 
-/** Returns the catalogue for a BCP 47 tag: Chinese for every `zh`, otherwise English. */
+/** Returns the catalogue for a BCP 47 tag: Chinese in the script of its region, otherwise English. */
 export function catalogueFor(tag) {
-  return /^zh\b/i.test(tag ?? "") ? chinese : english;
+  if (!/^zh\b/i.test(tag ?? "")) return english;
+  return /-(?:Hant|TW|HK|MO)\b/i.test(tag) && !/-Hans\b/i.test(tag) ? traditional : chinese;
 }
 
 /** Returns a text of the catalogue, with `values` in its fields. */
@@ -22,9 +24,9 @@ export function errorText(catalogue, code) {
   return Object.hasOwn(catalogue.errors, code) ? catalogue.errors[code] : catalogue.errors.unknown;
 }
 
-/** Returns the explanation of an answer's `incomplete_details.reason`; an unknown reason is returned as it is. */
+/** Returns the explanation of an answer's `incomplete_details.reason`. */
 export function reasonText(catalogue, reason) {
-  return Object.hasOwn(catalogue.reasons, reason) ? catalogue.reasons[reason] : reason;
+  return Object.hasOwn(catalogue.reasons, reason) ? catalogue.reasons[reason] : catalogue.reasons.unknown;
 }
 
 const attributes = { i18nLabel: "aria-label", i18nTitle: "title", i18nPlaceholder: "placeholder" };

@@ -1,6 +1,6 @@
 /** The API key of the current user, stored for this window or this browser. It is never part of a URL. */
 
-const KEY = "samovar.key";
+export const KEY = "samovar.key"; // name of the entry in the browser's storage
 // Characters that an HTTP header and a WebSocket subprotocol can carry.
 const SENDABLE = /^[\w.~-]{1,256}$/;
 

@@ -1,6 +1,7 @@
 /** The conversations in the browser's storage: texts, titles and the server's ids, one entry per conversation. */
 
 import { Conversation } from "./conversation.js";
+import { Tombstones } from "./tombstones.js";
 
 const MAX_CONVERSATIONS = 500;
 const PREFIX = "samovar.conversation.";
@@ -34,11 +35,19 @@ export function storageOf(name) {
 export class Library {
   #storage;
   #prefix;
+  #deleted;
+  #lost;
 
-  /** @param {string} scope of the user: conversations of other users of this browser are not shown */
-  constructor(storage, scope = "") {
+  /**
+   * @param {string} scope of the user: conversations of other users of this browser are not shown
+   * @param {(what: "evicted"|"unsaved") => void} lost called when old conversations were deleted for want of space, or
+   *   when a conversation could not be stored at all
+   */
+  constructor(storage, scope = "", lost = () => {}) {
     this.#storage = storage;
     this.#prefix = PREFIX + (scope && `${scope}.`);
+    this.#deleted = new Tombstones(storage, scope);
+    this.#lost = lost;
   }
 
   /** Moves conversations that were stored without sign-in to the current user. */
@@ -46,7 +55,7 @@ export class Library {
     const before = new Library(this.#storage);
     if (before.#prefix === this.#prefix) return;
     for (const conversation of before.list()) {
-      before.remove(conversation.id);
+      before.#evict(conversation.id);
       this.save(conversation);
     }
   }
@@ -68,13 +77,34 @@ export class Library {
 
   /** Stores a conversation, merged with changes of other windows. Evicts the oldest ones if there is no space. */
   save(conversation) {
+    if (this.#deleted.has(conversation.id)) return; // by another window
     const stored = this.#read(this.#prefix + conversation.id);
     if (stored !== null) conversation.merge(stored);
     this.#write(conversation.data);
-    for (const old of this.list().slice(MAX_CONVERSATIONS)) this.remove(old.id);
+    for (const old of this.list().slice(MAX_CONVERSATIONS)) {
+      this.#evict(old.id);
+      this.#lost("evicted");
+    }
   }
 
+  /** Deletes a conversation: no window stores it again. */
   remove(id) {
+    this.#deleted.add(id);
+    this.#evict(id);
+  }
+
+  /** Stores a deleted conversation again. */
+  restore(conversation) {
+    this.#deleted.remove(conversation.id);
+    this.save(conversation);
+  }
+
+  /** Whether a conversation was deleted, by whichever window. */
+  isDeleted(id) {
+    return this.#deleted.has(id);
+  }
+
+  #evict(id) {
     this.#storage.removeItem(this.#prefix + id);
   }
 
@@ -89,8 +119,9 @@ export class Library {
         return this.#storage.setItem(this.#prefix + data.id, JSON.stringify(data));
       } catch {
         const oldest = this.list().filter((other) => other.id !== data.id).at(-1);
-        if (oldest === undefined) return; // larger than the storage: it lasts as long as the page
-        this.remove(oldest.id);
+        if (oldest === undefined) return this.#lost("unsaved"); // larger than the storage: it lasts as long as the page
+        this.#evict(oldest.id);
+        this.#lost("evicted");
       }
     }
   }

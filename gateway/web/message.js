@@ -1,25 +1,20 @@
 /** Display of one turn: the question, and the answer while it waits, arrives and ends. */
 
-import { errorText, reasonText, text } from "./i18n.js";
+import { LONG_CHARACTERS } from "./chips.js";
+import { failureBox } from "./failure.js";
+import { text } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
+import { remarkOf } from "./outcome.js";
+import { splitThoughts } from "./thoughts.js";
 import { copyOnClick, fitHeight, isComposing, stamp } from "./ui.js";
-
-// Transient errors, for which a retry button is shown.
-const TRANSIENT = new Set([
-  "connection_lost",
-  "engine_unavailable",
-  "queue_full",
-  "queue_timeout",
-  "rate_limit_exceeded",
-  "server_error",
-  "store_unavailable",
-]);
+import { Waiting } from "./waiting.js";
 
 /**
  * @typedef {object} Acts callbacks of a turn
  * @property {(question: string) => void} edit replaces the question
  * @property {() => void} again regenerates the answer
  * @property {(step: number) => void} step shows the previous (-1) or next (1) version
+ * @property {() => boolean} isLoading returns whether the model is not loaded yet
  * @property {() => void} grown called when the turn may have become taller
  */
 
@@ -49,8 +44,11 @@ export class TurnView {
     this.#question = this.#makeQuestion();
     this.#answer = stamp(catalogue, "answer");
     this.#text = this.#answer.querySelector(".message-text");
-    this.#wait = this.#answer.querySelector(".message-wait");
-    this.#words = new MarkdownView(this.#text, (pre, language) => this.#frameCode(pre, language));
+    this.#wait = new Waiting(catalogue, this.#answer.querySelector(".message-wait"), acts.isLoading);
+    this.#words = new MarkdownView(this.#text, {
+      code: (pre, language) => this.#frameCode(pre, language),
+      thoughts: () => stamp(catalogue, "thoughts"),
+    });
     this.elements = [this.#question, this.#answer];
   }
 
@@ -59,14 +57,14 @@ export class TurnView {
     return this.#question.dataset.editing !== undefined;
   }
 
-  /** Shows a running answer in this phase; see responses.js. */
-  show(phase) {
+  /** Shows a running answer in this phase: one of responses.js, or `elsewhere` for an answer of another window. */
+  show(phase, turn = this.#turn) {
+    this.#turn = turn;
     if (phase.kind === "ended") return this.end();
     this.#answer.dataset.state = "streaming";
-    // Screen readers announce the answer when it is complete, not piece by piece.
-    this.#answer.setAttribute("aria-busy", "true");
-    if (phase.kind === "more") this.#wait.hidden = true;
-    else this.#showWait(phase);
+    const isArriving = phase.kind === "more" || (this.#turn.answer !== "" && ["asked", "reading"].includes(phase.kind));
+    if (isArriving) this.#wait.hide();
+    else this.#wait.show(phase, this.#turn);
     this.#drawSoon();
   }
 
@@ -75,11 +73,12 @@ export class TurnView {
     const turn = this.#turn;
     cancelAnimationFrame(this.#frame);
     this.#answer.dataset.state = turn.state === "open" ? "cancelled" : turn.state;
-    this.#answer.removeAttribute("aria-busy");
-    this.#wait.hidden = true;
+    this.#wait.hide();
     this.#draw();
     this.#text.hidden = turn.answer === "";
-    if (turn.state === "failed") this.#answer.append(this.#makeError(turn.error ?? {}));
+    if (turn.state === "failed") {
+      this.#answer.append(failureBox(this.#catalogue, turn.error ?? {}, () => this.#acts.again()));
+    }
     this.#answer.append(this.#makeTools());
     this.#acts.grown();
   }
@@ -132,16 +131,22 @@ export class TurnView {
     const question = stamp(this.#catalogue, "question");
     question.querySelector(".message-text").textContent = this.#turn.question;
     copyOnClick(this.#catalogue, question.querySelector('[data-tool="copy"]'), () => this.#turn.question);
+    this.#foldIfLong(question);
     question.querySelector('[data-tool="edit"]').addEventListener("click", () => this.edit());
     return question;
   }
 
-  #showWait({ kind, position, seconds }) {
-    const wait = seconds === null || seconds === undefined ? null : Math.max(1, Math.ceil(seconds));
-    const started = this.#turn.answer !== "";
-    const key = { asked: "thinking", restarted: "thinking", unsent: started ? "reconnecting" : "unsent" }[kind] ?? kind;
-    this.#wait.hidden = started && key === "thinking";
-    this.#wait.querySelector(".message-wait-text").textContent = text(this.#catalogue, key, { position, seconds: wait });
+  #foldIfLong(question) {
+    const button = question.querySelector(".message-unfold");
+    const fold = (isFolded) => {
+      question.dataset.folded = String(isFolded);
+      button.setAttribute("aria-expanded", String(!isFolded));
+      button.textContent = text(this.#catalogue, isFolded ? "unfold" : "fold");
+    };
+    if (this.#turn.question.length < LONG_CHARACTERS) return;
+    button.hidden = false;
+    button.addEventListener("click", () => fold(question.dataset.folded === "false"));
+    fold(true);
   }
 
   /** Draws once per animation frame: a fast engine sends more deltas than the screen shows frames. */
@@ -177,7 +182,7 @@ export class TurnView {
     tool("back").addEventListener("click", () => this.#acts.step(-1));
     tool("forth").addEventListener("click", () => this.#acts.step(1));
     tool("again").addEventListener("click", () => this.#acts.again());
-    copyOnClick(this.#catalogue, tool("copy"), () => this.#turn.answer);
+    copyOnClick(this.#catalogue, tool("copy"), () => splitThoughts(this.#turn.answer).answer);
     tool("copy").hidden = this.#turn.answer === "";
     this.#describe(tools, tool("details"));
     return tools;
@@ -185,7 +190,7 @@ export class TurnView {
 
   /** Shows the remark at once, and the statistics on click. */
   #describe(tools, button) {
-    tools.querySelector(".remark").textContent = this.#remark();
+    tools.querySelector(".remark").textContent = remarkOf(this.#catalogue, this.#turn);
     const stats = tools.querySelector(".stats");
     const { usage = null } = this.#turn;
     button.hidden = usage === null;
@@ -204,15 +209,6 @@ export class TurnView {
     });
   }
 
-  #remark() {
-    const { state, reason = null } = this.#turn;
-    if (state === "open") return text(this.#catalogue, "elsewhere");
-    if (state === "cancelled") return text(this.#catalogue, "cancelled");
-    if (reason === null) return "";
-    if (reason === "max_output_tokens") return text(this.#catalogue, "cutAtLimit");
-    return text(this.#catalogue, "incomplete", { reason: reasonText(this.#catalogue, reason) });
-  }
-
   #facts(usage) {
     const number = new Intl.NumberFormat(this.#catalogue.tag, { maximumFractionDigits: 1 });
     const { rate = null } = this.#turn;
@@ -222,19 +218,5 @@ export class TurnView {
     if (rate !== null) facts.push(text(this.#catalogue, "rate", { number: number.format(rate) }));
     facts.push(text(this.#catalogue, "cached", { cached, prompt: number.format(usage.input_tokens) }));
     return facts;
-  }
-
-  #makeError({ code = null, message = "", retry_after: seconds = null }) {
-    const what = errorText(this.#catalogue, code);
-    const whole = seconds === null ? what : text(this.#catalogue, "withWait", { what, seconds: Math.ceil(seconds) });
-    const box = stamp(this.#catalogue, "error");
-    box.dataset.code = code ?? "";
-    box.querySelector(".message-error-what").textContent = whole;
-    const said = [message, code && message ? `(${code})` : ""].filter(Boolean).join(" ");
-    box.querySelector(".message-error-said").textContent = said;
-    box.querySelector(".message-error-said").hidden = said === "";
-    box.querySelector("button").hidden = !TRANSIENT.has(code);
-    box.querySelector("button").addEventListener("click", () => this.#acts.again());
-    return box;
   }
 }

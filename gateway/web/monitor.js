@@ -1,7 +1,9 @@
 /** The monitor page: metrics of `/metrics`, read every two seconds, for use without Grafana. */
 
 import { Reading, increase, quantile, rate } from "./exposition.js";
+import { Gateway } from "./gateway.js";
 import { catalogueFor, errorText, text, translate } from "./i18n.js";
+import { preferredLanguage } from "./preferences.js";
 
 const EVERY_MS = 2_000;
 // Readings older than this are discarded.
@@ -11,7 +13,7 @@ const RATE_SECONDS = 10;
 const SOURCES = ["engine", "store", "computed"];
 const CHART = { width: 600, height: 120 };
 
-const catalogue = catalogueFor(navigator.language);
+const catalogue = catalogueFor(preferredLanguage());
 document.documentElement.lang = catalogue.tag;
 translate(document, catalogue);
 document.title = `Samovar · ${text(catalogue, "monitorTitle")}`;
@@ -175,6 +177,12 @@ function showState(state) {
   if (words.textContent !== label) words.textContent = label;
 }
 
+/** Advises the operator whose model knows no Chinese. An empty list means that the languages are unknown. */
+async function advise() {
+  const { languages = [] } = await new Gateway(() => null).page();
+  find("advice").hidden = languages.length === 0 || languages.includes("zh");
+}
+
 async function read() {
   try {
     const answer = await fetch(new URL("monitor/metrics", document.baseURI), { cache: "no-store" });
@@ -191,3 +199,4 @@ async function read() {
 }
 
 read();
+advise();

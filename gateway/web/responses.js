@@ -2,12 +2,16 @@
  * Client of the Responses protocol, independent of socket and DOM: turns become requests, events update turns.
  *
  * Each running answer has a separate lane (`stream_id`), which identifies its events. Results are written into the turn
- * and reported as a phase: `unsent`, `asked`, `queued` (with `position`, `seconds`), `stopping`, `more`, `restarted`
- * (all text so far is void) and finally `ended`.
+ * and reported as a phase: `unsent`, `crowded` (all `count` lanes are in use), `asked`, `queued` (with `position`, `seconds`),
+ * `reading` (with the computed `share` of the prompt, or null), `retrying` (refused for the moment), `stopping`, `more`,
+ * `restarted` (all text so far is void) and finally `ended`.
  */
 
 // Number of lost connections after which an answer fails; the user can still retry.
 const MAX_TRIES = 4;
+// Pauses before a request that the gateway could not take is repeated; then it fails. A gateway that stops refuses
+// requests, and closes the connection; the next one takes them.
+const PAUSES_MS = [1_000, 2_000, 4_000];
 
 /** One running answer. */
 class Asking {
@@ -15,6 +19,8 @@ class Asking {
   stopping = false;
   whole = false; // whether the request must contain the whole history
   tries = 0;
+  refusals = 0;
+  pause = 0; // timer until the request is repeated
   resuming = false;
   lane = null;
   #measured = true;
@@ -95,6 +101,11 @@ export class Responses {
     return this.#askings.filter((asking) => asking.conversation.id === conversation.id).map((asking) => asking.turn);
   }
 
+  /** Whether an answer has been requested and has no text yet. */
+  get isWaiting() {
+    return this.#askings.some((asking) => asking.sent && asking.turn.answer === "");
+  }
+
   /** Returns the conversation object with this id that running answers write into; null if there is none. */
   conversation(id) {
     return this.#askings.find((asking) => asking.conversation.id === id)?.conversation ?? null;
@@ -110,13 +121,9 @@ export class Responses {
     this.#setPhase(asking, { kind: "stopping" });
   }
 
-  /** Cancels and removes all running answers: the user has changed. */
-  abandon() {
-    this.#askings.splice(0).forEach((asking) => this.#cancel(asking));
-  }
-
   /** To be called when the connection is open. */
   connected() {
+    this.#askings.forEach((asking) => this.#endPause(asking));
     this.#sendWaiting();
   }
 
@@ -145,7 +152,7 @@ export class Responses {
       case "response.queued":
         return this.#queued(asking, event);
       case "response.in_progress":
-        return this.#started(asking);
+        return this.#started(asking, event);
       case "response.output_text.delta":
         asking.append(event.delta, this.#now());
         return this.#setPhase(asking, { kind: "more" });
@@ -163,9 +170,13 @@ export class Responses {
   /** Sends waiting requests while there are free lanes. */
   #sendWaiting() {
     for (const asking of [...this.#askings]) {
-      if (asking.sent) continue;
+      if (asking.sent || asking.pause !== 0) continue;
       const lane = this.#lanes.find((name) => this.#askings.every((other) => other.lane !== name));
-      if (lane === undefined || !this.#send({ ...this.#request(asking), ...(lane && { stream_id: lane }) })) {
+      if (lane === undefined) {
+        this.#setPhase(asking, { kind: "crowded", count: this.#lanes.length });
+        continue;
+      }
+      if (!this.#send({ ...this.#request(asking), ...(lane && { stream_id: lane }) })) {
         this.#setPhase(asking, { kind: "unsent" });
         continue;
       }
@@ -195,16 +206,18 @@ export class Responses {
     if (!asking.stopping) this.#setPhase(asking, position === null ? { kind: "asked" } : { kind: "queued", position, seconds });
   }
 
-  #started(asking) {
+  /** The prompt is being computed; the event is repeated with the progress of long ones. */
+  #started(asking, { prompt_progress: progress = null }) {
     asking.tries = 0;
-    if (!asking.stopping) this.#setPhase(asking, { kind: "asked" });
+    const share = progress?.total > 0 ? progress.processed / progress.total : null;
+    if (!asking.stopping) this.#setPhase(asking, { kind: "reading", share });
   }
 
   #ended(asking, response) {
     const outcome = outcomeOf(response);
-    // The answer ended unintentionally, with its connection (a reload of the page) or with its gateway.
+    // The answer ended unintentionally, with its connection (a reload of the page) or with its gateway (a restart).
     const isCutOff = outcome.state === "cancelled" || outcome.reason === "interrupted";
-    if (asking.resuming && isCutOff && !asking.stopping) return this.#restart(asking);
+    if (isCutOff && !asking.stopping && ++asking.tries < MAX_TRIES) return this.#restart(asking);
     // Of an answer that ended long ago, the server sends only the terminal event.
     asking.turn.answer = textOf(response) || asking.turn.answer;
     const usage = response.usage ?? null;
@@ -220,7 +233,26 @@ export class Responses {
       asking.whole = true;
       return this.#restart(asking);
     }
+    const pause = PAUSES_MS[asking.refusals];
+    if (error.code === "engine_unavailable" && !error.retry_after && pause && !asking.stopping) return this.#retryIn(asking, pause);
     this.#end(asking, { state: "failed", error });
+  }
+
+  /** Repeats a refused request after a pause, or when the page is connected again. */
+  #retryIn(asking, pause) {
+    asking.refusals += 1;
+    asking.lane = null;
+    asking.reset();
+    asking.pause = setTimeout(() => {
+      this.#endPause(asking);
+      this.#sendWaiting();
+    }, pause);
+    this.#setPhase(asking, { kind: "retrying" });
+  }
+
+  #endPause(asking) {
+    clearTimeout(asking.pause);
+    asking.pause = 0;
   }
 
   /** Requests the answer again, from the beginning. */
@@ -232,10 +264,12 @@ export class Responses {
   }
 
   #end(asking, outcome) {
+    this.#endPause(asking);
     this.#askings.splice(this.#askings.indexOf(asking), 1);
     const { turn } = asking;
     delete turn.sequence;
     Object.assign(turn, outcome);
+    if (turn.error?.retry_after) turn.error.until = Date.now() + turn.error.retry_after * 1000;
     // An answer stopped before its first text is not continued: treat it as never requested.
     if (turn.state === "failed" || (turn.state === "cancelled" && turn.answer === "")) delete turn.responseId;
     this.#setPhase(asking, { kind: "ended" });

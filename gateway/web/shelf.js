@@ -11,6 +11,8 @@ const OLDEST_NAMED_DAY = 7;
  * @property {(id: string) => void} open
  * @property {(id: string, title: string) => void} rename
  * @property {(id: string) => void} remove
+ * @property {() => void} covered called when the sidebar has been opened over the page
+ * @property {() => void} uncovered called when it has been closed again
  */
 
 export class Shelf {
@@ -41,9 +43,9 @@ export class Shelf {
     return document.body.dataset.shelf === "open";
   }
 
-  /** Closes a sidebar that covers the page, after the user has selected a conversation. */
-  chosen() {
-    if (!this.#wide.matches) this.#setOpen(false);
+  /** Closes a sidebar that covers the page, after the user has selected a conversation or has gone back. */
+  uncover() {
+    if (this.isOpen && !this.#wide.matches) this.#setOpen(false);
   }
 
   /** Shows these conversations, newest first; marks the open one (`current`) and those in `answering`. */
@@ -64,10 +66,14 @@ export class Shelf {
   }
 
   #setOpen(open) {
+    const covers = open && !this.#wide.matches;
+    const covered = document.querySelector(".room").inert;
     document.body.dataset.shelf = open ? "open" : "closed";
     document.getElementById("toggle").setAttribute("aria-expanded", String(open));
     document.getElementById("shelf").inert = !open;
-    if (open && !this.#wide.matches) focusByKeyboard(document.getElementById("new"));
+    document.querySelector(".room").inert = covers; // keeps the focus in the drawer
+    if (covers) focusByKeyboard(document.getElementById("new"));
+    if (covers !== covered) (covers ? this.#acts.covered : this.#acts.uncovered)();
   }
 
   #days(entries) {

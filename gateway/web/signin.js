@@ -30,7 +30,9 @@ export class SignIn {
   /** Opens the dialog; `why` is the key of the text that explains why a user was signed out. */
   open(why = "") {
     this.#showError(why);
-    if (!this.#dialog.open) this.#dialog.showModal();
+    if (this.#dialog.open) return;
+    this.#dialog.showModal();
+    this.#dialog.querySelector('[name="key"]').focus(); // a browser would focus the hidden field for password managers
   }
 
   close() {

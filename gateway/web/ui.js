@@ -1,35 +1,10 @@
 /** Helpers for all parts of the page. Texts are inserted as text, never as markup. */
 
 import { copyText } from "./clipboard.js";
-import { catalogues, text, translate } from "./i18n.js";
+import { text, translate } from "./i18n.js";
 
-const NEAR_BOTTOM_PX = 64;
 const COPIED_MS = 1_600;
 const TOAST_MS = 8_000;
-
-/** Scrolls with the newest text, unless the user has scrolled up. */
-export class Follower {
-  #scroller;
-  #following = true;
-
-  constructor(scroller) {
-    this.#scroller = scroller;
-    scroller.addEventListener("scroll", () => {
-      this.#following = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_BOTTOM_PX;
-    });
-  }
-
-  /** To be called after the log grew. */
-  grown() {
-    if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
-  }
-
-  /** Scrolls to the end. */
-  catchUp() {
-    this.#following = true;
-    this.grown();
-  }
-}
 
 /** A temporary message at the edge of the page, with an undo button. */
 export class Toast {
@@ -55,11 +30,18 @@ export class Toast {
    * @param {() => void} passed called when the message disappears without undo
    */
   show(words, label, undo, passed) {
-    this.hide();
+    this.tell(words);
     this.#undo = undo;
     this.#passed = passed;
-    this.#element.querySelector("span").textContent = words;
     this.#element.querySelector("button").textContent = label;
+    this.#element.querySelector("button").hidden = false;
+  }
+
+  /** Shows a message that offers nothing. */
+  tell(words) {
+    this.hide();
+    this.#element.querySelector("span").textContent = words;
+    this.#element.querySelector("button").hidden = true;
     this.#element.hidden = false;
     this.#timer = setTimeout(() => this.hide(), TOAST_MS);
   }
@@ -106,27 +88,19 @@ export function showStatus(catalogue, element, state, wasOpen) {
   element.title = words.textContent;
 }
 
-/** Shows or hides the notice that the model knows no Chinese, in both languages, the user's own first. */
-export function showNotice(catalogue, element, shown) {
-  const own = catalogue;
-  const order = [own, ...Object.values(catalogues).filter((other) => other !== own)];
-  element.replaceChildren(...order.map(noticeParagraph));
-  element.hidden = !shown;
-}
-
-function noticeParagraph(catalogue) {
-  const paragraph = document.createElement("p");
-  paragraph.lang = catalogue.tag;
-  paragraph.textContent = text(catalogue, "notice");
-  return paragraph;
-}
+// Safari reports the Enter that ends a composition this soon after `compositionend`, marked only by the key code 229.
+// Chrome on macOS gives this code to every key while such an input method is active, also long after a composition.
+const COMPOSITION_MS = 100;
+const IN_METHOD = 229;
+let composedAt = -Infinity;
+document.addEventListener("compositionend", ({ timeStamp }) => (composedAt = timeStamp), true);
 
 /**
  * Whether a key event belongs to an input method that is composing: its Enter accepts a candidate, its Escape discards
- * one. Safari reports the Enter that ends a composition after `compositionend`; only the key code 229 identifies it.
+ * one.
  */
 export function isComposing(event) {
-  return event.isComposing || event.keyCode === 229;
+  return event.isComposing || (event.keyCode === IN_METHOD && event.timeStamp - composedAt < COMPOSITION_MS);
 }
 
 /** Focuses an element, since a button that disappears loses the focus. Not on touch screens: there the keyboard would open. */
@@ -134,8 +108,11 @@ export function focusByKeyboard(element) {
   if (matchMedia("(pointer: fine)").matches) element.focus();
 }
 
-/** Sets the height of a textarea to that of its text, up to the limit of its style. */
+const FITS_BY_STYLE = CSS.supports("field-sizing", "content");
+
+/** Sets the height of a textarea to that of its text, up to the limit of its style, unless the style does it. */
 export function fitHeight(textarea) {
+  if (FITS_BY_STYLE) return;
   textarea.style.height = "auto";
   textarea.style.height = `${textarea.scrollHeight}px`;
 }

@@ -55,6 +55,20 @@ async def test_the_monitor_page_is_accessible(
     assert await complaints(page) == []
 
 
+async def test_the_keyboard_reaches_the_message_at_once_and_forced_colours_keep_all_buttons(
+    open_page: OpenPage,
+) -> None:
+    page = await open_page(saying(ANSWER), forced_colors="active")
+    await page.get_by_test_id("skip").focus()
+    await expect(page.get_by_test_id("skip")).to_be_in_viewport()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_test_id("composer")).to_be_focused()
+    await page.get_by_test_id("composer").fill("Hi")
+    border = "element => getComputedStyle(element).borderTopWidth"
+    assert await page.get_by_test_id("send").evaluate(border) == "1px"
+    assert await complaints(page) == []
+
+
 async def test_the_page_sends_requests_only_to_its_gateway(open_page: OpenPage, server: Gateway) -> None:
     page = await open_page(saying(f"{ANSWER}\n\n![a picture](https://example.org/picture.png)"))
     asked: list[str] = []

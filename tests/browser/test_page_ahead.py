@@ -50,13 +50,11 @@ async def test_the_history_is_prefilled_when_a_conversation_is_opened_or_the_con
     await page.get_by_test_id("new").click()
     await conversations(page).get_by_test_id("open").click()
     expected = {"type": "response.create", "previous_response_id": "resp_1", **FIELDS}
-    await page.wait_for_timeout(200)
-    assert gateway.ahead == [expected]
+    await expect_soon(page, lambda: gateway.ahead == [expected])
     await gateway.sockets[0].close(code=1012, reason="service restart")
     await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "lost")
     await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open", timeout=10_000)
-    await page.wait_for_timeout(500)
-    assert gateway.ahead == [expected] * 2
+    await expect_soon(page, lambda: gateway.ahead == [expected] * 2)
 
 
 async def test_short_messages_and_small_additions_are_not_prefilled(open_page: OpenPage) -> None:
@@ -90,7 +88,7 @@ async def test_a_question_cancels_a_running_prefill(open_page: OpenPage) -> None
 
 async def test_a_setting_disables_prefill_in_advance(open_page: OpenPage, tmp_path: Path, tiny_model: Path) -> None:
     with Gateway(tmp_path / "state", model=tiny_model, context=512, encode_ahead=False) as gateway:
-        assert gateway.get("/page.json").json() == {"encode_ahead": False}
+        assert gateway.get("/page.json").json()["encode_ahead"] is False
         played = saying("Fine.")
         page = await open_page(played, url=gateway.url)
         await page.get_by_test_id("composer").fill(PASTE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.support.browsing import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
+ANSWER = "# Tea\n\n- one\n- **two**\n\n```python\nprint(1)\n```\n\n" + "A paragraph about tea. " * 20
 HISTORY = [
     {"role": "user", "content": "One?"},
     {"role": "assistant", "content": "First."},
@@ -33,6 +35,19 @@ HISTORY = [
 def counting() -> PlayedGateway:
     """A gateway that numbers its answers."""
     return PlayedGateway(lambda gateway, _: gateway.complete(f"Answer {len(gateway.asked)}."))
+
+
+def long_conversation(length: int) -> str:
+    """Return a conversation of so many turns, as the browser stores it."""
+    ids = [f"turn{number}" for number in range(length)]
+    parents = [None, *ids]
+    turns = {
+        turn: {"id": turn, "parent": parent, "question": f"Question {turn[4:]}", "answer": ANSWER, "state": "done"}
+        | {"at": 1}
+        for turn, parent in zip(ids, parents, strict=False)
+    }
+    chosen = {parent or "": turn for turn, parent in zip(ids, parents, strict=False)}
+    return json.dumps({"id": "long", "title": "Long", "changed": 1, "turns": turns, "chosen": chosen})
 
 
 def text_of(message: Any) -> Any:
@@ -138,7 +153,7 @@ async def test_the_whole_history_is_sent_if_the_server_has_lost_it(open_page: Op
 async def test_a_failed_turn_is_not_part_of_the_history(open_page: OpenPage) -> None:
     def play(gateway: PlayedGateway, _request: dict[str, Any]) -> None:
         if len(gateway.asked) == 2:
-            gateway.refuse("engine_unavailable")
+            gateway.refuse("context_length_exceeded")
         else:
             gateway.complete("Fine.")
 
@@ -184,12 +199,13 @@ async def test_an_answer_continues_while_another_conversation_is_open(open_page:
     await expect(text_of(messages(page, "assistant"))).to_have_text("Once upon a time.")
 
 
-async def test_a_full_browser_storage_evicts_the_oldest_conversations(open_page: OpenPage) -> None:
+async def test_a_full_browser_storage_evicts_the_oldest_conversations_and_says_so(open_page: OpenPage) -> None:
     page = await open_page(saying("Fine."))
     await ended(await ask(page, "Old?"))
     await page.get_by_test_id("new").click()
     await page.evaluate("try { localStorage.setItem('other', 'x'.repeat(5_242_880 - 3_000)) } catch {}")
     await ended(await ask(page, "y" * 2_500))
+    await expect(page.get_by_test_id("toast")).to_contain_text("oldest conversations were deleted")
     await expect(conversations(page)).to_have_text([re.compile("yyy")])
     await page.reload()
     await expect(text_of(messages(page, "assistant"))).to_have_text("Fine.")
@@ -203,6 +219,22 @@ async def test_invalid_entries_in_the_browser_storage_are_ignored(open_page: Ope
     await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
     await expect(conversations(page)).to_have_count(0)
     await ended(await ask(page, "Hi"))
+
+
+async def test_a_long_conversation_opens_with_its_newest_turns_and_draws_the_others_later(open_page: OpenPage) -> None:
+    page = await open_page(saying("Fine."))
+    await page.evaluate("(data) => localStorage.setItem('samovar.conversation.long', data)", long_conversation(200))
+    await page.reload()
+    opened = await page.evaluate(
+        """() => {
+            document.querySelector('[data-testid="open"]').click();
+            return [...document.querySelectorAll('[data-role="user"] .message-text')].map((text) => text.textContent);
+        }"""
+    )
+    assert opened == [f"Question {number}" for number in range(188, 200)]
+    await expect(messages(page, "user")).to_have_count(200, timeout=30_000)
+    assert await text_of(messages(page, "user")).all_inner_texts() == [f"Question {number}" for number in range(200)]
+    await expect(messages(page, "user").last).to_be_in_viewport()
 
 
 async def test_two_windows_show_the_same_conversation(open_page: OpenPage) -> None:
@@ -228,3 +260,42 @@ async def test_on_a_phone_the_list_covers_the_page_and_closes_with_escape(open_p
     await page.keyboard.press("Escape")
     await expect(page.get_by_test_id("shelf")).to_be_hidden()
     await expect(page.get_by_test_id("toggle")).to_be_focused()
+
+
+async def test_a_conversation_has_an_address_and_a_title_and_back_leads_to_the_one_before(open_page: OpenPage) -> None:
+    page = await open_page(saying("Fine."))
+    await expect(page).to_have_title("Samovar")
+    await ended(await ask(page, "Tea?"))
+    await expect(page).to_have_title("Tea? · Samovar")
+    tea = page.url
+    await page.get_by_test_id("new").click()
+    await ended(await ask(page, "Coffee?"))
+    assert page.url != tea
+    await page.go_back()
+    await expect(text_of(messages(page, "user"))).to_have_text(["Tea?"])
+    await expect(page).to_have_title("Tea? · Samovar")
+    await page.go_forward()
+    await expect(text_of(messages(page, "user"))).to_have_text(["Coffee?"])
+    other = await page.context.new_page()
+    await other.goto(tea)
+    await expect(text_of(messages(other, "user"))).to_have_text(["Tea?"])
+
+
+async def test_back_closes_the_drawer_and_the_keyboard_stays_in_it(open_page: OpenPage) -> None:
+    page = await open_page(saying("Fine."), viewport={"width": 390, "height": 844})
+    await ended(await ask(page, "Tea?"))
+    tea = page.url
+    await page.get_by_test_id("toggle").click()
+    for _ in range(8):
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.closest('.room')") is None
+    await page.go_back()
+    await expect(page.get_by_test_id("shelf")).to_be_hidden()
+    assert page.url == tea
+    await expect(text_of(messages(page, "user"))).to_have_text(["Tea?"])
+    await page.get_by_test_id("toggle").click()
+    await page.get_by_test_id("new").click()
+    await expect(messages(page, "user")).to_have_count(0)
+    await page.go_back()
+    await expect(text_of(messages(page, "user"))).to_have_text(["Tea?"])
+    await expect(page.get_by_test_id("shelf")).to_be_hidden()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.support.browsing import ask, conversations, ended, messages
+from tests.support.browsing import ask, conversations, ended, expect_soon, messages
 from tests.support.running import SAMOVAR, Gateway
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
@@ -80,6 +80,16 @@ async def test_a_wrong_key_is_rejected_and_the_right_one_is_accepted_and_stored(
     await page.context.close()
 
 
+async def test_a_key_can_be_typed_as_soon_as_the_sign_in_opens(browser: Browser, locked: Locked) -> None:
+    key = locked.keys("add", "typist")
+    page, _ = await arrive(browser, locked.gateway.url)
+    await expect(page.get_by_test_id("sign-in")).to_be_visible()
+    await page.keyboard.type(key)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    await page.context.close()
+
+
 async def test_users_of_one_browser_see_only_their_own_conversations(browser: Browser, locked: Locked) -> None:
     keys = [locked.keys("add", name) for name in ("ann", "ben")]
     page, _ = await arrive(browser, locked.gateway.url)
@@ -97,6 +107,33 @@ async def test_users_of_one_browser_see_only_their_own_conversations(browser: Br
     await page.get_by_test_id("sign-out").click()
     await enter(page, keys[0])
     await expect(conversations(page)).to_have_text([re.compile("Of Ann")])
+    await page.context.close()
+
+
+async def test_nothing_of_a_user_stays_on_the_page_after_sign_out(browser: Browser, locked: Locked) -> None:
+    keys = [locked.keys("add", name) for name in ("cleo", "dora")]
+    page, _ = await arrive(browser, locked.gateway.url)
+    await enter(page, keys[0])
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    await ended(await ask(page, "Of Cleo"), "done")
+    other = await page.context.new_page()
+    await other.goto(locked.gateway.url)
+    await expect(conversations(other)).to_have_count(1)
+    await ended(await ask(page, "To delete"), "done")
+    stored = await page.evaluate("Object.values(localStorage).map((value) => value.match(/resp_[0-9a-f]+/g)).flat()")
+    await conversations(page).get_by_test_id("remove").click()
+    await page.get_by_test_id("composer").fill("A secret of Cleo")
+    await page.get_by_test_id("sign-out").click()
+    await expect(page.get_by_test_id("sign-in")).to_be_visible()
+    await expect(other.get_by_test_id("sign-in")).to_be_visible()
+    await enter(page, keys[1])
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    await expect(page.get_by_test_id("composer")).to_have_value("")
+    await expect(page.get_by_test_id("toast")).to_be_hidden()
+    await expect(conversations(page)).to_have_count(0)
+    headers = {"Authorization": f"Bearer {keys[0]}"}
+    paths = [f"/v1/responses/{response}" for response in stored]
+    await expect_soon(page, lambda: {locked.gateway.get(path, **headers).status_code for path in paths} == {404})
     await page.context.close()
 
 

@@ -88,6 +88,18 @@ async def test_the_monitor_page_shows_the_metrics(browser: Browser, tiny_server:
         await context.close()
 
 
+@pytest.mark.parametrize(("locale", "meaning"), [("en-US", "knows English only"), ("zh-CN", "只懂英文")])
+async def test_the_operator_is_told_on_the_monitor_page_which_model_knows_chinese(
+    open_page: OpenPage, server: Gateway, locale: str, meaning: str
+) -> None:
+    page = await open_page(locale=locale, url=f"{server.url}/monitor")
+    await expect(page.get_by_test_id("advice")).to_contain_text(meaning)
+    await expect(page.get_by_test_id("advice")).to_contain_text("samovar models pull qwen")
+    await page.goto(server.url)
+    await expect(page.locator("#model")).to_be_visible()
+    await expect(page.locator("body")).not_to_contain_text("samovar models")
+
+
 async def test_with_keys_the_monitor_page_is_only_for_admins(
     browser: Browser, tmp_path: Path, tiny_model: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from gateway.cli.launcher import free_port
-from tests.support.browsing import Wire, ask, conversations, ended, expect_soon, first_words_shown, messages
+from tests.support.browsing import LONG, Wire, ask, conversations, ended, expect_soon, first_words_shown, messages
 from tests.support.running import Gateway
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -26,7 +26,7 @@ def listen(page: Page) -> list[dict[str, Any]]:
 
     def note(payload: str | bytes) -> None:
         request = json.loads(payload)
-        if request.get("generate") is not False:
+        if request.get("generate") is not False and request["type"] != "samovar.ping":
             sent.append(request)
 
     page.on("websocket", lambda socket: socket.on("framesent", note))
@@ -72,6 +72,25 @@ async def test_a_conversation_survives_a_network_outage_and_a_killed_gateway(bro
             await page.reload()
             await expect(messages(page, "user").locator(".message-text")).to_have_text(questions)
             await page.context.close()
+
+
+async def test_an_answer_survives_the_restart_of_a_real_gateway(browser: Browser, tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "state", port=free_port(), max_output_tokens=1_000)
+    with gateway:
+        page = await (await browser.new_context()).new_page()
+        sent = listen(page)
+        await page.goto(gateway.url)
+        answer = await ask(page, LONG)
+        await first_words_shown(page)
+        gateway.process.send_signal(signal.SIGTERM)  # running answers may end
+        await page.wait_for_timeout(500)
+        gateway.stop()  # the second signal ends them at once
+        gateway.start()
+        await expect_soon(page, lambda: kinds(sent)[-1] == "create" and len(sent) > 1)
+        await first_words_shown(page)
+        await page.get_by_test_id("stop").click()
+        await ended(answer, "cancelled")
+        await page.context.close()
 
 
 async def test_an_answer_completed_while_disconnected_is_shown_after_reconnecting(

@@ -45,13 +45,18 @@ ATTACKS = [
     "```\"><img src=x onerror=document.title='broken'>\ncode\n```",
     "<div style=position:fixed;inset:0 id=composer>",
     "> " * 5_000 + "deep",
+    "$\\href{javascript:document.title='broken'}{x}$ and $\\style{position:fixed}{y}$",
+    "\\(\\text{<img src=x onerror=document.title='broken'>}\\)",
+    "$\\def\\a{\\a\\a}\\a$",
+    "<think><img src=x onerror=document.title='broken'></think>",
     "[" * 20_000,
     "*" * 20_000 + "a",
 ]
 ALLOWED = (
-    "a, blockquote, br, code, del, em, h3, h4, h5, h6, hr, li, ol, p, pre, strong, table, tbody, td, th, thead, tr, ul"
+    "a, blockquote, br, code, del, em, h3, h4, h5, h6, hr, li, ol, p, pre, strong, sub, sup, table, tbody, td, th, "
+    "thead, tr, ul"
 )
-FRAME = "div.code, div.code *, div.wide"
+FRAME = "div.code, div.code *, div.wide, details.thoughts, details.thoughts *, [class^=math-], math, math *"
 
 
 async def test_markdown_is_shown_and_headings_go_below_the_pages_own(open_page: OpenPage) -> None:
@@ -113,10 +118,65 @@ async def test_malicious_model_output_is_harmless(open_page: OpenPage, attack: s
         if attack.startswith(("> ", "[[", "**")):
             break  # thousands of elements
         assert await element.evaluate(handlers) == []
-    assert await page.title() == "Samovar"
+    assert await page.title() != "broken"
     assert [url for url in requests if "example.org" in url] == []
     await expect(conversations(page)).to_have_count(1)
     assert await conversations(page).locator("img, script, svg:not(.icon)").count() == 0
+
+
+async def test_formulas_are_drawn_and_prices_are_not(open_page: OpenPage) -> None:
+    prose = "It is \\(a^2\\) or $b_1$, for $5 or $6.\n\n"
+    words = prose + "\\[\\frac{1}{2}\\]\n\n$$\\sqrt{x}$$\n\n`\\(c\\)` and \\(\\nonsense{\\)"
+    page = await open_page(saying(words))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    answer = await ask(page, "Mathematics, please.")
+    await ended(answer)
+    await expect(answer.locator("math")).to_have_count(4)
+    await expect(answer.locator("msup")).to_have_text("a2")
+    await expect(answer.locator("div.math-block mfrac")).to_have_count(1)
+    await expect(answer.locator("div.math-block msqrt")).to_have_count(1)
+    await expect(answer.locator(".message-text")).to_contain_text("for $5 or $6.")
+    await expect(answer.locator("code")).to_have_text([r"\(c\)", r"\nonsense{"])
+    assert len([url for url in asked if url.endswith("/vendor/temml.js")]) == 1
+
+
+async def test_the_library_for_formulas_is_loaded_only_with_the_first_one(open_page: OpenPage) -> None:
+    page = await open_page(saying("No mathematics."))
+    await ended(await ask(page, "Hi"))
+    assert not await page.evaluate(
+        "performance.getEntriesByType('resource').some(({ name }) => name.includes('temml'))"
+    )
+
+
+async def test_thoughts_are_folded_and_are_not_copied(open_page: OpenPage) -> None:
+    gateway = PlayedGateway(lambda gateway, _: gateway.begin("<think>Let me **see**."))
+    page = await open_page(gateway)
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    answer = await ask(page, "Tea?")
+    thoughts = answer.get_by_test_id("thoughts")
+    await expect(thoughts.locator("summary")).to_have_text("Thoughts")
+    await expect(thoughts.locator("strong")).to_be_hidden()
+    gateway.delta("</think>\n\nYes.")
+    gateway.say_of(1, "response.completed", "completed")
+    await ended(answer)
+    await expect(answer.locator(".message-text > p")).to_have_text(["Yes."])
+    await thoughts.locator("summary").click()
+    await expect(thoughts.locator("strong")).to_have_text("see")
+    await answer.get_by_test_id("copy").click()
+    await expect(answer.get_by_test_id("copy")).to_have_attribute("title", "Copied")
+    assert await page.evaluate("navigator.clipboard.readText()") == "Yes."
+
+
+async def test_line_breaks_and_raised_text_are_shown_and_each_paragraph_has_its_direction(open_page: OpenPage) -> None:
+    page = await open_page(saying("H<sub>2</sub>O and x<sup>2</sup><br>next\n\nשלום עולם"))
+    answer = await ask(page, "Hi")
+    await ended(answer)
+    await expect(answer.locator("sub")).to_have_text("2")
+    await expect(answer.locator("sup")).to_have_text("2")
+    await expect(answer.locator("br")).to_have_count(1)
+    directions = "paragraphs => paragraphs.map((paragraph) => getComputedStyle(paragraph).direction)"
+    assert await answer.locator("p[dir=auto]").evaluate_all(directions) == ["ltr", "rtl"]
 
 
 @pytest.mark.parametrize("secure", [True, False], ids=["with a clipboard", "over plain http from another desk"])

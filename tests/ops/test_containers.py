@@ -144,7 +144,13 @@ def test_services_give_the_pods_no_variables_that_the_gateway_would_refuse(monke
 
 
 def test_the_ingress_lets_in_all_that_users_need_and_not_the_metrics() -> None:
-    routes = {*_handlers(Mock(), Mock()), "/v1/responses", "/v1/chat/completions", "/static/page.js", "/metrics/"}
+    routes = {
+        *_handlers(Mock(), Mock(), Mock()),
+        "/v1/responses",
+        "/v1/chat/completions",
+        "/static/page.js",
+        "/metrics/",
+    }
     hidden = {route for route in routes if not lets_in(route)}
     assert hidden == {"/metrics", "/metrics/", "/monitor", "/monitor/metrics"}
 

@@ -28,6 +28,8 @@ LONG = "Write a very long story about a samovar, with many chapters and every de
 
 OpenPage = Callable[..., Awaitable[Page]]
 Play = Callable[[WebSocketRoute], None]
+Prepare = Callable[[Page], Awaitable[None]]
+"""What a test does with a page before its address is opened."""
 
 
 def messages(page: Page, role: str) -> Locator:
@@ -73,6 +75,12 @@ async def expect_soon(page: Page, holds: Callable[[], bool]) -> None:
 async def count_of(answer: Locator, name: str) -> int:
     """One of the answer's token counts: `prompt`, `cached` or `output`."""
     return int(await answer.get_by_test_id("stats").get_attribute(f"data-{name}") or 0)
+
+
+async def name_model(page: Page, name: str, **facts: Any) -> None:
+    """Let the page see a model of this name, with these facts about it."""
+    model = {"id": name, "object": "model", "created": 0, "owned_by": "samovar", "languages": ["en", "zh"], **facts}
+    await page.route(re.compile("/v1/models$"), lambda route: route.fulfill(json={"object": "list", "data": [model]}))
 
 
 class Wire:
@@ -133,6 +141,8 @@ class PlayedGateway:
         self.asked: list[dict[str, Any]] = []
         self.ahead: list[dict[str, Any]] = []
         self.sockets: list[WebSocketRoute] = []
+        self.pings = 0
+        self.answers_pings = True
         self._sequence = -1
         self._lane = ""  # of the newest request, as every event of its answer names it
 
@@ -144,6 +154,11 @@ class PlayedGateway:
     def receive(self, frame: str | bytes) -> None:
         """Takes a request of the page."""
         request = json.loads(frame)
+        if request["type"] == "samovar.ping":
+            self.pings += 1
+            if self.answers_pings:
+                self.sockets[-1].send(json.dumps({"type": "samovar.pong"}))
+            return
         if request.get("generate") is False:
             self.ahead.append(request)  # and never comes to an end
             return

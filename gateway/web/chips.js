@@ -1,0 +1,56 @@
+/** Long texts that were pasted into the message: shown as chips, because a field with so much text is slow to type in. */
+
+import { text } from "./i18n.js";
+import { stamp } from "./ui.js";
+
+// Length from which a text becomes a chip.
+export const LONG_CHARACTERS = 3_000;
+const EXCERPT_CHARACTERS = 80;
+
+export class Chips {
+  #catalogue;
+  #list;
+  #acts;
+  #texts = [];
+
+  /**
+   * @param {object} catalogue of texts
+   * @param {HTMLElement} list element that shows the chips
+   * @param {object} acts
+   * @param {() => void} acts.changed called when the user has removed a chip
+   * @param {(words: string) => void} acts.opened called when the user wants to edit the text of a chip
+   */
+  constructor(catalogue, list, acts) {
+    this.#catalogue = catalogue;
+    this.#list = list;
+    this.#acts = acts;
+  }
+
+  get texts() {
+    return this.#texts;
+  }
+
+  /** Replaces all chips by those of these texts. */
+  show(texts) {
+    this.#texts = [...texts];
+    this.#list.replaceChildren(...this.#texts.map((words) => this.#element(words)));
+    this.#list.hidden = this.#texts.length === 0;
+  }
+
+  #element(words) {
+    const element = stamp(this.#catalogue, "chip");
+    const number = new Intl.NumberFormat(this.#catalogue.tag).format(words.length);
+    element.querySelector(".chip-excerpt").textContent = words.slice(0, EXCERPT_CHARACTERS);
+    element.querySelector(".chip-size").textContent = text(this.#catalogue, "characters", { number });
+    const remove = () => this.show(this.#texts.filter((other) => other !== words));
+    element.querySelector('[data-tool="open"]').addEventListener("click", () => {
+      remove();
+      this.#acts.opened(words);
+    });
+    element.querySelector('[data-tool="remove"]').addEventListener("click", () => {
+      remove();
+      this.#acts.changed();
+    });
+    return element;
+  }
+}
