@@ -47,6 +47,8 @@ WHITESPACE: Final = r"[ ]?|\n[ \t]{0,20}"
 ESCAPES: Final = r"nrbtf\""
 """Escapes in strings. `\u0061` would write a declared property's name in a way that llguidance takes for undeclared."""
 ANY_OBJECT: Final[Schema] = {"type": "object"}
+NO_PARAMETERS: Final[Schema] = {"type": "object", "properties": {}, "additionalProperties": False}
+"""The schema of a function without one."""
 _WRONG_WARNING: Final = "min/maxProperties"
 """Start of a warning after which llguidance 1.9.1 does not ignore the keyword, but requires an additional property."""
 _NO_TOKENIZER: Final = "no tokenizer"
@@ -165,7 +167,7 @@ def form(
 
 
 def _function(tool: FunctionTool, path: str) -> Function:
-    parameters = tool.parameters or {}
+    parameters = NO_PARAMETERS if tool.parameters is None else tool.parameters
     kinds = parameters.get("type") or "object"
     if kinds == "object" or (isinstance(kinds, list) and "object" in kinds):
         schema: Schema = {**parameters, "type": "object"}

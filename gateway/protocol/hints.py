@@ -51,7 +51,7 @@ _NOTHING: Final[tuple[Any, ...]] = (False, [], "")
 _PLAIN: Final = frozenset({"id", "status", "phase", "annotations", "logprobs", "index", "name"})
 """Fields of items, messages and parts that only describe them; clients return them with the history."""
 _INDEX: Final = re.compile(r"\[\d+\]")
-_FOREIGN: Final = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+_FOREIGN: Final = re.compile(r"[^A-Za-z0-9_.$\[\]-]")
 
 
 class Hints:

@@ -98,7 +98,7 @@ def choosing(url: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             for data in answer.iter_raw():
                 self.wfile.write(data)
 
-        def log_message(self, format: str, *arguments: Any) -> None:
+        def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - as the base class names it
             """Leave the terminal to pytest."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Forwarder) as server:

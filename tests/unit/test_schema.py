@@ -265,6 +265,14 @@ def test_a_tool_without_strict_may_take_control_characters(compiler: Compiler) -
     assert not accepts(compiler, grammar, call({"a": ""}))
 
 
+@pytest.mark.parametrize("strict", [None, True])
+def test_a_function_without_parameters_is_called_with_none(compiler: Compiler, strict: bool | None) -> None:
+    grammar = tool(None, strict=strict).grammar
+    assert accepts(compiler, grammar, call({}))
+    assert not accepts(compiler, grammar, call({"city": "Rome"}))
+    assert accepts(compiler, tool({}).grammar, call({"city": "Rome"}))
+
+
 def test_json_has_no_endless_whitespace(compiler: Compiler) -> None:
     grammar = compiled({"type": "array"})
     assert accepts(compiler, grammar, "[\n    1, [ 2 ]\n]")
