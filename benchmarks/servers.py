@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.machine import cache_folder, cores
 from benchmarks.rival import program
-from engine import engines_of
+from engine import engines_of, repacks_weights
 from gateway.cli.launcher import SAMOVAR, GatewayProcess, LaunchError, free_port
 from tests.support.redis_server import RedisServer
 
@@ -86,6 +86,8 @@ def llama_server(model: Path, *, streams: int, context: int = CONTEXT_A_STREAM) 
     port = free_port()
     command = [str(program("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
     command += ["-t", str(cores()), "-np", str(streams), "-c", str(streams * context)]
+    if not repacks_weights():  # llama.cpp crashes on these processors, as engine/amx.py says
+        command.append("--no-repack")
     began = time.perf_counter()
     with _running(command, f"http://127.0.0.1:{port}/health") as process:
         yield Server(port, psutil.Process(process.pid), time.perf_counter() - began)
