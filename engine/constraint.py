@@ -28,6 +28,8 @@ MAX_COMPILED: Final = 8
 GRAMMAR_STACK: Final = 96 << 20
 """Bytes of stack of a thread that compiles grammars. llguidance recurses at every reference, with up to 10 kB, and the
 20 000 values of a request's schemas have room for a chain of 6 666."""
+REASONING: Final = (b"<think>", b"</think>")
+"""Tags around reasoning."""
 MARK: Final = b"\xff"
 """First byte of a control token in llguidance's vocabulary. No text has this byte, so no grammar matches the token."""
 GRAMMAR_LIMITS: Final = LLParserLimits(
@@ -89,6 +91,7 @@ class Constraint:
         self._trigger = grammar.trigger.encode()
         self._is_anchored = grammar.anchored
         self._controls = frozenset(grammar.controls)
+        self._reasoning = grammar.reasoning
         self._tail = b""
         self._active = not grammar.trigger
         self._budget = SECONDS
@@ -127,7 +130,7 @@ class Constraint:
             _check(self._matcher)
         elif self._trigger:
             named = self._vocabulary.text(token).encode() if token in self._controls else b""
-            self._watch(named or self._vocabulary.piece(token))
+            self._watch(self._answer(named or self._vocabulary.piece(token)))
 
     def _fits(self, token: int) -> bool:
         return self._timed(lambda: self._matcher.validate_tokens([token])) == 1
@@ -140,8 +143,29 @@ class Constraint:
             raise GrammarError("the grammar or schema takes too much time per token; make it simpler")
         return result
 
+    def _answer(self, piece: bytes) -> bytes:
+        """Return the part of `piece`, and of text held before it, that is known to belong to no reasoning."""
+        if not self._reasoning:
+            return piece
+        begin, end = REASONING
+        self._tail += piece
+        if self._reasoning == "tagged":
+            begun = self._tail.lstrip()
+            if begin.startswith(begun) and begun != begin:
+                return b""
+            if not begun.startswith(begin):
+                text, self._tail, self._reasoning = self._tail, b"", ""
+                return text
+            self._tail, self._reasoning = begun.removeprefix(begin), "open"
+        _, found, after = self._tail.partition(end)
+        self._tail = b"" if found else self._tail[-len(end) + 1 :]
+        self._reasoning = "" if found else "open"
+        return after
+
     def _watch(self, piece: bytes) -> None:
         """Search the answer for the trigger, and apply the grammar after it."""
+        if not piece:
+            return
         text = self._tail + piece
         before, found, after = text.partition(self._trigger)
         if self._is_anchored and not self._may_begin(text, before if found else text):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -63,6 +63,9 @@ class Grammar(msgspec.Struct, frozen=True):
     """Whether `trigger` counts only at the beginning of the answer, after whitespace."""
     controls: tuple[int, ...] = ()
     """Control tokens that trigger and grammar may contain. In the trigger they count as their names."""
+    reasoning: Literal["", "tagged", "open"] = ""
+    """Where reasoning starts, in which `trigger` does not count: nowhere, at a tag that begins the answer, or before
+    the answer."""
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):

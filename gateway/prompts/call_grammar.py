@@ -13,6 +13,8 @@ from gateway.protocol.call_format import CallFormat, ParameterKind, Parameters, 
 
 MAX_LENGTH: Final = 50_000
 """Maximum bound on a text's length that is enforced; no answer is longer."""
+MAX_LEAST: Final = 1_000
+"""Maximum lower bound on a text's length that is enforced: llguidance exceeds its limits at 4 000."""
 _ANY_KEY: Final = r"/[^\s<>=\"'\/]{1,64}/"
 """The name of a parameter that the schema does not declare."""
 _DEFINITIONS: Final = ("$defs", "definitions")
@@ -291,7 +293,11 @@ def _bounded(schema: Schema) -> _Text:
     bounds: dict[str, int] = {}
     for name in ("minLength", "maxLength"):
         bound = schema.get(name)
-        if isinstance(bound, int) and not isinstance(bound, bool) and 0 <= bound <= MAX_LENGTH:
+        if (
+            isinstance(bound, int)
+            and not isinstance(bound, bool)
+            and 0 <= bound <= (MAX_LEAST if name == "minLength" else MAX_LENGTH)
+        ):
             bounds[name] = bound
         elif bound is not None and not (name == "maxLength" and isinstance(bound, int) and bound > MAX_LENGTH):
             ignored.append(name)

@@ -100,6 +100,10 @@ class _Verdict:
     warnings: tuple[str, ...] = ()
 
 
+class _RulesError(Exception):
+    """The rules around the schemas cannot be compiled, such as those of bounded texts between tags."""
+
+
 _TOO_SLOW: Final = _Verdict("the schema takes too long to compile")
 
 
@@ -141,7 +145,24 @@ def form(
     """Return the constraint on the answer, with function calls in the format `calls`. Raises InvalidRequestError."""
     functions = callable_tools(tools, choice)
     described = [_function(tool, error_paths.tool.format(tools.index(tool))) for tool in functions]
-    grammar = call_grammar(described, calls)
+    try:
+        return _form(described, choice, text, error_paths, calls)
+    except _RulesError as error:
+        reduced = [function if function.strict else _any_object(function.name, function.path) for function in described]
+        if reduced == described:
+            raise _refusal(described[0].path, str(error)) from error
+    try:
+        return _form(reduced, choice, text, error_paths, calls)
+    except _RulesError as error:
+        path = next((function.path for function in reduced if function.strict), reduced[0].path)
+        raise _refusal(path, str(error)) from error
+
+
+def _form(
+    functions: Sequence[Function], choice: ToolChoice, text: AnyFormat, error_paths: ErrorPaths, calls: CallFormat
+) -> OutputConstraint:
+    """Return the constraint on the answer. Raises InvalidRequestError or _RulesError."""
+    grammar = call_grammar(functions, calls)
     parts = [_part(value) for value in grammar.values]
     json_only = not isinstance(text, TextFormat)
     if json_only:
@@ -157,7 +178,7 @@ def form(
     rules = [f"start: {' | '.join(starts)}", *grammar.rules]
     parts = _enforceable(rules, parts)
     ignored = (
-        *(path for function in described for path in function.ignored),
+        *(path for function in functions for path in function.ignored),
         *grammar.ignored,
         *(path for part in parts for path in part.ignored),
     )
@@ -176,7 +197,11 @@ def _function(tool: FunctionTool, path: str) -> Function:
         return Function(tool.name, path, normalized(schema), strict=tool.strict is True)
     if tool.strict:
         raise InvalidRequestError(f"{path}.type: it must be `object`", param=f"{path}.type")
-    return Function(tool.name, path, ANY_OBJECT, strict=False, ignored=(path,))
+    return _any_object(tool.name, path)
+
+
+def _any_object(name: str, path: str) -> Function:
+    return Function(name, path, ANY_OBJECT, strict=False, ignored=(path,))
 
 
 def _part(value: Value) -> _Part:
@@ -239,11 +264,14 @@ def _with_line(message: str, definition: str) -> str:
 
 
 def _enforceable(rules: Sequence[str], parts: Sequence[_Part]) -> list[_Part]:
-    """Return the parts with schemas that the engine can enforce together. Raises InvalidRequestError."""
+    """Return the parts with schemas that the engine can enforce together. Raises InvalidRequestError or _RulesError."""
     checker = _Checker()
     verdict = checker.check(_grammar(rules, parts))
     if not verdict.error and not verdict.warnings:
         return list(parts)
+    alone = [replace(part, schema={}, lark=None, strict=False) for part in parts]
+    if verdict.error and (error := checker.check(_grammar(rules, alone)).error):
+        raise _RulesError(error)
     if len(parts) == 1:
         return [_repaired(parts[0], checker, verdict)]
     parts = [_repaired(part, checker) for part in parts]

@@ -44,6 +44,8 @@ class Accepted:
     """A tool result after a call."""
     user_after_tool: bool
     """A user message directly after a tool result."""
+    calls: bool
+    """Several calls in one assistant message; also if the template takes no call at all."""
     any_call_id: bool
     """A call id of any length; otherwise it has nine letters and digits, as Mistral's."""
     text_arguments: bool
@@ -72,6 +74,7 @@ def probe(render: Render) -> Accepted:
         assistant_first=shows(answer, user) and shows(answer) and (not has_system or shows(system, answer)),
         tool=shows(user, *_call()) or shows(user, *_call("probe7890")),
         user_after_tool=shows(user, *_call("probe7890"), again),
+        calls=shows(user, *_call("probe7890", number=2)) or not shows(user, *_call("probe7890")),
         any_call_id=shows(user, *_call()) or not shows(user, *_call("probe7890")),
         text_arguments=shows(user, *_call("probe7890", "probe0"), contents=["probe0"]),
     )
@@ -79,7 +82,8 @@ def probe(render: Render) -> Accepted:
 
 def fold(messages: Sequence[Message], accepted: Accepted) -> list[Message]:
     """Return the conversation in a form that the template accepts; contents are joined by an empty line."""
-    folded = _with_tools([_renamed(message) for message in messages], accepted)
+    folded = [_renamed(message) for message in messages]
+    folded = _with_tools(folded if accepted.calls else _one_by_one(folded), accepted)
     folded = _with_roles(_with_system(folded, accepted), accepted)
     return with_parts(folded) if accepted.parts else folded
 
@@ -119,6 +123,27 @@ def _with_tools(messages: Sequence[Message], accepted: Accepted) -> list[Message
         if message["role"] == "user" and result and result[-1]["role"] == "tool" and not accepted.user_after_tool:
             result.append(_message("assistant", ""))
         result.append(_with_call_ids(message, accepted))
+    return result
+
+
+def _one_by_one(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with at most one call each, followed by its result."""
+    result: list[Message] = []
+    rest = list(messages)
+    while rest:
+        message = rest.pop(0)
+        calls = message.get("tool_calls") or []
+        if len(calls) < 2:
+            result.append(message)
+            continue
+        results = list(takewhile(lambda following: following["role"] == "tool", rest))
+        rest = rest[len(results) :]
+        for call in calls:
+            own = [found for found in results if found.get("tool_call_id") == call.get("id")]
+            results = [found for found in results if found not in own]
+            result += [{**message, "tool_calls": [call]}, *own]
+            message = _message("assistant", "")
+        result += results
     return result
 
 
@@ -186,12 +211,12 @@ def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _call(call_id: str = "call_probe7890", arguments: Any = None) -> list[Message]:
-    """Return an example of a call and its result."""
+def _call(call_id: str = "call_probe7890", arguments: Any = None, *, number: int = 1) -> list[Message]:
+    """Return an example of a message with `number` calls, and its result."""
     function = {"name": "probe", "arguments": {} if arguments is None else arguments}
     call = {"id": call_id, "type": "function", "function": function}
     result = {"role": "tool", "content": "probe9", "tool_call_id": call_id, "name": "probe"}
-    return [{"role": "assistant", "content": "", "tool_calls": [call]}, result]
+    return [{"role": "assistant", "content": "", "tool_calls": [call] * number}, result]
 
 
 def _shows(render: Render, messages: Sequence[Message], contents: Sequence[str] = ()) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import count
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -104,6 +105,29 @@ def test_an_anchored_trigger_counts_only_at_the_beginning(model: Model) -> None:
         for char in f"{said}<go>".encode():
             state.accept(byte_token(model, char))
         assert [char for char in "7x" if state.allows(byte_token(model, ord(char)))] == list(allowed)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize(
+    ("reasoning", "said", "allowed"),
+    [
+        ("tagged", "<think>a <go>", "7x"),
+        ("tagged", " <think>a <go>b</think>\n<go>", "7"),
+        ("tagged", "<go>", "7"),
+        ("open", "a <go>", "7x"),
+        ("open", "<go></thi</think> <go>", "7"),
+        ("", "<think><go>", "7x"),
+    ],
+)
+def test_a_trigger_in_reasoning_starts_no_call(
+    model: Model, reasoning: Literal["", "tagged", "open"], said: str, allowed: str, *, anchored: bool
+) -> None:
+    if not reasoning and not anchored:
+        allowed = "7"
+    state = constraint(model, Grammar(LLMatcher.grammar_from_lark('start: "7"'), "<go>", anchored, (), reasoning))
+    for char in said.encode():
+        state.accept(byte_token(model, char))
+    assert [char for char in "7x" if state.allows(byte_token(model, ord(char)))] == list(allowed)
 
 
 def test_a_control_token_of_a_grammar_starts_it_and_is_written(model: Model) -> None:

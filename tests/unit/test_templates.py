@@ -73,6 +73,13 @@ CONVERSATIONS: dict[str, list[Message]] = {
     "a call": [user("Weather?"), *called({"city": "北京"}), assistant("Sunny."), user("Thanks!")],
     "a call without an end": [user("Weather?"), *called({"city": "北京"})],
     "a question after a result": [user("Weather?"), *called({"city": "北京"}), user("And?")],
+    "several calls at once": [
+        user("Weather?"),
+        assistant("I ask.", tool_calls=[called({"city": city}, city)[0]["tool_calls"][0] for city in ("oslo", "rome")]),
+        {"role": "tool", "content": "snow", "tool_call_id": "oslo"},
+        {"role": "tool", "content": "rain", "tool_call_id": "rome"},
+        assistant("Both wet."),
+    ],
     "a call with short arguments": [user("Weather?"), *called({})],
     "a call with cut arguments": [user("Weather?"), *called('{"city": "Bei')],
     "a call with empty arguments": [user("Weather?"), *called("")],

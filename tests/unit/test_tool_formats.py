@@ -252,7 +252,7 @@ def test_a_function_without_declared_parameters_takes_any(model: Model, template
     calls = prompt(model, template).calls
     tags = calls.tags
     assert tags is not None
-    constraint = wanted(calls, FunctionTool(name="f"))
+    constraint = wanted(calls, FunctionTool(name="f", parameters={}))
     none = f"{calls.opening}f{tags.empty}"
     assert follows(model, constraint, none)
     assert read(constraint, none) == [CallStart("f"), ArgumentsPart("{}")]
@@ -411,3 +411,21 @@ def test_a_control_token_in_a_tool_or_call_stays_text(model: Model, special: str
             return [i for i in ids if model.vocabulary.is_control(i)]
 
         assert controls(special) == controls("plain"), name
+
+
+@pytest.mark.parametrize("name", TAGGED)
+@pytest.mark.parametrize(
+    ("bounds", "place"), [({"minLength": 4_000}, ".properties.a.minLength"), ({"minLength": 5, "maxLength": 2}, "")]
+)
+def test_a_text_between_tags_whose_bounds_no_grammar_can_hold_refuses_only_strict_tools(
+    model: Model, name: str, bounds: dict[str, int], place: str
+) -> None:
+    calls = prompt(model, TAGGED[name]).calls
+    hard = {"type": "object", "properties": {"a": {"type": "string", **bounds}}}
+    lenient = FunctionTool(name="a", parameters=hard)
+    for tools in ([lenient], [tool(SCHEMA), lenient]):
+        constraint = wanted(calls, *tools)
+        assert constraint.ignored == (f"tools[{len(tools) - 1}].parameters{place}",)
+        spoken(model, constraint, 1)
+    with pytest.raises(ApiError, match=rf"tools\[0\]\.parameters{place}: it cannot be enforced"):
+        wanted(calls, tool(hard))
