@@ -55,6 +55,8 @@ class ValueReader:
         self._stop = stop
         self._quoted = False
         """Whether a string has been started."""
+        self._searched = 0
+        """Characters of a value that is not a string in which no `stop` was its end."""
         self.ended = False
 
     def feed(self, text: str) -> tuple[str, str]:
@@ -81,7 +83,7 @@ class ValueReader:
 
     def _whole(self, text: str) -> tuple[str, str]:
         """Convert a value that is not a string, or whose type its end decides."""
-        at = text.find(self._stop)
+        at = text.find(self._stop, self._searched)
         while at >= 0:
             value = _PYTHON.get(text[:at], text[:at])
             if not _is_json(value) and self._kind == "any":
@@ -90,6 +92,7 @@ class ValueReader:
                 self.ended = True
                 return value, text[at + len(self._stop) :]
             at = text.find(self._stop, at + 1)  # inside a string
+        self._searched = max(0, len(text) - len(self._stop) + 1)
         return "", text
 
 
