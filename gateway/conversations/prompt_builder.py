@@ -143,7 +143,7 @@ class PromptBuilder:
         items = [*(turn.items if turn else []), *new]
         encode = _Encoding(self._workers, request, began=began, user=user, limit=limit)
         if turn is not None and known is not None and _has_same_head(turn, request) and not _outdates(new, turn):
-            encoded = await encode.follow_up(messages(new), after=turn.ended_by)
+            encoded = await encode.follow_up(messages(new, turn.items), after=turn.ended_by)
         elif turn is None and history is not None:
             known = history.ids
             encoded = await encode.follow_up(messages(new)[history.messages :], after="assistant")

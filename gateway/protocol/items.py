@@ -85,19 +85,21 @@ def page(items: Sequence[Item], *, limit: int, order: str, after: str | None) ->
     return {"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": len(ordered) > limit}
 
 
-def messages(items: Sequence[Item]) -> list[Message]:
+def messages(items: Sequence[Item], earlier: Sequence[Item] = ()) -> list[Message]:
     """Convert items to messages for a chat template.
 
     A call becomes part of the assistant message before it, reasoning of the one after it. Other reasoning is dropped.
+    A result has the name of its function, which some templates require; its call may be among `earlier` items.
     """
     result: list[Message] = []
+    names = {item["call_id"]: item["name"] for item in (*earlier, *items) if item["type"] == "function_call"}
     thought: list[str] = []
     for item in items:
         if item["type"] == "reasoning":
             thought.append(_text(item["content"]).strip())
             continue
         if item["type"] != "function_call":
-            result.append(_message(item))
+            result.append(_message(item, names))
         elif not result or result[-1]["role"] != "assistant" or thought:
             result.append({"role": "assistant", "content": ""})
         if thought and result[-1]["role"] == "assistant":
@@ -108,9 +110,10 @@ def messages(items: Sequence[Item]) -> list[Message]:
     return result
 
 
-def _message(item: Item) -> Message:
+def _message(item: Item, names: Mapping[str, str]) -> Message:
     if item["type"] == "function_call_output":
-        return {"role": "tool", "content": _text(item["output"]), "tool_call_id": item["call_id"]}
+        about = {"tool_call_id": item["call_id"], "name": names.get(item["call_id"], "")}
+        return {"role": "tool", "content": _text(item["output"]), **about}
     return {"role": _role(item), "content": _text(item["content"])}
 
 

@@ -217,7 +217,8 @@ def test_calls_and_their_outputs_become_messages_of_the_template() -> None:
     said = messages(items)
     assert [m["role"] for m in said] == ["user", "assistant", "tool"]
     assert said[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": "茶"}}
-    assert said[2]["content"] == "好"
+    assert (said[2]["content"], said[2]["name"]) == ("好", "f")
+    assert messages(items[2:], items[:2]) == said[2:]
 
 
 @pytest.mark.slow
