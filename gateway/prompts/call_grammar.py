@@ -108,9 +108,13 @@ def call_grammar(functions: Sequence[Function], calls: CallFormat) -> CallGramma
 
 def _json_calls(functions: Sequence[Function], calls: CallFormat) -> CallGrammar:
     controls = calls.controls
-    headers = [literal(f"{calls.rest}{function.name}{calls.middle}", controls) for function in functions]
-    choices = " | ".join(f"{header} @f{i}" for i, header in enumerate(headers))
-    parts = [f"({choices})", _call_id(calls), literal(calls.closing, controls) if calls.closing else ""]
+    if calls.name_last:
+        start, names = f"{literal(calls.rest, controls)} ", [function.name for function in functions]
+        choices = " | ".join(f"@f{i} {literal(calls.middle + name, controls)}" for i, name in enumerate(names))
+    else:
+        start, headers = "", [f"{calls.rest}{function.name}{calls.middle}" for function in functions]
+        choices = " | ".join(f"{literal(header, controls)} @f{i}" for i, header in enumerate(headers))
+    parts = [f"{start}({choices})", _call_id(calls), literal(calls.closing, controls) if calls.closing else ""]
     values = [Value(f"f{i}", function.path, function.schema, function.strict) for i, function in enumerate(functions)]
     return CallGrammar([f"call: {' '.join(part for part in parts if part)}"], values, {})
 

@@ -168,19 +168,31 @@ def _is_read_back(probe: _Probe, support: ToolSupport, arguments: Arguments) -> 
 
 
 def _json_format(call: Callable[[Arguments], str]) -> CallFormat | None:
-    """Return the format of calls whose arguments are one JSON object after the name."""
+    """Return the format of calls whose arguments are one JSON object."""
     arguments = dict(zip(KEYS, VALUES, strict=True))
     text = call(arguments)
-    opening, found, after = text.partition(NAME)
-    at = after.find("{")
-    while found and at >= 0:
+    place, name = _place(text, arguments), text.find(NAME)
+    if place is None or name < 0:
+        return None
+    start, end = place
+    if name < start:
+        return _with_id(_format(text[:name], text[name + len(NAME) : start], text[end:]))
+    calls = _format(text[:start], text[end:name], text[name + len(NAME) :])
+    is_usable = calls is not None and calls.middle and calls.closing and CALL_ID not in calls.closing
+    return replace(calls, name_last=True) if calls is not None and is_usable else None
+
+
+def _place(text: str, arguments: Arguments) -> tuple[int, int] | None:
+    """Return where `arguments` start and end as JSON in `text`."""
+    at = text.find("{")
+    while at >= 0:
         try:
-            value, end = json.JSONDecoder().raw_decode(after, at)
+            value, end = json.JSONDecoder().raw_decode(text, at)
         except ValueError:
             value, end = None, 0
         if value == arguments:
-            return _with_id(_format(opening, after[:at], after[end:]))
-        at = after.find("{", at + 1)
+            return at, end
+        at = text.find("{", at + 1)
     return None
 
 

@@ -30,7 +30,7 @@ class Tags:
 
 @dataclass(frozen=True)
 class CallFormat:
-    """A call is `opening`, the function's name, `middle`, the arguments and `closing`."""
+    """A call is `opening`, the function's name, `middle`, the arguments and `closing`; or the arguments come first."""
 
     opening: str
     middle: str
@@ -44,17 +44,21 @@ class CallFormat:
     """Texts around the call's id, which may stand between arguments and `closing`; None for no id."""
     tags: Tags | None = None
     """Set if each parameter has tags of its own; then the arguments are not JSON."""
+    name_last: bool = False
+    """Whether the arguments, in JSON, stand before `middle`, and the name after it."""
     controls: tuple[tuple[str, int], ...] = ()
     """The control tokens in these texts, with their ids."""
 
     @property
     def rest(self) -> str:
-        """The text between `trigger` and the function's name."""
+        """The text between `trigger` and the function's name, or the arguments if these come first."""
         return self.opening.removeprefix(self.trigger)
 
     @property
     def example(self) -> str:
         """A call in one line, for people."""
+        if self.name_last:
+            return " ".join(f"{self.opening}{{…}}{self.middle}NAME{self.closing}".split())
         tags = self.tags
         arguments = f"{tags.first}KEY{tags.assign}VALUE" if tags is not None else self.middle + "{…}"
         return " ".join(f"{self.opening}NAME{arguments}{self.closing}".split())

@@ -56,6 +56,9 @@ class CallReader:
         self._held = ""
         self._name = ""
         self._end = JsonEnd()
+        self._scanned = 0
+        """Length of the held text in which the arguments do not end."""
+        self._arguments = ""
         self._tags = calls.tags or _NO_TAGS
         self._value = ValueReader("any", "")
         self._separator = "{"
@@ -105,6 +108,9 @@ class CallReader:
     def _header(self) -> list[Part]:
         """Read the text between the trigger and the arguments."""
         calls = self._calls
+        if calls.name_last and self._held.startswith(calls.rest):
+            self._held, self._feed = self._held[len(calls.rest) :], self._early_json
+            return []
         found = _NAME.match(self._held, len(calls.rest)) if self._held.startswith(calls.rest) else None
         after = self._held[found.end() :] if found else ""
         for text, state in self._after_name():
@@ -133,6 +139,24 @@ class CallReader:
         if length is not None:
             self._feed = self._over
         return [ArgumentsPart(text)] if text else []
+
+    def _early_json(self) -> list[Part]:
+        """Hold arguments that stand before the name, which the first event of a call must state."""
+        length = self._end.find(self._held[self._scanned :])
+        if length is None:
+            self._scanned = len(self._held)
+        else:
+            end = self._scanned + length
+            self._arguments, self._held, self._feed = self._held[:end], self._held[end:], self._late_name
+        return []
+
+    def _late_name(self) -> list[Part]:
+        """Read the name after the arguments."""
+        found = _NAME.match(self._held, len(self._calls.middle))
+        if found is None or found.end() == len(self._held):
+            return []
+        self._feed = self._over
+        return [CallStart(found[0]), ArgumentsPart(self._arguments)]
 
     def _no_arguments(self) -> list[Part]:
         self._feed = self._over

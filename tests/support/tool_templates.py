@@ -32,8 +32,8 @@ QWEN: Final = _chatml(
 )
 """Qwen 2.5 and 3: JSON in a tag."""
 HERMES: Final = _chatml(
-    '{{ \'\\n<tool_call>\\n{"name": "\' + c.name + \'", "arguments": \' }}{{ c.arguments | tojson }}'
-    "{{- '}\\n</tool_call>' }}",
+    "{{ '\\n<tool_call>\\n{ \"arguments\": ' }}{{ c.arguments | tojson }}"
+    "{{- ', \"name\": \"' + c.name + '\"}\\n</tool_call>' }}",
     "{%- macro signature(spec) %}{%- set names = {'string': 'str', 'integer': 'int', 'boolean': 'bool'} %}"
     "{%- if names[spec.type] is defined %}{{ names[spec.type] }}"
     "{%- elif spec.type == 'array' %}list[{{ signature(spec['items']) }}]"
@@ -45,7 +45,7 @@ HERMES: Final = _chatml(
     "{{ key }}: {{ signature(spec) }}{% if key in t.parameters.required %}!{% endif %}, {% endfor %})\n"
     "{% endfor %}<|im_end|>\n{% endif %}",
 )
-"""Hermes 2 Pro and 3: signatures by a macro that recurses on `type`."""
+"""Hermes 2 Pro: signatures by a macro that recurses on `type`, and calls whose arguments come first."""
 XML: Final = _chatml(
     "{{ '\\n<tool_call>\\n<function=' + c.name + '>\\n' }}"
     "{%- for key, value in c.arguments | items %}{{ '<parameter=' + key + '>\\n' }}"
@@ -98,7 +98,7 @@ MISTRAL_CONTROLS: Final = ("[TOOL_CALLS]", "[ARGS]", "[INST]", "[/INST]")
 
 FORMATS: Final = {
     "qwen": (QWEN, '<tool_call> {"name": "NAME", "arguments": {…}} </tool_call>'),
-    "hermes": (HERMES, '<tool_call> {"name": "NAME", "arguments": {…}} </tool_call>'),
+    "hermes": (HERMES, '<tool_call> { "arguments": {…}, "name": "NAME"} </tool_call>'),
     "xml": (XML, "<tool_call> <function=NAME> <parameter=KEY> VALUE </parameter> </function> </tool_call>"),
     "keys": (KEYS, "<tool_call>NAME <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> </tool_call>"),
     "llama": (LLAMA, '{"name": "NAME", "parameters": {…}}'),
