@@ -174,6 +174,8 @@ class Responses:
         """
         running = await self.find_undeleted(principal, response)
         if running is not None:
+            if running.is_ending:  # its end is shown once it is stored and the response can be continued
+                await asyncio.wait([running.task])
             return running.record
         try:
             found = await self.services.sessions.get(principal.tenant, response)

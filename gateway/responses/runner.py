@@ -175,6 +175,11 @@ class Running:
         """Whether the terminal event has been emitted."""
         return self.log.terminal is not None
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the answer is complete, but not stored yet."""
+        return not self.ended and self.response["status"] not in ("queued", "in_progress")
+
     async def store(self) -> None:
         """Store the response as it stands, so that it is found after a crash. Raises StoreUnavailableError."""
         try:

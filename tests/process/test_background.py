@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ import psutil
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
+from gateway.app import build
+from gateway.config.settings import load
+from gateway.conversations.turns import Turn
+from gateway.responses.turn_writer import TurnWriter
 from tests.support.running import Gateway, said
+from tests.support.serving import serving
 
 # Byte 65 is the letter A; without a bias a random model may end its answer at any token.
 ENDLESS: dict[str, Any] = {"logit_bias": {"65": 100}}
@@ -147,3 +152,26 @@ async def test_a_response_that_was_started_is_found_after_a_crash_of_the_gateway
     tiny_server.start()
     found = tiny_server.get(f"/v1/responses/{started.id}").json()
     assert (found["status"], found["incomplete_details"]["reason"]) == ("incomplete", "interrupted")
+
+
+async def test_its_end_is_shown_once_it_can_be_continued(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, save = asyncio.Event(), TurnWriter.save
+
+    async def slow(self: TurnWriter, turn: Turn, ids: list[int] | None) -> int:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(shown.wait(), 1)
+        return await save(self, turn, ids)
+
+    monkeypatch.setattr(TurnWriter, "save", slow)
+    app, _ = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    async with (
+        serving(app) as url,
+        AsyncOpenAI(api_key="none", base_url=url + "/v1", max_retries=0, timeout=60) as client,
+    ):
+        started = await start(client, max_output_tokens=1)
+        assert (await settled(client, started.id)).status == "incomplete"
+        shown.set()
+        after = await start(client, previous_response_id=started.id, background=False, max_output_tokens=1)
+        assert after.status == "incomplete"
