@@ -33,10 +33,12 @@ for responses in (False, True):
     call = chat(use_responses_api=responses, max_completion_tokens=100).bind_tools([get_weather], tool_choice="any")
     said.append(call.invoke(said))
     said.append(get_weather.invoke(said[-1].tool_calls[0]))
-    brief = chat(use_responses_api=responses, max_completion_tokens=8)
+    brief = chat(use_responses_api=responses, max_completion_tokens=8, stream_usage=True)
     said.append(brief.invoke(said))
     assert said[-1].text
-    assert "".join(chunk.text for chunk in brief.stream([*said, HumanMessage("And in Rome?")]))
+    chunks = list(brief.stream([*said, HumanMessage("And in Rome?")]))
+    assert "".join(chunk.text for chunk in chunks)
+    assert any(chunk.usage_metadata for chunk in chunks)
     for method in ("json_schema", "function_calling"):
         wanted = chat(use_responses_api=responses, max_completion_tokens=60).with_structured_output(
             Person, method=method
