@@ -25,7 +25,7 @@ from gateway.errors import (
 )
 from gateway.prompts.encoder import Encoder
 from gateway.prompts.messages import Configuration, Encode, Encoded
-from gateway.prompts.pool import LOWEST, PromptWorkerError, PromptWorkers
+from gateway.prompts.pool import LOWEST, WORKERS, PromptWorkerError, PromptWorkers
 from gateway.prompts.queue import JobQueue, Waiting
 from gateway.protocol.tools import FunctionTool, JsonObject
 from tests.support.encoding import LocalEncoder
@@ -130,7 +130,7 @@ async def test_elapsed_time_is_bounded_for_a_worker_that_gets_no_processor(tiny_
 
 async def test_a_slow_job_gets_the_lowest_priority_and_its_worker_is_replaced(tiny_model: Path) -> None:
     async with running(tiny_model, LOOPING, processor_seconds=30.0) as workers:
-        await workers.encode(job(), user="anna")
+        await until(lambda: len(workers.pids()) == WORKERS)
         usual = priorities(workers)
         task = asyncio.create_task(workers.encode(bad_job(), user="anna"))
         await until(lambda: LOWEST in priorities(workers))
