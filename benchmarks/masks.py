@@ -1,6 +1,6 @@
 """The cost of output constraints: token masks against steps, for JSON answers with ten fields.
 
-python -m benchmarks.masks MODEL.gguf: for one and for four answers side by side, the summed time of masks and tests of
+python -m benchmarks.masks [MODEL.gguf], the embedded model by default: for one and for four answers side by side, the summed time of masks and tests of
 tokens, the summed time of steps, and their ratio. The model must be a real one, since a random model writes other JSON.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from benchmarks.figures import Figure, publish
-from benchmarks.machine import machine
+from benchmarks.machine import embedded, machine
 from engine import Grammar, Model, Sampling
 from engine.constraint import Compiler, Constraint
 from engine.llama import Context
@@ -118,7 +118,7 @@ def figures(path: Path) -> Iterator[Figure]:
 def main() -> None:
     """Measure and print."""
     print(f"{machine()}, {THREADS} threads, {ROUNDS} rounds")
-    publish(list(figures(Path(sys.argv[1]))))
+    publish(list(figures(Path(sys.argv[1]) if len(sys.argv) > 1 else embedded())))
 
 
 if __name__ == "__main__":
