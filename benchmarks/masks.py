@@ -1,7 +1,8 @@
 """The cost of output constraints: token masks against steps, for JSON answers with ten fields.
 
-python -m benchmarks.masks [MODEL.gguf], the embedded model by default: for one and for four answers side by side, the summed time of masks and tests of
-tokens, the summed time of steps, and their ratio. The model must be a real one, since a random model writes other JSON.
+python -m benchmarks.masks [MODEL.gguf], by default the embedded model: for one and for four answers side by side, the
+summed time of masks and tests of tokens, the summed time of steps, and their ratio. The model must be a real one, since
+a random model writes other JSON.
 """
 
 from __future__ import annotations
