@@ -28,8 +28,9 @@ from engine import (
 )
 from gateway.cli import CommandError
 from gateway.cli.figures import figure
+from gateway.cli.idle_machine import wait_for_idle_machine
 from gateway.cli.language import Phrases
-from gateway.config.other_load import BUSY, OtherLoad, wait_until_idle
+from gateway.config.other_load import BUSY, OtherLoad
 from gateway.config.settings import Settings, SettingsError
 from gateway.models.catalogue import Entry, ModelNotAvailableError, find
 from gateway.models.inspection import describe
@@ -39,7 +40,6 @@ from gateway.prompts.chat_template import TemplateError
 TEXTS: Final = {
     "quantizing": ("quantizing", "量化"),
     "measuring": ("measuring both", "测速"),
-    "waiting": ("waiting: other processes keep {cores:.1f} cores busy", "等待中：其他进程占用了 {cores:.1f} 个核心"),
     "busy": (
         "warning: other processes kept {cores:.1f} cores busy meanwhile; measure again on an idle machine",
         "注意：测量期间其他进程占用了 {cores:.1f} 个核心；请在机器空闲时重新测量",
@@ -103,8 +103,6 @@ TEXTS: Final = {
     "made": ("{path}: {after} (before: {before})", "{path}：{after}（原为 {before}）"),
     "serve": ("Serve it: samovar serve --model {model}", "启动：samovar serve --model {model}"),
 }
-WAIT: Final = 30.0
-"""Maximum seconds of waiting for other processes before the measurement."""
 WIDE: Final = 240
 """Width in columns of a table written to a file or a pipe."""
 ROUNDS: Final = 5
@@ -196,8 +194,7 @@ def _quantize(say: Phrases, console: Console, entry: Entry, target: Path, kind: 
 
 def _measure(say: Phrases, console: Console, before: Path, after: Path, threads: int) -> None:
     """Measure and print size, speed and quality of both files. Raises CommandError."""
-    with console.status(say("measuring")) as status:
-        wait_until_idle(WAIT, lambda cores: status.update(say("waiting", cores=cores)))
+    wait_for_idle_machine(console, chinese=say.chinese)
     others = OtherLoad()
     with _progress(console) as progress:
         bar = progress.add_task(say("measuring"), total=None)

@@ -15,17 +15,15 @@ from engine import WIDEST, CostModel, EngineError, bandwidth, groups, measure
 from gateway.cli import CommandError
 from gateway.cli.curves import curves
 from gateway.cli.figures import figure
+from gateway.cli.idle_machine import wait_for_idle_machine
 from gateway.cli.language import Phrases, is_chinese
-from gateway.config.other_load import BUSY, OtherLoad, wait_until_idle
+from gateway.config.other_load import BUSY, OtherLoad
 from gateway.config.settings import Settings
 from gateway.models.catalogue import ModelNotAvailableError, find
 from gateway.models.cost_models import planned, save
 
-WAIT: Final = 30.0
-"""Maximum seconds of waiting for other processes."""
 SEQUENCES: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 TEXTS: Final = {
-    "waiting": ("waiting: other processes keep {cores:.1f} cores busy", "等待中：其他进程占用了 {cores:.1f} 个核心"),
     "busy": (
         "other processes keep {cores:.1f} of {all} cores busy, which spoils the measurement; stop them, or add --force",
         "其他进程占用了 {all} 个核心中的 {cores:.1f} 个，此时测得的方案不准；请停止它们，或用 --force 强制测量",
@@ -68,11 +66,10 @@ def run(settings: Settings, options: Namespace) -> int:
         raise CommandError(f"--picture: {options.picture} must end in .svg or .png")
     try:
         entry = find(settings.model)
-        if not options.show:
-            _require_idle(say, console, settings.cores, force=options.force)
-        others = OtherLoad()
-        whole = planned(entry.path, settings) if options.show else _measure(say, entry.path, settings, options.budget)
-        disturbance = others.cores()
+        if options.show:
+            whole, disturbance = planned(entry.path, settings), 0.0
+        else:
+            whole, disturbance = _measure_alone(say, console, entry.path, settings, options)
     except (ModelNotAvailableError, EngineError) as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
@@ -80,7 +77,8 @@ def run(settings: Settings, options: Namespace) -> int:
     plan = whole.limited(settings.engine_count)  # as `samovar serve` uses it with these settings
     origin = say("measured" if plan.measured else "assumed")
     console.print(say("origin", model=entry.name, cores=plan.cores, origin=origin), style="bold")
-    console.print(say("bandwidth", rate=bandwidth(settings.cores) / 1e9))
+    if not options.show:
+        console.print(say("bandwidth", rate=bandwidth(settings.cores) / 1e9))
     console.print(_table(say, plan))
     rows, taken = max(plan.times[0].prefill.items())
     console.print(say("unit", rate=figure(rows / taken)))
@@ -94,22 +92,29 @@ def run(settings: Settings, options: Namespace) -> int:
     if not options.show:
         if disturbance >= BUSY and not options.force:
             raise CommandError(say("disturbed", cores=disturbance))
-        try:
-            file = save(whole, entry.path, settings)
-        except OSError as error:
-            raise CommandError(f"state_dir: the plan cannot be saved: {error.strerror}") from error
-        console.print(say("saved", file=file), soft_wrap=True)
+        console.print(say("saved", file=_saved(whole, entry.path, settings)), soft_wrap=True)
     return 0
 
 
-def _require_idle(say: Phrases, console: Console, cores: int, *, force: bool) -> None:
-    """Wait until other processes are idle. Raises CommandError if they stay busy, except with `force`."""
-    if force:
-        return
-    with console.status(say("measuring")) as status:
-        busy = wait_until_idle(WAIT, lambda used: status.update(say("waiting", cores=used)))
-    if busy >= BUSY:
-        raise CommandError(say("busy", cores=busy, all=cores))
+def _saved(whole: CostModel, path: Path, settings: Settings) -> Path:
+    """Save the cost model, and return its file. Raises CommandError."""
+    try:
+        return save(whole, path, settings)
+    except OSError as error:
+        raise CommandError(f"state_dir: the plan cannot be saved: {error.strerror}") from error
+
+
+def _measure_alone(
+    say: Phrases, console: Console, path: Path, settings: Settings, options: Namespace
+) -> tuple[CostModel, float]:
+    """Measure once other processes are idle; return the cost model, and the cores that others used meanwhile.
+
+    Raises CommandError if they stay busy, except with `--force`.
+    """
+    if not options.force and (busy := wait_for_idle_machine(console, chinese=say.chinese)) >= BUSY:
+        raise CommandError(say("busy", cores=busy, all=settings.cores))
+    others = OtherLoad()
+    return _measure(say, path, settings, options.budget), others.cores()
 
 
 def _measure(say: Phrases, path: Path, settings: Settings, budget: float) -> CostModel:

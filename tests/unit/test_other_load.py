@@ -80,7 +80,7 @@ def test_waiting_ends_when_others_are_idle_or_time_is_over(
 def test_tune_refuses_to_measure_beside_others_unless_forced(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gateway.cli.tuning.wait_until_idle", lambda *_: 1.3)
+    monkeypatch.setattr("gateway.cli.idle_machine.wait_until_idle", lambda *_: 1.3)
     command = ["tune", f"--model={tiny_model}", f"--state-dir={tmp_path}", "--cores=1", "--budget=1"]
     assert main(command) == 1
     assert "other processes keep 1.3 of 1 cores busy" in capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_tune_refuses_to_measure_beside_others_unless_forced(
 def test_tune_saves_no_plan_that_others_disturbed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gateway.cli.tuning.wait_until_idle", lambda *_: 0.0)
+    monkeypatch.setattr("gateway.cli.idle_machine.wait_until_idle", lambda *_: 0.0)
     monkeypatch.setattr(OtherLoad, "cores", lambda _: 0.7)
     assert main(["tune", f"--model={tiny_model}", f"--state-dir={tmp_path}", "--cores=1", "--budget=1"]) == 1
     out, err = capsys.readouterr()
