@@ -190,9 +190,10 @@ class Scheduler:
             steps = self._steps
         else:
             self._trial, steps = 0, _steps(self._times, sequences)
-            tried = _steps(self._costs.optimistic.at(self._threads), sequences)
-            if tried != steps and self._trial_seconds > 0:
-                self._trial, steps = TRIAL_ROUNDS, tried
+            if self._trial_seconds > 0:
+                tried = _steps(self._costs.optimistic.at(self._threads), sequences)
+                if tried != steps:
+                    self._trial, steps = TRIAL_ROUNDS, tried
         self._typical = steps == self._steps
         self._steps = steps
         self._round.extend(steps)

@@ -41,7 +41,7 @@ class EngineCount:
     """The number of engines that should work.
 
     Throughput decides, as learned. A number of engines that may be better than it is known to be is tried when requests
-    run anyway: for TRIAL_SECONDS, within TRIAL_SHARE of the time. A changed load ends a trial.
+    run anyway: for TRIAL_SECONDS, at a loss of at most TRIAL_SHARE. A changed load ends a trial.
     """
 
     def __init__(self, costs: LearningCostModel, clock: Callable[[], float]) -> None:
@@ -62,15 +62,15 @@ class EngineCount:
         """Return how many engines should work on `load` requests while `working` engines do."""
         held, now = self._held, self._clock()
         if held is not None and held.load == load and now >= held.until and held.before is not None:
-            held = self._held = self._judged(held, now)
+            held = self._held = self._judged(held, held.before, now)
         if held is None or held.load != load or now >= held.until:
             self._held = None
             return self._costs.model.engines(load, working=working)
         return held.engines
 
-    def _judged(self, trial: _Held, now: float) -> _Held:
+    def _judged(self, trial: _Held, before: int, now: float) -> _Held:
         """Return the better number after a trial, to be kept until the requests have moved."""
-        model, before = self._costs.model, trial.before or trial.engines
+        model = self._costs.model
         gain = model.rate(trial.engines, trial.load) / model.rate(before, trial.load)
         self._allowance -= TRIAL_SECONDS * max(0.0, 1 - gain) + MOVES_COST
         self._failed[trial.engines] = 0 if gain > 1 else self._failed.get(trial.engines, 0) + 1
