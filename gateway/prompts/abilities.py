@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from gateway.prompts.chat_template import Prompt, TemplateError
+from gateway.prompts.folding import text_message
 from gateway.protocol.tool_prompt import Message
 
 Taken = Literal["as it is", "changed", "omitted"]
@@ -36,10 +37,10 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
 
 def trial(prompt: Prompt) -> Abilities:
     """Render example conversations."""
-    system, late = _message("system", "Try one."), _message("system", "Try two.")
-    user, again = _message("user", "Try three."), _message("user", "Try four.")
-    answer, more = _message("assistant", "Try five."), _message("assistant", "Try six.")
-    last = _message("user", "Try seven.")
+    system, late = text_message("system", "Try one."), text_message("system", "Try two.")
+    user, again = text_message("user", "Try three."), text_message("user", "Try four.")
+    answer, more = text_message("assistant", "Try five."), text_message("assistant", "Try six.")
+    last = text_message("user", "Try seven.")
     accepted = prompt.accepted
     return Abilities(
         system=_taken(prompt, [system, user], as_it_is=accepted.system),
@@ -72,10 +73,6 @@ def _shown(prompt: Prompt, messages: Sequence[Message], *, thinking: bool = Fals
         return prompt.shown(messages, date=lambda _: "", thinking=thinking)
     except (TemplateError, RecursionError):
         return None
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
 
 
 def _call() -> list[Message]:

@@ -54,9 +54,9 @@ class Accepted:
 
 def probe(render: Render) -> Accepted:
     """Return what the template accepts."""
-    user, again = _message("user", "probe1"), _message("user", "probe2")
-    answer, more = _message("assistant", "probe3"), _message("assistant", "probe4")
-    system, late = _message("system", "probe5"), _message("system", "probe6")
+    user, again = text_message("user", "probe1"), text_message("user", "probe2")
+    answer, more = text_message("assistant", "probe3"), text_message("assistant", "probe4")
+    system, late = text_message("system", "probe5"), text_message("system", "probe6")
     needs_parts = not _shows(render, [user]) and _shows(render, with_parts([user]))
 
     def shows(*messages: Message, contents: Sequence[str] = ()) -> bool:
@@ -121,7 +121,7 @@ def _with_tools(messages: Sequence[Message], accepted: Accepted) -> list[Message
             result.append({"role": "user", "content": content})
             continue
         if message["role"] == "user" and result and result[-1]["role"] == "tool" and not accepted.user_after_tool:
-            result.append(_message("assistant", ""))
+            result.append(text_message("assistant", ""))
         result.append(_with_call_ids(message, accepted))
     return result
 
@@ -142,7 +142,7 @@ def _one_by_one(messages: Sequence[Message]) -> list[Message]:
             own = [found for found in results if found.get("tool_call_id") == call.get("id")]
             results = [found for found in results if found not in own]
             result += [{**message, "tool_calls": [call]}, *own]
-            message = _message("assistant", "")
+            message = text_message("assistant", "")
         result += results
     return result
 
@@ -177,14 +177,14 @@ def _with_roles(messages: Sequence[Message], accepted: Accepted) -> list[Message
             result[-1] = _joined([result[-1], message])
             continue
         if role == "assistant" and before == "system" and not accepted.assistant_first:
-            result.append(_message("user", ""))
+            result.append(text_message("user", ""))
         result.append(message)
     if any(message["role"] == "user" for message in result):
         return result
     talks = any(message["role"] != "system" for message in result)
     if result and not (accepted.assistant_first if talks else accepted.system_alone):
         head = list(takewhile(lambda message: message["role"] == "system", result))
-        return [*head, _message("user", ""), *result[len(head) :]]
+        return [*head, text_message("user", ""), *result[len(head) :]]
     return result
 
 
@@ -207,7 +207,8 @@ def _short(call_id: str) -> str:
     return call_id if len(call_id) == 9 and call_id.isalnum() else hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
-def _message(role: str, content: str) -> Message:
+def text_message(role: str, content: str) -> Message:
+    """Return a message that is only text."""
     return {"role": role, "content": content}
 
 
