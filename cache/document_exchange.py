@@ -2,8 +2,8 @@
 
 Each tenant has a table there, in which every document has its newest published state, and a log names the documents
 that changed, so that gateways follow it within a second. The files of the gateways are authoritative: a table that
-Redis has lost is filled again. It bears a random epoch, which tells a lost table, whose documents are published again,
-from one in which a document is missing because its tombstone has expired. That is believed only of documents that were
+Redis has lost is filled again. Its random epoch distinguishes a lost table, whose documents are published again, from
+one in which a document is missing because its tombstone has expired. That is believed only of documents that were
 published before any living tombstone: a Redis that failed over may lack the newest writes.
 """
 

@@ -150,13 +150,13 @@ class Constraint:
         begin, end = REASONING
         self._tail += piece
         if self._reasoning == "tagged":
-            begun = self._tail.lstrip()
-            if begin.startswith(begun) and begun != begin:
+            start = self._tail.lstrip()
+            if begin.startswith(start) and start != begin:
                 return b""
-            if not begun.startswith(begin):
+            if not start.startswith(begin):
                 text, self._tail, self._reasoning = self._tail, b"", ""
                 return text
-            self._tail, self._reasoning = begun.removeprefix(begin), "open"
+            self._tail, self._reasoning = start.removeprefix(begin), "open"
         _, found, after = self._tail.partition(end)
         self._tail = b"" if found else self._tail[-len(end) + 1 :]
         self._reasoning = "" if found else "open"

@@ -64,12 +64,12 @@ class ReasoningSplitter:
 
     def _start(self) -> bool:
         """Decide whether the text begins with reasoning; return False while that is open."""
-        begun = self._held.lstrip()
-        if _OPEN.startswith(begun) and begun != _OPEN:
+        start = self._held.lstrip()
+        if _OPEN.startswith(start) and start != _OPEN:
             return False
-        self._started, self._thinks = True, begun.startswith(_OPEN)
+        self._started, self._thinks = True, start.startswith(_OPEN)
         if self._thinks:
-            self._held = begun.removeprefix(_OPEN)
+            self._held = start.removeprefix(_OPEN)
             self._trims = True
         return True
 

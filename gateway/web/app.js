@@ -144,7 +144,7 @@ function signOut() {
   forget();
 }
 
-/** Loads the page anew, so that nothing of a user stays in memory or in view for the next one. */
+/** Reloads the page, so that nothing of a user stays in memory or in view for the next one. */
 function forget() {
   connection.close();
   route.show(null, true);
