@@ -8,6 +8,7 @@ host reports the death on the worker's socket and forks the next worker, which t
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -70,6 +71,7 @@ class _Host:
 
     def run(self) -> int:
         deaths = 0
+        gc.freeze()  # a collection in a worker would write to the pages that it shares with the host
         for connection in self._sockets:
             self._fork(connection)
         while self._workers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,7 +31,8 @@ def routes(responses: Responses) -> list[BaseRoute]:
     """Return the routes of the Messages API."""
 
     async def read(request: Request) -> tuple[MessagesRequest, bool]:
-        return read_messages(await json_body(request), strict_fields=responses.services.settings.strict_fields)
+        strict_fields = responses.services.settings.strict_fields
+        return await json_body(request, partial(read_messages, strict_fields=strict_fields))
 
     async def create(request: Request) -> Response:
         """Generate a message; closing the request cancels it."""

@@ -31,7 +31,7 @@ def routes(responses: Responses) -> list[BaseRoute]:
     async def create(request: Request) -> Response:
         """Generate a completion; closing the request cancels it."""
         strict_fields = responses.services.settings.strict_fields
-        create_request, chat = read_chat(await json_body(request), strict_fields=strict_fields)
+        create_request, chat = await json_body(request, partial(read_chat, strict_fields=strict_fields))
         usage = chat.stream_options is not None and bool(chat.stream_options.include_usage)
         count = chat.n or 1
         make = partial(Completion, logprobs=bool(chat.logprobs), usage=usage, count=count)

@@ -217,8 +217,11 @@ class ConversationRoutes:
     async def _body(self, request: Request, shape: type[S]) -> tuple[S, Sequence[str]]:
         """Return the body as `shape`, and the fields that have no effect. Raises ApiError."""
         hints = Hints(strict=self._services.settings.strict_fields)
-        raw = await json_body(request)
-        return convert(hints.select(raw, shape, neutral={}, demands={}), shape), hints.ignored
+
+        def convert_body(raw: dict[str, Any]) -> S:
+            return convert(hints.select(raw, shape, neutral={}, demands={}), shape)
+
+        return await json_body(request, convert_body), hints.ignored
 
     def _items(self, items: Sequence[Any]) -> ResponseCreate:
         """Return items as the input of a request. Raises ApiError."""

@@ -156,10 +156,12 @@ class HttpResponses:
         return with_ignored(JSONResponse({"object": "response.input_tokens", "input_tokens": tokens}), create)
 
     async def _read(self, request: Request) -> tuple[ResponseCreate, bool]:
-        body = await json_body(request)
-        target = take_target(body)
-        create, stream = read_body(body, strict_fields=self._responses.services.settings.strict_fields)
-        return in_conversation(create, target), stream
+        def convert_body(body: dict[str, Any]) -> tuple[ResponseCreate, bool]:
+            target = take_target(body)
+            create, stream = read_body(body, strict_fields=self._responses.services.settings.strict_fields)
+            return in_conversation(create, target), stream
+
+        return await json_body(request, convert_body)
 
     async def retrieve(self, request: Request) -> Response:
         """Return a response as it stands, or with `stream` its events.

@@ -11,8 +11,8 @@ from gateway.auth.principal import ANONYMOUS, Principal
 from gateway.protocol.lanes import Backlog
 from gateway.transport.pacing import Pacer
 
-SMALL: Final = 1 << 16
-"""Bytes up to which a message is read and decoded immediately, in at most 4 ms. Larger ones take turns."""
+SMALL: Final = 1 << 13
+"""Bytes up to which a message is decoded and converted immediately, in about a millisecond. Larger ones take turns."""
 
 
 INTAKE: Final = "intake"

@@ -76,7 +76,8 @@ def routes(responses: Responses) -> list[BaseRoute]:
 async def _respond(responses: Responses, request: Request, read: Read, *, chat: bool) -> Response:
     arrived, services = time.monotonic(), responses.services
     strict_fields = services.settings.strict_fields
-    translated = read(await json_body(request), strict_fields=strict_fields, can_think=can_think(services))
+    conversion = partial(read, strict_fields=strict_fields, can_think=can_think(services))
+    translated = await json_body(request, conversion)
     wanted = translated.request
     create = msgspec.structs.replace(wanted, model=served_name(services, wanted.model))
     running, close = await start_response(responses, create, request)

@@ -58,7 +58,7 @@ def model_routes(services: Services) -> list[BaseRoute]:
 
     async def show(request: Request) -> Response:
         """Describe a model."""
-        body = convert(await json_body(request), ShowFields)
+        body = await json_body(request, lambda fields: convert(fields, ShowFields))
         name = served_name(services, body.model or body.name or None)
         services.model.check_name(name)
         return JSONResponse(_description(services))

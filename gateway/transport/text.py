@@ -72,7 +72,7 @@ class TextRoutes:
     async def complete(self, request: Request) -> Response:
         """Continue a raw prompt; closing the request cancels it."""
         strict_fields = self._services.settings.strict_fields
-        create, body = read_text(await json_body(request), strict_fields=strict_fields)
+        create, body = await json_body(request, partial(read_text, strict_fields=strict_fields))
         if isinstance(create.prompt, list):
             self._check_tokens(create.prompt, "prompt")
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -81,7 +81,7 @@ class TextRoutes:
 
     async def tokenize(self, request: Request) -> Response:
         """Return the tokens of a text."""
-        body = convert(with_numbers(await json_body(request), TokenizeCreate), TokenizeCreate)
+        body = await json_body(request, lambda fields: convert(with_numbers(fields, TokenizeCreate), TokenizeCreate))
         ids = await self._services.prompt_builder.tokenize(
             body.content, user=principal_of(request).user, special=body.parse_special, bos=body.add_special
         )
@@ -93,15 +93,14 @@ class TextRoutes:
 
     async def detokenize(self, request: Request) -> Response:
         """Return the text of tokens; incomplete characters become U+FFFD."""
-        fields = await json_body(request)
-        body = convert({**fields, "tokens": whole_numbers(fields.get("tokens"))}, DetokenizeCreate)
+        body = await json_body(request, _detokenize_fields)
         self._check_tokens(body.tokens, "tokens")
         text = await joined(body.tokens, self._services.model.tokens.shown)
         return _json(msgspec.json.encode({"content": text.decode(errors="replace")}))
 
     async def embed(self, request: Request) -> Response:
         """Refuse: engines compute no embeddings."""
-        convert(await json_body(request), EmbeddingsCreate)
+        await json_body(request, lambda fields: convert(fields, EmbeddingsCreate))
         name = self._services.model.entry.name
         raise UnsupportedParameterError(
             f"model: {name} is a chat model, and Samovar computes no embeddings; send these requests to another server",
@@ -122,6 +121,10 @@ async def joined(tokens: Sequence[int], convert: Callable[[int], bytes], separat
         parts.append(separator.join(map(converted, tokens[start : start + BATCH])))
         await asyncio.sleep(0)
     return separator.join(parts)
+
+
+def _detokenize_fields(fields: dict[str, Any]) -> DetokenizeCreate:
+    return convert({**fields, "tokens": whole_numbers(fields.get("tokens"))}, DetokenizeCreate)
 
 
 def _with_piece(token: int, piece: bytes) -> bytes:

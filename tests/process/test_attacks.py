@@ -87,8 +87,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_an_attack_is_answered_and_blocks_no_other_client(gateway: Gateway, name: str) -> None:
     path, body = ATTACKS[name]
-    most = bound(idle(gateway.url))
-    with Watchdog(gateway.url) as watchdog:
+    most = bound(idle(gateway))
+    with Watchdog(gateway) as watchdog:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=120) as client:
             answers = await asyncio.gather(*(client.post(path, json=body) for _ in range(2)))
     for answer in answers:
@@ -100,8 +100,8 @@ async def test_an_attack_is_answered_and_blocks_no_other_client(gateway: Gateway
 
 
 async def test_fifty_attacks_at_once_block_no_other_client(gateway: Gateway) -> None:
-    most = bound(idle(gateway.url))
-    with Watchdog(gateway.url) as watchdog:
+    most = bound(idle(gateway))
+    with Watchdog(gateway) as watchdog:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=300) as client:
             names = ("spaces between letters", "spaces that are counted", "many items", "a word of a million letters")
             bodies = [ATTACKS[names[i % len(names)]] for i in range(50)]
