@@ -1,4 +1,4 @@
-"""Fixtures that many tests share, and the order: fast tests first."""
+"""Fixtures that many tests share, and the order: fast tests first, the longest of the slow ones next."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.running import Gateway
 from tests.support.tiny_model import write_tiny_model
 
 TIERS: Final = ("unit", "docs", "process", "browser", "ops", "clients")
-"""The tiers in the order in which they run."""
+"""The tiers in the order in which their fast tests run; slow ones run in the opposite order."""
 NPM: Final = f"openai@{json.loads((ROOT / 'tests/clients/package.json').read_text())['dependencies']['openai']}"
 """The version that docs/clients.md lists; it asks for Node 22, and also runs on Node 20 of Debian and Ubuntu."""
 
@@ -42,11 +42,28 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only serial tests run, leave out the files that have none: importing all of them takes many seconds."""
+    only_serial = config.option.markexpr.split(" and ")[-1] == "serial"
+    test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    return True if only_serial and test and "mark.serial" not in collection_path.read_text() else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, and run slow tests last, unit tests first, so that a mistake shows in seconds."""
+    """Mark each test with its tier, and sort the tests.
+
+    Fast ones come first, unit tests before all others, so that a mistake shows in seconds. Of the slow ones, those of
+    the clients come first: a file of minutes at the end would leave the other workers idle.
+    """
     for item in items:
         item.add_marker(tier(item))
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, TIERS.index(tier(item))))
+    items.sort(key=place)
+
+
+def place(item: pytest.Item) -> tuple[bool, int]:
+    """Return the sort key of a test."""
+    slow, order = item.get_closest_marker("slow") is not None, TIERS.index(tier(item))
+    return slow, -order if slow else order
 
 
 def tier(item: pytest.Item) -> str:

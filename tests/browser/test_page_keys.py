@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.support.browsing import ask, conversations, ended, expect_soon, messages
-from tests.support.running import SAMOVAR, Gateway
+from tests.support.commands import keys
+from tests.support.running import Gateway
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -25,8 +25,7 @@ class Locked:
 
     def keys(self, *arguments: str) -> str:
         """Run `samovar keys …` and return its output; `add` prints only the key."""
-        command = [*SAMOVAR, "keys", *arguments, f"--state-dir={self.gateway.state}"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return keys(self.gateway.state, *arguments)
 
 
 @pytest.fixture(scope="module")

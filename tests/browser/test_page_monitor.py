@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.support.browsing import OpenPage
-from tests.support.running import SAMOVAR, Gateway, said
+from tests.support.commands import keys
+from tests.support.running import Gateway, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -103,12 +103,9 @@ async def test_the_operator_is_told_on_the_monitor_page_which_model_knows_chines
 async def test_with_keys_the_monitor_page_is_only_for_admins(
     browser: Browser, tmp_path: Path, tiny_model: Path
 ) -> None:
-    def key(*arguments: str) -> str:
-        command = [*SAMOVAR, "keys", "add", *arguments, f"--state-dir={tmp_path / 'state'}"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    reader, admin = key("reader"), key("chief", "--admin")
-    with Gateway(tmp_path / "state", model=tiny_model, context=512) as gateway:
+    state = tmp_path / "state"
+    reader, admin = keys(state, "add", "reader"), keys(state, "add", "chief", "--admin")
+    with Gateway(state, model=tiny_model, context=512) as gateway:
         assert gateway.get("/monitor").status_code == 401
         for path in ("/monitor", "/monitor/metrics"):
             assert gateway.get(path, Authorization=f"Bearer {reader}").status_code in (401, 403)

@@ -20,7 +20,8 @@ from pydantic import SecretStr
 
 from tests.support.browsing import ask, ended, messages
 from tests.support.chatting import ENGLISH
-from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway, said
+from tests.support.commands import keys
+from tests.support.running import SAMOVAR, Gateway, said
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,8 +75,7 @@ class Office:
 
     def operate(self, *arguments: str) -> str:
         """`samovar keys …`."""
-        command = [*SAMOVAR, "keys", *arguments, f"--state-dir={self.gateway.state}"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=CHILD_ENVIRONMENT).stdout.strip()
+        return keys(self.gateway.state, *arguments)
 
     def get(self, user: str, path: str) -> httpx.Response:
         """A route as a user sees it."""

@@ -95,8 +95,8 @@ def test_the_list_of_models_has_what_these_programs_read(gateway: Gateway) -> No
 # Open WebUI
 
 
-def open_webui_tools() -> list[dict[str, Any]]:
-    """Return 36 tools of about 7 000 tokens, the size of an administrator's first message if memories are enabled."""
+def test_open_webuis_hello_with_its_36_built_in_tools_fits_into_the_context(gateway: Gateway) -> None:
+    """An administrator's first message has these tools if memories are enabled."""
     explained = "Use this tool when the user refers to notes, chats, memories or knowledge by topic or time. "
     parameters = {
         "query": {"description": "The words to look up in titles and in contents.", "type": "string"},
@@ -104,13 +104,19 @@ def open_webui_tools() -> list[dict[str, Any]]:
         "start_timestamp": {"description": "Only results after this time, in Unix seconds.", "type": "integer"},
         "names": {"description": "Names to limit the search to.", "items": {"type": "string"}, "type": "array"},
     }
-    return [function(f"search_source_{number}", explained * 2, **parameters) for number in range(36)]
+    tools = [function(f"search_source_{number}", explained * 2, **parameters) for number in range(36)]
+    body = {"model": MODEL, "input": "hello", "tools": [{"type": "function", **tool["function"]} for tool in tools]}
+    answer = gateway.post("/v1/responses/input_tokens", body)
+    assert answer.status_code == 200, answer.text
+    assert 6500 < answer.json()["input_tokens"] < 8192  # the program's tools have about 7 000
 
 
 def test_open_webuis_hello_with_its_36_built_in_tools_is_answered(gateway: Gateway) -> None:
+    """Tools without descriptions, whose 5 000 tokens would take the small model most of a minute."""
+    tools = [function(f"search_source_{number}", "", query={"type": "string"}) for number in range(36)]
     messages: Messages = [{"role": "user", "content": "hello"}]
-    body = {"stream": True, "model": MODEL, "messages": messages, "tools": open_webui_tools()}
-    # This request is exactly the program's, without a limit: one delta is enough, and leaving ends the answer.
+    body = {"stream": True, "model": MODEL, "messages": messages, "tools": tools}
+    # The program sends no limit either: one delta is enough, and leaving ends the answer.
     with streaming(gateway, "/v1/chat/completions", body, {}) as chunks:
         choices = (choice for chunk in chunks for choice in chunk["choices"])
         assert any(
@@ -128,8 +134,7 @@ def test_open_webuis_hello_with_its_36_built_in_tools_is_answered(gateway: Gatew
         {"role": "tool", "tool_call_id": "call_1", "content": "[]"},
     ]
     usage = streamed(gateway, {**body, **BRIEFLY, "stream_options": {"include_usage": True}})[-1]["usage"]
-    assert 6500 < usage["prompt_tokens"] < 8192
-    assert usage["prompt_tokens_details"]["cached_tokens"] > 6000
+    assert usage["prompt_tokens_details"]["cached_tokens"] > 0.8 * usage["prompt_tokens"]
 
 
 def test_open_webuis_title_of_a_chat_is_generated(gateway: Gateway) -> None:

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.app import build
 from gateway.config.settings import load
 from gateway.scheduling.dispatcher import Dispatcher
-from tests.process.test_middleware import keys
+from tests.support.commands import keys
 from tests.support.running import Gateway
 from tests.support.serving import serving
 

@@ -119,7 +119,7 @@ def test_an_endless_template_is_stopped(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_a_truncated_file_is_unreadable_wherever_it_ends(tmp_path: Path, tiny_model: Path) -> None:
     content, broken = tiny_model.read_bytes(), tmp_path / "broken.gguf"
-    for length in (0, 3, 4, 12, 24, 100, 1000, 5000, len(content) // 2, len(content) - 1):
+    for length in (3, 12, 24, 1000, len(content) // 2):
         broken.write_bytes(content[:length])
         fault = fault_of(broken)
         assert (fault.kind, fault.reason.count("\n"), length) == ("unreadable", 0, length)
@@ -172,7 +172,7 @@ def test_a_file_without_a_trained_context_is_refused_by_the_name_of_its_key(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_damaged_or_random_file_is_one_line_or_still_a_model(tmp_path: Path, tiny_model: Path, seed: int) -> None:
     chance, content = random.Random(seed), bytearray(tiny_model.read_bytes())
     damaged = tmp_path / "damaged.gguf"

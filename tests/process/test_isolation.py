@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+from tests.support.commands import keys
+from tests.support.running import Gateway
 
 INSTRUCTIONS = "You are a samovar. " * 10
 LONG = "In the kitchen stands a samovar, and nobody may know of it. " * 3
-
-
-def new_key(state: Path, name: str) -> str:
-    """A key of a new user."""
-    command = [*SAMOVAR, "keys", "add", name, f"--state-dir={state}"]
-    run = subprocess.run(command, env=CHILD_ENVIRONMENT, capture_output=True, text=True, check=True)
-    return run.stdout.strip()
 
 
 def cached(gateway: Gateway, key: str, text: str) -> int:
@@ -34,7 +27,7 @@ def cached(gateway: Gateway, key: str, text: str) -> int:
 def test_a_user_gains_nothing_from_what_another_said(tmp_path: Path, tiny_model: Path, restarted: bool) -> None:
     state = tmp_path / "state"
     state.mkdir()
-    alice, bob = new_key(state, "alice"), new_key(state, "bob")
+    alice, bob = keys(state, "add", "alice"), keys(state, "add", "bob")
     with Gateway(state, model=tiny_model, context=512, instructions=INSTRUCTIONS) as gateway:
         assert cached(gateway, alice, LONG) == 0
         if restarted:

@@ -83,9 +83,8 @@ async def test_a_flood_that_is_refused_leaves_one_line(tiny_server: Gateway) -> 
     assert 1 <= logged.count("rate_limit_exceeded") < flooded / 2
 
 
-def test_on_a_terminal_a_line_is_for_people(tiny_server: Gateway) -> None:
-    state = tiny_server.state.parent / "of a terminal"
-    command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={state}", *tiny_server.flags]
+def test_on_a_terminal_a_line_is_for_people(tmp_path: Path, tiny_model: Path) -> None:
+    command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={tmp_path}", f"--model={tiny_model}", "--context=512"]
     with Terminal(command) as terminal:
         url = terminal.see("open it").rpartition(" — ")[0].rpartition(" ")[2]
         httpx.get(f"{url}/v1/models")
@@ -93,9 +92,8 @@ def test_on_a_terminal_a_line_is_for_people(tiny_server: Gateway) -> None:
         assert terminal.leave("\x03") == 0
 
 
-def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(tiny_server: Gateway) -> None:
-    state = tiny_server.state.parent / "unread"
-    command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={state}", *tiny_server.flags]
+def test_a_log_that_nobody_reads_stops_neither_requests_nor_sigterm(tmp_path: Path, tiny_model: Path) -> None:
+    command = [*SAMOVAR, "serve", "--port=0", f"--state-dir={tmp_path}", f"--model={tiny_model}", "--context=512"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=CHILD_ENVIRONMENT) as process:
         assert process.stdout is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,13 @@ async def settled(server: Gateway, response: str) -> dict[str, Any]:
             await asyncio.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Gateway]:
+    """A gateway that waits a fifth of a second for clients that vanished."""
+    with Gateway(tmp_path_factory.mktemp("impatient"), model=tiny_model, context=512, resume_grace=0.2) as gateway:
+        yield gateway
+
+
 async def test_a_disconnected_client_resumes_its_answer_where_it_lost_it(shared_server: Gateway) -> None:
     async with wire(shared_server) as socket:
         await say(socket, max_output_tokens=400, stream_id="a")
@@ -95,42 +102,38 @@ async def test_a_disconnected_client_resumes_its_answer_where_it_lost_it(shared_
 
 
 async def test_the_end_of_an_answer_is_sent_to_a_client_that_resumes_after_the_grace_period(
-    tmp_path: Path, tiny_model: Path
+    impatient: Gateway,
 ) -> None:
-    with Gateway(tmp_path, model=tiny_model, context=512, resume_grace=0.2) as server:
-        async with wire(server) as socket:
-            await say(socket, max_output_tokens=5)
-            response = (await receive(socket, *TERMINAL))[-1]["response"]["id"]
-        await asyncio.sleep(0.4)
-        async with wire(server) as socket:
-            await socket.send(f'{{"type":"response.resume","response_id":"{response}","starting_after":3}}')
-            [last] = await receive(socket, *TERMINAL)
-            assert (last["type"], last["sequence_number"]) == ("response.incomplete", 4)
-            assert last["response"]["output"][0]["content"][0]["text"] == "AAAAA"
-            streamed = await asyncio.to_thread(server.get, f"/v1/responses/{response}?stream=true")
-            assert streamed.text.startswith("event: response.incomplete\n")
-            assert streamed.text.endswith("\n\ndata: [DONE]\n\n")
-            await socket.send('{"type":"response.resume","response_id":"resp_0","stream_id":"a"}')
-            [error] = await receive(socket, *TERMINAL)
-            assert (error["error"]["param"], error["response_id"], error["stream_id"]) == ("response_id", "resp_0", "a")
+    async with wire(impatient) as socket:
+        await say(socket, max_output_tokens=5)
+        response = (await receive(socket, *TERMINAL))[-1]["response"]["id"]
+    await asyncio.sleep(0.4)
+    async with wire(impatient) as socket:
+        await socket.send(f'{{"type":"response.resume","response_id":"{response}","starting_after":3}}')
+        [last] = await receive(socket, *TERMINAL)
+        assert (last["type"], last["sequence_number"]) == ("response.incomplete", 4)
+        assert last["response"]["output"][0]["content"][0]["text"] == "AAAAA"
+        streamed = await asyncio.to_thread(impatient.get, f"/v1/responses/{response}?stream=true")
+        assert streamed.text.startswith("event: response.incomplete\n")
+        assert streamed.text.endswith("\n\ndata: [DONE]\n\n")
+        await socket.send('{"type":"response.resume","response_id":"resp_0","stream_id":"a"}')
+        [error] = await receive(socket, *TERMINAL)
+        assert (error["error"]["param"], error["response_id"], error["stream_id"]) == ("response_id", "resp_0", "a")
 
 
-async def test_a_response_that_no_client_resumes_in_time_is_cancelled_and_stored(
-    tmp_path: Path, tiny_model: Path
-) -> None:
-    with Gateway(tmp_path, model=tiny_model, context=512, resume_grace=0.1) as server:
-        async with wire(server) as socket:
-            await say(socket, max_output_tokens=450)
-            response = (await receive(socket, "response.output_text.delta"))[0]["response"]["id"]
-            for engine in server.engines():
-                engine.suspend()
-            vanish(socket)
-        await asyncio.sleep(0.5)
-        for engine in server.engines():
-            engine.resume()
-        ended = await settled(server, response)
-        assert (ended["status"], ended["incomplete_details"]["reason"]) == ("cancelled", "cancelled")
-        assert "no client resumed it" in ended["incomplete_details"]["message"]
+async def test_a_response_that_no_client_resumes_in_time_is_cancelled_and_stored(impatient: Gateway) -> None:
+    async with wire(impatient) as socket:
+        await say(socket, max_output_tokens=450)
+        response = (await receive(socket, "response.output_text.delta"))[0]["response"]["id"]
+        for engine in impatient.engines():
+            engine.suspend()
+        vanish(socket)
+    await asyncio.sleep(0.5)
+    for engine in impatient.engines():
+        engine.resume()
+    ended = await settled(impatient, response)
+    assert (ended["status"], ended["incomplete_details"]["reason"]) == ("cancelled", "cancelled")
+    assert "no client resumed it" in ended["incomplete_details"]["message"]
 
 
 @pytest.mark.parametrize("fields", [{}, {"store": False}])
@@ -151,28 +154,27 @@ async def test_a_close_frame_ends_what_its_connection_asked_for(shared_server: G
 
 @pytest.mark.slow
 async def test_a_client_that_does_not_read_costs_little_memory_slows_no_other_and_receives_everything_later(
-    tmp_path: Path, tiny_model: Path
+    shared_server: Gateway,
 ) -> None:
-    with Gateway(tmp_path, model=tiny_model, context=512) as server:
-        async with wire(server, max_queue=1) as slow, server.connect() as other:
-            slow.transport.pause_reading()
-            before = server.process.memory_info().rss
-            for number in range(60):
-                await say(slow, max_output_tokens=450, stream_id=f"lane{number % 30}")
-            for _ in range(5):
-                events = await other.ask("x", max_output_tokens=50, **ENDLESS)
-                assert said(events) == "A" * 50
-            assert server.process.memory_info().rss - before < 64 << 20
-            slow.transport.resume_reading()
-            ended, letters, frames = 0, 0, 0
-            async with asyncio.timeout(90):
-                while ended < 60:
-                    event = msgspec.json.decode(await slow.recv())
-                    ended += event["type"] in TERMINAL
-                    letters += len(event.get("delta", ""))
-                    frames += "delta" in event
-            assert letters == 60 * 450
-            assert frames < letters  # runs of deltas came as one
+    async with wire(shared_server, max_queue=1) as slow, shared_server.connect() as other:
+        slow.transport.pause_reading()
+        before = shared_server.process.memory_info().rss
+        for number in range(60):
+            await say(slow, max_output_tokens=450, stream_id=f"lane{number % 30}")
+        for _ in range(5):
+            events = await other.ask("x", max_output_tokens=50, **ENDLESS)
+            assert said(events) == "A" * 50
+        assert shared_server.process.memory_info().rss - before < 64 << 20
+        slow.transport.resume_reading()
+        ended, letters, frames = 0, 0, 0
+        async with asyncio.timeout(90):
+            while ended < 60:
+                event = msgspec.json.decode(await slow.recv())
+                ended += event["type"] in TERMINAL
+                letters += len(event.get("delta", ""))
+                frames += "delta" in event
+        assert letters == 60 * 450
+        assert frames < letters  # runs of deltas came as one
 
 
 def end_slow(running: Running, _: Reader) -> None:

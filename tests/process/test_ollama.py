@@ -13,7 +13,7 @@ import httpx
 import ollama
 import pytest
 
-from tests.process.test_middleware import keys
+from tests.support.commands import keys
 from tests.support.running import Gateway
 
 MODEL = "smollm2-135m-instruct"
@@ -147,19 +147,19 @@ def test_lines_are_streamed_unless_the_client_wants_one_object(gateway: Gateway)
     assert whole.json()["response"]
 
 
-def test_programs_that_look_for_ollama_find_it_and_browsers_get_the_page(tiny_server: Gateway) -> None:
-    assert httpx.head(tiny_server.url).status_code == 200
+def test_programs_that_look_for_ollama_find_it_and_browsers_get_the_page(shared_server: Gateway) -> None:
+    assert httpx.head(shared_server.url).status_code == 200
     for accept in ("*/*", "application/json, text/plain, */*"):
-        assert tiny_server.get("/", accept=accept).text == "Ollama is running"
-    page = tiny_server.get("/", accept="text/html,application/xhtml+xml,*/*;q=0.8")
+        assert shared_server.get("/", accept=accept).text == "Ollama is running"
+    page = shared_server.get("/", accept="text/html,application/xhtml+xml,*/*;q=0.8")
     assert page.text.startswith("<!doctype html>")
     assert page.headers["vary"] == "Accept"
-    assert re.fullmatch(r"\d+\.\d+\.\d+", tiny_server.get("/api/version").json()["version"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+", shared_server.get("/api/version").json()["version"])
 
 
-def test_the_examples_of_ollamas_documentation_declare_no_json(tiny_server: Gateway) -> None:
+def test_the_examples_of_ollamas_documentation_declare_no_json(shared_server: Gateway) -> None:
     body = b'{"model": "tiny", "prompt": "tea", "stream": false, "options": {"num_predict": 1}}'
-    url = tiny_server.url + "/api/generate"
+    url = shared_server.url + "/api/generate"
     for headers in ({}, {"content-type": "application/x-www-form-urlencoded"}):
         assert httpx.post(url, content=body, headers=headers, timeout=60).json()["done"]
     simple = {"content-type": "text/plain", "origin": "https://evil.example"}

@@ -24,7 +24,8 @@ from gateway.models.catalogue import ModelNotAvailableError
 from gateway.protocol.text import TextCreate, TextRequest, read_text
 from gateway.transport import header_timeout
 from gateway.transport.intake import INTAKE, Intake
-from tests.process.test_middleware import bearer, keys
+from tests.process.test_keys import bearer
+from tests.support.commands import keys
 from tests.support.running import Gateway
 from tests.support.serving import serving
 

@@ -281,9 +281,9 @@ async def test_log_probabilities_come_with_the_text_and_add_up_to_it(shared_serv
     assert all(event.logprobs == [] for event in plain if event.type == "response.output_text.delta")
 
 
-async def test_keywords_that_are_not_enforced_are_listed_when_the_response_is_created(tiny_server: Gateway) -> None:
+async def test_keywords_that_are_not_enforced_are_listed_when_the_response_is_created(shared_server: Gateway) -> None:
     tool = {**TIME, "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}
-    async with tiny_server.connect() as conversation:
+    async with shared_server.connect() as conversation:
         events = await conversation.ask("x", tools=[tool], max_output_tokens=2)
         assert events[0].ignored == ["tools[].parameters.properties.a.not"]
         await conversation.send(
