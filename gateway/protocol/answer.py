@@ -24,9 +24,7 @@ class Answer:
         self.text = ""
         """The answer so far, as the model wrote it."""
         self._events = events
-        self._reader = (
-            CallReader(form.calls, whole=not form.trigger, parameters=form.parameters) if form.calls else None
-        )
+        self._reader = CallReader(form.calls, whole=form.whole, parameters=form.parameters) if form.calls else None
         self._splitter = ReasoningSplitter(inside=form.reasoning == "open") if form.reasoning else None
         self._new_id = new_id
         self._open: OutputItem | None = None

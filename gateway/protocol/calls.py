@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.protocol.call_format import OWN, CallFormat, Parameters, Tags
+from gateway.protocol.call_format import ANY_TYPE, OWN, CallFormat, Parameters, Tags
 from gateway.protocol.call_values import JsonEnd, ValueReader
 from gateway.protocol.detokenizer import overlap
 from gateway.protocol.tool_prompt import NAME
@@ -45,7 +45,7 @@ class CallReader:
     """Separates calls from text. Pass each piece of the answer to `feed`.
 
     With `whole` a grammar constrains the whole answer, which is then a call as soon as it starts like one.
-    `parameters` are the kinds of parameters that are written between tags; others are `any`.
+    `parameters` are the kinds of parameters that are written between tags; others are of any type.
     """
 
     def __init__(self, calls: CallFormat = OWN, *, whole: bool = False, parameters: Parameters | None = None) -> None:
@@ -60,7 +60,7 @@ class CallReader:
         """Length of the held text in which the arguments do not end."""
         self._arguments = ""
         self._tags = calls.tags or _NO_TAGS
-        self._value = ValueReader("any", "")
+        self._value = ValueReader((), "")
         self._separator = "{"
         self._feed: Callable[[], list[Part]] = self._beginning if calls.anchored else self._text
 
@@ -168,7 +168,7 @@ class CallReader:
         key, found, after = self._held.partition(tags.assign)
         if not found:
             return []
-        kind = self._parameters.get(self._name, {}).get(key, "any")
+        kind = self._parameters.get(self._name, {}).get(key, ANY_TYPE)
         self._value = ValueReader(kind, tags.stop)
         self._held, self._feed = after, self._parameter
         text = f"{self._separator}{json.dumps(key, ensure_ascii=False)}: "

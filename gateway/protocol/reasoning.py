@@ -6,8 +6,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-_OPEN: Final = "<think>"
-_CLOSE: Final = "</think>"
+OPEN: Final = "<think>"
+CLOSE: Final = "</think>"
+"""Tags around reasoning."""
 
 
 class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text"):
@@ -65,20 +66,20 @@ class ReasoningSplitter:
     def _start(self) -> bool:
         """Decide whether the text begins with reasoning; return False while that is open."""
         start = self._held.lstrip()
-        if _OPEN.startswith(start) and start != _OPEN:
+        if OPEN.startswith(start) and start != OPEN:
             return False
-        self._started, self._thinks = True, start.startswith(_OPEN)
+        self._started, self._thinks = True, start.startswith(OPEN)
         if self._thinks:
-            self._held = start.removeprefix(_OPEN)
+            self._held = start.removeprefix(OPEN)
             self._trims = True
         return True
 
     def _take_thinking(self) -> str:
-        thinking, tag, rest = self._take_all().partition(_CLOSE)
+        thinking, tag, rest = self._take_all().partition(CLOSE)
         if tag:
             self._held, self._thinks, self._trims = rest, False, True
             return thinking
-        kept = next((n for n in range(len(_CLOSE) - 1, 0, -1) if thinking.endswith(_CLOSE[:n])), 0)
+        kept = next((n for n in range(len(CLOSE) - 1, 0, -1) if thinking.endswith(CLOSE[:n])), 0)
         self._held = thinking[len(thinking) - kept :]
         return thinking[: len(thinking) - kept]
 

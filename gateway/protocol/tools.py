@@ -92,9 +92,9 @@ class OutputConstraint:
     """The constraint on an answer's form."""
 
     grammar: str | None = None
-    """llguidance's JSON of a grammar for the text after `trigger`; None for no constraint."""
-    trigger: str = ""
-    """Text after which the grammar applies; empty for the whole answer."""
+    """llguidance's JSON of a grammar; None for no constraint."""
+    whole: bool = False
+    """Whether the answer contains no free text."""
     calls: CallFormat | None = None
     """Format of function calls; None if the answer may contain none."""
     parameters: Parameters = field(default_factory=dict)
@@ -108,11 +108,6 @@ class OutputConstraint:
     def controls(self) -> tuple[int, ...]:
         """The control tokens that calls contain, which count as their names."""
         return tuple(token for _, token in self.calls.controls) if self.calls is not None else ()
-
-    @property
-    def anchored(self) -> bool:
-        """Whether `trigger` counts only at the beginning of the answer."""
-        return self.calls is not None and self.calls.anchored
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.detokenizer import Detokenizer, whole_tokens
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.tools import OutputConstraint
 from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import Relay
 from gateway.responses.services import Services
@@ -41,19 +40,20 @@ class Generation:
         self._tokens = services.model.tokens
         self._user = ticket.principal.user
         self._context = context
+        form = context.form
         engine_request = Generate(
             0,  # numbered for each engine
             context.ids,
             ticket.demand.answer,
             services.model.sampling(request),
             ticket.principal.tenant,
-            grammar=_grammar(context.form),
+            grammar=None if form.grammar is None else Grammar(form.grammar, form.controls),
             top_logprobs=request.logprobs,
             public=context.public,
             stored=not request.is_ephemeral,
         )
         self._on_text = on_text
-        self._controls = frozenset(context.form.controls)
+        self._controls = frozenset(form.controls)
         self._detokenizer = Detokenizer(self._piece, request.stops)
         self._ids: list[int] = []
         self._pending_logprobs: list[dict[str, Any]] = []
@@ -175,10 +175,3 @@ class Generation:
     def _entry(self, token: int, value: float) -> dict[str, Any]:
         piece = self._tokens.shown(token)
         return {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece)}
-
-
-def _grammar(form: OutputConstraint) -> Grammar | None:
-    """Return the engine's part of the constraint."""
-    if form.grammar is None:
-        return None
-    return Grammar(form.grammar, form.trigger, form.anchored, form.controls, form.reasoning)

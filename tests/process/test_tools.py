@@ -168,8 +168,11 @@ def test_a_form_lets_through_what_was_asked_for_and_nothing_else(model: Model) -
     assert fits(model, both, time)
     assert fits(model, both, '{"茶": [1, true, null]}')
     assert not fits(model, both, "[1]")
-    assert wanted(tools=[TIME]).trigger == "<tool_call>"
-    assert fits(model, wanted(tools=[TIME]), time.removeprefix("<tool_call>"))
+    assert not wanted(tools=[TIME]).whole
+    assert fits(model, wanted(tools=[TIME]), f"I look. {time}")
+    assert fits(model, wanted(tools=[TIME]), "No <tool_cal.")
+    assert not fits(model, wanted(tools=[TIME]), "I look. <tool_call>x")
+    assert not fits(model, wanted(tools=[TIME]), call)
     assert wanted() == wanted(tools=[TIME], tool_choice="none") == OutputConstraint()
 
 

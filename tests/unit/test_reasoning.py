@@ -43,7 +43,7 @@ def emitted(text: str, step: int, start: ReasoningStart, *, calls: bool = False)
         read_body({"input": "Hi"})[0], response_id="resp_1", model="m", clock=lambda: 1.5, temperature=0.7, top_p=0.8,
         max_output_tokens=9,
     )  # fmt: skip
-    constraint = OutputConstraint(reasoning=start, calls=OWN if calls else None, trigger="<tool_call>" if calls else "")
+    constraint = OutputConstraint(reasoning=start, calls=OWN if calls else None)
     answer = Answer(events, form=constraint, new_id=lambda prefix: f"{prefix}_1")
     sent: list[Event] = [events.created(), events.in_progress(), *answer.begin()]
     for at in range(0, len(text), step):

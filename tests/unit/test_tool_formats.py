@@ -96,12 +96,12 @@ def wanted(calls: CallFormat, *tools: FunctionTool, choice: Any = "required", an
 
 
 def grammar(constraint: OutputConstraint) -> Grammar:
-    return Grammar(constraint.grammar or "", constraint.trigger, constraint.anchored, constraint.controls)
+    return Grammar(constraint.grammar or "", constraint.controls)
 
 
 def read(constraint: OutputConstraint, answer: str, cuts: list[int] | None = None) -> list[Part]:
     """What a reader finds in an answer that comes in pieces; neighbours of one kind as one."""
-    reader = CallReader(constraint.calls or OWN, whole=not constraint.trigger, parameters=constraint.parameters)
+    reader = CallReader(constraint.calls or OWN, whole=constraint.whole, parameters=constraint.parameters)
     found: list[Part] = []
     for start, end in itertools.pairwise([0, *sorted(cuts or []), max(len(answer), *(cuts or [0]))]):
         found += reader.feed(answer[start:end])
