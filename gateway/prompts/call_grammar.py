@@ -338,8 +338,8 @@ def _terminal(schema: Schema) -> tuple[str, list[str]]:
     """Return the terminal of a text without its end, and the keywords that it does not enforce."""
     if "enum" in schema:
         return " | ".join(map(json.dumps, schema["enum"])), []
-    ignored = [name for name in ("pattern", "format") if name in schema]
-    ignored = [name for name in ignored if name != "format" or schema[name] in FORMATS]
+    ignored = ["pattern"] if "pattern" in schema else []
+    ignored += ["format"] if schema.get("format") in FORMATS else []
     bounds = {"minLength": 0, "maxLength": MAX_LENGTH}
     for name, most in (("minLength", MAX_LEAST), ("maxLength", None)):
         bound = schema.get(name, bounds[name])

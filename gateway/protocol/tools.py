@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from gateway.errors import InvalidRequestError
 from gateway.protocol.call_format import CallFormat, Parameters
+from gateway.protocol.reasoning import ReasoningStart
 from gateway.protocol.tool_prompt import NAME, Tool
 
 MAX_TOOLS: Final = 128
@@ -81,10 +82,6 @@ class GrammarFormat(msgspec.Struct, frozen=True, kw_only=True, tag="grammar"):
 
 
 AnyFormat = Format | GrammarFormat
-
-
-ReasoningStart = Literal["", "tagged", "open"]
-"""Where reasoning starts: nowhere, at a tag that the model writes, or in the prompt, which the answer continues."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from engine import Engine, Finished, Generate, Grammar, Logprob, Started, Tokens
 from gateway.conversations.prompt_builder import Context
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
+from gateway.protocol.answer import Answer
 from gateway.protocol.detokenizer import Detokenizer, whole_tokens
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
@@ -31,9 +32,10 @@ class Generation:
         context: Context,
         ticket: Ticket,
         cancellation: Cancellation,
+        answer: Answer,
         on_text: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
-        """Build the engine's request; `run` starts it."""
+        """Build the engine's request; `run` starts it. `answer` is what `on_text` fills."""
         self.reason = ""
         """Why the engine ended the answer: stop, length or aborted; empty if it has not."""
         self._services = services
@@ -53,6 +55,7 @@ class Generation:
             stored=not request.is_ephemeral,
         )
         self._on_text = on_text
+        self._answer = answer
         self._controls = frozenset(form.controls)
         self._detokenizer = Detokenizer(self._piece, request.stops)
         self._ids: list[int] = []
@@ -91,7 +94,9 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage(len(self._context.ids), self._cached, len(self._ids))
+        thought = self._answer.reasoning.encode()
+        reasoning = whole_tokens(map(self._piece, self._ids), thought)[0] if thought else 0
+        return Usage(len(self._context.ids), self._cached, len(self._ids), reasoning)
 
     @property
     def cache(self) -> str:

@@ -17,7 +17,7 @@ from gateway.errors import ApiError
 from gateway.prompts.constraints import form
 from gateway.protocol.answer import Answer
 from gateway.protocol.call_format import OWN
-from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
+from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart, Part, TextPart
 from gateway.protocol.events import Event, Usage
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
@@ -70,7 +70,7 @@ def joined(parts: list[Part]) -> list[Part]:
 
 
 def parts(text: str, cuts: list[int] | None = None, *, whole: bool = False) -> list[Part]:
-    reader, read, start = CallReader(whole=whole), list[Part](), 0
+    reader, read, start = AnswerReader(whole=whole), list[Part](), 0
     for cut in [*sorted(cuts or []), len(text)]:
         read += reader.feed(text[start:cut])
         start = cut
