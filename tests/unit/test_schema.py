@@ -420,7 +420,7 @@ def test_a_refusal_names_all_keywords_that_cannot_be_enforced() -> None:
         ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}}}, "$defs.a.$ref"),
         ({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "properties.a.$ref"),
         ({"properties": {"a": {"$ref": "#"}}}, ""),
-        ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, ""),
+        ({"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}, {"type": "null"}]}}}, ""),
     ],
 )
 def test_a_reference_that_never_ends_is_refused_or_replaced(schema: Any, path: str) -> None:
