@@ -153,6 +153,7 @@ def _form(
         whole=not is_free,
         calls=calls if functions else None,
         parameters=grammar.parameters,
+        fenced=tuple(function.name for function in functions if is_free and not function.strict),
         ignored=(*ignored, *(path for part in parts for path in part.ignored)),
         reasoning=reasoning if is_free else "",
     )

@@ -24,7 +24,9 @@ class Answer:
         self.text = ""
         """The answer so far, as the model wrote it."""
         self._events = events
-        self._reader = AnswerReader(form.calls, whole=form.whole, parameters=form.parameters, reasoning=form.reasoning)
+        self._reader = AnswerReader(
+            form.calls, whole=form.whole, parameters=form.parameters, reasoning=form.reasoning, fenced=form.fenced
+        )
         self._is_plain = form.calls is None and not form.reasoning
         """Whether the answer is text from its first token on."""
         self._new_id = new_id

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from gateway.protocol.call_format import ANY_TYPE, OWN, CallFormat, Parameters, Tags
 from gateway.protocol.call_values import JsonEnd, ValueReader
@@ -17,7 +20,21 @@ from gateway.protocol.tool_prompt import NAME
 _NAME: Final = re.compile(NAME)
 _State = Callable[[], "list[Part]"]
 """Reads held text, and may go over to another state."""
+_FENCED: Final = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
+_FENCES: Final = ('```json{"name":"', '```{"name":"')
+"""Beginnings of calls in a code fence, without white space."""
 _NO_TAGS: Final = Tags("", "", "", "", "")
+
+
+class _Fenced(msgspec.Struct, forbid_unknown_fields=True):
+    """A call in a code fence."""
+
+    name: str
+    arguments: msgspec.Raw
+
+    def __post_init__(self) -> None:
+        if not bytes(self.arguments).lstrip().startswith(b"{"):
+            raise ValueError("arguments are an object")
 
 
 @dataclass(frozen=True)
@@ -64,15 +81,19 @@ class AnswerReader:
         whole: bool = False,
         parameters: Parameters | None = None,
         reasoning: ReasoningStart = "",
+        fenced: Collection[str] = (),
     ) -> None:
         """Start before an answer whose calls have the format `calls`; None if it has none.
 
         With `whole` a grammar constrains the whole answer, which is then a call as soon as it starts like one.
         `parameters` are the kinds of parameters that are written between tags; others are of any type. `reasoning` is
-        where reasoning starts.
+        where reasoning starts. An answer that is a code fence with a call in JSON, and nothing else, is a call if it
+        calls one of the functions `fenced`.
         """
         self._calls = calls or OWN
-        self._answer = self._plain if calls is None else self._beginning if calls.anchored else self._text
+        self._unfenced = self._plain if calls is None else self._beginning if calls.anchored else self._text
+        self._fenced = frozenset(fenced)
+        self._answer = self._fence if fenced else self._unfenced
         """The state that reads an answer after its reasoning."""
         self._whole = whole
         self._parameters = parameters or {}
@@ -108,6 +129,8 @@ class AnswerReader:
             return []
         if self._feed == self._thought:
             return [ReasoningPart(held)]
+        if self._feed in (self._fence, self._hold):
+            return self._fenced_call(held)
         return [TextPart(held)] if self._feed in (self._start, self._text, self._beginning) else []
 
     def _start(self) -> list[Part]:
@@ -137,6 +160,27 @@ class AnswerReader:
         if self._held:
             self._feed = following
         return []
+
+    def _fence(self) -> list[Part]:
+        """Hold an answer as long as it may be a call in a code fence."""
+        start = "".join(self._held.split())
+        if any(start.startswith(fence) for fence in _FENCES):
+            self._feed = self._hold
+        elif not any(fence.startswith(start) for fence in _FENCES):
+            self._feed = self._unfenced
+        return []
+
+    def _hold(self) -> list[Part]:
+        return []
+
+    def _fenced_call(self, text: str) -> list[Part]:
+        """Return a whole answer as a call if it is one in a code fence, otherwise as text."""
+        found = _FENCED.fullmatch(text)
+        with suppress(msgspec.DecodeError, RecursionError):
+            call = msgspec.json.decode(found[1], type=_Fenced) if found is not None else None
+            if call is not None and call.name in self._fenced:
+                return [CallStart(call.name), ArgumentsPart(bytes(call.arguments).decode())]
+        return [TextPart(text)]
 
     def _beginning(self) -> list[Part]:
         """Read the beginning of an answer that is a call only if it begins with the trigger."""

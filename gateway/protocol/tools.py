@@ -96,6 +96,8 @@ class OutputConstraint:
     """Format of function calls; None if the answer may contain none."""
     parameters: Parameters = field(default_factory=dict)
     """Kinds of parameters that are written between tags; empty for other formats."""
+    fenced: tuple[str, ...] = ()
+    """Functions without `strict`, whose calls some models write as JSON in a code fence."""
     ignored: tuple[str, ...] = ()
     """Paths of the schemas' keywords that are not enforced."""
     reasoning: ReasoningStart = ""

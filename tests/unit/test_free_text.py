@@ -10,6 +10,7 @@ from engine import Grammar, Model
 from engine.constraint import Compiler, Constraint
 from gateway.prompts.constraints import form
 from gateway.protocol.call_format import CallFormat
+from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart, Part, TextPart
 from gateway.protocol.tools import ErrorPaths, FunctionTool, ReasoningStart, TextFormat
 
 GO = CallFormat("<go>", "7", "", "<go>")
@@ -81,3 +82,27 @@ def test_a_control_token_as_trigger_cannot_be_written_as_text(compiler: Compiler
     assert not state.allows(compiler.vocabulary.tokenize(">", special=False)[0])
     state.accept(token)
     assert following(compiler, state, "") == "f"
+
+
+FENCED = '```json\n{\n  "name": "f",\n  "arguments": {"a": "x"}\n}\n```'
+
+
+def read(answer: str, step: int) -> list[Part]:
+    tools = [FunctionTool(name="f"), FunctionTool(name="exact", parameters={}, strict=True)]
+    reader = AnswerReader(fenced=form(tools, "auto", TextFormat(), ErrorPaths()).fenced)
+    parts = [part for at in range(0, len(answer), step) for part in reader.feed(answer[at : at + step])]
+    return [*parts, *reader.finish()]
+
+
+@pytest.mark.parametrize("step", [1, 7, 100])
+def test_a_call_in_a_code_fence_that_is_the_whole_answer_is_a_call(step: int) -> None:
+    for answer in (FENCED, FENCED.replace("json", ""), f"\n{FENCED}\n"):
+        assert read(answer, step) == [CallStart("f"), ArgumentsPart('{"a": "x"}')]
+    for answer in (
+        f"{FENCED}\nThis calls f.", f"So:\n{FENCED}", FENCED[:-3], FENCED.replace('"f"', '"g"'), "```json\n{",
+        FENCED.replace('"f"', '"exact"'), FENCED.replace('{"a": "x"}', "[1]"), FENCED.replace('"x"', "x"),
+        FENCED.replace('"f",', '"f", "id": 1,'), "```python\nf()\n```", "Hi",
+    ):  # fmt: skip
+        parts = read(answer, step)
+        assert all(isinstance(part, TextPart) for part in parts), parts
+        assert "".join(part.text for part in parts if isinstance(part, TextPart)) == answer
