@@ -28,8 +28,6 @@ MAX_COMPILED: Final = 8
 GRAMMAR_STACK: Final = 96 << 20
 """Bytes of stack of a thread that compiles grammars. llguidance recurses at every reference, with up to 10 kB, and the
 20 000 values of a request's schemas have room for a chain of 6 666."""
-REASONING: Final = (b"<think>", b"</think>")
-"""Tags around reasoning."""
 MARK: Final = b"\xff"
 """First byte of a control token in llguidance's vocabulary. No text has this byte, so no grammar matches the token."""
 GRAMMAR_LIMITS: Final = LLParserLimits(
@@ -81,28 +79,22 @@ class Compiler:
 
 
 class Constraint:
-    """One answer under a grammar, from its beginning or from where its trigger ends."""
+    """One answer under a grammar."""
 
     def __init__(self, compiler: Compiler, matcher: LLMatcher, grammar: Grammar) -> None:
         """Start before the first token; `matcher` must not be shared."""
         self._compiler = compiler
         self._vocabulary = compiler.vocabulary
         self._matcher = matcher
-        self._trigger = grammar.trigger.encode()
-        self._is_anchored = grammar.anchored
         self._controls = frozenset(grammar.controls)
-        self._reasoning = grammar.reasoning
-        self._tail = b""
-        self._active = not grammar.trigger
         self._budget = SECONDS
 
     def allows(self, token: int) -> bool:
         """Return whether `token` may come next. Raises GrammarError if the constraint takes too much time."""
-        if not self._active:
-            return True
         if self._vocabulary.ends_generation(token):
             return self._timed(self._matcher.is_accepting)
-        return bool(self._compiler.texts[token] or token in self._controls) and self._fits(token)
+        is_text = bool(self._compiler.texts[token] or token in self._controls)
+        return is_text and self._timed(lambda: self._matcher.validate_tokens([token])) == 1
 
     def allowed(self) -> Ids:
         """Return all tokens that may come next. Raises GrammarError, also if there are none."""
@@ -124,16 +116,9 @@ class Constraint:
         """Advance by `token`, which must be allowed. Raises GrammarError."""
         if self._vocabulary.ends_generation(token):
             return
-        if self._active:
-            self._budget += SECONDS_PER_TOKEN
-            self._timed(lambda: self._matcher.consume_token(token))
-            _check(self._matcher)
-        elif self._trigger:
-            named = self._vocabulary.text(token).encode() if token in self._controls else b""
-            self._watch(self._answer(named or self._vocabulary.piece(token)))
-
-    def _fits(self, token: int) -> bool:
-        return self._timed(lambda: self._matcher.validate_tokens([token])) == 1
+        self._budget += SECONDS_PER_TOKEN
+        self._timed(lambda: self._matcher.consume_token(token))
+        _check(self._matcher)
 
     def _timed(self, work: Callable[[], T]) -> T:
         started = self._compiler.clock()
@@ -142,49 +127,6 @@ class Constraint:
         if self._budget < 0:
             raise GrammarError("the grammar or schema takes too much time per token; make it simpler")
         return result
-
-    def _answer(self, piece: bytes) -> bytes:
-        """Return the part of `piece`, and of text held before it, that is known to belong to no reasoning."""
-        if not self._reasoning:
-            return piece
-        begin, end = REASONING
-        self._tail += piece
-        if self._reasoning == "tagged":
-            start = self._tail.lstrip()
-            if begin.startswith(start) and start != begin:
-                return b""
-            if not start.startswith(begin):
-                text, self._tail, self._reasoning = self._tail, b"", ""
-                return text
-            self._tail, self._reasoning = start.removeprefix(begin), "open"
-        _, found, after = self._tail.partition(end)
-        self._tail = b"" if found else self._tail[-len(end) + 1 :]
-        self._reasoning = "" if found else "open"
-        return after
-
-    def _watch(self, piece: bytes) -> None:
-        """Search the answer for the trigger, and apply the grammar after it."""
-        if not piece:
-            return
-        text = self._tail + piece
-        before, found, after = text.partition(self._trigger)
-        if self._is_anchored and not self._may_begin(text, before if found else text):
-            self._trigger = b""
-            return
-        if not found:
-            self._tail = text if self._is_anchored else text[max(0, len(text) - len(self._trigger) + 1) :]
-            return
-        self._active, self._trigger = True, b""
-        # The token that ends the trigger may contain the first characters after it.
-        for token in self._vocabulary.tokenize(after.decode(errors="ignore"), special=False):
-            if not self._fits(token):
-                self._active = False  # the model did not continue with a call, so its answer stays text
-                return
-            self._matcher.consume_token(token)
-
-    def _may_begin(self, text: bytes, before: bytes) -> bool:
-        """Return whether an answer that begins with `text` may begin with the trigger, of which `before` is no part."""
-        return not before.strip() or self._trigger.startswith(text.lstrip())
 
 
 class _Tokens:

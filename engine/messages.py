@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -55,17 +55,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """An output constraint: llguidance's JSON of a grammar for the text after `trigger`, or for the whole answer."""
+    """An output constraint: llguidance's JSON of a grammar."""
 
     text: str
-    trigger: str = ""
-    anchored: bool = False
-    """Whether `trigger` counts only at the beginning of the answer, after whitespace."""
     controls: tuple[int, ...] = ()
-    """Control tokens that trigger and grammar may contain. In the trigger they count as their names."""
-    reasoning: Literal["", "tagged", "open"] = ""
-    """Where reasoning starts, in which `trigger` does not count: nowhere, at a tag that begins the answer, or before
-    the answer."""
+    """Control tokens that an answer may contain."""
 
 
 class Logprob(msgspec.Struct, frozen=True, array_like=True):

@@ -56,6 +56,7 @@ class Answer:
         self._asked = clock()
         self._first: float | None = None
         self._plain = PlainText()
+        self._thoughts = PlainText()
         self._shown = ""
         self.id = ""
         """The response's id; "" until the first event that has it."""
@@ -80,6 +81,11 @@ class Answer:
             case "response.output_text.delta":
                 self._first = self._first or self._clock()
                 self._show(self._plain.feed(str(event.get("delta", ""))))
+            case "response.reasoning_text.delta":
+                self._first = self._first or self._clock()
+                self._screen.thought(self._thoughts.feed(str(event.get("delta", ""))))
+            case "response.reasoning_text.done":
+                self._screen.thought(f"{self._thoughts.finish()}\n\n")
             case "response.completed" | "response.incomplete":
                 self._finish(response)
             case "response.failed":

@@ -91,6 +91,11 @@ class Screen:
             sys.stdout.write(text)
             sys.stdout.flush()
 
+    def thought(self, text: str) -> None:
+        """Print the next piece of the model's reasoning, dim; print nothing into a pipe, which gets the answer only."""
+        if self.interactive:
+            self.text(f"\033[2m{text}\033[22m" if self._coloured and text else text)
+
     def line(self, text: str) -> None:
         """Print the output of a command."""
         self.clear_status()

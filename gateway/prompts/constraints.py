@@ -11,8 +11,8 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from llguidance import LLMatcher
@@ -20,9 +20,10 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from engine import GRAMMAR_LIMITS, GRAMMAR_STACK
 from gateway.errors import InvalidRequestError
-from gateway.prompts.call_grammar import Function, Value, call_grammar, literal
-from gateway.prompts.schemas import Schema, blamed, closed, has_control_characters, inexact, normalized, place, without
+from gateway.prompts.call_grammar import ANY_OBJECT, Function, Part, call_grammar, literal
+from gateway.prompts.schemas import Schema, blamed, endless, inexact, normalized, places, without
 from gateway.protocol.call_format import OWN, CallFormat
+from gateway.protocol.reasoning import CLOSE, OPEN
 from gateway.protocol.tools import (
     AnyFormat,
     ErrorPaths,
@@ -30,6 +31,7 @@ from gateway.protocol.tools import (
     GrammarFormat,
     JsonSchema,
     OutputConstraint,
+    ReasoningStart,
     TextFormat,
     ToolChoice,
     callable_tools,
@@ -42,54 +44,18 @@ SECONDS_PER_SCHEMA: Final = 0.5
 """Maximum CPU seconds for one schema; llguidance needs minutes for some large ones."""
 MAX_REPAIRS: Final = 8
 """Maximum keywords that are left out of one schema before any JSON object is accepted."""
-WHITESPACE: Final = r"[ ]?|\n[ \t]{0,20}"
-"""Whitespace between JSON tokens: enough for indented JSON, and not endless, as small models write it."""
-ESCAPES: Final = r"nrbtf\""
-"""Escapes in strings. `\u0061` would write a declared property's name in a way that llguidance takes for undeclared."""
-ANY_OBJECT: Final[Schema] = {"type": "object"}
+MAX_NAMED: Final = 20
+"""Maximum keywords and reasons that a refusal names."""
 NO_PARAMETERS: Final[Schema] = {"type": "object", "properties": {}, "additionalProperties": False}
 """The schema of a function without one."""
 _WRONG_WARNING: Final = "min/maxProperties"
 """Start of a warning after which llguidance 1.9.1 does not ignore the keyword, but requires an additional property."""
 _NO_TOKENIZER: Final = "no tokenizer"
 """Start of the warning that control tokens cannot be checked, which only the engine can."""
-_LENIENT: Final[dict[str, Any]] = {"lenient": True, "coerce_one_of": True}
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A schema of a request."""
-
-    name: str
-    """Name of its rule in the grammar."""
-    path: str
-    """Its path in the request."""
-    schema: Schema
-    strict: bool
-    ignored: tuple[str, ...] = ()
-    """Paths of keywords that are not enforced."""
-    lark: str | None = None
-    """A grammar that replaces the schema."""
-    fallback: Schema = field(default_factory=lambda: ANY_OBJECT)
-    """What replaces a schema that cannot be enforced."""
-
-    @property
-    def rule(self) -> dict[str, Any]:
-        """The schema as a grammar with a name."""
-        if self.lark is not None:
-            return {"name": self.name, "lark_grammar": self.lark}
-        options: dict[str, Any] = {"whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES}
-        if has_control_characters(self.schema):
-            options["json_allowed_escapes"] += "u"
-        if not self.strict:
-            options |= _LENIENT
-        return {"name": self.name, "json_schema": {**closed(self.schema), "x-guidance": options}}
-
-    def reduced(self) -> _Part:
-        """Return the part with any JSON instead of its schema, or with any object if only objects are valid."""
-        return self if self.schema == self.fallback else replace(self, schema=self.fallback, ignored=(self.path,))
+Problem = tuple[str, str]
+"""The path of what cannot be enforced, and the reason."""
 
 
 @dataclass(frozen=True)
@@ -141,60 +107,86 @@ def form(
     text: AnyFormat,
     error_paths: ErrorPaths,
     calls: CallFormat = OWN,
+    reasoning: ReasoningStart = "",
 ) -> OutputConstraint:
-    """Return the constraint on the answer, with function calls in the format `calls`. Raises InvalidRequestError."""
-    functions = callable_tools(tools, choice)
-    described = [_function(tool, error_paths.tool.format(tools.index(tool))) for tool in functions]
-    try:
-        return _form(described, choice, text, error_paths, calls)
-    except _RulesError as error:
-        reduced = [function if function.strict else _any_object(function.name, function.path) for function in described]
-        if reduced == described:
-            raise _refusal(described[0].path, str(error)) from error
-    try:
-        return _form(reduced, choice, text, error_paths, calls)
-    except _RulesError as error:
-        path = next((function.path for function in reduced if function.strict), reduced[0].path)
-        raise _refusal(path, str(error)) from error
+    """Return the constraint on the answer, with function calls in the format `calls`. Raises InvalidRequestError.
+
+    `reasoning` is where the reasoning of an answer starts that may be free text.
+    """
+    functions = [_function(tool, error_paths.tool.format(tools.index(tool))) for tool in callable_tools(tools, choice)]
+    reduced = [function if function.strict else _any_object(function.name, function.path) for function in functions]
+    must_call = bool(functions) and requires_call(choice)
+    answer = None if isinstance(text, TextFormat) else _answer(text, error_paths.format)
+    failure = ""
+    for some in [functions, reduced] if reduced != functions else [functions]:
+        try:
+            return _form(some, answer, calls, reasoning, must_call=must_call)
+        except _RulesError as error:
+            failure = str(error)
+    path = next((function.path for function in reduced if function.strict), reduced[0].path)
+    raise _refusal([(path, failure)])
 
 
 def _form(
-    functions: Sequence[Function], choice: ToolChoice, text: AnyFormat, error_paths: ErrorPaths, calls: CallFormat
+    functions: Sequence[Function],
+    answer: Part | None,
+    calls: CallFormat,
+    reasoning: ReasoningStart,
+    *,
+    must_call: bool,
 ) -> OutputConstraint:
     """Return the constraint on the answer. Raises InvalidRequestError or _RulesError."""
+    if not functions and answer is None:
+        return OutputConstraint(reasoning=reasoning)
     grammar = call_grammar(functions, calls)
-    parts = [_part(value) for value in grammar.values]
-    json_only = not isinstance(text, TextFormat)
-    if json_only:
-        parts.append(_answer(text, error_paths.format))
-    if not functions and not parts:
-        return OutputConstraint()
-    trigger = "" if json_only or requires_call(choice) or not functions else calls.trigger
-    starts = [] if trigger or not functions else [f"{literal(calls.trigger, calls.controls)} call"]
-    if trigger:
-        starts.append("call")
-    elif json_only and not (functions and requires_call(choice)):
-        starts.append("@answer")
-    rules = [f"start: {' | '.join(starts)}", *grammar.rules]
-    parts = _enforceable(rules, parts)
-    ignored = (
-        *(path for function in functions for path in function.ignored),
-        *grammar.ignored,
-        *(path for part in parts for path in part.ignored),
-    )
+    is_free = answer is None and not must_call
+    if is_free:
+        rules = _free_text(calls, reasoning)
+    else:
+        call = [f"{literal(calls.trigger, calls.controls)} call"] if functions else []
+        rules = [f"start: {' | '.join([*call, *(['@answer'] if answer is not None and not must_call else [])])}"]
+    rules += ["ANY: /(?s:.*)/", *grammar.rules]
+    parts = _enforceable(rules, [*grammar.parts, *([] if answer is None else [answer])])
+    ignored = [path for function in functions for path in function.ignored] + grammar.ignored
     return OutputConstraint(
-        _grammar(rules, parts), trigger, calls if functions else None, grammar.parameters, ignored=ignored
+        _grammar(rules, parts),
+        whole=not is_free,
+        calls=calls if functions else None,
+        parameters=grammar.parameters,
+        fenced=tuple(function.name for function in functions if is_free and not function.strict),
+        ignored=(*ignored, *(path for part in parts for path in part.ignored)),
+        reasoning=reasoning if is_free else "",
     )
+
+
+def _free_text(calls: CallFormat, reasoning: ReasoningStart) -> list[str]:
+    """Return the rules of free text, which reasoning may begin and a call may end.
+
+    Text outside of reasoning contains no trigger and does not begin with a tag of reasoning. So every answer has one
+    reading, the one of the gateway.
+    """
+    trigger, opening, closing = (json.dumps(text) for text in (calls.trigger, OPEN, CLOSE))
+    control = literal(calls.trigger, calls.controls)
+    without_tag = f" & ~(SPACE {opening} ANY)" if reasoning == "tagged" else ""
+    begins = opening if reasoning == "tagged" else ""
+    free = "PLAIN? | HEAD call" if control == trigger else f"PLAIN? ({control} call)?"
+    starts = {"": "free", "open": "THOUGHT? | THOUGHTS free", "tagged": "THOUGHT | THOUGHTS free | free"}
+    return [
+        f"start: {starts[reasoning]}",
+        f"free: {free}",
+        r"SPACE: /\s*/",
+        f"PLAIN: ANY & ~({'SPACE' if calls.anchored else 'ANY'} {trigger} ANY){without_tag}",
+        f"HEAD: {'SPACE' if calls.anchored else 'PLAIN'} {trigger}",
+        f"THOUGHT: {f'SPACE {begins}' if begins else ''} (ANY & ~(ANY {closing} ANY))",
+        f"THOUGHTS: THOUGHT {closing}",
+    ]
 
 
 def _function(tool: FunctionTool, path: str) -> Function:
     parameters = NO_PARAMETERS if tool.parameters is None else tool.parameters
     kinds = parameters.get("type") or "object"
     if kinds == "object" or (isinstance(kinds, list) and "object" in kinds):
-        schema: Schema = {**parameters, "type": "object"}
-        if tool.strict:
-            _require_exact(schema, path)
-        return Function(tool.name, path, normalized(schema), strict=tool.strict is True)
+        return Function(tool.name, path, normalized({**parameters, "type": "object"}), strict=tool.strict is True)
     if tool.strict:
         raise InvalidRequestError(f"{path}.type: it must be `object`", param=f"{path}.type")
     return _any_object(tool.name, path)
@@ -204,31 +196,14 @@ def _any_object(name: str, path: str) -> Function:
     return Function(name, path, ANY_OBJECT, strict=False, ignored=(path,))
 
 
-def _part(value: Value) -> _Part:
-    fallback = ANY_OBJECT if value.is_object else {}
-    return _Part(value.rule, value.path, value.schema, value.strict, fallback=fallback)
-
-
-def _answer(text: AnyFormat, path: str) -> _Part:
-    if isinstance(text, GrammarFormat):
-        if isinstance(text.definition, dict):
-            return _schema("answer", text.path, text.definition, strict=True)
-        return _Part("answer", text.path, {}, strict=True, lark=_lark(text))
+def _answer(text: AnyFormat, path: str) -> Part:
+    """Return the part of an answer that is no call. Raises InvalidRequestError."""
     schema = text.schema if isinstance(text, JsonSchema) else ANY_OBJECT
-    return _schema("answer", path, schema, strict=True)
-
-
-def _schema(name: str, path: str, schema: Schema, *, strict: bool) -> _Part:
-    """Return the part for `schema`. Raises InvalidRequestError if it is strict and cannot be enforced exactly."""
-    if strict:
-        _require_exact(schema, path)
-    return _Part(name, path, normalized(schema), strict)
-
-
-def _require_exact(schema: Schema, path: str) -> None:
-    """Raise InvalidRequestError if a strict schema cannot be enforced exactly."""
-    for place_, reason in inexact(schema):
-        raise _refusal(path + place_, reason)
+    if isinstance(text, GrammarFormat):
+        if not isinstance(text.definition, dict):
+            return Part("answer", text.path, {}, strict=True, lark=_lark(text))
+        path, schema = text.path, text.definition
+    return Part("answer", path, normalized(schema), strict=True)
 
 
 def _lark(text: GrammarFormat) -> str:
@@ -263,54 +238,66 @@ def _with_line(message: str, definition: str) -> str:
     return f"{message} in line {next(lines, 1)}"
 
 
-def _enforceable(rules: Sequence[str], parts: Sequence[_Part]) -> list[_Part]:
+def _enforceable(rules: Sequence[str], parts: Sequence[Part]) -> list[Part]:
     """Return the parts with schemas that the engine can enforce together. Raises InvalidRequestError or _RulesError."""
     checker = _Checker()
     verdict = checker.check(_grammar(rules, parts))
-    if not verdict.error and not verdict.warnings:
+    if not verdict.error and not verdict.warnings and not any(_known(part) for part in parts):
         return list(parts)
     alone = [replace(part, schema={}, lark=None, strict=False) for part in parts]
     if verdict.error and (error := checker.check(_grammar(rules, alone)).error):
         raise _RulesError(error)
-    if len(parts) == 1:
-        return [_repaired(parts[0], checker, verdict)]
-    parts = [_repaired(part, checker) for part in parts]
-    verdict = checker.check(_grammar(rules, parts))
-    if verdict.error:
-        parts = [part if part.strict else part.reduced() for part in parts]
+    repaired = [_repaired(part, checker, verdict if len(parts) == 1 else None) for part in parts]
+    parts = [part for part, _ in repaired]
+    if problems := [problem for part, found in repaired if part.strict for problem in found]:
+        raise _refusal(problems)
+    if len(parts) == 1 or not checker.check(_grammar(rules, parts)).error:
+        return parts
+    parts = [part if part.strict else part.reduced() for part in parts]
     strict = next((part.path for part in parts if part.strict), None)
-    if verdict.error and strict is not None:
-        verdict = checker.check(_grammar(rules, parts))
-        if verdict.error:
-            raise _refusal(strict, verdict.error)
+    if strict is not None and (error := checker.check(_grammar(rules, parts)).error):
+        raise _refusal([(strict, error)])
     return parts
 
 
-def _repaired(part: _Part, checker: _Checker, verdict: _Verdict | None = None) -> _Part:
-    """Return the part with an enforceable schema. Raises InvalidRequestError if a strict schema is not enforceable.
+def _known(part: Part) -> list[Problem]:
+    """Return what llguidance does not find: references without an end and, for a strict part, what is inexact."""
+    found = [*endless(part.schema), *(inexact(part.schema) if part.strict else ())]
+    return [(part.path + path, reason) for path, reason in found]
+
+
+def _repaired(part: Part, checker: _Checker, verdict: _Verdict | None) -> tuple[Part, list[Problem]]:
+    """Return the part with a schema that can be enforced, and what was left out of it.
 
     `verdict` is that of the unchanged part, if known.
     """
+    found = _known(part)
+    if found and not part.strict:
+        return part.reduced(), found
     for _ in range(MAX_REPAIRS):
         verdict = verdict or checker.check(_alone(part))
-        problems = [
-            (keyword, part.path + place(part.schema, keyword, message))
-            for message in (verdict.error, *verdict.warnings)
-            for keyword in blamed(message, part.schema)
-        ]
-        if part.strict and verdict.error:
-            raise _refusal(problems[0][1] if problems else part.path, verdict.error)
-        part = replace(part, ignored=tuple(dict.fromkeys((*part.ignored, *(path for _, path in problems)))))
+        problems = list(_problems(part, verdict))
+        part = replace(part, ignored=tuple(dict.fromkeys((*part.ignored, *(path for _, path, _ in problems)))))
         if not verdict.error:
-            return part
+            return part, found
+        found += [(path, reason) for _, path, reason in problems] or [(part.path, verdict.error)]
         if not problems:
             break
-        part = replace(part, schema=_without_faulty(part, problems[0][0], checker))
+        for keyword in dict.fromkeys(keyword for keyword, _, _ in problems):
+            part = replace(part, schema=_without_faulty(part, keyword, checker))
         verdict = None
-    return part.reduced()
+    return part.reduced(), found
 
 
-def _without_faulty(part: _Part, keyword: str, checker: _Checker) -> Schema:
+def _problems(part: Part, verdict: _Verdict) -> Iterator[tuple[str, str, str]]:
+    """Yield the keywords that llguidance does not enforce, with their paths and the reasons."""
+    for message in (verdict.error, *verdict.warnings):
+        for keyword in blamed(message, part.schema):
+            for path in places(part.schema, keyword, message):
+                yield keyword, part.path + path, message
+
+
+def _without_faulty(part: Part, keyword: str, checker: _Checker) -> Schema:
     """Return the schema without `keyword` where its value is faulty by itself, or everywhere if it never is."""
     shared: Schema = {name: part.schema[name] for name in ("$defs", "definitions") if name in part.schema}
 
@@ -322,13 +309,13 @@ def _without_faulty(part: _Part, keyword: str, checker: _Checker) -> Schema:
     return reduced if reduced != part.schema else without(part.schema, keyword, lambda _: True)
 
 
-def _alone(part: _Part) -> str:
+def _alone(part: Part) -> str:
     return _grammar([f"start: @{part.name}"], [part])
 
 
-def _grammar(rules: Sequence[str], parts: Sequence[_Part]) -> str:
+def _grammar(rules: Sequence[str], parts: Sequence[Part]) -> str:
     start: dict[str, Any] = {"lark_grammar": "\n".join(rules)}
-    return json.dumps({"grammars": [start, *(part.rule for part in parts)]}, ensure_ascii=False)
+    return json.dumps({"grammars": [start, *(part.grammar for part in parts)]}, ensure_ascii=False)
 
 
 def _compiled(grammar: str) -> _Verdict:
@@ -342,8 +329,13 @@ def _compiled(grammar: str) -> _Verdict:
     return _Verdict(_line(messages[0])) if failed else _Verdict(warnings=tuple(messages))
 
 
-def _refusal(path: str, reason: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{path}: it cannot be enforced; change it or leave it out: {reason}", param=path)
+def _refusal(problems: Sequence[Problem]) -> InvalidRequestError:
+    """Return the error that names everything that cannot be enforced."""
+    paths, reasons = (list(dict.fromkeys(values)) for values in zip(*problems, strict=True))
+    more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
+    what, those = ("it", "it") if len(paths) == 1 else ("they", "them")
+    advice = f"{what} cannot be enforced; change {those} or leave {those} out: {'; '.join(reasons[:MAX_NAMED])}"
+    return InvalidRequestError(f"{', '.join(paths[:MAX_NAMED])}{more}: {advice}", param=paths[0])
 
 
 def _line(message: str) -> str:

@@ -7,7 +7,6 @@ import bisect
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from engine import Vocabulary, common_prefix
@@ -86,10 +85,8 @@ class Encoder:
         return self._encoded(ids, job, answer_form, turn)
 
     def _form(self, job: Encode) -> OutputConstraint:
-        constraint = form(job.tools, job.choice, job.format, job.error_paths, self._prompt.calls)
-        if not job.answer or (constraint.grammar is not None and not constraint.trigger):
-            return constraint
-        return replace(constraint, reasoning=self._prompt.reasoning(thinking=job.thinking))
+        reasoning = self._prompt.reasoning(thinking=job.thinking) if job.answer else ""
+        return form(job.tools, job.choice, job.format, job.error_paths, self._prompt.calls, reasoning)
 
     def _encoded(self, ids: list[int], job: Encode, answer_form: OutputConstraint, turn: int = 0) -> Encoded:
         return Encoded(_packed(ids), _packed(self._operator(job.began)), turn, answer_form)

@@ -198,8 +198,12 @@ def _is_repeated(before: Message, message: Message, accepted: Accepted) -> bool:
 
 
 def _joined(messages: Sequence[Message]) -> Message:
-    contents = [message["content"] for message in messages if message["content"]]
-    return {**messages[0], "content": "\n\n".join(contents)}
+    joined = dict(messages[0])
+    for key in ("content", "reasoning_content"):
+        texts = [message[key] for message in messages if message.get(key)]
+        if texts or key in joined:
+            joined[key] = "\n\n".join(texts)
+    return joined
 
 
 def _short(call_id: str) -> str:

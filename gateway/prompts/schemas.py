@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ _SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     "Resource": ("$ref",), "URI": ("$id",), "types": ("type",), "min": ("minProperties",), "range": ("minimum",),
 }  # fmt: skip
 """Words of llguidance's messages for keywords."""
+_UNIMPLEMENTED: Final = "Unimplemented keys"
+"""Start of llguidance's message that names all keywords that it does not know."""
 
 
 def subschemas(schema: Any, path: str = "") -> Iterator[tuple[str, Schema]]:
@@ -83,14 +86,16 @@ def blamed(message: str, schema: Schema) -> list[str]:
     used = {name for _, subschema in subschemas(schema) for name in subschema} - _DEFINITIONS
     words = [name for word in re.findall(r"\$?\w+", message) for name in _SYNONYMS.get(word, (word,))]
     found = list(dict.fromkeys(word for word in words if word in used))
-    return found if message.startswith("Unimplemented keys") else found[:1]
+    return found if message.startswith(_UNIMPLEMENTED) else found[:1]
 
 
-def place(schema: Schema, keyword: str, message: str) -> str:
-    """Return the path of the first `keyword` in `schema` whose value `message` quotes, or else of the first."""
-    places = [(path, subschema[keyword]) for path, subschema in subschemas(schema) if keyword in subschema]
-    quoted = (path for path, value in places if isinstance(value, str) and value in message)
-    return f"{next(quoted, places[0][0])}.{keyword}"
+def places(schema: Schema, keyword: str, message: str) -> list[str]:
+    """Return the paths of `keyword` in `schema` that `message` is about."""
+    found = [(f"{path}.{keyword}", inner[keyword]) for path, inner in subschemas(schema) if keyword in inner]
+    if message.startswith(_UNIMPLEMENTED):
+        return [path for path, _ in found]
+    quoted = (path for path, value in found if isinstance(value, str) and value in message)
+    return [next(quoted, found[0][0])]
 
 
 def has_control_characters(value: Any) -> bool:
@@ -102,7 +107,7 @@ def inexact(schema: Schema) -> Iterator[tuple[str, str]]:
     """Yield the path of each keyword that llguidance 1.9.1 enforces inexactly and without an error, with the reason."""
     for path, subschema in subschemas(schema):
         least = subschema.get("minProperties")
-        if isinstance(least, int) and least > len(set(_names(subschema.get("required")))) + 1:
+        if isinstance(least, int) and least > len(set(names(subschema.get("required")))) + 1:
             yield f"{path}.minProperties", "two undeclared properties could have the same name"
         for name in _EXACT:
             value = subschema.get(name)
@@ -111,6 +116,30 @@ def inexact(schema: Schema) -> Iterator[tuple[str, str]]:
                 yield f"{path}.{name}", "it has control characters"
             if any(isinstance(leaf, int) and int(float(leaf)) != leaf for leaf in _leaves(texts)):
                 yield f"{path}.{name}", "the number has more digits than a double"
+
+
+def endless(schema: Schema) -> list[tuple[str, str]]:
+    """Return the path of each reference that every valid value would contain again, and the reason to refuse it."""
+    waiting = {id(inner): (path, inner) for path, inner in subschemas(schema)}
+    before = len(waiting) + 1
+    while len(waiting) < before:
+        before = len(waiting)
+        for key, (_, inner) in reversed(list(waiting.items())):
+            needed, choices = _needed(inner, schema), inner.get("anyOf", inner.get("oneOf"))
+            has_choice = not isinstance(choices, list) or any(id(choice) not in waiting for choice in choices)
+            if has_choice and not any(id(value) in waiting for value in needed):
+                del waiting[key]
+    reason = "every valid value would contain itself"
+    return [(f"{path}.$ref", reason) for path, inner in waiting.values() if "$ref" in inner]
+
+
+def _needed(schema: Schema, root: Schema) -> list[Any]:
+    """Return the schemas of which a valid value needs one each: those of references, parts and required properties."""
+    properties = dictionary(schema.get("properties"))
+    needed = [properties[name] for name in names(schema.get("required")) if name in properties]
+    parts = schema.get("allOf")
+    reference = [resolved(schema, root)] if str(schema.get("$ref")).startswith("#") else []
+    return [*needed, *(parts if isinstance(parts, list) else []), *reference]
 
 
 def _normalized(schema: Schema) -> Schema:
@@ -140,9 +169,9 @@ def _tagged(schema: Schema, root: Schema) -> Schema:
 
 def _are_tagged(branches: list[Schema]) -> bool:
     """Return whether all `branches` are objects that require a property, with another text in each of them."""
-    for name in _names(branches[0].get("required")) if branches else ():
-        tags = [_constant(_dictionary(branch.get("properties")).get(name)) for branch in branches]
-        required = all(branch.get("type") == "object" and name in _names(branch.get("required")) for branch in branches)
+    for name in names(branches[0].get("required")) if branches else ():
+        tags = [_constant(dictionary(branch.get("properties")).get(name)) for branch in branches]
+        required = all(branch.get("type") == "object" and name in names(branch.get("required")) for branch in branches)
         if required and None not in tags and len(set(tags)) == len(tags):
             return True
     return False
@@ -156,12 +185,12 @@ def _can_be_closed(schema: Schema) -> bool:
 
 def _closed(schema: Schema) -> Schema:
     """Return the schema of an object without undeclared properties, if it needs none."""
-    properties = _dictionary(schema.get("properties"))
+    properties = dictionary(schema.get("properties"))
     if not properties or not schema.keys().isdisjoint(_OPEN):
         return schema
     least = schema.get("minProperties")
     is_enough = not isinstance(least, int) or least <= len(properties)
-    is_closed = is_enough and set(_names(schema.get("required"))) <= set(properties)
+    is_closed = is_enough and set(names(schema.get("required"))) <= set(properties)
     return {**schema, "additionalProperties": False} if is_closed else schema
 
 
@@ -186,47 +215,43 @@ def _double(value: Any, keyword: str) -> Any:
     return int(math.nextafter(double, math.inf if keyword in _MINIMA else -math.inf)) if grows else double
 
 
-def _names(value: Any) -> list[str]:
+def names(value: Any) -> list[str]:
+    """Return the texts in `value`, if it is a list."""
     return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
 
 
-def _dictionary(value: Any) -> dict[str, Any]:
+def dictionary(value: Any) -> dict[str, Any]:
+    """Return `value` if it is an object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def _constant(schema: Any) -> str | None:
     """Return the text that is a schema's only value, or None."""
-    known = _dictionary(schema)
+    known = dictionary(schema)
     values = [known["const"]] if "const" in known else known.get("enum")
     return values[0] if isinstance(values, list) and len(values) == 1 and isinstance(values[0], str) else None
 
 
 def resolved(schema: Any, root: Schema) -> Schema:
     """Return the schema that `schema` refers to, or itself if it is no reference within `root`."""
-    reference = _dictionary(schema).get("$ref")
-    if not isinstance(reference, str) or not reference.startswith("#/"):
-        return _dictionary(schema)
+    reference = dictionary(schema).get("$ref")
+    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+        return dictionary(schema)
     found: Any = root
-    for part in reference[2:].split("/"):
-        found = _dictionary(found).get(unquote(part).replace("~1", "/").replace("~0", "~"))
-    return _dictionary(found)
+    for part in reference.split("/")[1:]:
+        found = dictionary(found).get(unquote(part).replace("~1", "/").replace("~0", "~"))
+    return dictionary(found)
 
 
 def _changed(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
     """Return a copy of `schema` in which `change` has been applied to each subschema."""
-    return {name: _changed_member(name, value, change) for name, value in change(schema).items()}
-
-
-def _changed_member(name: str, value: Any, change: Callable[[Schema], Schema]) -> Any:
-    if name in _NAMED_SUBSCHEMAS and isinstance(value, dict):
-        return {key: _changed_value(inner, change) for key, inner in value.items()}
-    if name in _SUBSCHEMAS and isinstance(value, list):
-        return [_changed_value(inner, change) for inner in value]
-    return _changed_value(value, change) if name in _SUBSCHEMAS else value
-
-
-def _changed_value(value: Any, change: Callable[[Schema], Schema]) -> Any:
-    return _changed(value, change) if isinstance(value, dict) else value
+    changed = copy.deepcopy(schema)
+    for _, inner in subschemas(changed):
+        new = change(inner)
+        if new is not inner:
+            inner.clear()
+            inner.update(new)
+    return changed
 
 
 def _members(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from gateway.errors import ApiError
 from gateway.prompts.call_grammar import Function, call_grammar
-from gateway.protocol.call_format import CallFormat, Parameters, Tags
-from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, TextPart
+from gateway.protocol.call_format import ANY_TYPE, CallFormat, Parameters, Tags
+from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart, TextPart
 from gateway.protocol.tool_prompt import Message, Tool, dump
 
 Arguments = dict[str, Any]
@@ -158,8 +158,8 @@ def _support(probe: _Probe, find: _Find) -> ToolSupport | None:
 
 def _is_read_back(probe: _Probe, support: ToolSupport, arguments: Arguments) -> bool:
     """Return whether a rendered call is read as what it is."""
-    kinds: Parameters = {NAME: {key: "text" if isinstance(value, str) else "any" for key, value in arguments.items()}}
-    reader = CallReader(support.calls, parameters=kinds)
+    kinds: Parameters = {NAME: {key: () if isinstance(value, str) else ANY_TYPE for key, value in arguments.items()}}
+    reader = AnswerReader(support.calls, parameters=kinds)
     parts = [*reader.feed(probe.call(support.arguments(arguments))), *reader.finish()]
     text = "".join(part.text for part in parts if isinstance(part, ArgumentsPart))
     names = [part.name for part in parts if isinstance(part, CallStart)]

@@ -9,15 +9,26 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from gateway.errors import InvalidRequestError, UnsupportedParameterError
-from gateway.protocol.anthropic_body import Choice, Message, MessagesCreate, TextBlock, ToolResult, ToolUse
+from gateway.protocol.anthropic_body import (
+    Choice,
+    Message,
+    MessagesCreate,
+    TextBlock,
+    Thinking,
+    Thought,
+    ToolResult,
+    ToolUse,
+)
 from gateway.protocol.chat import Stateless
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
+from gateway.protocol.reasoning import Reasoning, ReasoningText
 from gateway.protocol.requests import (
     MAX_ITEMS,
     FunctionCall,
     FunctionCallOutput,
     InputItem,
     InputMessage,
+    TemplateOptions,
     TextOptions,
     check_schemas,
     convert,
@@ -42,7 +53,6 @@ BILLING: Final = "x-anthropic-billing-header:"
 all text after it could not be reused."""
 _RECORDS: Final = frozenset(
     {
-        "thinking",
         "redacted_thinking",
         "fallback",
         "server_tool_use",
@@ -64,11 +74,12 @@ class MessagesRequest(Stateless, frozen=True, kw_only=True, tag="message"):
 
     route: ClassVar[str] = "messages"
     error_paths: ClassVar[ErrorPaths] = ErrorPaths("messages", "tools[{}].input_schema", "output_config.format.schema")
+    shows_thinking: bool = False
+    """Whether the answer has blocks with the model's reasoning."""
 
 
 _NEUTRAL: Final[Neutral] = {
     "service_tier": ["auto", "standard_only"],
-    "thinking": [{"type": "disabled"}],
     "speed": ["standard"],
 }
 _DEMANDS: Final[Demands] = {
@@ -128,7 +139,9 @@ def _block(block: Json, path: str, hints: Hints) -> Json:
             return {**block, "content": _blocks(block["content"], f"{path}.content", hints)}
         case "text" | "tool_use" | "tool_result":
             return block
-        case str(kind) if kind in _RECORDS:
+        case "thinking" if block.get("thinking"):
+            return block
+        case str(kind) if kind == "thinking" or kind in _RECORDS:
             hints.add(f"{path}[{kind}]", param=path)
             return {"type": "thinking"}
         case str(kind):
@@ -164,6 +177,7 @@ def _request(create: MessagesCreate, hints: Hints) -> MessagesRequest:
     wanted = (create.output_config and create.output_config.format) or create.output_format
     answer = TextFormat() if wanted is None else JsonSchema(name="answer", schema=wanted.schema)
     items, choice = _conversation(create), _choice(create.tool_choice)
+    thinking = create.thinking or Thinking("disabled")
     shared = {
         name: getattr(create, name)
         for name in (
@@ -184,6 +198,8 @@ def _request(create: MessagesCreate, hints: Hints) -> MessagesRequest:
         tool_choice=choice,
         text=TextOptions(answer),
         continues=_continues(items, choice, answer),
+        chat_template_kwargs=TemplateOptions(enable_thinking=True) if thinking.type == "enabled" else None,
+        shows_thinking=thinking.type != "disabled" and thinking.display != "omitted",
         ignored=hints.ignored,
         **shared,
     )
@@ -246,6 +262,8 @@ def _items(message: Message, number: int) -> Iterator[InputItem]:
         match block:
             case TextBlock(text=text) if text:
                 yield InputMessage(message.role, text)
+            case Thought(thinking=text) if text and message.role == "assistant":
+                yield Reasoning([ReasoningText(text)])
             case ToolUse():
                 check_values(block.input, f"messages[{number}].content[{i}].input")
                 arguments = msgspec.json.encode(block.input).decode()

@@ -20,8 +20,10 @@ class TextBlock(msgspec.Struct, frozen=True, tag="text"):
     text: str
 
 
-class Record(msgspec.Struct, frozen=True, tag="thinking"):
-    """A block that has no effect."""
+class Thought(msgspec.Struct, frozen=True, tag="thinking"):
+    """The model's reasoning before its answer; a block without text has no effect."""
+
+    thinking: str = ""
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True, tag="tool_use"):
@@ -36,11 +38,11 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, tag="tool_result"):
     """The result of a call."""
 
     tool_use_id: CallId
-    content: str | list[TextBlock | Record] | None = None
+    content: str | list[TextBlock | Thought] | None = None
     is_error: bool | None = None
 
 
-Block = TextBlock | Record | ToolUse | ToolResult
+Block = TextBlock | Thought | ToolUse | ToolResult
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -80,6 +82,14 @@ class OutputConfig(msgspec.Struct, frozen=True):
     format: OutputFormat | None = None
 
 
+class Thinking(msgspec.Struct, frozen=True):
+    """Whether the model reasons before its answer: `adaptive` leaves it to the model."""
+
+    type: Literal["enabled", "adaptive", "disabled"]
+    display: Literal["summarized", "omitted"] | None = None
+    """With `omitted`, the answer has no blocks of reasoning."""
+
+
 class MessagesCreate(msgspec.Struct, frozen=True, kw_only=True):
     """The body of a request for a message."""
 
@@ -100,6 +110,7 @@ class MessagesCreate(msgspec.Struct, frozen=True, kw_only=True):
     repeat_penalty: Annotated[float, Meta(ge=0.1, le=2)] | None = None
     tools: Annotated[list[CustomTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Choice | None = None
+    thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
     """The same as `output_config.format`, which takes precedence."""

@@ -22,6 +22,7 @@ from gateway.protocol.events import (
     Incomplete,
     ItemAdded,
     ItemDone,
+    ReasoningDelta,
     TerminalEvent,
     TextDelta,
     Usage,
@@ -50,8 +51,11 @@ PING: Final[Json] = {"type": "ping"}
 class MessageAnswer:
     """One message of the model. Pass the events in order to `feed`, or the terminal event to `whole`."""
 
-    def __init__(self, response_id: str, *, model: str, usage: Usage) -> None:
-        """`usage` has the number of prompt tokens; how many of them are cached is not known before the end."""
+    def __init__(self, response_id: str, *, model: str, usage: Usage, shows_thinking: bool = False) -> None:
+        """`usage` has the number of prompt tokens; how many of them are cached is not known before the end.
+
+        `shows_thinking` adds blocks with the model's reasoning.
+        """
         self._head = {
             "id": f"msg_{response_id.removeprefix('resp_')}",
             "type": "message",
@@ -59,6 +63,7 @@ class MessageAnswer:
             "model": model,
         }
         self._usage = usage
+        self._shows_thinking = shows_thinking
         self._blocks = 0
         """Number of blocks that have started."""
         self._is_open = False
@@ -71,6 +76,11 @@ class MessageAnswer:
             case TextDelta():
                 opened = [] if self._is_open else [self._start({"type": "text", "text": ""})]
                 return [*opened, self._delta({"type": "text_delta", "text": event.delta})]
+            case ReasoningDelta() if self._shows_thinking:
+                opened = [] if self._is_open else [self._start({"type": "thinking", "thinking": "", "signature": ""})]
+                return [*opened, self._delta({"type": "thinking_delta", "thinking": event.delta})]
+            case ItemDone(item={"type": "reasoning", "id": item_id}) if self._is_open:
+                return [self._delta({"type": "signature_delta", "signature": item_id}), *self._stop()]
             case ItemAdded(item={"type": "function_call", "call_id": call_id, "name": name}):
                 return [self._start({"type": "tool_use", "id": _call_id(call_id), "name": name, "input": {}})]
             case ArgumentsDelta():
@@ -83,8 +93,20 @@ class MessageAnswer:
 
     def whole(self, event: TerminalEvent) -> Json:
         """Return the message for a request without `stream`."""
-        content = [block for item in event.response["output"] for block in _blocks(item)]
+        content = [block for item in event.response["output"] for block in self._blocks(item)]
         return self._message(content, _stop_reason(event), _stop_sequence(event), _usage(event))
+
+    def _blocks(self, item: Json) -> list[Json]:
+        """Return the blocks of an output item. A call that was cut off has no arguments to show, and is left out."""
+        if item["type"] == "reasoning":
+            text = "".join(part["text"] for part in item["content"])
+            return [{"type": "thinking", "thinking": text, "signature": item["id"]}] if self._shows_thinking else []
+        if item["type"] != "function_call":
+            return [{"type": "text", "text": part["text"]} for part in item["content"] if part["text"]]
+        with suppress(msgspec.DecodeError):
+            arguments = msgspec.json.decode(item["arguments"])
+            return [{"type": "tool_use", "id": _call_id(item["call_id"]), "name": item["name"], "input": arguments}]
+        return []
 
     def _message(self, content: list[Json], reason: str | None, sequence: str | None, usage: Usage) -> Json:
         ended = {"stop_reason": reason, "stop_sequence": sequence}
@@ -123,21 +145,6 @@ def error_body(error: ApiError, request_id: str, *, status: int | None = None) -
         message = f"prompt is too long: {message}"  # on these words Claude Code shortens its conversation
     kind = _ERROR_TYPES.get(status or error_status(error), "invalid_request_error")
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
-
-
-def _blocks(item: Json) -> list[Json]:
-    """Return the blocks of an output item, none of reasoning.
-
-    A call that was cut off has no arguments to show, and is left out.
-    """
-    if item["type"] == "reasoning":
-        return []
-    if item["type"] != "function_call":
-        return [{"type": "text", "text": part["text"]} for part in item["content"] if part["text"]]
-    with suppress(msgspec.DecodeError):
-        arguments = msgspec.json.decode(item["arguments"])
-        return [{"type": "tool_use", "id": _call_id(item["call_id"]), "name": item["name"], "input": arguments}]
-    return []
 
 
 def _call_id(call_id: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-ParameterKind = Literal["text", "nullable", "json", "any"]
-"""How a parameter is written between tags. `text` is a string as it is; `nullable` is a string or `null`; `json` is
-JSON; `any` is JSON if the text is valid JSON, and a string otherwise."""
+JsonType = Literal["null", "boolean", "integer", "number", "string", "array", "object"]
+ParameterKind = tuple[JsonType, ...] | None
+"""How the text of a parameter between tags is read: as JSON if it is JSON of one of these types, otherwise as a string
+as it is. None: always as JSON."""
+ANY_TYPE: Final[ParameterKind] = ("null", "boolean", "integer", "number", "string", "array", "object")
 Parameters = dict[str, dict[str, ParameterKind]]
 """The kinds of the functions' parameters, by the names of function and parameter."""
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from gateway.protocol.call_format import ParameterKind
+from gateway.protocol.call_format import JsonType, ParameterKind
 from gateway.protocol.detokenizer import overlap
 
 _STRUCTURAL: Final = re.compile(r'["\\{}\[\]]')
 _PYTHON: Final = {"True": "true", "False": "false", "None": "null"}
 """Values of Python, which models write whose templates render them so."""
 _NULLS: Final = ("null", "None")
+_TYPES: Final[dict[type[Any], JsonType]] = {
+    type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object",
+}  # fmt: skip
 
 
 class JsonEnd:
@@ -52,6 +55,7 @@ class ValueReader:
     def __init__(self, kind: ParameterKind, stop: str) -> None:
         """Start before the value."""
         self._kind = kind
+        self._is_text = kind == ()
         self._stop = stop
         self._quoted = False
         """Whether a string has been started."""
@@ -64,9 +68,9 @@ class ValueReader:
 
         After the value's end the second is the text after `stop`.
         """
-        if self._kind == "nullable" and self._is_string(text):
-            self._kind = "text"
-        return self._text(text) if self._kind == "text" else self._whole(text)
+        if self._kind == ("null",) and self._is_string(text):
+            self._is_text = True
+        return self._text(text) if self._is_text else self._whole(text)
 
     def _is_string(self, text: str) -> bool:
         """Return whether `text` starts a value other than null."""
@@ -86,9 +90,10 @@ class ValueReader:
         at = text.find(self._stop, self._searched)
         while at >= 0:
             value = _PYTHON.get(text[:at], text[:at])
-            if not _is_json(value) and self._kind == "any":
-                value = _dump(value)
-            if _is_json(value):
+            kind = _type(value)
+            if self._kind is not None and kind not in self._kind:
+                value, kind = _dump(text[:at]), "string"
+            if kind is not None:
                 self.ended = True
                 return value, text[at + len(self._stop) :]
             at = text.find(self._stop, at + 1)  # inside a string
@@ -96,12 +101,12 @@ class ValueReader:
         return "", text
 
 
-def _is_json(text: str) -> bool:
+def _type(text: str) -> JsonType | None:
+    """Return the type of a value in JSON; None if `text` is no JSON."""
     try:
-        msgspec.json.decode(text)
+        return _TYPES[type(msgspec.json.decode(text))]
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return False
-    return True
+        return None
 
 
 def _dump(text: str) -> str:

@@ -1,25 +1,52 @@
-"""Incremental parser that separates an answer into text for the user and function calls."""
+"""Incremental parser that separates an answer into reasoning, text for the user and function calls."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.protocol.call_format import OWN, CallFormat, Parameters, Tags
+import msgspec
+
+from gateway.protocol.call_format import ANY_TYPE, OWN, CallFormat, Parameters, Tags
 from gateway.protocol.call_values import JsonEnd, ValueReader
 from gateway.protocol.detokenizer import overlap
+from gateway.protocol.reasoning import CLOSE, OPEN, ReasoningStart
 from gateway.protocol.tool_prompt import NAME
 
 _NAME: Final = re.compile(NAME)
+_State = Callable[[], "list[Part]"]
+"""Reads held text, and may go over to another state."""
+_FENCED: Final = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
+_FENCES: Final = ('```json{"name":"', '```{"name":"')
+"""Beginnings of calls in a code fence, without white space."""
 _NO_TAGS: Final = Tags("", "", "", "", "")
+
+
+class _Fenced(msgspec.Struct, forbid_unknown_fields=True):
+    """A call in a code fence."""
+
+    name: str
+    arguments: msgspec.Raw
+
+    def __post_init__(self) -> None:
+        if not bytes(self.arguments).lstrip().startswith(b"{"):
+            raise ValueError("arguments are an object")
 
 
 @dataclass(frozen=True)
 class TextPart:
     """More text for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ReasoningPart:
+    """More of the model's reasoning."""
 
     text: str
 
@@ -38,19 +65,36 @@ class ArgumentsPart:
     text: str
 
 
-Part = TextPart | CallStart | ArgumentsPart
+Part = TextPart | ReasoningPart | CallStart | ArgumentsPart
 
 
-class CallReader:
-    """Separates calls from text. Pass each piece of the answer to `feed`.
+class AnswerReader:
+    """Separates the parts of an answer. Pass each piece of it to `feed`.
 
-    With `whole` a grammar constrains the whole answer, which is then a call as soon as it starts like one.
-    `parameters` are the kinds of parameters that are written between tags; others are `any`.
+    White space at the beginning of reasoning, and of the answer after it, is dropped.
     """
 
-    def __init__(self, calls: CallFormat = OWN, *, whole: bool = False, parameters: Parameters | None = None) -> None:
-        """Start outside of a call in the format `calls`."""
-        self._calls = calls
+    def __init__(
+        self,
+        calls: CallFormat | None = OWN,
+        *,
+        whole: bool = False,
+        parameters: Parameters | None = None,
+        reasoning: ReasoningStart = "",
+        fenced: Collection[str] = (),
+    ) -> None:
+        """Start before an answer whose calls have the format `calls`; None if it has none.
+
+        With `whole` a grammar constrains the whole answer, which is then a call as soon as it starts like one.
+        `parameters` are the kinds of parameters that are written between tags; others are of any type. `reasoning` is
+        where reasoning starts. An answer that is a code fence with a call in JSON, and nothing else, is a call if it
+        calls one of the functions `fenced`.
+        """
+        self._calls = calls or OWN
+        self._unfenced = self._plain if calls is None else self._beginning if calls.anchored else self._text
+        self._fenced = frozenset(fenced)
+        self._answer = self._fence if fenced else self._unfenced
+        """The state that reads an answer after its reasoning."""
         self._whole = whole
         self._parameters = parameters or {}
         self._held = ""
@@ -59,10 +103,11 @@ class CallReader:
         self._scanned = 0
         """Length of the held text in which the arguments do not end."""
         self._arguments = ""
-        self._tags = calls.tags or _NO_TAGS
-        self._value = ValueReader("any", "")
+        self._tags = self._calls.tags or _NO_TAGS
+        self._value = ValueReader((), "")
         self._separator = "{"
-        self._feed: Callable[[], list[Part]] = self._beginning if calls.anchored else self._text
+        starts: dict[ReasoningStart, _State] = {"": self._answer, "tagged": self._start, "open": self._before_thought}
+        self._feed = starts[reasoning]
 
     def feed(self, text: str) -> list[Part]:
         """Return the parts that can no longer change now that `text` has arrived."""
@@ -80,8 +125,62 @@ class CallReader:
         The part of a call's header or of its closing text is not text: the answer was cut off within it.
         """
         held, self._held = self._held, ""
-        is_text = self._feed in (self._text, self._beginning)
-        return [TextPart(held)] if held and is_text and not self._whole else []
+        if not held or self._whole:
+            return []
+        if self._feed == self._thought:
+            return [ReasoningPart(held)]
+        if self._feed in (self._fence, self._hold):
+            return self._fenced_call(held)
+        return [TextPart(held)] if self._feed in (self._start, self._text, self._beginning) else []
+
+    def _start(self) -> list[Part]:
+        """Read the beginning of an answer that may begin with a tag of reasoning."""
+        start = self._held.lstrip()
+        if start.startswith(OPEN):
+            self._held, self._feed = start.removeprefix(OPEN), self._before_thought
+        elif not OPEN.startswith(start):
+            self._feed = self._answer
+        return []
+
+    def _before_thought(self) -> list[Part]:
+        return self._skip_space(self._thought)
+
+    def _thought(self) -> list[Part]:
+        before, found, after = self._held.partition(CLOSE)
+        if not found:
+            return [ReasoningPart(text)] if (text := self._before(CLOSE)) else []
+        self._held, self._feed = after, self._before_answer
+        return [ReasoningPart(before)] if before else []
+
+    def _before_answer(self) -> list[Part]:
+        return self._skip_space(self._answer)
+
+    def _skip_space(self, following: _State) -> list[Part]:
+        self._held = self._held.lstrip()
+        if self._held:
+            self._feed = following
+        return []
+
+    def _fence(self) -> list[Part]:
+        """Hold an answer as long as it may be a call in a code fence."""
+        start = "".join(self._held.split())
+        if any(start.startswith(fence) for fence in _FENCES):
+            self._feed = self._hold
+        elif not any(fence.startswith(start) for fence in _FENCES):
+            self._feed = self._unfenced
+        return []
+
+    def _hold(self) -> list[Part]:
+        return []
+
+    def _fenced_call(self, text: str) -> list[Part]:
+        """Return a whole answer as a call if it is one in a code fence, otherwise as text."""
+        found = _FENCED.fullmatch(text)
+        with suppress(msgspec.DecodeError, RecursionError):
+            call = msgspec.json.decode(found[1], type=_Fenced) if found is not None else None
+            if call is not None and call.name in self._fenced:
+                return [CallStart(call.name), ArgumentsPart(bytes(call.arguments).decode())]
+        return [TextPart(text)]
 
     def _beginning(self) -> list[Part]:
         """Read the beginning of an answer that is a call only if it begins with the trigger."""
@@ -125,7 +224,7 @@ class CallReader:
             return [TextPart(calls.trigger)]
         return []
 
-    def _after_name(self) -> list[tuple[str, Callable[[], list[Part]]]]:
+    def _after_name(self) -> list[tuple[str, _State]]:
         """Return the texts that may follow a function's name, and the states after them."""
         if self._calls.tags is None:
             return [(self._calls.middle, self._json)]
@@ -168,7 +267,7 @@ class CallReader:
         key, found, after = self._held.partition(tags.assign)
         if not found:
             return []
-        kind = self._parameters.get(self._name, {}).get(key, "any")
+        kind = self._parameters.get(self._name, {}).get(key, ANY_TYPE)
         self._value = ValueReader(kind, tags.stop)
         self._held, self._feed = after, self._parameter
         text = f"{self._separator}{json.dumps(key, ensure_ascii=False)}: "

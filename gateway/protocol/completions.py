@@ -139,10 +139,12 @@ def _usage(responses: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the token counts of all choices: their prompt counts once, as for the choice that computed it."""
     usages = [response["usage"] for response in responses]
     prompt, answers = usages[0]["input_tokens"], sum(usage["output_tokens"] for usage in usages)
+    reasoning = sum(usage["output_tokens_details"]["reasoning_tokens"] for usage in usages)
     details = {"cached_tokens": min(usage["input_tokens_details"]["cached_tokens"] for usage in usages)}
     return {
         "prompt_tokens": prompt,
         "completion_tokens": answers,
         "total_tokens": prompt + answers,
         "prompt_tokens_details": details,
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
     }

@@ -18,11 +18,12 @@ from gateway.protocol.items import Item
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of one turn; `cached` of the `input` tokens were not computed again."""
+    """Token counts of one turn: `cached` of `input` were not computed again, `reasoning` of `output` are reasoning."""
 
     input: int
     cached: int
     output: int
+    reasoning: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return the `usage` object in OpenAI's format."""
@@ -30,7 +31,7 @@ class Usage:
             "input_tokens": self.input,
             "input_tokens_details": {"cached_tokens": self.cached, "cache_write_tokens": 0},
             "output_tokens": self.output,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self.reasoning},
             "total_tokens": self.input + self.output,
         }
 

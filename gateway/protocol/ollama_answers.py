@@ -12,7 +12,6 @@ import msgspec
 
 from gateway.protocol.events import Completed, Event, Failed, Incomplete, ItemDone, ReasoningDelta, TextDelta
 from gateway.protocol.items import Item
-from gateway.protocol.reasoning import Split
 
 Piece = dict[str, Any]
 
@@ -58,16 +57,16 @@ class OllamaAnswer:
         """Return the pieces for an event."""
         match event:
             case TextDelta():
-                return [{**self._piece(Split("", event.delta)), **self._logprob_body(event.logprobs)}]
+                return [{**self._piece(event.delta), **self._logprob_body(event.logprobs)}]
             case ReasoningDelta():
-                return [self._piece(Split(event.delta, ""))]
+                return [self._piece(thinking=event.delta)]
             case ItemDone(item={"type": "function_call"}):
                 calls = self._called([event.item])
-                return [self._piece(Split("", ""), calls)] if calls else []
+                return [self._piece(calls=calls)] if calls else []
             case Failed():
                 return [{"error": event.response["error"]["message"]}]
             case Completed() | Incomplete():
-                return [self._end(self._piece(Split("", "")), event.response)]
+                return [self._end(self._piece(), event.response)]
         return []
 
     def whole(self, response: dict[str, Any]) -> Piece:
@@ -77,21 +76,21 @@ class OllamaAnswer:
         calls = self._called([item for item in response["output"] if item["type"] == "function_call"])
         thoughts = [part for item in response["output"] if item["type"] == "reasoning" for part in item["content"]]
         thinking, text = ("".join(part["text"] for part in some) for some in (thoughts, parts))
-        piece = self._piece(Split(thinking, text), calls)
+        piece = self._piece(text, thinking, calls)
         return self._end({**piece, **self._logprob_body(logprobs)}, response)
 
     def loaded(self) -> Piece:
         """Return the answer to a request that only loads the model."""
-        return {**self._piece(Split("", "")), "done": True, "done_reason": "load"}
+        return {**self._piece(), "done": True, "done_reason": "load"}
 
-    def _piece(self, text: Split, calls: Sequence[Piece] = ()) -> Piece:
-        thinking = {"thinking": text.thinking} if text.thinking else {}
+    def _piece(self, text: str = "", thinking: str = "", calls: Sequence[Piece] = ()) -> Piece:
+        thought = {"thinking": thinking} if thinking else {}
         called = {"tool_calls": list(calls)} if calls else {}
-        message = {"message": {"role": "assistant", "content": text.answer, **thinking, **called}}
+        message = {"message": {"role": "assistant", "content": text, **thought, **called}}
         return {
             "model": self._model,
             "created_at": timestamp(self._clock()),
-            **(message if self._chat else {"response": text.answer, **thinking}),
+            **(message if self._chat else {"response": text, **thought}),
             "done": False,
         }
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidJsonError, InvalidRequestError, MessageTooLargeError, UnsupportedParameterError
+from gateway.protocol.complaints import plain
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
 from gateway.protocol.reasoning import Reasoning
 from gateway.protocol.repeated import repeated_fields
@@ -341,7 +342,7 @@ def convert(body: dict[str, Any], target: type[S], *, strict: bool = True) -> S:
         text, _, path = str(error).replace(" - at `key` in `", " of a key - at `").partition(" - at `")
         field = re.search(r"field `(\w+)`", text)
         param = path.removeprefix("$.").rstrip("`") or (field.group(1) if field else None)
-        raise InvalidRequestError(f"{param}: {text}" if param else text, param=param) from error
+        raise InvalidRequestError(f"{param}: {plain(text)}" if param else plain(text), param=param) from error
     except RecursionError as error:
         raise InvalidRequestError("the message is nested too deeply") from error
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from gateway.protocol.reasoning import CLOSE, OPEN
+
 Message = dict[str, Any]
 """A message with `role` (system, user, assistant or tool) and `content`; an assistant's may have `tool_calls`."""
 Tool = dict[str, Any]
@@ -51,8 +53,13 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
             content = f"<tool_response>\n{message['content']}\n</tool_response>"
             result.append({"role": "user", "content": content})
         elif message.get("tool_calls"):
-            calls = [f"<tool_call>\n{dump(call['function'])}\n</tool_call>" for call in message["tool_calls"]]
+            calls = [f"<tool_call>\n{_untagged(call['function'])}\n</tool_call>" for call in message["tool_calls"]]
             result.append({"role": "assistant", "content": "\n".join([message["content"], *calls]).strip()})
         else:
             result.append(dict(message))
     return result
+
+
+def _untagged(value: Any) -> str:
+    """Return JSON without tags of reasoning, at which some templates split contents."""
+    return dump(value).replace(OPEN, rf"\u003c{OPEN[1:]}").replace(CLOSE, rf"\u003c{CLOSE[1:]}")

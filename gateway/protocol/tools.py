@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from gateway.errors import InvalidRequestError
 from gateway.protocol.call_format import CallFormat, Parameters
+from gateway.protocol.reasoning import ReasoningStart
 from gateway.protocol.tool_prompt import NAME, Tool
 
 MAX_TOOLS: Final = 128
@@ -83,22 +84,20 @@ class GrammarFormat(msgspec.Struct, frozen=True, kw_only=True, tag="grammar"):
 AnyFormat = Format | GrammarFormat
 
 
-ReasoningStart = Literal["", "tagged", "open"]
-"""Where reasoning starts: nowhere, at a tag that the model writes, or in the prompt, which the answer continues."""
-
-
 @dataclass(frozen=True)
 class OutputConstraint:
     """The constraint on an answer's form."""
 
     grammar: str | None = None
-    """llguidance's JSON of a grammar for the text after `trigger`; None for no constraint."""
-    trigger: str = ""
-    """Text after which the grammar applies; empty for the whole answer."""
+    """llguidance's JSON of a grammar; None for no constraint."""
+    whole: bool = False
+    """Whether the answer contains no free text."""
     calls: CallFormat | None = None
     """Format of function calls; None if the answer may contain none."""
     parameters: Parameters = field(default_factory=dict)
     """Kinds of parameters that are written between tags; empty for other formats."""
+    fenced: tuple[str, ...] = ()
+    """Functions without `strict`, whose calls some models write as JSON in a code fence."""
     ignored: tuple[str, ...] = ()
     """Paths of the schemas' keywords that are not enforced."""
     reasoning: ReasoningStart = ""
@@ -108,11 +107,6 @@ class OutputConstraint:
     def controls(self) -> tuple[int, ...]:
         """The control tokens that calls contain, which count as their names."""
         return tuple(token for _, token in self.calls.controls) if self.calls is not None else ()
-
-    @property
-    def anchored(self) -> bool:
-        """Whether `trigger` counts only at the beginning of the answer."""
-        return self.calls is not None and self.calls.anchored
 
 
 @dataclass(frozen=True)

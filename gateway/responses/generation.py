@@ -10,10 +10,10 @@ from typing import Any
 from engine import Engine, Finished, Generate, Grammar, Logprob, Started, Tokens
 from gateway.conversations.prompt_builder import Context
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
+from gateway.protocol.answer import Answer
 from gateway.protocol.detokenizer import Detokenizer, whole_tokens
 from gateway.protocol.events import Usage
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.tools import OutputConstraint
 from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.failover import Relay
 from gateway.responses.services import Services
@@ -32,28 +32,31 @@ class Generation:
         context: Context,
         ticket: Ticket,
         cancellation: Cancellation,
+        answer: Answer,
         on_text: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
-        """Build the engine's request; `run` starts it."""
+        """Build the engine's request; `run` starts it. `answer` is what `on_text` fills."""
         self.reason = ""
         """Why the engine ended the answer: stop, length or aborted; empty if it has not."""
         self._services = services
         self._tokens = services.model.tokens
         self._user = ticket.principal.user
         self._context = context
+        form = context.form
         engine_request = Generate(
             0,  # numbered for each engine
             context.ids,
             ticket.demand.answer,
             services.model.sampling(request),
             ticket.principal.tenant,
-            grammar=_grammar(context.form),
+            grammar=None if form.grammar is None else Grammar(form.grammar, form.controls),
             top_logprobs=request.logprobs,
             public=context.public,
             stored=not request.is_ephemeral,
         )
         self._on_text = on_text
-        self._controls = frozenset(context.form.controls)
+        self._answer = answer
+        self._controls = frozenset(form.controls)
         self._detokenizer = Detokenizer(self._piece, request.stops)
         self._ids: list[int] = []
         self._pending_logprobs: list[dict[str, Any]] = []
@@ -91,7 +94,9 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage(len(self._context.ids), self._cached, len(self._ids))
+        thought = self._answer.reasoning.encode()
+        reasoning = whole_tokens(map(self._piece, self._ids), thought)[0] if thought else 0
+        return Usage(len(self._context.ids), self._cached, len(self._ids), reasoning)
 
     @property
     def cache(self) -> str:
@@ -175,10 +180,3 @@ class Generation:
     def _entry(self, token: int, value: float) -> dict[str, Any]:
         piece = self._tokens.shown(token)
         return {"token": piece.decode(errors="replace"), "logprob": value, "bytes": list(piece)}
-
-
-def _grammar(form: OutputConstraint) -> Grammar | None:
-    """Return the engine's part of the constraint."""
-    if form.grammar is None:
-        return None
-    return Grammar(form.grammar, form.trigger, form.anchored, form.controls, form.reasoning)

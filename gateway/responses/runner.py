@@ -88,7 +88,9 @@ class Running:
         self._cancellation.add_callback(self._leave_queue)
         self._events = _shape(services, request, self.id, ticket)
         self._answer = Answer(self._events, form=context.form, new_id=ItemIds(self.id))
-        self._generation = Generation(services, request, context, ticket, self._cancellation, self._on_text)
+        self._generation = Generation(
+            services, request, context, ticket, self._cancellation, self._answer, self._on_text
+        )
         self._writer = TurnWriter(services.sessions, services.histories, unstored, self.principal.tenant, request)
         self._measurements = Measurements(services.metrics, self.id, self.principal.shown, request.route, arrived)
         self.entry: Entry | None = None
@@ -321,15 +323,14 @@ class Running:
 
     async def _finish(self, placement: Placement | None) -> None:
         """Store the turn, then emit the terminal event: every acknowledged turn is on disk."""
-        services = self._services
         (closing, last), status = self._last()
         self._emit(closing)
         dropped = await self._writer.save(self.record, await self._ids(self._answer.text))
         if dropped:
-            services.metrics.dropped_turns.inc(dropped)
+            self._services.metrics.dropped_turns.inc(dropped)
             last = replace(last, response={**last.response, "samovar": {"dropped_turns": dropped}})
         if placement is not None:
-            services.dispatcher.settle(self.id, placement)
+            self._services.dispatcher.settle(self.id, placement)
             self._measurements.computed(self._generation.usage, fetched=self._generation.fetched)
         self._count(status)
         self._publish(last)
@@ -364,8 +365,7 @@ class Running:
             self._publish(event)
 
     def _emit_ending(self, ending: Ending) -> None:
-        closing, last = ending
-        self._emit([*closing, last])
+        self._emit([*ending[0], ending[1]])
 
     def _count(self, status: str, code: str = "") -> None:
         engines = (engine.name for engine, _ in self._generation.traces)

@@ -38,7 +38,8 @@ def routes(responses: Responses) -> list[BaseRoute]:
         """Generate a message; closing the request cancels it."""
         create_request, stream = await read(request)
         running, close = await start_response(responses, create_request, request)
-        answer = MessageAnswer(running.id, model=running.response["model"], usage=running.usage)
+        shows = create_request.shows_thinking
+        answer = MessageAnswer(running.id, model=running.response["model"], usage=running.usage, shows_thinking=shows)
         if stream:
             frames = _frames(running, answer, request.state.request_id)
             return _described(request, running.request, EventStream(request, frames, close, alive=_frame(PING)))

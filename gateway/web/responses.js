@@ -7,6 +7,8 @@
  * `restarted` (all text so far is void) and finally `ended`.
  */
 
+import { textOf, thoughtsOf } from "./thoughts.js";
+
 // Number of lost connections after which an answer fails; the user can still retry.
 const MAX_TRIES = 4;
 // Pauses before a request that the gateway could not take is repeated; then it fails. A gateway that stops refuses
@@ -156,6 +158,10 @@ export class Responses {
       case "response.output_text.delta":
         asking.append(event.delta, this.#now());
         return this.#setPhase(asking, { kind: "more" });
+      case "response.reasoning_text.delta":
+      case "response.reasoning_text.done":
+        asking.append(thoughtsOf(event, asking.turn.answer), this.#now());
+        return this.#setPhase(asking, { kind: "more" });
       case "response.completed":
       case "response.incomplete":
       case "response.failed":
@@ -219,7 +225,7 @@ export class Responses {
     const isCutOff = outcome.state === "cancelled" || outcome.reason === "interrupted";
     if (isCutOff && !asking.stopping && ++asking.tries < MAX_TRIES) return this.#restart(asking);
     // Of an answer that ended long ago, the server sends only the terminal event.
-    asking.turn.answer = textOf(response) || asking.turn.answer;
+    asking.turn.answer = textOf(response.output ?? []) || asking.turn.answer;
     const usage = response.usage ?? null;
     this.#end(asking, { ...outcome, usage, rate: usage && asking.rate(usage.output_tokens) });
   }
@@ -287,9 +293,4 @@ function outcomeOf(response) {
   if (response.status === "cancelled" || reason === "cancelled") return { state: "cancelled" };
   if (response.status === "failed") return { state: "failed", error: response.error ?? {} };
   return { state: "done", reason };
-}
-
-function textOf(response) {
-  const parts = (response.output ?? []).flatMap((item) => item.content ?? []);
-  return parts.map((part) => part.text ?? "").join("");
 }

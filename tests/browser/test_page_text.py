@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from playwright.async_api import expect
@@ -166,6 +167,32 @@ async def test_thoughts_are_folded_and_are_not_copied(open_page: OpenPage) -> No
     await answer.get_by_test_id("copy").click()
     await expect(answer.get_by_test_id("copy")).to_have_attribute("title", "Copied")
     assert await page.evaluate("navigator.clipboard.readText()") == "Yes."
+
+
+async def test_thoughts_that_the_gateway_sends_apart_are_folded(open_page: OpenPage) -> None:
+    def answers(gateway: PlayedGateway, _: dict[str, Any]) -> None:
+        gateway.begin("")
+        gateway.say("response.reasoning_text.delta", item_id="rs", output_index=0, content_index=0, delta="Let me ")
+        gateway.say("response.reasoning_text.delta", item_id="rs", output_index=0, content_index=0, delta="**see**.")
+
+    gateway = PlayedGateway(answers)
+    page = await open_page(gateway)
+    answer = await ask(page, "Tea?")
+    thoughts = answer.get_by_test_id("thoughts")
+    await expect(thoughts.locator("strong")).to_have_text("see")
+    await expect(thoughts.locator("strong")).to_be_hidden()
+    gateway.say("response.reasoning_text.done", item_id="rs", output_index=0, content_index=0, text="Let me **see**.")
+    gateway.delta("Yes.")
+    await expect(answer.locator(".message-text > p")).to_have_text(["Yes."])
+    output = [
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Let me **see**."}]},
+        {"type": "message", "content": [{"type": "output_text", "text": "Yes."}]},
+    ]
+    response = {"id": "resp_1", "object": "response", "status": "completed", "output": output}
+    gateway.say("response.completed", response=response)
+    await ended(answer)
+    await expect(answer.locator(".message-text > p")).to_have_text(["Yes."])
+    await expect(thoughts.locator("p")).to_have_text("Let me see.")
 
 
 async def test_line_breaks_and_raised_text_are_shown_and_each_paragraph_has_its_direction(open_page: OpenPage) -> None:

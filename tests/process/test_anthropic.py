@@ -133,9 +133,9 @@ def test_tokens_are_counted_as_they_are_used(client: Anthropic) -> None:
 
 @pytest.mark.slow
 def test_what_has_no_effect_is_listed(client: Anthropic) -> None:
-    fields: dict[str, Any] = {"metadata": {"user_id": "ada"}, "thinking": {"type": "adaptive"}}
+    fields: dict[str, Any] = {"metadata": {"user_id": "ada"}, "thinking": {"type": "enabled", "budget_tokens": 1024}}
     raw = client.messages.with_raw_response.create(model=MODEL, max_tokens=1, messages=[user("x")], **fields)
-    assert set(raw.headers["x-samovar-ignored"].split(", ")) == {"metadata", "thinking"}
+    assert set(raw.headers["x-samovar-ignored"].split(", ")) == {"metadata", "thinking.budget_tokens"}
     assert raw.headers["request-id"] == raw.headers["x-request-id"]
 
 

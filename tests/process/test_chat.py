@@ -95,6 +95,21 @@ def test_control_sequences_are_removed_from_answers() -> None:
         assert chat(port, "x\n").stdout == "abc\n\tde茶\n"
 
 
+def test_reasoning_is_dim_on_a_terminal_and_absent_from_a_pipe() -> None:
+    def play(connection: ServerConnection, _: dict[str, Any]) -> None:
+        send(connection, "response.reasoning_text.delta", delta="Hm\x1b[31m.")
+        send(connection, "response.reasoning_text.done", text="Hm.")
+        answer(connection, "resp_1", "Yes.")
+
+    with stand_in(play) as port:
+        assert chat(port, "x\n").stdout == "Yes.\n"
+    with terminal_chat(play, TERM="xterm-256color") as terminal:
+        terminal.type("x\r")
+        terminal.see("\x1b[2mHm.\x1b[22m")
+        terminal.see("Yes.")
+        assert terminal.leave() == 0
+
+
 def test_an_error_is_shown_and_the_chat_continues() -> None:
     def play(connection: ServerConnection, request: dict[str, Any]) -> None:
         if request["input"] == "refuse":

@@ -17,7 +17,7 @@ from gateway.errors import ApiError
 from gateway.prompts.constraints import form
 from gateway.protocol.answer import Answer
 from gateway.protocol.call_format import OWN
-from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
+from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart, Part, TextPart
 from gateway.protocol.events import Event, Usage
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.requests import ResponseCreate, parse
@@ -70,7 +70,7 @@ def joined(parts: list[Part]) -> list[Part]:
 
 
 def parts(text: str, cuts: list[int] | None = None, *, whole: bool = False) -> list[Part]:
-    reader, read, start = CallReader(whole=whole), list[Part](), 0
+    reader, read, start = AnswerReader(whole=whole), list[Part](), 0
     for cut in [*sorted(cuts or []), len(text)]:
         read += reader.feed(text[start:cut])
         start = cut
@@ -168,8 +168,11 @@ def test_a_form_lets_through_what_was_asked_for_and_nothing_else(model: Model) -
     assert fits(model, both, time)
     assert fits(model, both, '{"茶": [1, true, null]}')
     assert not fits(model, both, "[1]")
-    assert wanted(tools=[TIME]).trigger == "<tool_call>"
-    assert fits(model, wanted(tools=[TIME]), time.removeprefix("<tool_call>"))
+    assert not wanted(tools=[TIME]).whole
+    assert fits(model, wanted(tools=[TIME]), f"I look. {time}")
+    assert fits(model, wanted(tools=[TIME]), "No <tool_cal.")
+    assert not fits(model, wanted(tools=[TIME]), "I look. <tool_call>x")
+    assert not fits(model, wanted(tools=[TIME]), call)
     assert wanted() == wanted(tools=[TIME], tool_choice="none") == OutputConstraint()
 
 

@@ -31,6 +31,7 @@ from gateway.protocol.anthropic_events import MessageAnswer, error_body, error_s
 from gateway.protocol.detokenizer import Detokenizer
 from gateway.protocol.events import Event, TerminalEvent, Usage
 from gateway.protocol.output_items import MessageItem
+from gateway.protocol.reasoning import Reasoning, ReasoningText
 from gateway.protocol.requests import FunctionCall, FunctionCallOutput, InputMessage, ResponseCreate
 from gateway.protocol.response_events import Ending, ResponseEvents
 from gateway.protocol.tools import FunctionTool, JsonSchema, NamedFunction
@@ -97,6 +98,7 @@ def test_texts_calls_and_results_become_items() -> None:
     assert request.instructions == "Be brief.\n\nBe kind."
     assert request.items == [
         InputMessage("user", "a\n\n茶"),
+        Reasoning([ReasoningText("Hm.")]),
         InputMessage("assistant", "I look."),
         FunctionCall(call_id="toolu_1", name="f", arguments='{"a":"茶"}'),
         FunctionCall(call_id="toolu_2", name="g", arguments="{}"),
@@ -106,7 +108,7 @@ def test_texts_calls_and_results_become_items() -> None:
         InputMessage("user", "So?"),
         InputMessage("system", "Hurry."),
     ]
-    assert request.ignored == ("messages[].content[][thinking]", "messages[].content[][redacted_thinking]")
+    assert request.ignored == ("messages[].content[][redacted_thinking]",)
     assert (request.is_stored, request.is_ephemeral, request.route) == (False, False, "messages")
 
 
@@ -178,10 +180,25 @@ def test_hints_have_no_effect_and_are_listed() -> None:
         output_config={"effort": "high"},
     )
     assert request.ignored == (
-        "thinking", "metadata", "context_management", "messages[].content[].cache_control", "system[].cache_control",
+        "metadata", "context_management", "messages[].content[].cache_control", "system[].cache_control",
         "tools[].cache_control", "tools[].strict", "output_config.effort",
     )  # fmt: skip
     assert read(thinking={"type": "disabled"}, service_tier="auto").ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "shown"),
+    [
+        ({}, False, False),
+        ({"type": "disabled"}, False, False),
+        ({"type": "adaptive"}, False, True),
+        ({"type": "enabled", "budget_tokens": 1024}, True, True),
+        ({"type": "enabled", "display": "omitted"}, True, False),
+    ],
+)
+def test_reasoning_is_shown_to_those_who_ask_for_it(fields: dict[str, Any], asked: bool, shown: bool) -> None:
+    request = read(thinking=fields) if fields else read()
+    assert (request.thinking, request.shows_thinking) == (asked, shown)
     with pytest.raises(ApiError) as caught:
         read_messages({"messages": [USER], "metadata": {"user_id": "ada"}}, strict_fields=True)
     assert caught.value.param == "metadata"

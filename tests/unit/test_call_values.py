@@ -15,16 +15,16 @@ STOP = "</parameter>"
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_each_closing_tag_within_a_value_is_tried_once(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    is_json = call_values._is_json
+    type_ = call_values._type
 
-    def counted(text: str) -> bool:
+    def counted(text: str) -> call_values.JsonType | None:
         tried.append(len(text))
-        return is_json(text)
+        return type_(text)
 
-    monkeypatch.setattr(call_values, "_is_json", counted)
+    monkeypatch.setattr(call_values, "_type", counted)
     value = json.dumps([f"a{STOP}b"] * 50)
     text, held, converted = f"{value}{STOP}rest", "", ""
-    reader = ValueReader("json", STOP)
+    reader = ValueReader(None, STOP)
     for at in range(0, len(text), step):
         held += text[at : at + step]
         if not reader.ended:

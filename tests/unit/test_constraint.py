@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from itertools import count
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,8 +20,8 @@ from gateway.models.catalogue import EMBEDDED, find
 CHOICE = 'start: "茶" /[0-9]{2,4}/ | "coffee"'
 
 
-def lark(text: str, trigger: str = "") -> Grammar:
-    return Grammar(LLMatcher.grammar_from_lark(text), trigger)
+def lark(text: str) -> Grammar:
+    return Grammar(LLMatcher.grammar_from_lark(text))
 
 
 def constraint(model: Model, grammar: Grammar) -> Constraint:
@@ -71,73 +70,14 @@ def test_a_control_token_is_never_taken_for_the_characters_of_its_name(model: Mo
     assert said == b"<|im_start|>" * 3
 
 
-def test_a_trigger_lets_all_pass_until_it_has_come(model: Model) -> None:
-    drawing = sampler(model, lark('start: "7"', trigger="<go>"))
-    for char in b"9<g<go>":  # the byte-level vocabulary says each as one token
-        logits = np.zeros(model.vocabulary.size, np.float32)
-        logits[byte_token(model, char)] = 1
-        assert drawing.draw(logits) == byte_token(model, char)
-    assert say(model, drawing) == ("7", True)
-
-
 def byte_token(model: Model, char: int) -> int:
     return model.vocabulary.tokenize(chr(char), special=False)[0]
 
 
-def test_what_comes_with_the_triggers_last_token_counts_as_said(model: Model) -> None:
-    state = constraint(model, lark('start: "to" "p"', trigger="< "))
-    state.accept(byte_token(model, ord("<")))
-    state.accept(256)  # " t", of which "t" is the grammar's already
-    assert [chr(c) for c in range(33, 127) if state.allows(byte_token(model, c))] == ["o"]
-
-
-def test_after_a_trigger_the_model_may_still_go_its_own_way(model: Model) -> None:
-    state = constraint(model, lark('start: "7"', trigger="< "))
-    state.accept(byte_token(model, ord("<")))
-    state.accept(256)
-    assert state.allows(byte_token(model, ord("x")))
-
-
-def test_an_anchored_trigger_counts_only_at_the_beginning(model: Model) -> None:
-    for said, allowed in (("", "7"), ("\n ", "7"), ("a", "7x"), ("<g <", "7x")):
-        grammar = Grammar(LLMatcher.grammar_from_lark('start: "7"'), "<go>", anchored=True)
-        state = constraint(model, grammar)
-        for char in f"{said}<go>".encode():
-            state.accept(byte_token(model, char))
-        assert [char for char in "7x" if state.allows(byte_token(model, ord(char)))] == list(allowed)
-
-
-@pytest.mark.parametrize("anchored", [False, True])
-@pytest.mark.parametrize(
-    ("reasoning", "said", "allowed"),
-    [
-        ("tagged", "<think>a <go>", "7x"),
-        ("tagged", " <think>a <go>b</think>\n<go>", "7"),
-        ("tagged", "<go>", "7"),
-        ("open", "a <go>", "7x"),
-        ("open", "<go></thi</think> <go>", "7"),
-        ("", "<think><go>", "7x"),
-    ],
-)
-def test_a_trigger_in_reasoning_starts_no_call(
-    model: Model, reasoning: Literal["", "tagged", "open"], said: str, allowed: str, *, anchored: bool
-) -> None:
-    if not reasoning and not anchored:
-        allowed = "7"
-    state = constraint(model, Grammar(LLMatcher.grammar_from_lark('start: "7"'), "<go>", anchored, (), reasoning))
-    for char in said.encode():
-        state.accept(byte_token(model, char))
-    assert [char for char in "7x" if state.allows(byte_token(model, ord(char)))] == list(allowed)
-
-
-def test_a_control_token_of_a_grammar_starts_it_and_is_written(model: Model) -> None:
+def test_a_control_token_of_a_grammar_is_written_as_a_token(model: Model) -> None:
     start = 258
     assert model.vocabulary.text(start) == "<|im_start|>"
-    state = constraint(
-        model, Grammar(LLMatcher.grammar_from_lark(f'start: "7" <[{start}]>'), "<|im_start|>", False, (start,))
-    )
-    assert state.allows(byte_token(model, ord("x")))
-    state.accept(start)
+    state = constraint(model, Grammar(LLMatcher.grammar_from_lark(f'start: "7" <[{start}]>'), (start,)))
     state.accept(byte_token(model, ord("7")))
     assert state.allowed().tolist() == [start]
     assert state.allows(start)

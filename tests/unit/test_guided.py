@@ -28,7 +28,7 @@ def wanted(**fields: Any) -> OutputConstraint:
 
 
 def accepts(compiler: Compiler, constraint: OutputConstraint, text: str) -> bool:
-    state = compiler.constraint(Grammar(constraint.grammar or "", constraint.trigger))
+    state = compiler.constraint(Grammar(constraint.grammar or ""))
     for token in compiler.vocabulary.tokenize(text, special=False):
         if not state.allows(token):
             return False

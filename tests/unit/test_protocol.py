@@ -18,7 +18,7 @@ from gateway.protocol.events import Event, Usage, refusal
 from gateway.protocol.items import input_item, messages
 from gateway.protocol.output_items import MessageItem
 from gateway.protocol.received import receive
-from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse
+from gateway.protocol.requests import MAX_MESSAGE, InputMessage, ResponseCancel, ResponseCreate, parse, read_body
 from gateway.protocol.response_events import ResponseEvents
 from tests.support.events import check_types, flat, numbered, plain
 
@@ -360,3 +360,27 @@ def test_brackets_within_strings_are_no_arrays_or_objects(text: str) -> None:
     message = parse(json.dumps({"type": "response.create", "input": text}))
     assert isinstance(message, ResponseCreate)
     assert message.input == text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 5}, "temperature: must be at most 2"),
+        ({"temperature": "hot"}, "temperature: must be a number, not a string"),
+        ({"input": 5}, "input: must be a string or a list, not an integer"),
+        ({"metadata": 5}, "metadata: must be an object, not an integer"),
+        ({"truncation": "half"}, "truncation: `half` is not one of the supported values"),
+        ({"stop": ["a"] * 5}, "stop: must have at most 4 elements"),
+        ({"stop": "x" * 9999}, "stop: must have at most 1024 characters"),
+        ({"logit_bias": {"a": 5}}, "logit_bias: each key must be an integer, not a string"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format: the field `name` is missing"),
+        (
+            {"tools": [{"type": "function", "name": "a b"}]},
+            "tools[0].name: must match the pattern [A-Za-z0-9_.-]{1,128}",
+        ),
+    ],
+)
+def test_a_wrong_value_is_explained_in_plain_words(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        read_body({"input": "x", **fields})
+    assert caught.value.message == message

@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from anthropic.types import Message, RawMessageStreamEvent, ThinkingBlock
+from pydantic import TypeAdapter
 
 from engine import Model
 from gateway.conversations.prompt_builder import Context, PromptBuilder
 from gateway.conversations.turns import Turn
 from gateway.protocol.answer import Answer
+from gateway.protocol.anthropic import read_messages
 from gateway.protocol.anthropic_events import MessageAnswer
 from gateway.protocol.call_format import OWN
 from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.events import Event, TerminalEvent, Usage
 from gateway.protocol.items import Item, input_item, messages, reasoning_item, text_item
+from gateway.protocol.reasoning import Reasoning, ReasoningText
 from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.protocol.response_events import ResponseEvents
 from gateway.protocol.tools import OutputConstraint, ReasoningStart
@@ -43,7 +47,7 @@ def emitted(text: str, step: int, start: ReasoningStart, *, calls: bool = False)
         read_body({"input": "Hi"})[0], response_id="resp_1", model="m", clock=lambda: 1.5, temperature=0.7, top_p=0.8,
         max_output_tokens=9,
     )  # fmt: skip
-    constraint = OutputConstraint(reasoning=start, calls=OWN if calls else None, trigger="<tool_call>" if calls else "")
+    constraint = OutputConstraint(reasoning=start, calls=OWN if calls else None)
     answer = Answer(events, form=constraint, new_id=lambda prefix: f"{prefix}_1")
     sent: list[Event] = [events.created(), events.in_progress(), *answer.begin()]
     for at in range(0, len(text), step):
@@ -91,13 +95,28 @@ def test_chat_completions_have_reasoning_content() -> None:
     assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
 
 
-def test_messages_of_anthropics_api_have_no_reasoning() -> None:
+@pytest.mark.parametrize("shows", [False, True])
+def test_messages_of_anthropics_api_have_blocks_of_reasoning_if_asked(shows: bool) -> None:
     sent = emitted("Hm.</think>Yes.", 5, "open")
-    answer = MessageAnswer("resp_1", model="m", usage=Usage(1, 0, 0))
-    blocks = [event for item in sent for event in answer.feed(item) if event["type"] == "content_block_start"]
-    assert [block["content_block"]["type"] for block in blocks] == ["text"]
+    answer = MessageAnswer("resp_1", model="m", usage=Usage(1, 0, 0), shows_thinking=shows)
+    streamed = [event for item in sent for event in answer.feed(item)]
+    for event in streamed:
+        TypeAdapter(RawMessageStreamEvent).validate_python(event)
+    kinds = ["thinking", "text"] if shows else ["text"]
+    starts = [event for event in streamed if event["type"] == "content_block_start"]
+    assert [(start["index"], start["content_block"]["type"]) for start in starts] == list(enumerate(kinds))
+    deltas = [event["delta"] for event in streamed if event["type"] == "content_block_delta"]
+    assert "".join(delta.get("thinking", "") for delta in deltas) == ("Hm." if shows else "")
+    assert "".join(delta.get("signature", "") for delta in deltas) == ("rs_1" if shows else "")
+    assert sum(event["type"] == "content_block_stop" for event in streamed) == len(kinds)
     assert isinstance(sent[-1], TerminalEvent)
-    assert [block["type"] for block in answer.whole(sent[-1])["content"]] == ["text"]
+    message = Message.model_validate(answer.whole(sent[-1]))
+    assert [block.type for block in message.content] == kinds
+    if shows:
+        assert message.content[0] == ThinkingBlock(type="thinking", thinking="Hm.", signature="rs_1")
+        thought = message.content[0].model_dump()
+        request, _ = read_messages({"messages": [USER, {"role": "assistant", "content": [thought]}, USER]})
+        assert request.items[1] == Reasoning([ReasoningText("Hm.")])
 
 
 def shown(request: ResponseCreate) -> list[dict[str, Any]]:

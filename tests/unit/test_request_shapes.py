@@ -228,7 +228,7 @@ def test_only_allowed_tools_are_in_the_grammar(mode: str) -> None:
         assert constraint.grammar is not None
         assert '\\\\\\"f\\\\\\"' in constraint.grammar
         assert '\\\\\\"g\\\\\\"' not in constraint.grammar
-        assert bool(constraint.trigger) == (mode == "auto")
+        assert constraint.whole == (mode != "auto")
 
 
 def test_hosted_tools_among_the_allowed_ones_are_dropped() -> None:

@@ -19,7 +19,7 @@ from engine.process import EngineProcess
 from engine.sampler import Sampler
 from gateway.errors import ApiError
 from gateway.prompts.constraints import form
-from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart
+from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart
 from gateway.protocol.tools import ErrorPaths, FunctionTool, JsonSchema, OutputConstraint, TextFormat
 from tests.support.plans import MEASURED
 from tests.support.schema_shapes import SHAPES
@@ -392,6 +392,46 @@ def test_a_schema_that_cannot_be_enforced_exactly_is_refused_by_name(schema: Any
     assert str(caught.value.param).startswith("tools[0]")
 
 
+def test_a_refusal_names_all_keywords_that_cannot_be_enforced() -> None:
+    schema = {
+        "properties": {
+            "a": {"type": "array", "uniqueItems": True, "contains": {}},
+            "b": {"type": "object", "properties": {"c": {"not": {}}, "d": {"not": {"type": "null"}}}},
+            "e": {"type": "string", "pattern": "(?=x)"},
+            "f": {"enum": ["\u0001"]},
+        },
+    }
+    paths = ["a.uniqueItems", "a.contains", "b.properties.c.not", "b.properties.d.not", "e.pattern", "f.enum"]
+    with pytest.raises(ApiError) as caught:
+        compiled(schema)
+    assert all(f"schema.properties.{path}" in caught.value.message for path in paths), caught.value.message
+    functions = [FunctionTool(name=name, parameters=schema, strict=True) for name in "fg"]
+    with pytest.raises(ApiError) as caught:
+        form(functions, "auto", TextFormat(), ErrorPaths())
+    for i in range(2):
+        assert all(f"tools[{i}].parameters.properties.{path}" in caught.value.message for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"$ref": "#"}, "$ref"),
+        ({"anyOf": [{"$ref": "#"}]}, "anyOf[0].$ref"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}}}, "$defs.a.$ref"),
+        ({"properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "properties.a.$ref"),
+        ({"properties": {"a": {"$ref": "#"}}}, ""),
+        ({"properties": {"a": {"anyOf": [{"$ref": "#/properties/a"}, {"type": "null"}]}}}, ""),
+    ],
+)
+def test_a_reference_that_never_ends_is_refused_or_replaced(schema: Any, path: str) -> None:
+    constraint = tool(schema)
+    assert constraint.ignored == (("tools[0]",) if path else ())
+    if path:
+        assert refused(schema) == f"schema.{path}"
+    else:
+        compiled(schema)
+
+
 BOUNDS = st.one_of(
     st.integers(-1200, 1200), st.integers(-(10**9), 10**9), st.decimals(-50, 50, places=3).map(float), st.just(0)
 )
@@ -444,7 +484,7 @@ def test_a_required_call_has_arguments_that_fit_a_strict_schema_or_the_schema_is
         assert (error.param or "").startswith("tools[0]")
         assume(False)
     assert wanted.grammar is not None
-    parts = CallReader().feed(spoken(compiler, wanted.grammar, seed))
+    parts = AnswerReader().feed(spoken(compiler, wanted.grammar, seed))
     assert parts[0] == CallStart("f")
     arguments = json.loads("".join(part.text for part in parts if isinstance(part, ArgumentsPart)))
     jsonschema.validate(arguments, parameters)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from engine import Model
 from gateway.prompts.chat_template import Prompt, TemplateError
+from gateway.prompts.folding import Accepted, fold
 from gateway.protocol.tool_prompt import Message
 from tests.support.templates import TEMPLATES, TEXT_TOKENS, compose, control_texts
 from tests.support.templates.vocabulary import write_sentencepiece, write_vocabulary
@@ -311,3 +312,17 @@ def test_a_call_shows_its_arguments_as_the_model_wrote_them(vocabulary: Model) -
 def test_a_template_that_omits_every_text_is_refused(vocabulary: Model) -> None:
     with pytest.raises(TemplateError):
         Prompt("x", vocabulary.vocabulary, mark=lambda: "0" * 32).follow_up([user("a")], date=date)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_tag_of_reasoning_in_an_argument_does_not_cut_the_call(vocabulary: Model, name: str) -> None:
+    history = [user("x"), *called({"city": "a</think>b<think>c"}), user("y")]
+    shown = text(vocabulary, whole(vocabulary, name, history)).replace(r"\u003c", "<")
+    assert "weather" in shown
+    assert "a</think>b<think>c" in shown
+
+
+def test_joined_answers_keep_all_reasoning() -> None:
+    alternating = Accepted(**{**dict.fromkeys(Accepted.__annotations__, True), "parts": False, "assistants": False})
+    said = [user("x"), assistant("a", reasoning_content="1"), assistant("b", reasoning_content="2"), assistant("c")]
+    assert fold(said, alternating)[1:] == [assistant("a\n\nb\n\nc", reasoning_content="1\n\n2")]

@@ -19,7 +19,7 @@ from gateway.errors import ApiError
 from gateway.prompts.chat_template import Prompt
 from gateway.prompts.constraints import form
 from gateway.protocol.call_format import OWN, CallFormat
-from gateway.protocol.calls import ArgumentsPart, CallReader, CallStart, Part, TextPart
+from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart, Part, TextPart
 from gateway.protocol.tool_prompt import Message, Tool
 from gateway.protocol.tools import ErrorPaths, FunctionTool, JsonObject, OutputConstraint, TextFormat
 from tests.support.tiny_model import SPECIAL, write_tiny_model
@@ -96,12 +96,12 @@ def wanted(calls: CallFormat, *tools: FunctionTool, choice: Any = "required", an
 
 
 def grammar(constraint: OutputConstraint) -> Grammar:
-    return Grammar(constraint.grammar or "", constraint.trigger, constraint.anchored, constraint.controls)
+    return Grammar(constraint.grammar or "", constraint.controls)
 
 
 def read(constraint: OutputConstraint, answer: str, cuts: list[int] | None = None) -> list[Part]:
     """What a reader finds in an answer that comes in pieces; neighbours of one kind as one."""
-    reader = CallReader(constraint.calls or OWN, whole=not constraint.trigger, parameters=constraint.parameters)
+    reader = AnswerReader(constraint.calls or OWN, whole=constraint.whole, parameters=constraint.parameters)
     found: list[Part] = []
     for start, end in itertools.pairwise([0, *sorted(cuts or []), max(len(answer), *(cuts or [0]))]):
         found += reader.feed(answer[start:end])
@@ -229,6 +229,41 @@ def test_between_tags_a_strict_schema_is_held_for_each_parameter(model: Model, t
     assert not follows(model, constraint, written(城市="北京"))
 
 
+UNIONS: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+    ({"type": ["string", "integer"]}, {"x y": "x y", "7": 7, "7.5": "7.5", '"q"': '"q"'}, []),
+    ({"anyOf": [{"type": "string", "maxLength": 3}, {"type": "integer"}]}, {"abc": "abc", "12345": 12345}, ["abcd"]),
+    ({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+     {"a": "a", '["a"]': ["a"]}, ["[1]", "[1"]),
+    ({"enum": ["a", 1, None]}, {"a": "a", "1": 1, "null": None}, ["b", '"a"', "2"]),
+    ({"enum": ["1", "a", 2]}, {"a": "a", "2": 2}, ["1"]),
+    ({"anyOf": [{"enum": ["a"]}, {"type": "object", "properties": {}, "additionalProperties": False}]},
+     {"a": "a", "{}": {}}, ["b", '{"a": 1}']),
+    ({"anyOf": [{"type": "string", "minLength": 2}, {"type": "null"}]}, {"ab": "ab", "null": None}, ["a"]),
+    ({"anyOf": [{"type": "string"}, {"allOf": [{"type": "integer"}]}]}, {'"a"': "a", "1": 1}, ["a"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", TAGGED.values(), ids=TAGGED)
+@pytest.mark.parametrize(("schema", "valid", "invalid"), UNIONS, ids=lambda value: str(value)[:40])
+def test_strings_of_a_union_are_written_bare_between_tags(
+    model: Model, template: str, schema: dict[str, Any], valid: dict[str, Any], invalid: list[str]
+) -> None:
+    prompts = _PROMPTS.setdefault(template, prompt(model, template))
+    calls, tags = prompts.calls, prompts.calls.tags
+    assert tags is not None
+    parameters = {"type": "object", "properties": {"a": schema}, "required": ["a"], "additionalProperties": False}
+    constraint = wanted(calls, tool(parameters, "f"))
+    for value in [*valid, *invalid]:
+        written = f"{calls.opening}f{tags.first}a{tags.assign}{value}{calls.closing}"
+        assert follows(model, constraint, written) is (value in valid), value
+        if value in valid:
+            assert arguments_of(read(constraint, written)) == {"a": valid[value]}
+            jsonschema.validate(valid[value], schema)
+            if "allOf" not in str(schema):
+                history = prompts.whole([user("x"), called({"a": valid[value]}, "f")], date=date)
+                assert written in text(model, history)
+
+
 @pytest.mark.parametrize("template", TAGGED.values(), ids=TAGGED)
 @pytest.mark.parametrize("keyword", [{"pattern": "^a"}, {"format": "date"}], ids=str)
 def test_what_text_between_tags_cannot_hold_is_refused_or_listed(
@@ -316,7 +351,7 @@ _PROMPTS: dict[str, Prompt] = {}
 def test_a_string_between_tags_is_passed_on_as_it_comes(model: Model) -> None:
     calls = prompt(model, XML).calls
     constraint = wanted(calls, tool({"type": "object", "properties": {"a": {"type": "string"}}}, "f"))
-    reader = CallReader(calls, parameters=constraint.parameters)
+    reader = AnswerReader(calls, parameters=constraint.parameters)
     assert reader.feed('<tool_call>\n<function=f>\n<parameter=a>\nfirst "line"\n') == [
         CallStart("f"), ArgumentsPart('{"a": '), ArgumentsPart('"first \\"line\\"'),
     ]  # fmt: skip
