@@ -29,6 +29,7 @@ from gateway.conversations.prompt_builder import PromptBuilder
 from gateway.conversations.turns import Sessions
 from gateway.errors import EngineUnavailableError
 from gateway.models import served
+from gateway.models.learned import LearnedSaver
 from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
 from gateway.observability.metrics import Metrics
@@ -79,7 +80,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         if engine.state in (State.IDLE, State.STOPPED, State.FAILED):
             admission.pump()  # a restarted engine has room for waiting requests; if the last one failed, they fail
 
-    costs = LearningCostModel(model.plan)
+    costs = LearningCostModel(model.plan, model.learned.read())
 
     def stepped(step: Stepped) -> None:
         metrics.stepped(step)
@@ -96,6 +97,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         on_change=changed,
         on_step=stepped,
         on_store=metrics.store.observe_engine,
+        learned=costs.learned,
     )
     dispatcher = Dispatcher(pool.engines, costs, warm=pool.warm, suspend=pool.suspend)
     admission = Admission(
@@ -111,6 +113,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         sessions=sessions,
         conversations=Conversations(sessions),
         pool=pool,
+        costs=costs,
         dispatcher=dispatcher,
         admission=admission,
         registry=UserRegistry(
@@ -192,6 +195,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
         with suppress(StoreError):  # every request will report it
             await services.sessions.mark_interrupted()
         await services.registry.refresh()
+        learned = LearnedSaver(services.costs, services.model.learned)
         work = {
             "sessions": services.sessions.run,
             "cache": services.cache.run,
@@ -200,6 +204,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
             "dispatcher": services.dispatcher.run,
             "conversations": responses.turns.run,
             "erasure": Erasure(responses).run,
+            "learned": learned.run,
         }
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))
@@ -211,6 +216,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
+        await learned.save()
         services.sessions.close()
         await asyncio.to_thread(services.cache.close)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cache import Cache, PrefixCache
-from engine import EnginePool
+from engine import EnginePool, LearningCostModel
 from gateway.auth.penalties import Penalties
 from gateway.auth.registry import UserRegistry
 from gateway.config.settings import Settings
@@ -37,6 +37,8 @@ class Services:
     sessions: Sessions
     conversations: Conversations
     pool: EnginePool
+    costs: LearningCostModel
+    """Step times, as learned until now."""
     dispatcher: Dispatcher
     admission: Admission
     prompts: PromptWorkers
