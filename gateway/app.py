@@ -83,7 +83,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     costs = LearningCostModel(model.plan, model.learned.read())
 
     def stepped(step: Stepped) -> None:
-        metrics.stepped(step)
+        metrics.stepped(step, trial=dispatcher.trying)
         if step.width:
             working = sum(engine.state is State.BUSY for engine in pool.engines)
             costs.observe(step.threads, step.kind, step.width, step.seconds, working=working)
@@ -127,7 +127,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         fingerprint=served.fingerprint(worker.build),
         digest=str(worker.build["model"]),
     )
-    metrics.watch(pool)
+    metrics.watch(pool, costs)
     metrics.store.watch(cache.store.backend, lambda: cache.store.up)
     metrics.waiting.set_function(lambda: len(admission))
     metrics.running.set_function(lambda: admission.running)

@@ -112,6 +112,11 @@ class Dispatcher:
         """Number of placed requests."""
         return len(self._runs)
 
+    @property
+    def trying(self) -> bool:
+        """Whether a number of engines is being tried of which too little is known."""
+        return self._count.trying
+
     def place(self, demand: Demand) -> Placement | None:
         """Place the request and return its placement, or None if no engine has room."""
         if self.running >= self.most:
