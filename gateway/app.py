@@ -209,6 +209,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))
         yield {INTAKE: intake}
+        await services.idle_work.close()
         await responses.close(within=0)
         watch.cancel()
         await services.registry.close()

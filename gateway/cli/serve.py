@@ -30,6 +30,8 @@ from gateway.observability import logs
 from gateway.observability.stages import Stages
 from gateway.prompts.chat_template import TemplateError
 from gateway.responses.registry import Responses
+from gateway.responses.self_test import SelfTest
+from gateway.responses.warm_up import WarmUp
 from gateway.transport.header_timeout import KEEP_ALIVE_SECONDS, HeaderTimeout
 from gateway.transport.sockets import BoundedSocket
 
@@ -87,6 +89,14 @@ class Server(uvicorn.Server):
             structlog.get_logger().info("serving", **self.stages.seconds)
             _greet(self.greeting)
             self.supervisor.ready(self.greeting.partition(" — ")[0])
+            self._use_idle_time()
+
+    def _use_idle_time(self) -> None:
+        """Warm up and learn until the first request, as far as the settings say."""
+        services = self.responses.services
+        if services.settings.preload:
+            warm_up, self_test = WarmUp(services), SelfTest(services)
+            services.idle_work.start([warm_up.run, *([self_test.run] if services.settings.self_test else [])])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from gateway.observability.activity import Activity
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.protocol.ids import RANDOM_DIGITS, response_id
+from gateway.responses.idle_work import IdleWork
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
 
@@ -50,6 +51,8 @@ class Services:
     it is the same."""
     digest: str
     """SHA-256 of the served model."""
+    idle_work: IdleWork = field(default_factory=IdleWork)
+    """What the gateway does until the first request."""
     activity: Activity = field(default_factory=Activity)
     histories: Histories = field(default_factory=Histories)
     penalties: Penalties = field(default_factory=Penalties)
