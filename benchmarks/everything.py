@@ -40,6 +40,7 @@ RUNS: Final = (
     "writeback --model embedded --streams 8",
     "blocks",
     "ahead",
+    "coldstart",
     "cancel",
     "fairness",
     "adapting",

@@ -168,7 +168,7 @@ def main() -> None:
             f"{count} connections need {count + 100} open files, but the limit is {hard}: raise it with `ulimit -n`"
         )
     lifted = 2 * count + 1000
-    with samovar(embedded(), connections_per_address=lifted, messages_per_minute=1_000_000) as server:
+    with samovar(embedded(), connections_per_address=lifted, messages_per_minute=1_000_000, preload=False) as server:
         print(f"{count:,} idle connections, a heartbeat every {HEARTBEAT:g} s, {machine()}, process {os.getpid()}")
         uvloop.run(measure(server, count, options.seconds))
 

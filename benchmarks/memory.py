@@ -75,7 +75,7 @@ def measure(subject: Subject) -> list[Figure]:
     def add(name: str, values: list[float], unit: str = "MB", goal: float | None = None) -> None:
         figures.append(Figure(benchmark="memory", name=f"{subject.name}: {name}", values=values, unit=unit, goal=goal))
 
-    with samovar(subject.path, engine_memory=64 << 20, idle_unload=0) as server:  # the minimum: cells for one context
+    with samovar(subject.path, engine_memory=64 << 20, idle_unload=0, preload=False) as server:  # 64 MiB: one context
         uvloop.run(turns(server, subject, 1, 20, 0))
         add("an engine with 4 096 cells, after 20 tokens, RSS", megabytes(server.engines(), "rss"))
         uvloop.run(turns(server, subject, 2 * cores(), 20, 1))
@@ -87,7 +87,7 @@ def measure(subject: Subject) -> list[Figure]:
         add("an engine with 4 096 cells, all used, RSS", megabytes(engines, "rss"), goal=engine)
         add("each further engine, all cells used, private", [megabytes(engines, "uss")[-1]], goal=second)
         add("all engines and the gateway, proportional", [sum(megabytes([server.process, *engines], "pss"))])
-    with samovar(subject.path, idle_unload=IDLE_SECONDS) as server:
+    with samovar(subject.path, idle_unload=IDLE_SECONDS, preload=False) as server:
         uvloop.run(turns(server, subject, 1, 20, 0))
         resting, firsts = [], []
         for seed in range(1, ROUNDS + 1):

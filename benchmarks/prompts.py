@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--rival", action="store_true", help="also measure llama-server")
     options = start_benchmark(parser)
     model = subject(options.model)
-    with samovar(model.path) as ours:
+    with samovar(model.path, preload=False) as ours:  # no request ends the self-test here
         asking = Asking(Samovar(ours), model)
         publish(uvloop.run(measure("Samovar", asking, options.streams)))
     if options.rival:

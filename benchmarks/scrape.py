@@ -15,8 +15,9 @@ import psutil
 from benchmarks.figures import Figure, publish
 from benchmarks.machine import machine
 from cache import Operation
-from engine import EnginePool, Stepped, WorkerConfig, heuristic, usage
+from engine import EnginePool, LearningCostModel, Stepped, WorkerConfig, heuristic, usage
 from gateway import errors
+from gateway.observability.learned_metrics import ROWS
 from gateway.observability.metrics import GENERATING, NOT_FAILED, Metrics
 
 ENGINES: Final = 16
@@ -30,7 +31,7 @@ def everything_counted() -> Metrics:
     metrics = Metrics()
     pool = EnginePool(WorkerConfig("model", 4096, 32, heuristic(10**8, ENGINES, 1)), count=ENGINES, cores=ENGINES)
     pool.usage = dict.fromkeys(pool.usage, usage(os.getpid()))
-    metrics.watch(pool)
+    metrics.watch(pool, everything_learned())
     metrics.serve("model", {f"limit_{number}": number for number in range(12)})
     codes = [one.code for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.ApiError)]
     for route in GENERATING:
@@ -51,8 +52,19 @@ def everything_counted() -> Metrics:
         for outcome in outcomes:
             metrics.store.observe(Operation("redis", operation, outcome, 0.01, 1000))
     metrics.store.watch("redis", lambda: True)
-    metrics.stepped(Stepped(1, 1, 0.01, 1))
+    metrics.stepped(Stepped(1, 1, 0.01, 1), trial=False)
     return metrics
+
+
+def everything_learned() -> LearningCostModel:
+    """Return a cost model that has seen every width at every number of engines."""
+    plan = heuristic(10**8, ENGINES, ENGINES)
+    costs = LearningCostModel(plan)
+    for times in plan.times:
+        for kind, widths in ROWS.items():
+            for rows in widths:
+                costs.observe(times.threads, kind, rows, 0.01, working=times.engines)
+    return costs
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from .handle import Engine
 from .kv_cache_manager import common_prefix
-from .learning import LearningCostModel
+from .learning import LearnedStep, LearningCostModel
 from .llama import Model, Vocabulary, build_features
 from .messages import (
     Answer,
@@ -51,6 +51,7 @@ __all__ = [
     "Finished",
     "Generate",
     "Grammar",
+    "LearnedStep",
     "LearningCostModel",
     "Logprob",
     "Mark",

@@ -56,7 +56,7 @@ class EngineCore:
         self._kv_cache = KVCacheManager(
             home, cells=self.cells, sequences=config.sequences, divisible=model.has_blocks, on_loss=self._before_loss
         )
-        self._scheduler = Scheduler(LearningCostModel(config.cost_model))
+        self._scheduler = Scheduler(LearningCostModel(config.cost_model, config.learned))
         self._runs: dict[int, Run] = {}
         self._compiling: set[int] = set()
         """Requests whose grammar is being compiled."""
@@ -192,7 +192,7 @@ class EngineCore:
         self._channel.send(
             Stepped(
                 step.rows, len(step.parts), seconds, self._kv_cache.used, self._threads, step.kind,
-                step.width if step.typical else 0,
+                step.width if step.typical else 0, step.trial,
             ),
             urgent=False,
         )  # fmt: skip

@@ -8,6 +8,9 @@ The seconds of a step are estimated as those of a prior (measured by `samovar tu
   That of a number of engines that is not used may have passed meanwhile, which makes it worth another try.
 
 Both are decayed averages of logarithms, in which one outlier counts little.
+
+Corrections outlive the process as `LearnedStep`s. A restored one counts like a few steps, fewer the older it is, so
+that the steps of the new process soon decide.
 """
 
 from __future__ import annotations
@@ -15,13 +18,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from engine.cost_model import WIDEST, CostModel, Kind, StepTimes, seconds
+from engine.cost_model import BATCH, WIDEST, CostModel, Kind, StepTimes, seconds
 
 FAST_SECONDS: Final = 1.5
 """Seconds of steps after which a deviation has followed two thirds of a change."""
@@ -41,10 +44,36 @@ FIRST: Final = 9
 """Steps of a width of which the median counts."""
 OUTDATED: Final = 600.0
 """Seconds without a step after which a width does not count as known any more."""
+RESTORED: Final = 4
+"""Steps that a correction of an earlier run counts for. Five new steps are the majority of FIRST."""
+HALF_LIFE: Final = 7 * 86_400.0
+"""Seconds in which RESTORED halves: the system, its neighbours or the firmware may have changed meanwhile."""
+LONGEST: Final = 3600.0
+"""Maximum seconds of a step: a machine that was suspended is no slower than that."""
 HOPE: Final = 0.4
 """Factor on the seconds of unknown widths in the optimistic cost model, which decides what is worth trying."""
 _DENSE: Final = (*range(1, WIDEST + 1), 2 * WIDEST)
 """The decode widths of a learned cost model: all of them, so that looking one up needs no interpolation."""
+
+
+class LearnedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What was learned about one step width: the form in which it is saved, shown and given to new engines."""
+
+    engines: Annotated[int, msgspec.Meta(ge=1)]
+    threads: Annotated[int, msgspec.Meta(ge=1)]
+    kind: Kind
+    rows: Annotated[int, msgspec.Meta(ge=1, le=BATCH)]
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=LONGEST)]
+    """Usual duration of the step."""
+    samples: Annotated[int, msgspec.Meta(ge=1)]
+    """Number of observed steps, including those of earlier runs."""
+    at: Annotated[float, msgspec.Meta(ge=0)]
+    """When the last one was observed, in seconds since the epoch."""
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second of one engine."""
+        return self.rows / self.seconds
 
 
 @dataclass
@@ -68,8 +97,19 @@ class _Correction:
 
     def __init__(self) -> None:
         self.value = 0.0
+        self.samples = 0
+        """Number of observed steps, including those of earlier runs."""
         self.at = -math.inf
+        """Time of the last step."""
+        self._outdated_at = -math.inf
         self._first: list[float] = []
+
+    def restore(self, factor: float, samples: int, age: float, now: float) -> None:
+        """Start with the factor that an earlier run learned from `samples` steps, the last one `age` seconds ago."""
+        trust = min(samples, math.ceil(RESTORED * 0.5 ** (age / HALF_LIFE)))
+        self.value, self.samples, self.at = factor, samples, now - age
+        self._first = [factor] * trust
+        self._outdated_at = now + OUTDATED
 
     def add(self, factor: float, rate: float, now: float) -> None:
         """Learn from one more step."""
@@ -78,11 +118,13 @@ class _Correction:
             self.value = statistics.median(self._first)
         else:
             self.value += rate * max(-MOST_CHANGE, min(MOST_CHANGE, factor - self.value))
+        self.samples += 1
         self.at = now
+        self._outdated_at = now + OUTDATED
 
     def known(self, now: float) -> bool:
         """Return whether enough steps were observed, the last one not long ago."""
-        return len(self._first) >= KNOWN and now - self.at < OUTDATED
+        return len(self._first) >= KNOWN and now < self._outdated_at
 
 
 class _Table:
@@ -105,17 +147,28 @@ class _Table:
 
     @property
     def steps(self) -> int:
-        """Number of observed steps."""
+        """Number of observed steps of this run."""
         return self.deviation.steps
 
 
 class LearningCostModel:
     """Learns the step times of one model on one machine."""
 
-    def __init__(self, prior: CostModel, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start from `prior`. `clock` returns seconds."""
+    def __init__(
+        self,
+        prior: CostModel,
+        learned: Iterable[LearnedStep] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Start from `prior`, and from what was `learned` with the same model on this machine.
+
+        `clock` returns seconds, `wall` seconds since the epoch.
+        """
         self._prior = prior
         self._clock = clock
+        self._wall = wall
         self._tables: dict[tuple[int, Kind], _Table] = {
             (times.engines, kind): _Table() for times in prior.times for kind in _KINDS
         }
@@ -124,6 +177,8 @@ class LearningCostModel:
         self._model = self._optimistic = prior
         self._made_at = -math.inf
         self._changed = not prior.measured
+        for step in learned:
+            self._restore(step)
 
     @property
     def model(self) -> CostModel:
@@ -145,8 +200,46 @@ class LearningCostModel:
 
     @property
     def samples(self) -> int:
-        """The number of observed steps."""
-        return sum(table.steps for table in self._tables.values())
+        """The number of observed steps, including those of earlier runs."""
+        return sum(own.samples for table in self._tables.values() for own in table.corrections.values())
+
+    @property
+    def measured(self) -> bool:
+        """Whether the prior was measured on this machine."""
+        return self._prior.measured
+
+    def learned(self) -> list[LearnedStep]:
+        """Return everything that was learned, by number of engines, kind and width.
+
+        At most WIDEST + 2 widths of decode steps, and the prior's widths of prefill steps, for each number of engines.
+        """
+        now, wall = self._clock(), self._wall()
+        return [
+            LearnedStep(
+                engines=times.engines,
+                threads=times.threads,
+                kind=kind,
+                rows=width,
+                seconds=min(LONGEST, seconds(_of(times, kind), width) * math.exp(own.value)),
+                samples=own.samples,
+                at=max(0.0, wall - (now - own.at)),
+            )
+            for times in self._prior.times
+            for kind in _KINDS
+            for width, own in sorted(self._tables[times.engines, kind].corrections.items())
+        ]
+
+    def _restore(self, step: LearnedStep) -> None:
+        times = next((t for t in self._prior.times if (t.engines, t.threads) == (step.engines, step.threads)), None)
+        if times is None:
+            return
+        table, now = self._tables[step.engines, step.kind], self._clock()
+        factor = math.log(step.seconds / seconds(_of(times, step.kind), step.rows))
+        own = table.corrections.setdefault(_learned_width(times, step.kind, step.rows), _Correction())
+        own.restore(factor, step.samples, max(0.0, self._wall() - step.at), now)
+        if own.known(now):
+            table.deviation.at = now
+        self._changed = True
 
     def observe(self, threads: int, kind: Kind, width: int, taken: float, *, working: int = 0) -> None:
         """Learn from a step of `width` rows that took `taken` seconds with `threads` threads.
@@ -159,7 +252,7 @@ class LearningCostModel:
         table, machine = self._tables[times.engines, kind], self._machine[kind]
         factor = math.log(max(taken, 1e-6) / seconds(_of(times, kind), width))
         deviation = table.deviation.value
-        own = table.corrections.setdefault(width, _Correction())
+        own = table.corrections.setdefault(_learned_width(times, kind, width), _Correction())
         own.add(factor - _significant(deviation), 1 - math.exp(-taken / SLOW_SECONDS), now)
         rest, fast = factor - own.value, 1 - math.exp(-taken / FAST_SECONDS)
         table.deviation.move(rest - deviation, fast, now)
@@ -176,7 +269,10 @@ class LearningCostModel:
         return self._machine["decode"].value
 
     def observed_at(self, engines: int) -> float:
-        """Return when a decode step with this number of engines was last observed, in seconds of the clock."""
+        """Return when a decode step with this number of engines was last observed, in seconds of the clock.
+
+        Steps of an earlier run that are still trusted count as observed at the start.
+        """
         return self._tables[engines, "decode"].deviation.at
 
     def _deviation(self, table: _Table, kind: Kind) -> float:
@@ -191,10 +287,10 @@ class LearningCostModel:
     def _correction(self, engines: int, kind: Kind, width: int) -> float:
         """Return the logarithm of the factor of a width; of a number of engines without any step, the others' mean."""
         table = self._tables[engines, kind]
-        if table.steps:
+        if table.corrections:
             return table.correction(width)
         for kinds in ((kind,), _KINDS):
-            seen = [other for (_, its_kind), other in self._tables.items() if its_kind in kinds and other.steps]
+            seen = [other for (_, its_kind), other in self._tables.items() if its_kind in kinds and other.corrections]
             if seen:
                 return statistics.fmean(other.correction(width) for other in seen)
         return 0.0
@@ -221,6 +317,16 @@ class LearningCostModel:
 
 
 _KINDS: Final[tuple[Kind, ...]] = ("decode", "prefill")
+
+
+def _learned_width(times: StepTimes, kind: Kind, width: int) -> int:
+    """Return the width under which a step is learned: of prefill steps, the nearest one in the cost model.
+
+    Prompts have any length, and neighbouring widths take the same time per token.
+    """
+    if kind == "decode" or width in times.prefill:
+        return width
+    return min(times.prefill, key=lambda rows: abs(math.log(rows / width)))
 
 
 def _significant(deviation: float) -> float:

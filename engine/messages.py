@@ -14,6 +14,7 @@ import msgspec
 
 from cache import CacheConfig, Operation
 from engine.cost_model import CostModel, Kind
+from engine.learning import LearnedStep
 from engine.modelfile import Mark
 
 LENGTH: Final = struct.Struct(">I")
@@ -38,6 +39,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, tag="configure"):
     """The change marks of the model file when `build` was computed; None to accept any file."""
     idle_cells: int = 1 << 30
     """Maximum cells of ended requests, because idle cells slow every step down."""
+    learned: list[LearnedStep] = []
+    """What the gateway has learned about step times until now."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +189,8 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
     kind: Kind = "decode"
     width: int = 0
     """Rows with padding, if the step's seconds are typical of its width, else 0."""
+    trial: bool = False
+    """Whether its width was tried because nothing was known about it."""
 
 
 class StoreUsed(msgspec.Struct, frozen=True, tag="store_used"):

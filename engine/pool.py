@@ -18,6 +18,7 @@ import structlog
 
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
 from engine.handle import Engine
+from engine.learning import LearnedStep
 from engine.messages import Answer, Discard, Generate, Stepped, StoreUsed, WorkerConfig
 from engine.process import EngineProcess, State
 from engine.reloads import Reloads
@@ -51,17 +52,25 @@ class EnginePool:
         on_change: Callable[[Engine], None] = lambda _: None,
         on_step: Callable[[Stepped], None] = lambda _: None,
         on_store: Callable[[StoreUsed], None] = lambda _: None,
+        learned: Callable[[], list[LearnedStep]] = list,
     ) -> None:
         """Create the engines without starting them. Raises ValueError if `count` is not between 1 and `cores`.
 
         `on_change` is called after every change of an engine's state, `on_step` after every step, `on_store` after
-        store operations. Engines idle for `idle_unload` seconds are unloaded (0: never).
+        store operations. Engines idle for `idle_unload` seconds are unloaded (0: never). `learned` returns the step
+        times with which an engine starts.
         """
         if not 1 <= count <= cores:
             raise ValueError(f"the number of engines must be between 1 and {cores} (cores), not {count}")
         self._engines = tuple(
             EngineProcess(
-                str(i), config, on_change=self._changed, on_threads=self._confirmed, on_step=on_step, on_store=on_store
+                str(i),
+                config,
+                on_change=self._changed,
+                on_threads=self._confirmed,
+                on_step=on_step,
+                on_store=on_store,
+                learned=learned,
             )
             for i in range(count)
         )

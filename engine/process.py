@@ -19,6 +19,7 @@ from engine.autopsy import cause_of_death
 from engine.child import environment, module_command
 from engine.connection import Connection
 from engine.errors import EngineDiedError, EngineError, ModelLoadError
+from engine.learning import LearnedStep
 from engine.messages import (
     Abort,
     Answer,
@@ -74,8 +75,12 @@ class EngineProcess:
         on_threads: Callable[[EngineProcess], None] = lambda _: None,
         on_step: Callable[[Stepped], None] = lambda _: None,
         on_store: Callable[[StoreUsed], None] = lambda _: None,
+        learned: Callable[[], list[LearnedStep]] = list,
     ) -> None:
-        """The callbacks get changes of state, confirmed numbers of threads, steps and store operations."""
+        """The callbacks get changes of state, confirmed numbers of threads, steps and store operations.
+
+        `learned` returns what a new process is told about step times.
+        """
         self.name = name
         self.state = State.STOPPED
         self.since = time.monotonic()
@@ -98,6 +103,7 @@ class EngineProcess:
         self._on_threads = on_threads
         self._on_step = on_step
         self._on_store = on_store
+        self._learned = learned
         self._connection = Connection(name, on_message=self._handle, on_requests=self._requests_changed)
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -188,7 +194,7 @@ class EngineProcess:
             ours.close()
             raise
         reader = await self._connection.open(ours)
-        self._connection.send(self._config)
+        self._connection.send(msgspec.structs.replace(self._config, learned=self._learned()))
         return reader
 
     def _handle(self, message: FromEngine) -> None:

@@ -88,6 +88,8 @@ class Step:
     kind: Kind = "decode"
     typical: bool = True
     """Whether other steps of this width take as long: not the first ones after a change of widths."""
+    trial: bool = False
+    """Whether the step's width is tried because nothing is known about it."""
 
     @property
     def rows(self) -> int:
@@ -177,8 +179,7 @@ class Scheduler:
 
     def observe(self, step: Step, taken: float) -> None:
         """Learn from a step that took `taken` seconds."""
-        trial = step.kind == "decode" and self._trial > 0
-        self._trial_seconds = min(TRIAL_SECONDS, self._trial_seconds + taken * (TRIAL_SHARE - trial))
+        self._trial_seconds = min(TRIAL_SECONDS, self._trial_seconds + taken * (TRIAL_SHARE - step.trial))
         if step.typical:
             self._costs.observe(self._threads, step.kind, step.width, taken)
 
@@ -206,6 +207,7 @@ class Scheduler:
             rows - width,
             round=len(group) == len(self._decoding),
             typical=self._typical,
+            trial=self._trial > 0,
         )
 
     def _prefill(self, *, brief: bool) -> Step:

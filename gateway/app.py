@@ -29,6 +29,7 @@ from gateway.conversations.prompt_builder import PromptBuilder
 from gateway.conversations.turns import Sessions
 from gateway.errors import EngineUnavailableError
 from gateway.models import served
+from gateway.models.learned import LearnedSaver
 from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
 from gateway.observability.metrics import Metrics
@@ -79,10 +80,10 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         if engine.state in (State.IDLE, State.STOPPED, State.FAILED):
             admission.pump()  # a restarted engine has room for waiting requests; if the last one failed, they fail
 
-    costs = LearningCostModel(model.plan)
+    costs = LearningCostModel(model.plan, model.learned.read())
 
     def stepped(step: Stepped) -> None:
-        metrics.stepped(step)
+        metrics.stepped(step, trial=dispatcher.trying)
         if step.width:
             working = sum(engine.state is State.BUSY for engine in pool.engines)
             costs.observe(step.threads, step.kind, step.width, step.seconds, working=working)
@@ -96,6 +97,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         on_change=changed,
         on_step=stepped,
         on_store=metrics.store.observe_engine,
+        learned=costs.learned,
     )
     dispatcher = Dispatcher(pool.engines, costs, warm=pool.warm, suspend=pool.suspend)
     admission = Admission(
@@ -111,6 +113,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         sessions=sessions,
         conversations=Conversations(sessions),
         pool=pool,
+        costs=costs,
         dispatcher=dispatcher,
         admission=admission,
         registry=UserRegistry(
@@ -124,7 +127,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
         fingerprint=served.fingerprint(worker.build),
         digest=str(worker.build["model"]),
     )
-    metrics.watch(pool)
+    metrics.watch(pool, costs)
     metrics.store.watch(cache.store.backend, lambda: cache.store.up)
     metrics.waiting.set_function(lambda: len(admission))
     metrics.running.set_function(lambda: admission.running)
@@ -192,6 +195,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
         with suppress(StoreError):  # every request will report it
             await services.sessions.mark_interrupted()
         await services.registry.refresh()
+        learned = LearnedSaver(services.costs, services.model.learned)
         work = {
             "sessions": services.sessions.run,
             "cache": services.cache.run,
@@ -200,10 +204,12 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
             "dispatcher": services.dispatcher.run,
             "conversations": responses.turns.run,
             "erasure": Erasure(responses).run,
+            "learned": learned.run,
         }
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))
         yield {INTAKE: intake}
+        await services.idle_work.close()
         await responses.close(within=0)
         watch.cancel()
         await services.registry.close()
@@ -211,6 +217,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
+        await learned.save()
         services.sessions.close()
         await asyncio.to_thread(services.cache.close)
 

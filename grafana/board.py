@@ -1,4 +1,4 @@
-"""The dashboard: six questions, in the order in which an administrator asks them when users complain about slowness."""
+"""The dashboard: seven questions, in the order in which an administrator asks them when users report slowness."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ QUARTER: Final = "15m"
 """Time range of the tiles that count failures."""
 ENGINE: Final = "{{instance}} #{{engine}}"
 """Legend of an engine's series."""
+LEARNED_STEP: Final = "{{rows}}: {{engines}} × {{threads}}"
+"""Legend of the series of a step width."""
 ALERTS: Final = 'ALERTS{alertname=~"Samovar.+",alertstate="firing"}'
 
 WELL: Final = Row(
@@ -313,6 +315,45 @@ USED: Final = Row(
     ),
 )
 
+LEARNED: Final = Row(
+    "What has it learned about this machine?",
+    "Every step corrects the expected times, from which the number of engines and the batch sizes follow.",
+    (
+        Panel(
+            "Learned decode time",
+            "Usual time of a step by sequences: engines × threads. All rise at once: others use the machine.",
+            (Query(metric("learned_step_seconds", 'kind="decode"'), LEARNED_STEP),),
+            unit="s",
+            width=6,
+        ),
+        Panel(
+            "Learned prefill time",
+            "Usual time of a step by prompt tokens: engines × threads.",
+            (Query(metric("learned_step_seconds", 'kind="prefill"'), LEARNED_STEP),),
+            unit="s",
+            width=6,
+        ),
+        Panel(
+            "Steps learned from",
+            "Including earlier runs. Few: the plan is still an estimate; samovar tune measures at once.",
+            (Query(total(metric("cost_model_samples")), "steps"),),
+            width=6,
+        ),
+        Panel(
+            "Time in trials",
+            "Share of step time. width: another batch size; engines: another number of engines.",
+            (
+                Query(
+                    total(rate("trial_seconds_total"), "kind") + f" / scalar({total(rate('engine_step_seconds_sum'))})",
+                    "{{kind}}",
+                ),
+            ),
+            unit="percentunit",
+            width=6,
+        ),
+    ),
+)
+
 FAILED: Final = Row(
     "What failed?",
     "Normally empty. docs/metrics.md explains the meaning of every alert and what to do.",
@@ -375,4 +416,4 @@ FAILED: Final = Row(
 )
 
 TITLE: Final = "Samovar"
-ROWS: Final = (WELL, WAITING, FAST, SAVED, USED, FAILED)
+ROWS: Final = (WELL, WAITING, FAST, SAVED, USED, LEARNED, FAILED)

@@ -157,6 +157,25 @@ CHINESE: Final = {
     "Many per minute: idle_unload is shorter than the pauses in which users think.": (
         "每分钟很多次：idle_unload 比用户思考的间隔还短。"
     ),
+    # What has it learned about this machine?
+    "What has it learned about this machine?": "对本机学到了什么？",
+    "Every step corrects the expected times, from which the number of engines and the batch sizes follow.": (
+        "每一步都会修正预计用时；引擎数与批大小由此决定。"
+    ),
+    "Learned decode time": "学到的解码用时",
+    "Usual time of a step by sequences: engines × threads. All rise at once: others use the machine.": (
+        "每步的通常用时，按序列数：引擎 × 线程。同时上升：其他进程在占用本机。"
+    ),
+    "Learned prefill time": "学到的预填充用时",
+    "Usual time of a step by prompt tokens: engines × threads.": "每步的通常用时，按输入词元数：引擎 × 线程。",
+    "Steps learned from": "用于学习的步数",
+    "Including earlier runs. Few: the plan is still an estimate; samovar tune measures at once.": (
+        "含此前的运行。很少：运行方案仍是估计；samovar tune 可立即实测。"
+    ),
+    "Time in trials": "试验用时",
+    "Share of step time. width: another batch size; engines: another number of engines.": (
+        "占每步用时的比例。width：试另一种批大小；engines：试另一种引擎数。"
+    ),
     # What failed?
     "What failed?": "哪里出了错？",
     "Normally empty. docs/metrics.md explains the meaning of every alert and what to do.": (
@@ -195,6 +214,7 @@ CHINESE: Final = {
     "conversations": "对话",
     "connections": "连接",
     "sequences": "序列",
+    "steps": "步",
     "share": "比例",
     "gateway": "网关",
     "loads": "加载",
@@ -202,7 +222,7 @@ CHINESE: Final = {
     "prompt workers": "提示词进程",
     "unloads": "卸载",
 }
-_SAME: Final = re.compile(r"(\{\{\w+\}\}|p\d+|[\s#:])+")
+_SAME: Final = re.compile(r"(\{\{\w+\}\}|p\d+|[\s#:×])+")
 """Matches legends that are the same in every language."""
 
 

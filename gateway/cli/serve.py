@@ -17,7 +17,7 @@ import uvicorn
 import uvloop
 
 from cache import StoreError
-from engine import EngineError
+from engine import EngineError, LearningCostModel
 from gateway.app import build
 from gateway.cli import CommandError
 from gateway.cli.keys import has_keys
@@ -31,6 +31,8 @@ from gateway.observability import logs
 from gateway.observability.stages import Stages
 from gateway.prompts.chat_template import TemplateError
 from gateway.responses.registry import Responses
+from gateway.responses.self_test import SelfTest
+from gateway.responses.warm_up import WarmUp
 from gateway.transport.header_timeout import KEEP_ALIVE_SECONDS, HeaderTimeout
 from gateway.transport.sockets import BoundedSocket
 
@@ -47,10 +49,18 @@ LAST_SECONDS: Final = 5
 HURRIED_SECONDS: Final = 1
 """Like `LAST_SECONDS`, after a second signal."""
 
-MEASURED_PLAN: Final = "Engines use the plan measured on this machine.\n引擎使用本机实测的运行方案。"
+MEASURED_PLAN: Final = (
+    "Engines use the plan measured on this machine, and correct it with every step.\n"
+    "引擎使用本机实测的运行方案，并随每一步修正。"
+)
+LEARNED_PLAN: Final = (
+    "Engines use the plan learned on this machine, and go on learning; `samovar tune --show` prints it.\n"
+    "引擎使用在本机学到的运行方案，并继续学习；运行 samovar tune --show 可查看。"
+)
 ASSUMED_PLAN: Final = (
-    "Engines use the default plan; run `samovar tune` to measure this machine in a minute or two.\n"
-    "引擎使用默认的运行方案；运行 samovar tune 可按本机实测。"
+    "Engines start with an estimated plan and learn this machine's speed from every step; `samovar tune` measures it "
+    "at once.\n"
+    "引擎以估计的运行方案开始，并从每一步学习本机的速度；运行 samovar tune 可立即实测。"
 )
 CONTEXT: Final = (
     "A conversation may hold {context} tokens; `samovar doctor` says what limits it.\n"
@@ -81,6 +91,14 @@ class Server(uvicorn.Server):
             structlog.get_logger().info("serving", **self.stages.seconds)
             _greet(self.greeting)
             self.supervisor.ready(self.greeting.partition(" — ")[0])
+            self._use_idle_time()
+
+    def _use_idle_time(self) -> None:
+        """Warm up and learn until the first request, as far as the settings say."""
+        services = self.responses.services
+        if services.settings.preload:
+            warm_up, self_test = WarmUp(services), SelfTest(services)
+            services.idle_work.start([warm_up.run, *([self_test.run] if services.settings.self_test else [])])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -163,9 +181,16 @@ def run(settings: Settings) -> int:
     if not keys:
         server.greeting += f"\n{NO_KEYS}"
     server.greeting += f"\n{CONTEXT.format(context=model.context)}"
-    server.greeting += f"\n{MEASURED_PLAN if model.plan.measured else ASSUMED_PLAN}"
+    server.greeting += f"\n{_plan(responses.services.costs)}"
     uvloop.run(server.serve(sockets=[listener]))
     return 0
+
+
+def _plan(costs: LearningCostModel) -> str:
+    """Return the line that says what the engines' plan rests on."""
+    if costs.measured:
+        return MEASURED_PLAN
+    return LEARNED_PLAN if costs.samples else ASSUMED_PLAN
 
 
 def _warn_of_memory(model: served.ServedModel) -> None:

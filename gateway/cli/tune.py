@@ -17,7 +17,7 @@ BUDGET: Final = 60.0
 
 def arguments(parser: Parser) -> None:
     """Declare the options."""
-    show = "print the plan that serve uses, as a table and curves, without measuring"
+    show = "print the plan that serve uses and what it has learned from its steps, without measuring"
     parser.add_argument("--show", action="store_true", help=show)
     time = f"measuring time, without loading; default {BUDGET:.0f}"
     parser.add_argument("--budget", type=_budget, default=BUDGET, metavar="SECONDS", help=time)

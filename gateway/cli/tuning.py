@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine import WIDEST, CostModel, EngineError, bandwidth, groups, measure
+from engine import (
+    WIDEST,
+    CostModel,
+    EngineError,
+    LearnedStep,
+    LearningCostModel,
+    bandwidth,
+    groups,
+    measure,
+)
 from gateway.cli import CommandError
 from gateway.cli.curves import curves
 from gateway.cli.figures import figure
@@ -20,7 +30,7 @@ from gateway.cli.language import Phrases, is_chinese
 from gateway.config.other_load import BUSY, OtherLoad
 from gateway.config.settings import Settings
 from gateway.models.catalogue import ModelNotAvailableError, find
-from gateway.models.cost_models import planned, save
+from gateway.models.cost_models import LearnedFile, planned, save
 
 SEQUENCES: Final = (1, 2, 3, 4, 6, 8, 12, 16)
 TEXTS: Final = {
@@ -36,11 +46,32 @@ TEXTS: Final = {
     "measuring": ("measuring", "测量中"),
     "origin": ("{model} on {cores} cores, plan: {origin}", "{model}，{cores} 核，运行方案：{origin}"),
     "measured": ("measured", "实测"),
-    "assumed": ("default (run samovar tune to measure)", "默认（未实测，可运行 samovar tune）"),
+    "learned": ("learned", "运行中学得"),
+    "measured and learned": ("measured, corrected by what was learned", "实测，并经运行中学习修正"),
+    "assumed": (
+        "estimated (run samovar tune to measure)",
+        "估计（可运行 samovar tune 实测）",
+    ),
+    "steps": ("batch sizes", "批大小"),
+    "lessons": (
+        "Learned from {samples} steps, the last one {age} ago; serve saves this once a minute and when it stops:",
+        "学自 {samples} 步，最近一步在 {age} 前；serve 每分钟及停止时保存：",
+    ),
+    "engines": ("engines × threads", "引擎 × 线程"),
+    "step": ("step", "计算步"),
+    "decode": ("decode {rows}", "解码 {rows}"),
+    "prefill": ("prefill {rows}", "预填充 {rows}"),
+    "milliseconds": ("ms", "毫秒"),
+    "rate": ("tokens/s", "词元/秒"),
+    "samples": ("samples", "样本数"),
+    "age": ("age", "距今"),
+    "days": ("{number} d", "{number} 天"),
+    "hours": ("{number} h", "{number} 小时"),
+    "minutes": ("{number} min", "{number} 分钟"),
+    "seconds": ("{number} s", "{number} 秒"),
     "sequences": ("concurrent answers", "同时回答数"),
     "column": ("{engines} × {threads} threads", "{engines} × {threads} 线程"),
     "chosen": ("engines used", "所用引擎数"),
-    "steps": ("batch sizes", "批大小"),
     "unit": (
         "Total tokens per second; the chosen number of engines in bold. Prefill: {rate} tokens per second.",
         "数字为合计词元/秒，粗体为所选引擎数。预填充速度为 {rate} 词元/秒。",
@@ -62,23 +93,39 @@ def run(settings: Settings, options: Namespace) -> int:
     """Measure, print and save the cost model. Raises CommandError."""
     say = Phrases(TEXTS, chinese=is_chinese())
     console = Console(highlight=False, emoji=False)
+    lessons: list[LearnedStep] = []
     if options.picture is not None and options.picture.suffix not in (".svg", ".png"):
         raise CommandError(f"--picture: {options.picture} must end in .svg or .png")
     try:
         entry = find(settings.model)
         if options.show:
             whole, disturbance = planned(entry.path, settings), 0.0
+            lessons = LearnedFile.of(entry.path, settings).read()
         else:
             whole, disturbance = _measure_alone(say, console, entry.path, settings, options)
     except (ModelNotAvailableError, EngineError) as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         raise CommandError(say("stopped")) from None
-    plan = whole.limited(settings.engine_count)  # as `samovar serve` uses it with these settings
-    origin = say("measured" if plan.measured else "assumed")
-    console.print(say("origin", model=entry.name, cores=plan.cores, origin=origin), style="bold")
+    costs = LearningCostModel(whole.limited(settings.engine_count), lessons)  # as `samovar serve` does
+    origin = say(_origin(costs))
+    console.print(say("origin", model=entry.name, cores=settings.cores, origin=origin), style="bold")
     if not options.show:
         console.print(say("bandwidth", rate=bandwidth(settings.cores) / 1e9))
+    _print(say, console, costs)
+    if options.picture is not None:
+        _draw(costs.model, f"{entry.name}, {settings.cores} cores", options.picture)
+        console.print(say("drawn", file=options.picture))
+    if not options.show:
+        if disturbance >= BUSY and not options.force:
+            raise CommandError(say("disturbed", cores=disturbance))
+        console.print(say("saved", file=_saved(whole, entry.path, settings)), soft_wrap=True)
+    return 0
+
+
+def _print(say: Phrases, console: Console, costs: LearningCostModel) -> None:
+    """Print the cost model as a table and as curves, and what was learned."""
+    plan = costs.model
     console.print(_table(say, plan))
     rows, taken = max(plan.times[0].prefill.items())
     console.print(say("unit", rate=figure(rows / taken)))
@@ -86,14 +133,45 @@ def run(settings: Settings, options: Namespace) -> int:
     console.print(say("curves"))
     for line in curves(plan):
         console.print(line, no_wrap=True)
-    if options.picture is not None:
-        _draw(plan, f"{entry.name}, {plan.cores} cores", options.picture)
-        console.print(say("drawn", file=options.picture))
-    if not options.show:
-        if disturbance >= BUSY and not options.force:
-            raise CommandError(say("disturbed", cores=disturbance))
-        console.print(say("saved", file=_saved(whole, entry.path, settings)), soft_wrap=True)
-    return 0
+    if costs.samples:
+        console.print()
+        console.print(_lessons(say, costs))
+
+
+def _origin(costs: LearningCostModel) -> str:
+    """Return the key in TEXTS of where the plan comes from."""
+    if costs.samples:
+        return "measured and learned" if costs.measured else "learned"
+    return "measured" if costs.measured else "assumed"
+
+
+def _lessons(say: Phrases, costs: LearningCostModel) -> Group:
+    """Build a table of what was learned, by engines, threads and step."""
+    steps, now = costs.learned(), time.time()
+    table = Table()
+    table.add_column(say("engines"))
+    table.add_column(say("step"))
+    for name in ("milliseconds", "rate", "samples", "age"):
+        table.add_column(say(name), justify="right")
+    for step in steps:
+        table.add_row(
+            f"{step.engines} × {step.threads}",
+            say(step.kind, rows=step.rows),
+            figure(1000 * step.seconds),
+            figure(step.rate),
+            str(step.samples),
+            _age(say, now - step.at),
+        )
+    latest = max(step.at for step in steps)
+    return Group(say("lessons", samples=costs.samples, age=_age(say, now - latest)), table)
+
+
+def _age(say: Phrases, seconds: float) -> str:
+    """Return a duration in its largest unit, rounded down."""
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return say(unit, number=int(seconds // size))
+    return say("seconds", number=max(0, int(seconds)))
 
 
 def _saved(whole: CostModel, path: Path, settings: Settings) -> Path:

@@ -107,6 +107,14 @@ class Settings(BaseSettings):
     idle_unload: Seconds = Field(
         300, ge=0, le=1e6, description="seconds after which an idle engine is unloaded; 0 disables unloading"
     )
+    preload: bool = Field(
+        True, description="load engines and compute the instructions at the start, before the first request"
+    )
+    self_test: bool = Field(
+        True,
+        description="measure steps in preloaded engines for at most 10 s after the first start with a model, until the "
+        "first request",
+    )
     queue_limit: int = Field(64, ge=0, le=100_000, description="maximum number of waiting requests")
     queue_timeout: Seconds = Field(60, gt=0, le=86_400, description="maximum time in seconds that a request waits")
     resume_grace: Seconds = Field(

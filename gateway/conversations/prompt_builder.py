@@ -113,11 +113,11 @@ class PromptBuilder:
 
         Raises ApiError.
         """
-        return _unpacked(await self._workers.tokenize(Tokenize(text, special, bos), user=user))
+        return unpacked(await self._workers.tokenize(Tokenize(text, special, bos), user=user))
 
     async def public(self, ids: Sequence[int], began: int) -> int:
         """Return how many leading `ids` come from the operator's instructions only. Raises ApiError."""
-        return common_prefix(_unpacked(await self._workers.operator_prefix(began)), ids)
+        return common_prefix(unpacked(await self._workers.operator_prefix(began)), ids)
 
     async def _raw(self, request: TextRequest, *, now: int, user: str) -> Context:
         """Return a prompt without a template, in which control tokens are recognized."""
@@ -149,10 +149,10 @@ class PromptBuilder:
             encoded = await encode.follow_up(messages(new)[history.messages :], after="assistant")
         else:
             known, encoded = None, await encode.whole(messages(items))
-        ids = [*(known or ()), *_unpacked(encoded.ids)]
+        ids = [*(known or ()), *unpacked(encoded.ids)]
         if known is not None and len(ids) >= limit > 0 and request.truncation == "auto":
             known, encoded = None, await encode.whole(messages(items))
-            ids = _unpacked(encoded.ids)
+            ids = unpacked(encoded.ids)
         if not ids:
             raise InvalidRequestError("the prompt is empty; send at least one message", param=request.error_paths.input)
         return Context(
@@ -161,7 +161,7 @@ class PromptBuilder:
             len(known or ()),
             began,
             encoded.form,
-            common_prefix(_unpacked(encoded.operator), ids),
+            common_prefix(unpacked(encoded.operator), ids),
             _ended_by(new, turn) if request.encodes_only else "assistant",
         )
 
@@ -233,5 +233,6 @@ def _ended_by(new: Sequence[Item], previous: Turn | None) -> str:
     return previous.ended_by if previous is not None else "system"
 
 
-def _unpacked(ids: bytes) -> list[int]:
+def unpacked(ids: bytes) -> list[int]:
+    """Return token ids as a list."""
     return array.array("i", ids).tolist()

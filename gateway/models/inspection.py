@@ -65,6 +65,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, tag="description"):
     details: Details
     abilities: Abilities
     """What the chat template can do."""
+    features: frozenset[str]
+    """The features that llama.cpp was compiled with."""
 
 
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
@@ -137,7 +139,7 @@ def _read(path: Path) -> Description | Fault:
 
 
 def _description(model: Model, template: str, abilities: Abilities) -> Description:
-    from engine import precision  # imported late: it loads llama.cpp, too
+    from engine import build_features, precision  # imported late: they load llama.cpp, too
 
     stated = {key: model.metadata(f"general.sampling.{key}") for key in SAMPLING_KEYS}
     return Description(
@@ -155,6 +157,7 @@ def _description(model: Model, template: str, abilities: Abilities) -> Descripti
             quantization=(precision(model.metadata("general.file_type")) or "").upper(),
         ),
         abilities=abilities,
+        features=build_features(),
     )
 
 

@@ -23,7 +23,7 @@ from engine import (
 from gateway.config.settings import Settings
 from gateway.errors import ModelNotFoundError
 from gateway.models.catalogue import Entry, ModelNotAvailableError, SamplingDefaults, find, sampling_defaults
-from gateway.models.cost_models import planned
+from gateway.models.cost_models import LearnedFile, planned
 from gateway.models.digests import model_digest
 from gateway.models.inspection import Details, describe
 from gateway.models.sizing import OVERHEAD, SEQUENCES, ModelBytes, Sizes, sizes
@@ -60,6 +60,8 @@ class ServedModel:
     has_blocks: bool
     """Whether the KV can be stored in blocks."""
     plan: CostModel
+    learned: LearnedFile
+    """The file with the step times that earlier runs learned."""
     engines: int
     """Maximum number of engine processes."""
     details: Details
@@ -152,7 +154,7 @@ def load(settings: Settings) -> ServedModel:
             f"model: {entry.name} states no trained context ({model.context_key} is 0 or missing), so no request would "
             "fit; set that key in the file, or use another file of the model"
         )
-    plan = planned(entry.path, settings)
+    plan = planned(entry.path, settings, model.features)
     engines = settings.engine_count if settings.engines != "auto" else _engines(plan)
     needs = ModelBytes(model_size(entry.path), not repacks_weights(), model.bytes_a_token, model.bytes_a_sequence)
     found = sizes(
@@ -174,6 +176,7 @@ def load(settings: Settings) -> ServedModel:
         cell_bytes=found.cells * model.bytes_a_token + SEQUENCES * model.bytes_a_sequence,
         has_blocks=model.has_blocks,
         plan=plan.limited(engines),
+        learned=LearnedFile.of(entry.path, settings, model.features),
         engines=engines,
         details=model.details,
         abilities=model.abilities,

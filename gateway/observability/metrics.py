@@ -9,9 +9,10 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
-from engine import EnginePool, Stepped
+from engine import EnginePool, LearningCostModel, Stepped
 from gateway import errors
 from gateway.observability.engine_metrics import EngineMetrics
+from gateway.observability.learned_metrics import LearnedMetrics
 from gateway.observability.store_metrics import StoreMetrics
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
@@ -94,6 +95,13 @@ class Metrics:
         self.store = StoreMetrics(r)
         self.batch = Histogram("samovar_engine_batch_size", "Sequences per engine step", buckets=WIDTHS, registry=r)
         self.step = _seconds("engine_step", "Duration of an engine step", r)
+        self.trials = Counter(
+            "samovar_trial_seconds",
+            "Time of engine steps in trials of what the cost model does not know, in seconds; kind: width (another "
+            "batch size) or engines (another number of engines)",
+            ["kind"],
+            registry=r,
+        )
         self.prompt_workers = Counter(
             "samovar_prompt_worker_restarts",
             "Restarts of prompt workers, the processes that render and tokenize prompts",
@@ -108,9 +116,10 @@ class Metrics:
         )
         self._show_zeros()
 
-    def watch(self, pool: EnginePool) -> None:
-        """Register the metrics of the pool, which are read at each scrape."""
+    def watch(self, pool: EnginePool, costs: LearningCostModel) -> None:
+        """Register the metrics of the pool and of the cost model, which are read at each scrape."""
         self.registry.register(EngineMetrics(pool))
+        self.registry.register(LearnedMetrics(costs))
 
     def serve(self, model: str, limits: Mapping[str, float]) -> None:
         """Set the build info and the limits by name."""
@@ -131,10 +140,12 @@ class Metrics:
         """Count an HTTP request for `path` that was rejected."""
         self.rejected(ROUTES.get("/".join(path.split("/")[:3]), "other"), code)
 
-    def stepped(self, step: Stepped) -> None:
-        """Record a step of an engine."""
+    def stepped(self, step: Stepped, *, trial: bool) -> None:
+        """Record a step of an engine; `trial` is whether another number of engines is being tried."""
         self.batch.observe(step.sequences)
         self.step.observe(step.seconds)
+        if step.trial or trial:
+            self.trials.labels("width" if step.trial else "engines").inc(step.seconds)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
@@ -149,6 +160,8 @@ class Metrics:
                 self.requests.labels(route, "failed", failure.code)
             for refusal in REFUSALS:
                 self.requests.labels(route, "rejected", refusal.code)
+        for tried in ("width", "engines"):
+            self.trials.labels(tried)
         for source in ("computed", "engine", "store"):
             self.prompt_tokens.labels(source)
         for cache in ("hit", "partial", "miss"):

@@ -28,6 +28,7 @@ async def prepare(
     previous = await _previous(services, request, principal, unstored)
     known = None if request.is_stored or request.is_ephemeral else _known(services, request, principal)
     references = await _references(services, request, previous, principal, unstored)
+    services.dispatcher.expect()
     context = await services.prompt_builder.context(
         request, previous, known, now=int(services.clock()), user=principal.user, references=references
     )

@@ -72,6 +72,7 @@ class Responses:
         """Start `count` responses to one prompt, which differ in their seeds. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
+        self.services.idle_work.interrupt()
         request = await self.turns.resolve(request, principal)
         self.check_ended(request, principal)
         group = await Running.begin(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cache import Cache, PrefixCache
-from engine import EnginePool
+from engine import EnginePool, LearningCostModel
 from gateway.auth.penalties import Penalties
 from gateway.auth.registry import UserRegistry
 from gateway.config.settings import Settings
@@ -21,6 +21,7 @@ from gateway.observability.activity import Activity
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.protocol.ids import RANDOM_DIGITS, response_id
+from gateway.responses.idle_work import IdleWork
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
 
@@ -37,6 +38,8 @@ class Services:
     sessions: Sessions
     conversations: Conversations
     pool: EnginePool
+    costs: LearningCostModel
+    """Step times, as learned until now."""
     dispatcher: Dispatcher
     admission: Admission
     prompts: PromptWorkers
@@ -48,6 +51,8 @@ class Services:
     it is the same."""
     digest: str
     """SHA-256 of the served model."""
+    idle_work: IdleWork = field(default_factory=IdleWork)
+    """What the gateway does until the first request."""
     activity: Activity = field(default_factory=Activity)
     histories: Histories = field(default_factory=Histories)
     penalties: Penalties = field(default_factory=Penalties)

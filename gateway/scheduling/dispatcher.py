@@ -112,6 +112,16 @@ class Dispatcher:
         """Number of placed requests."""
         return len(self._runs)
 
+    @property
+    def trying(self) -> bool:
+        """Whether a number of engines is being tried of which too little is known."""
+        return self._count.trying
+
+    def expect(self) -> None:
+        """Start to load an engine if none is loaded: a request will be placed as soon as its prompt is encoded."""
+        if all(engine.state is State.STOPPED for engine in self._engines):
+            self._warm(self._engines[0])
+
     def place(self, demand: Demand) -> Placement | None:
         """Place the request and return its placement, or None if no engine has room."""
         if self.running >= self.most:

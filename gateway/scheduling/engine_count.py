@@ -58,6 +58,11 @@ class EngineCount:
         self._slowness: dict[int, float] = {}
         """The machine's slowness when a number of engines was used last."""
 
+    @property
+    def trying(self) -> bool:
+        """Whether a number of engines is being tried."""
+        return self._held is not None and self._held.before is not None
+
     def wanted(self, load: int, *, working: int) -> int:
         """Return how many engines should work on `load` requests while `working` engines do."""
         held, now = self._held, self._clock()

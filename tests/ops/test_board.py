@@ -25,7 +25,7 @@ from tests.support.prometheus_server import promtool
 RULES = ROOT / "grafana" / "rules" / "samovar.yml"
 PAGE = ROOT / "docs" / "metrics.md"
 ENDINGS = re.compile(r"_(bucket|sum|count)$")
-QUESTIONS = ["OK", "waiting", "fast", "cache save", "engines use", "failed"]
+QUESTIONS = ["OK", "waiting", "fast", "cache save", "engines use", "learned", "failed"]
 
 
 def board(uid: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_the_dashboard_round_trips_through_grafanas_types(uid: str) -> None:
     assert json.loads(JSONEncoder().encode(read)) == board(uid)
 
 
-def test_the_rows_ask_the_six_questions_in_their_order_and_each_has_a_hint() -> None:
+def test_the_rows_ask_the_seven_questions_in_their_order_and_each_has_a_hint() -> None:
     panels = board("samovar")["panels"]
     titles = [panel["title"] for panel in panels if panel["type"] == "row"]
     assert [word in title for word, title in zip(QUESTIONS, titles, strict=True)] == [True] * len(QUESTIONS)

@@ -40,6 +40,9 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "engine_load_seconds": ("gauge", {"engine"}),
     "engine_batch_size": ("histogram", set()),
     "engine_step_seconds": ("histogram", set()),
+    "learned_step_seconds": ("gauge", {"engines", "threads", "kind", "rows"}),
+    "cost_model_samples": ("gauge", set()),
+    "trial_seconds_total": ("counter", {"kind"}),
     "kv_cells_used": ("gauge", {"engine"}),
     "kv_cells_total": ("unknown", {"engine"}),  # promtool lets no gauge end like a counter
     "store_operations_total": ("counter", STORE),

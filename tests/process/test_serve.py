@@ -18,10 +18,7 @@ from gateway.models.cost_models import save
 from tests.support.plans import MEASURED
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
-ASSUMED = (
-    "use the default plan; run `samovar tune` to measure this machine",
-    "使用默认的运行方案；运行 samovar tune 可按本机实测",
-)
+ASSUMED = "start with an estimated plan", "以估计的运行方案开始"
 HERE = "use the plan measured on this machine", "使用本机实测的运行方案"
 
 

@@ -27,7 +27,7 @@ def test_a_plan_is_measured_shown_drawn_and_used(
 ) -> None:
     settings = load({"model": str(tiny_model), "state_dir": tmp_path, "cores": 1})
     assert main(["tune", *flags, "--show"]) == 0
-    assert "plan: default (run samovar tune to measure)" in capsys.readouterr().out
+    assert "plan: estimated (run samovar tune to measure)" in capsys.readouterr().out
     assert not planned(tiny_model, settings).measured
     assert main(["tune", *flags, "--budget=1", "--force", f"--picture={tmp_path}/plan.png"]) == 0
     said = capsys.readouterr().out

@@ -17,7 +17,9 @@ from gateway.cli.launcher import SAMOVAR, GatewayProcess
 
 __all__ = ["CHILD_ENVIRONMENT", "SAMOVAR", "Conversation", "Gateway", "connect", "said"]
 
-CHILD_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")}
+UNPREPARED = {"SAMOVAR_PRELOAD": "no", "SAMOVAR_SELF_TEST": "no"}
+"""Tests count steps, and busy engines would slow each other down."""
+CHILD_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")} | UNPREPARED
 
 
 class Gateway(GatewayProcess):
@@ -26,6 +28,7 @@ class Gateway(GatewayProcess):
     def __init__(self, state: Path, **settings: object) -> None:
         """Store conversations in `state`, and the log in a file next to it; nothing is started yet."""
         super().__init__(state, log=state.parent / f"{state.name}.log", **settings)
+        self.environment |= UNPREPARED
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         """GET a route."""

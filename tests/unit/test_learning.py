@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from benchmarks.adapting import MACHINES, Clock, Run, best, fixed, learned, throughput
-from engine import LearningCostModel, heuristic
+from engine import CostModel, LearningCostModel, heuristic
+from engine.cost_model import BATCH
 from engine.kv_cache_manager import CachedSequence
+from engine.learning import FIRST
 from engine.scheduler import TRIAL_SECONDS, TRIAL_SHARE, Scheduler, Sequence
 from gateway.scheduling.engine_count import TRIAL_SECONDS as ENGINE_TRIAL_SECONDS
 from tests.support.plans import MEASURED
@@ -125,3 +128,70 @@ def test_other_numbers_of_engines_are_tried_for_a_short_time_only() -> None:
     run.run(200.0)
     assert run.rate(0.0) > 0.9 * best(machine, 2, 200.0)
     assert ENGINE_TRIAL_SECONDS <= 3
+
+
+class Life:
+    """A clock that shows seconds since the epoch, which go on while no process runs."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def reborn(costs: LearningCostModel, prior: CostModel, *, after: float) -> LearningCostModel:
+    """Return what a process knows that starts `after` seconds later."""
+    life = Life()
+    life.now += after
+    return LearningCostModel(prior, costs.learned(), clock=Clock(), wall=life)
+
+
+@pytest.fixture
+def taught(clock: Clock) -> LearningCostModel:
+    """A cost model that has seen one step width, three times as slow as guessed."""
+    costs = LearningCostModel(GUESS, clock=clock, wall=Life())
+    feed(costs, clock, 2, 1, 3 * GUESS.times[0].decode[1], 20)
+    return costs
+
+
+@pytest.mark.parametrize("prior", [GUESS, MEASURED])
+def test_the_next_process_starts_with_what_was_learned_whatever_its_prior(
+    taught: LearningCostModel, prior: CostModel
+) -> None:
+    later = reborn(taught, prior, after=60)
+    assert later.samples == 20
+    assert later.model.times[0].decode[1] == pytest.approx(3 * GUESS.times[0].decode[1], rel=0.05)
+    [step] = later.learned()
+    assert (step.engines, step.threads, step.kind, step.rows, step.samples) == (1, 2, "decode", 1, 20)
+
+
+def test_what_was_learned_before_gives_way_to_a_few_new_steps(taught: LearningCostModel) -> None:
+    later = reborn(taught, GUESS, after=60)
+    clock = later._clock
+    assert isinstance(clock, Clock)
+    feed(later, clock, 2, 1, GUESS.times[0].decode[1], FIRST)
+    clock.now += 2
+    assert later.model.times[0].decode[1] == pytest.approx(GUESS.times[0].decode[1], rel=0.3)
+
+
+def test_what_was_learned_long_ago_is_worth_another_try(taught: LearningCostModel) -> None:
+    soon, late = reborn(taught, GUESS, after=60), reborn(taught, GUESS, after=60 * 86_400)
+    assert soon.optimistic.times[0].decode[1] == soon.model.times[0].decode[1]
+    assert late.optimistic.times[0].decode[1] < late.model.times[0].decode[1]
+    assert soon.observed_at(1) == 0
+    assert late.observed_at(1) < 0
+
+
+def test_what_was_learned_is_bounded_for_prompts_of_any_length(clock: Clock) -> None:
+    costs = LearningCostModel(GUESS, clock=clock)
+    for width in range(1, BATCH + 1):
+        costs.observe(2, "prefill", width, 0.001 * width)
+    assert len(costs.learned()) == len(GUESS.times[0].prefill)
+    assert costs.samples == BATCH
+
+
+def test_step_times_of_other_threads_than_this_machine_gives_an_engine_are_not_used(taught: LearningCostModel) -> None:
+    [step] = taught.learned()
+    foreign = msgspec.structs.replace(step, threads=7)
+    assert LearningCostModel(GUESS, [foreign]).samples == 0

@@ -60,6 +60,7 @@ class MeasuredGateway(GatewayProcess):
 def _settings(entry: Entry, settings: Settings) -> Iterator[tuple[str, object]]:
     # A catalogue model has its own sampling defaults only if it is given by name.
     yield "model", settings.model if settings.model in CATALOGUE else entry.path
+    yield "preload", False  # starts and memory are measured from rest
     yield "cache_ttl", 60  # blocks left in the user's store expire soon
     for name in ("cores", "engines", "memory", "engine_memory", "context"):
         yield name, getattr(settings, name)

@@ -20,7 +20,7 @@ TEXTS: Final = {
     ),
     "ram": ("{size:.0f} GB at {bandwidth:.0f} GB/s", "{size:.0f} GB 内存，读取带宽 {bandwidth:.0f} GB/s"),
     "planned": ("measured plan", "运行方案为本机实测"),
-    "assumed": ("default plan (run samovar tune to measure)", "默认运行方案（可运行 samovar tune 实测）"),
+    "assumed": ("estimated plan, corrected with every step", "运行方案为估计，随每一步修正"),
     "busy": (
         "Warning: other processes kept {cores:.1f} cores busy meanwhile; on an idle machine the figures are better.",
         "注意：测量期间其他进程占用了 {cores:.1f} 个核心；机器空闲时数字会更好。",
