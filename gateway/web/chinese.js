@@ -19,6 +19,8 @@ export const chinese = {
   new: "新对话",
   again: "重试",
   againIn: ({ number }) => `${number} 秒后可重试`,
+  againAt: ({ time }) => `${time} 起可重试`,
+  allowanceUsed: "今日的词元限额已用完。",
   requestNumber: ({ request }) => `请将此编号告诉管理员：${request}`,
   conversations: "对话列表",
   noConversations: "对话列表只保存在此浏览器中，在其他电脑上看不到。",

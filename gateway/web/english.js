@@ -19,6 +19,8 @@ export const english = {
   new: "New conversation",
   again: "Try again",
   againIn: ({ number }) => `Try again in ${number} s`,
+  againAt: ({ time }) => `Try again from ${time}`,
+  allowanceUsed: "You have used up your tokens for today.",
   requestNumber: ({ request }) => `For the administrator: ${request}`,
   conversations: "Conversations",
   noConversations: "Conversations are listed only in this browser, not on your other computers.",

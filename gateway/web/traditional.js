@@ -19,6 +19,8 @@ export const traditional = {
   new: "新對話",
   again: "重試",
   againIn: ({ number }) => `${number} 秒後可重試`,
+  againAt: ({ time }) => `${time} 起可重試`,
+  allowanceUsed: "今日的詞元限額已用完。",
   requestNumber: ({ request }) => `請將此編號告訴管理員：${request}`,
   conversations: "對話清單",
   noConversations: "對話清單只儲存在此瀏覽器中，在其他電腦上看不到。",

@@ -261,7 +261,7 @@ def test_every_code_is_described_with_its_type_and_status_in_anthropics_form() -
         ConversationsNeedKeysError,
     }  # errors of the Responses and Conversations APIs and of sockets
     for error in set(error_classes()) - elsewhere:
-        made = error("no", 1) if error is RateLimitExceededError else error("no")
+        made = error("no", 1, limit="tokens_per_day") if error is RateLimitExceededError else error("no")
         _, status, codes = told[error_body(made, "req_1")["error"]["type"]]
         assert str(error_status(made)) in re.findall(r"\d+", status), error
         assert error_status(made) == 400 or error.code in names(codes), error
