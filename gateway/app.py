@@ -38,7 +38,7 @@ from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
-from gateway.transport import anthropic, chat, conversations, models, ollama
+from gateway.transport import account, admin, anthropic, chat, conversations, models, ollama
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import no_route, routing_error
 from gateway.transport.http import HttpResponses
@@ -46,6 +46,7 @@ from gateway.transport.intake import INTAKE, Intake, owner
 from gateway.transport.middleware import middleware
 from gateway.transport.ollama_models import RUNNING
 from gateway.transport.openapi import published
+from gateway.transport.paths import PAGES
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
 from gateway.transport.text import TextRoutes
@@ -239,10 +240,22 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         *TextRoutes(responses).routes,
         *conversations.routes(responses),
         *models.routes(services),
+        *account.routes(services),
+        *admin.routes(services),
         *ollama.routes(responses),
         *(Route(path, handler) for path, handler in _handlers(services, responses, files).items()),
+        *(Route(path, _page(files, f"{path[1:]}.html")) for path in PAGES),
         Mount("/static", files),
     ]
+
+
+def _page(files: WebFiles, name: str) -> Callable[[Request], Awaitable[Response]]:
+    """Return the handler of a page, which has no data: it fetches them with the reader's key."""
+
+    async def serve(_: Request) -> Response:
+        return files.page(name)
+
+    return serve
 
 
 def _failure(services: Services) -> str:
@@ -272,9 +285,6 @@ def _handlers(
         }
         return JSONResponse(facts, headers={"Cache-Control": "no-cache"})
 
-    async def monitor(_: Request) -> Response:
-        return files.page("monitor.html")
-
     async def alive(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
@@ -292,7 +302,6 @@ def _handlers(
         "/": start_page,
         "/openapi.json": published,
         "/page.json": page_facts,
-        "/monitor": monitor,
         "/monitor/metrics": metrics,  # load balancers hide `/metrics`; this route needs an admin's key
         "/healthz": alive,
         "/readyz": ready,

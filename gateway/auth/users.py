@@ -237,7 +237,7 @@ class Users:
             raise UsersLostError(self._folder)
 
     async def changed(self) -> bool:
-        """Return whether the file was written or replaced since the last call; True at the first call."""
+        """Return whether users were changed, or the file was replaced, since the last call; True at the first call."""
         [[version]] = await self._database.run("PRAGMA data_version")
         before, self._seen = self._seen, (self._database.generation, version)
         changed = self._seen != before
@@ -301,6 +301,7 @@ class Users:
         return written if written == (revision or 0) + 1 else None  # else another gateway wrote too: read again
 
     async def _publish_change(self) -> None:
+        self._seen = None  # SQLite's version counts changes of other connections only
         await self.all()  # records that there are keys before the first key is published
         self.unpublished = self._ledger is not None
         await self.share()

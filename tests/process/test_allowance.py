@@ -80,5 +80,5 @@ async def test_cached_tokens_do_not_count_against_the_allowance(gateway: Gateway
         await asyncio.sleep(0.1)
     assert bert["tokens_today"] == counted
     assert "of 100,000" in await keys(gateway, "usage")
-    rows = list(csv.DictReader(await keys(gateway, "usage", "--csv").splitlines()))
+    rows = list(csv.DictReader((await keys(gateway, "usage", "--csv")).splitlines()))
     assert [(row["requests"], row["tokens"]) for row in rows if row["name"] == "bert"] == [("3", str(counted))]
