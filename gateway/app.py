@@ -31,6 +31,7 @@ from gateway.errors import EngineUnavailableError
 from gateway.models import served
 from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
+from gateway.observability.history import History
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.responses.erasure import Erasure
@@ -38,7 +39,7 @@ from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
-from gateway.transport import account, admin, anthropic, chat, conversations, models, ollama
+from gateway.transport import account, admin, anthropic, chat, conversations, models, monitor, ollama
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import no_route, routing_error
 from gateway.transport.http import HttpResponses
@@ -133,12 +134,13 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     metrics.sessions.set_function(lambda: len(services.activity))
     responses = Responses(services, grace=settings.resume_grace)
     intake = Intake()
-    routes = _routes(services, responses, intake)
+    history = History(metrics.registry)
+    routes = [*_routes(services, responses, intake), *monitor.routes(services, history)]
     app = Starlette(
         routes=routes,
         middleware=middleware(settings, services.registry, metrics, routes),
         exception_handlers={HTTPException: routing_error},
-        lifespan=_lifespan(services, responses, intake),
+        lifespan=_lifespan(services, responses, intake, history),
     )
     app.router.default = no_route(app.router.default)
     return app, responses
@@ -187,7 +189,7 @@ def _limits(services: Services) -> dict[str, float]:
     return {name: getattr(settings, name) for name in configured} | derived
 
 
-def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifespan[Starlette]:
+def _lifespan(services: Services, responses: Responses, intake: Intake, history: History) -> Lifespan[Starlette]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         with suppress(StoreError):  # every request will report it
@@ -201,6 +203,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
             "dispatcher": services.dispatcher.run,
             "conversations": responses.turns.run,
             "erasure": Erasure(responses).run,
+            "history": history.run,
         }
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))

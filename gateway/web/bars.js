@@ -1,16 +1,11 @@
 /** A bar chart with one bar per day, with axes, and the same figures as a table. */
 
 import { element, plain, say } from "./account.js";
+import { fillAxis, niceTop } from "./axes.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const SIZE = { width: 600, height: 140 };
 const GAP = 0.25; // of a bar's width
-
-/** Returns a round number that is not smaller than `value`: 1, 2 or 5 times a power of ten. */
-export function niceTop(value) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 5, 10].map((step) => step * power).find((top) => top >= value);
-}
 
 /** Draws `days`, a list of `{date, tokens, requests}`, into a chart with axes. */
 export function drawDays(chart, days, format) {
@@ -34,9 +29,9 @@ export function drawDays(chart, days, format) {
     }),
   );
   const ticks = element("div", "axis-y");
-  ticks.append(...[top, top / 2, 0].map((value) => element("span", "", plain(value))));
+  fillAxis(ticks, [top, top / 2, 0].map(plain));
   const dates = element("div", "axis-x");
-  dates.append(...[days[0], days[Math.floor(days.length / 2)], days.at(-1)].map(({ date }) => element("span", "", format(date))));
+  fillAxis(dates, [days[0], days[Math.floor(days.length / 2)], days.at(-1)].map(({ date }) => format(date)));
   chart.replaceChildren(ticks, svg, dates);
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Locator, Page, expect
 
 from gateway.auth.principal import Limits
@@ -49,7 +50,7 @@ def office(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         yield Office(gateway, admin, user)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page whose console stays free of errors, other than those of requests that the gateway refuses."""
     errors: list[str] = []
