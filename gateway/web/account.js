@@ -17,7 +17,8 @@ const moment = new Intl.DateTimeFormat(catalogue.tag, { dateStyle: "medium", tim
 const clock = new Intl.DateTimeFormat(catalogue.tag, { hour: "2-digit", minute: "2-digit" });
 
 export const plain = (value) => (value === null ? "–" : number.format(value));
-export const bytes = (value) => `${number.format(value / 2 ** 20)} MiB`;
+export const bytes = (value) => (value < 2 ** 20 ? `${number.format(value / 2 ** 10)} KiB` : `${number.format(value / 2 ** 20)} MiB`);
+export const requests = (count) => say("requestsCount", { count, number: plain(count) });
 export const dateOf = (seconds, otherwise = "–") => (seconds === null ? otherwise : moment.format(seconds * 1000));
 export const timeOf = (seconds) => clock.format(seconds * 1000);
 

@@ -1,6 +1,6 @@
 /** The administration page: users, their keys, limits and usage, and the state of the engines. */
 
-import { Account, bytes, dateOf, element, find, plain, say, showTiles, translatePage } from "./account.js";
+import { Account, bytes, dateOf, element, find, plain, requests, say, showTiles, translatePage } from "./account.js";
 import { Sheets } from "./admin_sheets.js";
 
 const EVERY_MS = 15_000;
@@ -26,7 +26,7 @@ async function show() {
   const total = (unit) => users.data.reduce((sum, user) => sum + user[unit], 0);
   showTiles([
     ["users", say("users"), plain(users.data.filter(({ state }) => state === "valid").length), ""],
-    ["today", say("today"), plain(total("tokens_today")), say("requestsCount", { number: plain(total("requests_today")) })],
+    ["today", say("today"), plain(total("tokens_today")), requests(total("requests_today"))],
     ["month", say("last30"), plain(month), ""],
     ["storage", say("storage"), bytes(total("storage_bytes")), ""],
   ]);

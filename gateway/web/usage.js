@@ -1,6 +1,6 @@
 /** The usage page: what the reader has used, and what is left of the daily allowance. */
 
-import { Account, bytes, catalogue, dateOf, element, find, plain, say, showTiles, timeOf, translatePage } from "./account.js";
+import { Account, bytes, catalogue, dateOf, element, find, plain, requests, say, showTiles, timeOf, translatePage } from "./account.js";
 import { drawDays, listDays } from "./bars.js";
 
 const DAYS = 30;
@@ -20,7 +20,7 @@ async function show() {
   const sum = (unit) => days.reduce((total, day) => total + day[unit], 0);
   const hasAllowance = me.tokens_per_day !== null;
   showTiles([
-    ["today", say("today"), plain(me.tokens_today), say("requestsCount", { number: plain(me.requests_today) })],
+    ["today", say("today"), plain(me.tokens_today), requests(me.requests_today)],
     [
       "left",
       say("leftToday"),
@@ -29,7 +29,7 @@ async function show() {
         ? `${say("ofAllowance", { number: plain(me.tokens_per_day) })} · ${say("newDay", { time: timeOf(me.day_ends_at) })}`
         : say("noAllowance"),
     ],
-    ["month", say("last30"), plain(sum("tokens")), say("requestsCount", { number: plain(sum("requests")) })],
+    ["month", say("last30"), plain(sum("tokens")), requests(sum("requests"))],
     ["storage", say("storage"), bytes(me.storage.bytes), say("ofAllowance", { number: bytes(me.storage.limit) })],
   ]);
   drawDays(find("chart"), days, format);
@@ -42,7 +42,7 @@ function showFacts(me) {
     ["name", me.name + (me.admin ? ` (${say("adminYes")})` : "")],
     ["id", me.id],
     ["expires", dateOf(me.expires_at, say("never"))],
-    ["allTime", `${plain(me.tokens)} · ${say("requestsCount", { number: plain(me.requests) })}`],
+    ["allTime", `${plain(me.tokens)} · ${requests(me.requests)}`],
     ["perMinute", me.tokens_per_minute === null ? say("none") : plain(me.tokens_per_minute)],
     ["inFlight", plain(me.concurrency)],
   ];
