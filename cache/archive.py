@@ -122,6 +122,11 @@ class Archive:
             await self.replication.copy(row)
         return True
 
+    async def stored_bytes(self, tenant: str | None = None) -> dict[str, int]:
+        """Return the bytes of records by tenant, of one or of all tenants that have stored any."""
+        rows = await self._database.run("SELECT tenant, bytes FROM usage WHERE ?1 IS NULL OR tenant = ?1", (tenant,))
+        return dict(rows)
+
     async def take_dropped(self, tenant: str) -> int:
         """Return how many records of a tenant the quota has deleted since the last call."""
         return await self._database.transact(lambda connection: self._quota.take_dropped(connection, tenant))

@@ -32,6 +32,7 @@ from gateway.models import served
 from gateway.models.learned import LearnedSaver
 from gateway.models.served import ServedModel
 from gateway.observability.engine_log import EngineLog
+from gateway.observability.history import History
 from gateway.observability.metrics import Metrics
 from gateway.prompts.pool import PromptWorkers
 from gateway.responses.erasure import Erasure
@@ -39,7 +40,7 @@ from gateway.responses.registry import STOPPING, Responses
 from gateway.responses.services import Services, new_id
 from gateway.scheduling.admission import Admission
 from gateway.scheduling.dispatcher import Dispatcher
-from gateway.transport import anthropic, chat, conversations, models, ollama
+from gateway.transport import account, admin, anthropic, chat, conversations, models, monitor, ollama
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import no_route, routing_error
 from gateway.transport.http import HttpResponses
@@ -47,6 +48,7 @@ from gateway.transport.intake import INTAKE, Intake, owner
 from gateway.transport.middleware import middleware
 from gateway.transport.ollama_models import RUNNING
 from gateway.transport.openapi import published
+from gateway.transport.paths import PAGES
 from gateway.transport.refusals import refuse
 from gateway.transport.sockets import WATCH
 from gateway.transport.text import TextRoutes
@@ -135,12 +137,13 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
     metrics.sessions.set_function(lambda: len(services.activity))
     responses = Responses(services, grace=settings.resume_grace)
     intake = Intake()
-    routes = _routes(services, responses, intake)
+    history = History(metrics.registry)
+    routes = [*_routes(services, responses, intake), *monitor.routes(services, history)]
     app = Starlette(
         routes=routes,
         middleware=middleware(settings, services.registry, metrics, routes),
         exception_handlers={HTTPException: routing_error},
-        lifespan=_lifespan(services, responses, intake),
+        lifespan=_lifespan(services, responses, intake, history),
     )
     app.router.default = no_route(app.router.default)
     return app, responses
@@ -189,7 +192,7 @@ def _limits(services: Services) -> dict[str, float]:
     return {name: getattr(settings, name) for name in configured} | derived
 
 
-def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifespan[Starlette]:
+def _lifespan(services: Services, responses: Responses, intake: Intake, history: History) -> Lifespan[Starlette]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         with suppress(StoreError):  # every request will report it
@@ -205,6 +208,7 @@ def _lifespan(services: Services, responses: Responses, intake: Intake) -> Lifes
             "conversations": responses.turns.run,
             "erasure": Erasure(responses).run,
             "learned": learned.run,
+            "history": history.run,
         }
         keepers = [asyncio.create_task(run_forever(name, keep)) for name, keep in work.items()]
         watch = asyncio.create_task(run_forever("users", services.registry.watch))
@@ -246,10 +250,22 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         *TextRoutes(responses).routes,
         *conversations.routes(responses),
         *models.routes(services),
+        *account.routes(services),
+        *admin.routes(services),
         *ollama.routes(responses),
         *(Route(path, handler) for path, handler in _handlers(services, responses, files).items()),
+        *(Route(path, _page(files, f"{path[1:]}.html")) for path in PAGES),
         Mount("/static", files),
     ]
+
+
+def _page(files: WebFiles, name: str) -> Callable[[Request], Awaitable[Response]]:
+    """Return the handler of a page, which has no data: it fetches them with the reader's key."""
+
+    async def serve(_: Request) -> Response:
+        return files.page(name)
+
+    return serve
 
 
 def _failure(services: Services) -> str:
@@ -279,9 +295,6 @@ def _handlers(
         }
         return JSONResponse(facts, headers={"Cache-Control": "no-cache"})
 
-    async def monitor(_: Request) -> Response:
-        return files.page("monitor.html")
-
     async def alive(_: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
@@ -299,7 +312,6 @@ def _handlers(
         "/": start_page,
         "/openapi.json": published,
         "/page.json": page_facts,
-        "/monitor": monitor,
         "/monitor/metrics": metrics,  # load balancers hide `/metrics`; this route needs an admin's key
         "/healthz": alive,
         "/readyz": ready,

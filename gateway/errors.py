@@ -23,7 +23,12 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """Return the `error` object, which is the same over WebSocket and HTTP."""
-        return {"type": self.type, "code": self.code, "message": self.message, "param": self.param}
+        return {"type": self.type, "code": self.code, "message": self.message, "param": self.param, **self.details}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Fields that only this kind of error has."""
+        return {}
 
 
 class InvalidRequestError(ApiError):
@@ -96,6 +101,41 @@ class ConversationsNeedKeysError(ApiError):
         )
 
 
+class NoUsersError(ApiError):
+    """The gateway has no API keys, so that it knows no users."""
+
+    status = 403
+
+    def __init__(self) -> None:
+        """Create the error."""
+        super().__init__(
+            "this gateway has no API keys, so that it knows no users; create one with `samovar keys add NAME`"
+        )
+
+
+class UserNotFoundError(ApiError):
+    """There is no user with this id."""
+
+    status = 404
+
+    def __init__(self, user: str) -> None:
+        """`user` is the requested id."""
+        super().__init__(f"there is no user {user}; list them with GET /v1/admin/users", param="id")
+
+
+class AdminKeyNeededError(ApiError):
+    """The caller has no admin key."""
+
+    code = "invalid_api_key"
+    status = 403
+    type = "authentication_error"
+
+    def __init__(self, *, has_keys: bool) -> None:
+        """`has_keys` says whether the caller has a key that is not an admin's; otherwise there are no keys at all."""
+        reason = "the key of this request is not an admin's" if has_keys else "this gateway has no API keys"
+        super().__init__(f"this needs an admin key, and {reason}; create one with `samovar keys add NAME --admin`")
+
+
 class ItemNotFoundError(ApiError):
     """A referenced item does not exist or belongs to another user."""
 
@@ -147,14 +187,16 @@ class RateLimitExceededError(ApiError):
     status = 429
     type = "rate_limit_error"
 
-    def __init__(self, message: str, retry_after: int) -> None:
-        """`retry_after` is the number of seconds to wait before a retry."""
+    def __init__(self, message: str, retry_after: int, *, limit: str) -> None:
+        """`retry_after` is the number of seconds to wait before a retry, `limit` the name of the limit."""
         super().__init__(message)
         self.retry_after = retry_after
+        self.limit = limit
 
-    def body(self) -> dict[str, Any]:
-        """Return the `error` object with `retry_after`."""
-        return {**super().body(), "retry_after": self.retry_after}
+    @property
+    def details(self) -> dict[str, Any]:
+        """The seconds to wait, and the name of the limit."""
+        return {"retry_after": self.retry_after, "limit": self.limit}
 
 
 class EngineUnavailableError(ApiError):
@@ -169,9 +211,10 @@ class EngineUnavailableError(ApiError):
         super().__init__(message)
         self.retry_after = retry_after
 
-    def body(self) -> dict[str, Any]:
-        """Return the `error` object, with `retry_after` if it is known."""
-        return super().body() | ({} if self.retry_after is None else {"retry_after": self.retry_after})
+    @property
+    def details(self) -> dict[str, Any]:
+        """The seconds to wait, if they are known."""
+        return {} if self.retry_after is None else {"retry_after": self.retry_after}
 
 
 class StoreUnavailableError(ApiError):
@@ -196,9 +239,10 @@ class InternalError(ApiError):
         )
         self.request_id = request_id
 
-    def body(self) -> dict[str, Any]:
-        """Return the `error` object with the request id, so that clients can report it."""
-        return {**super().body(), "request_id": self.request_id}
+    @property
+    def details(self) -> dict[str, Any]:
+        """The request id, so that clients can report it."""
+        return {"request_id": self.request_id}
 
 
 def _shortened(text: str) -> str:

@@ -14,11 +14,16 @@ CREATE TABLE IF NOT EXISTS erasures (
 """
 TABLE: Final = "erased"
 """Table in the ledger with the tenants whose data is to be erased at all gateways."""
+USE: Final = "use"
+"""Table of usage by gateway and user in the ledger."""
+USE_DAYS: Final = "use_days"
+"""Table of daily usage by gateway and user in the ledger."""
 _ADD: Final = "INSERT OR IGNORE INTO erasures VALUES (?, ?, 0, ?)"
 _FORGET_USE: Final = """
 UPDATE users SET last_used = NULL, requests = 0, tokens = 0, day = '', requests_today = 0, tokens_today = 0
 WHERE tenant = ?
 """
+_FORGET_DAYS: Final = "DELETE FROM usage_days WHERE tenant = ?"
 
 
 class Erasures:
@@ -34,7 +39,7 @@ class Erasures:
     async def ask(self, tenant: str) -> None:
         """Record that the data of a tenant has to be erased, and erase its usage."""
         await self._database.run(_ADD, (tenant, int(self._clock()), 0))
-        await self._database.run(_FORGET_USE, (tenant,))
+        await self._forget_use(tenant)
         await self.share()
 
     async def tenants(self) -> set[str]:
@@ -47,10 +52,15 @@ class Erasures:
 
     async def finish(self, tenant: str, *, use: str) -> None:
         """Record that the data of a tenant is erased here; `use` names its usage at this gateway in the ledger."""
-        await self._database.run(_FORGET_USE, (tenant,))
+        await self._forget_use(tenant)
         if self._ledger is not None:
-            await self._ledger.drop("use", [use])
+            for table in (USE, USE_DAYS):
+                await self._ledger.drop(table, [use])
         await self._database.run("UPDATE erasures SET done = 1 WHERE tenant = ?", (tenant,))
+
+    async def _forget_use(self, tenant: str) -> None:
+        for statement in (_FORGET_USE, _FORGET_DAYS):
+            await self._database.run(statement, (tenant,))
 
     async def share(self) -> bool:
         """Exchange erasures with other gateways; return False while the ledger is unavailable."""

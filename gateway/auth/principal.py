@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +24,13 @@ class Limits:
     """Prompt tokens computed plus tokens generated, per minute."""
     weight: float = 1.0
     """Share of the engines relative to other waiting users."""
+    tokens_per_day: int | None = None
+    """The same tokens as per minute, per local day of the gateway."""
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """Values by which two sets of limits can be compared; the order has no other meaning."""
+        return tuple(0 if value is None else value for value in dataclasses.astuple(self))
 
 
 @dataclass(frozen=True)

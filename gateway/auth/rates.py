@@ -73,7 +73,7 @@ class TokenRates:
             return 0
         bucket = self._buckets.of(principal.user, limit)
         if bucket.level <= 0:
-            raise _exceeded(bucket, f"this key has used its {limit} tokens per minute")
+            raise _exceeded(bucket, "tokens_per_minute", f"this key has used its {limit} tokens per minute")
         reserved = min(tokens, limit)
         bucket.level -= reserved
         return reserved
@@ -97,10 +97,10 @@ class MessageRates:
         """Count one message of the caller. Raises RateLimitExceededError."""
         bucket = self._buckets.of(principal.user, self._limit)
         if bucket.level < 1:
-            raise _exceeded(bucket, f"the limit is {self._limit} messages per minute")
+            raise _exceeded(bucket, "messages_per_minute", f"the limit is {self._limit} messages per minute")
         bucket.level -= 1
 
 
-def _exceeded(bucket: Bucket, text: str) -> RateLimitExceededError:
+def _exceeded(bucket: Bucket, limit: str, text: str) -> RateLimitExceededError:
     seconds = max(1, math.ceil((1 - bucket.level) * 60 / bucket.limit))
-    return RateLimitExceededError(f"{text}; try again in {seconds} s", seconds)
+    return RateLimitExceededError(f"{text}; try again in {seconds} s", seconds, limit=limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Container
@@ -13,14 +14,18 @@ from typing import Final
 import structlog
 
 from cache import StoreError
-from gateway.auth.principal import ANONYMOUS, Principal
+from gateway.auth.allowances import DailyTokens
+from gateway.auth.principal import ANONYMOUS, Limits, Principal, shown
 from gateway.auth.rates import MessageRates
-from gateway.auth.user import User, digest, find_user
-from gateway.auth.users import Usage, Users, UsersLostError
+from gateway.auth.usage import Usage
+from gateway.auth.user import User, changes, digest, find_user
+from gateway.auth.users import Users, UsersLostError
 from gateway.errors import InvalidApiKeyError, StoreUnavailableError
 
 EVERY: Final = 1.0
 """Seconds between two checks for changed users, and between two writes of usage counters."""
+ELSEWHERE_EVERY: Final = 5.0
+"""Seconds between two reads of the usage at other gateways, which counts against daily allowances."""
 
 
 @dataclass(eq=False)
@@ -49,6 +54,11 @@ class UserRegistry:
         self._clock = clock
         self._messages = MessageRates(time.monotonic, limit=messages)
         self._users: list[User] = []
+        self._by_tenant: dict[str, User] = {}
+        self._has_read = False
+        self._read_elsewhere = -math.inf
+        self.today = DailyTokens(clock)
+        """Today's tokens by tenant."""
         self._unusable = ""
         """Why users.db cannot be used to check keys; empty while it can."""
         self._usage: defaultdict[str, Usage] = defaultdict(Usage)
@@ -60,6 +70,11 @@ class UserRegistry:
         """Number of active connections by client address."""
         self.on_check: Callable[[Container[str]], None] = lambda _: None
         """Called with the valid tenants after each check of the keys."""
+
+    @property
+    def users(self) -> Users:
+        """The stored users."""
+        return self._file
 
     @property
     def unusable(self) -> str:
@@ -84,10 +99,24 @@ class UserRegistry:
         if user is None or credential not in user.credentials(self._clock()):
             raise InvalidApiKeyError(_reason(key, user, is_old=user is not None and credential != user.digest))
         self._usage[user.tenant]  # creates an entry, so that the last use is recorded even without a request
+        return Principal(user.tenant, user.tenant, self._limits(user), admin=user.admin, credential=credential)
+
+    def find(self, principal: Principal) -> User | None:
+        """Return the user of a principal, as last read; None without keys."""
+        return self._by_tenant.get(principal.tenant)
+
+    def current(self, principal: Principal) -> Principal:
+        """Return a principal with the present limits: they may have changed since its connection was opened."""
+        user = self.find(principal)
+        return principal if user is None else replace(principal, limits=self._limits(user))
+
+    def _limits(self, user: User) -> Limits:
         limits = user.limits
-        if limits.concurrency is None:
-            limits = replace(limits, concurrency=self._concurrency)
-        return Principal(user.tenant, user.tenant, limits, admin=user.admin, credential=credential)
+        return limits if limits.concurrency is not None else replace(limits, concurrency=self._concurrency)
+
+    def check_allowance(self, principal: Principal) -> None:
+        """Raise RateLimitExceededError if the caller has used up the tokens of today."""
+        self.today.check(principal.tenant, principal.limits.tokens_per_day)
 
     def enter(self, connection: ActiveConnection) -> None:
         """Register an active connection."""
@@ -108,11 +137,12 @@ class UserRegistry:
         self._messages.charge(principal)
 
     def record_usage(self, principal: Principal, tokens: int) -> None:
-        """Record an ended request of the caller that processed `tokens` prompt and answer tokens."""
+        """Record an ended request of the caller; `tokens` are those computed for its prompt and generated."""
         if principal.tenant != ANONYMOUS:
             usage = self._usage[principal.tenant]
             usage.requests += 1
             usage.tokens += tokens
+            self.today.add(principal.tenant, tokens)
 
     async def watch(self) -> None:
         """Reload users after each change, until cancelled.
@@ -126,6 +156,7 @@ class UserRegistry:
             try:
                 await self.refresh()
                 await self.flush()
+                await self._count_elsewhere()
                 logged = ""
             except StoreError as error:
                 if str(error) != logged:
@@ -137,7 +168,7 @@ class UserRegistry:
         try:
             changed = await self._file.changed()
             if await self._file.share() or changed or self._unusable:
-                self._users = await self._file.all()
+                self._set_users(await self._file.all())
                 await self._file.check()
             self._unusable = ""
         except StoreError as error:
@@ -146,6 +177,22 @@ class UserRegistry:
                 self._close_invalid()
             raise
         self._close_invalid()
+
+    def _set_users(self, users: list[User]) -> None:
+        before, self._users = self._by_tenant, users
+        self._by_tenant = {user.tenant: user for user in users}
+        self.today.load(users)
+        if self._has_read:
+            for user, change in changes(before, self._by_tenant):
+                structlog.get_logger("gateway").info("user changed", tenant=shown(user.tenant), change=change)
+        self._has_read = True
+
+    async def _count_elsewhere(self) -> None:
+        """Let the usage at other gateways count against the allowances, if there are any."""
+        now = time.monotonic()
+        if now - self._read_elsewhere >= ELSEWHERE_EVERY and any(user.tokens_per_day for user in self._users):
+            self._read_elsewhere = now
+            self.today.set_elsewhere(await self._file.usage.tokens_elsewhere())
 
     def _close_invalid(self) -> None:
         """Close the connections of users who are no longer valid."""
@@ -176,7 +223,7 @@ class UserRegistry:
         """Store the usage counters. Raises StoreError; the counters are then stored by the next call."""
         usage, self._usage = self._usage, defaultdict(Usage)
         try:
-            await self._file.add_usage(usage)
+            await self._file.usage.add(usage)
         except StoreError:
             for tenant, had in usage.items():
                 self._usage[tenant].requests += had.requests

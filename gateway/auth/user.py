@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 
 import msgspec
 
@@ -36,6 +38,9 @@ class Key(msgspec.Struct, frozen=True):
     """SHA-256 of the key before that."""
     old_until: int = 0
     """When that key stops working."""
+    tokens_per_day: int | None = None
+    limits_at: int = 0
+    """When the limits were set last; 0 in records of earlier versions."""
 
     @property
     def age(self) -> tuple[int, str]:
@@ -48,9 +53,20 @@ class Key(msgspec.Struct, frozen=True):
             return max(self, other, key=lambda key: key.age)
         moments = [moment for moment in (self.revoked_at, other.revoked_at) if moment is not None]
         rotated = max(self, other, key=lambda key: (key.rotated_at, key.digest))
+        limited = max(self, other, key=lambda key: (key.limits_at, key.limits.order))
         return msgspec.structs.replace(
-            rotated, created_at=self.created_at, admin=self.admin, revoked_at=min(moments, default=None)
+            rotated,
+            created_at=self.created_at,
+            admin=self.admin,
+            revoked_at=min(moments, default=None),
+            limits_at=limited.limits_at,
+            **asdict(limited.limits),
         )
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of this user."""
+        return Limits(self.concurrency, self.tokens_per_minute, self.weight, self.tokens_per_day)
 
 
 class Use(msgspec.Struct, frozen=True):
@@ -64,6 +80,14 @@ class Use(msgspec.Struct, frozen=True):
     day: str
     requests_today: int
     tokens_today: int
+
+
+class DailyUse(msgspec.Struct, frozen=True):
+    """A user's usage at one gateway by local date, as published to the others: requests and tokens."""
+
+    gateway: str
+    tenant: str
+    days: dict[str, tuple[int, int]]
 
 
 class User(Key, frozen=True, kw_only=True):
@@ -87,11 +111,6 @@ class User(Key, frozen=True, kw_only=True):
         """Return whether the user is neither revoked nor expired at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
-    @property
-    def limits(self) -> Limits:
-        """The limits of this user."""
-        return Limits(self.concurrency, self.tokens_per_minute, self.weight)
-
     def with_use(self, use: Use, day: str) -> User:
         """Return this user with the usage at another gateway added; "today" is `day`, whatever that gateway's clock."""
         today = [each for each in (self, use) if each.day == day]
@@ -111,6 +130,21 @@ class User(Key, frozen=True, kw_only=True):
         return Key(*(getattr(self, name) for name in Key.__struct_fields__))
 
 
+def changes(before: Mapping[str, User], after: Mapping[str, User]) -> Iterator[tuple[User, str]]:
+    """Yield what has changed between two states, by tenant, in the words of the log."""
+    for tenant, user in after.items():
+        old = before.get(tenant)
+        if old is None:
+            yield user, "added"
+            continue
+        if user.revoked_at is not None and old.revoked_at is None:
+            yield user, "key revoked"
+        if user.digest != old.digest:
+            yield user, "key rotated"
+        if user.limits != old.limits:
+            yield user, "limits changed"
+
+
 def find_user(users: Iterable[User], key: str) -> User | None:
     """Return the user whose key this is, or was before a replacement.
 
@@ -127,3 +161,8 @@ def find_user(users: Iterable[User], key: str) -> User | None:
 def digest(key: str) -> bytes:
     """Return the SHA-256 digest of a key, which is stored instead of the key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def day(now: float) -> str:
+    """Return the local date of `now`, in seconds since the epoch."""
+    return time.strftime("%Y-%m-%d", time.localtime(now))

@@ -10,17 +10,17 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from cache import Database, Ledger, StoreError
-from gateway.auth import erasures
+from gateway.auth import erasures, usage
 from gateway.auth.erasures import Erasures
 from gateway.auth.principal import Limits
-from gateway.auth.user import Key, Use, User, digest
+from gateway.auth.usage import UsageCounters
+from gateway.auth.user import Key, User, digest
 
 FILE: Final = "users.db"
 RECORD: Final = "keys.required"
@@ -30,8 +30,6 @@ This gateway has had API keys. While this file exists, the gateway rejects all r
 """
 TABLE: Final = "users"
 """Table of keys in the ledger."""
-USE: Final = "use"
-"""Table of usage by gateway and user in the ledger."""
 PREFIX: Final = "smv_"
 _NAME: Final = re.compile(r"[\w.@+-]{1,64}")
 _SCHEMA: Final = """
@@ -42,20 +40,15 @@ CREATE TABLE IF NOT EXISTS users (
     last_used INTEGER, requests INTEGER NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0,
     day TEXT NOT NULL DEFAULT '', requests_today INTEGER NOT NULL DEFAULT 0, tokens_today INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS here (only INTEGER PRIMARY KEY CHECK (only = 1), id TEXT NOT NULL) STRICT;
 """
 _LATER_COLUMNS: Final = {
     "rotated_at": "INTEGER NOT NULL DEFAULT 0",
     "old_digest": "BLOB",
     "old_until": "INTEGER NOT NULL DEFAULT 0",
+    "tokens_per_day": "INTEGER",
+    "limits_at": "INTEGER NOT NULL DEFAULT 0",
 }
 """Columns that files of earlier versions lack."""
-_USED: Final = """
-UPDATE users SET last_used = ?2, requests = requests + ?4, tokens = tokens + ?5, day = ?3,
-    requests_today = CASE day WHEN ?3 THEN requests_today ELSE 0 END + ?4,
-    tokens_today = CASE day WHEN ?3 THEN tokens_today ELSE 0 END + ?5
-WHERE tenant = ?1 AND NOT EXISTS (SELECT 1 FROM erasures WHERE erasures.tenant = ?1)
-"""
 
 
 class UserError(Exception):
@@ -73,26 +66,21 @@ class UsersLostError(StoreError):
         )
 
 
-@dataclass
-class Usage:
-    """One user's usage since the counters were last stored."""
-
-    requests: int = 0
-    tokens: int = 0
-
-
 _COLUMNS: Final = ", ".join(User.__struct_fields__)
+_KEY_FIELDS: Final = Key.__struct_fields__
+_KEY_COLUMNS: Final = ", ".join(_KEY_FIELDS)
+_KEY_VALUES: Final = ", ".join(f"?{number}" for number, _ in enumerate(_KEY_FIELDS, 1))
+_ADD: Final = f"INSERT OR REPLACE INTO users ({_KEY_COLUMNS}) VALUES ({_KEY_VALUES})"  # noqa: S608 - own names
 # A later key of the same name may have been added here while the ledger was read.
-_ADOPT: Final = """
-INSERT OR REPLACE INTO users (name, tenant, digest, admin, weight, concurrency, tokens_per_minute, created_at,
-    expires_at, revoked_at, rotated_at, old_digest, old_until)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13
-WHERE NOT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND (created_at, tenant) >= (?8, ?2))
-"""
-_UPDATE: Final = """
-UPDATE users SET revoked_at = ?1, digest = ?2, expires_at = ?3, rotated_at = ?4, old_digest = ?5, old_until = ?6
-WHERE tenant = ?7
-"""
+_ADOPT: Final = f"""
+INSERT OR REPLACE INTO users ({_KEY_COLUMNS}) SELECT {_KEY_VALUES}
+WHERE NOT EXISTS (SELECT 1 FROM users WHERE name = ?{_KEY_FIELDS.index("name") + 1}
+    AND (created_at, tenant) >= (?{_KEY_FIELDS.index("created_at") + 1}, ?{_KEY_FIELDS.index("tenant") + 1}))
+"""  # noqa: S608 - own names
+_UPDATE: Final = f"""
+UPDATE users SET {", ".join(f"{name} = ?{number}" for number, name in enumerate(_KEY_FIELDS, 1))}
+WHERE tenant = ?{_KEY_FIELDS.index("tenant") + 1}
+"""  # noqa: S608 - own names
 
 
 class Users:
@@ -101,16 +89,16 @@ class Users:
     def __init__(self, folder: Path, *, ledger: Ledger | None = None, clock: Callable[[], float] = time.time) -> None:
         """Open or create the file in `folder`. `ledger` is shared with other gateways; `close` leaves it open."""
         self._folder = folder
-        self._database = Database(folder / FILE, _SCHEMA + erasures.SCHEMA, prepare=_add_columns)
+        self._database = Database(folder / FILE, _SCHEMA + usage.SCHEMA + erasures.SCHEMA, prepare=_add_columns)
         self.erasures = Erasures(self._database, ledger, clock)
         """Users whose data has to be erased."""
+        self.usage = UsageCounters(self._database, ledger, self.erasures, clock)
+        """What users have used."""
         self._ledger = ledger
         self._clock = clock
         self._seen: tuple[int, int] | None = None
         self._revision: int | None = None
         self._sharing = asyncio.Lock()
-        self._unshared: set[str] = set()
-        """Tenants whose usage here is not published yet."""
         self.unpublished = ledger is not None
         """Whether the ledger may lack keys of this gateway. `share` publishes them when the ledger is available."""
 
@@ -133,12 +121,21 @@ class Users:
         key = PREFIX + secrets.token_urlsafe(32)
         # Later than the key it replaces, whatever the clock of the gateway that created that one.
         created = max(int(self._clock()), before.created_at + 1 if before is not None else 0)
-        values = (name, secrets.token_hex(16), digest(key), admin, limits.weight, limits.concurrency)
-        await self._database.run(
-            "INSERT OR REPLACE INTO users (name, tenant, digest, admin, weight, concurrency, tokens_per_minute,"
-            " created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*values, limits.tokens_per_minute, created, expires_at),
+        new = Key(
+            name=name,
+            tenant=secrets.token_hex(16),
+            digest=digest(key),
+            admin=admin,
+            weight=limits.weight,
+            concurrency=limits.concurrency,
+            tokens_per_minute=limits.tokens_per_minute,
+            tokens_per_day=limits.tokens_per_day,
+            created_at=created,
+            limits_at=created,
+            expires_at=expires_at,
+            revoked_at=None,
         )
+        await self._database.run(_ADD, msgspec.structs.astuple(new))
         await self._publish_change()
         return key
 
@@ -180,6 +177,17 @@ class Users:
         await self._publish_change()
         return key
 
+    async def limit(self, name: str, changes: Mapping[str, float | None]) -> None:
+        """Change limits of a user, by the names of the fields of `Limits`; None means no limit. Raises UserError."""
+        await self.share()
+        await self.check()
+        user = next((user for user in await self.all() if user.name == name), None)
+        if user is None or user.revoked_at is not None:
+            raise UserError(f"no user {name} has a valid key; see: samovar keys list")
+        moment = max(int(self._clock()), user.limits_at + 1)
+        await self._update(msgspec.structs.replace(user.key, **changes, limits_at=moment))
+        await self._publish_change()
+
     async def erase(self, name: str) -> str:
         """Revoke a user's key and have all data of the user erased; return the tenant. Raises UserError.
 
@@ -199,11 +207,10 @@ class Users:
 
     async def finish_erasure(self, tenant: str) -> None:
         """Record that this gateway has erased the data of a tenant."""
-        await self.erasures.finish(tenant, use=f"{await self._gateway_id()} {tenant}")
+        await self.erasures.finish(tenant, use=await self.usage.record_name(tenant))
 
     async def _update(self, key: Key) -> None:
-        values = (key.revoked_at, key.digest, key.expires_at, key.rotated_at, key.old_digest, key.old_until, key.tenant)
-        await self._database.run(_UPDATE, values)
+        await self._database.run(_UPDATE, msgspec.structs.astuple(key))
 
     async def all(self) -> list[User]:
         """Return all users by name, including revoked ones."""
@@ -230,7 +237,7 @@ class Users:
             raise UsersLostError(self._folder)
 
     async def changed(self) -> bool:
-        """Return whether the file was written or replaced since the last call; True at the first call."""
+        """Return whether users were changed, or the file was replaced, since the last call; True at the first call."""
         [[version]] = await self._database.run("PRAGMA data_version")
         before, self._seen = self._seen, (self._database.generation, version)
         changed = self._seen != before
@@ -285,7 +292,7 @@ class Users:
             theirs[key.name] = key.merged(theirs[key.name]) if key.name in theirs else key
         users = await self.all()
         if revision is None:  # the ledger is new or has lost its data
-            self._unshared |= {user.tenant for user in users}
+            self.usage.republish(user.tenant for user in users)
         ours = {user.name: user.key for user in users}
         newer = {name: _encode(key) for name, key in ours.items() if theirs.get(name) != key}
         if not newer:
@@ -294,54 +301,15 @@ class Users:
         return written if written == (revision or 0) + 1 else None  # else another gateway wrote too: read again
 
     async def _publish_change(self) -> None:
+        self._seen = None  # SQLite's version counts changes of other connections only
         await self.all()  # records that there are keys before the first key is published
         self.unpublished = self._ledger is not None
         await self.share()
 
-    async def add_usage(self, usage: Mapping[str, Usage]) -> None:
-        """Add to the stored usage counters, by tenant."""
-        now = self._clock()
-        for tenant, used in usage.items():
-            await self._database.run(_USED, (tenant, int(now), day(now), used.requests, used.tokens))
-        if self._ledger is not None:
-            self._unshared |= set(usage)
-            await self._publish_use()
-
     async def all_with_total_usage(self) -> list[User]:
         """Return all users but erased ones with their usage at all gateways; without the ledger, at this one."""
         gone = await self.erasures.tenants()
-        users, uses = [user for user in await self.all() if user.tenant not in gone], list[Use]()
-        if self._ledger is not None:
-            with suppress(StoreError):
-                uses = [msgspec.msgpack.decode(record, type=Use) for record in await self._ledger.read(USE)]
-        here, today = await self._gateway_id(), day(self._clock())
-        for use in uses:
-            if use.gateway != here:
-                users = [user.with_use(use, today) if user.tenant == use.tenant else user for user in users]
-        return users
-
-    async def _publish_use(self) -> None:
-        """Publish usage at this gateway. If the ledger is unavailable, the next call retries."""
-        if not self._unshared or self._ledger is None:
-            return
-        here, records = await self._gateway_id(), {}
-        gone = await self.erasures.tenants()
-        for user in await self.all():
-            if user.tenant in self._unshared - gone:
-                use = Use(here, *(getattr(user, name) for name in Use.__struct_fields__[1:]))
-                records[f"{here} {user.tenant}"] = msgspec.msgpack.encode(use)
-        try:
-            if records:
-                await self._ledger.write(USE, records)
-            self._unshared.clear()
-        except StoreError:
-            return
-
-    async def _gateway_id(self) -> str:
-        """Return this gateway's id, created on first use."""
-        await self._database.run("INSERT OR IGNORE INTO here VALUES (1, ?)", (secrets.token_hex(8),))
-        [[id_]] = await self._database.run("SELECT id FROM here")
-        return str(id_)
+        return await self.usage.totals([user for user in await self.all() if user.tenant not in gone])
 
     def close(self) -> None:
         """Close the file."""
@@ -392,8 +360,3 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def day(now: float) -> str:
-    """Return the local date of `now`, in seconds since the epoch."""
-    return time.strftime("%Y-%m-%d", time.localtime(now))

@@ -119,6 +119,10 @@ class Sessions:
         """Delete the local copy of a turn that another gateway has deleted for all. Raises StoreError."""
         await self._archive.bury(tenant, response, blocks)
 
+    async def stored_bytes(self, tenant: str | None = None) -> dict[str, int]:
+        """Return the bytes that turns take by tenant, of one or of all tenants that have any. Raises StoreError."""
+        return await self._archive.stored_bytes(tenant)
+
     @property
     def documents(self) -> Documents:
         """The conversations that turns belong to."""

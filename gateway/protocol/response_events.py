@@ -159,7 +159,7 @@ class ResponseEvents:
 
     def failed(self, error: ApiError) -> Ending:
         """Return the last events of a response that failed after its request was accepted."""
-        self._response["error"] = {"code": error.code, "message": error.message}
+        self._response["error"] = {"code": error.code, "message": error.message, **error.details}
         self._response["incomplete_details"] = None
         return self._ended("failed", None)
 

@@ -19,7 +19,7 @@ from gateway.responses.failover import Relay
 from gateway.responses.services import Services
 from gateway.responses.timings import Timings
 from gateway.scheduling.fair_queue import Ticket
-from gateway.scheduling.placement import Placement
+from gateway.scheduling.placement import Demand, Placement
 
 
 class Generation:
@@ -97,6 +97,13 @@ class Generation:
         thought = self._answer.reasoning.encode()
         reasoning = whole_tokens(map(self._piece, self._ids), thought)[0] if thought else 0
         return Usage(len(self._context.ids), self._cached, len(self._ids), reasoning)
+
+    @property
+    def taken(self) -> Demand:
+        """What the request has taken of the engines: nothing if it has not reached one."""
+        if not self.traces:
+            return Demand(0, 0)
+        return Demand(len(self._context.ids), len(self._ids), known=self._cached)
 
     @property
     def cache(self) -> str:

@@ -72,6 +72,9 @@ class Responses:
         """Start `count` responses to one prompt, which differ in their seeds. Raises ApiError."""
         if self.closing:
             raise EngineUnavailableError(STOPPING)
+        principal = self.services.registry.current(principal)
+        self.services.registry.check_allowance(principal)
+        self.services.penalties.check(principal.user)
         self.services.idle_work.interrupt()
         request = await self.turns.resolve(request, principal)
         self.check_ended(request, principal)

@@ -37,7 +37,7 @@ from gateway.responses.services import Services, new_id, new_response_id
 from gateway.responses.timings import Timings
 from gateway.responses.turn_writer import TurnWriter, turn
 from gateway.scheduling.fair_queue import Ticket
-from gateway.scheduling.placement import Demand, Placement
+from gateway.scheduling.placement import Placement
 
 QUEUED_EVERY: Final = 1.0
 """Minimum seconds between two `response.queued` events of a request."""
@@ -125,7 +125,6 @@ class Running:
         `unstored` holds the connection's responses with `store: false`.
         """
         arrived = time.monotonic()
-        services.penalties.check(principal.user)
         context, demand = await prepare(services, request, principal, unstored)
         request = _with_ignored(request, context.form.ignored, strict=services.settings.strict_fields)
         if count > 1:
@@ -269,9 +268,9 @@ class Running:
             await self._fail(report(error, self.id))
         finally:
             storing.cancel()
-            usage = self._generation.usage
-            self._services.admission.leave(self._ticket, Demand(usage.input, usage.output, known=usage.cached))
-            self._services.registry.record_usage(self.principal, usage.input + usage.output)
+            taken = self._generation.taken
+            self._services.admission.leave(self._ticket, taken)
+            self._services.registry.record_usage(self.principal, taken.tokens)
 
     def _leave_queue(self) -> None:
         if self._ticket.place is None:
@@ -305,6 +304,7 @@ class Running:
         return placement
 
     async def _generate(self, placement: Placement) -> None:
+        self._services.registry.check_allowance(self.principal)  # the queue may have lasted longer than it
         self._publish(self._events.in_progress())
         if not self.request.encodes_only:
             self._emit(self._answer.begin())

@@ -66,6 +66,11 @@ class Admission:
         """Number of requests that have a placement."""
         return len(self._running)
 
+    def by_user(self) -> dict[str, tuple[int, int]]:
+        """Return the numbers of waiting and of running requests by user."""
+        waiting, running = (Counter(ticket.principal.user for ticket in one) for one in (self._waiting, self._running))
+        return {user: (waiting[user], running[user]) for user in waiting.keys() | running.keys()}
+
     def enter(self, demand: Demand, principal: Principal, *, ahead: bool = False) -> Ticket:
         """Admit a request; it is placed at once or waits. Call `leave` when it ends, however it ends.
 

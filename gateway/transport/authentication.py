@@ -102,15 +102,15 @@ class Authentication:
             raise InvalidApiKeyError("this page needs an admin key; create one with `samovar keys add NAME --admin`")
         subject = "this address"
         if self._registry.by_address[address] >= self._per_address:
-            limit = self._per_address
+            limit, setting = self._per_address, "connections_per_address"
         elif principal.tenant != ANONYMOUS and self._registry.by_user[principal.user] >= self._per_user:
-            subject, limit = "this key", self._per_user
+            subject, limit, setting = "this key", self._per_user, "connections_per_user"
         else:
             return
         text = f"{subject} has reached the limit of {limit} connections; close some"
         if scope["type"] == "websocket":
             raise ConnectionLimitError(text)
-        raise RateLimitExceededError(text, RETRY_SECONDS)
+        raise RateLimitExceededError(text, RETRY_SECONDS, limit=setting)
 
     async def _socket(self, connection: ActiveConnection, scope: Scope, receive: Receive, send: Send) -> None:
         closed = False

@@ -20,6 +20,7 @@ from gateway.protocol.hints import HEADER, INTERNAL
 from gateway.protocol.ollama import ChatFields, GenerateFields
 from gateway.protocol.requests import ResponseCreate
 from gateway.protocol.text import TextCreate
+from gateway.transport import account, admin
 from gateway.transport.conversations import (
     ROOT,
     ConversationCreate,
@@ -56,6 +57,7 @@ CONVERSATION_FIELD: Final = {
 BODIES: Final = (
     *(ResponseCreate, ChatCreate, TextCreate, MessagesCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate),
     *(ChatFields, GenerateFields, ShowFields, ConversationCreate, ConversationUpdate, ItemsCreate),
+    *(admin.UserCreate, admin.LimitsUpdate, admin.KeyRotate),
 )
 _ID: Final = {
     "name": "id",
@@ -143,6 +145,8 @@ def _paths() -> Json:
             "get": _operation("List the input items of a response", _ok("Items"), _ID, *_query(List))
         },
         **_conversation_paths(),
+        **_account_paths(),
+        **_admin_paths(),
         **_ollama_paths(),
         "/v1/models": {"get": _operation("List the served models", _ok("Models"))},
         "/v1/models/{id}": {"get": _operation("Describe a model", _ok("Model"), _MODEL)},
@@ -181,6 +185,41 @@ def _conversation_paths() -> Json:
     }
 
 
+def _account_paths() -> Json:
+    """Return the operations by which users learn about their own account."""
+    return {
+        account.ROOT: {"get": _operation("Get the caller's account", _ok("Account"))},
+        f"{account.ROOT}/usage": {
+            "get": _operation("List the caller's usage by day", _ok("Items"), *_query(account.UsageQuery))
+        },
+    }
+
+
+def _admin_paths() -> Json:
+    """Return the operations of the admin API."""
+    users, usage = f"{admin.ROOT}/users", f"{admin.ROOT}/usage"
+    one, id_ = f"{users}/{{id}}", {**_MODEL, "schema": {"type": "string", "pattern": "^[0-9a-f]{8}$"}}
+    return {
+        users: {
+            "get": _operation("List all users", _ok("Items")),
+            "post": _operation("Create a user with a key", _ok("UserWithKey"), body="UserCreate", hints=False),
+        },
+        one: {
+            "post": _operation("Change a user's limits", _ok("User"), id_, body="LimitsUpdate", hints=False),
+            "delete": _operation("Delete a user with all data", _ok("Deleted"), id_),
+        },
+        f"{one}/rotate": {
+            "post": _operation("Replace a user's key", _ok("UserWithKey"), id_, body="KeyRotate", hints=False)
+        },
+        f"{one}/revoke": {"post": _operation("Revoke a user's key", _ok("User"), id_)},
+        usage: {"get": _operation("Usage of all users", _ok("Items"), *_query(admin.UsageReport))},
+        f"{usage}.csv": {
+            "get": _operation("Usage of all users by day, as CSV", _content("text/csv", {"type": "string"}))
+        },
+        f"{admin.ROOT}/engines": {"get": _operation("The served model and its engines", _ok("Items"))},
+    }
+
+
 def _ollama_paths() -> Json:
     """Return the operations of Ollama's API, whose errors have a form of their own."""
     operation = partial(_operation, error="OllamaError")
@@ -207,8 +246,12 @@ def _operation(
     error: str = "Error",
     closed: bool = True,
     unready: bool = False,
+    hints: bool = True,
 ) -> Json:
-    """Return one operation; a `closed` one requires a key where keys exist, and can fail with every error status."""
+    """Return one operation; a `closed` one requires a key where keys exist, and can fail with every error status.
+
+    `hints` says whether fields of the body can be without effect.
+    """
     operation: Json = {"summary": summary, "responses": {"200": ok}}
     if parameters:
         operation["parameters"] = list(parameters)
@@ -224,7 +267,7 @@ def _operation(
     operation["responses"]["500"] = {"description": "a fault of the gateway", **_json(error)}
     for response in operation["responses"].values():
         response["headers"] = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
-    if body:
+    if body and hints:
         ok["headers"][HEADER] = {"$ref": "#/components/headers/Ignored"}
     return operation
 
@@ -282,6 +325,7 @@ def _schemas() -> Json:
 
 def _response_schemas() -> Json:
     text, number, whole = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+    user = {"object": {"const": "user"}, "id": text, "name": text, "state": text, "tokens_today": whole}
     completion = {"id": text, "created": whole, "model": text, "system_fingerprint": text, "choices": _list()}
     return {
         "Error": _object(
@@ -321,6 +365,9 @@ def _response_schemas() -> Json:
         "Conversations": _object(
             object={"const": "list"}, data=_list({"$ref": f"{REFERENCE}Conversation"}), has_more={"type": "boolean"}
         ),
+        "User": _object(**user),
+        "UserWithKey": _object(**user, key=text),
+        "Account": _object(**user, storage=_object(bytes=whole, limit=whole)),
         "Models": _object(object={"const": "list"}, data=_list({"$ref": f"{REFERENCE}Model"})),
         "Model": _object(id=text, object={"const": "model"}, context_length=number),
         "Health": _object(status=text),

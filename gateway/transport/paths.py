@@ -17,6 +17,8 @@ from gateway.transport.refusals import refuse
 
 API: Final = "/v1"
 """Prefix of the routes of the API."""
+PAGES: Final = ("/admin", "/monitor", "/usage")
+"""Paths of pages with relative addresses: starlette redirects them to the form without a slash."""
 _OTHER_NAMES: Final = {"/health": "/healthz"}
 _SLASHES: Final = re.compile("//+")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/]*)(.*)", re.IGNORECASE)
@@ -60,7 +62,9 @@ class Paths:
         path = _SLASHES.sub("/", path)
         if self._root and path.startswith(f"{self._root}/"):
             path = path.removeprefix(self._root)
-        if not path.startswith(("/monitor", "/static")):  # starlette redirects, since the page has relative addresses
+        if path.rstrip("/") in PAGES:
+            return path
+        if not path.startswith(("/monitor/", "/static")):
             path = f"/{path.strip('/')}"
         while path.startswith(f"{API}{API}/"):
             path = path.removeprefix(API)

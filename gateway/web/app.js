@@ -11,6 +11,7 @@ import { Gateway } from "./gateway.js";
 import { catalogueFor, text, translate } from "./i18n.js";
 import { KEY, Keyring } from "./keyring.js";
 import { Library, storageOf } from "./library.js";
+import { Me } from "./me.js";
 import { displayName } from "./names.js";
 import { Peers } from "./peers.js";
 import { bindPreferences, preferredLanguage } from "./preferences.js";
@@ -51,6 +52,7 @@ const keyring = new Keyring(lasting, own);
 const gateway = new Gateway(() => keyring.key);
 let library = new Library(lasting, keyring.scope, lost);
 let drafts = new Drafts(lasting, keyring.scope);
+const me = new Me(catalogue, find("me"), () => keyring.key);
 const toast = new Toast(find("toast"));
 const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
 const announcer = new Announcer(catalogue, find("announcer"));
@@ -94,6 +96,7 @@ function connectionChanged(state, pause) {
     signIn.close();
     responses.connected();
     loadServerInfo();
+    me.refresh();
   } else if (state === "waiting") {
     responses.lost();
     ahead.lost();
@@ -158,6 +161,7 @@ function phaseChanged(turn, phase, conversation) {
   saveSoon(conversation, phase.kind === "more" ? SAVE_MS : 0);
   showBusy();
   if (phase.kind === "ended") askNext(turn, conversation);
+  if (phase.kind === "ended") me.refresh();
 }
 
 /** Sends the next queued message after an answer; after one that has failed or was stopped, it becomes a draft again. */

@@ -26,6 +26,23 @@ export class Reading {
     }
   }
 
+  /**
+   * Returns the readings of `/monitor/history`, oldest first. They have only the series that the gateway keeps.
+   *
+   * @param {number} now seconds of the same clock as those of other readings
+   */
+  static history({ ages, series }, now) {
+    return ages.map((age, index) => {
+      const reading = new Reading("", now - age);
+      for (const { name, labels, values } of series) {
+        if (values[index] === null) continue;
+        if (!reading.#samples.has(name)) reading.#samples.set(name, []);
+        reading.#samples.get(name).push({ labels, value: values[index] });
+      }
+      return reading;
+    });
+  }
+
   /** Returns the samples named `name` that have these labels, as `{labels, value}`. */
   all(name, wanted = {}) {
     const matches = ({ labels }) => Object.entries(wanted).every(([key, value]) => labels[key] === value);

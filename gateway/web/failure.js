@@ -19,6 +19,8 @@ const TRANSIENT = new Set([
 const CALM = new Set(["queue_full", "queue_timeout", "rate_limit_exceeded"]);
 const REQUEST = /\breq_[0-9a-f]+/;
 const SECOND_MS = 1_000;
+// Longer waits are shown as a time of the day.
+const MAX_COUNTED_SECONDS = 600;
 
 /** Returns the box for an error; `again` is called by its button. The gateway's own words are for developers. */
 export function failureBox(catalogue, error, again) {
@@ -37,12 +39,19 @@ export function failureBox(catalogue, error, again) {
   return box;
 }
 
+/** Returns how long to wait: in seconds, or, if nobody would wait so long, until when. */
+function waitText(catalogue, number, until) {
+  if (number <= MAX_COUNTED_SECONDS) return text(catalogue, "againIn", { number });
+  const time = new Intl.DateTimeFormat(catalogue.tag, { hour: "2-digit", minute: "2-digit" }).format(until);
+  return text(catalogue, "againAt", { time });
+}
+
 /** Disables a button until a time at which the gateway accepts requests again, and shows how long that takes. */
 function countDown(catalogue, button, until) {
   const count = () => {
     const number = Math.ceil((until - Date.now()) / SECOND_MS);
     button.disabled = number > 0;
-    button.textContent = number > 0 ? text(catalogue, "againIn", { number }) : text(catalogue, "again");
+    button.textContent = number > 0 ? waitText(catalogue, number, until) : text(catalogue, "again");
     if (number <= 0) clearInterval(timer);
   };
   const timer = setInterval(count, SECOND_MS);

@@ -1,17 +1,23 @@
 /** The monitor page: metrics of `/metrics`, read every two seconds, for use without Grafana. */
 
+import { fillAxis, niceTop } from "./axes.js";
 import { Reading, increase, quantile, rate } from "./exposition.js";
 import { Gateway } from "./gateway.js";
 import { catalogueFor, errorText, text, translate } from "./i18n.js";
 import { preferredLanguage } from "./preferences.js";
 
 const EVERY_MS = 2_000;
+const USERS_EVERY_MS = 5_000;
 // Readings older than this are discarded.
-const HISTORY_SECONDS = 600;
+const HISTORY_SECONDS = 3_600;
+// Of readings older than this, one is kept every SPARSE_SECONDS, as the gateway does.
+const RECENT_SECONDS = 30;
+const SPARSE_SECONDS = 10;
 // Window of rates: shorter ones fluctuate with single answers.
 const RATE_SECONDS = 10;
 const SOURCES = ["engine", "store", "computed"];
 const CHART = { width: 600, height: 120 };
+const AXIS_MINUTES = [60, 40, 20];
 
 const catalogue = catalogueFor(preferredLanguage());
 document.documentElement.lang = catalogue.tag;
@@ -20,7 +26,7 @@ document.title = `Samovar · ${text(catalogue, "monitorTitle")}`;
 
 const say = (key, values) => text(catalogue, key, values);
 const find = (id) => document.getElementById(id);
-const readings = []; // of the last ten minutes, oldest first
+const readings = []; // of the last hour, oldest first
 
 const number = new Intl.NumberFormat(catalogue.tag, { maximumFractionDigits: 1 });
 const percent = new Intl.NumberFormat(catalogue.tag, { style: "percent", maximumFractionDigits: 0 });
@@ -71,26 +77,49 @@ function showTiles(now) {
   );
 }
 
-function showChart() {
+/** Draws lines, a list of points `[at, value]` by name, with axes: the last hour, and from 0 to a round number. */
+function drawPlot(plot, lines) {
   const newest = readings.at(-1).at;
+  const top = niceTop(Math.max(...Object.values(lines).flatMap((points) => points.map(([, value]) => value))));
   const x = (at) => CHART.width * (1 - (newest - at) / HISTORY_SECONDS);
-  const pairs = readings.slice(1).map((reading, index) => [readings[index], reading]);
-  const lines = {
-    tokens: pairs.map(([before, after]) => [after.at, rate(before, after, "samovar_generation_tokens_total") ?? 0]),
-    waiting: readings.map((reading) => [reading.at, reading.sum("samovar_requests_waiting") ?? 0]),
+  const y = (value) => CHART.height * (1 - value / top);
+  const shape = (name, attributes) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.setAttribute("vector-effect", "non-scaling-stroke");
+    return made;
   };
-  find("chart").replaceChildren(
-    ...Object.entries(lines).map(([name, points]) => {
-      const top = Math.max(1, ...points.map(([, value]) => value));
-      const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-      const y = (value) => CHART.height - 2 - (CHART.height - 8) * (value / top);
-      line.setAttribute("class", `line-${name}`);
-      line.setAttribute("points", points.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" "));
-      line.setAttribute("vector-effect", "non-scaling-stroke");
-      document.querySelector(`.legend-${name}`).textContent = say(`monitorLine_${name}`, { top: plain(top) });
-      return line;
-    }),
+  plot.querySelector("svg").replaceChildren(
+    ...[top, top / 2].map((value) => shape("line", { x1: 0, x2: CHART.width, y1: y(value), y2: y(value) })),
+    ...Object.entries(lines).map(([name, points]) =>
+      shape("polyline", {
+        class: `line-${name}`,
+        points: points.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
+      }),
+    ),
   );
+  fillAxis(plot.querySelector(".axis-y"), [top, top / 2, 0].map(plain));
+  fillAxis(plot.querySelector(".axis-x"), [...AXIS_MINUTES.map((minutes) => say("monitorAgo", { minutes })), say("monitorAxisNow")]);
+}
+
+function showCharts() {
+  const gauge = (name) => readings.map((reading) => [reading.at, reading.sum(name) ?? 0]);
+  // Each rate is over RATE_SECONDS at least, however close together the readings are.
+  const tokens = readings.map((reading, index) => {
+    const before = readings.slice(0, index).findLast(({ at }) => reading.at - at >= RATE_SECONDS - 1);
+    return [reading.at, (before && rate(before, reading, "samovar_generation_tokens_total")) ?? 0];
+  });
+  drawPlot(find("plot-tokens"), { tokens });
+  drawPlot(find("plot-requests"), {
+    running: gauge("samovar_requests_running"),
+    waiting: gauge("samovar_requests_waiting"),
+  });
+}
+
+function rowOf(kind, cells) {
+  const made = document.createElement("tr");
+  made.append(...cells.map((words) => element(kind, "", words)));
+  return made;
 }
 
 function showEngines(now) {
@@ -105,16 +134,11 @@ function showEngines(now) {
     restarts: (of) => plain(now.sum("samovar_engine_restarts_total", of)),
     unloads: (of) => plain(now.sum("samovar_engine_unloads_total", of)),
   };
-  const row = (kind, cells) => {
-    const made = document.createElement("tr");
-    made.append(...cells.map((words) => element(kind, "", words)));
-    return made;
-  };
   const names = now.values("samovar_engine_state", "engine");
   find("engines").replaceChildren(
-    row("th", ["engine", ...Object.keys(columns)].map((key) => say(`monitor_${key}`))),
+    rowOf("th", ["engine", ...Object.keys(columns)].map((key) => say(`monitor_${key}`))),
     ...names.map((engine) => {
-      const made = row("td", [engine, ...Object.values(columns).map((show) => show({ engine }))]);
+      const made = rowOf("td", [engine, ...Object.values(columns).map((show) => show({ engine }))]);
       made.dataset.engine = engine;
       made.dataset.state = now.all("samovar_engine_state", { engine }).find(({ value }) => value === 1)?.labels.state;
       return made;
@@ -164,7 +188,7 @@ function showRequests(now) {
 
 function show(now) {
   showTiles(now);
-  showChart();
+  showCharts();
   showEngines(now);
   showCache(now);
   showRequests(now);
@@ -183,12 +207,56 @@ async function advise() {
   find("advice").hidden = languages.length === 0 || languages.includes("zh");
 }
 
+/** Forgets readings that are too old, or that are recent no more and close to the one before. */
+function forgetReadings() {
+  const newest = readings.at(-1).at;
+  while (newest - readings[0].at > HISTORY_SECONDS) readings.shift();
+  const index = readings.findIndex(({ at }) => newest - at < RECENT_SECONDS);
+  if (index > 2 && readings[index - 1].at - readings[index - 2].at < SPARSE_SECONDS - 1) readings.splice(index - 1, 1);
+}
+
+/** Shows what each user does, if the gateway knows users. */
+async function showUsers() {
+  const data = (await load("monitor/users"))?.data ?? [];
+  const columns = {
+    user: ({ name }) => name,
+    running: ({ running }) => plain(running),
+    waiting: ({ waiting }) => plain(waiting),
+    connections: ({ connections }) => plain(connections),
+    requestsToday: ({ requests_today: requests }) => plain(requests),
+    tokensToday: ({ tokens_today: tokens, tokens_per_day: most }) =>
+      plain(tokens) + (most === null ? "" : ` / ${plain(most)}`),
+  };
+  find("by-user").hidden = data.length === 0;
+  find("users").replaceChildren(
+    rowOf("th", Object.keys(columns).map((key) => say(`monitor_${key}`))),
+    ...data.map((user) => rowOf("td", Object.values(columns).map((show) => show(user)))),
+  );
+}
+
+/** Begins with what the gateway has kept of the last hour. */
+async function begin() {
+  const history = await load("monitor/history");
+  if (history !== null) readings.push(...Reading.history(history, performance.now() / 1000));
+  read();
+}
+
+/** Returns a JSON document of the gateway; null if it does not respond: the status shows that. */
+async function load(path) {
+  try {
+    const answer = await fetch(new URL(path, document.baseURI), { cache: "no-store" });
+    return answer.ok ? await answer.json() : null;
+  } catch {
+    return null;
+  }
+}
+
 async function read() {
   try {
     const answer = await fetch(new URL("monitor/metrics", document.baseURI), { cache: "no-store" });
     if (!answer.ok) throw new Error(answer.statusText);
     readings.push(new Reading(await answer.text(), performance.now() / 1000));
-    while (readings.at(-1).at - readings[0].at > HISTORY_SECONDS) readings.shift();
+    forgetReadings();
     show(readings.at(-1));
     showState("open");
   } catch (error) {
@@ -198,5 +266,7 @@ async function read() {
   setTimeout(read, EVERY_MS);
 }
 
-read();
+begin();
 advise();
+showUsers();
+setInterval(showUsers, USERS_EVERY_MS);

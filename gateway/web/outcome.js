@@ -12,6 +12,6 @@ export function remarkOf(catalogue, { state, reason = null }) {
 }
 
 /** Returns what went wrong with a failed answer, in the reader's words. */
-export function failureOf(catalogue, { code = null }) {
-  return errorText(catalogue, code);
+export function failureOf(catalogue, { code = null, limit = null }) {
+  return limit === "tokens_per_day" ? text(catalogue, "allowanceUsed") : errorText(catalogue, code);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -107,12 +108,43 @@ async def test_with_keys_the_monitor_page_is_only_for_admins(
     reader, admin = keys(state, "add", "reader"), keys(state, "add", "chief", "--admin")
     with Gateway(state, model=tiny_model, context=512) as gateway:
         assert gateway.get("/monitor").status_code == 401
-        for path in ("/monitor", "/monitor/metrics"):
+        for path in ("/monitor", "/monitor/metrics", "/monitor/history", "/monitor/users"):
             assert gateway.get(path, Authorization=f"Bearer {reader}").status_code in (401, 403)
             assert gateway.get(path, Authorization=f"Bearer {admin}").status_code == 200
         context = await browser.new_context(http_credentials={"username": "chief", "password": admin})
         page = await context.new_page()
         await page.goto(gateway.url + "/monitor")
         await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+        body = {"input": "Hi", "max_output_tokens": 2}
+        assert gateway.post("/v1/responses", body, Authorization=f"Bearer {reader}").status_code == 200
+        await expect(page.get_by_test_id("by-user")).to_contain_text("reader")
         await context.close()
         assert gateway.get("/metrics").status_code == 200
+
+
+async def test_the_page_begins_with_the_last_hour_and_fits_on_a_phone(browser: Browser, tiny_server: Gateway) -> None:
+    ages = [float(age) for age in range(3590, 0, -10)]
+    tokens = [50.0 * index for index, _ in enumerate(ages)]
+    series = [
+        {"name": "samovar_generation_tokens_total", "labels": {}, "values": tokens},
+        {"name": "samovar_requests_waiting", "labels": {}, "values": [7.0] * len(ages)},
+        {"name": "samovar_requests_running", "labels": {}, "values": [None, *[2.0] * (len(ages) - 1)]},
+    ]
+    context = await browser.new_context(viewport={"width": 360, "height": 740})
+    page = await context.new_page()
+    past = {"every": 10, "ages": ages, "series": series}
+    await page.route(re.compile("/monitor/history$"), lambda route: route.fulfill(json=past))
+    await page.goto(tiny_server.url + "/monitor")
+    await expect(page.get_by_test_id("status")).to_have_attribute("data-state", "open")
+    axes = [page.locator(f"#plot-{name} .axis-y") for name in ("tokens", "requests")]
+    await expect(axes[1]).to_have_text(re.compile("^10 ?5 ?0$"))
+    await expect(page.locator("#plot-tokens .axis-x")).to_have_text(re.compile("60 min ago.*now"))
+    points = await page.locator("#plot-tokens polyline").get_attribute("points")
+    assert len(str(points).split()) >= len(ages)
+    left = await page.locator(".tile").evaluate_all("tiles => tiles.map((tile) => tile.offsetLeft)")
+    assert len(set(left)) == 2
+    assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") == 0
+    await context.close()
+    real = tiny_server.get("/monitor/history").json()
+    assert len(real["ages"]) >= 1
+    assert {len(one["values"]) for one in real["series"]} == {len(real["ages"])}

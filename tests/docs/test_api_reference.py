@@ -18,14 +18,17 @@ from gateway.app import build
 from gateway.config.settings import Settings, load
 from gateway.conversations import unstored
 from gateway.errors import (
+    AdminKeyNeededError,
     ApiError,
     ConnectionLimitError,
     ConversationNotFoundError,
     ConversationsNeedKeysError,
     ItemNotFoundError,
+    NoUsersError,
     QueueTimeoutError,
     RateLimitExceededError,
     ResponseNotFoundError,
+    UserNotFoundError,
 )
 from gateway.prompts.messages import Configuration
 from gateway.protocol import lanes, requests, steering, tools, values
@@ -259,9 +262,12 @@ def test_every_code_is_described_with_its_type_and_status_in_anthropics_form() -
         ConnectionLimitError,
         ConversationNotFoundError,
         ConversationsNeedKeysError,
-    }  # errors of the Responses and Conversations APIs and of sockets
+        AdminKeyNeededError,
+        NoUsersError,
+        UserNotFoundError,
+    }  # errors of the Responses, Conversations and admin APIs and of sockets
     for error in set(error_classes()) - elsewhere:
-        made = error("no", 1) if error is RateLimitExceededError else error("no")
+        made = error("no", 1, limit="tokens_per_day") if error is RateLimitExceededError else error("no")
         _, status, codes = told[error_body(made, "req_1")["error"]["type"]]
         assert str(error_status(made)) in re.findall(r"\d+", status), error
         assert error_status(made) == 400 or error.code in names(codes), error

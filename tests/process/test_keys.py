@@ -190,7 +190,8 @@ async def test_use_is_counted_for_the_operator(closed: tuple[Gateway, str]) -> N
         events = await conversation.ask("x", max_output_tokens=2, **ENDLESS)
     assert gateway.stop() == 0
     listed = keys(gateway.state, "list", "--json")
-    assert f'"tokens_today": {events[-1].response.usage.total_tokens}' in listed
+    used = events[-1].response.usage
+    assert f'"tokens_today": {used.total_tokens - used.input_tokens_details.cached_tokens}' in listed
     assert '"requests": 1' in listed
 
 

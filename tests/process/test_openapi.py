@@ -26,7 +26,7 @@ from gateway.config.settings import load
 from gateway.transport.openapi import document
 from tests.support.running import Gateway
 
-PAGES = {"/", "/page.json", "/monitor", "/monitor/metrics"}
+PAGES = {"/", "/page.json", "/usage", "/admin", "/monitor", "/monitor/metrics", "/monitor/history", "/monitor/users"}
 """Routes for people and the chat page, which the document leaves out."""
 
 

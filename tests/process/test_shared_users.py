@@ -21,8 +21,9 @@ from websockets.exceptions import ConnectionClosed
 
 from cache import KeyMismatchError, KeyRing, Ledger
 from gateway.auth.principal import Limits
+from gateway.auth.usage import Usage
 from gateway.auth.user import Key, digest, find_user
-from gateway.auth.users import Usage, UserError, Users, exist
+from gateway.auth.users import UserError, Users, exist
 from gateway.cli import main
 from tests.support.redis_server import RedisServer
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
@@ -59,17 +60,21 @@ async def test_use_is_counted_over_all_gateways(tmp_path: Path, server: RedisSer
         await there.share()
         [anna] = await here.all()
         for users, tokens in ((here, 10), (there, 200), (there, 3000)):
-            await users.add_usage({anna.tenant: Usage(1, tokens)})
+            await users.usage.add({anna.tenant: Usage(1, tokens)})
         for users in (here, there):
             [user] = await users.all_with_total_usage()
             assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (3, 3210, 3, 3210)
+            days = (await users.usage.days(anna.tenant))[anna.tenant]
+            assert [(used.requests, used.tokens) for used in days.values()] == [(3, 3210)]
+        assert await here.usage.tokens_elsewhere() == {anna.tenant: 3200}
         server.stop()
-        await here.add_usage({anna.tenant: Usage(1, 10_000)})
+        assert await here.usage.tokens_elsewhere() == {anna.tenant: 3200}
+        await here.usage.add({anna.tenant: Usage(1, 10_000)})
         [user] = await here.all_with_total_usage()
         assert user.tokens == 10_010  # only this gateway's usage is known
         server.start()
         for _ in range(100):
-            await here.add_usage({})
+            await here.usage.add({})
             [user] = await there.all_with_total_usage()
             if user.tokens == 13_210:
                 break
@@ -84,8 +89,8 @@ async def test_a_gateway_whose_clock_is_years_ahead_hides_no_use_of_today(tmp_pa
         await ahead.add("anna")
         await right.share()
         [anna] = await right.all()
-        await ahead.add_usage({anna.tenant: Usage(1, 10)})
-        await right.add_usage({anna.tenant: Usage(1, 200)})
+        await ahead.usage.add({anna.tenant: Usage(1, 10)})
+        await right.usage.add({anna.tenant: Usage(1, 200)})
         [user] = await right.all_with_total_usage()
         assert (user.tokens, user.tokens_today) == (210, 200)
     ahead.close()
@@ -109,6 +114,9 @@ async def test_a_key_made_at_one_gateway_is_good_at_another_with_all_its_limits(
         assert not await there.share()
         with pytest.raises(UserError, match="revoke it first"):
             await there.add("王小明")
+        await there.limit("王小明", {"tokens_per_day": 1000, "weight": 2.0})
+        await here.share()
+        assert [user.limits for user in await here.all()] == [Limits(3, 600, 2.0, 1000)]
         await there.revoke("王小明")
         assert await known(here) == {"王小明": False}
         await there.add("王小明")

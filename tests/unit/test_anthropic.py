@@ -407,7 +407,7 @@ def test_a_prompt_that_was_only_encoded_has_no_content() -> None:
         (InvalidApiKeyError("no"), 401, "authentication_error"),
         (ModelNotFoundError("no"), 404, "not_found_error"),
         (MessageTooLargeError("no"), 413, "request_too_large"),
-        (RateLimitExceededError("no", 1), 429, "rate_limit_error"),
+        (RateLimitExceededError("no", 1, limit="tokens_per_day"), 429, "rate_limit_error"),
         (InternalError("req_1"), 500, "api_error"),
         (StoreUnavailableError("no"), 503, "api_error"),
         (QueueFullError("no"), 529, "overloaded_error"),

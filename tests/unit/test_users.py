@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import re
 import sqlite3
 import time
@@ -17,8 +18,9 @@ import pytest
 
 from gateway.auth.principal import ANONYMOUS, Limits, Principal
 from gateway.auth.registry import ActiveConnection, UserRegistry
+from gateway.auth.usage import Usage
 from gateway.auth.user import digest, find_user
-from gateway.auth.users import Usage, UserError, Users, exist
+from gateway.auth.users import UserError, Users, exist
 from gateway.cli import main
 from gateway.errors import InvalidApiKeyError
 
@@ -182,9 +184,9 @@ async def test_a_new_day_begins_at_nothing(tmp_path: Path) -> None:
     users = Users(tmp_path, clock=lambda: now)
     await users.add("anna")
     [user] = await users.all()
-    await users.add_usage({user.tenant: Usage(1, 10)})
+    await users.usage.add({user.tenant: Usage(1, 10)})
     now += 86_400
-    await users.add_usage({user.tenant: Usage(2, 30)})
+    await users.usage.add({user.tenant: Usage(2, 30)})
     [user] = await users.all()
     assert (user.requests, user.tokens, user.requests_today, user.tokens_today) == (3, 40, 2, 30)
     users.close()
@@ -213,6 +215,10 @@ def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.Capture
     assert "valid, admin" in table
     assert "6,000" in table
     assert key.strip() not in table
+    assert keys(capsys, tmp_path, "limit", "anna", "--tokens-per-day", "50000", "--weight", "0.5")[0] == 0
+    assert "50,000" in keys(capsys, tmp_path, "list")[1]
+    [user] = json.loads(keys(capsys, tmp_path, "list", "--json")[1])
+    assert (user["tokens_per_day"], user["tokens_per_minute"], user["weight"]) == (50_000, 6000, 0.5)
     assert keys(capsys, tmp_path, "revoke", "anna")[0] == 0
     assert '"state": "revoked"' in keys(capsys, tmp_path, "list", "--json")[1]
 
@@ -229,7 +235,10 @@ def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.Capture
         (["add", "a", "--expires", "90"], 2, "neither a duration"),
         (["add", "a", "--expires", "9999999999999 weeks"], 2, "neither a duration"),
         (["add", "a", "--tokens-per-minute", "0"], 2, "not a positive integer"),
+        (["add", "a", "--tokens-per-day", "none"], 2, "not a positive integer"),
         (["add", "a", "--weight", "nan"], 2, "between"),
+        (["limit", "a"], 1, "--tokens-per-day 100000"),
+        (["limit", "a", "--concurrency", "2"], 1, "no user a has a valid key"),
         (["mint"], 2, "mint"),
     ],
 )
@@ -255,13 +264,17 @@ async def test_users_of_an_earlier_version_are_read_and_their_keys_replaced(tmp_
     old = await users.add("anna")
     users.close()
     with closing(sqlite3.connect(tmp_path / "users.db")) as connection:
-        for name in ("rotated_at", "old_digest", "old_until"):
+        for name in ("rotated_at", "old_digest", "old_until", "tokens_per_day", "limits_at"):
             connection.execute(f"ALTER TABLE users DROP COLUMN {name}")
+        connection.execute("DROP TABLE usage_days")
     users = Users(tmp_path)
     assert find_user(await users.all(), old) is not None
     new = await users.rotate("anna")
     [user] = await users.all()
     assert user.credentials(time.time()) == [digest(new)]
+    await users.limit("anna", {"tokens_per_day": 5})
+    await users.usage.add({user.tenant: Usage(1, 2)})
+    assert [(user.tokens_per_day, user.tokens) for user in await users.all()] == [(5, 2)]
     await users.revoke("anna")
     with pytest.raises(UserError, match="no user anna has a valid key"):
         await users.rotate("anna")
