@@ -23,7 +23,6 @@ from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event, KeepAlive, Usage
-from gateway.protocol.hints import Hints
 from gateway.protocol.ids import ItemIds
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
@@ -32,7 +31,8 @@ from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.generation import Generation
 from gateway.responses.keep_alive import KEEP_ALIVE, SilenceTimer
 from gateway.responses.measurements import Measurements
-from gateway.responses.preparation import prepare
+from gateway.responses.preparation import prepare, with_ignored
+from gateway.responses.progress import PromptProgressReport
 from gateway.responses.services import Services, new_id, new_response_id
 from gateway.responses.timings import Timings
 from gateway.responses.turn_writer import TurnWriter, turn
@@ -88,7 +88,10 @@ class Running:
         self._cancellation.add_callback(self._leave_queue)
         self._events = _shape(services, request, self.id, ticket)
         self._answer = Answer(self._events, form=context.form, new_id=ItemIds(self.id))
-        self._generation = Generation(services, request, context, ticket, self._cancellation, self._on_text)
+        progress = PromptProgressReport(request, len(context.ids), self._events, self._publish)
+        self._generation = Generation(
+            services, request, context, ticket, self._cancellation, self._on_text, progress.update
+        )
         self._writer = TurnWriter(services.sessions, services.histories, unstored, self.principal.tenant, request)
         self._measurements = Measurements(services.metrics, self.id, self.principal.shown, request.route, arrived)
         self.entry: Entry | None = None
@@ -125,7 +128,7 @@ class Running:
         arrived = time.monotonic()
         services.penalties.check(principal.user)
         context, demand = await prepare(services, request, principal, unstored)
-        request = _with_ignored(request, context.form.ignored, strict=services.settings.strict_fields)
+        request = with_ignored(request, context.form.ignored, strict=services.settings.strict_fields)
         if count > 1:
             demand = dataclasses.replace(demand, group=new_id("group"))
         tickets: list[Ticket] = []
@@ -375,14 +378,6 @@ class Running:
 def _seeded(request: ResponseCreate, number: int) -> ResponseCreate:
     """Return the request of a group's response: its number is added to the seed."""
     return request if request.seed is None else replace(request, seed=(request.seed + number) % SEEDS)
-
-
-def _with_ignored(request: ResponseCreate, paths: Sequence[str], *, strict: bool) -> ResponseCreate:
-    """Return the request with more fields that have no effect. Raises UnsupportedParameterError if `strict`."""
-    hints = Hints(strict=strict)
-    for path in (*request.ignored, *paths):
-        hints.add(path)
-    return replace(request, ignored=hints.ignored)
 
 
 def _shape(services: Services, request: ResponseCreate, response_id: str, ticket: Ticket) -> ResponseEvents:

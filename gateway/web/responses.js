@@ -188,7 +188,7 @@ export class Responses {
   #request(asking) {
     const { turn, conversation, whole } = asking;
     asking.resuming = Boolean(turn.responseId);
-    if (!asking.resuming) return { type: "response.create", ...conversation.request(turn, whole), truncation: "auto" };
+    if (!asking.resuming) return { type: "response.create", ...conversation.request(turn, whole), truncation: "auto", return_progress: true };
     asking.stopMeasuring();
     return { type: "response.resume", response_id: turn.responseId, starting_after: turn.sequence };
   }
