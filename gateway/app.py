@@ -268,6 +268,7 @@ def _handlers(
         facts = {
             "encode_ahead": services.settings.encode_ahead,
             "answer_notice": {"auto": None, "none": ""}.get(notice, notice),
+            "offered_instructions": services.settings.offered_instructions,
             "languages": services.model.entry.languages,
         }
         return JSONResponse(facts, headers={"Cache-Control": "no-cache"})

@@ -22,6 +22,7 @@ import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
 import { STALE_MS, Talk } from "./talk.js";
+import { Tools } from "./tools.js";
 import { Toast, isComposing, showStatus } from "./ui.js";
 
 // Interval at which a growing answer is saved: a crash of the browser loses at most this much.
@@ -79,6 +80,15 @@ const connection = new Connection(socketAddress("v1/responses", document.baseURI
   protocols: () => keyring.protocols,
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
+const tools = new Tools(catalogue, find("menu"), lasting, {
+  conversation: () => talk.conversation,
+  conversations: () => library.list(),
+  changed: optionsChanged,
+  isDeleted: (id) => library.isDeleted(id),
+  imported,
+  tell: (words) => toast.tell(words),
+  scope: () => keyring.scope,
+});
 const retry = new Retry(catalogue, find("retry"), () => connection.retryNow());
 let wasOpen = false;
 let isLoading = false; // whether no engine has loaded the model
@@ -108,6 +118,7 @@ function connectionChanged(state, pause) {
 async function loadServerInfo() {
   const [page, model] = await Promise.all([gateway.page(), gateway.model()]);
   ahead.allowed = page.encode_ahead === true;
+  tools.offered = page.offered_instructions ?? {};
   // The operator's words; null stands for the page's own, "" for none.
   find("generated").textContent = page.answer_notice ?? text(catalogue, "generated");
   showGenerated();
@@ -302,6 +313,19 @@ function leaveDeleted(conversation) {
   composer.write("");
   startConversation();
   if (words !== "") takeBack(words);
+}
+
+function optionsChanged(conversation) {
+  if (!talk.isEmpty) saveSoon(conversation, 0);
+  ahead.opened(conversation);
+}
+
+function imported(found) {
+  saveEverything();
+  found.forEach((data) => library.save(new Conversation(data)));
+  const stored = library.open(talk.conversation.id);
+  if (stored !== null) talk.merge(stored.data);
+  showShelf();
 }
 
 function submit() {

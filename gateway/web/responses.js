@@ -7,6 +7,8 @@
  * `restarted` (all text so far is void) and finally `ended`.
  */
 
+import { optionsOf } from "./options.js";
+
 // Number of lost connections after which an answer fails; the user can still retry.
 const MAX_TRIES = 4;
 // Pauses before a request that the gateway could not take is repeated; then it fails. A gateway that stops refuses
@@ -188,7 +190,7 @@ export class Responses {
   #request(asking) {
     const { turn, conversation, whole } = asking;
     asking.resuming = Boolean(turn.responseId);
-    if (!asking.resuming) return { type: "response.create", ...conversation.request(turn, whole), truncation: "auto", return_progress: true };
+    if (!asking.resuming) return { type: "response.create", ...conversation.request(turn, whole), ...optionsOf(conversation), truncation: "auto", return_progress: true };
     asking.stopMeasuring();
     return { type: "response.resume", response_id: turn.responseId, starting_after: turn.sequence };
   }

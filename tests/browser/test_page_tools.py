@@ -1,0 +1,181 @@
+"""The menu of the open conversation: instructions and sampling, export and import."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, expect
+
+from tests.support.browsing import OpenPage, ask, conversations, ended, messages, saying
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+OFFERED = {"Letter": "Write polite letters."}
+
+
+async def choose(page: Page, item: str) -> None:
+    """Open the menu by keyboard, and choose an entry."""
+    await page.get_by_test_id("menu-button").press("Enter")
+    await page.get_by_test_id(f"menu-{item}").press("Enter")
+
+
+async def exported(page: Page, item: str) -> tuple[str, str]:
+    """Choose an entry that exports; return name and text of the file."""
+    async with page.expect_download() as downloading:
+        await choose(page, item)
+    download = await downloading.value
+    path = Path(await download.path())
+    return download.suggested_filename, await asyncio.to_thread(path.read_text)
+
+
+async def offer(page: Page) -> None:
+    """Let the gateway offer instructions."""
+    facts: dict[str, Any] = {
+        "encode_ahead": True,
+        "answer_notice": None,
+        "languages": [],
+        "offered_instructions": OFFERED,
+    }
+    await page.route("**/page.json", lambda route: route.fulfill(json=facts))
+
+
+async def test_instructions_and_sampling_apply_to_one_conversation_and_survive_a_reload(open_page: OpenPage) -> None:
+    gateway = saying("Fine.")
+    page = await open_page(gateway)
+    await choose(page, "instructions")
+    await expect(page.get_by_test_id("instructions")).to_be_focused()
+    await page.get_by_test_id("instructions").fill("  Be brief. ")
+    await page.get_by_test_id("sampling").locator("summary").click()
+    await page.get_by_test_id("temperature").fill("0.2")
+    await page.get_by_test_id("seed").fill("7")
+    await page.get_by_test_id("apply").click()
+    await ended(await ask(page, "Hi"))
+    expected = {"instructions": "Be brief.", "temperature": 0.2, "seed": 7}
+    assert expected.items() <= gateway.asked[0].items()
+    await page.reload()
+    await ended(await ask(page, "And now?"))
+    assert expected.items() <= gateway.asked[1].items()
+    assert gateway.ahead[-1]["instructions"] == "Be brief.", "another prompt than the next request's was prepared"
+    await page.get_by_test_id("new").click()
+    await ended(await ask(page, "Hello"))
+    assert expected.keys().isdisjoint(gateway.asked[2])
+
+
+async def test_a_number_that_the_gateway_would_refuse_cannot_be_applied(open_page: OpenPage) -> None:
+    page = await open_page()
+    await choose(page, "instructions")
+    await page.get_by_test_id("sampling").locator("summary").click()
+    await page.get_by_test_id("temperature").fill("3")
+    await page.get_by_test_id("apply").click()
+    await expect(page.get_by_test_id("instructions-dialog")).to_be_visible()
+    await page.get_by_test_id("temperature").fill("")
+    await page.get_by_test_id("apply").click()
+    await expect(page.get_by_test_id("instructions-dialog")).to_be_hidden()
+
+
+@pytest.mark.parametrize(("locale", "example"), [("en-US", "Proofread"), ("zh-CN", "校对"), ("zh-TW", "校對")])
+async def test_own_offered_and_example_instructions_can_be_chosen(
+    open_page: OpenPage, locale: str, example: str
+) -> None:
+    page = await open_page(locale=locale, before=offer)
+    await choose(page, "instructions")
+    ready, field = page.get_by_test_id("ready"), page.get_by_test_id("instructions")
+    await ready.select_option("Letter")
+    await expect(field).to_have_value(OFFERED["Letter"])
+    await ready.select_option(example)
+    await expect(field).not_to_have_value(OFFERED["Letter"])
+    await field.fill("Only rhymes.\nAlways.")
+    await page.get_by_test_id("save-instructions").click()
+    assert (await Axe().run(page)).violations_count == 0
+    await page.reload()
+    await choose(page, "instructions")
+    await ready.select_option("Only rhymes.")
+    await expect(field).to_have_value("Only rhymes.\nAlways.")
+    await page.get_by_test_id("forget-instructions").click()
+    await expect(ready.locator("option", has_text="Only rhymes.")).to_have_count(0)
+
+
+async def test_a_conversation_is_exported_as_markdown(open_page: OpenPage) -> None:
+    page = await open_page(saying("**Hot** water."))
+    await ended(await ask(page, "What: is it?"))
+    name, text = await exported(page, "markdown")
+    assert name == "What is it.md"
+    assert text == "# What: is it?\n\n## You\n\nWhat: is it?\n\n## Samovar\n\n**Hot** water.\n"
+
+
+async def test_all_conversations_are_exported_and_imported_by_another_browser(open_page: OpenPage) -> None:
+    gateway = saying("Fine.")
+    page = await open_page(gateway)
+    await ended(await ask(page, "One?"))
+    await page.get_by_test_id("regenerate").click()
+    await expect(page.get_by_test_id("versions")).to_contain_text("2 / 2")
+    await page.get_by_test_id("new").click()
+    await ended(await ask(page, "Two?"))
+    name, everything = await exported(page, "all")
+    assert name.endswith(".json")
+    _, single = await exported(page, "json")
+    assert [one["title"] for one in json.loads(single)["conversations"]] == ["Two?"]
+
+    other = await open_page(saying("Fine."))
+    for _ in range(2):  # again: nothing is there twice
+        await other.get_by_test_id("import-file").set_input_files(
+            {"name": name, "mimeType": "application/json", "buffer": everything.encode()}
+        )
+        await expect(other.get_by_test_id("toast")).to_contain_text("2 conversations were imported")
+        await expect(conversations(other)).to_have_count(2)
+    await conversations(other).filter(has_text="One?").get_by_test_id("open").click()
+    await expect(other.get_by_test_id("versions")).to_contain_text("2 / 2")
+    await conversations(other).filter(has_text="One?").get_by_test_id("remove").click()
+    await other.get_by_test_id("import-file").set_input_files(
+        {"name": name, "mimeType": "application/json", "buffer": everything.encode()}
+    )
+    await expect(conversations(other)).to_have_count(2)
+    await expect(conversations(other).filter(has_text="One?")).to_have_count(1)
+
+
+def conversation(**turn: Any) -> dict[str, Any]:
+    """A conversation of one turn, as a file holds it."""
+    whole = {"id": "t", "parent": None, "question": "q", "answer": "a", "state": "done", "at": 1, **turn}
+    return {"id": "c", "title": "Imported", "changed": 1, "turns": {"t": whole}, "chosen": {"": "t"}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no JSON",
+        json.dumps([1]),
+        json.dumps({"format": "samovar-conversations", "version": 2, "conversations": []}),
+        json.dumps({"format": "samovar-conversations", "version": 1, "conversations": [conversation(question=1)]}),
+        json.dumps({"format": "samovar-conversations", "version": 1, "conversations": [conversation(parent="t")]}),
+        json.dumps({"format": "samovar-conversations", "version": 1, "conversations": [conversation(parent="x")]}),
+    ],
+)
+async def test_another_file_is_not_imported(open_page: OpenPage, content: str) -> None:
+    page = await open_page()
+    await page.get_by_test_id("import-file").set_input_files(
+        {"name": "a.json", "mimeType": "application/json", "buffer": content.encode()}
+    )
+    await expect(page.get_by_test_id("toast")).to_contain_text("Nothing was imported")
+    await expect(conversations(page)).to_have_count(0)
+
+
+async def test_markup_in_an_imported_conversation_is_shown_as_text_or_cleaned(open_page: OpenPage) -> None:
+    page = await open_page()
+    bad = "<img src=x onerror=\"document.title='hacked'\">"
+    content = {
+        "format": "samovar-conversations",
+        "version": 1,
+        "conversations": [conversation(question=bad, answer=bad)],
+    }
+    await page.get_by_test_id("import-file").set_input_files(
+        {"name": "a.json", "mimeType": "application/json", "buffer": json.dumps(content).encode()}
+    )
+    await conversations(page).get_by_test_id("open").click()
+    await expect(messages(page, "user")).to_contain_text("<img")
+    assert await page.locator("[onerror]").count() == 0
+    assert await page.title() != "hacked"
