@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from cache import StoreError
 from engine import EngineError
 from gateway.auth.principal import Principal
-from gateway.conversations.continuation import InConversation
 from gateway.conversations.conversation import Entry
 from gateway.conversations.prompt_builder import Context
 from gateway.conversations.turns import Turn
@@ -26,13 +25,14 @@ from gateway.protocol.events import Event, KeepAlive, Usage
 from gateway.protocol.ids import ItemIds
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.response_events import Ending, ResponseEvents
+from gateway.protocol.response_events import Ending
 from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.generation import Generation
 from gateway.responses.keep_alive import KEEP_ALIVE, SilenceTimer
 from gateway.responses.measurements import Measurements
 from gateway.responses.preparation import prepare, with_ignored
 from gateway.responses.progress import PromptProgressReport
+from gateway.responses.response_object import response_events
 from gateway.responses.services import Services, new_id, new_response_id
 from gateway.responses.timings import Timings
 from gateway.responses.turn_writer import TurnWriter, turn
@@ -86,7 +86,7 @@ class Running:
         self.log.watchers.add(self._silence.reset)
         self._cancellation = Cancellation()
         self._cancellation.add_callback(self._leave_queue)
-        self._events = _shape(services, request, self.id, ticket)
+        self._events = response_events(services, request, self.id, ticket, context)
         self._answer = Answer(self._events, form=context.form, new_id=ItemIds(self.id))
         progress = PromptProgressReport(request, len(context.ids), self._events, self._publish)
         self._generation = Generation(
@@ -330,7 +330,8 @@ class Running:
         dropped = await self._writer.save(self.record, await self._ids(self._answer.text))
         if dropped:
             services.metrics.dropped_turns.inc(dropped)
-            last = replace(last, response={**last.response, "samovar": {"dropped_turns": dropped}})
+            own = {**last.response.get("samovar", {}), "dropped_turns": dropped}
+            last = replace(last, response={**last.response, "samovar": own})
         if placement is not None:
             services.dispatcher.settle(self.id, placement)
             self._measurements.computed(self._generation.usage, fetched=self._generation.fetched)
@@ -378,18 +379,3 @@ class Running:
 def _seeded(request: ResponseCreate, number: int) -> ResponseCreate:
     """Return the request of a group's response: its number is added to the seed."""
     return request if request.seed is None else replace(request, seed=(request.seed + number) % SEEDS)
-
-
-def _shape(services: Services, request: ResponseCreate, response_id: str, ticket: Ticket) -> ResponseEvents:
-    sampling = services.model.sampling(request)
-    return ResponseEvents(
-        request,
-        response_id=response_id,
-        model=services.model.entry.name,
-        clock=services.clock,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_output_tokens=ticket.demand.answer or services.settings.max_output_tokens,
-        ignored=request.ignored,
-        extra={"conversation": {"id": request.conversation.id}} if isinstance(request, InConversation) else {},
-    )

@@ -3,6 +3,7 @@
 import { Ahead } from "./ahead.js";
 import { Announcer } from "./announcer.js";
 import { Composer } from "./composer.js";
+import { ContextMeter } from "./context.js";
 import { Conversation, newId } from "./conversation.js";
 import { Drafts } from "./drafts.js";
 import { Files } from "./files.js";
@@ -80,6 +81,7 @@ const connection = new Connection(socketAddress("v1/responses", document.baseURI
   protocols: () => keyring.protocols,
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
+const context = new ContextMeter(catalogue, find("context"), log);
 const tools = new Tools(catalogue, find("menu"), lasting, {
   conversation: () => talk.conversation,
   conversations: () => library.list(),
@@ -127,6 +129,8 @@ async function loadServerInfo() {
   if (model === null) return;
   find("model").textContent = displayName(model);
   find("model").title = model.id;
+  context.limit = model.context_length;
+  context.show(talk.conversation.path);
 }
 
 /** Looks whether a waiting answer waits for the model to be loaded. */
@@ -202,6 +206,7 @@ function showGenerated() {
 function showBusy() {
   const running = talk.running;
   const isStopping = running.length > 0 && running.every((turn) => responses.phaseOf(turn)?.kind === "stopping");
+  context.show(talk.conversation.path);
   composer.showBusy({ isBusy: talk.isBusy, canStop: running.length > 0, isStopping });
   log.classList.toggle("busy", talk.isBusy);
 }

@@ -89,6 +89,8 @@ export const chinese = {
   cached: ({ cached, prompt }) => `输入 ${prompt} 个词元，其中 ${cached} 个缓存命中`,
   notice:
     "此模型只懂英文。支持中文的模型：samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
+  contextShare: ({ share, tokens, limit }) => `上下文已用 ${share}：${tokens} / ${limit} 词元`,
+  contextLine: "此线以上的内容已超出模型的上下文，模型不再知晓。",
   menu: "此对话",
   instructions: "指令",
   instructionsOpen: "指令…",

@@ -90,6 +90,8 @@ export const english = {
   cached: ({ cached, prompt }) => `${cached} of ${prompt} prompt tokens from cache`,
   notice:
     "This model knows English only. One that knows Chinese: samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
+  contextShare: ({ share, tokens, limit }) => `Context ${share} full: ${tokens} of ${limit} tokens`,
+  contextLine: "The model no longer knows what is above this line: it does not fit into its context.",
   menu: "This conversation",
   instructions: "Instructions",
   instructionsOpen: "Instructions…",

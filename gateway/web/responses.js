@@ -223,7 +223,8 @@ export class Responses {
     // Of an answer that ended long ago, the server sends only the terminal event.
     asking.turn.answer = textOf(response) || asking.turn.answer;
     const usage = response.usage ?? null;
-    this.#end(asking, { ...outcome, usage, rate: usage && asking.rate(usage.output_tokens) });
+    const promptTurns = response.samovar?.prompt_turns;
+    this.#end(asking, { ...outcome, usage, promptTurns, rate: usage && asking.rate(usage.output_tokens) });
   }
 
   #rejected(asking, event) {

@@ -89,6 +89,8 @@ export const traditional = {
   cached: ({ cached, prompt }) => `輸入 ${prompt} 個詞元，其中 ${cached} 個快取命中`,
   notice:
     "此模型只懂英文。支援中文的模型：samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
+  contextShare: ({ share, tokens, limit }) => `上下文已用 ${share}：${tokens} / ${limit} 詞元`,
+  contextLine: "此線以上的內容已超出模型的上下文，模型不再知曉。",
   menu: "此對話",
   instructions: "指令",
   instructionsOpen: "指令…",

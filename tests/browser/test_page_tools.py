@@ -1,4 +1,4 @@
-"""The menu of the open conversation: instructions and sampling, export and import."""
+"""The menu of the open conversation: instructions and sampling, export and import; and the state of the context."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
-from tests.support.browsing import OpenPage, ask, conversations, ended, messages, saying
+from tests.support.browsing import OpenPage, PlayedGateway, ask, conversations, ended, messages, name_model, saying
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -179,3 +179,32 @@ async def test_markup_in_an_imported_conversation_is_shown_as_text_or_cleaned(op
     await expect(messages(page, "user")).to_contain_text("<img")
     assert await page.locator("[onerror]").count() == 0
     assert await page.title() != "hacked"
+
+
+async def test_the_share_of_the_context_and_where_turns_were_dropped_are_shown(open_page: OpenPage) -> None:
+    def play(gateway: PlayedGateway, _request: dict[str, Any]) -> None:
+        number = len(gateway.asked)
+        usage = {"input_tokens": 100 * number, "output_tokens": 50, "input_tokens_details": {"cached_tokens": 0}}
+        gateway.say_of(number, "response.created", "in_progress")
+        content = [{"type": "output_text", "text": f"Answer {number}."}]
+        response = {"id": f"resp_{number}", "status": "completed", "output": [{"type": "message", "content": content}]}
+        gateway.say(
+            "response.completed", response={**response, "usage": usage, "samovar": {"prompt_turns": min(number, 2)}}
+        )
+
+    page = await open_page(PlayedGateway(play), before=lambda page: name_model(page, "m", context_length=400))
+    await expect(page.get_by_test_id("context")).to_be_hidden()
+    await ended(await ask(page, "One?"))
+    await ended(await ask(page, "Two?"))
+    await expect(page.get_by_test_id("context")).to_have_text("Context 63% full: 250 of 400 tokens")
+    await expect(page.get_by_test_id("context-line")).to_have_count(0)
+    await ended(await ask(page, "Three?"))
+    line = page.get_by_test_id("context-line")
+    following = "line => line.nextElementSibling.querySelector('.message-text').textContent"
+    assert await line.evaluate(following) == "Two?"
+    await page.reload()
+    assert await line.evaluate(following) == "Two?"
+    await expect(page.get_by_test_id("context")).to_have_text("Context 88% full: 350 of 400 tokens")
+    await page.get_by_test_id("new").click()
+    await expect(line).to_have_count(0)
+    await expect(page.get_by_test_id("context")).to_be_hidden()
