@@ -41,6 +41,7 @@ from gateway.scheduling.dispatcher import Dispatcher
 from gateway.transport import anthropic, chat, conversations, models, ollama
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import no_route, routing_error
+from gateway.transport.documents import Documents
 from gateway.transport.http import HttpResponses
 from gateway.transport.intake import INTAKE, Intake, owner
 from gateway.transport.middleware import middleware
@@ -238,6 +239,7 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         *anthropic.routes(responses),
         *TextRoutes(responses).routes,
         *conversations.routes(responses),
+        *Documents().routes,
         *models.routes(services),
         *ollama.routes(responses),
         *(Route(path, handler) for path, handler in _handlers(services, responses, files).items()),

@@ -5,6 +5,7 @@ import { Announcer } from "./announcer.js";
 import { Composer } from "./composer.js";
 import { ContextMeter } from "./context.js";
 import { Conversation, newId } from "./conversation.js";
+import { Documents } from "./documents.js";
 import { Drafts } from "./drafts.js";
 import { Files } from "./files.js";
 import { Follower } from "./follower.js";
@@ -58,11 +59,15 @@ const responses = new Responses((request) => connection.send(request), phaseChan
 const announcer = new Announcer(catalogue, find("announcer"));
 const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, new Peers(windowName), () => isLoading, changed);
 const queue = new Queue(catalogue, find("queued"), takeBack);
+const context = new ContextMeter(catalogue, find("context"), log);
+const documents = new Documents(() => keyring.key);
 const composer = new Composer(catalogue, find("form"), {
   send: submit,
   stop: () => talk.stop(),
   editLast: () => talk.editLast(),
   changed: draftChanged,
+  count: (words) => documents.count(words),
+  limit: () => context.limit,
 });
 const route = new Route({ open: (id) => open(id), closeDrawer: () => shelf.uncover() });
 const shelf = new Shelf(catalogue, find("conversations"), {
@@ -72,7 +77,11 @@ const shelf = new Shelf(catalogue, find("conversations"), {
   covered: () => route.openDrawer(),
   uncovered: () => route.closeDrawer(),
 });
-new Files(catalogue, { taken: (words) => composer.attach(words), refused: (words) => toast.tell(words) });
+new Files(catalogue, find("attach"), find("files"), {
+  taken: (words) => composer.attach(words),
+  refused: (words) => toast.tell(words),
+  read: (file) => documents.read(file),
+});
 const ahead = new Ahead((request) => connection.send(request));
 const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);
 const connection = new Connection(socketAddress("v1/responses", document.baseURI), {
@@ -81,7 +90,6 @@ const connection = new Connection(socketAddress("v1/responses", document.baseURI
   protocols: () => keyring.protocols,
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
-const context = new ContextMeter(catalogue, find("context"), log);
 const tools = new Tools(catalogue, find("menu"), lasting, {
   conversation: () => talk.conversation,
   conversations: () => library.list(),
