@@ -270,6 +270,7 @@ def _handlers(
         facts = {
             "encode_ahead": services.settings.encode_ahead,
             "answer_notice": {"auto": None, "none": ""}.get(notice, notice),
+            "titles": services.settings.titles,
             "offered_instructions": services.settings.offered_instructions,
             "languages": services.model.entry.languages,
         }

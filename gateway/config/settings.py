@@ -141,6 +141,9 @@ class Settings(BaseSettings):
         False, description="refuse request fields that have no effect, instead of listing them as ignored"
     )
     encode_ahead: bool = Field(True, description="let the chat page encode prompts before they are sent")
+    titles: bool = Field(
+        True, description="let the model write the titles of conversations on the chat page, while idle"
+    )
     answer_notice: str = Field(
         "auto",
         max_length=300,

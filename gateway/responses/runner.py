@@ -134,7 +134,9 @@ class Running:
         tickets: list[Ticket] = []
         with ExitStack() as rejected:
             for _ in range(count):
-                ticket = services.admission.enter(demand, principal, ahead=request.encodes_only)
+                ticket = services.admission.enter(
+                    demand, principal, ahead=request.encodes_only, idle=bool(request.when_idle)
+                )
                 rejected.callback(services.admission.leave, ticket)
                 tickets.append(ticket)
             rejected.pop_all()

@@ -24,6 +24,7 @@ import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
 import { STALE_MS, Talk } from "./talk.js";
+import { Titles } from "./titles.js";
 import { Tools } from "./tools.js";
 import { Toast, isComposing, showStatus } from "./ui.js";
 
@@ -83,10 +84,11 @@ new Files(catalogue, find("attach"), find("files"), {
   read: (file) => documents.read(file),
 });
 const ahead = new Ahead((request) => connection.send(request));
+const titles = new Titles(catalogue, (request) => connection.send(request), titled);
 const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);
 const connection = new Connection(socketAddress("v1/responses", document.baseURI), {
   state: connectionChanged,
-  event: (event) => ahead.receive(event) || responses.receive(event),
+  event: (event) => ahead.receive(event) || titles.receive(event) || responses.receive(event),
   protocols: () => keyring.protocols,
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
@@ -117,6 +119,7 @@ function connectionChanged(state, pause) {
   } else if (state === "waiting") {
     responses.lost();
     ahead.lost();
+    titles.lost();
   } else if (state === "refused") {
     signIn.open(keyring.key === null ? "" : "keyRefused");
   }
@@ -128,6 +131,7 @@ function connectionChanged(state, pause) {
 async function loadServerInfo() {
   const [page, model] = await Promise.all([gateway.page(), gateway.model()]);
   ahead.allowed = page.encode_ahead === true;
+  titles.allowed = page.titles === true;
   tools.offered = page.offered_instructions ?? {};
   // The operator's words; null stands for the page's own, "" for none.
   find("generated").textContent = page.answer_notice ?? text(catalogue, "generated");
@@ -180,7 +184,9 @@ function phaseChanged(turn, phase, conversation) {
   if (phase.kind === "ended") conversation.touch();
   saveSoon(conversation, phase.kind === "more" ? SAVE_MS : 0);
   showBusy();
-  if (phase.kind === "ended") askNext(turn, conversation);
+  if (phase.kind !== "ended") return;
+  titles.ended(turn, conversation);
+  askNext(turn, conversation);
 }
 
 /** Sends the next queued message after an answer; after one that has failed or was stopped, it becomes a draft again. */
@@ -294,6 +300,14 @@ function rename(id, title) {
   showShelf();
 }
 
+/** Sets the title that the model has written, unless the user has named the conversation meanwhile. */
+function titled(id, title) {
+  const conversation = load(id);
+  if (conversation === null || conversation.data.named) return;
+  Object.assign(conversation.data, { title, renamed: Date.now() });
+  saveSoon(conversation, 0);
+}
+
 function remove(id) {
   const conversation = load(id);
   if (conversation === null) return;
@@ -348,6 +362,7 @@ function submit() {
   saveDraft();
   if (talk.isBusy) return queue.add(talk.conversation, words);
   ahead.stop();
+  titles.stop();
   talk.ask(words);
 }
 

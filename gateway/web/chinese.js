@@ -89,6 +89,7 @@ export const chinese = {
   cached: ({ cached, prompt }) => `输入 ${prompt} 个词元，其中 ${cached} 个缓存命中`,
   notice:
     "此模型只懂英文。支持中文的模型：samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
+  titleRequest: "请用对话所用的语言为以上对话写一个标题，不超过十二个字，只输出标题。",
   attach: "添加文件",
   tooLong: ({ tokens, room }) => `文本共 ${tokens} 词元，模型一次最多读取 ${room} 词元。`,
   takeBeginning: "只取开头部分",

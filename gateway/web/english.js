@@ -90,6 +90,7 @@ export const english = {
   cached: ({ cached, prompt }) => `${cached} of ${prompt} prompt tokens from cache`,
   notice:
     "This model knows English only. One that knows Chinese: samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
+  titleRequest: "Write a title of at most six words for this conversation, in its language. Answer with nothing but the title.",
   attach: "Add files",
   tooLong: ({ tokens, room }) => `The texts have ${tokens} tokens. The model can read ${room} at a time.`,
   takeBeginning: "Take the beginning",

@@ -89,6 +89,7 @@ export const traditional = {
   cached: ({ cached, prompt }) => `輸入 ${prompt} 個詞元，其中 ${cached} 個快取命中`,
   notice:
     "此模型只懂英文。支援中文的模型：samovar models pull qwen2.5-0.5b-instruct-q4_k_m",
+  titleRequest: "請用對話所用的語言為以上對話寫一個標題，不超過十二個字，只輸出標題。",
   attach: "加入檔案",
   tooLong: ({ tokens, room }) => `文字共 ${tokens} 詞元，模型一次最多讀取 ${room} 詞元。`,
   takeBeginning: "只取開頭部分",

@@ -11,7 +11,17 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
-from tests.support.browsing import OpenPage, PlayedGateway, ask, conversations, ended, messages, name_model, saying
+from tests.support.browsing import (
+    OpenPage,
+    PlayedGateway,
+    ask,
+    conversations,
+    ended,
+    expect_soon,
+    messages,
+    name_model,
+    saying,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -208,3 +218,50 @@ async def test_the_share_of_the_context_and_where_turns_were_dropped_are_shown(o
     await page.get_by_test_id("new").click()
     await expect(line).to_have_count(0)
     await expect(page.get_by_test_id("context")).to_be_hidden()
+
+
+async def use_titles(page: Page) -> None:
+    """Let the gateway allow titles by the model."""
+    await page.route("**/page.json", lambda route: route.fulfill(json={"encode_ahead": False, "titles": True}))
+
+
+def answer_title(gateway: PlayedGateway, words: str) -> None:
+    """Answer the page's newest request for a title."""
+    content = [{"type": "output_text", "text": words}]
+    response = {"id": "resp_t", "status": "completed", "output": [{"type": "message", "content": content}]}
+    event = {"type": "response.completed", "sequence_number": 9, "stream_id": "title", "response": response}
+    gateway.sockets[-1].send(json.dumps(event))
+
+
+async def test_the_model_writes_the_title_while_the_engines_are_idle(open_page: OpenPage) -> None:
+    gateway = saying("Hot.")
+    page = await open_page(gateway, before=use_titles)
+    await ended(await ask(page, "What is tea like?"))
+    await expect(conversations(page)).to_have_text(["What is tea like?"])
+    await expect_soon(page, lambda: len(gateway.titles) == 1)
+    [request] = gateway.titles
+    assert {"previous_response_id": "resp_1", "when_idle": True, "store": False}.items() <= request.items()
+    answer_title(gateway, '**Title: "The taste of tea."**\n\nMore')
+    await expect(conversations(page)).to_have_text(["The taste of tea"])
+    await page.reload()
+    await expect(conversations(page)).to_have_text(["The taste of tea"])
+    await ended(await ask(page, "And now?"))
+    await page.wait_for_timeout(2_000)
+    assert len(gateway.titles) == 1, "only the first answer is followed by a title"
+
+
+async def test_an_unusable_title_and_one_after_a_rename_change_nothing(open_page: OpenPage) -> None:
+    gateway = saying("Hot.")
+    page = await open_page(gateway, before=use_titles)
+    await ended(await ask(page, "What is tea like?"))
+    await expect_soon(page, lambda: len(gateway.titles) == 1)
+    answer_title(gateway, "x" * 200)
+    await page.get_by_test_id("regenerate").click()
+    await expect_soon(page, lambda: len(gateway.titles) == 2)
+    await expect(conversations(page)).to_have_text(["What is tea like?"])
+    await conversations(page).get_by_test_id("rename").click()
+    await page.keyboard.type("Mine")
+    await page.keyboard.press("Enter")
+    answer_title(gateway, "The model's")
+    await page.wait_for_timeout(500)
+    await expect(conversations(page)).to_have_text(["Mine"])
