@@ -19,6 +19,7 @@ from engine.messages import (
     Frames,
     FromEngine,
     Generate,
+    PromptProgress,
     Started,
     ToEngine,
     Tokens,
@@ -76,7 +77,7 @@ class Connection:
                 self.active_at = time.monotonic()
                 for body in frames.feed(data):
                     match from_engine_decoder.decode(body):
-                        case Started() | Tokens() | Finished() as answer:
+                        case Started() | PromptProgress() | Tokens() | Finished() as answer:
                             self.productive |= isinstance(answer, Tokens)
                             self.productive |= isinstance(answer, Finished) and answer.computed
                             if (queue := self._answers.get(answer.request)) is not None:

@@ -24,7 +24,17 @@ from engine.kv_cache_manager import CachedSequence, KVCacheManager
 from engine.kv_connector import KVConnector
 from engine.learning import LearningCostModel
 from engine.llama import Model
-from engine.messages import Discard, Discarded, Finished, Generate, Started, Stepped, StoreUsed, WorkerConfig
+from engine.messages import (
+    Discard,
+    Discarded,
+    Finished,
+    Generate,
+    PromptProgress,
+    Started,
+    Stepped,
+    StoreUsed,
+    WorkerConfig,
+)
 from engine.places import Places
 from engine.runs import Run
 from engine.sampler import Sampler
@@ -185,8 +195,12 @@ class EngineCore:
             step = replace(step, typical=False)
         else:
             for (sequence, _), row in zip(step.parts, rows, strict=True):
-                if self._store_filled_blocks(sequence) and sequence.pending == 0:
+                if not self._store_filled_blocks(sequence):
+                    continue
+                if sequence.pending == 0:
                     self._sample(sequence, context.logits(row))
+                else:
+                    self._channel.send(PromptProgress(sequence.request, sequence.computed), urgent=False)
         seconds = time.perf_counter() - started
         self._scheduler.observe(step, seconds)
         self._channel.send(

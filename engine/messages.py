@@ -167,6 +167,13 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     fetched: int = 0
 
 
+class PromptProgress(msgspec.Struct, frozen=True, tag="prompt_progress"):
+    """`computed` tokens of a prompt are in the cells, and more steps are needed for the rest of it."""
+
+    request: int
+    computed: int
+
+
 class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
     """New tokens of one request, in order and without end-of-generation tokens, with `logprobs` if requested."""
 
@@ -218,8 +225,10 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
 
 
 ToEngine = WorkerConfig | Generate | Abort | Suspend | Forget | Discard | SetThreads
-FromEngine = Ready | LoadFailed | ThreadsSet | Discarded | Started | Tokens | Stepped | StoreUsed | Finished
-Answer = Started | Tokens | Finished
+FromEngine = (
+    Ready | LoadFailed | ThreadsSet | Discarded | Started | PromptProgress | Tokens | Stepped | StoreUsed | Finished
+)
+Answer = Started | PromptProgress | Tokens | Finished
 """A message about one request."""
 
 _encoder = msgspec.msgpack.Encoder()

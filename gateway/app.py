@@ -43,6 +43,7 @@ from gateway.scheduling.dispatcher import Dispatcher
 from gateway.transport import account, admin, anthropic, chat, conversations, models, monitor, ollama
 from gateway.transport.authentication import SUBPROTOCOL
 from gateway.transport.bodies import no_route, routing_error
+from gateway.transport.documents import Documents
 from gateway.transport.http import HttpResponses
 from gateway.transport.intake import INTAKE, Intake, owner
 from gateway.transport.middleware import middleware
@@ -249,6 +250,7 @@ def _routes(services: Services, responses: Responses, intake: Intake) -> list[Ba
         *anthropic.routes(responses),
         *TextRoutes(responses).routes,
         *conversations.routes(responses),
+        *Documents().routes,
         *models.routes(services),
         *account.routes(services),
         *admin.routes(services),
@@ -291,6 +293,8 @@ def _handlers(
         facts = {
             "encode_ahead": services.settings.encode_ahead,
             "answer_notice": {"auto": None, "none": ""}.get(notice, notice),
+            "titles": services.settings.titles,
+            "offered_instructions": services.settings.offered_instructions,
             "languages": services.model.entry.languages,
         }
         return JSONResponse(facts, headers={"Cache-Control": "no-cache"})

@@ -133,7 +133,7 @@ async def engine(tiny_model: Path) -> AsyncIterator[EngineProcess]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway process with the embedded model, shared by all tests, which must be marked `slow`."""
-    with Gateway(tmp_path_factory.mktemp("embedded"), max_output_tokens=256) as gateway:
+    with Gateway(tmp_path_factory.mktemp("embedded"), max_output_tokens=256, titles=False) as gateway:
         yield gateway
 
 

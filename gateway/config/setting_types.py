@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -104,6 +105,16 @@ def _pairs(value: object) -> object:
     return {name: model for name, _, model in pairs}
 
 
+def _texts(value: object) -> object:
+    """Return the texts of a JSON object such as `{"Letter": "Write a letter."}`. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError('must be texts by name, {"Letter": "Write a letter."}') from error
+
+
 def _path(value: object) -> object:
     """Return a path with a leading `~` or `~user` expanded. Raises ValueError."""
     try:
@@ -125,6 +136,12 @@ SecondsOrNever = Annotated[
 ]
 Context = Annotated[Annotated[int, Field(ge=64, le=1 << 20)] | Literal["auto"], BeforeValidator(_number_or_auto)]
 Aliases = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
+Texts = Annotated[
+    dict[Annotated[str, Field(max_length=80)], Annotated[str, Field(max_length=8000)]],
+    NoDecode,
+    BeforeValidator(_texts),
+    Field(max_length=100),
+]
 RootPath = Annotated[str, BeforeValidator(_root_path)]
 StoreUrl = Annotated[str, BeforeValidator(_store)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]  # NoDecode: environment variables are not JSON

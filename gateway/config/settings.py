@@ -34,6 +34,7 @@ from gateway.config.setting_types import (
     Seconds,
     SecondsOrNever,
     StoreUrl,
+    Texts,
     UserPath,
     Words,
     is_loopback,
@@ -104,6 +105,11 @@ class Settings(BaseSettings):
     )
     max_output_tokens: int = Field(1024, ge=1, description="tokens of an answer whose request names no limit")
     instructions: str = Field("", description="the operator's own instructions, put before everybody's")
+    offered_instructions: Texts = Field(
+        {},
+        description="instructions that users can choose on the chat page, by name: a table of `samovar.toml`, or JSON; "
+        "they can be read without a key",
+    )
     idle_unload: Seconds = Field(
         300, ge=0, le=1e6, description="seconds after which an idle engine is unloaded; 0 disables unloading"
     )
@@ -143,6 +149,9 @@ class Settings(BaseSettings):
         False, description="refuse request fields that have no effect, instead of listing them as ignored"
     )
     encode_ahead: bool = Field(True, description="let the chat page encode prompts before they are sent")
+    titles: bool = Field(
+        True, description="let the model write the titles of conversations on the chat page, while idle"
+    )
     answer_notice: str = Field(
         "auto",
         max_length=300,

@@ -43,6 +43,11 @@ class Context:
     ended_by: str = "assistant"
     """Role of the last message in the KV after the request: the answer's, or the last encoded message's."""
 
+    @property
+    def turns(self) -> int:
+        """The number of the user's messages in the prompt."""
+        return sum(item.get("role") == "user" for item in self.items)
+
 
 class PromptEncoder(Protocol):
     """Renders and tokenizes prompts; implemented by the prompt workers."""

@@ -25,8 +25,8 @@ from gateway.prompts.folding import Accepted, fold, probe
 from gateway.prompts.marks import ControlTexts, Span
 from gateway.prompts.tool_formats import ExampleError, ToolSupport, detect, simplified
 from gateway.protocol.call_format import OWN, CallFormat
+from gateway.protocol.reasoning import ReasoningStart
 from gateway.protocol.tool_prompt import Message, Tool, calls_as_text, with_tools
-from gateway.protocol.tools import ReasoningStart
 
 
 class TemplateError(Exception):

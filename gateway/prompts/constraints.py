@@ -23,7 +23,7 @@ from gateway.errors import InvalidRequestError
 from gateway.prompts.call_grammar import ANY_OBJECT, Function, Part, call_grammar, literal
 from gateway.prompts.schemas import Schema, blamed, endless, inexact, normalized, places, without
 from gateway.protocol.call_format import OWN, CallFormat
-from gateway.protocol.reasoning import CLOSE, OPEN
+from gateway.protocol.reasoning import CLOSE, OPEN, ReasoningStart
 from gateway.protocol.tools import (
     AnyFormat,
     ErrorPaths,
@@ -31,7 +31,6 @@ from gateway.protocol.tools import (
     GrammarFormat,
     JsonSchema,
     OutputConstraint,
-    ReasoningStart,
     TextFormat,
     ToolChoice,
     callable_tools,

@@ -64,7 +64,7 @@ class MessageAnswer:
         }
         self._usage = usage
         self._shows_thinking = shows_thinking
-        self._blocks = 0
+        self._started = 0
         """Number of blocks that have started."""
         self._is_open = False
 
@@ -114,15 +114,15 @@ class MessageAnswer:
 
     def _start(self, block: Json) -> Json:
         self._is_open = True
-        self._blocks += 1
-        return {"type": "content_block_start", "index": self._blocks - 1, "content_block": block}
+        self._started += 1
+        return {"type": "content_block_start", "index": self._started - 1, "content_block": block}
 
     def _delta(self, delta: Json) -> Json:
-        return {"type": "content_block_delta", "index": self._blocks - 1, "delta": delta}
+        return {"type": "content_block_delta", "index": self._started - 1, "delta": delta}
 
     def _stop(self) -> list[Json]:
         was_open, self._is_open = self._is_open, False
-        return [{"type": "content_block_stop", "index": self._blocks - 1}] if was_open else []
+        return [{"type": "content_block_stop", "index": self._started - 1}] if was_open else []
 
     @staticmethod
     def _ended(event: TerminalEvent) -> Json:

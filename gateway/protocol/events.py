@@ -80,7 +80,10 @@ class KeepAlive(Event, frozen=True, kw_only=True, tag="keepalive"):
 
 
 class InProgress(ResponseEvent, frozen=True, kw_only=True, tag="response.in_progress"):
-    """An engine has started the request."""
+    """An engine has started the request, or has computed a part of a long prompt."""
+
+    prompt_progress: dict[str, int] | None = None
+    """Tokens of the prompt that are `processed`, of its `total`; the names are llama-server's."""
 
 
 class TerminalEvent(ResponseEvent, frozen=True, kw_only=True):

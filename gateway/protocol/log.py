@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gateway.protocol.events import DeltaEvent, Event, Queued, TerminalEvent, TextDelta, on_lane
+from gateway.protocol.events import DeltaEvent, Event, InProgress, Queued, TerminalEvent, TextDelta, on_lane
 
 EVENTS: Final = 4096
 """Maximum events of one response that the log retains."""
@@ -94,7 +94,7 @@ class EventLog:
         following = (self._events[i] for i in range(at + 1, len(self._events)))
         if isinstance(first, DeltaEvent):
             return _merged(first, following)
-        return _latest(first, following) if isinstance(first, Queued) else first
+        return _latest(first, following) if _is_superseded(first) else first
 
 
 class Reader:
@@ -135,11 +135,16 @@ def _size(event: Event) -> int:
     return EVENT_BYTES * (1 + logprobs) + len(event.delta.encode("utf-8", "surrogatepass"))
 
 
-def _latest(first: Queued, following: Iterable[Event]) -> Event:
-    """Return the last of the queue positions with which `first` and `following` begin."""
+def _is_superseded(event: Event) -> bool:
+    """Return whether a later event of the same type makes this one pointless."""
+    return isinstance(event, Queued) or (isinstance(event, InProgress) and event.prompt_progress is not None)
+
+
+def _latest(first: Event, following: Iterable[Event]) -> Event:
+    """Return the last of the queue positions, or of the prompt's progress, with which `first` and `following` begin."""
     latest = first
     for event in following:
-        if not isinstance(event, Queued):
+        if type(event) is not type(first):
             break
         latest = event
     return latest

@@ -124,6 +124,11 @@ class ResponseEvents:
         """Return the event for a request that an engine has started."""
         return InProgress(response=self._with_status("in_progress"))
 
+    def prompt_progress(self, processed: int, total: int) -> InProgress:
+        """Return the event for a prompt of `total` tokens, of which an engine has `processed` some."""
+        progress = {"processed": processed, "total": total}
+        return replace(self.in_progress(), prompt_progress=progress)
+
     def open(self, item: OutputItem) -> list[ItemEvent]:
         """Open the next item of the answer; the previous one must be closed."""
         self._open = item

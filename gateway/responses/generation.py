@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
-from engine import Engine, Finished, Generate, Grammar, Logprob, Started, Tokens
+from engine import Engine, Finished, Generate, Grammar, Logprob, PromptProgress, Started, Tokens
 from gateway.conversations.prompt_builder import Context
 from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.protocol.answer import Answer
@@ -23,7 +23,11 @@ from gateway.scheduling.placement import Demand, Placement
 
 
 class Generation:
-    """Generates one answer. `on_text` is called with each piece of text that can no longer change."""
+    """Generates one answer.
+
+    `on_text` is called with each piece of text that can no longer change, `on_progress` with the number of computed
+    tokens of a prompt that takes several steps.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Generation:
         cancellation: Cancellation,
         answer: Answer,
         on_text: Callable[[str, list[dict[str, Any]]], None],
+        on_progress: Callable[[int], None],
     ) -> None:
         """Build the engine's request; `run` starts it. `answer` is what `on_text` fills."""
         self.reason = ""
@@ -55,6 +60,7 @@ class Generation:
             stored=not request.is_ephemeral,
         )
         self._on_text = on_text
+        self._on_progress = on_progress
         self._answer = answer
         self._controls = frozenset(form.controls)
         self._detokenizer = Detokenizer(self._piece, request.stops)
@@ -122,6 +128,9 @@ class Generation:
                     case Started():
                         self._cached, self.fetched = message.cached, message.fetched
                         self.timings.start()
+                    case PromptProgress():
+                        if not self._ids:  # otherwise the answer has moved, and its beginning is computed again
+                            self._on_progress(message.computed)
                     case Tokens():
                         self.timings.advance()
                         self._receive(message)

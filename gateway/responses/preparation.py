@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
 from cache import StoreError
 from gateway.auth.principal import Principal
 from gateway.conversations.histories import Known
@@ -14,6 +18,7 @@ from gateway.errors import (
     PreviousResponseNotFoundError,
     StoreUnavailableError,
 )
+from gateway.protocol.hints import Hints
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.services import Services, new_id
@@ -43,6 +48,14 @@ async def prepare(
         stored=not request.is_ephemeral and services.pool.stores,
     )
     return context, demand
+
+
+def with_ignored(request: ResponseCreate, paths: Sequence[str], *, strict: bool) -> ResponseCreate:
+    """Return the request with more fields that have no effect. Raises UnsupportedParameterError if `strict`."""
+    hints = Hints(strict=strict)
+    for path in (*request.ignored, *paths):
+        hints.add(path)
+    return replace(request, ignored=hints.ignored)
 
 
 async def count(services: Services, request: ResponseCreate, principal: Principal) -> int:

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from cache import StoreError
 from engine import EngineError
 from gateway.auth.principal import Principal
-from gateway.conversations.continuation import InConversation
 from gateway.conversations.conversation import Entry
 from gateway.conversations.prompt_builder import Context
 from gateway.conversations.turns import Turn
@@ -23,16 +22,17 @@ from gateway.errors import ApiError, EngineUnavailableError, InvalidRequestError
 from gateway.observability.faults import report
 from gateway.protocol.answer import Answer
 from gateway.protocol.events import Event, KeepAlive, Usage
-from gateway.protocol.hints import Hints
 from gateway.protocol.ids import ItemIds
 from gateway.protocol.log import EventLog, Reader
 from gateway.protocol.requests import ResponseCreate
-from gateway.protocol.response_events import Ending, ResponseEvents
+from gateway.protocol.response_events import Ending
 from gateway.responses.cancellation import Cancellation, Cause
 from gateway.responses.generation import Generation
 from gateway.responses.keep_alive import KEEP_ALIVE, SilenceTimer
 from gateway.responses.measurements import Measurements
-from gateway.responses.preparation import prepare
+from gateway.responses.preparation import prepare, with_ignored
+from gateway.responses.progress import PromptProgressReport
+from gateway.responses.response_object import response_events
 from gateway.responses.services import Services, new_id, new_response_id
 from gateway.responses.timings import Timings
 from gateway.responses.turn_writer import TurnWriter, turn
@@ -86,10 +86,11 @@ class Running:
         self.log.watchers.add(self._silence.reset)
         self._cancellation = Cancellation()
         self._cancellation.add_callback(self._leave_queue)
-        self._events = _shape(services, request, self.id, ticket)
+        self._events = response_events(services, request, self.id, ticket, context)
         self._answer = Answer(self._events, form=context.form, new_id=ItemIds(self.id))
+        progress = PromptProgressReport(request, len(context.ids), self._events, self._publish)
         self._generation = Generation(
-            services, request, context, ticket, self._cancellation, self._answer, self._on_text
+            services, request, context, ticket, self._cancellation, self._answer, self._on_text, progress.update
         )
         self._writer = TurnWriter(services.sessions, services.histories, unstored, self.principal.tenant, request)
         self._measurements = Measurements(services.metrics, self.id, self.principal.shown, request.route, arrived)
@@ -126,13 +127,15 @@ class Running:
         """
         arrived = time.monotonic()
         context, demand = await prepare(services, request, principal, unstored)
-        request = _with_ignored(request, context.form.ignored, strict=services.settings.strict_fields)
+        request = with_ignored(request, context.form.ignored, strict=services.settings.strict_fields)
         if count > 1:
             demand = dataclasses.replace(demand, group=new_id("group"))
         tickets: list[Ticket] = []
         with ExitStack() as rejected:
             for _ in range(count):
-                ticket = services.admission.enter(demand, principal, ahead=request.encodes_only)
+                ticket = services.admission.enter(
+                    demand, principal, ahead=request.encodes_only, idle=bool(request.when_idle)
+                )
                 rejected.callback(services.admission.leave, ticket)
                 tickets.append(ticket)
             rejected.pop_all()
@@ -328,7 +331,8 @@ class Running:
         dropped = await self._writer.save(self.record, await self._ids(self._answer.text))
         if dropped:
             self._services.metrics.dropped_turns.inc(dropped)
-            last = replace(last, response={**last.response, "samovar": {"dropped_turns": dropped}})
+            own = {**last.response.get("samovar", {}), "dropped_turns": dropped}
+            last = replace(last, response={**last.response, "samovar": own})
         if placement is not None:
             self._services.dispatcher.settle(self.id, placement)
             self._measurements.computed(self._generation.usage, fetched=self._generation.fetched)
@@ -375,26 +379,3 @@ class Running:
 def _seeded(request: ResponseCreate, number: int) -> ResponseCreate:
     """Return the request of a group's response: its number is added to the seed."""
     return request if request.seed is None else replace(request, seed=(request.seed + number) % SEEDS)
-
-
-def _with_ignored(request: ResponseCreate, paths: Sequence[str], *, strict: bool) -> ResponseCreate:
-    """Return the request with more fields that have no effect. Raises UnsupportedParameterError if `strict`."""
-    hints = Hints(strict=strict)
-    for path in (*request.ignored, *paths):
-        hints.add(path)
-    return replace(request, ignored=hints.ignored)
-
-
-def _shape(services: Services, request: ResponseCreate, response_id: str, ticket: Ticket) -> ResponseEvents:
-    sampling = services.model.sampling(request)
-    return ResponseEvents(
-        request,
-        response_id=response_id,
-        model=services.model.entry.name,
-        clock=services.clock,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_output_tokens=ticket.demand.answer or services.settings.max_output_tokens,
-        ignored=request.ignored,
-        extra={"conversation": {"id": request.conversation.id}} if isinstance(request, InConversation) else {},
-    )

@@ -71,14 +71,15 @@ class Admission:
         waiting, running = (Counter(ticket.principal.user for ticket in one) for one in (self._waiting, self._running))
         return {user: (waiting[user], running[user]) for user in waiting.keys() | running.keys()}
 
-    def enter(self, demand: Demand, principal: Principal, *, ahead: bool = False) -> Ticket:
+    def enter(self, demand: Demand, principal: Principal, *, ahead: bool = False, idle: bool = False) -> Ticket:
         """Admit a request; it is placed at once or waits. Call `leave` when it ends, however it ends.
 
-        `ahead` marks a prompt that is encoded ahead of time and that nobody waits for. Raises QueueFullError or
-        RateLimitExceededError.
+        `ahead` marks a prompt that is encoded ahead of time and that nobody waits for; `idle` marks a request that
+        starts only while no other one runs. Raises QueueFullError or RateLimitExceededError.
         """
         reserved = self._rates.reserve(principal, demand.tokens)
-        ticket = self._ledger.enter(demand, principal, ahead=ahead, reserved=reserved, now=self._clock())
+        ticket = self._ledger.enter(demand, principal, ahead=ahead or idle, reserved=reserved, now=self._clock())
+        ticket.idle = idle
         ticket.follows = demand.group is not None and any(
             other.demand.group == demand.group for other in (*self._waiting, *self._running)
         )
@@ -124,7 +125,7 @@ class Admission:
         blocked: set[str] = set()
         queue = iter(self._order())
         while (ticket := next(queue, None)) is not None and len(unplaced) < TRIED:
-            if ticket.principal.user in blocked or self._is_busy(ticket):
+            if ticket.principal.user in blocked or self._is_busy(ticket) or (ticket.idle and self._running):
                 continue
             place = self._place(ticket.demand)
             if place is not None:

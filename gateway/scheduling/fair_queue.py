@@ -58,7 +58,7 @@ class Ticket:
     demand: Demand
     principal: Principal
     ahead: bool
-    """Whether the request only encodes a prompt ahead of time: it waits for all requests that generate an answer."""
+    """Whether nobody waits for the request, such as a prompt encoded ahead of time: it waits for all other requests."""
     account: Account
     cost: float
     """Estimated cost divided by the user's weight."""
@@ -68,6 +68,8 @@ class Ticket:
     """Tokens reserved from the caller's rate limit."""
     since: float
     """Time of arrival; after placement, time of placement: monotonic seconds."""
+    idle: bool = False
+    """Whether the request starts only while no other one runs."""
     follows: bool = False
     """Whether a request of the same group entered before: a group is one request to the limits of the queue."""
     overtaken: int = 0
@@ -136,7 +138,7 @@ class Ledger:
         account.pending = account.pending - ticket.cost if account.running else 0.0
         account.served += done.cost / account.weight
         self.clock += done.cost / shares
-        if done.answer:
+        if done.answer and not ticket.ahead:
             account.answer += 0.2 * (done.answer - account.answer)
             self._answer += 0.05 * (done.answer - self._answer)
 

@@ -226,4 +226,4 @@ class AdminRoutes:
 
 async def _body(request: Request, shape: type[S]) -> S:
     """Return the body as `shape`. Raises ApiError, also for unknown fields: a misspelled limit must not be ignored."""
-    return convert(await json_body(request), shape)
+    return await json_body(request, lambda fields: convert(fields, shape))

@@ -85,13 +85,24 @@ async def json_body(request: Request, conversion: Callable[[dict[str, Any]], T])
     A body larger than SMALL is decoded and converted in a turn, since a conversion of many items takes longer than
     the decoding. `TrustedHosts` has checked the content type.
     """
+    data = await body(request, MAX_MESSAGE)
+    if len(data) <= SMALL:
+        return conversion(decode(data))
+    pacer = intake_of(request).pacer
+    await pacer.turn(owner(request, principal_of(request)))
+    with pacer.work():
+        return conversion(decode(data))
+
+
+async def body(request: Request, most: int) -> bytes:
+    """Return the body, which has at most `most` bytes. Raises InvalidRequestError or MessageTooLargeError."""
     data, size = bytearray(), 0
     pacer, sender = intake_of(request).pacer, owner(request, principal_of(request))
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size <= MAX_MESSAGE:
+                if size <= most:
                     data += chunk
                 elif size > DISCARDED_BYTES:
                     break
@@ -101,13 +112,9 @@ async def json_body(request: Request, conversion: Callable[[dict[str, Any]], T])
         raise InvalidRequestError(f"the request body took longer than {BODY_SECONDS:g} s to arrive") from error
     except ClientDisconnect as error:
         raise InvalidRequestError("the connection closed before the request body was complete") from error
-    if size > MAX_MESSAGE:
-        raise MessageTooLargeError(f"the request body is larger than {MAX_MESSAGE} bytes")
-    if size <= SMALL:
-        return conversion(decode(bytes(data)))
-    await pacer.turn(sender)
-    with pacer.work():
-        return conversion(decode(bytes(data)))
+    if size > most:
+        raise MessageTooLargeError(f"the request body is larger than {most} bytes")
+    return bytes(data)
 
 
 def query(request: Request, shape: type[S]) -> S:

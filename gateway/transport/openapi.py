@@ -35,6 +35,7 @@ from gateway.transport.http import List, Retrieve
 from gateway.transport.ollama import REFUSED
 from gateway.transport.ollama_models import ShowFields
 from gateway.transport.text import DetokenizeCreate, EmbeddingsCreate, TokenizeCreate
+from gateway.transport.trusted_hosts import DOCUMENT_TYPES, DOCUMENTS
 
 Json = dict[str, Any]
 REFERENCE: Final = "#/components/schemas/"
@@ -133,6 +134,7 @@ def _paths() -> Json:
         "/v1/detokenize": {
             "post": _operation("Return the text of tokens", _ok("Text"), body="DetokenizeCreate"),
         },
+        DOCUMENTS: {"post": _document()},
         "/v1/embeddings": {"post": _refused("Refused: no embeddings are computed", body="EmbeddingsCreate")},
         MESSAGES: {"post": _anthropic("Create a message", _ok("Message", stream=SSE))},
         f"{MESSAGES}/count_tokens": {"post": _anthropic("Count the tokens of a prompt", _ok("MessageTokens"))},
@@ -272,6 +274,13 @@ def _operation(
     return operation
 
 
+def _document() -> Json:
+    """Return the operation that reads the text of a document."""
+    operation = _operation("Return the text of a PDF or docx file", _ok("DocumentText"))
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in DOCUMENT_TYPES}
+    return {**operation, "requestBody": {"required": True, "content": content}}
+
+
 def _refused(summary: str, *parameters: Json, body: str = "", error: str = "Error") -> Json:
     """Return an operation that always fails."""
     operation = _operation(summary, {}, *parameters, body=body, error=error)
@@ -344,6 +353,7 @@ def _response_schemas() -> Json:
         "TextCompletion": _object(object={"const": "text_completion"}, **completion),
         "Tokens": _object(tokens={"type": "array", "items": {"type": ["integer", "object"]}}),
         "Text": _object(content=text),
+        "DocumentText": _object(object={"const": "document.text"}, text=text, truncated={"type": "boolean"}),
         "Message": _object(
             id=text,
             type={"const": "message"},

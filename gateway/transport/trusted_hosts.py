@@ -21,6 +21,14 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\\\[\]]+)(:\d*)?")
 _PRIVATE: Final = re.compile(r"[a-z0-9_-]+|([a-z0-9_-]+\.)+internal")
 """Names that the public DNS does not have: of Compose services, and such as `host.docker.internal`."""
 
+DOCUMENTS: Final = "/v1/documents/text"
+"""The route whose body is a document."""
+DOCUMENT_TYPES: Final = (
+    "application/pdf",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+)
+"""Content types of documents. Like JSON, they need a preflight."""
+
 
 class TrustedHosts:
     """ASGI middleware against DNS rebinding, cross-origin pages, and cross-site form posts.
@@ -53,7 +61,7 @@ class TrustedHosts:
             reason = f"the host {host} is not served here; to allow it, set allowed_hosts (--allowed-hosts {name})"
         elif origin is not None and not self._is_allowed(origin, host, _port(scope)):
             reason = f"pages of {origin} may not call; to allow them, set allowed_origins (--allowed-origins {origin})"
-        elif scope["type"] == "http" and not _is_json(headers) and not _is_ollama(scope, headers):
+        elif scope["type"] == "http" and not _has_allowed_type(scope, headers):
             reason, status = "a request's body must be JSON: send the header `Content-Type: application/json`", 415
         else:
             await self._app(scope, receive, send)
@@ -109,8 +117,11 @@ def _is_ollama(scope: Scope, headers: Headers) -> bool:
     return scope["path"].startswith(OLLAMA) and ("origin" in headers or own)
 
 
-def _is_json(headers: Headers) -> bool:
+def _has_allowed_type(scope: Scope, headers: Headers) -> bool:
     """Return whether there is no body, or one that a cross-origin page cannot send without a CORS preflight."""
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return True
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if scope["path"] == DOCUMENTS and kind in DOCUMENT_TYPES:
+        return True
+    return kind == "application/json" or _is_ollama(scope, headers)

@@ -3,6 +3,8 @@
  * thousand tokens takes seconds on a CPU; a user who has pasted one usually types on for longer than that.
  */
 
+import { promptOptionsOf } from "./options.js";
+
 const LANE = "ahead";
 const PAUSE_MS = 500;
 // Minimum number of new characters of a draft: fewer are computed fast enough when they are sent.
@@ -31,7 +33,7 @@ export class Ahead {
     // After a pause: a question that follows at once would have to cancel the request, and lose what it holds.
     this.#opening = setTimeout(() => {
       const request = conversation.ahead();
-      if (request !== null) this.#schedule(request);
+      if (request !== null) this.#schedule({ ...request, ...promptOptionsOf(conversation) });
     }, PAUSE_MS);
   }
 
@@ -42,7 +44,7 @@ export class Ahead {
     if (words.startsWith(this.#requested) && words.length - this.#requested.length < MIN_CHARACTERS) return;
     this.#timer = setTimeout(() => {
       this.#requested = words;
-      this.#schedule(conversation.ahead(words));
+      this.#schedule({ ...conversation.ahead(words), ...promptOptionsOf(conversation) });
     }, PAUSE_MS);
   }
 

@@ -3,7 +3,9 @@
 import { Ahead } from "./ahead.js";
 import { Announcer } from "./announcer.js";
 import { Composer } from "./composer.js";
+import { ContextMeter } from "./context.js";
 import { Conversation, newId } from "./conversation.js";
+import { Documents } from "./documents.js";
 import { Drafts } from "./drafts.js";
 import { Files } from "./files.js";
 import { Follower } from "./follower.js";
@@ -23,6 +25,8 @@ import { Shelf } from "./shelf.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
 import { STALE_MS, Talk } from "./talk.js";
+import { Titles } from "./titles.js";
+import { Tools } from "./tools.js";
 import { Toast, isComposing, showStatus } from "./ui.js";
 
 // Interval at which a growing answer is saved: a crash of the browser loses at most this much.
@@ -58,11 +62,15 @@ const responses = new Responses((request) => connection.send(request), phaseChan
 const announcer = new Announcer(catalogue, find("announcer"));
 const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, new Peers(windowName), () => isLoading, changed);
 const queue = new Queue(catalogue, find("queued"), takeBack);
+const context = new ContextMeter(catalogue, find("context"), log);
+const documents = new Documents(() => keyring.key);
 const composer = new Composer(catalogue, find("form"), {
   send: submit,
   stop: () => talk.stop(),
   editLast: () => talk.editLast(),
   changed: draftChanged,
+  count: (words) => documents.count(words),
+  limit: () => context.limit,
 });
 const route = new Route({ open: (id) => open(id), closeDrawer: () => shelf.uncover() });
 const shelf = new Shelf(catalogue, find("conversations"), {
@@ -72,14 +80,28 @@ const shelf = new Shelf(catalogue, find("conversations"), {
   covered: () => route.openDrawer(),
   uncovered: () => route.closeDrawer(),
 });
-new Files(catalogue, { taken: (words) => composer.attach(words), refused: (words) => toast.tell(words) });
+new Files(catalogue, find("attach"), find("files"), {
+  taken: (words) => composer.attach(words),
+  refused: (words) => toast.tell(words),
+  read: (file) => documents.read(file),
+});
 const ahead = new Ahead((request) => connection.send(request));
+const titles = new Titles(catalogue, (request) => connection.send(request), titled);
 const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);
 const connection = new Connection(socketAddress("v1/responses", document.baseURI), {
   state: connectionChanged,
-  event: (event) => ahead.receive(event) || responses.receive(event),
+  event: (event) => ahead.receive(event) || titles.receive(event) || responses.receive(event),
   protocols: () => keyring.protocols,
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
+});
+const tools = new Tools(catalogue, find("menu"), lasting, {
+  conversation: () => talk.conversation,
+  conversations: () => library.list(),
+  changed: optionsChanged,
+  isDeleted: (id) => library.isDeleted(id),
+  imported,
+  tell: (words) => toast.tell(words),
+  scope: () => keyring.scope,
 });
 const retry = new Retry(catalogue, find("retry"), () => connection.retryNow());
 let wasOpen = false;
@@ -100,6 +122,7 @@ function connectionChanged(state, pause) {
   } else if (state === "waiting") {
     responses.lost();
     ahead.lost();
+    titles.lost();
   } else if (state === "refused") {
     signIn.open(keyring.key === null ? "" : "keyRefused");
   }
@@ -111,6 +134,8 @@ function connectionChanged(state, pause) {
 async function loadServerInfo() {
   const [page, model] = await Promise.all([gateway.page(), gateway.model()]);
   ahead.allowed = page.encode_ahead === true;
+  titles.allowed = page.titles === true;
+  tools.offered = page.offered_instructions ?? {};
   // The operator's words; null stands for the page's own, "" for none.
   find("generated").textContent = page.answer_notice ?? text(catalogue, "generated");
   showGenerated();
@@ -119,6 +144,8 @@ async function loadServerInfo() {
   if (model === null) return;
   find("model").textContent = displayName(model);
   find("model").title = model.id;
+  context.limit = model.context_length;
+  context.show(talk.conversation.path);
 }
 
 /** Looks whether a waiting answer waits for the model to be loaded. */
@@ -160,8 +187,10 @@ function phaseChanged(turn, phase, conversation) {
   if (phase.kind === "ended") conversation.touch();
   saveSoon(conversation, phase.kind === "more" ? SAVE_MS : 0);
   showBusy();
-  if (phase.kind === "ended") askNext(turn, conversation);
-  if (phase.kind === "ended") me.refresh();
+  if (phase.kind !== "ended") return;
+  titles.ended(turn, conversation);
+  askNext(turn, conversation);
+  me.refresh();
 }
 
 /** Sends the next queued message after an answer; after one that has failed or was stopped, it becomes a draft again. */
@@ -195,6 +224,7 @@ function showGenerated() {
 function showBusy() {
   const running = talk.running;
   const isStopping = running.length > 0 && running.every((turn) => responses.phaseOf(turn)?.kind === "stopping");
+  context.show(talk.conversation.path);
   composer.showBusy({ isBusy: talk.isBusy, canStop: running.length > 0, isStopping });
   log.classList.toggle("busy", talk.isBusy);
 }
@@ -274,6 +304,14 @@ function rename(id, title) {
   showShelf();
 }
 
+/** Sets the title that the model has written, unless the user has named the conversation meanwhile. */
+function titled(id, title) {
+  const conversation = load(id);
+  if (conversation === null || conversation.data.named) return;
+  Object.assign(conversation.data, { title, renamed: Date.now() });
+  saveSoon(conversation, 0);
+}
+
 function remove(id) {
   const conversation = load(id);
   if (conversation === null) return;
@@ -308,6 +346,19 @@ function leaveDeleted(conversation) {
   if (words !== "") takeBack(words);
 }
 
+function optionsChanged(conversation) {
+  if (!talk.isEmpty) saveSoon(conversation, 0);
+  ahead.opened(conversation);
+}
+
+function imported(found) {
+  saveEverything();
+  found.forEach((data) => library.save(new Conversation(data)));
+  const stored = library.open(talk.conversation.id);
+  if (stored !== null) talk.merge(stored.data);
+  showShelf();
+}
+
 function submit() {
   const { words } = composer;
   if (words === "") return;
@@ -315,6 +366,7 @@ function submit() {
   saveDraft();
   if (talk.isBusy) return queue.add(talk.conversation, words);
   ahead.stop();
+  titles.stop();
   talk.ask(words);
 }
 

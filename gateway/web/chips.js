@@ -19,6 +19,8 @@ export class Chips {
    * @param {object} acts
    * @param {() => void} acts.changed called when the user has removed a chip
    * @param {(words: string) => void} acts.opened called when the user wants to edit the text of a chip
+   * @param {(words: string) => Promise<number|null>} acts.count returns the number of tokens of a text
+   * @param {() => void} acts.shown called when other chips are shown
    */
   constructor(catalogue, list, acts) {
     this.#catalogue = catalogue;
@@ -35,6 +37,15 @@ export class Chips {
     this.#texts = [...texts];
     this.#list.replaceChildren(...this.#texts.map((words) => this.#element(words)));
     this.#list.hidden = this.#texts.length === 0;
+    this.#acts.shown();
+  }
+
+  /** Shows the number of tokens instead of the number of characters, as soon as it is known. */
+  async #showTokens(element, words) {
+    const count = await this.#acts.count(words);
+    if (count === null) return;
+    const number = new Intl.NumberFormat(this.#catalogue.tag).format(count);
+    element.querySelector(".chip-size").textContent = text(this.#catalogue, "tokens", { count, number });
   }
 
   #element(words) {
@@ -42,6 +53,7 @@ export class Chips {
     const number = new Intl.NumberFormat(this.#catalogue.tag).format(words.length);
     element.querySelector(".chip-excerpt").textContent = words.slice(0, EXCERPT_CHARACTERS);
     element.querySelector(".chip-size").textContent = text(this.#catalogue, "characters", { number });
+    this.#showTokens(element, words);
     const remove = () => this.show(this.#texts.filter((other) => other !== words));
     element.querySelector('[data-tool="open"]').addEventListener("click", () => {
       remove();

@@ -1,6 +1,7 @@
 /** The field for a message, and the buttons next to it. */
 
 import { Chips, LONG_CHARACTERS } from "./chips.js";
+import { Fit } from "./fit.js";
 import { text } from "./i18n.js";
 import { fitHeight, focusByKeyboard, isComposing } from "./ui.js";
 
@@ -12,6 +13,8 @@ const BETWEEN = "\n\n"; // between the parts of a message
  * @property {() => void} stop stops the running answer
  * @property {() => void} editLast opens the editor of the last question
  * @property {() => void} changed called when the user has changed the message
+ * @property {(words: string) => Promise<number|null>} count returns the number of tokens of a text
+ * @property {() => number|null} limit returns the tokens that the model's context holds
  */
 
 export class Composer {
@@ -34,8 +37,19 @@ export class Composer {
       this.#fit();
       acts.changed();
     };
+    const fit = new Fit(catalogue, document.getElementById("too-long"), {
+      texts: () => this.#chips.texts,
+      replace: (texts) => {
+        this.#chips.show(texts);
+        changed();
+      },
+      count: acts.count,
+      limit: acts.limit,
+    });
     this.#chips = new Chips(catalogue, document.getElementById("chips"), {
       changed,
+      count: acts.count,
+      shown: () => fit.check(),
       opened: (words) => {
         this.#field.value = [words, this.#field.value].filter(Boolean).join(BETWEEN);
         changed();

@@ -93,7 +93,7 @@ export class Conversation {
   }
 
   /**
-   * Merges what another window has changed in the same conversation: its title, and turns that it has added or
+   * Merges what another window has changed in the same conversation: its title and options, and turns that it has added or
    * completed. Returns these turns.
    *
    * @param {boolean} follow whether to select new turns, and to merge growing answers too
@@ -101,6 +101,7 @@ export class Conversation {
   merge(data, follow = false) {
     const { title, named, renamed = 0 } = data;
     if (renamed > (this.data.renamed ?? 0)) Object.assign(this.data, { title, named, renamed });
+    if ((data.options?.at ?? 0) > (this.data.options?.at ?? 0)) this.data.options = data.options;
     const isNewer = (own, turn) => {
       if (own === undefined) return true;
       return own.state === "open" && (turn.state !== "open" || (follow && turn.answer.length > own.answer.length));

@@ -1,5 +1,6 @@
-/** Files that are dropped or pasted: texts are taken, others are refused in words. A browser would open them in a tab. */
+/** Files that are chosen, dropped or pasted: texts are taken, others are refused in words, and not opened in a tab. */
 
+import { MAX_DOCUMENT, documentType } from "./documents.js";
 import { text } from "./i18n.js";
 
 const MAX_BYTES = 600_000; // of UTF-8; a message has at most 1 MiB
@@ -12,13 +13,20 @@ export class Files {
 
   /**
    * @param {object} catalogue of texts
+   * @param {HTMLElement} button opens a dialog to choose files @param {HTMLInputElement} input of this dialog
    * @param {object} acts
    * @param {(words: string) => void} acts.taken called with the text of a file, which begins with its name
-   * @param {(words: string) => void} acts.refused called with the reason why a file was not taken
+   * @param {(words: string) => void} acts.refused called with the reason why a file was not taken, or not as a whole
+   * @param {(file: File) => Promise<{text: string, truncated: boolean}|null>} acts.read returns the text of an office file
    */
-  constructor(catalogue, acts) {
+  constructor(catalogue, button, input, acts) {
     this.#catalogue = catalogue;
     this.#acts = acts;
+    button.addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      this.#take([...input.files]);
+      input.value = ""; // so that the same file can be chosen again
+    });
     const holdsFiles = (transfer) => transfer?.types.includes("Files") ?? false;
     addEventListener("dragover", (event) => holdsFiles(event.dataTransfer) && event.preventDefault());
     addEventListener("drop", (event) => {
@@ -43,6 +51,7 @@ export class Files {
 
   /** Takes a file; returns the key of the reason if that is not possible, else null. */
   async #read(file) {
+    if (documentType(file) !== undefined) return this.#readDocument(file);
     if (!TEXT_TYPES.test(file.type) && !TEXT_NAMES.test(file.name)) return "fileKind";
     if (file.size > MAX_BYTES) return "fileLarge";
     try {
@@ -52,5 +61,15 @@ export class Files {
     } catch {
       return "fileUnreadable";
     }
+  }
+
+  async #readDocument(file) {
+    if (file.size > MAX_DOCUMENT) return "documentLarge";
+    this.#acts.refused(text(this.#catalogue, "documentReading", { name: file.name }));
+    const found = await this.#acts.read(file);
+    if (found === null) return "documentUnreadable";
+    this.#acts.taken(`${file.name}:\n${found.text}`);
+    this.#acts.refused("");
+    return found.truncated ? "documentCut" : null;
   }
 }

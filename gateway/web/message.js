@@ -42,6 +42,7 @@ export class TurnView {
     this.#versions = versions;
     this.#acts = acts;
     this.#question = this.#makeQuestion();
+    this.#question.dataset.turn = turn.id;
     this.#answer = stamp(catalogue, "answer");
     this.#text = this.#answer.querySelector(".message-text");
     this.#wait = new Waiting(catalogue, this.#answer.querySelector(".message-wait"), acts.isLoading);

@@ -7,6 +7,7 @@
  * `restarted` (all text so far is void) and finally `ended`.
  */
 
+import { optionsOf } from "./options.js";
 import { textOf, thoughtsOf } from "./thoughts.js";
 
 // Number of lost connections after which an answer fails; the user can still retry.
@@ -194,7 +195,7 @@ export class Responses {
   #request(asking) {
     const { turn, conversation, whole } = asking;
     asking.resuming = Boolean(turn.responseId);
-    if (!asking.resuming) return { type: "response.create", ...conversation.request(turn, whole), truncation: "auto" };
+    if (!asking.resuming) return { type: "response.create", ...conversation.request(turn, whole), ...optionsOf(conversation), truncation: "auto", return_progress: true };
     asking.stopMeasuring();
     return { type: "response.resume", response_id: turn.responseId, starting_after: turn.sequence };
   }
@@ -227,7 +228,8 @@ export class Responses {
     // Of an answer that ended long ago, the server sends only the terminal event.
     asking.turn.answer = textOf(response.output ?? []) || asking.turn.answer;
     const usage = response.usage ?? null;
-    this.#end(asking, { ...outcome, usage, rate: usage && asking.rate(usage.output_tokens) });
+    const promptTurns = response.samovar?.prompt_turns;
+    this.#end(asking, { ...outcome, usage, promptTurns, rate: usage && asking.rate(usage.output_tokens) });
   }
 
   #rejected(asking, event) {

@@ -37,9 +37,10 @@ export class Toast {
     this.#element.querySelector("button").hidden = false;
   }
 
-  /** Shows a message that offers nothing. */
+  /** Shows a message that offers nothing; "" only hides the one before. */
   tell(words) {
     this.hide();
+    if (words === "") return;
     this.#element.querySelector("span").textContent = words;
     this.#element.querySelector("button").hidden = true;
     this.#element.hidden = false;

@@ -31,7 +31,9 @@ class Locked:
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Locked]:
     """A gateway with API keys and the tiny model."""
-    with Gateway(tmp_path_factory.mktemp("locked"), model=tiny_model, context=512, max_output_tokens=24) as gateway:
+    with Gateway(
+        tmp_path_factory.mktemp("locked"), model=tiny_model, context=512, max_output_tokens=24, titles=False
+    ) as gateway:
         yield Locked(gateway)
 
 

@@ -46,7 +46,7 @@ async def words_of(page: Page) -> str:
 
 async def test_a_conversation_survives_a_network_outage_and_a_killed_gateway(browser: Browser, tmp_path: Path) -> None:
     questions = ["Tell me a long story about a samovar.", "再讲一个长故事。", "Say goodbye."]
-    gateway = Gateway(tmp_path / "state", port=free_port(), max_output_tokens=60)
+    gateway = Gateway(tmp_path / "state", port=free_port(), max_output_tokens=60, titles=False)
     with gateway:
         async with Wire(urlsplit(gateway.url).port or 0) as wire:
             page = await (await browser.new_context()).new_page()
@@ -75,7 +75,7 @@ async def test_a_conversation_survives_a_network_outage_and_a_killed_gateway(bro
 
 
 async def test_an_answer_survives_the_restart_of_a_real_gateway(browser: Browser, tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path / "state", port=free_port(), max_output_tokens=1_000)
+    gateway = Gateway(tmp_path / "state", port=free_port(), max_output_tokens=1_000, titles=False)
     with gateway:
         page = await (await browser.new_context()).new_page()
         sent = listen(page)
@@ -96,7 +96,7 @@ async def test_an_answer_survives_the_restart_of_a_real_gateway(browser: Browser
 async def test_an_answer_completed_while_disconnected_is_shown_after_reconnecting(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with Gateway(tmp_path / "state", max_output_tokens=60, resume_grace=60) as gateway:
+    with Gateway(tmp_path / "state", max_output_tokens=60, resume_grace=60, titles=False) as gateway:
         async with Wire(urlsplit(gateway.url).port or 0) as wire:
             page = await (await browser.new_context()).new_page()
             sent = listen(page)
@@ -116,7 +116,7 @@ async def test_an_answer_completed_while_disconnected_is_shown_after_reconnectin
 async def test_a_deletion_reaches_the_server_once_it_cannot_be_undone(
     browser: Browser, tmp_path: Path, tiny_model: Path
 ) -> None:
-    with Gateway(tmp_path / "state", model=tiny_model, context=512, max_output_tokens=8) as gateway:
+    with Gateway(tmp_path / "state", model=tiny_model, context=512, max_output_tokens=8, titles=False) as gateway:
         page = await (await browser.new_context()).new_page()
         await page.goto(gateway.url)
         await ended(await ask(page, "Hi"))

@@ -29,6 +29,7 @@ async def test_what_an_answer_waits_for_is_shown_with_the_elapsed_seconds(open_p
     wait = answer.get_by_test_id("wait")
     await expect(wait).to_contain_text("Position 3 in the queue, about 8 s")
     await expect(wait).to_have_text(re.compile(r"Position 3 .* \([3-9] s so far\)$"))
+    assert gateway.asked[0]["return_progress"] is True
     gateway.say_of(1, "response.in_progress", "in_progress", prompt_progress={"processed": 300, "total": 700})
     await expect(wait).to_contain_text("42 %")
     await page.get_by_test_id("stop").click()

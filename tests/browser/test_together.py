@@ -91,7 +91,9 @@ class Office:
 def office(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Office]:
     """With a model that answers at once."""
     folder = tmp_path_factory.mktemp("office")
-    with Gateway(folder, model=tiny_model, context=512, max_output_tokens=TOKENS, encode_ahead="no") as gateway:
+    with Gateway(
+        folder, model=tiny_model, context=512, max_output_tokens=TOKENS, encode_ahead="no", titles=False
+    ) as gateway:
         yield Office(gateway)
 
 

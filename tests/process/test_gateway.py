@@ -142,6 +142,10 @@ async def test_truncation_auto_drops_the_oldest_turns_and_disabled_is_an_error(s
         )
         events = await conversation.events()
         assert 0 < usage(events)[0] <= 256
+        response = events[-1].response.to_dict()
+        kept = shared_server.get(f"/v1/responses/{response['id']}/input_items?limit=100").json()["data"]
+        users = sum(item["role"] == "user" for item in kept)
+        assert response["samovar"]["prompt_turns"] == users < 9
 
 
 async def test_an_answer_outlives_its_engine(shared_server: Gateway) -> None:

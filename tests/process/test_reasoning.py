@@ -56,7 +56,8 @@ def test_a_reasoning_answer_is_resumed_and_continued(gateway: Gateway) -> None:
     thought = "".join(event["delta"] for event in events if event["type"] == "response.reasoning_text.delta")
     assert thought == "AAAAA"
     assert events[-1]["type"] == "response.incomplete"
-    for input_ in ("And?", []):
+    inputs: list[str | list[object]] = ["And?", []]
+    for input_ in inputs:
         following = post(
             gateway, "/v1/responses", input=input_ or "So?", previous_response_id=first["id"], max_output_tokens=3,
             **ENDLESS,

@@ -118,6 +118,30 @@ async def test_the_next_turn_reuses_a_context_encoded_ahead(shared_server: Gatew
             assert said(follow) == "AA"
 
 
+async def test_a_request_for_idle_engines_starts_after_all_others(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
+        await create(conversation, "long", max_output_tokens=300, stream_id="a")
+        await until(conversation, lambda events: events[-1].type == "response.output_text.delta")
+        await create(conversation, "idle", max_output_tokens=2, stream_id="b", when_idle=True)
+        await until(conversation, lambda events: events[-1].type == "response.queued")
+        await create(conversation, "short", max_output_tokens=2, stream_id="c")
+        events = await until(conversation, ended(3))
+        order = [event.stream_id for event in events if event.type == "response.incomplete"]
+        started = [event.stream_id for event in events if event.type == "response.in_progress"]
+        assert (sorted(order), order[-1], started) == (["a", "b", "c"], "b", ["c", "b"])
+
+
+async def test_the_progress_of_a_long_prompt_is_reported_on_request(shared_server: Gateway) -> None:
+    async with shared_server.connect() as conversation:
+        for name, fields in (("asked for", {"return_progress": True}), ("not asked for", {})):
+            events = await conversation.ask(f"{name}: " + "x" * 400, max_output_tokens=2, **ENDLESS, **fields)
+            sent = [event.to_dict().get("prompt_progress") for event in events if event.type == "response.in_progress"]
+            assert sent[0] is None
+            assert len(sent) > 1 if fields else len(sent) == 1
+            for progress in sent[1:]:
+                assert 0 < progress["processed"] < progress["total"] == usage(events[-1])[0]
+
+
 async def test_a_cancel_finds_its_response_from_any_lane_and_connection(shared_server: Gateway) -> None:
     async with shared_server.connect() as one, shared_server.connect() as other:
         await create(one, max_output_tokens=400, stream_id="a")

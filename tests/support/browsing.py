@@ -140,6 +140,7 @@ class PlayedGateway:
         self.answer = answer
         self.asked: list[dict[str, Any]] = []
         self.ahead: list[dict[str, Any]] = []
+        self.titles: list[dict[str, Any]] = []
         self.sockets: list[WebSocketRoute] = []
         self.pings = 0
         self.answers_pings = True
@@ -161,6 +162,9 @@ class PlayedGateway:
             return
         if request.get("generate") is False:
             self.ahead.append(request)  # and never comes to an end
+            return
+        if request.get("when_idle"):
+            self.titles.append(request)
             return
         self._lane = request.pop("stream_id", self._lane)
         self.asked.append(request)

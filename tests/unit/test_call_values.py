@@ -7,6 +7,7 @@ import json
 import pytest
 
 from gateway.protocol import call_values
+from gateway.protocol.call_format import JsonType
 from gateway.protocol.call_values import ValueReader
 
 STOP = "</parameter>"
@@ -17,7 +18,7 @@ def test_each_closing_tag_within_a_value_is_tried_once(step: int, monkeypatch: p
     tried: list[int] = []
     type_ = call_values._type
 
-    def counted(text: str) -> call_values.JsonType | None:
+    def counted(text: str) -> JsonType | None:
         tried.append(len(text))
         return type_(text)
 

@@ -11,7 +11,8 @@ from engine.constraint import Compiler, Constraint
 from gateway.prompts.constraints import form
 from gateway.protocol.call_format import CallFormat
 from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart, Part, TextPart
-from gateway.protocol.tools import ErrorPaths, FunctionTool, ReasoningStart, TextFormat
+from gateway.protocol.reasoning import ReasoningStart
+from gateway.protocol.tools import ErrorPaths, FunctionTool, TextFormat
 
 GO = CallFormat("<go>", "7", "", "<go>")
 

@@ -19,10 +19,10 @@ from gateway.protocol.chat import read_chat
 from gateway.protocol.completions import Completion
 from gateway.protocol.events import Event, TerminalEvent, Usage
 from gateway.protocol.items import Item, input_item, messages, reasoning_item, text_item
-from gateway.protocol.reasoning import Reasoning, ReasoningText
+from gateway.protocol.reasoning import Reasoning, ReasoningStart, ReasoningText
 from gateway.protocol.requests import ResponseCreate, read_body
 from gateway.protocol.response_events import ResponseEvents
-from gateway.protocol.tools import OutputConstraint, ReasoningStart
+from gateway.protocol.tools import OutputConstraint
 from tests.support.encoding import LocalEncoder
 from tests.support.events import check_types, flat, numbered
 from tests.support.templates import TEMPLATES, compose

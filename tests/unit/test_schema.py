@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from engine import Finished, Generate, Grammar, Model, Sampling, Started, Tokens, WorkerConfig
+from engine import Finished, Generate, Grammar, Model, PromptProgress, Sampling, Started, Tokens, WorkerConfig
 from engine.constraint import Compiler
 from engine.process import EngineProcess
 from engine.sampler import Sampler
@@ -549,7 +549,7 @@ async def _survives(tiny_model: Path, schemas: list[Any]) -> None:
                 match message:
                     case Finished():
                         assert message.reason in ("stop", "length") or message.code == "invalid_request", schema
-                    case Started() | Tokens():
+                    case Started() | PromptProgress() | Tokens():
                         pass
     finally:
         await engine.stop()

@@ -347,6 +347,15 @@ def test_aliases_are_pairs_in_flags_and_environment(monkeypatch: pytest.MonkeyPa
             load({"aliases": wrong})
 
 
+def test_offered_instructions_are_json_in_flags_and_a_table_in_the_file(tmp_path: Path) -> None:
+    assert load({"offered_instructions": '{"Letter": "Be polite."}'}).offered_instructions == {"Letter": "Be polite."}
+    file = tmp_path / "samovar.toml"
+    file.write_text('[offered_instructions]\nLetter = "Be polite."\n')
+    assert load({}, file).offered_instructions == {"Letter": "Be polite."}
+    with pytest.raises(SettingsError, match="offered_instructions: must be texts by name"):
+        load({"offered_instructions": "Letter=Be polite."})
+
+
 @pytest.mark.parametrize(("value", "path"), [("", ""), ("/", ""), ("ai", "/ai"), ("/ai/", "/ai"), ("/a/b/", "/a/b")])
 def test_a_root_path_has_a_leading_slash_and_no_trailing_one(value: str, path: str) -> None:
     assert load({"root_path": value}).root_path == path
