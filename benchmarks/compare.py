@@ -26,6 +26,7 @@ from benchmarks.results import Medians, Pair, Summary, pair, store
 from benchmarks.rival import RivalError
 from benchmarks.runs import run, warm_up
 from benchmarks.servers import llama_server, samovar, tune
+from gateway.cli.figures import figure
 from gateway.cli.launcher import LaunchError
 from gateway.config.other_load import BUSY
 
@@ -104,8 +105,8 @@ def lines(summary: Summary) -> Iterator[str]:
 def _figures(medians: Medians) -> str:
     first = " / ".join(f"{seconds:.2f}" for seconds in medians.first)
     return (
-        f"{medians.speed:6.1f} tok/s, first token {first} s, between tokens {medians.gap * 1000:.0f} ms "
-        f"(p99 {medians.gap_p99 * 1000:.0f}), {medians.cached:.0%} of prompts cached, "
+        f"{medians.speed:6.1f} tok/s, first token {first} s, between tokens {figure(medians.gap * 1000)} ms "
+        f"(p99 {figure(medians.gap_p99 * 1000)}), {medians.cached:.0%} of prompts cached, "
         f"client {medians.client:.1%} of a core"
     )
 

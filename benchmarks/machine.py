@@ -11,6 +11,7 @@ from typing import Final
 from engine import bandwidth
 from engine.stopwatch import Question
 from engine.tuning import Watch
+from gateway.cli.figures import figure
 from gateway.config.machine import processor, schedulable_cpus
 from gateway.models.catalogue import EMBEDDED, find
 
@@ -38,7 +39,7 @@ def processors() -> str:
 
 def machine() -> str:
     """Return cores, processor and memory bandwidth, as measured now: one processor's name stands for many machines."""
-    return f"{processors()}, {bandwidth(cores()) / 1e9:.0f} GB/s"
+    return f"{processors()}, {figure(bandwidth(cores()) / 1e9)} GB/s"
 
 
 def single_row(model: Path) -> float:

@@ -121,7 +121,7 @@ def _row(streams: int, summary: Summary, goal: float | None) -> str:
 
 def _cells(medians: Medians) -> list[str]:
     first = " / ".join(f"{seconds:.2f}" for seconds in medians.first)
-    return [f"{medians.speed:.1f}", f"{first} s", f"{medians.gap * 1000:.0f}, {medians.gap_p99 * 1000:.0f} ms"]
+    return [f"{medians.speed:.1f}", f"{first} s", f"{number(medians.gap * 1000)}, {number(medians.gap_p99 * 1000)} ms"]
 
 
 def _figures(figures: Sequence[Figure]) -> Iterator[str]:

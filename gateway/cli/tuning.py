@@ -42,7 +42,7 @@ TEXTS: Final = {
         "not saved: other processes kept {cores:.1f} cores busy meanwhile; measure again, or save with --force",
         "未保存：测量期间其他进程占用了 {cores:.1f} 个核心；请重新测量，或用 --force 保存",
     ),
-    "bandwidth": ("memory bandwidth: {rate:.0f} GB/s", "内存读取带宽：{rate:.0f} GB/s"),
+    "bandwidth": ("memory bandwidth: {rate} GB/s", "内存读取带宽：{rate} GB/s"),
     "measuring": ("measuring", "测量中"),
     "origin": ("{model} on {cores} cores, plan: {origin}", "{model}，{cores} 核，运行方案：{origin}"),
     "measured": ("measured", "实测"),
@@ -111,7 +111,7 @@ def run(settings: Settings, options: Namespace) -> int:
     origin = say(_origin(costs))
     console.print(say("origin", model=entry.name, cores=settings.cores, origin=origin), style="bold")
     if not options.show:
-        console.print(say("bandwidth", rate=bandwidth(settings.cores) / 1e9))
+        console.print(say("bandwidth", rate=figure(bandwidth(settings.cores) / 1e9)))
     _print(say, console, costs)
     if options.picture is not None:
         _draw(costs.model, f"{entry.name}, {settings.cores} cores", options.picture)

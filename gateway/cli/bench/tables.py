@@ -9,6 +9,7 @@ from typing import Final
 from gateway.cli.bench.measuring import LOAD_SHAPE
 from gateway.cli.bench.results import Answer, Latency, Load, Phase, Results, Sample, Start
 from gateway.cli.bench.writeup import CPU, LATENCY, MEMORY, START
+from gateway.cli.figures import figure
 from gateway.cli.language import Phrases
 
 MB: Final = 1e6
@@ -18,7 +19,7 @@ TEXTS: Final = {
         "{model} ({size:.0f} MB), {cores} cores of {processor}, {memory}; {versions}, {plan}; {date}",
         "{model}（{size:.0f} MB），{processor} 的 {cores} 个核心，{memory}；{versions}，{plan}；{date}",
     ),
-    "ram": ("{size:.0f} GB at {bandwidth:.0f} GB/s", "{size:.0f} GB 内存，读取带宽 {bandwidth:.0f} GB/s"),
+    "ram": ("{size:.0f} GB at {bandwidth} GB/s", "{size:.0f} GB 内存，读取带宽 {bandwidth} GB/s"),
     "planned": ("measured plan", "运行方案为本机实测"),
     "assumed": ("estimated plan, corrected with every step", "运行方案为估计，随每一步修正"),
     "busy": (
@@ -114,7 +115,7 @@ def conditions(results: Results, say: Phrases) -> str:
         size=conditions.file_bytes / MB,
         cores=conditions.cores,
         processor=conditions.processor,
-        memory=say("ram", size=conditions.memory_bytes / 1e9, bandwidth=conditions.bandwidth / 1e9),
+        memory=say("ram", size=conditions.memory_bytes / 1e9, bandwidth=figure(conditions.bandwidth / 1e9)),
         versions=f"samovar {conditions.samovar}, llama-cpp-python {conditions.llama_cpp_python}",
         plan=say("planned" if conditions.planned else "assumed"),
         date=conditions.date,
@@ -172,7 +173,7 @@ def _start(results: Results, say: Phrases) -> Table:
     ready = sum(START.values())
     theirs = {**START, "ready": ready, "asked": ready + LATENCY["first_token"][0]}
     rows = [
-        [say(name), results.start(part).text(1000), f"{1000 * theirs[name]:.0f}" if name in theirs else "–"]
+        [say(name), results.start(part).text(1000), figure(1000 * theirs[name]) if name in theirs else "–"]
         for name, part in parts.items()
     ]
     return Table(say("start"), [say("part"), say("here"), say("theirs")], rows)
