@@ -38,7 +38,7 @@ def routes(services: Services) -> list[BaseRoute]:
         stored = await services.sessions.stored_bytes(user.tenant)
         limits = principal_of(request).limits
         body: dict[str, Any] = {"object": "user", **described(total, now), "concurrency": limits.concurrency}
-        body |= allowance(services, user)
+        body |= allowance(services, total)
         body["storage"] = {"bytes": stored.get(user.tenant, 0), "limit": services.settings.user_storage}
         return JSONResponse(body, headers=PRIVATE)
 
@@ -56,11 +56,16 @@ def routes(services: Services) -> list[BaseRoute]:
 
 
 def allowance(services: Services, user: User) -> dict[str, Any]:
-    """Return the tokens of today, as far as they count against the daily allowance, and when the day ends."""
+    """Return what is left of the daily allowance, the tokens of today, and when the day ends.
+
+    `user` has the usage at all gateways, stored at most a second ago; what counts against the allowance is more recent
+    here, and less so at other gateways.
+    """
     today = services.registry.today
     used = today.used(user.tenant)
     left = None if user.tokens_per_day is None else max(0, user.tokens_per_day - used)
-    return {"tokens_today": used, "tokens_left_today": left, "day_ends_at": today.resets_at}
+    stored = described(user, services.clock())["tokens_today"]
+    return {"tokens_today": max(used, stored), "tokens_left_today": left, "day_ends_at": today.resets_at}
 
 
 def _user(services: Services, request: Request) -> User:

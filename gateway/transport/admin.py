@@ -24,6 +24,8 @@ from gateway.transport.account import PRIVATE, allowance
 from gateway.transport.bodies import Handler, S, json_body, query, with_errors
 
 ROOT: Final = "/v1/admin"
+OWN_GRACE: Final = 60
+"""Minimum seconds for which a replaced key works if it is the caller's: else this request would end without answer."""
 Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
 Weight = Annotated[float, Meta(ge=0.01, le=100)]
 Moment = Annotated[int, Meta(ge=0, lt=253_402_300_800)]
@@ -140,8 +142,11 @@ class AdminRoutes:
         """Replace a user's key and return the new one."""
         user, body = await self._find(request), await _body(request, KeyRotate)
         self._check_expiry(body.expires_at)
-        key = await self._users.rotate(user.name, grace=body.grace_seconds, expires_at=body.expires_at)
-        await self._done(request, "key rotated", user, grace_seconds=body.grace_seconds)
+        grace = body.grace_seconds
+        if user.tenant == principal_of(request).tenant:
+            grace = max(grace, OWN_GRACE)
+        key = await self._users.rotate(user.name, grace=grace, expires_at=body.expires_at)
+        await self._done(request, "key rotated", user, grace_seconds=grace)
         return await self._shown(user.tenant, key=key)
 
     async def revoke(self, request: Request) -> Response:

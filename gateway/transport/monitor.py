@@ -30,9 +30,10 @@ def routes(services: Services, history: History) -> list[BaseRoute]:
             waiting, running = requests.get(user.tenant, (0, 0))
             connections, plain = registry.by_user[user.tenant], described(user, services.clock())
             if waiting or running or connections or plain["requests_today"]:
-                shown = {name: plain[name] for name in ("name", "id", "requests_today", "tokens_per_day")}
-                live = {"waiting": waiting, "running": running, "connections": connections}
-                data.append({**shown, **live, "tokens_today": registry.today.used(user.tenant)})
+                shown = {
+                    name: plain[name] for name in ("name", "id", "requests_today", "tokens_today", "tokens_per_day")
+                }
+                data.append({**shown, "waiting": waiting, "running": running, "connections": connections})
         return JSONResponse({"object": "list", "data": data, "has_more": False}, headers=PRIVATE)
 
     return [

@@ -159,6 +159,14 @@ def test_an_admin_cannot_lock_the_own_key_out(office: Office) -> None:
     assert office.ask("POST", f"{ROOT}/users/{own}", json={}).status_code == 400  # names no limit
 
 
+def test_an_admin_replaces_the_own_key_and_receives_the_new_one(office: Office) -> None:
+    own = office.ask("GET", "/v1/me").json()["id"]
+    made = office.ask("POST", f"{ROOT}/users/{own}/rotate", json={})
+    assert made.status_code == 200
+    office.keys["boss"] = made.json()["key"]
+    assert office.ask("GET", f"{ROOT}/users").status_code == 200
+
+
 def test_usage_is_reported_by_user_and_day_and_to_each_user_only_the_own(office: Office) -> None:
     office.add("+dora")
     used = [office.say(user)["total_tokens"] for user in ("anna", "+dora")]
