@@ -153,11 +153,11 @@ async function watchLoading() {
   isLoading = responses.isWaiting && (await gateway.model())?.loaded === false;
 }
 
-function signedIn(key, options) {
+async function signedIn(key, options) {
   const before = keyring.key;
   keyring.store(key, options);
   if (before !== null && before !== key) {
-    library.clear();
+    await library.handOver(new Library(lasting, keyring.scope)).catch(() => {});
     return forget();
   }
   drafts.store(talk.conversation, ""); // it becomes a draft of the user

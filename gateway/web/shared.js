@@ -129,6 +129,22 @@ export class SharedLibrary {
     this.#deletions.clear();
   }
 
+  /**
+   * Removes everything of the user, who has signed in with another key, from this browser. What is only here goes along
+   * if the gateway shows that the user is the same, and otherwise stays where no other user sees it.
+   *
+   * @param {import("./library.js").Library} copies those of the new key
+   */
+  async handOver(copies) {
+    const onlyHere = this.#unshared();
+    const shared = this.#copies.list().filter(({ data }) => data.shared);
+    if (onlyHere.length === 0) return this.clear();
+    const isSame = shared.length > 0 && (await this.#gateway.turns(shared[0].id)).status === 200;
+    if (isSame) onlyHere.forEach((conversation) => copies.save(conversation));
+    for (const { id } of isSame ? [...shared, ...onlyHere] : shared) this.#copies.drop(id);
+    this.#drafts.clear();
+  }
+
   /** Number of conversations that would be lost by `clear`. */
   get unshared() {
     return this.#unshared().length;

@@ -32,6 +32,12 @@ def locked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 
 
 USERS = count()
+FILL = """() => {
+    for (let words = "x".repeat(1 << 20), number = 0; words !== ""; number += 1) {
+        try { localStorage.setItem(`other${number}`, words); } catch { words = words.slice(words.length / 2 + 0.5); }
+    }
+}"""
+"""Takes all room of the browser's storage."""
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -123,14 +129,15 @@ async def test_a_browser_without_space_loads_conversations_from_the_gateway_agai
     await ended(await ask(here, "Old?"))
     said = await turns_of(here)
     await here.get_by_test_id("new").click()
-    await here.evaluate("try { localStorage.setItem('other', 'x'.repeat(5_242_880 - 4_000)) } catch {}")
-    await ended(await ask(here, "y" * 1_200))
+    await here.evaluate(FILL)
+    await ended(await ask(here, "New?"))
     await expect(here.get_by_test_id("toast")).to_be_hidden()
     await expect(conversations(here)).to_have_count(2)
     await conversations(here).filter(has_text="Old").get_by_test_id("open").click()
     await expect(here.get_by_test_id("message").locator(".message-text")).to_have_text(said, timeout=SOON)
     await here.reload()
     await expect(conversations(here)).to_have_count(2, timeout=SOON)
+    await expect(here.get_by_test_id("message").locator(".message-text")).to_have_text(said, timeout=SOON)
 
 
 async def test_devices_stay_in_step_while_the_gateway_restarts_and_the_network_drops(

@@ -131,6 +131,21 @@ async def test_a_new_key_of_the_user_shows_the_same_conversations(browser: Brows
     await page.context.close()
 
 
+async def test_a_question_that_could_not_be_sent_survives_a_new_key(browser: Browser, locked: Locked) -> None:
+    page = await sign_in(browser, locked.gateway.url, locked.keys("add", "hugo"))
+    await ended(await ask(page, "Sent"), "done")
+    await page.get_by_test_id("new").click()
+    await page.route(re.compile("/v1/conversations"), lambda route: route.abort())
+    await ask(page, "Not sent yet")
+    key = locked.keys("rotate", "hugo")
+    await expect(page.get_by_test_id("sign-in")).to_be_visible(timeout=30_000)
+    await page.unroute(re.compile("/v1/conversations"))
+    await enter(page, key)
+    await connected(page)
+    await expect(conversations(page)).to_have_text([re.compile("Not sent yet"), re.compile("Sent")], timeout=30_000)
+    await page.context.close()
+
+
 async def test_sign_out_removes_everything_of_the_user_from_the_browser(browser: Browser, locked: Locked) -> None:
     page = await sign_in(browser, locked.gateway.url, locked.keys("add", "fred"))
     other = await page.context.new_page()

@@ -7,6 +7,7 @@ from typing import Any
 
 from playwright.async_api import Browser, Page, expect
 
+from tests.support.browsing import ANSWER_MS
 from tests.support.running import SAMOVAR, Gateway
 
 
@@ -37,6 +38,7 @@ async def connected(page: Page) -> None:
 async def sign_in(browser: Browser, url: str, key: str, **context: Any) -> Page:
     """Return the page of a user on a device of its own."""
     page = await (await browser.new_context(**context)).new_page()
+    page.set_default_timeout(ANSWER_MS)
     await page.goto(url)
     await enter(page, key)
     await connected(page)
