@@ -161,7 +161,8 @@ async def test_devices_stay_in_step_while_the_gateway_restarts_and_the_network_d
             await there.get_by_test_id("composer").press("Enter")
             wire.cut()
             wire.flow()
-            await expect(messages(here, "user")).to_have_count(4, timeout=ANSWER_MS)
+            # It was asked without knowing of the third question, and so is another version of it.
+            await expect(messages(here, "user").last).to_contain_text("Four?", timeout=ANSWER_MS)
             gateway.stop()
             await conversations(here).get_by_test_id("rename").click()
             await here.keyboard.type("Numbers")
@@ -172,11 +173,15 @@ async def test_devices_stay_in_step_while_the_gateway_restarts_and_the_network_d
                 await connected(page)
                 await ended(messages(page, "assistant").last)
             await ended(await ask(there, "Five?"))
-            await expect(messages(here, "user")).to_have_count(5, timeout=SOON)
+            await expect(messages(here, "user")).to_have_count(4, timeout=SOON)
             await ended(messages(here, "assistant").last)
             await in_step(here, there)
             asked = messages(there, "user").locator(".message-text")
-            assert sorted(await asked.all_inner_texts()) == ["Five?", "Four?", "One?", "Three?", "Two?"]
+            await expect(asked).to_have_text(["One?", "Two?", "Four?", "Five?"])
+            await there.locator('[data-testid="back"]:visible').click()
+            for page in (here, there):
+                asked = messages(page, "user").locator(".message-text")
+                await expect(asked).to_have_text(["One?", "Two?", "Three?"], timeout=SOON)
             for page in (here, there):
                 await page.context.close()
 
