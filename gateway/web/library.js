@@ -87,6 +87,7 @@ export class Library {
     const stored = this.#read(this.#prefix + conversation.id);
     if (stored !== null) conversation.merge(stored);
     this.#write(conversation.data);
+    if (keysOf(this.storage, this.#prefix).length <= MAX_CONVERSATIONS) return; // the list would be read for each change
     for (const old of this.list().slice(MAX_CONVERSATIONS)) if (this.#isReplaceable(old)) this.#evict(old);
   }
 

@@ -57,6 +57,12 @@ def at_gateway(locked: Locked, key: str) -> list[dict[str, Any]]:
     return list(found["data"])
 
 
+def turns_at_gateway(locked: Locked, key: str) -> list[int]:
+    """The number of turns of each of the user's conversations."""
+    paths = [f"/v1/conversations/{conversation['id']}" for conversation in at_gateway(locked, key)]
+    return [len(locked.gateway.get(path, Authorization=f"Bearer {key}").json()["turns"]) for path in paths]
+
+
 async def test_conversations_are_imported_once_with_all_branches(browser: Browser, locked: Locked) -> None:
     key = locked.keys("add", "anna")
     page = await bring(browser, locked.gateway.url, 3)
@@ -98,7 +104,7 @@ async def test_an_interrupted_import_continues_without_duplicates(browser: Brows
         """Lose the answer to the second import of turns."""
         sent.append(route.request.url)
         if len(sent) == 2:
-            path, body = urlsplit(route.request.url).path, route.request.post_data_json
+            path, body = urlsplit(route.request.url).path, route.request.post_data_json or {}
             await asyncio.to_thread(locked.gateway.post, path, body, Authorization=f"Bearer {key}")
             await route.abort()
             lost.append(path)
@@ -112,11 +118,7 @@ async def test_an_interrupted_import_continues_without_duplicates(browser: Brows
     await page.reload()
     await connected(page)
     await expect_soon(page, lambda: len(at_gateway(locked, key)) == 3)
-    for conversation in at_gateway(locked, key):
-        path = f"/v1/conversations/{conversation['id']}"
-        await expect_soon(
-            page, lambda path=path: len(locked.gateway.get(path, Authorization=f"Bearer {key}").json()["turns"]) == 3
-        )
+    await expect_soon(page, lambda: turns_at_gateway(locked, key) == [3, 3, 3])
     await page.context.close()
 
 
