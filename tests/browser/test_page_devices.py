@@ -13,7 +13,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from gateway.cli.launcher import free_port
-from tests.support.browsing import ANSWER_MS, Wire, ask, conversations, ended, messages
+from tests.support.browsing import ANSWER_MS, Wire, ask, conversations, ended, first_words_shown, messages
 from tests.support.running import Gateway
 from tests.support.signing_in import Locked, connected, sign_in
 
@@ -62,7 +62,7 @@ async def open_devices(browser: Browser, locked: Locked) -> AsyncIterator[OpenDe
 
 async def turns_of(page: Page) -> list[str]:
     """What is said in the open conversation."""
-    return await page.get_by_test_id("message").locator(".message-text").all_inner_texts()
+    return await page.get_by_test_id("message").locator(".message-text").all_text_contents()
 
 
 async def in_step(here: Page, there: Page) -> None:
@@ -88,7 +88,7 @@ async def test_a_second_device_shows_the_list_the_turns_and_what_is_added(open_d
     await expect(conversations(there)).to_have_text([re.compile("Something"), re.compile("Tea")], timeout=SOON)
 
 
-async def test_an_answer_is_shown_on_all_devices_while_it_grows_and_can_be_stopped_on_any(
+async def test_an_answer_is_shown_on_all_devices_while_it_grows(
     browser: Browser, tmp_path: Path, tiny_model: Path
 ) -> None:
     with Gateway(tmp_path / "long", model=tiny_model, context=4096, max_output_tokens=3_000) as gateway:
@@ -97,9 +97,9 @@ async def test_an_answer_is_shown_on_all_devices_while_it_grows_and_can_be_stopp
         here, there = [await sign_in(browser, gateway.url, key) for _ in range(2)]
         await ask(here, "A story")
         await conversations(there).get_by_test_id("open").click()
-        await there.get_by_test_id("stop").click()
+        await first_words_shown(there)
         for page in (here, there):
-            await ended(messages(page, "assistant"), "cancelled")
+            await ended(messages(page, "assistant"))
         await in_step(here, there)
         for page in (here, there):
             await page.context.close()
