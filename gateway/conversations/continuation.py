@@ -11,6 +11,7 @@ from gateway.errors import InvalidRequestError
 from gateway.protocol.requests import ResponseCreate, convert
 
 ConversationId = Annotated[str, Meta(min_length=1, max_length=256)]
+TurnKey = Annotated[str, Meta(max_length=64)]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -19,6 +20,8 @@ class Target(msgspec.Struct, frozen=True):
     id: ConversationId
     after: str | UnsetType | None = UNSET
     """The response to continue, null for a new first turn; by default the conversation's head."""
+    key: TurnKey = ""
+    """The client's own name of the new turn."""
 
 
 class _Field(msgspec.Struct, frozen=True):

@@ -31,11 +31,17 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     """Number of items that it has added itself; 0 until it has ended."""
     at: int
     """When it began, in milliseconds since the epoch."""
+    key: str = ""
+    """The client's own name of the turn, by which it recognizes a request that it has repeated."""
 
     @property
     def end(self) -> int | None:
         """Number of items in its record; None until it has ended."""
         return self.start + self.size if self.size else None
+
+    def body(self) -> dict[str, Any]:
+        """Return the turn in the format of the API."""
+        return {"id": self.id, "previous_response_id": self.previous, **({"key": self.key} if self.key else {})}
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +131,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
         }
         if whole:
             shown["draft"] = self.draft
-            shown["turns"] = [{"id": entry.id, "previous_response_id": entry.previous} for entry in self.entries]
+            shown["turns"] = [entry.body() for entry in self.entries]
         return shown
 
 

@@ -42,13 +42,19 @@ class Conversations:
         self._documents.merge = _merge
         self._documents.on_change = self._changed
 
-    async def create(self, tenant: str, *, metadata: dict[str, str], id_: str | None = None) -> Conversation | None:
-        """Create a conversation, or return the one with this id; None if that was deleted."""
+    async def create(
+        self, tenant: str, *, metadata: dict[str, str], id_: str | None = None, created_at: int | None = None
+    ) -> Conversation | None:
+        """Create a conversation, or return the one with this id; None if that was deleted.
+
+        `created_at` is in milliseconds since the epoch; by default it is now.
+        """
         now = self.now()
+        created_at = now if created_at is None else min(created_at, now)
         new = Conversation(
             id=id_ or f"{PREFIX}_{secrets.token_hex(16)}",
-            created_at=now,
-            updated_at=now,
+            created_at=created_at,
+            updated_at=created_at,
             metadata=metadata,
             metadata_at=now,
         )
@@ -106,6 +112,16 @@ class Conversations:
         return await self._edit(
             tenant, id_, lambda conversation: None if conversation is None else conversation.with_entry(entry, now=now)
         )
+
+    async def import_turn(self, tenant: str, id_: str, entry: Entry) -> Conversation | None:
+        """Add an earlier turn, at whose time the conversation changed. Return None if there is no conversation."""
+
+        def change(conversation: Conversation | None) -> Conversation | None:
+            if conversation is None:
+                return None
+            return conversation.with_entry(entry, now=max(conversation.updated_at, min(entry.at, self.now())))
+
+        return await self._edit(tenant, id_, change)
 
     async def delete(self, tenant: str, id_: str) -> list[str] | None:
         """Delete a conversation; return its turns, which the caller deletes, or None if there is none."""

@@ -86,7 +86,8 @@ class ConversationTurns:
             return
         record = running.record
         start = max(0, record.input - len(request.items))
-        entry = Entry(running.id, request.previous_response_id, start, 0, self._conversations.now())
+        now, key = self._conversations.now(), request.conversation.key
+        entry = Entry(running.id, request.previous_response_id, start, 0, now, key)
         try:
             added = await self._conversations.put_turn(running.principal.tenant, request.conversation.id, entry)
         except StoreError as error:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.auth.principal import principal_of
+from gateway.conversations.continuation import TurnKey
 from gateway.conversations.conversation import MAX_DRAFT, MAX_TURNS, Conversation
 from gateway.conversations.search import MAX_QUERY
 from gateway.errors import (
@@ -22,14 +23,17 @@ from gateway.errors import (
 )
 from gateway.protocol.hints import HEADER, Hints
 from gateway.protocol.items import Item, page
-from gateway.protocol.requests import Key64, ResponseCreate, Text512, convert, read
+from gateway.protocol.requests import ItemReference, Key64, ResponseCreate, Text512, convert, read
 from gateway.responses.conversations import check_has_conversations
-from gateway.responses.imports import add_items, adopt_responses
+from gateway.responses.imports import EarlierTurn, add_items, adopt_responses, import_turns
 from gateway.responses.registry import Responses
+from gateway.responses.turn_list import list_turns
 from gateway.transport.bodies import S, json_body, query, with_errors
 
 ROOT: Final = "/v1/conversations"
 NewId = Annotated[str, Meta(pattern="^conv_[0-9a-f]{32}$", max_length=37)]
+ResponseId = Annotated[str, Meta(pattern="^resp_[0-9a-f]{32}$", max_length=37)]
+Seconds = Annotated[float, Meta(ge=0, le=1e11)]
 Metadata = Annotated[dict[Key64, Text512], Meta(max_length=16)]
 
 
@@ -40,6 +44,7 @@ class ConversationCreate(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Metadata | None = None
     items: list[Any] | None = None
     responses: Annotated[list[str], Meta(max_length=MAX_TURNS)] | None = None
+    created_at: Seconds | None = None
 
 
 class ConversationUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +59,22 @@ class ItemsCreate(msgspec.Struct, frozen=True, kw_only=True):
     """The body of `POST /v1/conversations/{id}/items`."""
 
     items: list[Any]
+
+
+class TurnCreate(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn in the body of `POST /v1/conversations/{id}/turns`."""
+
+    id: ResponseId
+    previous_response_id: ResponseId | None = None
+    items: list[Any]
+    key: TurnKey = ""
+    created_at: Seconds | None = None
+
+
+class TurnsCreate(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/conversations/{id}/turns`."""
+
+    turns: Annotated[list[TurnCreate], Meta(min_length=1, max_length=MAX_TURNS)]
 
 
 class ConversationList(msgspec.Struct, frozen=True):
@@ -91,6 +112,8 @@ def routes(responses: Responses) -> list[BaseRoute]:
         Route(one, with_errors(served.retrieve), methods=["GET"]),
         Route(one, with_errors(served.update), methods=["POST"]),
         Route(one, with_errors(served.delete), methods=["DELETE"]),
+        Route(f"{one}/turns", with_errors(served.turns), methods=["GET"]),
+        Route(f"{one}/turns", with_errors(served.create_turns), methods=["POST"]),
         Route(f"{one}/items", with_errors(served.items), methods=["GET"]),
         Route(f"{one}/items", with_errors(served.create_items), methods=["POST"]),
         Route(f"{one}/items/{{item}}", with_errors(served.retrieve_item), methods=["GET"]),
@@ -103,6 +126,7 @@ class ConversationRoutes:
 
     def __init__(self, responses: Responses) -> None:
         """Serve the conversations to which `responses` belong."""
+        self._responses = responses
         self._services = responses.services
         self._conversations = responses.services.conversations
         self._turns = responses.turns
@@ -113,7 +137,12 @@ class ConversationRoutes:
         check_has_conversations(principal)
         create, hints = await self._body(request, ConversationCreate)
         added = self._items(create.items) if create.items else None
-        conversation = await self._conversations.create(principal.tenant, metadata=create.metadata or {}, id_=create.id)
+        conversation = await self._conversations.create(
+            principal.tenant,
+            metadata=create.metadata or {},
+            id_=create.id,
+            created_at=_milliseconds(create.created_at),
+        )
         if conversation is None:
             raise ConversationNotFoundError(create.id or "")
         if not conversation.entries:  # one that existed is returned as it is
@@ -176,6 +205,27 @@ class ConversationRoutes:
         await self._turns.delete(principal_of(request), id_)
         return JSONResponse({"id": id_, "object": "conversation.deleted", "deleted": True})
 
+    async def turns(self, request: Request) -> Response:
+        """Return all turns of all branches, with their items."""
+        conversation = await self._get(request)
+        turns = await list_turns(self._responses, principal_of(request), conversation)
+        return JSONResponse({"object": "list", "conversation": conversation.body(), "data": turns})
+
+    async def create_turns(self, request: Request) -> Response:
+        """Add turns of which the client has stored the texts."""
+        body, hints = await self._body(request, TurnsCreate)
+        turns = [
+            EarlierTurn(
+                turn.id, turn.previous_response_id, self._items(turn.items), turn.key, _milliseconds(turn.created_at)
+            )
+            for turn in body.turns
+        ]
+        if any(isinstance(item, ItemReference) for turn in turns for item in turn.request.items):
+            raise InvalidRequestError("turns: a reference is no item; send the item itself", param="turns")
+        conversation = await self._get(request)
+        changed = await import_turns(self._services, principal_of(request).tenant, conversation, turns)
+        return _json(changed.body(), hints)
+
     async def items(self, request: Request) -> Response:
         """Return a page of the items up to the head, or up to another response."""
         params, conversation = query(request, ItemList), await self._get(request)
@@ -232,6 +282,10 @@ class ConversationRoutes:
         )
         assert isinstance(message, ResponseCreate)  # noqa: S101 - for the type checker
         return message
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)
 
 
 def _json(body: dict[str, Any], ignored: Sequence[str]) -> Response:

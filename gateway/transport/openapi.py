@@ -29,6 +29,7 @@ from gateway.transport.conversations import (
     ItemList,
     ItemsCreate,
     Search,
+    TurnsCreate,
 )
 from gateway.transport.dialects import MESSAGES, REQUEST_ID
 from gateway.transport.http import List, Retrieve
@@ -43,12 +44,16 @@ SSE: Final = "text/event-stream"
 STREAMABLE: Final = {"stream": {"type": ["boolean", "null"], "description": "whether to send server-sent events"}}
 CONVERSATION_FIELD: Final = {
     "conversation": {
-        "description": "the conversation to continue: its id, or an object with `id` and `after`",
+        "description": "the conversation to continue: its id, or an object with `id`, `after` and `key`",
         "anyOf": [
             {"type": "string", "minLength": 1},
             {
                 "type": "object",
-                "properties": {"id": {"type": "string", "minLength": 1}, "after": {"type": ["string", "null"]}},
+                "properties": {
+                    "id": {"type": "string", "minLength": 1},
+                    "after": {"type": ["string", "null"]},
+                    "key": {"type": "string", "maxLength": 64},
+                },
                 "required": ["id"],
             },
             {"type": "null"},
@@ -57,7 +62,7 @@ CONVERSATION_FIELD: Final = {
 }
 BODIES: Final = (
     *(ResponseCreate, ChatCreate, TextCreate, MessagesCreate, TokenizeCreate, DetokenizeCreate, EmbeddingsCreate),
-    *(ChatFields, GenerateFields, ShowFields, ConversationCreate, ConversationUpdate, ItemsCreate),
+    *(ChatFields, GenerateFields, ShowFields, ConversationCreate, ConversationUpdate, ItemsCreate, TurnsCreate),
     *(admin.UserCreate, admin.LimitsUpdate, admin.KeyRotate),
 )
 _ID: Final = {
@@ -175,6 +180,10 @@ def _conversation_paths() -> Json:
             "get": _operation("Get a conversation", _ok("Conversation"), _CONVERSATION),
             "post": _operation("Change a conversation", _ok("Conversation"), _CONVERSATION, body="ConversationUpdate"),
             "delete": _operation("Delete a conversation and its responses", _ok("Deleted"), _CONVERSATION),
+        },
+        f"{one}/turns": {
+            "get": _operation("List a conversation's turns with their items", _ok("Turns"), _CONVERSATION),
+            "post": _operation("Add earlier turns", _ok("Conversation"), _CONVERSATION, body="TurnsCreate"),
         },
         f"{one}/items": {
             "get": _operation("List a conversation's items", _ok("Items"), _CONVERSATION, *_query(ItemList)),
@@ -371,6 +380,9 @@ def _response_schemas() -> Json:
         "Item": _object(id=text, type=text),
         "Conversation": _object(
             id=text, object={"const": "conversation"}, created_at=whole, metadata={"type": "object"}
+        ),
+        "Turns": _object(
+            object={"const": "list"}, conversation={"$ref": f"{REFERENCE}Conversation"}, data=_list(_object(id=text))
         ),
         "Conversations": _object(
             object={"const": "list"}, data=_list({"$ref": f"{REFERENCE}Conversation"}), has_more={"type": "boolean"}

@@ -22,6 +22,8 @@ import { Responses } from "./responses.js";
 import { Retry } from "./retry.js";
 import { Route } from "./route.js";
 import { Shelf } from "./shelf.js";
+import { Search } from "./search.js";
+import { SharedLibrary } from "./shared.js";
 import { SignIn } from "./signin.js";
 import { Connection, socketAddress } from "./socket.js";
 import { STALE_MS, Talk } from "./talk.js";
@@ -54,11 +56,9 @@ const windowName = own.getItem(WINDOW);
 const lasting = storageOf("localStorage");
 const keyring = new Keyring(lasting, own);
 const gateway = new Gateway(() => keyring.key);
-let library = new Library(lasting, keyring.scope, lost);
-let drafts = new Drafts(lasting, keyring.scope);
 const me = new Me(catalogue, find("me"), () => keyring.key);
 const toast = new Toast(find("toast"));
-const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES);
+const responses = new Responses((request) => connection.send(request), phaseChanged, () => performance.now(), LANES, (conversation) => library.isReady(conversation));
 const announcer = new Announcer(catalogue, find("announcer"));
 const talk = new Talk(catalogue, log, new Follower(find("scroll"), find("newest")), announcer, responses, windowName, new Peers(windowName), () => isLoading, changed);
 const queue = new Queue(catalogue, find("queued"), takeBack);
@@ -85,18 +85,22 @@ new Files(catalogue, find("attach"), find("files"), {
   refused: (words) => toast.tell(words),
   read: (file) => documents.read(file),
 });
+new Search(catalogue, find("search"), find("conversations"), find("found"), {
+  search: (words, after) => gateway.search(words, after),
+  open: openFound,
+});
 const ahead = new Ahead((request) => connection.send(request));
 const titles = new Titles(catalogue, (request) => connection.send(request), titled);
 const signIn = new SignIn(catalogue, find("sign-in"), (key) => gateway.accepts(key), signedIn);
 const connection = new Connection(socketAddress("v1/responses", document.baseURI), {
   state: connectionChanged,
-  event: (event) => ahead.receive(event) || titles.receive(event) || responses.receive(event),
+  event: (event) => ahead.receive(event) || titles.receive(event) || library.receive(event) || responses.receive(event),
   protocols: () => keyring.protocols,
   allowed: async () => (await gateway.accepts(keyring.key)) !== false,
 });
 const tools = new Tools(catalogue, find("menu"), lasting, {
   conversation: () => talk.conversation,
-  conversations: () => library.list(),
+  conversations: () => library.all(),
   changed: optionsChanged,
   isDeleted: (id) => library.isDeleted(id),
   imported,
@@ -111,12 +115,38 @@ const removed = new Set(); // ids of deleted conversations, whose answers may st
 const reported = new Set(); // kinds of loss that the user knows of
 let saving = 0;
 let draftTimer = 0;
+let isLeaving = false; // whether the page is about to forget its user
+let drafts;
+let library = makeLibrary();
+
+/** Returns the conversations of the user: at the gateway with a key, otherwise in this browser. */
+function makeLibrary() {
+  const stored = new Library(lasting, keyring.scope, lost);
+  drafts = new Drafts(lasting, keyring.scope);
+  if (keyring.key === null) return stored;
+  return new SharedLibrary(stored, drafts, gateway, {
+    send: (request) => connection.send(request),
+    live,
+    shown: () => talk.conversation.id,
+    isRunning: (turn) => responses.phaseOf(turn) !== null,
+    listed: showShelf,
+    merged,
+    gone,
+    settle: () => drafts.store(talk.conversation, composer.text),
+    drafted: (conversation) => conversation.id === talk.conversation.id && composer.write(drafts.of(conversation)),
+    missing: (conversation) => conversation.id === talk.conversation.id && toast.tell(text(catalogue, "missing")),
+    ready: () => responses.proceed(),
+    moving: showKept,
+  });
+}
 
 function connectionChanged(state, pause) {
   if (state === "open") {
     wasOpen = true;
     signIn.close();
     responses.connected();
+    library.connected();
+    showKept();
     loadServerInfo();
     me.refresh();
   } else if (state === "waiting") {
@@ -153,14 +183,16 @@ async function watchLoading() {
   isLoading = responses.isWaiting && (await gateway.model())?.loaded === false;
 }
 
-function signedIn(key, options) {
+async function signedIn(key, options) {
   const before = keyring.key;
   keyring.store(key, options);
-  if (before !== null && before !== key) return forget();
+  if (before !== null && before !== key) {
+    await library.handOver(new Library(lasting, keyring.scope)).catch(() => {});
+    return forget();
+  }
   drafts.store(talk.conversation, ""); // it becomes a draft of the user
-  library = new Library(lasting, keyring.scope, lost);
-  drafts = new Drafts(lasting, keyring.scope);
-  library.adopt();
+  new Library(lasting, keyring.scope).adopt();
+  library = makeLibrary();
   find("sign-out").hidden = false;
   connection.restart();
   startConversation();
@@ -168,14 +200,17 @@ function signedIn(key, options) {
 
 function signOut() {
   saveEverything();
+  if (library.unshared > 0 && !confirm(text(catalogue, "signOutLoses", { count: library.unshared }))) return;
   toast.hide(); // completes a deletion while the key is still there
   own.removeItem(OPEN);
+  library.clear();
   keyring.clear();
   forget();
 }
 
 /** Reloads the page, so that nothing of a user stays in memory or in view for the next one. */
 function forget() {
+  isLeaving = true;
   connection.close();
   route.show(null, true);
   location.reload();
@@ -191,6 +226,22 @@ function phaseChanged(turn, phase, conversation) {
   titles.ended(turn, conversation);
   askNext(turn, conversation);
   me.refresh();
+  if (turn.unfollowed) library.refresh(conversation);
+}
+
+/** Shows turns of a conversation that have come from the gateway, and receives running answers among them. */
+function merged(conversation) {
+  continueInterrupted(conversation);
+  if (conversation.id === talk.conversation.id) talk.refresh();
+  showShelf();
+}
+
+/** Processes the deletion of a conversation on another device. */
+function gone(conversation) {
+  removed.add(conversation.id);
+  unsaved.delete(conversation.id);
+  if (conversation.id === talk.conversation.id) leaveDeleted(conversation);
+  else responses.running(conversation).forEach((turn) => responses.stop(turn));
 }
 
 /** Sends the next queued message after an answer; after one that has failed or was stopped, it becomes a draft again. */
@@ -206,14 +257,28 @@ function askNext(turn, conversation) {
 }
 
 function changed(edited) {
-  own.setItem(OPEN, talk.conversation.id);
+  own.setItem(OPEN, isNew() ? "" : talk.conversation.id);
   if (edited) route.show(talk.conversation.id, true);
   if (edited) saveSoon(talk.conversation, 0);
-  hello.hidden = !talk.isEmpty;
-  document.body.dataset.empty = String(talk.isEmpty);
+  hello.hidden = !isNew();
+  document.body.dataset.empty = String(isNew());
   showGenerated();
   showBusy();
   showShelf();
+}
+
+/** Whether the open conversation is one that is stored nowhere yet. */
+function isNew() {
+  return talk.isEmpty && !talk.conversation.data.shared;
+}
+
+/** Says where the conversations are, if that is only in this browser; `moving` is the progress of their import. */
+function showKept(moving = null) {
+  const isOnlyHere = keyring.key === null;
+  find("kept").hidden = !isOnlyHere && moving === null;
+  find("search").hidden = isOnlyHere; // the gateway searches
+  if (isOnlyHere) find("kept").textContent = text(catalogue, "keptHere");
+  else if (moving !== null) find("kept").textContent = text(catalogue, moving.failed > 0 ? "notMoved" : "moving", moving);
 }
 
 /** Shows below the answers that they need checking. */
@@ -258,10 +323,13 @@ function saveAll() {
   showShelf();
 }
 
-/** Returns the conversation of this id: the same object that a running answer writes into, if there is one. */
+/** Returns the object of a conversation that is open or that a running answer writes into; null if there is none. */
+function live(id) {
+  return id === talk.conversation.id ? talk.conversation : responses.conversation(id);
+}
+
 function load(id) {
-  if (id === talk.conversation.id) return talk.conversation;
-  return responses.conversation(id) ?? library.open(id);
+  return live(id) ?? library.open(id);
 }
 
 function open(id) {
@@ -272,22 +340,36 @@ function open(id) {
   if (talk.running.length === 0) ahead.opened(conversation);
 }
 
+/** Opens a conversation at the turn of a response. */
+async function openFound(id, response) {
+  open(id);
+  const { conversation } = talk;
+  if (response === null || conversation.id !== id) return;
+  await library.refresh(conversation);
+  const turn = conversation.turns.findLast(({ entry }) => entry === response);
+  if (turn === undefined || talk.conversation !== conversation) return;
+  conversation.chooseBranch(turn);
+  talk.showTurn(turn);
+}
+
 /** Shows a conversation, with its draft. */
 function show(conversation) {
   saveDraft();
   talk.open(conversation);
   queue.show(conversation);
   composer.write(drafts.of(conversation));
-  route.show(talk.isEmpty ? null : conversation.id);
+  route.show(isNew() ? null : conversation.id);
   shelf.uncover();
   composer.focus();
 }
 
-/** Resumes the answers that this window was waiting for when it was reloaded. */
+/** Resumes the answers that this window was waiting for when it was reloaded, and follows those of other devices. */
 function continueInterrupted(conversation) {
   for (const turn of conversation.turns) {
-    if (turn.state !== "open" || responses.phaseOf(turn) !== null || turn.window !== windowName) continue;
-    if (Date.now() - turn.at < STALE_MS) responses.ask(turn, conversation);
+    if (turn.state !== "open" || responses.phaseOf(turn) !== null) continue;
+    if (turn.window !== windowName) {
+      if (turn.entry && !turn.unfollowed) responses.follow(turn, conversation);
+    } else if (Date.now() - turn.at < STALE_MS) responses.ask(turn, conversation);
     else turn.state = "cancelled";
   }
 }
@@ -331,7 +413,8 @@ function remove(id) {
   };
   const passed = () => {
     drafts.store(conversation, "");
-    gateway.deleteResponses(conversation.responses);
+    library.forget(conversation);
+    if (!conversation.data.shared) gateway.deleteResponses(conversation.responses);
   };
   toast.show(text(catalogue, "removed"), text(catalogue, "undo"), undo, passed);
 }
@@ -353,7 +436,7 @@ function optionsChanged(conversation) {
 
 function imported(found) {
   saveEverything();
-  found.forEach((data) => library.save(new Conversation(data)));
+  library.add(found.map((data) => new Conversation(data)));
   const stored = library.open(talk.conversation.id);
   if (stored !== null) talk.merge(stored.data);
   showShelf();
@@ -373,12 +456,14 @@ function submit() {
 function draftChanged() {
   clearTimeout(draftTimer);
   draftTimer = setTimeout(saveDraft, DRAFT_MS);
+  library.typed();
   ahead.draftChanged(talk.conversation, composer.text);
 }
 
 function saveDraft() {
   clearTimeout(draftTimer);
   drafts.store(talk.conversation, composer.text);
+  library.draftSaved(talk.conversation);
 }
 
 function takeBack(words) {
@@ -398,6 +483,7 @@ function takeAllBack(conversation) {
 
 /** Saves everything that is not yet in the storage: the page may be about to go. */
 function saveEverything() {
+  if (isLeaving) return;
   saveDraft();
   queue.conversations.forEach(takeAllBack);
   saveAll();

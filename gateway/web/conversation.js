@@ -4,6 +4,9 @@
  *
  * A turn is `{id, parent, question, answer, state, at, …}`. `state` is `open` until the turn ends as `done`, `cancelled`
  * or `failed`; `responseId` is the server's id; `usage`, `rate`, `reason` and `error` describe the result.
+ *
+ * A conversation that is stored at the gateway is `shared`, with the gateway's `metadata`, `head` and `draft` as they were
+ * last seen. `entry` is the gateway's id of a turn in it, and the turn's own id is its `key` there.
  */
 
 const ROOT = "";
@@ -13,9 +16,14 @@ const TITLE_LENGTH = 60;
 const WHOLE_CHARACTERS = 200_000;
 const WHOLE_MESSAGES = 1_000;
 
-/** Returns a unique id; `crypto.randomUUID` does not exist over plain http. */
-export function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+/** Returns a unique id in hexadecimal digits; `crypto.randomUUID` does not exist over plain http. */
+export function newId(bytes = 12) {
+  return Array.from(crypto.getRandomValues(new Uint8Array(bytes)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Returns a new id of a conversation in the gateway's form. */
+export function newConversationId() {
+  return `conv_${newId(16)}`;
 }
 
 /** Whether a turn has at least a partial answer that a follow-up can build on. */
@@ -23,14 +31,14 @@ function isAnswered(turn) {
   return turn.state === "done" || turn.answer !== "";
 }
 
-/** Whether the server has stored this turn: it does not store failed ones. */
+/** Whether the server can continue this turn. */
 function isStored(turn) {
   return Boolean(turn.responseId) && (turn.state === "done" || turn.state === "cancelled");
 }
 
 export class Conversation {
   /** @param {object} data of a stored conversation; default: a new conversation */
-  constructor(data = { id: newId(), title: "", changed: Date.now(), turns: {}, chosen: {} }) {
+  constructor(data = { id: newConversationId(), title: "", changed: Date.now(), turns: {}, chosen: {} }) {
     this.data = data;
   }
 
@@ -87,6 +95,17 @@ export class Conversation {
     this.data.chosen[turn.parent ?? ROOT] = turn.id;
   }
 
+  /** Selects this turn for the user, who sees the same branch on other devices. */
+  step(turn) {
+    this.choose(turn);
+    this.data.stepped = true;
+  }
+
+  /** Selects the branch that leads to this turn. */
+  chooseBranch(turn) {
+    for (let on = turn; on !== undefined; on = this.#find(on.parent)) this.choose(on);
+  }
+
   /** Updates the time of the last change; the list shows the newest first. */
   touch() {
     this.data.changed = Date.now();
@@ -106,7 +125,9 @@ export class Conversation {
       if (own === undefined) return true;
       return own.state === "open" && (turn.state !== "open" || (follow && turn.answer.length > own.answer.length));
     };
-    const newer = Object.values(data.turns).filter((turn) => isNewer(this.data.turns[turn.id], turn));
+    // The gateway's copy decides about the other turns of a shared conversation.
+    const isOnlyHere = (turn) => !this.data.shared || (!turn.entry && !turn.responseId);
+    const newer = Object.values(data.turns).filter((turn) => isOnlyHere(turn) && isNewer(this.data.turns[turn.id], turn));
     for (const turn of newer) {
       const added = this.data.turns[turn.id] === undefined;
       this.data.turns[turn.id] = { ...this.data.turns[turn.id], ...turn };
@@ -123,9 +144,11 @@ export class Conversation {
   request(turn, whole = false) {
     const before = this.#before(turn);
     const last = before.at(-1);
-    if (last === undefined) return { input: turn.question };
-    if (isStored(last) && !whole) return { input: turn.question, previous_response_id: last.responseId };
-    return { input: [...history(before), { role: "user", content: turn.question }] };
+    const previous = last !== undefined && isStored(last) && !whole ? last.responseId : null;
+    const isFirst = last === undefined || previous !== null;
+    const input = isFirst ? turn.question : [...history(before), { role: "user", content: turn.question }];
+    if (this.data.shared) return { input, conversation: { id: this.id, after: previous, key: turn.id } };
+    return { input, ...(previous !== null && { previous_response_id: previous }) };
   }
 
   /** Returns a request that prepares the displayed turns and the draft `words`; null if there are none. */
@@ -171,7 +194,7 @@ function history(turns) {
 }
 
 /** Returns the beginning of a question, in one line and in whole characters. */
-function titleOf(question) {
+export function titleOf(question) {
   const line = question.replace(/\s+/g, " ").trim();
   const letters = Array.from(line);
   return letters.length > TITLE_LENGTH ? `${letters.slice(0, TITLE_LENGTH).join("").trimEnd()}…` : line;

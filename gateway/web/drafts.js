@@ -1,5 +1,7 @@
 /** Unsent messages, one per conversation, in the browser's storage. */
 
+import { keysOf } from "./library.js";
+
 const PREFIX = "samovar.draft.";
 const NEW = "new"; // instead of the id of a conversation without messages, which is not stored
 const MAX_CHARACTERS = 200_000;
@@ -30,7 +32,13 @@ export class Drafts {
     }
   }
 
+  /** Removes all drafts of the user. */
+  clear() {
+    for (const key of keysOf(this.#storage, this.#prefix)) this.#storage.removeItem(key);
+  }
+
   #key(conversation) {
-    return this.#prefix + (conversation.turns.length === 0 ? NEW : conversation.id);
+    const isNew = conversation.turns.length === 0 && !conversation.data.shared;
+    return this.#prefix + (isNew ? NEW : conversation.id);
   }
 }

@@ -1,6 +1,6 @@
 /** Conversations as files: Markdown to read, and JSON to read in again. Loaded when it is used for the first time. */
 
-import { newId } from "./conversation.js";
+import { newConversationId } from "./conversation.js";
 import { text } from "./i18n.js";
 import { checkedOptions, optionsOf } from "./options.js";
 import { splitThoughts } from "./thoughts.js";
@@ -43,7 +43,7 @@ export function fromJson(words, isDeleted) {
   if (content?.format !== FORMAT || content.version !== VERSION || !Array.isArray(content.conversations)) return null;
   const found = content.conversations.filter(isConversation).map(portable);
   if (found.length !== content.conversations.length) return null;
-  return found.map((data) => (isDeleted(data.id) ? { ...data, id: newId() } : data));
+  return found.map((data) => (isDeleted(data.id) ? { ...data, id: newConversationId() } : data));
 }
 
 /** Returns the name of the file for a conversation, without characters that file systems forbid. */

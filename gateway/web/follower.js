@@ -38,6 +38,13 @@ export class Follower {
     this.grown();
   }
 
+  /** Scrolls to an element, and stays there. */
+  lookAt(element) {
+    this.#following = false;
+    element?.scrollIntoView();
+    this.#show();
+  }
+
   /** Does some work that replaces the log without moving what the user reads. */
   keepPlace(work) {
     const { scrollTop } = this.#scroller;

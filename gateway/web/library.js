@@ -32,8 +32,13 @@ export function storageOf(name) {
   }
 }
 
+/** Returns the keys of this user's entries, which start with `prefix`; those of other users have another scope after it. */
+export function keysOf(storage, prefix) {
+  const keys = storage instanceof Map ? [...storage.keys()] : Object.keys(storage);
+  return keys.filter((key) => key.startsWith(prefix) && !key.slice(prefix.length).includes("."));
+}
+
 export class Library {
-  #storage;
   #prefix;
   #deleted;
   #lost;
@@ -41,10 +46,11 @@ export class Library {
   /**
    * @param {string} scope of the user: conversations of other users of this browser are not shown
    * @param {(what: "evicted"|"unsaved") => void} lost called when old conversations were deleted for want of space, or
-   *   when a conversation could not be stored at all
+   *   when a conversation could not be stored at all, unless the gateway has them
    */
   constructor(storage, scope = "", lost = () => {}) {
-    this.#storage = storage;
+    this.storage = storage;
+    this.scope = scope;
     this.#prefix = PREFIX + (scope && `${scope}.`);
     this.#deleted = new Tombstones(storage, scope);
     this.#lost = lost;
@@ -52,21 +58,31 @@ export class Library {
 
   /** Moves conversations that were stored without sign-in to the current user. */
   adopt() {
-    const before = new Library(this.#storage);
+    const before = new Library(this.storage);
     if (before.#prefix === this.#prefix) return;
     for (const conversation of before.list()) {
-      before.#evict(conversation.id);
+      before.drop(conversation.id);
       this.save(conversation);
     }
   }
 
   /** Returns all conversations, the most recently changed first. */
   list() {
-    return this.#keys()
+    return keysOf(this.storage, this.#prefix)
       .map((key) => this.#read(key))
       .filter((data) => data !== null)
       .sort((one, other) => other.changed - one.changed)
       .map((data) => new Conversation(data));
+  }
+
+  /** Adds conversations from a file. */
+  add(conversations) {
+    for (const conversation of conversations) this.save(conversation);
+  }
+
+  /** Returns all conversations with their turns. */
+  async all() {
+    return this.list();
   }
 
   /** Returns the conversation of this id, or null. */
@@ -81,16 +97,14 @@ export class Library {
     const stored = this.#read(this.#prefix + conversation.id);
     if (stored !== null) conversation.merge(stored);
     this.#write(conversation.data);
-    for (const old of this.list().slice(MAX_CONVERSATIONS)) {
-      this.#evict(old.id);
-      this.#lost("evicted");
-    }
+    if (keysOf(this.storage, this.#prefix).length <= MAX_CONVERSATIONS) return; // the list would be read for each change
+    for (const old of this.list().slice(MAX_CONVERSATIONS)) if (this.#isReplaceable(old)) this.#evict(old);
   }
 
   /** Deletes a conversation: no window stores it again. */
   remove(id) {
     this.#deleted.add(id);
-    this.#evict(id);
+    this.drop(id);
   }
 
   /** Stores a deleted conversation again. */
@@ -104,8 +118,45 @@ export class Library {
     return this.#deleted.has(id);
   }
 
-  #evict(id) {
-    this.#storage.removeItem(this.#prefix + id);
+  /** Removes an entry; the conversation may be stored again. */
+  drop(id) {
+    this.storage.removeItem(this.#prefix + id);
+  }
+
+  /** Removes everything of the user. */
+  clear() {
+    for (const key of keysOf(this.storage, this.#prefix)) this.storage.removeItem(key);
+    this.#deleted.clear();
+  }
+
+  // What a library does that is shared with a gateway: here, conversations are only in this browser.
+
+  connected() {}
+
+  receive() {
+    return false;
+  }
+
+  isReady() {
+    return true;
+  }
+
+  typed() {}
+
+  draftSaved() {}
+
+  refresh() {}
+
+  forget() {}
+
+  /** Whether a conversation may be removed for another one: one that the gateway does not have must stay. */
+  #isReplaceable({ data }) {
+    return this.scope === "" || data.shared === true;
+  }
+
+  #evict({ id, data }) {
+    this.drop(id);
+    if (!data.shared) this.#lost("evicted");
   }
 
   /** Whether the key of a storage event is that of this conversation. */
@@ -116,25 +167,19 @@ export class Library {
   #write(data) {
     for (;;) {
       try {
-        return this.#storage.setItem(this.#prefix + data.id, JSON.stringify(data));
+        return this.storage.setItem(this.#prefix + data.id, JSON.stringify(data));
       } catch {
-        const oldest = this.list().filter((other) => other.id !== data.id).at(-1);
-        if (oldest === undefined) return this.#lost("unsaved"); // larger than the storage: it lasts as long as the page
-        this.#evict(oldest.id);
-        this.#lost("evicted");
+        const oldest = this.list().filter((other) => other.id !== data.id && this.#isReplaceable(other)).at(-1);
+        if (oldest !== undefined) this.#evict(oldest);
+        else return data.shared ? this.drop(data.id) : this.#lost("unsaved"); // larger than the storage
       }
     }
-  }
-
-  #keys() {
-    const keys = this.#storage instanceof Map ? [...this.#storage.keys()] : Object.keys(this.#storage);
-    return keys.filter((key) => key.startsWith(this.#prefix) && !key.slice(this.#prefix.length).includes("."));
   }
 
   /** Returns an entry, or null if it is missing or was not written by this page. */
   #read(key) {
     try {
-      const data = JSON.parse(this.#storage.getItem(key));
+      const data = JSON.parse(this.storage.getItem(key));
       return typeof data.id === "string" && data.turns && data.chosen ? data : null;
     } catch {
       return null;

@@ -16,11 +16,12 @@ const MAX_TRIES = 4;
 // requests, and closes the connection; the next one takes them.
 const PAUSES_MS = [1_000, 2_000, 4_000];
 
-/** One running answer. */
+/** One running answer. One that `follows` was asked for in another window: that window repeats it if it is cut off. */
 class Asking {
   phase = { kind: "unsent" };
   stopping = false;
   whole = false; // whether the request must contain the whole history
+  isShared = false; // whether the conversation was stored at the gateway again, which had lost it
   tries = 0;
   refusals = 0;
   pause = 0; // timer until the request is repeated
@@ -30,9 +31,10 @@ class Asking {
   #firstAt = null;
   #lastAt = null;
 
-  constructor(turn, conversation) {
+  constructor(turn, conversation, follows) {
     this.turn = turn;
     this.conversation = conversation;
+    this.follows = follows;
   }
 
   /** Whether the request has been sent on the current connection. */
@@ -73,6 +75,7 @@ export class Responses {
   #phaseChanged;
   #now;
   #lanes;
+  #isReady;
   #askings = []; // in the order of the requests
 
   /**
@@ -80,17 +83,33 @@ export class Responses {
    * @param {(turn: object, phase: object, conversation: object) => void} phaseChanged called at each change of phase
    * @param {() => number} now returns milliseconds of a monotonic clock
    * @param {string[]} lanes names of the lanes; each carries one answer at a time, further answers wait
+   * @param {(conversation: object) => boolean} isReady returns whether requests of a conversation can be sent; if not,
+   *   `proceed` is called once they can
    */
-  constructor(send, phaseChanged, now, lanes) {
+  constructor(send, phaseChanged, now, lanes, isReady) {
     this.#send = send;
     this.#phaseChanged = phaseChanged;
     this.#now = now;
     this.#lanes = lanes;
+    this.#isReady = isReady;
   }
 
   /** Requests the answer of an open turn, or resumes one that has started; waits for a connection if there is none. */
   ask(turn, conversation) {
-    this.#askings.push(new Asking(turn, conversation));
+    this.#askings.push(new Asking(turn, conversation, false));
+    this.#sendWaiting();
+  }
+
+  /** Receives the answer of a turn that was asked for in another window. */
+  follow(turn, conversation) {
+    turn.answer = "";
+    delete turn.sequence;
+    this.#askings.push(new Asking(turn, conversation, true));
+    this.#sendWaiting();
+  }
+
+  /** Sends the requests that were waiting. */
+  proceed() {
     this.#sendWaiting();
   }
 
@@ -178,6 +197,10 @@ export class Responses {
   #sendWaiting() {
     for (const asking of [...this.#askings]) {
       if (asking.sent || asking.pause !== 0) continue;
+      if (!asking.turn.responseId && !this.#isReady(asking.conversation)) {
+        this.#setPhase(asking, { kind: "unsent" });
+        continue;
+      }
       const lane = this.#lanes.find((name) => this.#askings.every((other) => other.lane !== name));
       if (lane === undefined) {
         this.#setPhase(asking, { kind: "crowded", count: this.#lanes.length });
@@ -224,7 +247,7 @@ export class Responses {
     const outcome = outcomeOf(response);
     // The answer ended unintentionally, with its connection (a reload of the page) or with its gateway (a restart).
     const isCutOff = outcome.state === "cancelled" || outcome.reason === "interrupted";
-    if (isCutOff && !asking.stopping && ++asking.tries < MAX_TRIES) return this.#restart(asking);
+    if (isCutOff && !asking.stopping && !asking.follows && ++asking.tries < MAX_TRIES) return this.#restart(asking);
     // Of an answer that ended long ago, the server sends only the terminal event.
     asking.turn.answer = textOf(response.output ?? []) || asking.turn.answer;
     const usage = response.usage ?? null;
@@ -236,8 +259,15 @@ export class Responses {
     const error = event.error ?? {};
     // A cancel that arrives too late is rejected with an error; the terminal event has arrived or will follow.
     if (asking.stopping && event.response_id) return;
+    if (asking.follows) return this.#end(asking, { state: "cancelled", unfollowed: true });
     if (asking.resuming) return this.#restart(asking);
-    if (error.code === "previous_response_not_found" && !asking.whole) {
+    if (error.param === "conversation" && asking.conversation.data.shared && !asking.isShared) {
+      asking.isShared = true;
+      delete asking.conversation.data.shared;
+      return this.#restart(asking);
+    }
+    const isLost = error.code === "previous_response_not_found" || error.param === "conversation.after";
+    if (isLost && !asking.whole) {
       asking.whole = true;
       return this.#restart(asking);
     }
@@ -290,7 +320,8 @@ export class Responses {
   }
 }
 
-function outcomeOf(response) {
+/** Returns how a response has ended, as fields of its turn. */
+export function outcomeOf(response) {
   const reason = response.incomplete_details?.reason ?? null;
   if (response.status === "cancelled" || reason === "cancelled") return { state: "cancelled" };
   if (response.status === "failed") return { state: "failed", error: response.error ?? {} };

@@ -24,6 +24,7 @@ export class Talk {
   #elsewhere = new Set(); // turns whose answers arrive in other windows
   #undrawn = []; // turns at the beginning of the path that have no view yet
   #drawing = 0;
+  #drawn = new Map(); // turn id → what was shown of it
   #views = new Map(); // turn id → view
   #conversation = new Conversation();
 
@@ -94,6 +95,29 @@ export class Talk {
     return changed.filter(({ state }) => state !== "open");
   }
 
+  /** Shows what has changed in the turns, apart from running answers, without moving what the user reads. */
+  refresh() {
+    this.#elsewhere = new Set(this.#conversation.turns.filter((turn) => this.#isElsewhere(turn)));
+    const path = this.#conversation.path;
+    const drawn = [...this.#undrawn.map(({ id }) => id), ...this.#views.keys()];
+    const isSame = (turn) => this.#undrawn.includes(turn) || this.#drawn.get(turn.id) === this.#describe(turn);
+    const isExtended = drawn.every((id, number) => path[number]?.id === id) && path.slice(0, drawn.length).every(isSame);
+    if (isExtended && path.length === drawn.length) return;
+    if ([...this.#views.values()].some((view) => view.editing)) return; // shown when the user has finished
+    if (isExtended) path.slice(drawn.length).forEach((turn) => this.#show(turn));
+    else this.#follower.keepPlace(() => this.#draw());
+    this.#follower.grown();
+    this.#announcer.follow(this.running.at(-1) ?? null);
+    this.#changed(false);
+  }
+
+  /** Scrolls to a turn of the displayed branch. */
+  showTurn(turn) {
+    this.#drawEarlier(Infinity);
+    this.refresh();
+    this.#follower.lookAt(this.#views.get(turn.id)?.elements[0]);
+  }
+
   /** Asks a question after the last displayed turn; scrolls there if `follow`. */
   ask(question, follow = true) {
     this.#askBelow(this.#conversation.path.at(-1)?.id ?? null, question, follow);
@@ -111,6 +135,7 @@ export class Talk {
   /** Shows a new phase of a turn of the open conversation. */
   phaseChanged(turn, phase) {
     this.#views.get(turn.id)?.show(phase);
+    if (phase.kind === "ended") this.#drawn.set(turn.id, this.#describe(turn));
     if (phase.kind === "ended") this.#announcer.ended(turn);
     else this.#announcer.changed(turn);
   }
@@ -118,6 +143,7 @@ export class Talk {
   /** Draws the newest turns at once, and those before them in small portions: a long conversation opens at once. */
   #draw() {
     this.#views.clear();
+    this.#drawn.clear();
     this.#log.replaceChildren();
     const path = this.#conversation.path;
     this.#undrawn = path.slice(0, -DRAWN_AT_ONCE);
@@ -157,7 +183,7 @@ export class Talk {
     const versions = this.#conversation.versions(turn);
     const other = versions[versions.indexOf(turn) + step];
     if (other === undefined) return;
-    this.#conversation.choose(other);
+    this.#conversation.step(other);
     this.#hideBelow(other);
     const path = this.#conversation.path;
     for (const shown of path.slice(path.indexOf(other))) this.#show(shown);
@@ -186,11 +212,19 @@ export class Talk {
       grown: () => this.#follower.grown(),
     });
     this.#views.set(turn.id, view);
+    this.#drawn.set(turn.id, this.#describe(turn));
     insert(view.elements);
     const phase = this.#responses.phaseOf(turn);
     if (phase !== null) view.show(phase);
     else if (this.#elsewhere.has(turn)) this.#showElsewhere(turn);
     else view.end();
+  }
+
+  /** Returns a text that changes with what is shown of a turn, except while its answer arrives. */
+  #describe(turn) {
+    const { state, question, answer, reason } = turn;
+    const isRunning = this.#responses.phaseOf(turn) !== null;
+    return JSON.stringify([question, this.#conversation.versions(turn).map(({ id }) => id), isRunning || [state, answer, reason]]);
   }
 
   /** Whether another window may be receiving the answer of a turn. */
@@ -206,6 +240,7 @@ export class Talk {
   /** Ends the display of answers whose windows were closed. */
   async #checkElsewhere() {
     for (const turn of this.#elsewhere) {
+      if (turn.entry) continue; // the gateway knows when it ends
       if (await this.#peers.isOpen(turn.window)) continue;
       if (!this.#elsewhere.delete(turn)) continue; // ended in the meantime
       this.#views.get(turn.id)?.end();

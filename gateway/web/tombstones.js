@@ -24,6 +24,10 @@ export class Tombstones {
     this.#store(this.#ids.filter((other) => other !== id));
   }
 
+  clear() {
+    this.#storage.removeItem(this.#key);
+  }
+
   get #ids() {
     try {
       const ids = JSON.parse(this.#storage.getItem(this.#key));

@@ -7,7 +7,7 @@ import { SavedInstructions } from "./saved.js";
 /**
  * @typedef {object} Acts
  * @property {() => object} conversation returns the open conversation
- * @property {() => object[]} conversations returns all conversations of the user
+ * @property {() => Promise<object[]>} conversations returns all conversations of the user
  * @property {(conversation: object) => void} changed called when the options of a conversation have changed
  * @property {(id: string) => boolean} isDeleted returns whether a conversation was deleted
  * @property {(found: object[]) => void} imported called with the data of conversations from a file
@@ -68,7 +68,7 @@ export class Tools {
   async #exportAll() {
     const { download, toJson } = await import("./exporting.js");
     const day = new Date().toISOString().slice(0, 10);
-    download(`samovar-${day}.json`, "application/json", toJson(this.#acts.conversations()));
+    download(`samovar-${day}.json`, "application/json", toJson(await this.#acts.conversations()));
   }
 
   async #import(words) {

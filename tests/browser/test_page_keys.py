@@ -7,25 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Dialog, Page, expect
 
 from tests.support.browsing import ask, conversations, ended, expect_soon, messages
-from tests.support.commands import keys
 from tests.support.running import Gateway
+from tests.support.signing_in import Locked, connected, enter, sign_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
-
-
-class Locked:
-    """A gateway that requires API keys."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        """Make the first key."""
-        self.gateway = gateway
-
-    def keys(self, *arguments: str) -> str:
-        """Run `samovar keys …` and return its output; `add` prints only the key."""
-        return keys(self.gateway.state, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +34,6 @@ async def arrive(browser: Browser, url: str, locale: str = "en-US") -> tuple[Pag
     page.on("websocket", lambda socket: addresses.append(socket.url))
     await page.goto(url)
     return page, addresses
-
-
-async def enter(page: Page, key: str) -> None:
-    """Types a key."""
-    await page.get_by_test_id("key").fill(key)
-    await page.get_by_test_id("enter").click()
 
 
 @pytest.mark.parametrize(
@@ -135,6 +117,69 @@ async def test_nothing_of_a_user_stays_on_the_page_after_sign_out(browser: Brows
     headers = {"Authorization": f"Bearer {keys[0]}"}
     paths = [f"/v1/responses/{response}" for response in stored]
     await expect_soon(page, lambda: {locked.gateway.get(path, **headers).status_code for path in paths} == {404})
+    await page.context.close()
+
+
+async def test_a_new_key_of_the_user_shows_the_same_conversations(browser: Browser, locked: Locked) -> None:
+    page = await sign_in(browser, locked.gateway.url, locked.keys("add", "eve"))
+    await ended(await ask(page, "Of Eve"), "done")
+    key = locked.keys("rotate", "eve")
+    await expect(page.get_by_test_id("sign-in")).to_be_visible(timeout=30_000)
+    await enter(page, key)
+    await connected(page)
+    await conversations(page).get_by_test_id("open").click()
+    await expect(messages(page, "user").locator(".message-text")).to_have_text("Of Eve")
+    await ended(await ask(page, "And more"), "done")
+    await page.context.close()
+
+
+async def test_a_question_that_could_not_be_sent_survives_a_new_key(browser: Browser, locked: Locked) -> None:
+    page = await sign_in(browser, locked.gateway.url, locked.keys("add", "hugo"))
+    await ended(await ask(page, "Sent"), "done")
+    await page.get_by_test_id("new").click()
+    await page.route(re.compile("/v1/conversations"), lambda route: route.abort())
+    await ask(page, "Not sent yet")
+    key = locked.keys("rotate", "hugo")
+    await expect(page.get_by_test_id("sign-in")).to_be_visible(timeout=30_000)
+    await page.unroute(re.compile("/v1/conversations"))
+    await enter(page, key)
+    await connected(page)
+    await expect(conversations(page)).to_have_text([re.compile("Not sent yet"), re.compile("Sent")], timeout=30_000)
+    await page.context.close()
+
+
+async def test_sign_out_removes_everything_of_the_user_from_the_browser(browser: Browser, locked: Locked) -> None:
+    page = await sign_in(browser, locked.gateway.url, locked.keys("add", "fred"))
+    other = await page.context.new_page()
+    await other.goto(locked.gateway.url)
+    await ended(await ask(page, "A secret of Fred"), "done")
+    await conversations(other).get_by_test_id("open").click()
+    await other.get_by_test_id("composer").fill("Another secret")
+    await page.get_by_test_id("sign-out").click()
+    for window in (page, other):
+        await expect(window.get_by_test_id("sign-in")).to_be_visible()
+        await expect(window.get_by_test_id("message")).to_have_count(0)
+        stored = await window.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+        assert "secret" not in stored
+        assert "conv_" not in stored
+    await page.context.close()
+
+
+async def test_a_sign_out_that_would_lose_conversations_asks_first(browser: Browser, locked: Locked) -> None:
+    page = await sign_in(browser, locked.gateway.url, locked.keys("add", "gina"))
+    await page.route(re.compile("/v1/conversations"), lambda route: route.abort())
+    await ask(page, "Not sent yet")
+    questions: list[str] = []
+
+    async def decline(dialog: Dialog) -> None:
+        questions.append(dialog.message)
+        await dialog.dismiss()
+
+    page.once("dialog", decline)
+    await page.get_by_test_id("sign-out").click()
+    await expect_soon(page, lambda: questions != [])
+    assert "1 of your conversations is not on the server" in questions[0]
+    await expect(messages(page, "user")).to_have_count(1)
     await page.context.close()
 
 

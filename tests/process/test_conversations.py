@@ -196,6 +196,85 @@ def test_responses_of_before_become_turns(office: Office) -> None:
     assert again.status_code == 404, "nothing deleted returns"
 
 
+def turn(number: int, previous: int | None, *said: str, **fields: Any) -> dict[str, Any]:
+    """A turn that a client has stored itself: a question and its answer."""
+    items = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), said, strict=True)]
+    before = None if previous is None else f"resp_{previous:032x}"
+    return {"id": f"resp_{number:032x}", "previous_response_id": before, "items": items, **fields}
+
+
+def spoken(turns: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """What was said in each turn."""
+    return {turn["id"]: [item["content"][0]["text"] for item in turn["items"]] for turn in turns}
+
+
+def test_all_branches_that_a_client_has_stored_are_imported_once(office: Office) -> None:
+    client = office.client()
+    stored = client.responses.create(input="two", **ANSWER)
+    number = int(stored.id.removeprefix("resp_"), 16)
+    id_ = f"conv_{8:032x}"
+    body = {"id": id_, "metadata": {"title": "Old"}, "created_at": 1_700_000_000}
+    turns = [
+        turn(11, None, "one", "first", key="a", created_at=1_700_000_001),
+        turn(number, 11, "not", "used", created_at=1_700_000_002),
+        turn(12, 11, "three", "third", created_at=1_700_000_003),
+        turn(13, None, "four", "fourth", created_at=1_700_000_004),
+    ]
+    for count in (2, 4, 4):  # interrupted, and repeated
+        assert office.http("POST", "/v1/conversations", json=body).status_code == 200
+        made = office.http("POST", f"/v1/conversations/{id_}/turns", json={"turns": turns[:count]}).json()
+    assert [(found["id"], found["previous_response_id"]) for found in made["turns"]] == [
+        (one["id"], one["previous_response_id"]) for one in turns
+    ]
+    assert made["turns"][0]["key"] == "a"
+    assert (made["created_at"], made["updated_at"], made["head"]) == (1_700_000_000, 1_700_000_004, turns[3]["id"])
+    told = office.http("GET", f"/v1/conversations/{id_}/turns").json()
+    assert told["conversation"] == made
+    assert spoken(told["data"]) == {
+        turns[0]["id"]: ["one", "first"],
+        stored.id: ["two", "AAA"],
+        turns[2]["id"]: ["three", "third"],
+        turns[3]["id"]: ["four", "fourth"],
+    }
+    assert say(client, {"id": id_, "after": turns[2]["id"]}, "five").previous_response_id == turns[2]["id"]
+    wrong = office.http("POST", f"/v1/conversations/{id_}/turns", json={"turns": [turn(14, 15, "x", "y")]})
+    assert wrong.status_code == 400
+    assert "neither a turn" in wrong.json()["error"]["message"]
+
+
+def test_turns_are_listed_with_their_own_items_key_and_result(office: Office) -> None:
+    client = office.client()
+    conversation = client.conversations.create().id
+    first = say(client, {"id": conversation, "after": None, "key": "k1"}, "one")
+    second = say(client, {"id": conversation, "after": first.id, "key": "k2"}, "two")
+    other = say(client, {"id": conversation, "after": first.id}, "three")
+    told = office.http("GET", f"/v1/conversations/{conversation}/turns").json()["data"]
+    assert spoken(told) == {first.id: ["one", "AAA"], second.id: ["two", "AAA"], other.id: ["three", "AAA"]}
+    assert [found.get("key") for found in told] == ["k1", "k2", None]
+    assert told[2]["status"] == "incomplete"
+    assert told[2]["incomplete_details"]["reason"] == "max_output_tokens"
+    assert told[2]["usage"]["output_tokens"] == 3
+    client.responses.delete(second.id)
+    told = office.http("GET", f"/v1/conversations/{conversation}/turns").json()["data"]
+    assert [found["id"] for found in told] == [first.id, other.id]
+
+
+async def test_a_running_turn_is_listed_with_its_question(office: Office) -> None:
+    made = await asyncio.to_thread(office.client().conversations.create)
+    async with office.socket() as socket:
+        request = {"type": "response.create", "input": "hi", "conversation": made.id, "max_output_tokens": 400}
+        await socket.send(json.dumps({**request, "logit_bias": {"65": 100}}))
+        while (event := await receive(socket))["type"] != "response.output_text.delta":
+            pass
+        answer = await asyncio.to_thread(office.http, "GET", f"/v1/conversations/{made.id}/turns")
+        [found] = answer.json()["data"]
+        assert found["status"] == "in_progress"
+        assert found["items"][0]["content"][0]["text"] == "hi"
+        await socket.send(json.dumps({"type": "response.cancel", "response_id": found["id"]}))
+        while event["type"] != "response.incomplete":
+            event = await receive(socket)
+
+
 def test_another_users_conversation_is_reported_like_an_unknown_one(office: Office) -> None:
     mine = office.client().conversations.create().id
     say(office.client(), mine, "secret")
@@ -205,6 +284,8 @@ def test_another_users_conversation_is_reported_like_an_unknown_one(office: Offi
         ("POST", "/v1/conversations/{}", {"draft": "x"}),
         ("DELETE", "/v1/conversations/{}", None),
         ("GET", "/v1/conversations/{}/items", None),
+        ("GET", "/v1/conversations/{}/turns", None),
+        ("POST", "/v1/conversations/{}/turns", {"turns": [turn(16, None, "x", "y")]}),
         ("POST", "/v1/conversations/{}/items", {"items": [{"role": "user", "content": "x"}]}),
         ("GET", "/v1/conversations/{}/items/msg_1", None),
         ("POST", "/v1/responses", {"input": "x", "conversation": "{}"}),

@@ -84,13 +84,15 @@ async def name_model(page: Page, name: str, **facts: Any) -> None:
 
 
 class Wire:
-    """A network between browser and gateway that can be cut: no close frame gets through, only a reset."""
+    """A network between browser and gateway that can be cut, or drop everything without a word."""
 
     def __init__(self, port: int) -> None:
         """Lead to this port."""
         self._port = port
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+        self._passes = asyncio.Event()
+        self._passes.set()
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -112,6 +114,14 @@ class Wire:
                 plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
+    def stall(self) -> None:
+        """Forward nothing any more, as a link that drops packets: all connections stay open."""
+        self._passes.clear()
+
+    def flow(self) -> None:
+        """Forward again."""
+        self._passes.set()
+
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -120,16 +130,16 @@ class Wire:
             return
         both = {writer, far_writer}
         self._writers |= both
-        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+        await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
         self._writers -= both
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await self._passes.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 class PlayedGateway:
