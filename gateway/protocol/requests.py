@@ -159,8 +159,7 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
     """Whether the response runs on without a connection."""
     prompt_cache_options: PromptCacheOptions | None = None
     stream_id: StreamId | None = None
-    return_progress: bool | None = None
-    """Whether `response.in_progress` is repeated with the progress of a long prompt."""
+    return_progress: bool | None = None  # whether `response.in_progress` is repeated during a long prompt
     when_idle: bool | None = None  # whether it waits until no other request runs
     tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None

@@ -6,7 +6,7 @@ import { KEY, Keyring, couldBeKey } from "./keyring.js";
 import { storageOf } from "./library.js";
 import { preferredLanguage } from "./preferences.js";
 
-const shared = catalogueFor(preferredLanguage());
+const shared = await catalogueFor(preferredLanguage());
 export const catalogue = { ...shared, ...accountTexts[shared.tag] };
 
 export const find = (id) => document.getElementById(id);

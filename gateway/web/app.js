@@ -43,7 +43,7 @@ const NAME = "Samovar"; // title of the page without a conversation
 const OPEN = "samovar.open"; // storage key: id of the conversation that this window shows
 const WINDOW = "samovar.window"; // storage key: id of this window
 
-const catalogue = catalogueFor(preferredLanguage());
+const catalogue = await catalogueFor(preferredLanguage());
 document.documentElement.lang = catalogue.tag;
 translate(document, catalogue);
 

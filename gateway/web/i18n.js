@@ -1,16 +1,10 @@
 /** Selection of the language, and translation of the page. */
 
-import { chinese } from "./chinese.js";
-import { english } from "./english.js";
-import { traditional } from "./traditional.js";
-
-/** All languages of the pages. */
-export const catalogues = { en: english, zh: chinese, "zh-Hant": traditional };
-
-/** Returns the catalogue for a BCP 47 tag: Chinese in the script of its region, otherwise English. */
-export function catalogueFor(tag) {
-  if (!/^zh\b/i.test(tag ?? "")) return english;
-  return /-(?:Hant|TW|HK|MO)\b/i.test(tag) && !/-Hans\b/i.test(tag) ? traditional : chinese;
+/** Loads the catalogue for a BCP 47 tag: Chinese in the script of its region, otherwise English. */
+export async function catalogueFor(tag) {
+  if (!/^zh\b/i.test(tag ?? "")) return (await import("./english.js")).english;
+  const isTraditional = /-(?:Hant|TW|HK|MO)\b/i.test(tag) && !/-Hans\b/i.test(tag);
+  return isTraditional ? (await import("./traditional.js")).traditional : (await import("./chinese.js")).chinese;
 }
 
 /** Returns a text of the catalogue, with `values` in its fields. */

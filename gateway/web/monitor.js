@@ -19,7 +19,7 @@ const SOURCES = ["engine", "store", "computed"];
 const CHART = { width: 600, height: 120 };
 const AXIS_MINUTES = [60, 40, 20];
 
-const catalogue = catalogueFor(preferredLanguage());
+const catalogue = await catalogueFor(preferredLanguage());
 document.documentElement.lang = catalogue.tag;
 translate(document, catalogue);
 document.title = `Samovar · ${text(catalogue, "monitorTitle")}`;

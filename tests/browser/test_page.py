@@ -254,7 +254,8 @@ async def test_the_page_uses_the_browsers_language(open_page: OpenPage, locale: 
 async def test_every_text_exists_in_all_languages_and_every_error_has_one(open_page: OpenPage) -> None:
     page = await open_page()
     keys = await page.evaluate(
-        "async () => { const { catalogues } = await import('/static/i18n.js');"
+        "async () => { const { catalogueFor } = await import('/static/i18n.js');"
+        " const catalogues = await Promise.all(['en', 'zh', 'zh-Hant'].map(catalogueFor));"
         " return Object.values(catalogues).map((all) => [Object.keys(all), Object.keys(all.errors)]) }"
     )
     assert keys == [keys[0]] * 3

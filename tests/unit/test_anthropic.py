@@ -181,7 +181,7 @@ def test_hints_have_no_effect_and_are_listed() -> None:
     )
     assert request.ignored == (
         "metadata", "context_management", "messages[].content[].cache_control", "system[].cache_control",
-        "tools[].cache_control", "tools[].strict", "output_config.effort",
+        "tools[].cache_control", "tools[].strict", "thinking.budget_tokens", "output_config.effort",
     )  # fmt: skip
     assert read(thinking={"type": "disabled"}, service_tier="auto").ignored == ()
 

@@ -25,7 +25,7 @@ HINTS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"safety_identifier": "a"}, ("safety_identifier",)),
     ({"service_tier": "flex"}, ("service_tier",)),
     ({"cache_control": {"type": "ephemeral"}}, ("cache_control",)),
-    ({"return_progress": True, "timings_per_token": True}, ("return_progress", "timings_per_token")),
+    ({"timings_per_token": True, "samplers": ["top_k"]}, ("timings_per_token", "samplers")),
     ({"ignore_eos": True, "cache_prompt": True}, ("ignore_eos", "cache_prompt")),
     ({"colour": "red", "trace": {"id": 1}, "nothing": None}, ("colour", "trace")),
     ({"chat_template_kwargs": {"enable_thinking": True, "a": 1}}, ("chat_template_kwargs.a",)),
