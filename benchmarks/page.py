@@ -1,8 +1,8 @@
 """The chat page in Chromium: its weight, how soon it takes input, its longest task, and how fast 200 turns open.
 
 python -m benchmarks.page [--rounds 10]: each round loads the page from a gateway on loopback with an empty cache, at
-the width of a phone and of a desktop, and then a conversation of 200 turns from the browser's storage. It needs Chromium
-and the packages of `make test`.
+the width of a phone and of a desktop, and then a conversation of 200 turns from the browser's storage. Needs
+Chromium and the packages of `make test`.
 """
 
 from __future__ import annotations
