@@ -53,11 +53,16 @@ def test_a_child_imports_nothing_from_the_working_folder(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", search.format(folder=hostile))
     run = subprocess.run(
-        module_command(child), cwd=hostile, env=environment(), capture_output=True, text=True, check=False
+        module_command(child),
+        cwd=hostile,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
     )
     assert not (hostile / "ran").exists()
-    assert run.returncode in (1, 2)  # it has no arguments
-    assert "No module named" not in run.stderr
+    assert run.returncode in (0, 1, 2)  # it has no arguments, and the reader of documents needs none
+    assert b"No module named" not in run.stderr
 
 
 def test_a_child_loads_the_packages_of_its_parent() -> None:
