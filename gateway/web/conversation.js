@@ -9,6 +9,8 @@
  * last seen. `entry` is the gateway's id of a turn in it, and the turn's own id is its `key` there.
  */
 
+import { splitThoughts } from "./thoughts.js";
+
 const ROOT = "";
 const TITLE_LENGTH = 60;
 // Limits of the history in one request; the gateway's are 1 MiB and 1 024 messages. A longer history exceeds the
@@ -188,7 +190,7 @@ function history(turns) {
   for (const turn of [...turns].reverse()) {
     characters += turn.question.length + turn.answer.length;
     if (characters > WHOLE_CHARACTERS || messages.length + 2 > WHOLE_MESSAGES) break;
-    messages.unshift({ role: "user", content: turn.question }, { role: "assistant", content: turn.answer });
+    messages.unshift({ role: "user", content: turn.question }, { role: "assistant", content: splitThoughts(turn.answer).answer });
   }
   return messages;
 }
