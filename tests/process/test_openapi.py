@@ -20,10 +20,13 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from schemathesis.specs.openapi.schemas import OpenApiSchema
+from schemathesis.transport import SerializationContext
+from schemathesis.transport.serialization import serialize_binary
 
 from gateway.app import build
 from gateway.config.settings import load
 from gateway.transport.openapi import document
+from gateway.transport.trusted_hosts import DOCUMENT_TYPES
 from tests.support.running import Gateway
 
 PAGES = {"/", "/page.json", "/usage", "/admin", "/monitor", "/monitor/metrics", "/monitor/history", "/monitor/users"}
@@ -53,6 +56,12 @@ async def test_every_route_is_in_the_document_and_nothing_else(tmp_path: Path, t
 
 def test_the_document_is_served_without_a_key(gateway: Gateway) -> None:
     assert gateway.get("/openapi.json").json() == document()
+
+
+@schemathesis.serializer(*DOCUMENT_TYPES)
+def serialize_document(_: SerializationContext, value: Any) -> bytes:
+    """Send a document as the bytes that it is."""
+    return serialize_binary(value)
 
 
 CHECKS = [
