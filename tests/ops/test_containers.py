@@ -25,6 +25,7 @@ import yaml
 from gateway.app import _handlers
 from gateway.cli import serve
 from gateway.config.settings import PREFIX, Settings, SettingsError, load
+from gateway.transport.paths import PAGES
 from tests import ROOT
 from tests.support.prometheus_server import promtool
 from tests.support.running import Gateway
@@ -146,6 +147,7 @@ def test_services_give_the_pods_no_variables_that_the_gateway_would_refuse(monke
 def test_the_ingress_lets_in_all_that_users_need_and_not_the_metrics() -> None:
     routes = {
         *_handlers(Mock(), Mock(), Mock()),
+        *PAGES,
         "/v1/responses",
         "/v1/chat/completions",
         "/static/page.js",
