@@ -114,7 +114,7 @@ async def test_a_long_paste_becomes_a_chip_and_is_sent_before_the_question(open_
     await page.evaluate("(words) => navigator.clipboard.writeText(words)", paste)
     composer = page.get_by_test_id("composer")
     await composer.press("Control+V")
-    await expect(page.get_by_test_id("chip")).to_contain_text(f"{len(paste):,} characters")
+    await expect(page.get_by_test_id("chip")).to_contain_text(re.compile(r"[\d,]{5,} tokens"))
     await expect(composer).to_have_value("")
     await composer.press_sequentially("What is this?")
     await page.reload()
