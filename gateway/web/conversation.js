@@ -89,7 +89,7 @@ export class Conversation {
 
   /** Returns this turn and its siblings, oldest first. */
   versions(turn) {
-    return this.turns.filter((other) => other.parent === turn.parent);
+    return this.turns.filter((other) => other.parent === turn.parent).sort((one, other) => one.at - other.at);
   }
 
   /** Selects this turn among its siblings. The selection below it does not change. */

@@ -78,6 +78,7 @@ export function adoptTurns(conversation, { conversation: body, data: listed }, i
     if (data.turns[name] === undefined) addTurns(data, turn, name, parentOf(turn.id), pairs);
     const added = data.turns[name];
     added.entry = turn.id;
+    added.at = turn.created_at * 1000; // devices with other clocks list versions in the same order
     if (!isRunning(added)) Object.assign(added, resultOf(turn, pairs.at(-1), added));
     for (const id of [name, ...pairs.slice(1).map((_, number) => partOf(turn, number))]) kept.add(id);
   }

@@ -68,6 +68,7 @@ async def test_instructions_and_sampling_apply_to_one_conversation_and_survive_a
     expected = {"instructions": "Be brief.", "temperature": 0.2, "seed": 7}
     assert expected.items() <= gateway.asked[0].items()
     await page.reload()
+    await expect_soon(page, lambda: len(gateway.ahead) > 0)
     await ended(await ask(page, "And now?"))
     assert expected.items() <= gateway.asked[1].items()
     assert gateway.ahead[-1]["instructions"] == "Be brief.", "another prompt than the next request's was prepared"

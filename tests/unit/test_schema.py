@@ -531,7 +531,7 @@ async def test_a_long_chain_of_references_ends_no_engine(engine: EngineProcess) 
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(HOSTILE, min_size=15, max_size=25))
 def test_no_schema_ends_an_engine(tiny_model: Path, schemas: list[Any]) -> None:
     asyncio.run(_survives(tiny_model, schemas))
