@@ -46,6 +46,7 @@ RUNS: Final = (
     "adapting",
     "idle",
     "scrape",
+    "page",
     "fuzz",
 )
 """Names and arguments, ordered so that a benchmark comes after those on whose figures it depends."""

@@ -262,14 +262,14 @@ async def test_a_stream_ends_with_its_reason_its_usage_and_done(shared_server: G
     assert len(whole.choices[0].logprobs.content or []) == 12
 
 
-async def test_several_answers_share_one_prompt_and_each_has_its_own_seed(shared_server: Gateway) -> None:
+async def test_several_answers_share_one_prompt_and_each_has_its_own_seed(tiny_server: Gateway) -> None:
     def count(name: str, **labels: str) -> float:
-        return shared_server.metric(name, **labels)
+        return tiny_server.metric(name, **labels)
 
     question: Any = [{"role": "user", "content": "tea " * 60}]
     requests = count("samovar_requests_total", route="chat_completions")
     computed = count("samovar_prompt_tokens_total", source="computed")
-    async with client(shared_server) as openai:
+    async with client(tiny_server) as openai:
         whole = await openai.chat.completions.create(model="tiny", messages=question, n=8, seed=5, max_tokens=6)
         assert whole.usage is not None
         prompt = whole.usage.prompt_tokens
