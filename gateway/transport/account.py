@@ -33,7 +33,7 @@ def routes(services: Services) -> list[BaseRoute]:
 
     async def me(request: Request) -> Response:
         """Return the caller's account."""
-        user, now = _user(services, request), services.clock()
+        user, now = await _user(services, request), services.clock()
         [total] = await services.registry.users.usage.totals([user])
         stored = await services.sessions.stored_bytes(user.tenant)
         limits = principal_of(request).limits
@@ -44,7 +44,7 @@ def routes(services: Services) -> list[BaseRoute]:
 
     async def usage(request: Request) -> Response:
         """Return the caller's usage by day."""
-        user, params = _user(services, request), query(request, UsageQuery)
+        user, params = await _user(services, request), query(request, UsageQuery)
         days = (await services.registry.users.usage.days(user.tenant)).get(user.tenant, {})
         data = by_day(days, services.clock(), params.days)
         return JSONResponse({"object": "list", "data": data, "has_more": False}, headers=PRIVATE)
@@ -68,8 +68,10 @@ def allowance(services: Services, user: User) -> dict[str, Any]:
     return {"tokens_today": max(used, stored), "tokens_left_today": left, "day_ends_at": today.resets_at}
 
 
-def _user(services: Services, request: Request) -> User:
-    user = services.registry.find(principal_of(request))
-    if user is None:
-        raise NoUsersError
-    return user
+async def _user(services: Services, request: Request) -> User:
+    """Return the caller with the stored usage, which the registry does not read again after each request."""
+    tenant = principal_of(request).tenant
+    for user in await services.registry.users.all():
+        if user.tenant == tenant:
+            return user
+    raise NoUsersError
