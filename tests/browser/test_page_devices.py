@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import count
@@ -10,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, WebSocketRoute, expect
 
 from gateway.cli.launcher import free_port
-from tests.support.browsing import ANSWER_MS, Wire, ask, conversations, ended, first_words_shown, messages
+from tests.support.browsing import ANSWER_MS, SOCKET, Wire, ask, conversations, ended, first_words_shown, messages
 from tests.support.running import Gateway
 from tests.support.signing_in import Locked, connected, sign_in
 
@@ -88,6 +89,19 @@ async def test_a_second_device_shows_the_list_the_turns_and_what_is_added(open_d
     await expect(conversations(there)).to_have_text([re.compile("Something"), re.compile("Tea")], timeout=SOON)
 
 
+def lengthen(client: WebSocketRoute) -> None:
+    """Pass messages on, and let the model end no answer by itself."""
+    server = client.connect_to_server()
+
+    def changed(message: str | bytes) -> None:
+        request = json.loads(message)
+        if request["type"] == "response.create":
+            request["logit_bias"] = {"65": 100}
+        server.send(json.dumps(request))
+
+    client.on_message(changed)
+
+
 async def test_an_answer_is_shown_on_all_devices_while_it_grows(
     browser: Browser, tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -95,6 +109,9 @@ async def test_an_answer_is_shown_on_all_devices_while_it_grows(
         locked = Locked(gateway)
         key = locked.keys("add", "anna")
         here, there = [await sign_in(browser, gateway.url, key) for _ in range(2)]
+        await here.route_web_socket(SOCKET, lengthen)
+        await here.reload()
+        await connected(here)
         await ask(here, "A story")
         await conversations(there).get_by_test_id("open").click()
         await first_words_shown(there)
