@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_a_call_that_is_cut_within_its_arguments_shows_nothing_of_its_marker(
     )  # fmt: skip
     [item] = response["output"]
     assert (item["type"], item["name"]) == ("function_call", "weather")
-    assert item["arguments"].startswith('{"city": "')
+    assert re.match(r'\{\s*"city"\s*:\s*"', item["arguments"])
     completion = post(
         gateway, "/v1/chat/completions", messages=[USER], tools=[{"type": "function", "function": FUNCTION}],
         tool_choice="required", max_tokens=limit, **ENDLESS, **stops,
