@@ -165,7 +165,7 @@ async function loadServerInfo() {
   const [page, model] = await Promise.all([gateway.page(), gateway.model()]);
   ahead.allowed = page.encode_ahead === true;
   titles.allowed = page.titles === true;
-  tools.offered = page.offered_instructions ?? {};
+  tools.offer(page.offered_instructions ?? {});
   // The operator's words; null stands for the page's own, "" for none.
   find("generated").textContent = page.answer_notice ?? text(catalogue, "generated");
   showGenerated();

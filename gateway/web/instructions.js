@@ -71,6 +71,16 @@ export class InstructionsDialog {
     this.#form.elements.instructions.focus();
   }
 
+  /** Lists what the operator offers, which may become known while the dialog is open. */
+  offer(offered) {
+    if (JSON.stringify(offered) === JSON.stringify(this.#ready.offered)) return;
+    const { ready, forget } = this.#form.elements;
+    const [chosen, isHidden] = [ready.value, forget.hidden];
+    this.#ready.offered = offered;
+    this.#listReady();
+    [ready.value, forget.hidden] = [chosen, isHidden];
+  }
+
   #number(name, limits) {
     const label = document.createElement("label");
     const input = document.createElement("input");

@@ -16,8 +16,7 @@ import { SavedInstructions } from "./saved.js";
  */
 
 export class Tools {
-  /** Instructions that the operator offers, by name. */
-  offered = {};
+  #offered = {};
   #catalogue;
   #storage;
   #acts;
@@ -48,11 +47,17 @@ export class Tools {
     });
   }
 
+  /** Takes the instructions that the operator offers, by name. */
+  offer(offered) {
+    this.#offered = offered;
+    this.#dialog?.offer(offered);
+  }
+
   async #editInstructions() {
     const { InstructionsDialog } = await import("./instructions.js");
     this.#dialog ??= new InstructionsDialog(this.#catalogue, new SavedInstructions(this.#storage, this.#acts.scope()));
     const conversation = this.#acts.conversation();
-    this.#dialog.open(conversation, this.offered, (options) => {
+    this.#dialog.open(conversation, this.#offered, (options) => {
       setOptions(conversation, options);
       this.#acts.changed(conversation);
     });
