@@ -24,7 +24,7 @@ class Thought(msgspec.Struct, frozen=True, tag="thinking"):
     """The model's reasoning before its answer; a block without text has no effect."""
 
     thinking: str = ""
-    signature: str = ""  # our own, which needs no check: a client may send any text as reasoning
+    signature: str | None = None  # our own, which needs no check: a client may send any text as reasoning
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True, tag="tool_use"):

@@ -71,7 +71,7 @@ def test_texts_calls_and_results_become_items() -> None:
             {
                 "role": "assistant",
                 "content": [
-                    {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+                    {"type": "thinking", "thinking": "Hm.", "signature": None},
                     {"type": "redacted_thinking", "data": "s"},
                     {"type": "text", "text": "I look."},
                     {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": "茶"}},
