@@ -101,13 +101,9 @@ class UserRegistry:
         self._usage[user.tenant]  # creates an entry, so that the last use is recorded even without a request
         return Principal(user.tenant, user.tenant, self._limits(user), admin=user.admin, credential=credential)
 
-    def find(self, principal: Principal) -> User | None:
-        """Return the user of a principal, as last read; None without keys."""
-        return self._by_tenant.get(principal.tenant)
-
     def current(self, principal: Principal) -> Principal:
         """Return a principal with the present limits: they may have changed since its connection was opened."""
-        user = self.find(principal)
+        user = self._by_tenant.get(principal.tenant)
         return principal if user is None else replace(principal, limits=self._limits(user))
 
     def _limits(self, user: User) -> Limits:

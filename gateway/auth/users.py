@@ -156,11 +156,7 @@ class Users:
 
         The old key works for another `grace` seconds. `expires_at` replaces the expiry of the user, if it is given.
         """
-        await self.share()
-        await self.check()
-        user = next((user for user in await self.all() if user.name == name), None)
-        if user is None or user.revoked_at is not None:
-            raise UserError(f"no user {name} has a valid key; see: samovar keys list")
+        user = await self._unrevoked(name)
         now = int(self._clock())
         if not user.is_valid(now) and expires_at is None:
             raise UserError(f"the key of {name} has expired; say until when the new one works: --expires 90d")
@@ -179,14 +175,19 @@ class Users:
 
     async def limit(self, name: str, changes: Mapping[str, float | None]) -> None:
         """Change limits of a user, by the names of the fields of `Limits`; None means no limit. Raises UserError."""
+        user = await self._unrevoked(name)
+        moment = max(int(self._clock()), user.limits_at + 1)
+        await self._update(msgspec.structs.replace(user.key, **changes, limits_at=moment))
+        await self._publish_change()
+
+    async def _unrevoked(self, name: str) -> User:
+        """Return the user of this name, as all gateways know it. Raises UserError if the key is revoked."""
         await self.share()
         await self.check()
         user = next((user for user in await self.all() if user.name == name), None)
         if user is None or user.revoked_at is not None:
             raise UserError(f"no user {name} has a valid key; see: samovar keys list")
-        moment = max(int(self._clock()), user.limits_at + 1)
-        await self._update(msgspec.structs.replace(user.key, **changes, limits_at=moment))
-        await self._publish_change()
+        return user
 
     async def erase(self, name: str) -> str:
         """Revoke a user's key and have all data of the user erased; return the tenant. Raises UserError.
@@ -211,6 +212,10 @@ class Users:
 
     async def _update(self, key: Key) -> None:
         await self._database.run(_UPDATE, msgspec.structs.astuple(key))
+
+    async def find(self, tenant: str) -> User | None:
+        """Return the user of a tenant."""
+        return next((user for user in await self.all() if user.tenant == tenant), None)
 
     async def all(self) -> list[User]:
         """Return all users by name, including revoked ones."""

@@ -63,7 +63,7 @@ async def adopt_responses(
             continue
         turn = found[0]
         previous = turns.get(turn.previous or "")
-        start = 0 if previous is None else _carried(previous, turn)
+        start = _carried(previous, turn)
         at = turn.created_at * 1000 + len(turns)  # keeps the order of turns of the same second
         parent = None if previous is None else previous.id
         entry = Entry(turn.id, parent, start, len(turn.items) - start, at)
@@ -102,7 +102,7 @@ async def import_turns(
             start = 0 if before is None else len(before.items)
         else:
             turn = stored[0]
-            start = 0 if before is None else _carried(before, turn)
+            start = _carried(before, turn)
         at = turn.created_at * 1000 if new.created_at is None else new.created_at
         entry = Entry(turn.id, before.id if before else None, start, len(turn.items) - start, at, new.key)
         changed = await services.conversations.import_turn(tenant, conversation.id, entry)
@@ -126,9 +126,9 @@ async def _imported(
     return known[id_]
 
 
-def _carried(previous: Turn, turn: Turn) -> int:
-    """Return how many items of `turn` it has from the turn before."""
-    last = previous.items[-1]["id"] if previous.items else None
+def _carried(previous: Turn | None, turn: Turn) -> int:
+    """Return how many items of `turn` it has from the turn before, if there is one."""
+    last = previous.items[-1]["id"] if previous is not None and previous.items else None
     return next((i for i, item in enumerate(turn.items, 1) if item["id"] == last), 0)
 
 

@@ -369,7 +369,8 @@ class Running:
             self._publish(event)
 
     def _emit_ending(self, ending: Ending) -> None:
-        self._emit([*ending[0], ending[1]])
+        closing, last = ending
+        self._emit([*closing, last])
 
     def _count(self, status: str, code: str = "") -> None:
         engines = (engine.name for engine, _ in self._generation.traces)

@@ -70,9 +70,8 @@ def allowance(services: Services, user: User) -> dict[str, Any]:
 
 async def _user(services: Services, request: Request) -> User:
     """Return the caller with all usage so far, which the registry does not read again after each request."""
-    tenant = principal_of(request).tenant
     await services.registry.flush()
-    for user in await services.registry.users.all():
-        if user.tenant == tenant:
-            return user
-    raise NoUsersError
+    user = await services.registry.users.find(principal_of(request).tenant)
+    if user is None:
+        raise NoUsersError
+    return user

@@ -216,8 +216,11 @@ class AdminRoutes:
 
     async def _shown(self, tenant: str, **more: Any) -> Response:
         stored = await self._services.sessions.stored_bytes(tenant)
-        [user] = await self._users.usage.totals([user for user in await self._users.all() if user.tenant == tenant])
-        return JSONResponse({**self._described(user, stored), **more}, headers=PRIVATE)
+        user = await self._users.find(tenant)
+        if user is None:  # erased meanwhile
+            raise UserNotFoundError(shown(tenant))
+        [total] = await self._users.usage.totals([user])
+        return JSONResponse({**self._described(total, stored), **more}, headers=PRIVATE)
 
     def _described(self, user: User, stored: Mapping[str, int]) -> dict[str, Any]:
         return {
