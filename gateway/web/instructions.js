@@ -37,7 +37,7 @@ export class InstructionsDialog {
     this.#catalogue = catalogue;
     this.#saved = saved;
     this.#dialog = document.createElement("dialog");
-    Object.assign(this.#dialog, { className: "panel-dialog", innerHTML: MARKUP });
+    Object.assign(this.#dialog, { className: "sheet panel-dialog", innerHTML: MARKUP });
     this.#dialog.dataset.testid = "instructions-dialog";
     this.#dialog.setAttribute("aria-labelledby", "instructions-title");
     this.#form = this.#dialog.querySelector("form");
