@@ -79,7 +79,7 @@ class EngineProcess:
     ) -> None:
         """The callbacks get changes of state, confirmed numbers of threads, steps and store operations.
 
-        `learned` returns what a new process is told about step times.
+        `learned` returns the learned step times, which each new process receives.
         """
         self.name = name
         self.state = State.STOPPED

@@ -71,7 +71,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Part:
-    """A schema of a request, which is a grammar of its own."""
+    """A schema of a request, which becomes a separate grammar."""
 
     name: str
     """Name of the grammar."""

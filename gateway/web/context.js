@@ -43,7 +43,7 @@ export class ContextMeter {
     this.#line.className = "context-line";
     this.#line.dataset.testid = "context-line";
     this.#line.textContent = text(catalogue, "contextLine");
-    // Earlier turns are drawn later, and all are drawn anew when another version is chosen.
+    // Earlier turns are drawn later, and all are redrawn when another version is chosen.
     new MutationObserver(() => this.#place()).observe(log, { childList: true });
   }
 

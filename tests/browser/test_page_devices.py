@@ -43,7 +43,7 @@ FILL = """() => {
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def open_devices(browser: Browser, locked: Locked) -> AsyncIterator[OpenDevices]:
-    """Opens pages of a new user, each in a browser of its own, whose scripts must not fail."""
+    """Opens pages of a new user, each in a separate browser context, whose scripts must not fail."""
     opened: list[Page] = []
     failures: list[str] = []
 
