@@ -15,7 +15,6 @@ from typing import IO, Final, Literal
 from xml.etree import ElementTree  # the process has limits, against entities that expand
 
 import msgspec
-from pypdf import PdfReader
 
 from gateway.config.resource_limits import limit
 
@@ -53,6 +52,8 @@ Found = Text | Unreadable
 def read(data: bytes) -> Found:
     """Return the text of a PDF or docx file. Raises various errors if the file is damaged."""
     if b"%PDF-" in data[:_PDF_HEAD]:
+        from pypdf import PdfReader  # imported late: the gateway imports this module for the types of its answers
+
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             return Unreadable("it is protected by a password")
