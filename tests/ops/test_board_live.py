@@ -131,8 +131,7 @@ async def crash(scene: Scene) -> None:
             events.append(event)
             if event.type == "response.output_text.delta":
                 break
-        for engine in scene.gateway.engines():
-            engine.kill()
+        scene.gateway.kill_engines()
         events += await conversation.events()
         assert said(events) == "A" * 300
     await scene.until("sum(samovar_engine_restarts_total)")

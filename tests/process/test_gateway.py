@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +155,7 @@ async def test_an_answer_outlives_its_engine(shared_server: Gateway) -> None:
         async for event in conversation.stream():
             if event.type == "response.output_text.delta":
                 if not text:
-                    for engine in shared_server.engines():
-                        engine.kill()
+                    shared_server.kill_engines()
                 text += event.delta
             elif event.type == "response.incomplete":
                 break
@@ -167,9 +165,7 @@ async def test_an_answer_outlives_its_engine(shared_server: Gateway) -> None:
 async def test_a_request_whose_engines_die_twice_fails_and_the_next_is_answered(tiny_server: Gateway) -> None:
     async def kill_all() -> None:
         while True:
-            for engine in tiny_server.engines():
-                with suppress(psutil.NoSuchProcess):
-                    engine.kill()
+            tiny_server.kill_engines()
             await asyncio.sleep(0.01)
 
     async with tiny_server.connect() as conversation:
@@ -201,8 +197,7 @@ async def test_a_user_whose_requests_crash_engines_is_rejected_for_a_while_and_o
                     event.type == "response.output_text.delta" and time.monotonic() > killed + 0.2
                 ):  # from another engine
                     killed = time.monotonic()
-                    for engine in tiny_server.engines():
-                        engine.kill()
+                    tiny_server.kill_engines()
                 elif event.type in ("response.failed", "response.incomplete"):
                     break
             assert event.type == "response.failed"

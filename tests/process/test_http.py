@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from openai.types.responses import Response
@@ -241,9 +239,7 @@ async def test_a_failure_is_an_http_error_to_a_plain_request(tiny_server: Gatewa
         )
         await counted(tiny_server, "samovar_requests_running 1.0")
         while not request.done():  # an answer survives one engine's death
-            for engine in tiny_server.engines():
-                with suppress(psutil.NoSuchProcess):
-                    engine.kill()
+            tiny_server.kill_engines()
             await asyncio.sleep(0.05)
         with pytest.raises(APIStatusError) as caught:
             await request

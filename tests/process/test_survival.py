@@ -91,8 +91,7 @@ async def test_responses_continue_when_all_engines_are_killed_at_once(tmp_path: 
             for talk in talks:
                 await talk.send({"type": "response.create", "input": "hello", **ENDLESS, "max_output_tokens": 300})
                 received.append(await first_events(talk))
-            for engine in server.engines():
-                engine.kill()
+            server.kill_engines()
             for talk, events in zip(talks, received, strict=True):
                 assert said([*events, *await talk.events()]) == "A" * 300
 
