@@ -41,6 +41,7 @@ RUNS: Final = (
     "blocks",
     "ahead",
     "coldstart",
+    "reproducible",
     "cancel",
     "fairness",
     "adapting",

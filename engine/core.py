@@ -18,12 +18,13 @@ from cache import Operation, PrefixCache, Stored, StoreError
 from engine.candidates import Logits
 from engine.channel import Channel
 from engine.constraint import Constraint
-from engine.errors import DecodeError, EngineError
+from engine.cost_model import Kind
+from engine.errors import DecodeError, EngineError, ModelLoadError
 from engine.grammars import Compiled, Grammars
 from engine.kv_cache_manager import CachedSequence, KVCacheManager
 from engine.kv_connector import KVConnector
 from engine.learning import LearningCostModel
-from engine.llama import Model
+from engine.llama import Context, Model
 from engine.messages import (
     Discard,
     Discarded,
@@ -36,6 +37,7 @@ from engine.messages import (
     WorkerConfig,
 )
 from engine.places import Places
+from engine.reproducible import ReproducibleRuns
 from engine.runs import Run
 from engine.sampler import Sampler
 from engine.scheduler import Scheduler, Sequence
@@ -67,6 +69,7 @@ class EngineCore:
             home, cells=self.cells, sequences=config.sequences, divisible=model.has_blocks, on_loss=self._before_loss
         )
         self._scheduler = Scheduler(LearningCostModel(config.cost_model, config.learned))
+        self._reproducible = ReproducibleRuns(lambda cells: Context(model, cells=cells, sequences=1, threads=1))
         self._runs: dict[int, Run] = {}
         self._compiling: set[int] = set()
         """Requests whose grammar is being compiled."""
@@ -77,7 +80,7 @@ class EngineCore:
     @property
     def can_step(self) -> bool:
         """Whether `step` would compute tokens now."""
-        return self._threads > 0 and len(self._scheduler) > 0
+        return self._threads > 0 and len(self._scheduler) + len(self._reproducible) > 0
 
     @property
     def storing(self) -> bool:
@@ -119,11 +122,16 @@ class EngineCore:
             self._channel.send(Finished(message.request, "failed", str(error), error.code))
             return
         limit = len(message.tokens) + message.max_tokens
+        answered = len(message.tokens) - message.generated if message.generated else None
+        if message.reproducible:
+            sequence = Sequence(message.request, CachedSequence(0), list(message.tokens), 0, limit, answered=answered)
+            run = self._runs[message.request] = Run(message, sequence, sampler)
+            self._reproducible.add(run)
+            return
         resident = self._kv_cache.acquire(message.request, message.tokens, message.scope, limit, public=message.public)
         if resident is None:  # a bug in the gateway: the dispatcher reserves cells before it sends a request
             self._channel.send(Finished(message.request, "failed", "no KV cells are free"))
             return
-        answered = len(message.tokens) - message.generated if message.generated else None
         sequence = Sequence(
             message.request, resident, list(message.tokens), len(resident.tokens), limit, answered=answered
         )
@@ -183,6 +191,9 @@ class EngineCore:
         if self._threads == 0:
             return
         self._expire()  # before the step: the memory of the main context grows with the cells in use
+        if self._reproducible.takes_turn(others=len(self._scheduler) > 0):
+            self._reproducible_step()
+            return
         started = time.perf_counter()
         step = self._scheduler.schedule(brief=self._moving > 0)
         if not step.parts:
@@ -211,6 +222,25 @@ class EngineCore:
             urgent=False,
         )  # fmt: skip
 
+    def _reproducible_step(self) -> None:
+        """Compute some tokens of a reproducible request, and sample its next token if it is up to date."""
+        started = time.perf_counter()
+        sequence = self._reproducible.first.sequence
+        kind: Kind = "prefill" if sequence.computed < sequence.prompt else "decode"
+        try:
+            if self._reproducible.begin():
+                self._channel.send(Started(sequence.request, 0))
+            rows, logits = self._reproducible.step()
+        except (DecodeError, ModelLoadError) as error:
+            self._finish(sequence.request, "failed", str(error))
+            return
+        if sequence.pending == 0:
+            self._sample(sequence, logits)
+        else:
+            self._channel.send(PromptProgress(sequence.request, sequence.computed), urgent=False)
+        seconds = time.perf_counter() - started
+        self._channel.send(Stepped(rows, 1, seconds, self._kv_cache.used, 1, kind), urgent=False)
+
     def _store_filled_blocks(self, sequence: Sequence) -> bool:
         """Queue the blocks that a running sequence has filled for the store. Returns False if its request failed."""
         chain = self._runs[sequence.request].chain
@@ -226,12 +256,13 @@ class EngineCore:
 
     def _sample(self, sequence: Sequence, logits: Logits) -> None:
         """Sample the next token of a sequence, and finish its request where it ends."""
-        if sequence.computed == sequence.prompt:
+        run = self._runs[sequence.request]
+        if sequence.computed == sequence.prompt and run.scheduled:
             self._scheduler.prefilled(sequence)
         if len(sequence.tokens) >= sequence.limit:  # `max_tokens` is 0: only the KV of the prompt was requested
             self._finish(sequence.request, "length")
             return
-        sampler = self._runs[sequence.request].sampler
+        sampler = run.sampler
         try:
             token = sampler.draw(logits)
         except EngineError as error:
@@ -261,8 +292,11 @@ class EngineCore:
         resident = run.sequence.resident
         if run.scheduled:
             self._scheduler.remove(run.sequence)
-        self._places.leave(run.sequence)
-        self._kv_cache.release(resident)
+        if run.message.reproducible:
+            self._reproducible.remove(run)
+        else:
+            self._places.leave(run.sequence)
+            self._kv_cache.release(resident)
         last = Finished(request, reason, detail, code)
         if run.chain is None or self._connector is None:
             self._channel.send(last)

@@ -92,6 +92,8 @@ class Generate(msgspec.Struct, frozen=True, tag="generate"):
     """Number of leading tokens that are the operator's. All scopes may use their KV."""
     stored: bool = True
     """Whether its KV blocks may be written to the store."""
+    reproducible: bool = False
+    """Whether nothing but the request may influence its text. Such a request is not `stored`, and does not move."""
     generated: int = 0
     """Number of trailing tokens that were generated before the request moved to this engine or its engine died."""
 

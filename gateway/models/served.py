@@ -139,7 +139,7 @@ class ServedModel:
             presence_penalty=_given(request.presence_penalty, 0.0),
             frequency_penalty=_given(request.frequency_penalty, 0.0),
             repeat_penalty=_given(request.repeat_penalty, defaults.repeat_penalty),
-            seed=secrets.randbits(32) if request.seed is None else request.seed,
+            seed=_given(request.seed, 0 if request.reproducible else secrets.randbits(32)),
             logit_bias=request.logit_bias or {},
         )
 

@@ -182,7 +182,7 @@ def _request(create: MessagesCreate, hints: Hints) -> MessagesRequest:
         name: getattr(create, name)
         for name in (
             "model", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
-            "repeat_penalty", "truncation",
+            "repeat_penalty", "reproducible", "truncation",
         )
     }  # fmt: skip
     return MessagesRequest(

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.protocol.requests import MAX_ITEMS, CallId, Penalty, Probability, StopString
+from gateway.protocol.requests import MAX_ITEMS, CallId
+from gateway.protocol.sampling import Penalty, Probability, StopString
 from gateway.protocol.tools import MAX_TOOLS, ToolName
 
 MAX_STOPS: Final = 16
@@ -109,6 +110,7 @@ class MessagesCreate(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repeat_penalty: Annotated[float, Meta(ge=0.1, le=2)] | None = None
+    reproducible: bool | None = None
     tools: Annotated[list[CustomTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Choice | None = None
     thinking: Thinking | None = None

@@ -20,12 +20,12 @@ from gateway.protocol.requests import (
     InputItem,
     InputMessage,
     ResponseCreate,
-    SamplingParams,
     TemplateOptions,
     TextOptions,
     check_schemas,
     convert,
 )
+from gateway.protocol.sampling import SamplingParams
 from gateway.protocol.shapes import chat_messages, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,

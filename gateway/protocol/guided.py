@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import InvalidRequestError
-from gateway.protocol.requests import SamplingParams
+from gateway.protocol.sampling import SamplingParams
 from gateway.protocol.tools import GrammarFormat
 from gateway.protocol.values import check_values
 

@@ -13,14 +13,16 @@ from msgspec import Meta
 from gateway.errors import ApiError, InvalidRequestError, UnsupportedParameterError
 from gateway.protocol.chat import Stateless, read_chat
 from gateway.protocol.hints import Hints
-from gateway.protocol.requests import MAX_ITEMS, InputMessage, SamplingParams, convert
+from gateway.protocol.requests import MAX_ITEMS, InputMessage, convert
+from gateway.protocol.sampling import SamplingParams
 from gateway.protocol.text import TextRequest, read_text
 from gateway.protocol.tools import MAX_TOOLS, ErrorPaths
 
 Json = dict[str, Any]
 
 _SAMPLING: Final = (
-    "temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed", "stop",
+    "temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "reproducible", "stop",
 )  # fmt: skip
 _OPTIONS: Final = (*_SAMPLING, "num_predict")
 """The options that have an effect. Ollama, too, ignores those that it does not know."""

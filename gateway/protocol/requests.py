@@ -14,6 +14,7 @@ from gateway.protocol.complaints import plain
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
 from gateway.protocol.reasoning import Reasoning
 from gateway.protocol.repeated import repeated_fields
+from gateway.protocol.sampling import SamplingParams
 from gateway.protocol.shapes import input_items, with_aliases, with_numbers, with_schema, with_tools
 from gateway.protocol.tools import (
     MAX_TOOLS,
@@ -36,15 +37,9 @@ MAX_ITEMS: Final = 1024
 
 S = TypeVar("S")
 
-Probability = Annotated[float, Meta(ge=0, le=1)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Text512 = Annotated[str, Meta(max_length=512)]
 CallId = Annotated[str, Meta(max_length=256)]
 """Id of a function call; some clients leave it empty."""
 ItemId = Annotated[str, Meta(min_length=1, max_length=256)]
-StopString = Annotated[str, Meta(max_length=1024)]
-"""A stop string; its length is limited because each piece of an answer is compared with its prefixes."""
-Key64 = Annotated[str, Meta(max_length=64)]
 MAX_ID: Final = 256
 """Maximum characters of a lane's name, and of a response's id in an error."""
 LANE: Final = re.compile(rf"^[A-Za-z0-9_.-]{{1,{MAX_ID}}}\Z")
@@ -123,27 +118,6 @@ class PromptCacheOptions(msgspec.Struct, frozen=True):
     prewarm: bool | None = None
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Sampling and stop parameters, shared by all APIs."""
-
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Probability | None = None
-    top_k: Annotated[int, Meta(ge=0, lt=1 << 31)] | None = None
-    min_p: Probability | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    repeat_penalty: Annotated[float, Meta(ge=0.1, le=2)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
-    stop: StopString | Annotated[list[StopString], Meta(max_length=4)] | None = None
-    logit_bias: Annotated[dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
-    metadata: Annotated[dict[Key64, Text512], Meta(max_length=16)] | None = None
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-
 class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.create"):
     """A request for a response, or with `generate: false` for encoding its context only."""
 
@@ -169,7 +143,7 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
     chat_template_kwargs: TemplateOptions | None = None
     ignored: tuple[str, ...] = ()
     """Paths of the request's fields that have no effect; set by the gateway."""
-    repeated: dict[str, Any] = {}
+    repeated: dict[str, Any] = msgspec.field(default_factory=dict)
     """Fields without effect that the response object repeats; set by the gateway."""
 
     route: ClassVar[str] = "responses"
@@ -224,6 +198,11 @@ class ResponseCreate(SamplingParams, frozen=True, kw_only=True, tag="response.cr
         if isinstance(self.input, str):
             return [InputMessage("user", self.input)]
         return [item for item in self.input or () if not isinstance(item, Reasoning) or item.text]
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether nothing but the request may influence the answer's text."""
+        return bool(self.reproducible) and not self.encodes_only
 
     @property
     def encodes_only(self) -> bool:

@@ -11,7 +11,8 @@ from msgspec import Meta
 from gateway.errors import UnsupportedParameterError
 from gateway.protocol.events import Completed, Event, Failed, Incomplete, TextDelta
 from gateway.protocol.hints import DEMANDS, Demands, Hints, Neutral
-from gateway.protocol.requests import LOGPROBS, ResponseCreate, SamplingParams, convert
+from gateway.protocol.requests import LOGPROBS, ResponseCreate, convert
+from gateway.protocol.sampling import SamplingParams
 from gateway.protocol.shapes import whole_numbers, with_aliases, with_numbers
 from gateway.protocol.tools import ErrorPaths
 from gateway.protocol.values import check_stops

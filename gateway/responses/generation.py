@@ -58,6 +58,7 @@ class Generation:
             top_logprobs=request.logprobs,
             public=context.public,
             stored=not request.is_ephemeral,
+            reproducible=request.is_reproducible,
         )
         self._on_text = on_text
         self._on_progress = on_progress

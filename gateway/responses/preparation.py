@@ -43,9 +43,9 @@ async def prepare(
     demand = Demand(
         len(context.ids),
         0 if request.encodes_only else limit,
-        known=context.known,
+        known=0 if request.is_reproducible else context.known,
         previous=request.previous_response_id or (known.response if known else None),
-        stored=not request.is_ephemeral and services.pool.stores,
+        stored=not (request.is_ephemeral or request.is_reproducible) and services.pool.stores,
     )
     return context, demand
 

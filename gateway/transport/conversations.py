@@ -23,7 +23,8 @@ from gateway.errors import (
 )
 from gateway.protocol.hints import HEADER, Hints
 from gateway.protocol.items import Item, page
-from gateway.protocol.requests import ItemReference, Key64, ResponseCreate, Text512, convert, read
+from gateway.protocol.requests import ItemReference, ResponseCreate, convert, read
+from gateway.protocol.sampling import Key64, Text512
 from gateway.responses.conversations import check_has_conversations
 from gateway.responses.imports import EarlierTurn, add_items, adopt_responses, import_turns
 from gateway.responses.registry import Responses
