@@ -18,7 +18,7 @@ import msgspec
 from benchmarks.command import option_parser
 from engine import CostModel, LearningCostModel, State, StepTimes, heuristic
 from engine.cost_model import seconds
-from engine.kv_cache_manager import CachedSequence
+from engine.kv.manager import CachedSequence
 from engine.scheduler import Scheduler, Sequence, Step
 from gateway.scheduling.dispatcher import ROUND, Dispatcher
 from gateway.scheduling.placement import Demand, Placement

@@ -1,4 +1,4 @@
-"""The cost of other sequences' cells to a step, and the saving of a separate context: the basis of engine/places.py.
+"""The cost of other sequences' cells to a step, and the saving of a separate context: the basis of engine/kv/places.py.
 
 python -m benchmarks.crowd [--model standin] [--threads 2] [--times 9]: steps of many answers and of prompts in the
 shared context and in a separate one, interleaved; the copies between them; and steps by width.

@@ -7,7 +7,7 @@ question with new texts of the same length, and then a second turn of each conve
 from __future__ import annotations
 
 import random
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
@@ -19,10 +19,10 @@ from benchmarks.servers import Server, samovar
 
 PROMPT, MORE, ANSWER = 400, 40, 64
 """Tokens of the first and of the second question, and of each answer."""
-WAYS: Final = {"plain": {}, "reproducible": {"reproducible": True}}
+WAYS: Final[dict[str, dict[str, Any]]] = {"plain": {}, "reproducible": {"reproducible": True}}
 
 
-async def two_turns(server: Server, subject: Subject, source: random.Random, fields: dict[str, bool]) -> list[Turn]:
+async def two_turns(server: Server, subject: Subject, source: random.Random, fields: dict[str, Any]) -> list[Turn]:
     """Hold a conversation of two turns. Raises TurnFailedError."""
     async with Samovar(server).open("", subject.bias, **fields) as session:
         return [await session.ask(subject.text(length, source), ANSWER) for length in (PROMPT, MORE)]

@@ -1,5 +1,4 @@
 from .amx import repacks_weights
-from .annex import ANNEX_CELLS
 from .bandwidth import bandwidth
 from .child import environment, module_command
 from .comparison import Pace, Rate, compare
@@ -8,7 +7,8 @@ from .cost_model import WIDEST, CostModel, StepTimes, groups, heuristic, round_s
 from .dimensions import Dimensions
 from .errors import DecodeError, EngineDiedError, EngineError, ModelLoadError, QuantizeError
 from .handle import Engine
-from .kv_cache_manager import common_prefix
+from .kv.annex import ANNEX_CELLS
+from .kv.manager import common_prefix
 from .learning import LearnedStep, LearningCostModel
 from .llama import Model, Vocabulary, build_features
 from .messages import (

@@ -19,11 +19,12 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import loaderrors, states
+from engine import loaderrors
 from engine.amx import repacks_weights
 from engine.cost_model import BATCH
 from engine.dimensions import Dimensions
 from engine.errors import DecodeError, ModelLoadError, QuantizeError
+from engine.kv import states
 
 _SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)  # kept alive: llama.cpp holds the pointer
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cache import Chain
-from engine.kv_cache_manager import common_prefix
+from engine.kv.manager import common_prefix
 from engine.messages import Generate
 from engine.sampler import Sampler
 from engine.scheduler import Sequence
@@ -23,8 +22,6 @@ class Run:
     message: Generate
     sequence: Sequence
     sampler: Sampler
-    chain: Chain | None = None
-    """The blocks of the tokens in its cells, once it is scheduled; None if they must not be stored."""
     scheduled: bool = False
     """Whether it takes part in steps: not while its blocks are fetched, nor while it waits for its leader."""
     fetched: int = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from engine.cost_model import Kind, StepTimes, groups, padded, round_seconds, widest
-from engine.kv_cache_manager import CachedSequence
+from engine.kv.manager import CachedSequence
 from engine.learning import LearningCostModel
 
 MAX_PREFILL_SECONDS: Final = 0.9

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cache import CacheConfig
 from engine import (
@@ -31,6 +31,8 @@ from gateway.models.token_table import TokenTable
 from gateway.prompts.abilities import Abilities
 from gateway.prompts.messages import Configuration
 from gateway.protocol.requests import ResponseCreate
+
+N = TypeVar("N", int, float)
 
 GATEWAY_BYTES = 160 << 20
 """Bytes of the gateway and its prompt workers with a vocabulary of 152 000 tokens (measured: 150 MB)."""
@@ -134,7 +136,7 @@ class ServedModel:
         return Sampling(
             temperature=_given(request.temperature, defaults.temperature),
             top_p=_given(request.top_p, defaults.top_p),
-            top_k=int(_given(request.top_k, defaults.top_k)),
+            top_k=_given(request.top_k, defaults.top_k),
             min_p=_given(request.min_p, defaults.min_p),
             presence_penalty=_given(request.presence_penalty, 0.0),
             frequency_penalty=_given(request.frequency_penalty, 0.0),
@@ -207,5 +209,5 @@ def _unless_auto(value: int | Literal["auto"]) -> int | None:
     return None if value == "auto" else value
 
 
-def _given(value: float | None, default: float) -> float:
+def _given(value: N | None, default: N) -> N:
     return default if value is None else value

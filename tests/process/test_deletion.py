@@ -15,8 +15,8 @@ import pytest
 from cache import Archive, Block, Chain, Copies, KeyRing, PrefixCache, Progress, RedisStore, Stored
 from cache.circuit_breaker import CircuitBreaker
 from cache.sqlite import SqliteStore
-from engine.kv_cache_manager import CachedSequence
-from engine.kv_connector import KVConnector
+from engine.kv.connector import KVConnector
+from engine.kv.manager import CachedSequence
 from tests.support.redis_server import RedisServer
 from tests.support.running import Gateway
 

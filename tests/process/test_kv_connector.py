@@ -24,8 +24,8 @@ from engine import (
     Tokens,
     WorkerConfig,
 )
-from engine.kv_cache_manager import CachedSequence
-from engine.kv_connector import KVConnector
+from engine.kv.connector import KVConnector
+from engine.kv.manager import CachedSequence
 from engine.llama import Context
 from engine.process import EngineProcess
 from tests.support.cells import Cells
@@ -253,7 +253,7 @@ async def answer_reason(engine: EngineProcess, request: Generate) -> str:
 def test_a_job_reports_whether_all_its_blocks_are_in_the_store(
     cache: CacheConfig, monkeypatch: pytest.MonkeyPatch, room: int, whole: bool
 ) -> None:
-    monkeypatch.setattr("engine.kv_connector.MAX_UNWRITTEN_BYTES", room)
+    monkeypatch.setattr("engine.kv.connector.MAX_UNWRITTEN_BYTES", room)
     rung = threading.Event()
     cells = Cells(1)
     cells.held[0] = PROMPT

@@ -10,8 +10,8 @@ import pytest
 
 from engine import Generate, Model, Sampling, Started, Tokens, WorkerConfig
 from engine.dimensions import Dimensions
-from engine.kv_cache_manager import KVCacheManager
-from engine.places import Places
+from engine.kv.manager import KVCacheManager
+from engine.kv.places import Places
 from engine.process import EngineProcess
 from gateway.cli.doctor import Doctor
 from gateway.cli.doctor.finding import Mark

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import annex
-from engine.annex import Annex
-from engine.kv_cache_manager import CachedSequence
+from engine.kv import annex
+from engine.kv.annex import Annex
+from engine.kv.manager import CachedSequence
 from engine.llama import Context, Model
 from engine.scheduler import Sequence
 from tests.support.cells import Cells

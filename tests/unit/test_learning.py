@@ -8,7 +8,7 @@ import pytest
 from benchmarks.adapting import MACHINES, Clock, Run, best, fixed, learned, throughput
 from engine import CostModel, LearningCostModel, heuristic
 from engine.cost_model import BATCH
-from engine.kv_cache_manager import CachedSequence
+from engine.kv.manager import CachedSequence
 from engine.learning import FIRST
 from engine.scheduler import TRIAL_SECONDS, TRIAL_SHARE, Scheduler, Sequence
 from gateway.scheduling.engine_count import TRIAL_SECONDS as ENGINE_TRIAL_SECONDS

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import annex, seats
 from engine.errors import ModelLoadError
-from engine.kv_cache_manager import CachedSequence
-from engine.places import Places
+from engine.kv import annex, seats
+from engine.kv.manager import CachedSequence
+from engine.kv.places import Places
 from engine.scheduler import Sequence, Step
 from tests.support.cells import Cells, Chairs
 
@@ -45,8 +45,8 @@ def no_memory(*_: object, **__: object) -> Any:
 def small() -> Iterator[pytest.MonkeyPatch]:
     """Patch Places to use no model, and to use the annex and the seats for small gains."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.places.Context", Context)
-        patch.setattr("engine.places.Streams", Streams)
+        patch.setattr("engine.kv.places.Context", Context)
+        patch.setattr("engine.kv.places.Streams", Streams)
         for name, value in {"CELLS": 300, "COUNTS": (2, 6), "WORTH": 20, "SLACK": 3}.items():
             patch.setattr(seats, name, value)
         for name, value in {"ANNEX_CELLS": 100, "SLOTS": 3, "CROWD": 40, "WORTH": 0}.items():
@@ -97,7 +97,7 @@ def test_the_main_context_has_all_computed_cells_whichever_context_computed_them
 ) -> None:
     with small() as patch:
         if missing == "Streams":
-            patch.setattr("engine.places.Streams", no_memory)
+            patch.setattr("engine.kv.places.Streams", no_memory)
         here = places(cells)
         if missing == "annex":
             patch.setattr(here._annex, "_make", no_memory)

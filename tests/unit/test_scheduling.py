@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.cost_model import BATCH, WIDEST
-from engine.kv_cache_manager import CachedSequence, KVCacheManager
+from engine.kv.manager import CachedSequence, KVCacheManager
 from engine.learning import LearningCostModel
 from engine.scheduler import Scheduler, Sequence
 from tests.support.cells import Cells

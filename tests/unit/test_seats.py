@@ -16,15 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache import BLOCK, Block, CacheConfig, Chain, KeyRing
-from engine import Finished, Generate, Sampling, Tokens, WorkerConfig, seats
+from engine import Finished, Generate, Sampling, Tokens, WorkerConfig
 from engine.channel import Channel
 from engine.cost_model import BATCH
-from engine.kv_cache_manager import CachedSequence
-from engine.kv_connector import KVConnector
+from engine.kv import seats
+from engine.kv.connector import KVConnector
+from engine.kv.manager import CachedSequence
+from engine.kv.seats import Seats
 from engine.llama import Context, Model, Streams
 from engine.messages import Abort, Frames, SetThreads, frame, from_engine_decoder
 from engine.scheduler import Sequence
-from engine.seats import Seats
 from engine.worker import Worker
 from tests.support.cells import Cells, Chairs
 from tests.support.plans import MEASURED
@@ -119,7 +120,7 @@ def test_a_sequence_copied_from_its_seat_is_complete_in_the_main_context_and_con
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
 ) -> None:
     if not plain:  # as with a model whose cells have more fields than the position
-        monkeypatch.setattr("engine.states.tail", lambda _state, _start: None)
+        monkeypatch.setattr("engine.kv.states.tail", lambda _state, _start: None)
     model = Model(tiny_model)
     home, alone = (Context(model, cells=1024, sequences=4, threads=1) for _ in range(2))
     here = Seats(home, lambda _sequences, _cells: Streams(model, 4, 256))
@@ -153,7 +154,7 @@ def test_an_engine_generates_the_models_tokens_on_seats(tiny_model: Path, monkey
             steps += 1
             super().decode(entries)
 
-    monkeypatch.setattr("engine.places.Streams", Counted)
+    monkeypatch.setattr("engine.kv.places.Streams", Counted)
     monkeypatch.setattr("engine.worker.FLUSH_INTERVAL", 0.0)  # sends each token at once, so that the abort is in time
     model = Model(tiny_model)
     texts, ends = converse(model, WorkerConfig(str(tiny_model), 8192 + seats.CELLS, 32, MEASURED))
@@ -190,7 +191,7 @@ def test_a_block_that_is_filled_on_a_seat_is_stored_at_once(
                 late.append(len(resident.tokens) - blocks[-1].end)
             super().store(resident, chain, blocks, **done)
 
-    monkeypatch.setattr("engine.core.KVConnector", Watched)
+    monkeypatch.setattr("engine.kv.cache.KVConnector", Watched)
     monkeypatch.setattr("tests.unit.test_seats.seats.WORTH", 0)
     cache = CacheConfig(f"sqlite://{tmp_path}/blocks.db", ttl=3600, max_bytes=1 << 28, keys=KeyRing.new().text)
     config = WorkerConfig(str(tiny_model), 8192 + seats.CELLS, 32, MEASURED, cache=cache)

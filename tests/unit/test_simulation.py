@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import Answer, EngineDiedError, Finished, Generate, ModelLoadError, Sampling, Started, State, Tokens
-from engine.kv_cache_manager import CachedSequence
+from engine.kv.manager import CachedSequence
 from engine.learning import LearningCostModel
 from engine.scheduler import Scheduler, Sequence
 from engine.shares import CoreShares

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cache import Chain
+
 
 class Cells(Protocol):
     """The methods of a context that the manager needs."""
@@ -41,6 +43,8 @@ class CachedSequence:
     """When its last request ended, in seconds of the clock. The smallest is evicted first."""
     stored: bool = False
     """Whether the store holds all its KV, so that it can be fetched again."""
+    chain: Chain | None = None
+    """The blocks of its tokens while a request runs; None if they must not be stored."""
 
     @property
     def idle(self) -> bool:
@@ -118,6 +122,7 @@ class KVCacheManager:
         self._context.cut(resident.sequence, length)
         resident.tokens = tokens[:length]
         resident.request, resident.scope, resident.reserved, resident.public = request, scope, reserve, public
+        resident.chain = None
         self._make_room()
         return resident
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from cache import Block, Chain, PrefixCache, Stored
-from engine.kv_cache_manager import CachedSequence
+from engine.kv.manager import CachedSequence
 
 MAX_KNOWN_BLOCKS: Final = 16_384
 """Maximum block ids remembered as stored: 32 bytes each, enough for two million tokens."""

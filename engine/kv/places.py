@@ -14,14 +14,14 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from engine import annex, seats
-from engine.annex import Annex
 from engine.cost_model import WIDEST
 from engine.errors import DecodeError, ModelLoadError
+from engine.kv import annex, seats
+from engine.kv.annex import Annex
+from engine.kv.seats import Seats
 from engine.llama import Context, Model, Streams
 from engine.memory import settle
 from engine.scheduler import Sequence, Step
-from engine.seats import Seats
 
 
 class Computed(NamedTuple):
