@@ -22,7 +22,7 @@ from gateway.protocol.hints import Hints
 from gateway.protocol.items import Item, input_item, messages
 from gateway.protocol.requests import ResponseCreate
 from gateway.responses.services import Services, new_id
-from gateway.scheduling.placement import Demand
+from gateway.scheduling.placement import Demand, prefixes
 
 
 async def prepare(
@@ -46,6 +46,7 @@ async def prepare(
         known=0 if request.is_reproducible else context.known,
         previous=request.previous_response_id or (known.response if known else None),
         stored=not (request.is_ephemeral or request.is_reproducible) and services.pool.stores,
+        prefixes=() if request.is_reproducible else prefixes(context.ids, principal.tenant, context.public),
     )
     return context, demand
 

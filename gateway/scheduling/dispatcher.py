@@ -19,7 +19,7 @@ from typing import Final
 
 from engine import WIDEST, Engine, LearningCostModel, State, StepTimes, round_seconds
 from gateway.scheduling.engine_count import EngineCount
-from gateway.scheduling.placement import Demand, Placement
+from gateway.scheduling.placement import STRIDE, Demand, Placement
 
 HOMES: Final = 4096
 """Maximum responses whose home is remembered. An engine holds far fewer conversations."""
@@ -129,7 +129,7 @@ class Dispatcher:
         fitting = [engine for engine in self._engines if self._fits(engine, demand)]
         if not fitting:
             return None
-        shared = self._homes.get(demand.group or "")
+        shared = self._homes.get(demand.group or "") or self._leader(demand)
         if shared is not None and shared in fitting:
             engine = shared
         else:
@@ -250,6 +250,18 @@ class Dispatcher:
         # A step of another request's prompt runs between any two tokens of this answer.
         wait = sum(self._prefilling(run) for run in runs)
         return load + prompt + wait + ANSWER * round_seconds(self._times(engine), len(runs) + 1)
+
+    def _leader(self, demand: Demand) -> Engine | None:
+        """Return the engine that computes most of the prompt now, for another request with the same beginning.
+
+        There the common tokens are computed once. Once both requests are answered, `rebalance` spreads them.
+        """
+        prompts = [run.placement for run in self._runs.values() if not run.streaming]
+        longest = max(prompts, key=lambda other: demand.common(other.demand), default=None)
+        if longest is None:
+            return None
+        saved = demand.common(longest.demand) - demand.known
+        return longest.engine if 2 * saved >= max(demand.new, STRIDE) else None
 
     def _prefill(self, engine: Engine, demand: Demand) -> float:
         """Return the seconds that computing and fetching the prompt take on `engine`."""

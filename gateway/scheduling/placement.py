@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from engine import Engine
@@ -10,6 +12,9 @@ from engine import Engine
 PREFILL: Final = 0.2
 """Cost of a prompt token in answer tokens: prompts are computed about five times faster
 (docs/scheduling.md)."""
+
+STRIDE: Final = 64
+"""Tokens between two lengths at which prompts are compared."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,18 @@ class Demand:
     """Name of the requests with this prompt, if there are several; one engine computes it for all."""
     stored: bool = False
     """Whether the request's KV is in the store, from which any engine can fetch it."""
+    prefixes: tuple[int, ...] = ()
+    """Hashes of the prompt's first STRIDE tokens, of twice as many, and so on, with those who may share them."""
 
     @property
     def cells(self) -> int:
         """Maximum KV cells."""
         return self.prompt + self.answer
+
+    def common(self, other: Demand) -> int:
+        """Return how many tokens at the start of both prompts are equal and may be shared, in multiples of STRIDE."""
+        pairs = zip(self.prefixes, other.prefixes, strict=False)
+        return STRIDE * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     @property
     def new(self) -> int:
@@ -58,3 +70,12 @@ class Placement:
     """Number of the request: the same wherever it moves."""
     engine: Engine
     demand: Demand
+
+
+def prefixes(tokens: Sequence[int], scope: str, public: int) -> tuple[int, ...]:
+    """Return `Demand.prefixes` of a prompt. `scope` may share it, and everybody its first `public` tokens."""
+    found: list[int] = []
+    for end in range(STRIDE, len(tokens) + 1, STRIDE):
+        sharers = "" if end <= public else scope
+        found.append(hash((found[-1] if found else 0, sharers, *tokens[end - STRIDE : end])))
+    return tuple(found)

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.responses.idle_work import IdleWork
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+from tests.support.tiny_model import write_tiny_model
 
 INSTRUCTIONS = "You keep the samovar of a railway carriage and know all about tea. " * 6
 ASKED = {"input": "hello", "max_output_tokens": 3}
@@ -128,3 +129,23 @@ async def test_a_request_ends_the_job_and_those_after_it() -> None:
     work.interrupt()
     await work.close()
     assert done == ["begun", "ended"]
+
+
+@pytest.mark.slow
+async def test_two_users_with_the_same_instructions_compute_them_once(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model.gguf", context=8192)
+    instructions = INSTRUCTIONS * 10  # long enough for the second request to arrive in the meantime
+    settings: dict[str, object] = {"model": model, "cores": 2, "engines": 2, "preload": True}
+    with Gateway(tmp_path / "state", **settings) as gateway:
+        wait_until(lambda: loaded(gateway) == 2)
+
+        async def ask(text: str, greeting: str) -> int:
+            async with gateway.connect() as conversation:
+                events = await conversation.ask(text, instructions=greeting + instructions, max_output_tokens=3)
+                return int(events[-1].response.usage.input_tokens_details.cached_tokens)
+
+        # Several attempts: on a busy machine the second request may arrive after the first one's prompt is computed.
+        shared = [
+            max(await asyncio.gather(ask("tea?", word), ask("milk?", word))) for word in ("Hi. ", "Hello. ", "Hey. ")
+        ]
+        assert max(shared) > len(instructions) * 0.9

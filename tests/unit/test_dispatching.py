@@ -12,7 +12,7 @@ from engine import WIDEST, Engine, State, WorkerConfig
 from engine.learning import LearningCostModel
 from engine.process import EngineProcess
 from gateway.scheduling.dispatcher import Dispatcher
-from gateway.scheduling.placement import Demand, Placement
+from gateway.scheduling.placement import Demand, Placement, prefixes
 from tests.support.clock import Clock
 from tests.support.plans import MEASURED
 
@@ -87,6 +87,51 @@ def test_requests_with_one_prompt_go_to_one_engine_that_computes_it_once() -> No
     demand = Demand(1000, 100, group="group_1")
     assert len({placed(dispatcher, demand).engine for _ in range(4)}) == 1
     assert placed(dispatcher, Demand(1000, 100)).engine is not placed(dispatcher, demand).engine
+
+
+SYSTEM = list(range(200))
+"""Instructions that several prompts begin with."""
+
+
+def opening(scope: str, *, public: int = 0, known: int = 0) -> Demand:
+    """Return the demand of a first question after SYSTEM."""
+    tokens = [*SYSTEM, *range(1000, 1030)]
+    return Demand(len(tokens), 100, known=known, stored=True, prefixes=prefixes(tokens, scope, public))
+
+
+@pytest.mark.parametrize(
+    ("other", "together"),
+    [
+        (opening("a"), True),
+        (opening("b"), False),
+        (opening("a", known=190), False),
+        (Demand(230, 100), False),
+        (Demand(2000, 100, prefixes=prefixes([*SYSTEM, *range(5000, 6800)], "a", 0)), False),
+    ],
+    ids=["same user", "another user", "already known", "another prompt", "a long prompt"],
+)
+def test_a_common_beginning_is_computed_by_one_engine(other: Demand, together: bool) -> None:
+    dispatcher = Dispatcher(engines(2, cells=10_000), LearningCostModel(MEASURED))
+    first = placed(dispatcher, opening("a"))
+    assert (placed(dispatcher, other).engine is first.engine) is together
+
+
+def test_users_share_the_computation_of_public_instructions() -> None:
+    dispatcher = Dispatcher(engines(2, cells=10_000), LearningCostModel(MEASURED))
+    first, second = (placed(dispatcher, opening(user, public=len(SYSTEM))) for user in "ab")
+    assert first.engine is second.engine
+
+
+def test_requests_with_a_common_beginning_spread_once_both_are_answered() -> None:
+    pair = Pair()
+    openings = [placed(pair.dispatcher, opening("a")) for _ in range(2)]
+    assert {placement.engine for placement in openings} == {openings[0].engine}
+    for placement in openings:
+        pair.dispatcher.started(placement, placement.number)
+        pair.dispatcher.streams(placement)
+    pair.later()
+    pair.dispatcher.rebalance()
+    assert len(pair.left) == 1
 
 
 def test_an_engine_that_could_not_load_the_model_is_asked_only_when_none_could() -> None:
