@@ -16,10 +16,12 @@ from engine.candidates import Logits
 from engine.channel import Channel
 from engine.constraint import Constraint
 from engine.cost_model import Kind
+from engine.drafts import Drafts
 from engine.errors import DecodeError, EngineError, ModelLoadError
 from engine.grammars import Compiled, Grammars
 from engine.kv.cache import KVCache
 from engine.kv.manager import CachedSequence
+from engine.kv.places import Results
 from engine.learning import LearningCostModel
 from engine.llama import Context, Model
 from engine.messages import (
@@ -54,6 +56,7 @@ class EngineCore:
         self._runs: dict[int, Run] = {}
         self._compiling: set[int] = set()
         """Requests whose grammar is being compiled."""
+        self._speculates = config.speculation and self._kv.divisible  # a recurrent state can't drop tokens
         self._threads = 0
         self._moving = 0
         """Number of requests that move to another engine once their KV is stored."""
@@ -153,6 +156,8 @@ class EngineCore:
     def _schedule(self, run: Run) -> None:
         self._kv.begin(run.message, run.sequence.resident)
         run.scheduled = True
+        if self._speculates:
+            run.sequence.drafts = Drafts(run.sequence.tokens)
         self._scheduler.add(run.sequence)
         self._channel.send(Started(run.message.request, run.sequence.computed, run.fetched))
 
@@ -169,6 +174,7 @@ class EngineCore:
         step = self._scheduler.schedule(brief=self._moving > 0)
         if not step.parts:
             return
+        accepted = 0
         try:
             context, rows = self._kv.compute(step)
         except DecodeError as error:
@@ -177,13 +183,13 @@ class EngineCore:
             step = replace(step, typical=False)
         else:
             for (sequence, _), row in zip(step.parts, rows, strict=True):
-                self._computed(sequence, context.logits, row)
+                accepted += self._computed(sequence, step.draft(sequence), context, row)
         seconds = time.perf_counter() - started
         self._scheduler.observe(step, seconds)
         self._channel.send(
             Stepped(
                 step.rows, len(step.parts), seconds, self._kv.used, self._threads, step.kind,
-                step.width if step.typical else 0, step.trial,
+                step.width if step.typical else 0, step.trial, sum(map(len, step.drafts.values())), accepted,
             ),
             urgent=False,
         )  # fmt: skip
@@ -207,17 +213,31 @@ class EngineCore:
         seconds = time.perf_counter() - started
         self._channel.send(Stepped(rows, 1, seconds, self._kv.used, 1, kind), urgent=False)
 
-    def _computed(self, sequence: Sequence, logits: Callable[[int], Logits], row: int) -> None:
-        """Store the blocks that a step has filled, and sample the next token if the sequence is up to date."""
+    def _computed(self, sequence: Sequence, draft: list[int], context: Results, row: int) -> int:
+        """Store the blocks that a step has filled, and sample the next tokens if the sequence is up to date.
+
+        The logits after its last token are in `row`, those after each token of the draft in the next rows. Returns how
+        many tokens of the draft were sampled.
+        """
         try:
             self._kv.store_filled(sequence)
         except DecodeError as error:
             self._finish(sequence.request, "failed", str(error))
-            return
-        if sequence.pending == 0:
-            self._sample(sequence, logits(row))
-        else:
+            return 0
+        if sequence.pending > 0:
             self._channel.send(PromptProgress(sequence.request, sequence.computed), urgent=False)
+            return 0
+        self._sample(sequence, context.logits(row))
+        right = 0
+        while right < len(draft) and sequence.request in self._runs and sequence.tokens[-1] == draft[right]:
+            right += 1
+            self._kv.keep_draft(sequence)
+            self._sample(sequence, context.logits(row + right))
+        if sequence.drafts is not None:
+            sequence.drafts.learn(len(draft), right)
+        if draft and sequence.request in self._runs:
+            self._kv.drop_draft(sequence)
+        return right
 
     def _sample(self, sequence: Sequence, logits: Logits) -> None:
         """Sample the next token of a sequence, and finish its request where it ends."""

@@ -39,6 +39,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, tag="configure"):
     """The change marks of the model file when `build` was computed; None to accept any file."""
     idle_cells: int = 1 << 30
     """Maximum cells of ended requests, because idle cells slow every step down."""
+    speculation: bool = False
+    """Whether steps verify drafts of the next tokens."""
     learned: list[LearnedStep] = []
     """What the gateway has learned about step times until now."""
 
@@ -200,6 +202,10 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
     """Rows with padding, if the step's seconds are typical of its width, else 0."""
     trial: bool = False
     """Whether its width was tried because nothing was known about it."""
+    drafted: int = 0
+    """Draft tokens among its rows."""
+    accepted: int = 0
+    """Draft tokens that were sampled."""
 
 
 class StoreUsed(msgspec.Struct, frozen=True, tag="store_used"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.cost_model import Kind, StepTimes, groups, padded, round_seconds, widest
+from engine.cost_model import WIDEST, Kind, StepTimes, groups, padded, round_seconds, seconds, widest
+from engine.drafts import Drafts
 from engine.kv.manager import CachedSequence
 from engine.learning import LearningCostModel
 
@@ -38,6 +40,10 @@ TRIAL_ROUNDS: Final = 4
 """Rounds of one trial. The first one is not learned from: its sequences may change their places in memory."""
 TRIAL_SECONDS: Final = 3.0
 """Maximum seconds of trials that may be saved up, and that are available at the start."""
+OTHERS: Final = 0.2
+"""Maximum share by which drafts may lengthen a round while some sequences have no draft: these get nothing for it."""
+CERTAIN: Final = 0.5
+"""Chance of a draft token from which on a sequence counts as having a draft."""
 WIDE: Final = 32
 """Group size from 64 rows on: per row, 64 take 3.2 ms, 80 3.3, 128 3.1 and 256 3.0 (stand-in model, 2 threads)."""
 
@@ -55,6 +61,8 @@ class Sequence:
     answered: int | None = None
     """Where the response starts in `tokens`, if part of it was generated before the request moved or its engine died.
     From there on, tokens are recomputed in narrow steps, for the same rounding as in decoding."""
+    drafts: Drafts | None = None
+    """Drafts of the next tokens; None without speculation."""
     prompt: int = field(init=False)
     """Number of tokens at the start: the prompt, and the part of the response generated before."""
 
@@ -66,6 +74,16 @@ class Sequence:
     def pending(self) -> int:
         """Number of tokens not in the cells yet: the rest of the prompt, or the token sampled last."""
         return len(self.tokens) - self.computed
+
+    def propose(self) -> list[int]:
+        """Return a draft of the next tokens, no longer than the limit allows."""
+        room = self.limit - len(self.tokens) - 1  # the last token needs no KV
+        return [] if self.drafts is None or room < 1 else self.drafts.propose(room)
+
+    @property
+    def chance(self) -> float:
+        """Estimated probability that a token of the last draft is right if those before it are."""
+        return 0.0 if self.drafts is None else self.drafts.chance
 
     def chunk(self, rows: int) -> int:
         """Return how many pending tokens a step with room for `rows` may compute."""
@@ -90,11 +108,17 @@ class Step:
     """Whether other steps of this width take as long: not the first ones after a change of widths."""
     trial: bool = False
     """Whether the step's width is tried because nothing is known about it."""
+    drafts: dict[int, list[int]] = field(default_factory=dict)
+    """By request: the tokens that are computed in addition, as if they had been sampled already."""
+
+    def draft(self, sequence: Sequence) -> list[int]:
+        """Return the draft tokens of a sequence."""
+        return self.drafts.get(sequence.request, [])
 
     @property
     def rows(self) -> int:
         """Number of tokens in the step, without padding."""
-        return sum(tokens for _, tokens in self.parts)
+        return sum(tokens for _, tokens in self.parts) + sum(map(len, self.drafts.values()))
 
     @property
     def width(self) -> int:
@@ -126,6 +150,10 @@ class Scheduler:
         """Seconds that trials may take now."""
         self._prompts_next = True
         self._oldest_first = False
+        self._proposals: dict[int, list[int]] = {}
+        """The drafts that were proposed at the start of the current round, by request."""
+        self._spare = math.inf
+        """Seconds by which drafts may still lengthen the current round."""
         self.threads = 1
 
     def __len__(self) -> int:
@@ -198,17 +226,40 @@ class Scheduler:
         self._typical = steps == self._steps
         self._steps = steps
         self._round.extend(steps)
+        self._proposals = {sequence.request: sequence.propose() for sequence in self._decoding}
+        everybody = all(sequence.chance >= CERTAIN for sequence in self._decoding)
+        self._spare = math.inf if everybody else OTHERS * round_seconds(self._times, sequences)
 
     def _decode(self, width: int, rows: int) -> Step:
         group = [self._decoding.popleft() for _ in range(min(width, len(self._decoding)))]
         self._decoding.extend(group)
+        drafts = {} if self._trial else self._draft(group, rows)
+        if drafts:
+            width += sum(map(len, drafts.values()))
+            rows = padded(self._times, width)
         return Step(
             [(sequence, 1) for sequence in group],
             rows - width,
             round=len(group) == len(self._decoding),
             typical=self._typical,
             trial=self._trial > 0,
+            drafts=drafts,
         )
+
+    def _draft(self, group: list[Sequence], rows: int) -> dict[int, list[int]]:
+        """Return the drafts with which a step of `group`, else of `rows` rows, yields the most tokens per second."""
+        proposals = {s.request: (s.chance, len(self._proposals[s.request])) for s in group}
+        likeliest = _likeliest(proposals, WIDEST - len(group))
+        plain = seconds(self._times.decode, rows)
+        best, count, taken, tokens = len(group) / plain, 0, plain, float(len(group))
+        for more, (chance, _) in enumerate(likeliest, 1):
+            tokens += chance
+            longer = seconds(self._times.decode, padded(self._times, len(group) + more))
+            if tokens / longer > best and longer - plain <= self._spare:
+                best, count, taken = tokens / longer, more, longer
+        self._spare -= taken - plain
+        counts = Counter(request for _, request in likeliest[:count])
+        return {request: self._proposals[request][:number] for request, number in counts.items()}
 
     def _prefill(self, *, brief: bool) -> Step:
         parts, rows, room = [], 0, self._room(brief=brief)
@@ -236,6 +287,19 @@ class Scheduler:
             budget = min(MAX_PREFILL_SECONDS, max(MAX_SHARED_PREFILL_SECONDS, rounds))
         rows = widest(self._times, budget)
         return max(GROUP, rows - rows % _group(rows))
+
+
+def _likeliest(proposals: dict[int, tuple[float, int]], most: int) -> list[tuple[float, int]]:
+    """Return the likeliest of all draft tokens, as (probability that it counts, request).
+
+    `proposals` are by request: the chance of a token if those before it are right, and the number of tokens.
+    """
+    tokens = [
+        (chance**position, request)
+        for request, (chance, length) in proposals.items()
+        for position in range(1, length + 1)
+    ]
+    return sorted(tokens, reverse=True)[:most]
 
 
 def _group(rows: int) -> int:

@@ -91,7 +91,7 @@ def build(settings: Settings, model: ServedModel | None = None) -> tuple[Starlet
             working = sum(engine.state is State.BUSY for engine in pool.engines)
             costs.observe(step.threads, step.kind, step.width, step.seconds, working=working)
 
-    worker = model.worker(cache.config, settings.state_dir)
+    worker = model.worker(cache.config, settings.state_dir, speculation=settings.speculation)
     pool = EnginePool(
         worker,
         count=model.engines,

@@ -324,20 +324,26 @@ LEARNED: Final = Row(
             "Usual time of a step by sequences: engines × threads. All rise at once: others use the machine.",
             (Query(metric("learned_step_seconds", 'kind="decode"'), LEARNED_STEP),),
             unit="s",
-            width=6,
         ),
         Panel(
             "Learned prefill time",
             "Usual time of a step by prompt tokens: engines × threads.",
             (Query(metric("learned_step_seconds", 'kind="prefill"'), LEARNED_STEP),),
             unit="s",
-            width=6,
+        ),
+        Panel(
+            "Draft tokens",
+            "Tokens that a step computes in addition where an answer repeats its text. Accepted ones come free.",
+            (
+                Query(total(rate("spec_tokens_drafted_total")), "drafted"),
+                Query(total(rate("spec_tokens_accepted_total")), "accepted"),
+            ),
         ),
         Panel(
             "Steps learned from",
             "Including earlier runs. Few: the plan is still an estimate; samovar tune measures at once.",
             (Query(total(metric("cost_model_samples")), "steps"),),
-            width=6,
+            width=12,
         ),
         Panel(
             "Time in trials",
@@ -349,7 +355,7 @@ LEARNED: Final = Row(
                 ),
             ),
             unit="percentunit",
-            width=6,
+            width=12,
         ),
     ),
 )

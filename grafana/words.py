@@ -101,6 +101,10 @@ CHINESE: Final = {
     "A step generates one token for each of its sequences: a lower bound of the time between tokens.": (
         "每一步为每个序列生成一个词元：词元间隔不会低于它。"
     ),
+    "Draft tokens": "草稿词元",
+    "Tokens that a step computes in addition where an answer repeats its text. Accepted ones come free.": (
+        "回答重复对话内容时，一步中额外计算的词元；被接受的无需另算。"
+    ),
     "Batch size": "批大小",
     "Mean number of sequences in a step. 1: answers take turns; more: answers are batched.": (
         "每步的平均序列数：1 表示轮流，更大表示合批。"
@@ -213,6 +217,8 @@ CHINESE: Final = {
     "limit": "上限",
     "conversations": "对话",
     "connections": "连接",
+    "drafted": "草稿",
+    "accepted": "接受",
     "sequences": "序列",
     "steps": "步",
     "share": "比例",

@@ -121,6 +121,14 @@ class KVCache:
             full = chain.extend(resident.tokens[len(chain.tokens) :])
             self._connector.store(resident, chain, full)
 
+    def keep_draft(self, sequence: Sequence) -> None:
+        """Count the draft token that follows the computed ones as computed: it was sampled."""
+        self._places.keep_draft(sequence)
+
+    def drop_draft(self, sequence: Sequence) -> None:
+        """Remove the cells of draft tokens that were not sampled."""
+        self._places.drop_draft(sequence)
+
     def release(self, sequence: Sequence, *, moved: Callable[[], None] | None = None) -> None:
         """End the request of a sequence, and store all its KV, including the unfilled last block.
 

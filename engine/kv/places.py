@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from engine.candidates import Logits
 from engine.cost_model import WIDEST
 from engine.errors import DecodeError, ModelLoadError
 from engine.kv import annex, seats
@@ -24,10 +25,17 @@ from engine.memory import settle
 from engine.scheduler import Sequence, Step
 
 
+class Results(Protocol):
+    """A context whose step has been computed."""
+
+    def logits(self, index: int) -> Logits:
+        """Return the logits of a row. Valid until the next step."""
+
+
 class Computed(NamedTuple):
     """The result of a step: `context` holds the logits of each part's last token, at the row in `rows`."""
 
-    context: Context | Streams
+    context: Results
     rows: list[int]
 
 
@@ -78,6 +86,15 @@ class Places:
                 raise DecodeError(1)
             _is_home(sequence)
 
+    def keep_draft(self, sequence: Sequence) -> None:
+        """Count the draft token that follows the computed ones as computed: it was sampled."""
+        sequence.computed += 1
+        _is_home(sequence)
+
+    def drop_draft(self, sequence: Sequence) -> None:
+        """Remove the cells of draft tokens that were not sampled."""
+        self.home.cut(sequence.resident.sequence, sequence.computed)
+
     def leave(self, sequence: Sequence) -> None:
         """Release a sequence, also after a failed step: only the tokens of its resident remain, in the main context."""
         with suppress(DecodeError):
@@ -103,7 +120,7 @@ class Places:
     def _on_seats(self, step: Step, used: int) -> Computed | None:
         answers = [answer for answer, _ in step.parts]
         rows = len(answers) + step.padding
-        if self._seats is None or not step.round or self._crowded:
+        if self._seats is None or not step.round or step.drafts or self._crowded:
             return None
         if not self._seats.takes(answers, rows=rows, used=used):
             return None
@@ -119,7 +136,7 @@ class Places:
             self._seats.close()
 
     def _in_annex(self, step: Step, used: int) -> Computed | None:
-        if self._annex is None or not self._annex.takes(step.parts, used):
+        if self._annex is None or step.drafts or not self._annex.takes(step.parts, used):
             return None
         try:
             return Computed(self._annex.decode(step.parts, self._threads), _last_rows(step))
@@ -128,11 +145,14 @@ class Places:
             return None
 
     def _at_home(self, step: Step) -> Computed:
-        entries = [
-            (sequence.tokens[p], p, sequence.resident.sequence, p == len(sequence.tokens) - 1)
-            for sequence, tokens in step.parts
-            for p in range(sequence.computed, sequence.computed + tokens)
-        ]
+        entries = []
+        for sequence, tokens in step.parts:
+            number, start = sequence.resident.sequence, len(sequence.tokens)
+            entries += [
+                (sequence.tokens[p], p, number, p == start - 1)
+                for p in range(sequence.computed, sequence.computed + tokens)
+            ]
+            entries += [(token, start + i, number, True) for i, token in enumerate(step.draft(sequence))]
         # Padding rows request logits too: padding helps most in the output matrix, the largest of all.
         entries += [(entries[0][0], i, self._padding, True) for i in range(step.padding)]
         try:
@@ -150,4 +170,6 @@ def _is_home(sequence: Sequence) -> None:
 
 
 def _last_rows(step: Step) -> list[int]:
-    return [row - 1 for row in itertools.accumulate(tokens for _, tokens in step.parts)]
+    """Return the rows of the parts' last tokens. The rows of drafts follow them."""
+    ends = itertools.accumulate(tokens + len(step.draft(sequence)) for sequence, tokens in step.parts)
+    return [end - 1 - len(step.draft(sequence)) for end, (sequence, _) in zip(ends, step.parts, strict=True)]

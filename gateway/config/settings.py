@@ -121,6 +121,11 @@ class Settings(BaseSettings):
         description="measure steps in preloaded engines for at most 10 s after the first start with a model, until the "
         "first request",
     )
+    speculation: bool = Field(
+        True,
+        description="compute several tokens of an answer in one step where it repeats its conversation; the text is "
+        "that of plain sampling",
+    )
     queue_limit: int = Field(64, ge=0, le=100_000, description="maximum number of waiting requests")
     queue_timeout: Seconds = Field(60, gt=0, le=86_400, description="maximum time in seconds that a request waits")
     resume_grace: Seconds = Field(

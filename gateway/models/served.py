@@ -106,7 +106,7 @@ class ServedModel:
             return GATEWAY_BYTES + engines * (engine + weights)
         return GATEWAY_BYTES + weights + engines * engine
 
-    def worker(self, cache: CacheConfig, state_dir: Path) -> WorkerConfig:
+    def worker(self, cache: CacheConfig, state_dir: Path, *, speculation: bool) -> WorkerConfig:
         """Return the configuration of the engines. File digests are cached in `state_dir`. Raises OSError."""
         before = mark(self.entry.path)
         return WorkerConfig(
@@ -122,6 +122,7 @@ class ServedModel:
             },
             mark=before,
             idle_cells=IDLE_CELLS,
+            speculation=speculation,
         )
 
     def prompts(self, instructions: str) -> Configuration:

@@ -102,6 +102,12 @@ class Metrics:
             ["kind"],
             registry=r,
         )
+        self.drafted = Counter(
+            "samovar_spec_tokens_drafted", "Draft tokens that engine steps computed in addition", registry=r
+        )
+        self.accepted = Counter(
+            "samovar_spec_tokens_accepted", "Draft tokens that became part of an answer", registry=r
+        )
         self.prompt_workers = Counter(
             "samovar_prompt_worker_restarts",
             "Restarts of prompt workers, the processes that render and tokenize prompts",
@@ -144,6 +150,8 @@ class Metrics:
         """Record a step of an engine; `trial` is whether another number of engines is being tried."""
         self.batch.observe(step.sequences)
         self.step.observe(step.seconds)
+        self.drafted.inc(step.drafted)
+        self.accepted.inc(step.accepted)
         if step.trial or trial:
             self.trials.labels("width" if step.trial else "engines").inc(step.seconds)
 

@@ -40,6 +40,8 @@ PROMISED: dict[str, tuple[str, set[str]]] = {
     "engine_load_seconds": ("gauge", {"engine"}),
     "engine_batch_size": ("histogram", set()),
     "engine_step_seconds": ("histogram", set()),
+    "spec_tokens_drafted_total": ("counter", set()),
+    "spec_tokens_accepted_total": ("counter", set()),
     "learned_step_seconds": ("gauge", {"engines", "threads", "kind", "rows"}),
     "cost_model_samples": ("gauge", set()),
     "trial_seconds_total": ("counter", {"kind"}),

@@ -18,7 +18,7 @@ from gateway.cli.launcher import SAMOVAR, GatewayProcess
 
 __all__ = ["CHILD_ENVIRONMENT", "SAMOVAR", "Conversation", "Gateway", "connect", "said"]
 
-UNPREPARED = {"SAMOVAR_PRELOAD": "no", "SAMOVAR_SELF_TEST": "no"}
+UNPREPARED = {"SAMOVAR_PRELOAD": "no", "SAMOVAR_SELF_TEST": "no", "SAMOVAR_SPECULATION": "no"}
 """Tests count steps, and busy engines would slow each other down."""
 CHILD_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("SAMOVAR_")} | UNPREPARED
 
