@@ -6,6 +6,7 @@ python -m tests [arguments of pytest, such as -k words, -m unit or -x]
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from typing import Final
@@ -28,8 +29,14 @@ def main(arguments: list[str]) -> int:
 
 
 def run(marks: str, *arguments: str) -> int:
-    """Run the tests that have these marks, and return the exit code."""
-    return subprocess.run([sys.executable, "-m", "pytest", "-m", marks, *arguments], check=False).returncode
+    """Run the tests that have these marks, and return the exit code.
+
+    Bytecode is always stored: several hundred processes of the tests would compile the same sources, which takes each
+    of them a third of a second.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "pytest", "-m", marks, *arguments]
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
