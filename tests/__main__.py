@@ -1,4 +1,4 @@
-"""Run the tests: two files at a time, then those marked `serial`.
+"""Run the tests: three files at a time, then those marked `serial`.
 
 python -m tests [arguments of pytest, such as -k words, -m unit or -x]
 """
@@ -13,8 +13,11 @@ from typing import Final
 
 import pytest
 
-PARALLEL: Final = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
-"""A file stays with one worker, which starts its gateways once. `tests/conftest.py` sorts the files."""
+PARALLEL: Final = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+"""More workers than a small machine has cores, since tests wait for a third of their time.
+
+A file stays with one worker, which starts its gateways once. `tests/conftest.py` sorts the files.
+"""
 
 
 def main(arguments: list[str]) -> int:
