@@ -36,6 +36,7 @@ NPM: Final = f"openai@{json.loads((ROOT / 'tests/clients/package.json').read_tex
 
 settings.register_profile("samovar", deadline=None)  # tests assert no times
 settings.load_profile("samovar")
+expect.set_options(timeout=30_000)  # a busy machine shows some changes only after the 5 s that are the default
 
 
 def pytest_configure() -> None:
