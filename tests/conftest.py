@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ NPM: Final = f"openai@{json.loads((ROOT / 'tests/clients/package.json').read_tex
 
 settings.register_profile("samovar", deadline=None)  # tests assert no times
 settings.load_profile("samovar")
+expect.set_options(timeout=30_000)  # a busy machine shows some changes only after the 5 s that are the default
 
 
 def pytest_configure() -> None:
@@ -58,6 +60,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(tier(item))
     items.sort(key=place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Limit the time of the fixtures."""
+    with time_limit(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Limit the time of the fixtures' ends."""
+    with time_limit(item):
+        return (yield)
+
+
+@contextmanager
+def time_limit(item: pytest.Item) -> Iterator[None]:
+    """Fail after the time limit of a test.
+
+    pytest-timeout limits the test alone (`timeout_func_only`). Otherwise its timer runs on while pytest reports a
+    failure, and an exception that is raised there is an internal error, which ends the whole run.
+    """
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+
+    def expire(*_: object) -> None:
+        pytest.fail(f"the fixtures took longer than {seconds:g} s")
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def place(item: pytest.Item) -> tuple[bool, int]:

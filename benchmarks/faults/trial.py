@@ -19,7 +19,8 @@ from tests.support.redis_server import RedisServer
 
 SCRIPTS: Final = 12
 PEOPLE: Final = 6
-WARM_SECONDS: Final = 1.0
+CALM_SECONDS: Final = 1.0
+"""How long clients are answered before the fault, and after it until its consequences are over."""
 HEAL_SECONDS: Final = 90.0
 """Timeout of the recovery; an engine that crashed often is retried after half a minute, and so is a store."""
 CONTEXT: Final = 2048
@@ -33,23 +34,32 @@ SETTINGS: Final = {
 
 
 async def trial(
-    name: str, model: Path, folder: Path, *, seconds: float, seed: int, texts: dict[str, str], count: int = PEOPLE
+    name: str,
+    model: Path,
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    texts: dict[str, str],
+    count: int = PEOPLE,
+    calm: float = CALM_SECONDS,
 ) -> Row:
     """Inject the fault `name` for `seconds` while `count` clients hold conversations.
 
-    `texts` holds undisturbed answers by the key of their question; new ones are added.
+    They also hold them for `calm` seconds before the fault, and again until nothing was refused for as long. `texts`
+    holds undisturbed answers by the key of their question; new ones are added.
     """
     fault = FAULTS[name]
     with _scene(name, fault, model, folder, seed=seed, texts=texts) as scene:
         people = scene.people(count, scripts(seed, SCRIPTS), flighty=fault.flighty)
-        await _talk(scene, WARM_SECONDS)
+        await _talk(scene, calm)
         before = await asyncio.to_thread(scene.gateway.rest)
         until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as talking:  # an interrupt does not wait for their answers
             for talker in people:
                 talking.create_task(talker.talk(until))
             await fault.inject(scene, until)
-        await _heal(scene)
+        await _heal(scene, calm)
         for leak in (await asyncio.to_thread(scene.gateway.rest)).leaks(before):
             scene.ledger.row.leaks += 1
             scene.ledger.row.notes[leak] += 1
@@ -86,14 +96,14 @@ async def _talk(scene: Scene, seconds: float) -> None:
     await asyncio.gather(*(talker.talk(until) for talker in scene.talkers))
 
 
-async def _heal(scene: Scene) -> None:
-    """Wait until all clients are answered again after the fault."""
+async def _heal(scene: Scene, calm: float) -> None:
+    """Wait until all clients are answered for `calm` seconds after the fault."""
     for talker in scene.talkers:
         talker.flighty = 0.0
     until = time.monotonic() + HEAL_SECONDS
     while time.monotonic() < until:
         refused, turns = scene.ledger.row.refused, scene.ledger.row.turns
-        await _talk(scene, WARM_SECONDS)
+        await _talk(scene, calm)
         if scene.ledger.row.turns > turns and scene.ledger.row.refused == refused:
             return
     scene.ledger.stuck(f"requests were refused {HEAL_SECONDS:.0f} s after the fault was over")

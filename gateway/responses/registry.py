@@ -70,8 +70,7 @@ class Responses:
         self, request: ResponseCreate, count: int, *, principal: Principal, unstored: Unstored
     ) -> list[Running]:
         """Start `count` responses to one prompt, which differ in their seeds. Raises ApiError."""
-        if self.closing:
-            raise EngineUnavailableError(STOPPING)
+        self._check_open()
         principal = self.services.registry.current(principal)
         self.services.registry.check_allowance(principal)
         self.services.penalties.check(principal.user)
@@ -84,15 +83,22 @@ class Responses:
             count,
             principal=principal,
             unstored=unstored,
+            check_open=self._check_open,
             grace=self._grace,
             keep_alive=self.keep_alive,
         )
         for running in group:
             self._register(running)
+        for running in group:
             await self.turns.add(running)
             if request.background:
                 await self._store(running)
         return group
+
+    def _check_open(self) -> None:
+        """Raise EngineUnavailableError once `close` has started."""
+        if self.closing:
+            raise EngineUnavailableError(STOPPING)
 
     @staticmethod
     async def _store(running: Running) -> None:
@@ -124,8 +130,6 @@ class Responses:
     def _register(self, running: Running) -> None:
         self._running[running.id] = running
         running.log.watchers.add(lambda: self._on_event(running))
-        if self.closing:  # the gateway began to close while the prompt was being encoded
-            running.stop()
 
     def find_response(self, principal: Principal, response: str) -> Running | None:
         """Return a running or recently ended response of the principal's tenant."""

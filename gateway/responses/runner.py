@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final, Self
 
@@ -117,16 +117,19 @@ class Running:
         *,
         principal: Principal,
         unstored: Unstored,
+        check_open: Callable[[], None],
         grace: float,
         keep_alive: float = KEEP_ALIVE,
     ) -> list[Self]:
         """Validate a request, and queue and start `count` responses to its prompt; each adds its number to the seed.
 
         Each is admitted and charged separately. Raises ApiError if one of them is rejected; then none starts.
-        `unstored` holds the connection's responses with `store: false`.
+        `unstored` holds the connection's responses with `store: false`. `check_open` raises ApiError if the gateway
+        began to stop while the prompt was being encoded. There is no `await` between this check and the return.
         """
         arrived = time.monotonic()
         context, demand = await prepare(services, request, principal, unstored)
+        check_open()
         request = with_ignored(request, context.form.ignored, strict=services.settings.strict_fields)
         if count > 1:
             demand = dataclasses.replace(demand, group=new_id("group"))

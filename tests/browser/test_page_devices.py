@@ -113,8 +113,10 @@ async def test_an_answer_is_shown_on_all_devices_while_it_grows(
         await here.reload()
         await connected(here)
         await ask(here, "A story")
-        await conversations(there).get_by_test_id("open").click()
-        await first_words_shown(there)
+        await first_words_shown(here)
+        with gateway.suspended():
+            await conversations(there).get_by_test_id("open").click()
+            await first_words_shown(there)
         for page in (here, there):
             await ended(messages(page, "assistant"))
         await in_step(here, there)

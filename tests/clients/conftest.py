@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from tests import ROOT
+from tests.support.miniature import write_miniature
 from tests.support.running import Gateway
 
 CLIENTS: Final = ROOT / "tests" / "clients"
@@ -23,8 +24,9 @@ INSTALL_SECONDS: Final = 900
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """`samovar serve` at default settings."""
-    with Gateway(tmp_path_factory.mktemp("clients")) as gateway:
+    """`samovar serve` at default settings, with a miniature of the embedded model."""
+    folder = tmp_path_factory.mktemp("clients")
+    with Gateway(folder / "state", model=write_miniature(folder)) as gateway:
         yield gateway
 
 

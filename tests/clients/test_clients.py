@@ -14,7 +14,7 @@ from tests.support.running import CHILD_ENVIRONMENT, Gateway
 
 # The first test installs the clients.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(INSTALL_SECONDS + 300)]
-RUN_SECONDS = 240
+RUN_SECONDS = 120
 OWN_ENVIRONMENT = {"instructor_client.py": "requirements-instructor.txt"}
 
 

@@ -319,10 +319,11 @@ def test_several_answers_are_one_request_to_the_limits_of_a_user(tmp_path: Path,
         assert answered.status_code == 200
         assert len(answered.json()["choices"]) == 8
         endless = {"input": "x", "background": True, "max_output_tokens": 400, "logit_bias": {"65": 100}}
-        running = gateway.post("/v1/responses", endless, **bearer).json()["id"]
-        refused = gateway.post("/v1/chat/completions", body, **bearer)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
-        assert (gateway.metric("samovar_requests_running"), gateway.metric("samovar_requests_waiting")) == (1, 0)
+        with gateway.suspended():
+            running = gateway.post("/v1/responses", endless, **bearer).json()["id"]
+            refused = gateway.post("/v1/chat/completions", body, **bearer)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+            assert (gateway.metric("samovar_requests_running"), gateway.metric("samovar_requests_waiting")) == (1, 0)
         assert gateway.post(f"/v1/responses/{running}/cancel", {}, **bearer).status_code == 200
 
 

@@ -266,7 +266,8 @@ async def test_a_running_turn_is_listed_with_its_question(office: Office) -> Non
         await socket.send(json.dumps({**request, "logit_bias": {"65": 100}}))
         while (event := await receive(socket))["type"] != "response.output_text.delta":
             pass
-        answer = await asyncio.to_thread(office.http, "GET", f"/v1/conversations/{made.id}/turns")
+        with office.gateway.suspended():
+            answer = await asyncio.to_thread(office.http, "GET", f"/v1/conversations/{made.id}/turns")
         [found] = answer.json()["data"]
         assert found["status"] == "in_progress"
         assert found["items"][0]["content"][0]["text"] == "hi"

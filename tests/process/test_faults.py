@@ -29,6 +29,7 @@ from tests.support.clock import Clock
 from tests.support.tiny_model import write_tiny_model
 
 SECONDS = 2.0
+CALM_SECONDS = 0.4
 SEED = 21
 """One whose first pause is short enough in each fault for something to break within these seconds."""
 PEOPLE = 3
@@ -254,7 +255,9 @@ def test_what_does_not_come_back_is_a_leak() -> None:
 async def test_under_a_fault_no_token_is_lost_or_doubled_no_turn_is_lost_and_nothing_leaks(
     fault: str, tmp_path: Path, roomy_model: Path
 ) -> None:
-    row = await trial(fault, roomy_model, tmp_path / fault, seconds=SECONDS, seed=SEED, texts={}, count=PEOPLE)
+    row = await trial(
+        fault, roomy_model, tmp_path / fault, seconds=SECONDS, seed=SEED, texts={}, count=PEOPLE, calm=CALM_SECONDS
+    )
     assert row.injected
     assert row.turns
     assert not any(row.zeros), f"{row.zeros} {dict(row.notes)}"

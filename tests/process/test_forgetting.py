@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,23 @@ import pytest
 from tests.support.running import Gateway
 
 SAID = {"logit_bias": {"65": 100}, "temperature": 0, "max_output_tokens": 20}
+UNLOAD_SECONDS = 0.5
 LONG = "In the kitchen stands a samovar, and nobody may know of it. " * 3
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Gateway]:
+    """A gateway that unloads its engines soon."""
+    folder = tmp_path_factory.mktemp("forgetting")
+    with Gateway(folder, model=tiny_model, context=512, idle_unload=UNLOAD_SECONDS) as gateway:
+        yield gateway
 
 
 async def ask(gateway: Gateway, text: str, **fields: Any) -> tuple[str, int]:
     """The response's id, and how many tokens of its prompt were cached; asked by an engine that holds nothing."""
-    if gateway.engines():
-        gateway.stop()
-        gateway.start()
+    async with asyncio.timeout(60):
+        while gateway.engines():  # noqa: ASYNC110 - they end by themselves
+            await asyncio.sleep(0.02)
     async with gateway.connect() as conversation:
         events = await conversation.ask(text, **SAID, **fields)
     response = events[-1].response
@@ -32,14 +43,16 @@ def delete(gateway: Gateway, response: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_deleted_response_leaves_no_block_behind(tiny_server: Gateway) -> None:
-    first, cached = await ask(tiny_server, LONG)
+async def test_a_deleted_response_leaves_no_block_behind(gateway: Gateway) -> None:
+    first, cached = await ask(gateway, LONG)
     assert cached == 0
-    again, cached = await ask(tiny_server, LONG)
+    again, cached = await ask(gateway, LONG)
     assert cached > 100
     for response in (first, again):
-        delete(tiny_server, response)
-    assert (await ask(tiny_server, LONG))[1] == 0
+        delete(gateway, response)
+    last, cached = await ask(gateway, LONG)
+    assert cached == 0
+    delete(gateway, last)
 
 
 @pytest.mark.slow
@@ -58,17 +71,18 @@ async def test_an_engine_that_goes_on_holds_nothing_of_a_deleted_response(tiny_s
 
 
 @pytest.mark.slow
-async def test_what_a_deleted_response_went_on_from_keeps_its_blocks(tiny_server: Gateway) -> None:
-    first, _ = await ask(tiny_server, LONG)
-    second, whole = await ask(tiny_server, "And who drinks from it?", previous_response_id=first)
-    delete(tiny_server, second)
-    assert (await ask(tiny_server, "And who drinks from it?", previous_response_id=first))[1] == whole > 100
+async def test_what_a_deleted_response_went_on_from_keeps_its_blocks(gateway: Gateway) -> None:
+    first, _ = await ask(gateway, LONG)
+    second, whole = await ask(gateway, "And who drinks from it?", previous_response_id=first)
+    delete(gateway, second)
+    assert (await ask(gateway, "And who drinks from it?", previous_response_id=first))[1] == whole > 100
 
 
 @pytest.mark.slow
 async def test_the_operators_instructions_stay_when_what_followed_them_goes(tmp_path: Path, tiny_model: Path) -> None:
     instructions = "You are a samovar. " * 10
-    with Gateway(tmp_path, model=tiny_model, context=512, instructions=instructions) as gateway:
+    settings = {"model": tiny_model, "context": 512, "idle_unload": UNLOAD_SECONDS}
+    with Gateway(tmp_path, instructions=instructions, **settings) as gateway:
         first, _ = await ask(gateway, "Tea?")
         delete(gateway, first)
         _, cached = await ask(gateway, "Tea?")

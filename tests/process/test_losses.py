@@ -255,24 +255,50 @@ async def test_a_stopping_gateway_lets_answers_end_refuses_new_ones_and_sends_cl
 ) -> None:
     async with wire(tiny_server) as idle, wire(tiny_server) as busy:
         await say(busy, max_output_tokens=450)
-        await receive(busy, "response.output_text.delta")
-        tiny_server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(idle.recv(), 10)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
-        await say(busy, stream_id="late")
-        events = await receive(busy, "error")
-        assert (events[-1]["error"]["code"], events[-1]["stream_id"]) == ("engine_unavailable", "late")
+        events = await receive(busy, "response.output_text.delta")
+        with tiny_server.suspended():
+            tiny_server.process.send_signal(signal.SIGTERM)
+            await expect_closed(idle)
+            await say(busy, stream_id="late")
+            events += await receive(busy, "error")
+            assert (events[-1]["error"]["code"], events[-1]["stream_id"]) == ("engine_unavailable", "late")
         if not any(event["type"] in TERMINAL[:-1] for event in events):
             events += await receive(busy, *TERMINAL)
         ends = [event["response"]["status"] for event in events if event["type"] == "response.incomplete"]
         assert ends == ["incomplete"]
-        with pytest.raises(ConnectionClosed) as closed:
-            await asyncio.wait_for(busy.recv(), 10)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
+        assert text(events) == "A" * 450
+        await expect_closed(busy)
     assert tiny_server.wait() == 0
+
+
+async def test_a_request_whose_prompt_is_encoded_while_the_gateway_begins_to_stop_is_refused(
+    tiny_server: Gateway,
+) -> None:
+    async with wire(tiny_server) as idle, wire(tiny_server) as socket:
+        await say(socket, max_output_tokens=1)
+        await receive(socket, *TERMINAL)
+        workers = tiny_server.prompt_workers()
+        assert workers
+        for worker in workers:
+            worker.suspend()
+        await say(socket, stream_id="a")
+        await socket.send("{")
+        await receive(socket, "error")  # and so the gateway has read the request
+        tiny_server.process.send_signal(signal.SIGTERM)
+        await expect_closed(idle)
+        for worker in workers:
+            worker.resume()
+        [refused] = await receive(socket, *TERMINAL)
+        assert (refused["type"], refused["error"]["code"]) == ("error", "engine_unavailable")
+    assert tiny_server.wait() == 0
+
+
+async def expect_closed(socket: ClientConnection) -> None:
+    """Expect that the gateway, because it stops, closes a connection on which nothing else comes."""
+    with pytest.raises(ConnectionClosed) as closed:
+        await asyncio.wait_for(socket.recv(), 60)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
 
 
 CHAT = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 450, "logit_bias": {"65": 100}}

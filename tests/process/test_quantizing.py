@@ -16,7 +16,8 @@ from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
 
 @pytest.fixture(autouse=True)
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use a temporary library and state folder."""
+    """Use a temporary library and state folder, and measure beside other processes."""
+    monkeypatch.setattr("gateway.cli.idle_machine.WAIT", 0.0)
     for name in ("XDG_DATA_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "house"))
     return tmp_path / "house"

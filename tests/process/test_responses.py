@@ -96,8 +96,9 @@ async def test_a_response_running_on_another_lane_cannot_be_continued_yet(shared
     async with shared_server.connect() as conversation:
         await create(conversation, max_output_tokens=400, stream_id="a")
         [running] = await until(conversation, lambda events: len(events) == 1)
-        await create(conversation, stream_id="b", previous_response_id=running.response.id)
-        events = await until(conversation, ended(1))
+        with shared_server.suspended():
+            await create(conversation, stream_id="b", previous_response_id=running.response.id)
+            events = await until(conversation, ended(1))
         assert (events[-1].error.code, events[-1].error.param) == ("invalid_request", "previous_response_id")
         await conversation.send({"type": "response.cancel", "response_id": running.response.id})
         assert (await until(conversation, ended(1)))[-1].response.status == "cancelled"
@@ -122,10 +123,12 @@ async def test_a_request_for_idle_engines_starts_after_all_others(shared_server:
     async with shared_server.connect() as conversation:
         await create(conversation, "long", max_output_tokens=300, stream_id="a")
         await until(conversation, lambda events: events[-1].type == "response.output_text.delta")
-        await create(conversation, "idle", max_output_tokens=2, stream_id="b", when_idle=True)
-        await until(conversation, lambda events: events[-1].type == "response.queued")
-        await create(conversation, "short", max_output_tokens=2, stream_id="c")
-        events = await until(conversation, ended(3))
+        with shared_server.suspended():
+            await create(conversation, "idle", max_output_tokens=2, stream_id="b", when_idle=True)
+            await until(conversation, lambda events: events[-1].type == "response.queued")
+            await create(conversation, "short", max_output_tokens=2, stream_id="c")
+            beginning = await until(conversation, lambda events: events[-1].type == "response.created")
+        events = [*beginning, *await until(conversation, ended(3))]
         order = [event.stream_id for event in events if event.type == "response.incomplete"]
         started = [event.stream_id for event in events if event.type == "response.in_progress"]
         assert (sorted(order), order[-1], started) == (["a", "b", "c"], "b", ["c", "b"])

@@ -154,11 +154,12 @@ async def test_requests_that_wait_for_their_lane_are_bounded_in_bytes_and_kept_a
     async with wire(shared_server, max_size=None) as client:
         running = await busy(client)
         before = shared_server.process.memory_info().rss
-        for _ in range(8):
-            await client.send('{"type":"response.create","stream_id":"a","input":"x",' + JUNK + "}")
-        for _ in range(4):  # four of 0.9 MiB may wait
-            [*_, error] = await receive(client, "error")
-            assert (error["error"]["code"], error["stream_id"]) == ("queue_full", "a")
+        with shared_server.suspended():
+            for _ in range(8):
+                await client.send('{"type":"response.create","stream_id":"a","input":"x",' + JUNK + "}")
+            for _ in range(4):  # four of 0.9 MiB may wait
+                [*_, error] = await receive(client, "error")
+                assert (error["error"]["code"], error["stream_id"]) == ("queue_full", "a")
         assert shared_server.process.memory_info().rss - before < 32 << 20
         await client.send(f'{{"type":"response.cancel","response_id":"{running}"}}')
         await receive(client, "response.incomplete")

@@ -181,6 +181,7 @@ class Reader:
                 "SAMOVAR_PORT": str(self._port),
                 "SAMOVAR_STATE_DIR": str(self._folder / "state"),
                 "SAMOVAR_SELF_TEST": "no",  # ten seconds of both cores for each page
+                "SAMOVAR_MAX_OUTPUT_TOKENS": "32",  # of 1024 by default, for which a busy machine takes a minute
                 "NO_PROXY": "127.0.0.1,localhost",
             }
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,24 @@ class Gateway(GatewayProcess):
                     engine.kill()
         finally:
             self.process.resume()
+
+    def prompt_workers(self) -> list[psutil.Process]:
+        """Return the processes that encode prompts, without their host."""
+        hosts = [child for child in self.process.children() if "gateway.prompts.worker" in child.cmdline()]
+        return [worker for host in hosts for worker in host.children()]
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Suspend the engines that run now, so that no answer ends within the block."""
+        engines = self.engines()
+        for engine in engines:
+            engine.suspend()
+        try:
+            yield
+        finally:
+            for engine in engines:
+                with suppress(psutil.NoSuchProcess):
+                    engine.resume()
 
     @asynccontextmanager
     async def connect(self, key: str = "none") -> AsyncIterator[Conversation]:

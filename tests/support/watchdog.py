@@ -14,10 +14,11 @@ import time
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
-from tests.support.running import Gateway
+if TYPE_CHECKING:  # the process that asks starts in a moment, without a client of OpenAI
+    from tests.support.running import Gateway
 
 PAUSE: Final = 0.005
 LEAST: Final = 0.25
@@ -48,7 +49,7 @@ class Watchdog:
         self.longest = float(self._process.communicate()[0])
 
 
-def idle(gateway: Gateway, seconds: float = 1.0) -> float:
+def idle(gateway: Gateway, seconds: float = 0.3) -> float:
     """Return the longest answer of a gateway that has nothing to do."""
     with Watchdog(gateway) as watchdog:
         time.sleep(seconds)
