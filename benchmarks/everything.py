@@ -42,6 +42,7 @@ RUNS: Final = (
     "ahead",
     "coldstart",
     "reproducible",
+    "speculation",
     "cancel",
     "fairness",
     "adapting",

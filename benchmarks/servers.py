@@ -60,15 +60,18 @@ class Server:
 def samovar(
     model: Path, *, state: Path | None = None, tuned: Path | None = None, **settings: object
 ) -> Iterator[Server]:
-    """Run `samovar serve` with the default settings, except `settings`. Raises LaunchError.
+    """Run `samovar serve` with the default settings, except `settings` and speculation. Raises LaunchError.
 
+    Answers of the benchmarks' models may repeat themselves for ever, which speculation makes faster than any real text.
     Without `state` it uses a temporary state folder, with the plan from the folder `tuned` if given (see `tune`).
     """
     with tempfile.TemporaryDirectory(prefix="samovar-bench-") as folder:
         state = state or Path(folder) / "state"
         if tuned is not None:
             shutil.copytree(tuned, state, dirs_exist_ok=True)
-        with GatewayProcess(state, log=Path(folder) / "log", model=model, **settings) as gateway:
+        with GatewayProcess(
+            state, log=Path(folder) / "log", model=model, **{"speculation": False, **settings}
+        ) as gateway:
             yield Server(urlsplit(gateway.url).port or 0, gateway.process, gateway.ready_seconds)
 
 
@@ -81,11 +84,14 @@ def tune(model: Path) -> Path:
 
 
 @contextlib.contextmanager
-def llama_server(model: Path, *, streams: int, context: int = CONTEXT_A_STREAM) -> Iterator[Server]:
-    """Run llama-server in its best configuration: one slot per stream, all cores. Raises LaunchError, RivalError."""
+def llama_server(model: Path, *flags: str, streams: int, context: int = CONTEXT_A_STREAM) -> Iterator[Server]:
+    """Run llama-server in its best configuration, and with `flags`. Raises LaunchError, RivalError.
+
+    It has one slot per stream and all cores.
+    """
     port = free_port()
     command = [str(program("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["-t", str(cores()), "-np", str(streams), "-c", str(streams * context)]
+    command += ["-t", str(cores()), "-np", str(streams), "-c", str(streams * context), *flags]
     if not repacks_weights():  # llama.cpp crashes on these processors, as engine/amx.py says
         command.append("--no-repack")
     began = time.perf_counter()
