@@ -21,7 +21,7 @@ MEMORY: Final = 0.9
 """Factor on the weight of earlier draft tokens for each new one: about the last ten count."""
 RECOVERY: Final = 0.002
 """Share of the way back to the assumption with each token without a draft: a text may begin to repeat itself later."""
-MAX_DRAFT: Final = 15
+MAX_DRAFT: Final = 23
 """Maximum tokens of a draft."""
 INDEXED_AT_ONCE: Final = 1024
 """Maximum tokens that are added to an index in one step, which takes 2 ms."""

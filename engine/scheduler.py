@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.cost_model import WIDEST, Kind, StepTimes, groups, padded, round_seconds, seconds, widest
+from engine.cost_model import Kind, StepTimes, groups, padded, round_seconds, seconds, widest
 from engine.drafts import Drafts
 from engine.kv.manager import CachedSequence
 from engine.learning import LearningCostModel
@@ -42,6 +42,8 @@ TRIAL_SECONDS: Final = 3.0
 """Maximum seconds of trials that may be saved up, and that are available at the start."""
 OTHERS: Final = 0.2
 """Maximum share by which drafts may lengthen a round while some sequences have no draft: these get nothing for it."""
+MOST_ROWS: Final = 24
+"""Maximum rows of a step with drafts: more are no faster per token (Qwen2.5-class Q4_K_M, 2 threads)."""
 CERTAIN: Final = 0.5
 """Chance of a draft token from which on a sequence counts as having a draft."""
 WIDE: Final = 32
@@ -249,7 +251,7 @@ class Scheduler:
     def _draft(self, group: list[Sequence], rows: int) -> dict[int, list[int]]:
         """Return the drafts with which a step of `group`, else of `rows` rows, yields the most tokens per second."""
         proposals = {s.request: (s.chance, len(self._proposals[s.request])) for s in group}
-        likeliest = _likeliest(proposals, WIDEST - len(group))
+        likeliest = _likeliest(proposals, MOST_ROWS - len(group))
         plain = seconds(self._times.decode, rows)
         best, count, taken, tokens = len(group) / plain, 0, plain, float(len(group))
         for more, (chance, _) in enumerate(likeliest, 1):

@@ -104,7 +104,7 @@ def case(chance: random.Random, number: int, *temperatures: float) -> Generate:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode steps of three rows, with padding: plain and drafted tokens are computed, and rounded, alike."""
-    monkeypatch.setattr("engine.scheduler.WIDEST", ROWS)
+    monkeypatch.setattr("engine.scheduler.MOST_ROWS", ROWS)
     monkeypatch.setattr("engine.scheduler.padded", lambda _times, _width: ROWS)
     monkeypatch.setattr("engine.scheduler.seconds", lambda _table, _width: 0.001)
 
