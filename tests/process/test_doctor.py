@@ -23,6 +23,7 @@ from gateway.cli.language import Phrases, is_chinese
 from gateway.config.settings import Settings, load
 from tests.support.certificates import make_certificate
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
+from tests.support.tiny_bert import write_tiny_bert
 from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_mamba, write_tiny_model
 from tests.support.tool_templates import MISTRAL, XML
 
@@ -269,6 +270,13 @@ def test_the_context_is_reported_with_what_limits_it(settings: Settings, tmp_pat
     assert (least.mark, "4096" in least.text, "--memory" in least.fix) == (Mark.WARN, True, True)
     mine = findings(settings, context="auto", model=long, engine_memory=64 << 20)["context"]
     assert (mine.mark, "4096" in mine.text) == (Mark.WARN, True)
+
+
+def test_an_embedding_model_is_no_chat_model(settings: Settings, tmp_path: Path) -> None:
+    found = findings(settings, model=str(write_tiny_bert(tmp_path / "bert.gguf")))
+    assert found["model"].mark is Mark.FAIL
+    assert "it is not a chat model" in found["model"].text
+    assert found["state_dir"].mark is Mark.OK
 
 
 def test_a_state_folder_that_this_user_may_not_read_is_a_finding_among_the_others(
