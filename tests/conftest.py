@@ -34,7 +34,8 @@ NPM: Final = f"openai@{json.loads((ROOT / 'tests/clients/package.json').read_tex
 """The version that docs/clients.md lists; it asks for Node 22, and also runs on Node 20 of Debian and Ubuntu."""
 
 
-settings.register_profile("samovar", deadline=None)  # tests assert no times
+settings.register_profile("samovar", deadline=None, derandomize=True)  # each run tries the same examples
+settings.register_profile("search", deadline=None)  # `pytest --hypothesis-profile=search` tries others
 settings.load_profile("samovar")
 expect.set_options(timeout=30_000)  # a busy machine shows some changes only after the 5 s that are the default
 

@@ -110,15 +110,21 @@ async def talk(scene: Scene) -> str:
 
 
 async def crowd(scene: Scene) -> None:
-    """Send more concurrent requests than the queue holds, so that some are rejected."""
+    """Send more concurrent requests than the queue holds, so that some are rejected; Prometheus sees others run."""
 
     async def ask(lane: int) -> str:
         async with scene.gateway.connect() as conversation:
             events = await conversation.ask(f"{lane}", max_output_tokens=120, **ENDLESS)
             return str(events[-1].type)
 
-    ended = await asyncio.gather(*(ask(lane) for lane in range(CROWD)))
-    assert "response.incomplete" in ended
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(ask(lane)) for lane in range(CROWD)]
+        while not scene.gateway.metric("samovar_requests_running"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        with scene.gateway.suspended():
+            for gauge in ("requests_running", "engine_threads", "kv_cells_used", 'engine_state{state="busy"}'):
+                await scene.until(f"sum(samovar_{gauge})")
+    assert "response.incomplete" in [task.result() for task in asked]
     await scene.until('sum(samovar_requests_total{code="queue_full"})')
 
 

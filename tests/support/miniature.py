@@ -18,15 +18,16 @@ from gateway.models.catalogue import EMBEDDED, find
 WIDTH: Final = 64
 HELLO: Final = "Hi! How can I help you today?"
 """The model's answer to everything."""
-ANSWER: Final = ("Ċ", "Hi", "!", "ĠHow", "Ġcan", "ĠI", "Ġhelp", "Ġyou", "Ġtoday", "?", "<|im_end|>")
+END: Final = "<|im_end|>"
+ANSWER: Final = ("Ċ", "Hi", "!", "ĠHow", "Ġcan", "ĠI", "Ġhelp", "Ġyou", "Ġtoday", "?", END)
 """The line break with which a prompt ends and the tokens of `HELLO`, each the reason for the next one."""
-COMMON: Final = ("<|im_end|>", *'"}:,<{1')
-"""Tokens that the model prefers where a grammar prevents `ANSWER`, the first most: it ends objects and strings soon,
-and calls a tool rather than answers in JSON."""
-CERTAIN, PREFERRED, STEP = 64.0, 40.0, 0.1
-"""Logits: of the next token of `ANSWER`, and of the first of `COMMON`; each of `COMMON` has `STEP` less than the last.
+JSON: Final = '"}:,<{1'
+"""Tokens that the model prefers where a grammar prevents `ANSWER`, the first most: it ends strings and objects soon,
+and calls a tool rather than answers in JSON. After one of them it ends the answer if it can."""
+CERTAIN, LIKELY, STEP = 200.0, 100.0, 10.0
+"""Logits: of the next token of `ANSWER` and of `END`, and of the first of `JSON`; the others have `STEP` less each.
 
-Embeddings of different tokens are nearly orthogonal: by chance a token of `ANSWER` gets up to half of `CERTAIN`.
+All other tokens have 0: the model says the same at any temperature.
 """
 
 
@@ -59,13 +60,28 @@ def write_miniature(folder: Path) -> Path:
 
 
 def _add_tensors(writer: gguf.GGUFWriter, tokens: list[str]) -> None:
-    embeddings = np.random.default_rng(0).choice([-1.0, 1.0], (len(tokens), WIDTH)).astype(np.float32)
-    embeddings[:, 0] = 1.0
+    def index(token: str) -> int:
+        return tokens.index(token)
+
+    # The first dimension of an embedding is the same for all tokens. The others are kinds, of which each token has one:
+    # another token, one of `JSON`, or a certain one of `ANSWER`.
+    other, json, first = 1, 2, 3
+    steps = list(enumerate(pairwise(ANSWER), first))
+    kinds = np.full(len(tokens), other)
+    kinds[[index(token) for token in JSON]] = json
+    for kind, (token, _) in steps:
+        kinds[index(token)] = kind
+    length = np.sqrt(WIDTH / 2)  # the norm does not change a vector with two such numbers
+    embeddings = np.zeros((len(tokens), WIDTH), dtype=np.float32)
+    embeddings[:, 0] = length
+    embeddings[np.arange(len(tokens)), kinds] = length
+
     output = np.zeros_like(embeddings)
-    for rank, token in enumerate(COMMON):
-        output[tokens.index(token), 0] += PREFERRED - STEP * rank
-    for token, follower in pairwise(ANSWER):
-        output[tokens.index(follower)] += CERTAIN / WIDTH * embeddings[tokens.index(token)]
+    for rank, token in enumerate(JSON):
+        output[index(token), 0] = (LIKELY - STEP * rank) / length
+    for kind, (_, follower) in steps:
+        output[index(follower), kind] = CERTAIN / length
+    output[index(END), json] = CERTAIN / length
     writer.add_tensor("token_embd.weight", embeddings)
     writer.add_tensor("output.weight", output)
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
