@@ -217,11 +217,11 @@ def _lifespan(services: Services, responses: Responses, intake: Intake, history:
         await services.idle_work.close()
         await responses.close(within=0)
         watch.cancel()
-        await services.registry.close()
         await services.pool.close()
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
+        await services.registry.close()  # after those who read it
         await learned.save()
         services.sessions.close()
         await asyncio.to_thread(services.cache.close)

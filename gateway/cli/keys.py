@@ -314,7 +314,10 @@ def _count(text: str) -> int:
 
 
 def _count_or_none(text: str) -> int | None:
-    return None if text == "none" else _count(text)
+    try:
+        return None if text == "none" else _count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; `none` removes the limit") from error
 
 
 def _weight(text: str) -> float:

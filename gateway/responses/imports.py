@@ -45,10 +45,11 @@ async def add_items(
     items = [input_item(item, new_id) for item in request.items]
     turn = _turn(services, request, before, items, new_response_id())
     entry = Entry(turn.id, previous, len(turn.items) - len(items), len(items), services.conversations.now())
+    await services.sessions.add(tenant, turn, None)  # before its entry, which would have no text after a crash
     changed = await services.conversations.put_turn(tenant, conversation.id, entry)
-    if changed is None:
+    if changed is None:  # deleted meanwhile
+        await services.sessions.delete(tenant, turn.id)
         raise ConversationNotFoundError(conversation.id)
-    await services.sessions.add(tenant, turn, None)
     return changed, items
 
 

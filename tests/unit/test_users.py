@@ -236,6 +236,7 @@ def test_the_commands_add_list_and_revoke(tmp_path: Path, capsys: pytest.Capture
         (["add", "a", "--expires", "9999999999999 weeks"], 2, "neither a duration"),
         (["add", "a", "--tokens-per-minute", "0"], 2, "not a positive integer"),
         (["add", "a", "--tokens-per-day", "none"], 2, "not a positive integer"),
+        (["limit", "a", "--tokens-per-day", "no"], 2, "`none` removes the limit"),
         (["add", "a", "--weight", "nan"], 2, "between"),
         (["limit", "a"], 1, "--tokens-per-day 100000"),
         (["limit", "a", "--concurrency", "2"], 1, "no user a has a valid key"),
