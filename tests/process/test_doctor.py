@@ -23,7 +23,7 @@ from gateway.cli.language import Phrases, is_chinese
 from gateway.config.settings import Settings, load
 from tests.support.certificates import make_certificate
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
-from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_mamba, write_tiny_model
+from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_bert, write_tiny_mamba, write_tiny_model
 from tests.support.tool_templates import MISTRAL, XML
 
 
@@ -84,6 +84,16 @@ def test_a_chat_template_that_fails_is_a_failure(settings: Settings, tmp_path: P
     model = write_tiny_model(tmp_path / "model.gguf", template=template)
     finding = findings(settings, model=str(model))["model"]
     assert (finding.mark, "template" in finding.text) == (Mark.FAIL, True)
+
+
+@pytest.mark.parametrize("template", ["", CHAT_TEMPLATE], ids=["without template", "with template"])
+def test_an_embedding_model_is_a_failure_in_one_line(settings: Settings, tmp_path: Path, template: str) -> None:
+    model = write_tiny_bert(tmp_path / "bert.gguf", template=template)
+    finding = findings(settings, model=str(model))["model"]
+    assert (finding.mark, finding.text) == (
+        Mark.FAIL,
+        "bert.gguf is a model for embeddings or ranking, not a chat model",
+    )
 
 
 def template_lines(settings: Settings, model: Path, *, chinese: bool = False) -> list[tuple[Mark, str]]:
