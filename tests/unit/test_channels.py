@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart, Reaso
 from gateway.protocol.tools import AnyFormat, ErrorPaths, FunctionTool, JsonSchema, OutputConstraint, TextFormat
 from tests.support.templates import TEMPLATES, compose
 from tests.support.templates.vocabulary import write_vocabulary
+from tests.support.tool_calls import prompt
 from tests.support.tool_templates import HARMONY, HARMONY_CONTROLS
 
 SCHEMA: dict[str, Any] = {
@@ -36,11 +36,6 @@ def gpt(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A vocabulary with the control tokens of gpt-oss."""
     path = Path(tmp_path_factory.mktemp("channels")) / "gpt.gguf"
     return Model(write_vocabulary(path, controls=["<s>", "</s>", *HARMONY_CONTROLS]), vocab_only=True)
-
-
-def prompt(model: Model, template: str) -> Prompt:
-    marks = itertools.count()
-    return Prompt(template, model.vocabulary, mark=lambda: f"{next(marks):032x}")
 
 
 def constraint(
