@@ -1,12 +1,13 @@
-"""The cost of output constraints: token masks against steps, for JSON answers with ten fields.
+"""The cost of output constraints: token masks against steps, for JSON with ten fields and free text with tools.
 
 python -m benchmarks.masks [MODEL.gguf], by default the embedded model: for one and for four answers side by side, the
 summed time of masks and tests of tokens, the summed time of steps, and their ratio. The model must be a real one, since
-a random model writes other JSON.
+a random model writes other text.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +22,13 @@ from engine.constraint import Compiler, Constraint
 from engine.llama import Context
 from engine.sampler import Sampler
 from gateway.prompts.constraints import form
-from gateway.protocol.tools import ErrorPaths, JsonSchema
+from gateway.protocol.tools import ErrorPaths, FunctionTool, JsonSchema, OutputConstraint, TextFormat
 
 STREAMS: Final = (1, 4)
 ROUNDS: Final = 3
 MAX_TOKENS: Final = 250
 THREADS: Final = 1
-PROMPT: Final = "<|im_start|>user\nInvent a hotel, as JSON.<|im_end|>\n<|im_start|>assistant\n"
+PROMPT: Final = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 KINDS: Final[tuple[dict[str, Any], ...]] = (
     {"type": "string", "maxLength": 60},
     {"type": "integer", "minimum": 0, "maximum": 5000},
@@ -42,8 +43,32 @@ SCHEMA: Final = {
     "required": list(NAMES),
     "additionalProperties": False,
 }
+TOOLS: Final = [FunctionTool(name=f"book_{name}", parameters=SCHEMA) for name in NAMES]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of answer."""
+
+    name: str
+    question: str
+    constraint: OutputConstraint
+
+
+TASKS: Final = (
+    Task(
+        "ten fields",
+        "Invent a hotel, as JSON.",
+        form([], "auto", JsonSchema(name="hotel", schema=SCHEMA), ErrorPaths()),
+    ),
+    Task(
+        "free text with ten tools",
+        "Tell a long story about a hotel.",
+        form(TOOLS, "auto", TextFormat(), ErrorPaths()),
+    ),
+)
 
 
 @dataclass
@@ -73,16 +98,16 @@ class Timed(Constraint):
             self.seconds.append(time.perf_counter() - started)
 
 
-def answers(model: Model, compiler: Compiler, streams: int, seed: int) -> tuple[float, float, int]:
+def answers(model: Model, compiler: Compiler, task: Task, streams: int, seed: int) -> tuple[float, float, int]:
     """Generate `streams` answers side by side; return the seconds of constraints and of steps, and the tokens."""
     vocabulary = model.vocabulary
-    text = form([], "auto", JsonSchema(name="hotel", schema=SCHEMA), ErrorPaths()).grammar or ""
-    constraints = [Timed(compiler.constraint(Grammar(text))) for _ in range(streams)]
+    grammar = Grammar(task.constraint.grammar or "", task.constraint.controls)
+    constraints = [Timed(compiler.constraint(grammar)) for _ in range(streams)]
     samplers = [
         Sampler(Sampling(temperature=0.7, top_p=0.8, top_k=20, seed=seed * 100 + i), constraint=constraint)
         for i, constraint in enumerate(constraints)
     ]
-    prompt = vocabulary.tokenize(PROMPT, special=True)
+    prompt = vocabulary.tokenize(PROMPT.format(task.question), special=True)
     context = Context(model, cells=streams * (len(prompt) + MAX_TOKENS + 8), sequences=streams, threads=THREADS)
     for i in range(streams):
         context.decode([(token, at, i, False) for at, token in enumerate(prompt[:-1])])
@@ -103,12 +128,12 @@ def answers(model: Model, compiler: Compiler, streams: int, seed: int) -> tuple[
 
 
 def figures(path: Path) -> Iterator[Figure]:
-    """Yield the figures of each number of streams."""
+    """Yield the figures of each task and number of streams."""
     model = Model(path)
     compiler = Compiler(model.vocabulary)
-    for streams in STREAMS:
-        runs = [answers(model, compiler, streams, seed) for seed in range(ROUNDS)]
-        name = f"{path.stem}, {streams} answer{'s' if streams > 1 else ''} of ten fields"
+    for task, streams in itertools.product(TASKS, STREAMS):
+        runs = [answers(model, compiler, task, streams, seed) for seed in range(ROUNDS)]
+        name = f"{path.stem}, {streams} answer{'s' if streams > 1 else ''} of {task.name}"
         shares = [masks / steps * 100 for masks, steps, _ in runs]
         yield Figure(benchmark="masks", name=f"{name}: masks", values=[run[0] * 1e3 for run in runs], unit="ms")
         yield Figure(benchmark="masks", name=f"{name}: steps", values=[run[1] * 1e3 for run in runs], unit="ms")
