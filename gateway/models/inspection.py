@@ -122,6 +122,9 @@ def _read(path: Path) -> Description | Fault:
         if fault := split_fault(path):
             return Fault("unreadable", f"{path.name} can't be loaded: {fault}")
         model = Model(path, vocab_only=True)
+        architecture = model.metadata("general.architecture")
+        if model.metadata(f"{architecture}.pooling_type") not in (None, "0"):  # some have a chat template, too
+            return Fault("no chat model", f"{path.name} is a model for embeddings or ranking, not a chat model")
         template = model.chat_template
         if template is None:
             return Fault("no chat model", f"{path.name} has no chat template: it is not a chat model")

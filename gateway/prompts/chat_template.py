@@ -11,6 +11,7 @@ Contents are tokenized together with the template's text around them, as in the 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
@@ -24,8 +25,8 @@ from gateway.prompts.bos import split_bos
 from gateway.prompts.folding import Accepted, fold, probe
 from gateway.prompts.marks import ControlTexts, Span
 from gateway.prompts.tool_formats import ExampleError, ToolSupport, detect, simplified
-from gateway.protocol.call_format import OWN, CallFormat
-from gateway.protocol.reasoning import ReasoningStart
+from gateway.protocol.call_format import CHANNELS, OWN, CallFormat
+from gateway.protocol.reasoning import CONSTRAIN, MARKERS, START, ReasoningStart
 from gateway.protocol.tool_prompt import Message, Tool, calls_as_text, with_tools
 
 
@@ -77,7 +78,9 @@ class Prompt:
         environment.filters["tojson"] = self._tojson
         try:
             literals = [token.value for token in environment.lexer.tokenize(template) if token.type == "string"]
-            self._controls = ControlTexts(tokenizer.control_texts, literals)
+            # llama.cpp takes these tokens for text, which users could write.
+            markers = (*MARKERS, CONSTRAIN) if all(marker in template for marker in MARKERS) else ()
+            self._controls = ControlTexts({*tokenizer.control_texts, *markers}, literals)
             self._template = environment.from_string(template)
         except jinja2.TemplateError as error:
             raise TemplateError(f"the model's chat template does not compile: {error}") from error
@@ -88,6 +91,10 @@ class Prompt:
         self._support: ToolSupport | None = None
         """How the template writes function calls; None for templates that describe no tools, or in no usable format."""
         self._support = detect(self._example, self._control_tokens) if "tools" in template else None
+        self._has_channels = bool(markers) and self._opens_with_channel()
+        if self._support is not None and self._has_channels:
+            controls = self._control_tokens(CHANNELS.opening + CHANNELS.middle)
+            self._support = replace(self._support, calls=replace(CHANNELS, controls=tuple(dict(controls).items())))
 
     @property
     def calls(self) -> CallFormat:
@@ -186,10 +193,27 @@ class Prompt:
 
     def reasoning(self, *, thinking: bool) -> ReasoningStart:
         """Return where the reasoning of an answer starts."""
+        if self._has_channels:
+            return "channels"
         if not self._thinks:
             return ""
         spans = self._render([{"role": "user", "content": "x"}], date=lambda _: "", thinking=thinking)
         return "open" if spans and spans[-1].text.rstrip().endswith("<think>") else "tagged"
+
+    @property
+    def markers(self) -> tuple[tuple[str, int], ...]:
+        """The control tokens around messages in channels, with their ids; empty for other formats."""
+        return tuple(self._control_tokens("".join(MARKERS))) if self._has_channels else ()
+
+    def _opens_with_channel(self) -> bool:
+        """Return whether an answer begins with the header of a message in a channel."""
+        if any(len(self._tokenizer.tokenize(marker, special=True)) != 1 for marker in MARKERS):
+            return False
+        try:
+            spans = self._render([{"role": "user", "content": "x"}], date=lambda _: "")
+        except (TemplateError, RecursionError, MemoryError):
+            return False
+        return bool(spans) and spans[-1].text.endswith(f"{START}assistant")
 
     @cached_property
     def accepted(self) -> Accepted:

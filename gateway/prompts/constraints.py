@@ -22,8 +22,8 @@ from engine import GRAMMAR_LIMITS, GRAMMAR_STACK
 from gateway.errors import InvalidRequestError
 from gateway.prompts.call_grammar import ANY_OBJECT, Function, Part, call_grammar, literal
 from gateway.prompts.schemas import Schema, blamed, endless, inexact, normalized, places, without
-from gateway.protocol.call_format import OWN, CallFormat
-from gateway.protocol.reasoning import CLOSE, OPEN, ReasoningStart
+from gateway.protocol.call_format import CHANNELS, OWN, CallFormat
+from gateway.protocol.reasoning import CHANNEL, CLOSE, END, MARKERS, MESSAGE, OPEN, START, ReasoningStart
 from gateway.protocol.tools import (
     AnyFormat,
     ErrorPaths,
@@ -107,10 +107,12 @@ def form(
     error_paths: ErrorPaths,
     calls: CallFormat = OWN,
     reasoning: ReasoningStart = "",
+    markers: Sequence[tuple[str, int]] = (),
 ) -> OutputConstraint:
     """Return the constraint on the answer, with function calls in the format `calls`. Raises InvalidRequestError.
 
-    `reasoning` is where the reasoning of an answer starts that may be free text.
+    `reasoning` is where the reasoning of an answer starts that may be free text. `markers` are the control tokens
+    around messages in channels, with their ids.
     """
     functions = [_function(tool, error_paths.tool.format(tools.index(tool))) for tool in callable_tools(tools, choice)]
     reduced = [function if function.strict else _any_object(function.name, function.path) for function in functions]
@@ -119,7 +121,7 @@ def form(
     failure = ""
     for some in [functions, reduced] if reduced != functions else [functions]:
         try:
-            return _form(some, answer, calls, reasoning, must_call=must_call)
+            return replace(_form(some, answer, calls, reasoning, markers, must_call=must_call), markers=tuple(markers))
         except _RulesError as error:
             failure = str(error)
     path = next((function.path for function in reduced if function.strict), reduced[0].path)
@@ -131,6 +133,7 @@ def _form(
     answer: Part | None,
     calls: CallFormat,
     reasoning: ReasoningStart,
+    markers: Sequence[tuple[str, int]],
     *,
     must_call: bool,
 ) -> OutputConstraint:
@@ -139,7 +142,10 @@ def _form(
         return OutputConstraint(reasoning=reasoning)
     grammar = call_grammar(functions, calls)
     is_free = answer is None and not must_call
-    if is_free:
+    if reasoning == "channels":
+        final = "free" if is_free else "@answer" if answer is not None else ""
+        rules = _channels(calls, markers, final if not must_call else "", can_call=bool(functions))
+    elif is_free:
         rules = _free_text(calls, reasoning)
     else:
         call = [f"{literal(calls.trigger, calls.controls)} call"] if functions else []
@@ -154,7 +160,7 @@ def _form(
         parameters=grammar.parameters,
         fenced=tuple(function.name for function in functions if is_free and not function.strict),
         ignored=(*ignored, *(path for part in parts for path in part.ignored)),
-        reasoning=reasoning if is_free else "",
+        reasoning=reasoning if is_free or reasoning == "channels" else "",
     )
 
 
@@ -179,6 +185,31 @@ def _free_text(calls: CallFormat, reasoning: ReasoningStart) -> list[str]:
         f"THOUGHT: {f'SPACE {begins}' if begins else ''} (ANY & ~(ANY {closing} ANY))",
         f"THOUGHTS: THOUGHT {closing}",
     ]
+
+
+def _channels(calls: CallFormat, markers: Sequence[tuple[str, int]], final: str, *, can_call: bool) -> list[str]:
+    """Return the rules of messages in channels: reasoning and remarks before the message `final` or a call."""
+    # What the lexer must tell apart is one terminal, since each terminal matches as much as it can.
+    thought, remark, last = (
+        literal(f"{CHANNEL}{name}{MESSAGE}", markers) for name in ("analysis", "commentary", "final")
+    )
+    trigger, end = literal(calls.trigger, calls.controls), literal(END, markers)
+    message = f"message: MESSAGE? {end}" if any(name == END for name, _ in markers) else "message: SAID"
+    is_native = calls.trigger == CHANNELS.trigger
+    ends = [f"{last} {final}"] if final else []
+    if can_call and (is_native or final != "free"):
+        ends.append(f"{trigger} call" if is_native else f"{last} {trigger} call")
+    found = " | ".join(json.dumps(marker) for marker in MARKERS)
+    more = f"({thought} | {remark}) message {literal(f'{START}assistant', markers)} start"
+    rules = [
+        f"start: {' | '.join([more, *ends])}",
+        message,
+        f"MESSAGE: ANY & ~(ANY ({found}) ANY)",
+        f"SAID: MESSAGE {json.dumps(END)}",
+    ]
+    if final != "free":
+        return rules
+    return [*rules, "free: MESSAGE?"] if is_native else [*rules, *_free_text(calls, "")[1:]]
 
 
 def _function(tool: FunctionTool, path: str) -> Function:

@@ -86,7 +86,8 @@ class Encoder:
 
     def _form(self, job: Encode) -> OutputConstraint:
         reasoning = self._prompt.reasoning(thinking=job.thinking) if job.answer else ""
-        return form(job.tools, job.choice, job.format, job.error_paths, self._prompt.calls, reasoning)
+        markers = self._prompt.markers if job.answer else ()
+        return form(job.tools, job.choice, job.format, job.error_paths, self._prompt.calls, reasoning, markers)
 
     def _encoded(self, ids: list[int], job: Encode, answer_form: OutputConstraint, turn: int = 0) -> Encoded:
         return Encoded(_packed(ids), _packed(self._operator(job.began)), turn, answer_form)

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.protocol.calls import AnswerReader, ArgumentsPart, CallStart, Part, ReasoningPart, TextPart
 from gateway.protocol.events import ItemEvent
 from gateway.protocol.output_items import CallItem, MessageItem, OutputItem, ReasoningItem
-from gateway.protocol.reasoning import CLOSE
+from gateway.protocol.reasoning import CLOSE, END
 from gateway.protocol.response_events import ResponseEvents
 from gateway.protocol.tools import OutputConstraint
 
@@ -27,6 +27,7 @@ class Answer:
         self._reader = AnswerReader(
             form.calls, whole=form.whole, parameters=form.parameters, reasoning=form.reasoning, fenced=form.fenced
         )
+        self._has_channels = form.reasoning == "channels"
         self._is_plain = form.calls is None and not form.reasoning
         """Whether the answer is text from its first token on."""
         self._new_id = new_id
@@ -38,8 +39,13 @@ class Answer:
     @property
     def reasoning(self) -> str:
         """The answer's beginning that is reasoning, with its tags."""
+        if not self._has_thought:
+            return ""
+        if self._has_channels:
+            thought, tag, _ = self.text.rpartition(END)
+            return thought + tag or self.text
         thought, tag, _ = self.text.partition(CLOSE)
-        return thought + tag if self._has_thought else ""
+        return thought + tag
 
     def begin(self) -> list[ItemEvent]:
         """Return the events that can be emitted before the first token."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from gateway.protocol.reasoning import CHANNEL, CONSTRAIN, MESSAGE
+
 JsonType = Literal["null", "boolean", "integer", "number", "string", "array", "object"]
 ParameterKind = tuple[JsonType, ...] | None
 """How the text of a parameter between tags is read: as JSON if it is JSON of one of these types, otherwise as a string
@@ -73,3 +75,10 @@ OWN: Final = CallFormat(
     trigger="<tool_call>",
 )
 """The format of Qwen's training, which other models follow, too. Used for templates without a usable format."""
+CHANNELS: Final = CallFormat(
+    opening=f"{CHANNEL}commentary to=functions.",
+    middle=f" {CONSTRAIN}json{MESSAGE}",
+    closing="",
+    trigger=f"{CHANNEL}commentary to=functions.",
+)
+"""The format of gpt-oss, in which a call is a message in a channel."""

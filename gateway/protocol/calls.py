@@ -11,13 +11,16 @@ from typing import Final
 
 import msgspec
 
-from gateway.protocol.call_format import ANY_TYPE, OWN, CallFormat, Parameters, Tags
+from gateway.protocol.call_format import ANY_TYPE, CHANNELS, OWN, CallFormat, Parameters, Tags
 from gateway.protocol.call_values import JsonEnd, ValueReader
 from gateway.protocol.detokenizer import overlap
-from gateway.protocol.reasoning import CLOSE, OPEN, ReasoningStart
+from gateway.protocol.reasoning import CHANNEL, CLOSE, END, MESSAGE, OPEN, START, ReasoningStart
 from gateway.protocol.tool_prompt import NAME
 
 _NAME: Final = re.compile(NAME)
+_RECIPIENT: Final = re.compile(rf"\bto=functions\.({NAME})")
+_HEADERS: Final = (CHANNEL, START, "to=")
+"""Beginnings of a message's header, after the text with which the prompt or the message before ends."""
 _State = Callable[[], "list[Part]"]
 """Reads held text, and may go over to another state."""
 _FENCED: Final = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
@@ -106,7 +109,14 @@ class AnswerReader:
         self._tags = self._calls.tags or _NO_TAGS
         self._value = ValueReader((), "")
         self._separator = "{"
-        starts: dict[ReasoningStart, _State] = {"": self._answer, "tagged": self._start, "open": self._before_thought}
+        self._channel = ""
+        """The channel of the current message; empty for an answer without channels."""
+        self._final = self._message if calls is None or self._calls.trigger == CHANNELS.trigger else self._answer
+        """The state that reads the message for the user."""
+        self._can_call = calls is not None
+        starts: dict[ReasoningStart, _State] = {
+            "": self._answer, "tagged": self._start, "open": self._before_thought, "channels": self._message_header,
+        }  # fmt: skip
         self._feed = starts[reasoning]
 
     def feed(self, text: str) -> list[Part]:
@@ -129,6 +139,8 @@ class AnswerReader:
             return []
         if self._feed == self._thought:
             return [ReasoningPart(held)]
+        if self._feed == self._message:
+            return [self._message_part(held)]
         if self._feed in (self._fence, self._hold):
             return self._fenced_call(held)
         return [TextPart(held)] if self._feed in (self._start, self._text, self._beginning) else []
@@ -151,6 +163,34 @@ class AnswerReader:
             return [ReasoningPart(text)] if (text := self._before(CLOSE)) else []
         self._held, self._feed = after, self._before_answer
         return [ReasoningPart(before)] if before else []
+
+    def _message_header(self) -> list[Part]:
+        """Read the header of a message in a channel. An answer that does not begin with one has no channels."""
+        header, found, after = self._held.partition(MESSAGE)
+        if not found:
+            start = self._held.lstrip()
+            if not any(start.startswith(text[: len(start)]) for text in _HEADERS):
+                self._feed = self._answer
+            return []
+        self._held, self._channel = after, next(iter(header.rpartition(CHANNEL)[2].split()), "")
+        recipient = _RECIPIENT.search(header)
+        if recipient is not None and self._can_call:
+            self._feed = self._json
+            return [CallStart(recipient[1])]
+        self._feed = self._final if self._channel == "final" else self._message
+        return []
+
+    def _message(self) -> list[Part]:
+        """Read a message in a channel."""
+        before, found, after = self._held.partition(END)
+        if found:
+            self._held, self._feed = after, self._message_header
+        else:
+            before = self._before(END)
+        return [self._message_part(before)] if before else []
+
+    def _message_part(self, text: str) -> Part:
+        return ReasoningPart(text) if self._channel == "analysis" else TextPart(text)
 
     def _before_answer(self) -> list[Part]:
         return self._skip_space(self._answer)

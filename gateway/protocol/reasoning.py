@@ -9,8 +9,16 @@ import msgspec
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"
 """Tags around reasoning."""
-ReasoningStart = Literal["", "tagged", "open"]
-"""Where reasoning starts: nowhere, at a tag that the model writes, or in the prompt, which the answer continues."""
+START: Final = "<|start|>"
+CHANNEL: Final = "<|channel|>"
+MESSAGE: Final = "<|message|>"
+END: Final = "<|end|>"
+CONSTRAIN: Final = "<|constrain|>"
+MARKERS: Final = (START, CHANNEL, MESSAGE, END)
+"""Tokens of gpt-oss's format, in which an answer is several messages, each in the channel that its header names."""
+ReasoningStart = Literal["", "tagged", "open", "channels"]
+"""Where reasoning starts: nowhere, at a tag that the model writes, or in the prompt, which the answer continues. With
+`channels`, the header of each message says whether it is reasoning."""
 
 
 class ReasoningText(msgspec.Struct, frozen=True, tag="reasoning_text"):

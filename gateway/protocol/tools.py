@@ -102,11 +102,14 @@ class OutputConstraint:
     """Paths of the schemas' keywords that are not enforced."""
     reasoning: ReasoningStart = ""
     """Whether reasoning is separated from the answer."""
+    markers: tuple[tuple[str, int], ...] = ()
+    """The control tokens around messages in channels, with their ids."""
 
     @property
     def controls(self) -> tuple[int, ...]:
-        """The control tokens that calls contain, which count as their names."""
-        return tuple(token for _, token in self.calls.controls) if self.calls is not None else ()
+        """The control tokens of calls and channels, which count as their names."""
+        pairs = (*self.markers, *(self.calls.controls if self.calls is not None else ()))
+        return tuple(dict.fromkeys(token for _, token in pairs))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from gateway.cli.language import Phrases, is_chinese
 from gateway.config.settings import Settings, load
 from tests.support.certificates import make_certificate
 from tests.support.running import CHILD_ENVIRONMENT, SAMOVAR, Gateway
-from tests.support.tiny_bert import write_tiny_bert
-from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_mamba, write_tiny_model
+from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_bert, write_tiny_mamba, write_tiny_model
 from tests.support.tool_templates import MISTRAL, XML
 
 
@@ -85,6 +84,16 @@ def test_a_chat_template_that_fails_is_a_failure(settings: Settings, tmp_path: P
     model = write_tiny_model(tmp_path / "model.gguf", template=template)
     finding = findings(settings, model=str(model))["model"]
     assert (finding.mark, "template" in finding.text) == (Mark.FAIL, True)
+
+
+@pytest.mark.parametrize("template", ["", CHAT_TEMPLATE], ids=["without template", "with template"])
+def test_an_embedding_model_is_a_failure_in_one_line(settings: Settings, tmp_path: Path, template: str) -> None:
+    model = write_tiny_bert(tmp_path / "bert.gguf", template=template)
+    finding = findings(settings, model=str(model))["model"]
+    assert (finding.mark, finding.text) == (
+        Mark.FAIL,
+        "bert.gguf is a model for embeddings or ranking, not a chat model",
+    )
 
 
 def template_lines(settings: Settings, model: Path, *, chinese: bool = False) -> list[tuple[Mark, str]]:
@@ -270,13 +279,6 @@ def test_the_context_is_reported_with_what_limits_it(settings: Settings, tmp_pat
     assert (least.mark, "4096" in least.text, "--memory" in least.fix) == (Mark.WARN, True, True)
     mine = findings(settings, context="auto", model=long, engine_memory=64 << 20)["context"]
     assert (mine.mark, "4096" in mine.text) == (Mark.WARN, True)
-
-
-def test_an_embedding_model_is_no_chat_model(settings: Settings, tmp_path: Path) -> None:
-    found = findings(settings, model=str(write_tiny_bert(tmp_path / "bert.gguf")))
-    assert found["model"].mark is Mark.FAIL
-    assert "it is not a chat model" in found["model"].text
-    assert found["state_dir"].mark is Mark.OK
 
 
 def test_a_state_folder_that_this_user_may_not_read_is_a_finding_among_the_others(

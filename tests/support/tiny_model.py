@@ -117,6 +117,32 @@ def write_tiny_mamba(path: Path, *, seed: int = 0) -> Path:
     return _written(writer, path)
 
 
+def write_tiny_bert(path: Path, *, template: str = "") -> Path:
+    """Write the metadata and the vocabulary of an embedding model, without weights."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = [*special, *(f"\u2581{char}" for char in "abcdefghijklmnopqrstuvwxyz"), *"abcdefghijklmnopqrstuvwxyz"]
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL] * len(special) + [gguf.TokenType.NORMAL] * 52)
+    writer.add_token_type_count(2)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_pad_token_id(0)
+    if template:
+        writer.add_chat_template(template)
+    return _written(writer, path)
+
+
 def _add_vocabulary(
     writer: gguf.GGUFWriter,
     *,

@@ -95,6 +95,22 @@ MISTRAL_ARGS: Final = _MISTRAL.replace(
 )
 """Later models of Mistral: name and arguments after control tokens."""
 MISTRAL_CONTROLS: Final = ("[TOOL_CALLS]", "[ARGS]", "[INST]", "[/INST]")
+HARMONY: Final = (
+    "<|start|>system<|message|>Channels: analysis, commentary, final.<|end|>"
+    "{%- if tools %}<|start|>developer<|message|>{{ tools | tojson }}<|end|>{% endif %}"
+    "{%- for m in messages %}{%- if m.role == 'assistant' and m.tool_calls %}{%- set c = m.tool_calls[0].function %}"
+    "{{- '<|start|>assistant to=functions.' + c.name + '<|channel|>commentary json<|message|>' }}"
+    "{{- c.arguments | tojson }}{{ '<|call|>' }}"
+    "{%- elif m.role == 'assistant' %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}<|end|>"
+    "{%- elif m.role == 'tool' %}"
+    "<|start|>functions.x to=assistant<|channel|>commentary<|message|>{{ m.content | tojson }}<|end|>"
+    "{%- else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+"""gpt-oss: messages in channels, and calls as messages to functions."""
+HARMONY_CONTROLS: Final = (
+    "<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>", "<|call|>", "<|return|>",
+)  # fmt: skip
 
 FORMATS: Final = {
     "qwen": (QWEN, '<tool_call> {"name": "NAME", "arguments": {…}} </tool_call>'),

@@ -38,6 +38,13 @@ OUTPUTS = [
     ("tagged", "", "", ""),
     ("open", "\nHm.\n</think>\n\nYes.", "Hm.\n", "Yes."),
     ("open", "Hm", "Hm", ""),
+    (
+        "channels",
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+        "Hm.",
+        "Yes.",
+    ),
+    ("channels", "<|channel|>analysis<|message|>Hm", "Hm", ""),
     ("", "<think>Hm</think>Yes", "", "<think>Hm</think>Yes"),
 ]
 
