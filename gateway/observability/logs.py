@@ -108,7 +108,6 @@ def configure() -> QueueHandler:
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
     )
     terminal = sys.stderr.isatty()
     render: list[Any] = (

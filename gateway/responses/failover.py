@@ -30,7 +30,7 @@ from gateway.scheduling.dispatcher import Dispatcher
 from gateway.scheduling.placement import Placement
 
 MOST_DEATHS: Final = 2
-"""Engine deaths after which a request counts as their cause and fails."""
+"""Deaths of engines that had received it, after which a request counts as their cause and fails."""
 MOST_TRIES: Final = 7
 """Failed attempts after which a request fails, counting engines that died before they received the request."""
 WAIT: Final = 1.0
@@ -54,7 +54,7 @@ class Relay:
     def __init__(self, pool: EnginePool, dispatcher: Dispatcher, request: Generate, cancellation: Cancellation) -> None:
         """Run `request`, under a new number in each engine, until it ends or `cancellation` says so."""
         self.deaths = 0
-        """Engines that died while they ran this request."""
+        """Engines that died while they ran this request, as their messages show."""
         self.blame = 0.0
         """This request's share in these deaths: 1 for an engine that ran no other request."""
         self._tries = 0
@@ -75,6 +75,7 @@ class Relay:
         first = True
         while True:
             engine, number = placement.engine, self._pool.number()
+            received = False
             try:
                 await self._pool.start(engine)
                 self._current = engine, number
@@ -83,6 +84,7 @@ class Relay:
                     break
                 async with aclosing(self._pool.generate(engine, self._remaining(number))) as messages:
                     async for message in messages:
+                        received = True
                         self._dispatcher.started(placement, number)
                         if isinstance(message, Tokens):
                             self._generated += message.ids
@@ -95,7 +97,7 @@ class Relay:
                         if isinstance(message, Finished):
                             return
             except (EngineDiedError, ModelLoadError) as error:
-                await self._recover(error)
+                await self._recover(error, received=received)
             finally:
                 self._current = None
                 self._dispatcher.stopped(placement)
@@ -104,10 +106,11 @@ class Relay:
             placement = self._dispatcher.move(placement)
         yield Finished(self._request.request, "aborted" if self._cancellation.cause else "length")
 
-    async def _recover(self, error: EngineDiedError | ModelLoadError) -> None:
+    async def _recover(self, error: EngineDiedError | ModelLoadError, *, received: bool) -> None:
         """Prepare a retry after an engine died or could not load the model; raise `error` if a retry is pointless.
 
-        A retry is pointless if the request itself crashes engines, or if no engine can load the model.
+        A retry is pointless if the request itself crashes engines, or if no engine can load the model. An engine that
+        had not `received` the request may have been dead already: several can be killed at the same time.
         """
         if isinstance(error, ModelLoadError):  # out of memory: another engine may be loaded but full
             self._waits += 1
@@ -117,11 +120,11 @@ class Relay:
             return
         self._tries += 1
         if error.requests:
-            self.deaths += 1
+            self.deaths += received
             self.blame += 1 / error.requests
         if self.deaths >= MOST_DEATHS or self._tries >= MOST_TRIES:
             raise error
-        if not error.requests:
+        if not (error.requests and received):
             await self._cancellation.wait(PAUSE * 2 ** (self._tries - 1))
 
     def _continues(self, engine: Engine, end: Finished) -> bool:

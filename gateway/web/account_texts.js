@@ -67,7 +67,13 @@ const english = {
   copyKey: "Copy",
   done: "Done",
   saved: ({ name }) => `Saved: ${name}`,
-  failed: ({ message }) => `That did not work: ${message}`,
+  refused: ({ code }) => `The server refused this (${code}).`,
+  refused_name: "This name exists already, or has characters other than letters, digits and . @ + - _",
+  refused_expires_at: "The day on which the key expires is in the past.",
+  refused_limit: "A limit is a whole number above 0; the share is a number from 0.01 to 100.",
+  refused_id: "This is your own key. Let another admin do it.",
+  refused_404: "This user does not exist any more.",
+  refused_store_unavailable: "Nothing can be saved at the moment. Please try again later.",
   unreachable: "The server did not respond. Please try again in a moment.",
 };
 
@@ -138,7 +144,13 @@ const chinese = {
   copyKey: "复制",
   done: "完成",
   saved: ({ name }) => `已保存：${name}`,
-  failed: ({ message }) => `操作失败：${message}`,
+  refused: ({ code }) => `服务器拒绝了此操作（${code}）。`,
+  refused_name: "该名称已存在，或含有字母、数字及 . @ + - _ 以外的字符。",
+  refused_expires_at: "密钥的到期日已过。",
+  refused_limit: "限额须为大于 0 的整数；权重须为 0.01 到 100 的数。",
+  refused_id: "这是你自己的密钥，请由其他管理员操作。",
+  refused_404: "该用户已不存在。",
+  refused_store_unavailable: "目前无法保存，请稍后再试。",
   unreachable: "服务器没有响应，请稍后再试。",
 };
 
@@ -209,7 +221,13 @@ const traditional = {
   copyKey: "複製",
   done: "完成",
   saved: ({ name }) => `已儲存：${name}`,
-  failed: ({ message }) => `操作失敗：${message}`,
+  refused: ({ code }) => `伺服器拒絕了此操作（${code}）。`,
+  refused_name: "該名稱已存在，或含有字母、數字及 . @ + - _ 以外的字元。",
+  refused_expires_at: "金鑰的到期日已過。",
+  refused_limit: "限額須為大於 0 的整數；權重須為 0.01 到 100 的數。",
+  refused_id: "這是你自己的金鑰，請由其他管理員操作。",
+  refused_404: "該使用者已不存在。",
+  refused_store_unavailable: "目前無法儲存，請稍後再試。",
   unreachable: "伺服器沒有回應，請稍後再試。",
 };
 

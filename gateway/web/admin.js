@@ -1,6 +1,6 @@
 /** The administration page: users, their keys, limits and usage, and the state of the engines. */
 
-import { Account, bytes, dateOf, element, find, plain, requests, say, showTiles, translatePage } from "./account.js";
+import { Account, bytes, catalogue, dateOf, element, find, plain, requests, say, showTiles, translatePage } from "./account.js";
 import { Sheets } from "./admin_sheets.js";
 
 const EVERY_MS = 15_000;
@@ -109,7 +109,14 @@ function showEngines([{ id, context_length: context, engines }]) {
 async function act(method, path, body) {
   const answer = await account.request(method, path, body);
   if (answer.ok) return answer.body;
-  return answer.status === 0 ? say("unreachable") : say("failed", { message: answer.body?.error?.message ?? answer.status });
+  return answer.status === 0 ? say("unreachable") : refusal(answer.body?.error ?? {}, answer.status);
+}
+
+/** Words a refusal for the reader; the gateway's own text is for programmers, and English. */
+function refusal({ code, param }, status) {
+  const subject = [...LIMITS, "weight"].includes(param) ? "limit" : param;
+  const key = [`refused_${status}`, `refused_${code}`, `refused_${subject}`].find((known) => known in catalogue);
+  return key ? say(key) : say("refused", { code: code ?? status });
 }
 
 async function done(name) {

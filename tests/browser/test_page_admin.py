@@ -21,6 +21,12 @@ from tests.support.running import Gateway
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 TITLES = {"en-US": "Administration", "zh-CN": "管理", "zh-TW": "管理"}
+REFUSALS = {
+    "en-US": ("This name exists already", "This user does not exist any more."),
+    "zh-CN": ("该名称已存在", "该用户已不存在。"),
+    "zh-TW": ("該名稱已存在", "該使用者已不存在。"),
+}
+"""The refusals of a name that exists, and of limits for a user who was deleted meanwhile."""
 NARROW: Any = {"width": 360, "height": 740}
 
 
@@ -94,7 +100,9 @@ async def test_an_admin_manages_users_by_keyboard_on_a_phone(office: Office, pag
     await page.keyboard.type("a b")
     await page.get_by_test_id("tokens-per-day").fill("1000")
     await page.keyboard.press("Enter")
-    await expect(page.get_by_test_id("user-dialog").get_by_role("alert")).to_contain_text("a name must be")
+    await expect(page.get_by_test_id("user-dialog").get_by_role("alert")).to_contain_text(
+        "characters other than letters"
+    )
     assert await complaints(page) == []
     await page.get_by_test_id("name").fill("carl")
     await page.keyboard.press("Enter")
@@ -142,6 +150,19 @@ async def test_the_administration_page_speaks_the_readers_language(
     await expect(page.locator(".bar .model")).to_have_text(TITLES[locale])
     await expect(page.locator("#engines td").first).to_be_visible()
     await expect(page.locator("body")).not_to_contain_text("undefined")
+    alert = page.get_by_test_id("user-dialog").get_by_role("alert")
+    await page.get_by_test_id("add").press("Enter")
+    await page.get_by_test_id("name").fill("anna")
+    await page.keyboard.press("Enter")
+    await expect(alert).to_contain_text(REFUSALS[locale][0])
+    await page.keyboard.press("Escape")
+    by = {"Authorization": f"Bearer {office.admin}"}
+    made = office.gateway.post("/v1/admin/users", {"name": f"dora-{locale}"}, **by).json()
+    await page.reload()
+    await row(page, made["name"]).locator('[data-act="editLimits"]').press("Enter")
+    assert office.gateway.delete(f"/v1/admin/users/{made['id']}", **by).status_code == 200
+    await page.keyboard.press("Enter")
+    await expect(alert).to_contain_text(REFUSALS[locale][1])
     assert await complaints(page) == []
     await context.close()
 

@@ -219,7 +219,11 @@ async def test_a_failure_within_a_stream_is_an_error_event(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Dispatcher, "place", lambda *_: None)  # no engine has room
-    app, _ = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path, "queue_timeout": 1}))
+    app, _ = build(
+        load(
+            {"model": str(tiny_model), "speculation": False, "context": 512, "state_dir": tmp_path, "queue_timeout": 1}
+        )
+    )
     async with serving(app) as url, AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client:
         stream = await client.messages.create(model="tiny", max_tokens=1, messages=[user("x")], stream=True)
         assert (await anext(aiter(stream))).type == "message_start"

@@ -165,7 +165,7 @@ async def test_its_end_is_shown_once_it_can_be_continued(
         return await save(self, turn, ids)
 
     monkeypatch.setattr(TurnWriter, "save", slow)
-    app, _ = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    app, _ = build(load({"model": str(tiny_model), "speculation": False, "context": 512, "state_dir": tmp_path}))
     async with (
         serving(app) as url,
         AsyncOpenAI(api_key="none", base_url=url + "/v1", max_retries=0, timeout=60) as client,

@@ -184,7 +184,9 @@ def end_slow(running: Running, _: Reader) -> None:
 async def test_a_response_whose_reader_is_too_slow_is_cancelled_unless_another_client_reads_it(
     tmp_path: Path, tiny_model: Path
 ) -> None:
-    app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    app, responses = build(
+        load({"model": str(tiny_model), "speculation": False, "context": 512, "state_dir": tmp_path})
+    )
     request = parse(msgspec.json.encode({"type": "response.create", "input": "x", "max_output_tokens": 450, **ENDLESS}))
     assert isinstance(request, ResponseCreate)
     async with app.router.lifespan_context(app):
@@ -216,7 +218,9 @@ async def test_an_ended_response_counts_with_all_its_texts(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "KEPT_BYTES", 16_000)
-    app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    app, responses = build(
+        load({"model": str(tiny_model), "speculation": False, "context": 512, "state_dir": tmp_path})
+    )
     principal, metadata = Principal("t", "u"), {f"key {i}": "x" * 500 for i in range(16)}
     body = {"type": "response.create", "input": "x", "max_output_tokens": 1, "metadata": metadata}
     request = parse(msgspec.json.encode(body))

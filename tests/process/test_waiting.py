@@ -45,7 +45,9 @@ async def full(
         responses.services.admission.pump()
 
     monkeypatch.setattr(Dispatcher, "place", place_if_room)
-    app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    app, responses = build(
+        load({"model": str(tiny_model), "speculation": False, "context": 512, "state_dir": tmp_path})
+    )
     responses.keep_alive = 0.01
     async with serving(app) as url:
         yield url, make_room
@@ -77,7 +79,9 @@ async def test_a_websocket_is_not_silent_while_its_request_waits_in_the_queue(
 @pytest_asyncio.fixture
 async def unhurried(tmp_path: Path, tiny_model: Path) -> AsyncIterator[str]:
     """The URL of a gateway that keeps streams alive every 10 ms."""
-    app, responses = build(load({"model": str(tiny_model), "context": 512, "state_dir": tmp_path}))
+    app, responses = build(
+        load({"model": str(tiny_model), "speculation": False, "context": 512, "state_dir": tmp_path})
+    )
     responses.keep_alive = 0.01
     async with serving(app) as url:
         yield url

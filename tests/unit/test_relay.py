@@ -119,6 +119,15 @@ async def test_a_request_that_kills_two_engines_fails() -> None:
         await received(Pool([Started(0, 0, 0), died], [Started(0, 0, 0), died]))
 
 
+async def test_engines_that_died_before_they_received_a_request_do_not_count_against_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.responses.failover.PAUSE", 0.001)
+    died = EngineDiedError("engine 0: killed", requests=1)
+    whole: list[Answer | EngineError] = [Started(0, 0, 0), Tokens(0, [5]), Finished(0, "stop")]
+    assert await received(Pool([Started(0, 0, 0), Tokens(0, [4]), died], [died], [died], whole)) == ([4, 5], "stop")
+
+
 async def test_an_answer_waits_until_an_engine_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.responses.failover.PAUSE", 0.001)
     monkeypatch.setattr("gateway.responses.failover.WAIT", 0.02)
