@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
-PARALLEL: Final = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
-"""More workers than a small machine has cores, since tests wait for a third of their time.
+PARALLEL: Final = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+"""As many workers as a small machine has cores: with three, browsers now and then miss the time-outs of their tests.
 
 A file stays with one worker, which starts its gateways once. `tests/conftest.py` sorts the files.
 """

@@ -209,6 +209,8 @@ async def test_cells_are_stored_before_they_are_evicted(tiny_model: Path, cache:
     config = WorkerConfig(str(tiny_model), 512, 8, MEASURED, cache, {"model": "tiny"}, idle_cells=0)
     engine = await started(EngineProcess("0", config, on_change=lambda _: None))
     said = [(await answer(engine, Generate(n, [n, *PROMPT], 2, GREEDY, "a")))[1] for n in range(6)]
+    await engine.stop()  # the cells of all but the last were evicted before
+    await started(engine)
     for n, ids in enumerate(said):
         start, _, _ = await answer(engine, Generate(10 + n, [n, *PROMPT, *ids, 99], 2, GREEDY, "a"))
         assert start.fetched == 1 + len(PROMPT) + 1
